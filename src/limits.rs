@@ -1,0 +1,249 @@
+//! Every bound of the bus, with its unit, its reason and what happens at it.
+//!
+//! Constants here are either fixed by the wire format or the defaults of a setting; where a setting
+//! exists, the constant's documentation names it. Nothing in the crate grows past one of these.
+
+use std::time::Duration;
+
+/// Bytes of the largest frame, its 24-byte header included.
+///
+/// The default of [`Settings::frame_limit`](crate::bus::Settings::frame_limit); the bus tells it to
+/// each client in the handshake. 16 MiB carries a large document and still lets a few hundred slow
+/// peers hold one each. One byte over fails the call that tried it with
+/// [`BusError::FrameTooLarge`](crate::BusError::FrameTooLarge) before anything is sent.
+pub const FRAME_LIMIT: usize = 16 * 1024 * 1024;
+
+/// Bytes of the smallest frame limit that can be configured: room for the handshake, a full header
+/// section and the longest topic.
+pub const FRAME_LIMIT_MIN: usize = 128 * 1024;
+
+/// Bytes of the largest frame limit that can be configured: windows count bytes in 32 bits.
+pub const FRAME_LIMIT_MAX: usize = 1024 * 1024 * 1024;
+
+/// Bytes of the largest frame before the handshake is done: a stranger gets no more memory than that.
+///
+/// A longer frame ends the connection as malformed.
+pub const HANDSHAKE_FRAME_LIMIT: usize = 4 * 1024;
+
+/// How long a peer may take from connecting to a complete `HELLO`; then the bus hangs up.
+///
+/// Five seconds is far beyond any local scheduling delay and short enough that idle strangers do
+/// not fill the connection limit.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of all fields of one frame (headers, options) together: their length is a `u16` on the wire.
+pub const FIELDS_LIMIT: usize = u16::MAX as usize;
+
+/// Bytes of a client's name as shown by introspection; a longer one is cut.
+pub const CLIENT_NAME_LIMIT: usize = 64;
+
+/// Bytes of the text that goes with an error over the wire; a longer one is cut.
+pub const ERROR_TEXT_LIMIT: usize = 4 * 1024;
+
+/// Bytes of a queue group's name.
+pub const GROUP_NAME_LIMIT: usize = 256;
+
+/// Messages a subscription may have outstanding (sent by the bus, not yet taken by the application).
+///
+/// The default of `SubscribeOptions::window`. 1,024 small messages fit a second-level cache and
+/// cover the hand-over between two processes; deeper queues were measured slower.
+pub const WINDOW_MESSAGES: u32 = 1024;
+
+/// Bytes a subscription may have outstanding; the default of `SubscribeOptions::window`.
+///
+/// While anything is left of it, one more message of any size may pass.
+pub const WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// Messages of the largest window a subscription or serving may ask for; a larger one is refused.
+pub const WINDOW_MESSAGES_MAX: u32 = 1_048_576;
+
+/// Bytes of the largest window a subscription or serving may ask for; a larger one is refused.
+pub const WINDOW_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Messages a session may have published that the bus has not resolved (queued, parked no longer,
+/// or counted as dropped). The default of `Settings::publish_window`.
+pub const PUBLISH_WINDOW_MESSAGES: u32 = 1024;
+
+/// Bytes a session may have published that the bus has not resolved.
+pub const PUBLISH_WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// How long a publish is parked for a subscription without credit before that subscription takes a
+/// gap, and how long a publish waits for the byte budget before it fails as overloaded.
+///
+/// The default of `Settings::block_limit`. A second outlasts a garbage collection or a page fault
+/// storm at the subscriber, and is short enough that a stuck one does not stop its publishers.
+pub const BLOCK_LIMIT: Duration = Duration::from_secs(1);
+
+/// Bytes that all queues of the bus together may hold; the default of `Settings::byte_budget`.
+///
+/// At it, new publishes wait up to the block limit and then fail as
+/// [`BusError::Overloaded`](crate::BusError::Overloaded).
+pub const BYTE_BUDGET: usize = 512 * 1024 * 1024;
+
+/// Bytes in which a session takes its part of the byte budget, so that the shared counter is
+/// touched once per turn and not once per message.
+pub const BUDGET_QUANTUM: usize = 4 * 1024;
+
+/// Connections a bus accepts; the default of `Settings::max_sessions`.
+///
+/// One idle connection costs a few KiB, so this many cost less than the byte budget. The next one is
+/// told [`BusError::LimitReached`](crate::BusError::LimitReached) and closed.
+pub const SESSIONS: usize = 65_536;
+
+/// Subscriptions one session may hold; the default of `Settings::max_subscriptions`.
+pub const SUBSCRIPTIONS_PER_SESSION: usize = 131_072;
+
+/// Topics one session may serve; the default of `Settings::max_servings`.
+pub const SERVINGS_PER_SESSION: usize = 16_384;
+
+/// Requests one session may have unanswered; the default of `Settings::max_requests`.
+pub const REQUESTS_PER_SESSION: usize = 8_192;
+
+/// Bytes of requests one session may have unanswered, and bytes of replies that may wait for one
+/// session to read them. One always passes when nothing is outstanding.
+///
+/// The next request fails as `LimitReached`; a reply over it reaches the requester as `Overloaded`.
+pub const REQUEST_BYTES_PER_SESSION: usize = 64 * 1024 * 1024;
+
+/// Requests that wait at the bus for one served topic while none of its servers has credit.
+///
+/// Beyond it a request fails as `Overloaded` at once, which tells more than a late timeout.
+pub const REQUESTS_WAITING_PER_SERVICE: usize = 8_192;
+
+/// Requests a serving may have outstanding (handed over, not yet taken by the application); the
+/// default of `ServeOptions::window`.
+pub const SERVING_WINDOW: u32 = 1024;
+
+/// Replies of a streaming response that may be outstanding; the default of a requester's window.
+pub const STREAM_WINDOW: u32 = 256;
+
+/// How long a request waits for its reply unless the caller says otherwise.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest deadline a request may carry; a longer one is shortened to it.
+pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How much later than the client the bus gives up a request by itself. The client keeps the exact
+/// time; the bus only has to clean up after one that does not.
+pub const REQUEST_GRACE: Duration = Duration::from_millis(250);
+
+/// How often the bus looks at what waits outside a session: requests without a server's credit and
+/// messages parked for a queue group.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Servers that one scattered request reaches at most; the rest of the matches are left out and the
+/// number asked is told with the end of the replies.
+pub const SCATTER_LIMIT: usize = 4_096;
+
+/// Topics of one `publish_many`.
+pub const PUBLISH_MANY_TOPICS: usize = 256;
+
+/// Bytes of control frames (acknowledgements, credit, pongs) that may wait for one peer to read.
+///
+/// A peer that causes more of them than it reads is cut off with
+/// [`BusError::ControlOverrun`](crate::BusError::ControlOverrun). A session's publishes and
+/// subscribes in flight need less than half of it.
+pub const CONTROL_LANE_BYTES: usize = 256 * 1024;
+
+/// Bytes of waiting control frames above which the bus stops granting publish credit.
+pub const CONTROL_LANE_PRESSURE: usize = 64 * 1024;
+
+/// How often a side sends something when it has nothing to say; the default of `Settings::keep_alive`.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Keep-alive intervals of silence after which the other side is taken for dead.
+pub const KEEP_ALIVE_MISSED: u32 = 3;
+
+/// How long a peer may leave everything unread that waits for it; then it is cut off.
+pub const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Bytes read from a link at a time. The buffer is lent to a connection only while it is read.
+pub const READ_CHUNK: usize = 64 * 1024;
+
+/// Bytes of a frame from which on it is read into a buffer of its own, which is then shared by
+/// reference with all that it goes to instead of being copied.
+pub const LARGE_FRAME: usize = 16 * 1024;
+
+/// Bytes of a payload from which on a fan-out shares it instead of copying it per destination.
+pub const SHARED_PAYLOAD: usize = 4 * 1024;
+
+/// Bytes of a send buffer that a connection may keep while it is idle; a larger one goes back to
+/// its thread's small pool.
+pub const IDLE_BUFFER: usize = 0;
+
+/// Buffers that each thread keeps for reuse.
+pub const POOLED_BUFFERS: usize = 16;
+
+/// Bytes of the largest buffer that is kept for reuse.
+pub const POOLED_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Frames that wait in one direction of a memory link.
+pub const MEMORY_LINK_FRAMES: usize = 512;
+
+/// Connections that wait to be accepted at a memory listener; more fail as refused.
+pub const MEMORY_BACKLOG: usize = 1_024;
+
+/// Frames decoded in one turn of a session before other sessions of its thread get theirs.
+pub const TURN_FRAMES: usize = 4_096;
+
+/// Reads in one turn of a session.
+pub const TURN_READS: usize = 4;
+
+/// Routes that one session keeps in its cache; a full cache is emptied.
+pub const ROUTES_PER_SESSION: usize = 512;
+
+/// Routes that the bus keeps for all sessions; a full table is emptied, which costs one lookup per
+/// topic still in use.
+pub const ROUTES: usize = 16_384;
+
+/// Rows of one introspection reply; what is left out is counted in the reply.
+pub const INTROSPECTION_ROWS: usize = 10_000;
+
+/// How long `BusHandle::stop` waits for sessions to write what they have queued.
+pub const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Longest topic or pattern, in bytes of UTF-8.
+///
+/// A topic travels with every message, so it must stay small beside a small payload, and a peer must
+/// not make the bus keep long texts. A longer text is refused as
+/// [`TooLong`](crate::topic::TopicErrorKind::TooLong).
+pub const MAX_TOPIC_BYTES: usize = 1_024;
+
+/// Most fragments in a topic or pattern.
+///
+/// It bounds the depth of the subscription trie and lets matching keep its state in one 128-bit word. A
+/// text with more is refused as
+/// [`TooManyFragments`](crate::topic::TopicErrorKind::TooManyFragments).
+pub const MAX_TOPIC_FRAGMENTS: usize = 64;
+
+/// Most `**` fragments in a pattern.
+///
+/// Each one multiplies the positions at which the rest of a pattern can begin; no real naming scheme
+/// needs more than two or three. A pattern with more is refused as
+/// [`TooManyDoubleWildcards`](crate::topic::TopicErrorKind::TooManyDoubleWildcards).
+pub const MAX_DOUBLE_WILDCARDS: usize = 8;
+
+/// Most bytes of a refused topic or fragment that its error keeps.
+///
+/// The text may come from a peer and be as long as a frame; an error is logged and sent back, so it
+/// shows the beginning only, followed by `…`.
+pub const MAX_TOPIC_EXCERPT_BYTES: usize = 96;
+
+/// Most entries in one subscription trie.
+///
+/// An entry takes at most one node for each fragment and one more, so with this many entries the 32-bit
+/// indices of nodes, symbols and entries cannot overflow. An insert beyond it fails as
+/// [`TrieFull`](crate::topic::TrieFull). The bus stops far below, at its limits on subscriptions.
+pub const MAX_TRIE_ENTRIES: usize = 1 << 25;
+
+/// Nodes whose memory a trie keeps when its last entry goes.
+///
+/// A small trie that is emptied and filled again should not return to the allocator each time; a large
+/// one should give its memory back.
+pub const TRIE_RETAINED_NODES: usize = 4_096;
+
+/// States whose memory a lookup's [`Scratch`](crate::topic::Scratch) keeps for the next lookup.
+///
+/// A concrete topic needs a few dozen. A pattern published over a large trie can need millions once;
+/// each holder of a scratch must not keep that memory for ever.
+pub const SCRATCH_RETAINED_STATES: usize = 4_096;

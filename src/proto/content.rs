@@ -1,0 +1,189 @@
+//! What a frame carries after its header.
+
+use std::cell::OnceCell;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::header::{Header, HEADER_LEN};
+
+/// The shared content of a frame: one per message, whatever the number of its destinations.
+///
+/// Beside the payload as it was published it has one slot per [`Encoding`], filled once by whoever
+/// needs that form first. The bus never looks at the payload or the slots.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// The field section; see [`fields`](super::fields).
+    pub fields: Bytes,
+    /// The topic or pattern, in UTF-8 that the receiver has yet to check.
+    pub topic: Bytes,
+    /// The payload.
+    pub payload: Bytes,
+    encodings: OnceLock<Box<[OnceLock<Bytes>; Encoding::COUNT]>>,
+}
+
+/// A form of a payload that is made once for all destinations that want it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// The whole message as JSON text.
+    Json = 0,
+    /// The whole frame in the native binary form, ready for a byte link.
+    Native = 1,
+}
+
+impl Encoding {
+    const COUNT: usize = 2;
+}
+
+impl Content {
+    /// Content of these parts.
+    #[must_use]
+    pub fn new(fields: Bytes, topic: Bytes, payload: Bytes) -> Self {
+        Self { fields, topic, payload, encodings: OnceLock::new() }
+    }
+
+    /// Bytes of the three parts and of the encodings made so far, as they count against the byte budget.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let encoded: usize = self
+            .encodings
+            .get()
+            .map(|slots| slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
+            .unwrap_or_default();
+        self.fields.len() + self.topic.len() + self.payload.len() + encoded
+    }
+
+    /// The content in `encoding`, made by `encode` if nobody has made it before.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::proto::{Content, Encoding};
+    ///
+    /// let content = Content::new("".into(), "greetings".into(), "hello".into());
+    /// let json = content.encoded(Encoding::Json, || "\"hello\"".into());
+    /// let again = content.encoded(Encoding::Json, || unreachable!("it is made once"));
+    /// assert_eq!(json, again);
+    /// ```
+    pub fn encoded(&self, encoding: Encoding, encode: impl FnOnce() -> Bytes) -> Bytes {
+        let slots = self.encodings.get_or_init(Box::default);
+        slots[encoding as usize].get_or_init(encode).clone()
+    }
+
+    /// A view of this content.
+    #[must_use]
+    pub fn borrowed(self: &Arc<Self>) -> ContentRef<'_> {
+        ContentRef {
+            fields: &self.fields,
+            topic: &self.topic,
+            payload: &self.payload,
+            source: Source::Shared(self),
+            made: OnceCell::new(),
+        }
+    }
+}
+
+/// A frame as a value, as memory links hand it over.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// The header.
+    pub header: Header,
+    /// What follows it.
+    pub content: Arc<Content>,
+}
+
+/// The content of a frame, borrowed from wherever it lies.
+#[derive(Debug)]
+pub struct ContentRef<'a> {
+    /// The field section; see [`fields`](super::fields).
+    pub fields: &'a [u8],
+    /// The topic or pattern, in UTF-8 that the receiver has yet to check.
+    pub topic: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+    source: Source<'a>,
+    made: OnceCell<Arc<Content>>,
+}
+
+#[derive(Debug)]
+enum Source<'a> {
+    /// A buffer that will be used again.
+    Lent,
+    /// The buffer of this frame alone: fields, topic and payload, in this order.
+    Owned(&'a Bytes),
+    /// A frame that was handed over as a value.
+    Shared(&'a Arc<Content>),
+}
+
+impl<'a> ContentRef<'a> {
+    /// Content whose parts lie in buffers of the caller.
+    #[must_use]
+    pub fn lent(fields: &'a [u8], topic: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { fields, topic, payload, source: Source::Lent, made: OnceCell::new() }
+    }
+
+    /// Content of a payload alone.
+    #[must_use]
+    pub fn payload(payload: &'a [u8]) -> Self {
+        Self::lent(&[], &[], payload)
+    }
+
+    /// No content.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::payload(&[])
+    }
+
+    /// The parts of a frame of its own buffer; `tail` is all that follows the header, and the
+    /// lengths have been checked against it.
+    pub(crate) fn owned(tail: &'a Bytes, fields: usize, topic: usize) -> Self {
+        let (fields, rest) = tail.split_at_checked(fields).unwrap_or((tail, &[]));
+        let (topic, payload) = rest.split_at_checked(topic).unwrap_or((rest, &[]));
+        Self { fields, topic, payload, source: Source::Owned(tail), made: OnceCell::new() }
+    }
+
+    /// Bytes of a frame with this content, its header included.
+    #[inline]
+    #[must_use]
+    pub fn frame_size(&self) -> usize {
+        HEADER_LEN + self.fields.len() + self.topic.len() + self.payload.len()
+    }
+
+    /// Whether sharing the payload by reference needs no copy.
+    #[must_use]
+    pub(crate) fn shares_freely(&self) -> bool {
+        !matches!(self.source, Source::Lent) || self.made.get().is_some()
+    }
+
+    /// The content as a shared value: the one it was borrowed from, or one that is made at the first
+    /// call and given to all later ones.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Content> {
+        if let Source::Shared(content) = self.source {
+            return Arc::clone(content);
+        }
+        Arc::clone(self.made.get_or_init(|| Arc::new(self.to_content())))
+    }
+
+    fn to_content(&self) -> Content {
+        match self.source {
+            Source::Owned(tail) => Content::new(
+                tail.slice_ref(self.fields),
+                tail.slice_ref(self.topic),
+                tail.slice_ref(self.payload),
+            ),
+            // One allocation holds all three parts.
+            _ => {
+                let mut all = Vec::with_capacity(self.frame_size() - HEADER_LEN);
+                all.extend_from_slice(self.fields);
+                all.extend_from_slice(self.topic);
+                all.extend_from_slice(self.payload);
+                let mut all = Bytes::from(all);
+                let fields = all.split_to(self.fields.len());
+                let topic = all.split_to(self.topic.len());
+                Content::new(fields, topic, all)
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The handshake: the client's `HELLO`, the bus's `WELCOME`.
+
+use std::fmt;
+use std::time::Duration;
+
+use zeroize::Zeroize;
+
+use super::wire::Reader;
+use super::MalformedFrame;
+use crate::error::truncate;
+use crate::limits;
+
+/// The protocol version that this crate speaks.
+pub const VERSION: u16 = 1;
+
+const MAGIC: [u8; 4] = *b"WSPR";
+
+/// Optional abilities of a side, as bits. Either side uses only what both have named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities(pub u64);
+
+impl Capabilities {
+    /// What this crate can do beyond the version's base: nothing yet.
+    pub const SUPPORTED: Self = Self(0);
+
+    /// The abilities that both sides have.
+    #[must_use]
+    pub const fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+/// The secret with which a client may come back to its session. Never printed; zeroed when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ResumeToken([u8; Self::LEN]);
+
+impl ResumeToken {
+    /// Bytes of a token.
+    pub const LEN: usize = 32;
+
+    /// A token of these bytes; they must come from a cryptographic random generator.
+    #[must_use]
+    pub const fn new(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The secret itself, to be sent and never to be logged.
+    #[must_use]
+    pub const fn reveal(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ResumeToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ResumeToken(..)")
+    }
+}
+
+impl Drop for ResumeToken {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// The payload of a `HELLO` frame:
+///
+/// ```text
+/// "WSPR" | min version u16 | max version u16 | capabilities u64 | keep-alive ms u32
+///        | name length u8 | name | resume u8 [ | session u64 | token 32 bytes ]
+/// ```
+///
+/// # Examples
+/// ```
+/// use whispeer::proto::Hello;
+///
+/// let hello = Hello { name: "billing".into(), ..Hello::default() };
+/// assert_eq!(Hello::decode(&hello.encode())?.name, "billing");
+/// # Ok::<(), whispeer::proto::MalformedFrame>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The oldest version the client speaks.
+    pub min_version: u16,
+    /// The newest version the client speaks.
+    pub max_version: u16,
+    /// What the client can do.
+    pub capabilities: Capabilities,
+    /// How often the client would like a sign of life; the bus may shorten it.
+    pub keep_alive: Duration,
+    /// What the client calls itself, for introspection; at most
+    /// [`CLIENT_NAME_LIMIT`](limits::CLIENT_NAME_LIMIT) bytes.
+    pub name: String,
+    /// The session to come back to.
+    pub resume: Option<(u64, ResumeToken)>,
+}
+
+impl Default for Hello {
+    fn default() -> Self {
+        Self {
+            min_version: VERSION,
+            max_version: VERSION,
+            capabilities: Capabilities::SUPPORTED,
+            keep_alive: limits::KEEP_ALIVE,
+            name: String::new(),
+            resume: None,
+        }
+    }
+}
+
+impl Hello {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut name = self.name.clone();
+        truncate(&mut name, limits::CLIENT_NAME_LIMIT);
+        let mut bytes = Vec::with_capacity(22 + name.len() + 40);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&self.min_version.to_le_bytes());
+        bytes.extend_from_slice(&self.max_version.to_le_bytes());
+        bytes.extend_from_slice(&self.capabilities.0.to_le_bytes());
+        bytes.extend_from_slice(&millis(self.keep_alive).to_le_bytes());
+        bytes.push(name.len() as u8);
+        bytes.extend_from_slice(name.as_bytes());
+        match &self.resume {
+            None => bytes.push(0),
+            Some((session, token)) => {
+                bytes.push(1);
+                bytes.extend_from_slice(&session.to_le_bytes());
+                bytes.extend_from_slice(token.reveal());
+            }
+        }
+        bytes
+    }
+
+    /// Reads the payload; bytes after the known parts are left to later versions.
+    ///
+    /// # Errors
+    /// [`MalformedFrame`] when it is cut off, or does not begin with the four magic bytes.
+    pub fn decode(payload: &[u8]) -> Result<Self, MalformedFrame> {
+        let mut reader = Reader::new(payload, "a HELLO that is cut off");
+        if reader.array()? != MAGIC {
+            return Err(MalformedFrame::Content("a HELLO that does not begin with \"WSPR\""));
+        }
+        let min_version = reader.u16()?;
+        let max_version = reader.u16()?;
+        let capabilities = Capabilities(reader.u64()?);
+        let keep_alive = Duration::from_millis(u64::from(reader.u32()?));
+        let length = usize::from(reader.u8()?);
+        let mut name = String::from_utf8_lossy(reader.bytes(length)?).into_owned();
+        truncate(&mut name, limits::CLIENT_NAME_LIMIT);
+        let resume = match reader.u8()? {
+            0 => None,
+            _ => Some((reader.u64()?, ResumeToken::new(reader.array()?))),
+        };
+        Ok(Self { min_version, max_version, capabilities, keep_alive, name, resume })
+    }
+}
+
+/// The payload of a `WELCOME` frame:
+///
+/// ```text
+/// version u16 | capabilities u64 | bus u64 | session u64 | token 32 bytes | resumed u8
+///             | frame limit u32 | keep-alive ms u32 | block limit ms u32
+///             | publish window: messages u32, bytes u64 | subscriptions u32 | requests u32
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The version both sides use from here on.
+    pub version: u16,
+    /// The abilities both sides have.
+    pub capabilities: Capabilities,
+    /// The bus's id, drawn at random when it starts.
+    pub bus: u64,
+    /// The session's id.
+    pub session: u64,
+    /// The secret to come back with.
+    pub resume_token: ResumeToken,
+    /// Whether this is the session that the client asked to come back to.
+    pub resumed: bool,
+    /// Bytes of the largest frame.
+    pub frame_limit: u32,
+    /// How often each side gives a sign of life.
+    pub keep_alive: Duration,
+    /// How long a publish is parked at most.
+    pub block_limit: Duration,
+    /// Messages and bytes the session may publish before the bus grants more.
+    pub publish_window: (u32, u64),
+    /// Subscriptions the session may hold.
+    pub max_subscriptions: u32,
+    /// Requests the session may have unanswered.
+    pub max_requests: u32,
+}
+
+impl Welcome {
+    /// The payload.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(96);
+        bytes.extend_from_slice(&self.version.to_le_bytes());
+        bytes.extend_from_slice(&self.capabilities.0.to_le_bytes());
+        bytes.extend_from_slice(&self.bus.to_le_bytes());
+        bytes.extend_from_slice(&self.session.to_le_bytes());
+        bytes.extend_from_slice(self.resume_token.reveal());
+        bytes.push(u8::from(self.resumed));
+        bytes.extend_from_slice(&self.frame_limit.to_le_bytes());
+        bytes.extend_from_slice(&millis(self.keep_alive).to_le_bytes());
+        bytes.extend_from_slice(&millis(self.block_limit).to_le_bytes());
+        bytes.extend_from_slice(&self.publish_window.0.to_le_bytes());
+        bytes.extend_from_slice(&self.publish_window.1.to_le_bytes());
+        bytes.extend_from_slice(&self.max_subscriptions.to_le_bytes());
+        bytes.extend_from_slice(&self.max_requests.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the payload; bytes after the known parts are left to later versions.
+    ///
+    /// # Errors
+    /// [`MalformedFrame`] when it is cut off.
+    pub fn decode(payload: &[u8]) -> Result<Self, MalformedFrame> {
+        let mut reader = Reader::new(payload, "a WELCOME that is cut off");
+        Ok(Self {
+            version: reader.u16()?,
+            capabilities: Capabilities(reader.u64()?),
+            bus: reader.u64()?,
+            session: reader.u64()?,
+            resume_token: ResumeToken::new(reader.array()?),
+            resumed: reader.u8()? != 0,
+            frame_limit: reader.u32()?,
+            keep_alive: Duration::from_millis(u64::from(reader.u32()?)),
+            block_limit: Duration::from_millis(u64::from(reader.u32()?)),
+            publish_window: (reader.u32()?, reader.u64()?),
+            max_subscriptions: reader.u32()?,
+            max_requests: reader.u32()?,
+        })
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

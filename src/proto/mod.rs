@@ -1,0 +1,24 @@
+//! The protocol: frames, their byte layouts and the handshake. No I/O, no clock.
+//!
+//! docs/PROTOCOL.md draws every layout for readers in other languages; the vectors beside it are
+//! checked by this crate's tests.
+//!
+//! - [`Header`]: the 24 bytes that every frame begins with, and [`Kind`], what a frame is.
+//! - [`ContentRef`] and [`Content`]: what follows the header (fields, topic, payload), borrowed from
+//!   a read buffer or shared by reference.
+//! - [`fields`]: the optional parts of a frame, as tag, length and value.
+//! - [`Hello`] and [`Welcome`]: the handshake.
+//! - [`Refusal`]: the single mapping between [`BusError`](crate::BusError) and wire codes.
+
+mod content;
+pub mod fields;
+mod handshake;
+mod header;
+mod refusal;
+mod wire;
+
+pub use content::{Content, ContentRef, Encoding, Frame};
+pub use handshake::{Capabilities, Hello, ResumeToken, Welcome, VERSION};
+pub(crate) use header::Layout;
+pub use header::{Flags, Header, Kind, Lane, MalformedFrame, HEADER_LEN, LENGTH_PREFIX};
+pub use refusal::{ErrorCode, Refusal};

@@ -1,0 +1,126 @@
+//! The entries of the trie: for each node a list, in the order of their insertion.
+
+use super::nodes::NodeIndex;
+use super::{NONE, index_of};
+
+/// Names one entry of a [`Trie`](super::Trie), to remove it.
+///
+/// An id is never given twice by the same trie; after the entry is removed it names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EntryId {
+    index: u32,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    /// `None` while the slot is free.
+    value: Option<V>,
+    node: NodeIndex,
+    next: u32,
+    /// The entry before this one; for the first of a list, its last.
+    previous: u32,
+    serial: u64,
+}
+
+/// All entries, in a slab whose free slots are used again.
+#[derive(Debug)]
+pub(super) struct Entries<V> {
+    slots: Vec<Entry<V>>,
+    free: Vec<u32>,
+    next_serial: u64,
+}
+
+impl<V> Entries<V> {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            next_serial: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Gives the memory back. There must be no entries.
+    pub(super) fn release_memory(&mut self) {
+        self.slots = Vec::new();
+        self.free = Vec::new();
+    }
+
+    pub(super) fn find(&self, id: EntryId) -> Option<&V> {
+        let entry = self.slots.get(id.index as usize)?;
+        entry.value.as_ref().filter(|_| entry.serial == id.serial)
+    }
+
+    /// Appends a value to the list that begins at `first`.
+    pub(super) fn append(&mut self, node: NodeIndex, first: &mut u32, value: V) -> EntryId {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let entry = Entry {
+            value: Some(value),
+            node,
+            next: NONE,
+            previous: NONE,
+            serial,
+        };
+        let index = if let Some(index) = self.free.pop() {
+            self.slots[index as usize] = entry;
+            index
+        } else {
+            self.slots.push(entry);
+            index_of(self.slots.len() - 1)
+        };
+        if *first == NONE {
+            *first = index;
+            self.slots[index as usize].previous = index;
+        } else {
+            let last = std::mem::replace(&mut self.slots[*first as usize].previous, index);
+            self.slots[last as usize].next = index;
+            self.slots[index as usize].previous = last;
+        }
+        EntryId { index, serial }
+    }
+
+    /// The node whose list holds the entry, if there is such an entry.
+    pub(super) fn node_of(&self, id: EntryId) -> Option<NodeIndex> {
+        self.find(id)?;
+        Some(self.slots[id.index as usize].node)
+    }
+
+    /// Takes an entry out of the list that begins at `first`.
+    pub(super) fn remove(&mut self, id: EntryId, first: &mut u32) -> Option<V> {
+        self.find(id)?;
+        let index = id.index;
+        let entry = &mut self.slots[index as usize];
+        let value = entry.value.take();
+        let (previous, next) = (entry.previous, entry.next);
+        if index == *first {
+            *first = next;
+        } else {
+            self.slots[previous as usize].next = next;
+        }
+        // Whoever kept the link back to this entry: the one after it, or the first of the list.
+        let keeper = if next == NONE { *first } else { next };
+        if keeper != NONE {
+            self.slots[keeper as usize].previous = previous;
+        }
+        self.free.push(index);
+        value
+    }
+
+    /// Calls `found` for each value of the list that begins at `first`.
+    #[inline]
+    pub(super) fn visit(&self, first: u32, found: &mut impl FnMut(&V)) {
+        let mut index = first;
+        while index != NONE {
+            let entry = &self.slots[index as usize];
+            if let Some(value) = &entry.value {
+                found(value);
+            }
+            index = entry.next;
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Frames on their way out, in the form that their link takes.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+use super::{Form, pool};
+use crate::limits;
+use crate::proto::{ContentRef, Frame, Header};
+
+/// A row of frames to be sent.
+///
+/// For a byte link, headers and small payloads are copied into one contiguous buffer; large payloads
+/// are shared by reference and stand between its parts. For a value link, frames are kept as they are.
+#[derive(Debug)]
+pub struct Batch {
+    frames: Frames,
+    /// Bytes of all frames that are left, their headers included.
+    size: usize,
+}
+
+#[derive(Debug)]
+enum Frames {
+    Bytes(Encoded),
+    Values(VecDeque<Frame>),
+}
+
+impl Batch {
+    /// An empty batch; it allocates nothing.
+    #[must_use]
+    pub fn new(form: Form) -> Self {
+        let frames = match form {
+            Form::Bytes => Frames::Bytes(Encoded::default()),
+            Form::Values => Frames::Values(VecDeque::new()),
+        };
+        Self { frames, size: 0 }
+    }
+
+    /// Bytes that are left to be sent.
+    #[inline]
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether nothing is left.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// Adds a frame and returns its size in bytes.
+    #[inline]
+    pub fn push(&mut self, header: &Header, content: &ContentRef<'_>) -> usize {
+        let size = content.frame_size();
+        match &mut self.frames {
+            Frames::Bytes(encoded) => encoded.push(header, content),
+            Frames::Values(frames) => frames.push_back(Frame { header: *header, content: content.shared() }),
+        }
+        self.size += size;
+        size
+    }
+
+    /// The next parts to be written to a byte link; returns how many of `slices` were filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        match &self.frames {
+            Frames::Bytes(encoded) => encoded.slices(slices),
+            Frames::Values(_) => 0,
+        }
+    }
+
+    /// Removes the first `count` bytes, which a byte link has written.
+    pub fn advance(&mut self, count: usize) {
+        if let Frames::Bytes(encoded) = &mut self.frames {
+            encoded.advance(count);
+            self.size -= count;
+        }
+    }
+
+    /// The frames of a batch for a value link. The caller takes them from the front and then calls
+    /// [`recount`](Self::recount).
+    pub(super) fn values(&mut self) -> Option<&mut VecDeque<Frame>> {
+        match &mut self.frames {
+            Frames::Values(frames) => Some(frames),
+            Frames::Bytes(_) => None,
+        }
+    }
+
+    /// Counts the size anew after frames were taken from [`values`](Self::values).
+    pub(super) fn recount(&mut self) {
+        if let Frames::Values(frames) = &self.frames {
+            self.size = frames.iter().map(|frame| frame.content.borrowed().frame_size()).sum();
+        }
+    }
+
+    /// Gives up memory that a batch which has to wait does not need.
+    pub(crate) fn shrink(&mut self) {
+        if let Frames::Bytes(encoded) = &mut self.frames {
+            encoded.shrink();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Encoded {
+    inline: Vec<u8>,
+    /// How much of `inline` has been written.
+    written: usize,
+    /// Shared parts, each to be written when `written` has reached its place in `inline`.
+    shared: VecDeque<(usize, Bytes)>,
+}
+
+impl Encoded {
+    #[inline]
+    fn push(&mut self, header: &Header, content: &ContentRef<'_>) {
+        if self.inline.capacity() == 0 {
+            self.inline = pool::writing();
+        }
+        let head = header.encode(content.fields.len(), content.topic.len(), content.payload.len());
+        self.inline.extend_from_slice(&head);
+        self.inline.extend_from_slice(content.fields);
+        self.inline.extend_from_slice(content.topic);
+        if content.payload.len() >= limits::SHARED_PAYLOAD && content.shares_freely() {
+            self.shared.push_back((self.inline.len(), content.shared().payload.clone()));
+        } else {
+            self.inline.extend_from_slice(content.payload);
+        }
+    }
+
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        let mut from = self.written;
+        let mut add = |part: &'a [u8]| {
+            let room = filled < slices.len();
+            if room && !part.is_empty() {
+                slices[filled] = IoSlice::new(part);
+                filled += 1;
+            }
+            room
+        };
+        for (at, bytes) in &self.shared {
+            if !add(&self.inline[from..*at]) || !add(bytes) {
+                return filled;
+            }
+            from = *at;
+        }
+        add(&self.inline[from..]);
+        filled
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while count > 0 {
+            let until = self.shared.front().map_or(self.inline.len(), |(at, _)| *at);
+            let step = count.min(until - self.written);
+            self.written += step;
+            count -= step;
+            if count > 0 {
+                let Some((_, bytes)) = self.shared.front_mut() else { break };
+                let step = count.min(bytes.len());
+                bytes::Buf::advance(bytes, step);
+                count -= step;
+            }
+            if self.shared.front().is_some_and(|(at, bytes)| *at == self.written && bytes.is_empty()) {
+                self.shared.pop_front();
+            }
+        }
+        if self.written == self.inline.len() && self.shared.is_empty() {
+            self.written = 0;
+            self.inline.clear();
+        }
+    }
+
+    fn shrink(&mut self) {
+        let left = self.inline.len() - self.written;
+        if self.inline.capacity() > 2 * left + 1024 {
+            let rest = self.inline[self.written..].to_vec();
+            for (at, _) in &mut self.shared {
+                *at -= self.written;
+            }
+            self.written = 0;
+            pool::return_writing(std::mem::replace(&mut self.inline, rest));
+        }
+    }
+}
+
+impl Drop for Encoded {
+    fn drop(&mut self) {
+        pool::return_writing(std::mem::take(&mut self.inline));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::Kind;
+
+    fn read_all(batch: &mut Batch, steps: &[usize]) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut steps = steps.iter().cycle();
+        while !batch.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 3];
+            let filled = batch.slices(&mut slices);
+            let next: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect();
+            let step = (*steps.next().unwrap()).clamp(1, next.len());
+            all.extend_from_slice(&next[..step]);
+            batch.advance(step);
+        }
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_in_any_steps_is_what_was_pushed(
+            sizes in proptest::collection::vec(0usize..10_000, 1..20),
+            steps in proptest::collection::vec(1usize..9_000, 1..20),
+            shrink in any::<bool>(),
+        ) {
+            let mut expected = Vec::new();
+            let mut batch = Batch::new(Form::Bytes);
+            for (index, size) in sizes.iter().enumerate() {
+                let payload = vec![index as u8; *size];
+                let header = Header::new(Kind::Deliver, 7, index as u64);
+                let content = ContentRef::lent(&[], b"a/b", &payload);
+                if index % 2 == 0 {
+                    let _ = content.shared();
+                }
+                expected.extend_from_slice(&header.encode(0, 3, payload.len()));
+                expected.extend_from_slice(b"a/b");
+                expected.extend_from_slice(&payload);
+                batch.push(&header, &content);
+            }
+            prop_assert_eq!(batch.size(), expected.len());
+            let first = steps[0].min(expected.len() / 2);
+            let mut all = Vec::new();
+            if shrink && first > 0 {
+                let mut slices = [IoSlice::new(&[]); 64];
+                let filled = batch.slices(&mut slices);
+                all = slices[..filled].iter().flat_map(|slice| slice.iter().copied()).take(first).collect();
+                let taken = all.len();
+                batch.advance(taken);
+                batch.shrink();
+            }
+            all.extend(read_all(&mut batch, &steps));
+            prop_assert_eq!(all, expected);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The contract that every transport keeps, and the transports.
+//!
+//! A transport makes [`Link`]s: a [`LinkSender`] and a [`LinkReceiver`] that carry frames in order.
+//! It knows frames, but neither sessions nor routing.
+//!
+//! **Who does what.** A transport never logs, never retries and never spawns: it reports, and the bus
+//! or the client that owns the link decides. Nothing in the contract blocks or awaits: sending takes
+//! what goes without waiting, and the owner's task polls for room and for input. Dropping both halves
+//! closes the link; the peer then reads what was sent before, and the end.
+//!
+//! **Byte links and value links.** Most links carry encoded frames ([`Form::Bytes`]). Memory links hand
+//! frames over as values ([`Form::Values`]), whose content is shared and never copied.
+
+mod address;
+mod batch;
+mod incoming;
+mod lanes;
+mod memory;
+mod pool;
+#[cfg(feature = "unix")]
+mod unix;
+#[cfg(not(feature = "unix"))]
+#[path = "unix_absent.rs"]
+mod unix;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+pub use address::Address;
+pub use batch::Batch;
+pub use incoming::Incoming;
+pub(crate) use lanes::{Lanes, Step};
+pub use memory::{MemoryConnector, MemoryListener, memory_pair};
+pub use unix::{UnixListener, UnixOptions, connect_unix};
+
+use crate::auth::Principal;
+
+/// How a link carries frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Encoded, in a stream of bytes.
+    Bytes,
+    /// As values within the process.
+    Values,
+}
+
+/// One connection, as its two halves.
+pub struct Link {
+    /// The half that sends; shared by all tasks that have something for the peer.
+    pub sender: Arc<dyn LinkSender>,
+    /// The half that receives; it belongs to one task.
+    pub receiver: Box<dyn LinkReceiver>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Link").field("form", &self.sender.form()).finish_non_exhaustive()
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// All of it was taken.
+    All,
+    /// The link took what it could; the rest is still in the batch.
+    Blocked,
+}
+
+/// The sending half of a link.
+pub trait LinkSender: Send + Sync + 'static {
+    /// What kind of batches this link takes.
+    fn form(&self) -> Form;
+
+    /// Sends as much of `batch` as goes without waiting and removes it from the batch.
+    ///
+    /// Callers see to it that two calls never overlap, or frames would mix.
+    ///
+    /// # Errors
+    /// The system's error; the link is then of no further use.
+    fn try_send(&self, batch: &mut Batch) -> io::Result<Sent>;
+
+    /// Waits for room after [`Sent::Blocked`]. Only the task that owns the link calls this.
+    ///
+    /// # Errors
+    /// The system's error; the link is then of no further use.
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ends the sending direction: the peer reads what was sent before, then the end.
+    fn close(&self);
+}
+
+/// The receiving half of a link.
+pub trait LinkReceiver: Send + 'static {
+    /// Adds what has arrived to `incoming` and returns how many bytes or frames that was; 0 is the end.
+    ///
+    /// # Errors
+    /// The system's error; the link is then of no further use.
+    fn poll_receive(&mut self, context: &mut Context<'_>, incoming: &mut Incoming) -> Poll<io::Result<usize>>;
+}
+
+/// Who is at the other end of an accepted link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// What the transport can prove of the peer.
+    pub principal: Principal,
+    /// The transport's name: `memory`, `unix`.
+    pub transport: &'static str,
+}
+
+/// A link that a listener accepted, and who is at its other end.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The link.
+    pub link: Link,
+    /// The peer.
+    pub peer: Peer,
+}
+
+/// Where links come in.
+///
+/// Dropping a listener stops it: its address is free again.
+pub trait Listener: Send + 'static {
+    /// Waits for the next link.
+    ///
+    /// # Errors
+    /// The system's error. The listener may still be used: the caller waits a little and tries
+    /// again, as when file descriptors run out.
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>>;
+
+    /// The address it listens on.
+    fn local_addr(&self) -> &Address;
+
+    /// The user that this process runs as, where the transport knows users.
+    fn own_uid(&self) -> Option<u32> {
+        None
+    }
+}

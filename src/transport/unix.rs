@@ -1,0 +1,284 @@
+//! Unix sockets.
+//!
+//! A lock file beside the socket (`PATH.lock`) decides who owns the path; whoever locks it makes sure
+//! that it is still the file of that name, so that it can be removed at the end. The socket is bound
+//! in a private directory, gets its mode there, and is renamed into place, so that it never exists
+//! with wider rights than asked for.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::UnixStream;
+
+use super::{Accepted, Address, Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Listener, Peer, Sent};
+use crate::auth::Principal;
+use crate::error::{BusError, BusResult};
+
+/// Parts written by one system call.
+const VECTORS: usize = 64;
+
+/// How a Unix socket is made.
+///
+/// # Examples
+/// ```
+/// use whispeer::transport::UnixOptions;
+///
+/// // Members of the directory's group may connect too.
+/// let options = UnixOptions::default().mode(0o660);
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct UnixOptions {
+    mode: u32,
+}
+
+impl Default for UnixOptions {
+    /// Mode 0600: only the bus's own user may connect.
+    fn default() -> Self {
+        Self { mode: 0o600 }
+    }
+}
+
+impl UnixOptions {
+    /// Sets the permission bits of the socket file (default 0600). Whoever may write to the file may
+    /// connect.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode & 0o777;
+        self
+    }
+}
+
+/// Accepts connections on a Unix socket. The socket file goes when it is dropped.
+#[derive(Debug)]
+pub struct UnixListener {
+    listener: tokio::net::UnixListener,
+    address: Address,
+    path: PathBuf,
+    /// Device and inode of our socket: another's file at the path is left alone.
+    identity: (u64, u64),
+    own_uid: u32,
+    lock_path: PathBuf,
+    /// Held as long as the listener lives.
+    _lock: File,
+}
+
+impl UnixListener {
+    /// Listens on the socket `path`. A file that a dead bus left behind is replaced.
+    ///
+    /// # Errors
+    /// [`BusError::AddressInUse`] when a living bus listens there, which is left alone;
+    /// [`BusError::NoRuntime`] outside a Tokio runtime; [`BusError::Listen`] for everything else, such
+    /// as a path that is no socket, a missing folder or a path too long for the system.
+    pub fn bind(path: &Path, options: &UnixOptions) -> BusResult<Self> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(BusError::NoRuntime { what: "listening on a Unix socket" });
+        }
+        let address = Address::Unix(path.to_owned());
+        let failed = |what: &str, error: io::Error| BusError::Listen {
+            address: address.to_string(),
+            reason: format!("{what}: {error}"),
+            source: Some(Arc::new(error)),
+        };
+        let refused = |reason: &str| BusError::Listen { address: address.to_string(), reason: reason.into(), source: None };
+        let Some(name) = path.file_name() else {
+            return Err(refused("the path names no file; give one such as \"my_bus\""));
+        };
+        let mut lock_name = name.to_owned();
+        lock_name.push(".lock");
+        let lock_path = path.with_file_name(lock_name);
+        let lock = take_lock(&lock_path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => BusError::AddressInUse { address: address.to_string() },
+            _ => failed("cannot lock the file beside it", error),
+        })?;
+        let own_uid = lock.metadata().map_err(|error| failed("cannot read the lock file", error))?.uid();
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(refused("a file that is not a socket has this name; move it or choose another path"));
+            }
+            // The lock is ours. A bus of another kind may listen there all the same.
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                return Err(BusError::AddressInUse { address: address.to_string() });
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let listener = bind_privately(path, options.mode).map_err(|error| failed(explain_bind(&error), error))?;
+        let metadata = fs::symlink_metadata(path).map_err(|error| failed("cannot find the socket just made", error))?;
+        let listener = tokio::net::UnixListener::from_std(listener)
+            .map_err(|error| failed("cannot register the socket", error))?;
+        Ok(Self {
+            listener,
+            address,
+            path: path.to_owned(),
+            identity: (metadata.dev(), metadata.ino()),
+            own_uid,
+            lock_path,
+            _lock: lock,
+        })
+    }
+}
+
+/// Locks the file `path`, and makes sure that no other bus removed it in between.
+fn take_lock(path: &Path) -> io::Result<File> {
+    const ATTEMPTS: usize = 16;
+    for _ in 0..ATTEMPTS {
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let locked = lock.metadata()?;
+        if fs::symlink_metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+            return Ok(lock);
+        }
+    }
+    Err(io::Error::other("other buses come and go at this path; try again"))
+}
+
+fn explain_bind(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "the folder does not exist; make it first",
+        io::ErrorKind::PermissionDenied => "no right to make files in that folder",
+        io::ErrorKind::InvalidInput => "the path is too long for a socket (about 80 bytes); choose a shorter one",
+        _ => "cannot make the socket",
+    }
+}
+
+/// Binds a socket in a directory that only this user can enter, sets its mode, and renames it.
+fn bind_privately(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let directory = path.with_file_name(format!(".w{:08x}", u32::from_le_bytes(random)));
+    DirBuilder::new().mode(0o700).create(&directory)?;
+    let private = directory.join("s");
+    let bound = std::os::unix::net::UnixListener::bind(&private).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        fs::set_permissions(&private, fs::Permissions::from_mode(mode))?;
+        fs::rename(&private, path)?;
+        Ok(listener)
+    });
+    if bound.is_err() {
+        // The first error is the one to report; what could not be made cannot be removed.
+        let _ = fs::remove_file(&private);
+    }
+    let _ = fs::remove_dir(&directory);
+    bound
+}
+
+impl Listener for UnixListener {
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        let (stream, _) = ready!(self.listener.poll_accept(context))?;
+        let credentials = stream.peer_cred()?;
+        let principal =
+            Principal::Unix { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
+        Poll::Ready(Ok(Accepted { link: link(stream), peer: Peer { principal, transport: "unix" } }))
+    }
+
+    fn local_addr(&self) -> &Address {
+        &self.address
+    }
+
+    fn own_uid(&self) -> Option<u32> {
+        Some(self.own_uid)
+    }
+}
+
+impl Drop for UnixListener {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
+        if ours {
+            // Whoever else removed it in between did what was wanted.
+            let _ = fs::remove_file(&self.path);
+        }
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+/// Connects to the bus that listens on the socket `path`.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+///
+/// # Errors
+/// [`BusError::Connect`] that says whether nothing is there, nobody listens, or rights are missing.
+pub async fn connect_unix(path: &Path) -> BusResult<Link> {
+    let stream = UnixStream::connect(path).await.map_err(|error| BusError::Connect {
+        address: Address::Unix(path.to_owned()).to_string(),
+        reason: explain_connect(path, &error),
+        source: Some(Arc::new(error)),
+    })?;
+    Ok(link(stream))
+}
+
+fn explain_connect(path: &Path, error: &io::Error) -> String {
+    let start = format!("start a bus with `whispeer {}`", path.display());
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("there is no such socket; {start}"),
+        io::ErrorKind::ConnectionRefused => format!("no bus listens on this socket any more; {start}"),
+        io::ErrorKind::PermissionDenied => {
+            "no right to connect; the bus's user decides by the socket's mode (`--mode`)".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn link(stream: UnixStream) -> Link {
+    let (reader, writer) = stream.into_split();
+    Link { sender: Arc::new(UnixSender { writer }), receiver: Box::new(UnixReceiver { reader }) }
+}
+
+struct UnixSender {
+    writer: OwnedWriteHalf,
+}
+
+impl LinkSender for UnixSender {
+    fn form(&self) -> Form {
+        Form::Bytes
+    }
+
+    fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
+        while !batch.is_empty() {
+            let mut slices = [IoSlice::new(&[]); VECTORS];
+            let written = match batch.slices(&mut slices) {
+                1 => self.writer.try_write(&slices[0]),
+                filled => self.writer.try_write_vectored(&slices[..filled]),
+            };
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => batch.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Sent::All)
+    }
+
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer.as_ref().poll_write_ready(context)
+    }
+
+    fn close(&self) {
+        // An error means that the connection is gone already, which is what was wanted.
+        let _ = SockRef::from(self.writer.as_ref()).shutdown(Shutdown::Write);
+    }
+}
+
+struct UnixReceiver {
+    reader: OwnedReadHalf,
+}
+
+impl LinkReceiver for UnixReceiver {
+    fn poll_receive(&mut self, context: &mut Context<'_>, incoming: &mut Incoming) -> Poll<io::Result<usize>> {
+        incoming.poll_read_from(context, &mut self.reader)
+    }
+}
