@@ -1,5 +1,6 @@
 //! whispeer
 pub mod auth;
+pub mod bus;
 mod error;
 pub mod limits;
 pub mod proto;

@@ -20,6 +20,10 @@ pub const FRAME_LIMIT_MIN: usize = 128 * 1024;
 /// Bytes of the largest frame limit that can be configured: windows count bytes in 32 bits.
 pub const FRAME_LIMIT_MAX: usize = 1024 * 1024 * 1024;
 
+/// Bytes by which a frame from the bus may exceed the frame limit: what the bus adds to a request or a
+/// scattered reply (deadline, topic) on its way. Clients accept that much more.
+pub const FRAME_SLACK: usize = 2 * 1024;
+
 /// Bytes of the largest frame before the handshake is done: a stranger gets no more memory than that.
 ///
 /// A longer frame ends the connection as malformed.
@@ -167,10 +171,6 @@ pub const LARGE_FRAME: usize = 16 * 1024;
 /// Bytes of a payload from which on a fan-out shares it instead of copying it per destination.
 pub const SHARED_PAYLOAD: usize = 4 * 1024;
 
-/// Bytes of a send buffer that a connection may keep while it is idle; a larger one goes back to
-/// its thread's small pool.
-pub const IDLE_BUFFER: usize = 0;
-
 /// Buffers that each thread keeps for reuse.
 pub const POOLED_BUFFERS: usize = 16;
 
@@ -183,10 +183,7 @@ pub const MEMORY_LINK_FRAMES: usize = 512;
 /// Connections that wait to be accepted at a memory listener; more fail as refused.
 pub const MEMORY_BACKLOG: usize = 1_024;
 
-/// Frames decoded in one turn of a session before other sessions of its thread get theirs.
-pub const TURN_FRAMES: usize = 4_096;
-
-/// Reads in one turn of a session.
+/// Reads in one turn of a session, before other sessions of its thread get theirs.
 pub const TURN_READS: usize = 4;
 
 /// Routes that one session keeps in its cache; a full cache is emptied.

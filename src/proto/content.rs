@@ -114,6 +114,8 @@ enum Source<'a> {
     Owned(&'a Bytes),
     /// A frame that was handed over as a value.
     Shared(&'a Arc<Content>),
+    /// Fields and topic in buffers that will be used again, the payload in one of its own.
+    Payload(&'a Bytes),
 }
 
 impl<'a> ContentRef<'a> {
@@ -121,6 +123,12 @@ impl<'a> ContentRef<'a> {
     #[must_use]
     pub fn lent(fields: &'a [u8], topic: &'a [u8], payload: &'a [u8]) -> Self {
         Self { fields, topic, payload, source: Source::Lent, made: OnceCell::new() }
+    }
+
+    /// Content whose payload is shared by reference, with other fields and topic than it came with.
+    #[must_use]
+    pub fn with_payload(fields: &'a [u8], topic: &'a [u8], payload: &'a Bytes) -> Self {
+        Self { fields, topic, payload, source: Source::Payload(payload), made: OnceCell::new() }
     }
 
     /// Content of a payload alone.
@@ -150,10 +158,15 @@ impl<'a> ContentRef<'a> {
         HEADER_LEN + self.fields.len() + self.topic.len() + self.payload.len()
     }
 
-    /// Whether sharing the payload by reference needs no copy.
+    /// The payload by reference, where that needs no copy.
     #[must_use]
-    pub(crate) fn shares_freely(&self) -> bool {
-        !matches!(self.source, Source::Lent) || self.made.get().is_some()
+    pub fn shared_payload(&self) -> Option<Bytes> {
+        match self.source {
+            Source::Lent => self.made.get().map(|content| content.payload.clone()),
+            Source::Owned(tail) => Some(tail.slice_ref(self.payload)),
+            Source::Shared(content) => Some(content.payload.clone()),
+            Source::Payload(payload) => Some(payload.clone()),
+        }
     }
 
     /// The content as a shared value: the one it was borrowed from, or one that is made at the first
@@ -172,6 +185,11 @@ impl<'a> ContentRef<'a> {
                 tail.slice_ref(self.fields),
                 tail.slice_ref(self.topic),
                 tail.slice_ref(self.payload),
+            ),
+            Source::Payload(payload) => Content::new(
+                Bytes::copy_from_slice(self.fields),
+                Bytes::copy_from_slice(self.topic),
+                payload.clone(),
             ),
             // One allocation holds all three parts.
             _ => {

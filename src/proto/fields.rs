@@ -157,6 +157,17 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// Its name in output and options.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::DropOldest => "drop-oldest",
+            Self::DropNewest => "drop-newest",
+            Self::Disconnect => "disconnect",
+        }
+    }
+
     fn from_u8(number: u8) -> Option<Self> {
         Some(match number {
             0 => Self::Block,

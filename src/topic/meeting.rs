@@ -23,7 +23,7 @@ pub(super) fn meet(left: &str, right: &str) -> bool {
     let mut reached = right.with_skipped(1);
     for step in Steps::new(left) {
         reached = match step {
-            Step::Many => right.from_first_of(reached),
+            Step::Many => right.all_from_first_of(reached),
             Step::One => right.with_skipped(right.after_singles(reached)),
             Step::Literal(text) => right.with_skipped(right.after_literal(reached, text)),
         };
@@ -73,7 +73,7 @@ impl<'a> Row<'a> {
     }
 
     /// All positions from the first reached one on: the other side's `**` takes what lies between.
-    fn from_first_of(&self, reached: Positions) -> Positions {
+    fn all_from_first_of(&self, reached: Positions) -> Positions {
         let up_to_end = (self.end() << 1) - 1;
         (Positions::MAX << reached.trailing_zeros()) & up_to_end
     }

@@ -41,3 +41,8 @@ pub use name::Topic;
 pub use pattern::TopicPattern;
 pub use trie::{EntryId, Scratch, Trie, TrieFull};
 pub use validate::{Shape, validate_pattern, validate_pattern_bytes, validate_topic};
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;

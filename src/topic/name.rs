@@ -55,6 +55,7 @@ impl Topic {
     }
 
     /// Its fragments in order; the empty topic has none.
+    #[must_use]
     pub fn fragments(&self) -> impl DoubleEndedIterator<Item = &str> + Clone {
         fragments(&self.text)
     }

@@ -68,6 +68,7 @@ impl TopicPattern {
     }
 
     /// Its fragments in order, wildcards included; the empty pattern has none.
+    #[must_use]
     pub fn fragments(&self) -> impl DoubleEndedIterator<Item = &str> + Clone {
         fragments(&self.text)
     }

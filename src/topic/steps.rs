@@ -67,6 +67,7 @@ impl<'a> Steps<'a> {
         if self.at_start && self.ones == 0 && before_mark {
             self.ones = 1;
         }
+        self.at_start = false;
     }
 
     /// The next step of a run that was read ahead.

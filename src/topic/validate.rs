@@ -143,6 +143,31 @@ fn wildcard_not_allowed(text: &str) -> TopicErrorKind {
     }
 }
 
+/// Marks of a byte, so that one look at a text can gather what it holds.
+mod class {
+    /// A byte that any fragment may hold.
+    pub(super) const PLAIN: u8 = 0;
+    pub(super) const SEPARATOR: u8 = 1;
+    /// Two separators side by side, made from the marks of both.
+    pub(super) const EMPTY: u8 = SEPARATOR << 1;
+    /// A wildcard, white space, a control character or part of a character beyond ASCII.
+    pub(super) const SUSPECT: u8 = 1 << 7;
+
+    pub(super) const OF_BYTE: [u8; 256] = {
+        let mut classes = [SUSPECT; 256];
+        let mut byte = b'!';
+        while byte <= b'~' {
+            classes[byte as usize] = match byte {
+                b'/' => SEPARATOR,
+                b'*' | b'+' => SUSPECT,
+                _ => PLAIN,
+            };
+            byte += 1;
+        }
+        classes
+    };
+}
+
 /// Whether the text is a concrete topic that needs no closer look: ASCII, without wildcards.
 ///
 /// Nearly every topic on the hot path is; `inspect` decides about the others.
@@ -150,20 +175,22 @@ fn is_plainly_concrete(bytes: &[u8]) -> bool {
     if bytes.len() > MAX_TOPIC_BYTES {
         return false;
     }
-    let Some(last) = bytes.last() else {
+    let ([first, ..], [.., last]) = (bytes, bytes) else {
         return true;
     };
-    let mut separators = 0;
-    let mut suspect = *last == b'/';
-    let mut previous = b'/';
-    for &byte in bytes {
-        let separator = byte == b'/';
-        suspect |= !byte.is_ascii_graphic() | (byte == b'*') | (byte == b'+');
-        suspect |= separator & (previous == b'/');
-        separators += usize::from(separator);
-        previous = byte;
+    if *first == b'/' || *last == b'/' {
+        return false;
     }
-    !suspect && separators < MAX_TOPIC_FRAGMENTS
+    let mut found = class::PLAIN;
+    let mut separators = 0;
+    let mut previous = class::PLAIN;
+    for &byte in bytes {
+        let current = class::OF_BYTE[usize::from(byte)];
+        found |= current | ((current & previous) << 1);
+        separators += usize::from(current & class::SEPARATOR);
+        previous = current;
+    }
+    found & (class::SUSPECT | class::EMPTY) == 0 && separators < MAX_TOPIC_FRAGMENTS
 }
 
 /// Looks at each fragment and names the first that is at fault.
@@ -209,6 +236,12 @@ fn inspect(text: &str) -> Result<Shape, TopicErrorKind> {
 fn inspect_name(position: usize, name: &str) -> Result<(), TopicErrorKind> {
     if name.is_empty() {
         return Err(TopicErrorKind::EmptyFragment { position });
+    }
+    if name
+        .bytes()
+        .all(|byte| class::OF_BYTE[usize::from(byte)] == class::PLAIN)
+    {
+        return Ok(());
     }
     for character in name.chars() {
         if character == '*' || character == '+' {

@@ -122,11 +122,13 @@ impl Encoded {
         self.inline.extend_from_slice(&head);
         self.inline.extend_from_slice(content.fields);
         self.inline.extend_from_slice(content.topic);
-        if content.payload.len() >= limits::SHARED_PAYLOAD && content.shares_freely() {
-            self.shared.push_back((self.inline.len(), content.shared().payload.clone()));
-        } else {
-            self.inline.extend_from_slice(content.payload);
+        if content.payload.len() >= limits::SHARED_PAYLOAD {
+            if let Some(payload) = content.shared_payload() {
+                self.shared.push_back((self.inline.len(), payload));
+                return;
+            }
         }
+        self.inline.extend_from_slice(content.payload);
     }
 
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {

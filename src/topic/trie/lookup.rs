@@ -29,6 +29,11 @@ impl Scratch {
         Self::default()
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> (usize, usize) {
+        (self.pending.capacity(), self.seen.capacity())
+    }
+
     fn clear(&mut self) {
         self.pending.clear();
         self.pending.shrink_to(SCRATCH_RETAINED_STATES);
@@ -84,6 +89,8 @@ impl<V> Trie<V> {
         if self.nodes.at(root).is_unused() {
             return;
         }
+        // A `found` that panicked may have left a lookup half done.
+        scratch.clear();
         self.resolve(published, &mut scratch.steps);
         let mut walk = Walk {
             nodes: &self.nodes,
@@ -148,7 +155,7 @@ impl Walk<'_> {
             doubles,
         } = state;
         if node.many != NONE {
-            self.push(node.many, position, doubles + 1);
+            self.push(node.many, position, doubles.saturating_add(1));
         }
         let Some(&sought) = self.steps.get(usize::from(position)) else {
             return;
@@ -208,6 +215,6 @@ impl Walk<'_> {
     #[inline]
     fn push_at(&mut self, node: NodeIndex, position: u16, doubles: u8) {
         let at_double = self.steps.get(usize::from(position)) == Some(&Sought::Many);
-        self.push(node, position, doubles + u8::from(at_double));
+        self.push(node, position, doubles.saturating_add(at_double.into()));
     }
 }

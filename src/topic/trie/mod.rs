@@ -6,6 +6,7 @@ mod nodes;
 mod symbols;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
 
 use thiserror::Error;
@@ -72,7 +73,6 @@ pub struct TrieFull;
 /// assert_eq!(trie.remove(alice), None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Trie<V> {
     nodes: Nodes,
     symbols: Symbols,
@@ -189,6 +189,17 @@ impl<V> Trie<V> {
     }
 }
 
+/// Shows the size only: a trie may hold more than anyone wants to read.
+impl<V> fmt::Debug for Trie<V> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Trie")
+            .field("entries", &self.len())
+            .field("nodes", &self.node_count())
+            .finish()
+    }
+}
+
 impl<V> Default for Trie<V> {
     fn default() -> Self {
         Self::new()
@@ -209,3 +220,6 @@ fn shrink_if_sparse<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S
         table.shrink_to(table.len() * 2);
     }
 }
+
+#[cfg(test)]
+mod tests;

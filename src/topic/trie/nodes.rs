@@ -188,10 +188,7 @@ impl Nodes {
         if next != NONE {
             self.at_mut(next).previous_sibling = previous;
         }
-        if previous != NONE {
-            self.at_mut(previous).next_sibling = next;
-            self.edges.remove(&(parent, symbol));
-        } else {
+        if previous == NONE {
             self.at_mut(parent).first_child = next;
             // The one that moves up is found without the table from now on.
             if next != NONE
@@ -199,6 +196,9 @@ impl Nodes {
             {
                 self.edges.remove(&(parent, promoted));
             }
+        } else {
+            self.at_mut(previous).next_sibling = next;
+            self.edges.remove(&(parent, symbol));
         }
         shrink_if_sparse(&mut self.edges);
     }

@@ -46,15 +46,12 @@ impl Symbols {
             text: Arc::clone(&text),
             uses: 1,
         };
-        let symbol = match self.free.pop() {
-            Some(index) => {
-                self.slots[index as usize] = slot;
-                Symbol(index)
-            }
-            None => {
-                self.slots.push(slot);
-                Symbol(super::index_of(self.slots.len() - 1))
-            }
+        let symbol = if let Some(index) = self.free.pop() {
+            self.slots[index as usize] = slot;
+            Symbol(index)
+        } else {
+            self.slots.push(slot);
+            Symbol(super::index_of(self.slots.len() - 1))
         };
         self.by_text.insert(text, symbol);
         symbol

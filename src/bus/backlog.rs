@@ -1,0 +1,273 @@
+//! What a subscription or queue group without credit does with messages: the delivery policies.
+//!
+//! Pure: messages and times go in, what to do comes out. The state machine of `Block`:
+//!
+//! ```text
+//!            no credit                    parked for the whole block limit
+//!  flowing ------------> parking (held) ------------------------------------> lagging (all counted)
+//!     ^                     | credit                                             | credit
+//!     +---------------------+----------------------------------------------------+
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::session::Hold;
+use crate::proto::Content;
+use crate::proto::fields::{GapReason, Policy};
+
+/// A message that waits for credit, in memory of its own size.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) content: Arc<Content>,
+    pub(crate) size: usize,
+    /// Returns the publisher's credit when the message is resolved.
+    _hold: Option<Arc<Hold>>,
+    /// When it has waited long enough, and whether that was the bus's whole block limit.
+    deadline: Option<(Instant, bool)>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Message(Parked),
+    /// Messages that were dropped at this place in the order.
+    Gap(u64, GapReason),
+}
+
+/// What comes next out of a backlog.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Tell the subscriber that so many were dropped here.
+    Gap(u64, GapReason),
+    /// Deliver this.
+    Message(Parked),
+}
+
+/// What became of a message that was offered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It waits; if it is the first, the owner's timer has to know.
+    Parked,
+    /// It waits in a bounded ring that needs no timer; the publisher is not held.
+    Kept,
+    /// It, or an older one in its place, is counted as dropped.
+    Dropped(GapReason),
+    /// The subscription is to be ended.
+    End,
+}
+
+/// How long a message may wait, as bus and publisher ask.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) now: Instant,
+    /// The bus's block limit.
+    pub(crate) bus: Duration,
+    /// What the publisher asks for, if that is less.
+    pub(crate) publisher: Option<Duration>,
+}
+
+impl Patience {
+    /// How long the message may wait, and whether that is the bus's whole block limit.
+    fn limit(self) -> (Duration, bool) {
+        match self.publisher {
+            Some(asked) if asked < self.bus => (asked, false),
+            _ => (self.bus, true),
+        }
+    }
+
+    /// Until when the message may wait.
+    pub(crate) fn deadline(self) -> Instant {
+        self.now + self.limit().0
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    policy: Policy,
+    entries: VecDeque<Entry>,
+    messages: usize,
+    bytes: usize,
+    /// Bounds of the ring that `DropOldest` keeps.
+    ring: (usize, usize),
+    lagging: bool,
+}
+
+impl Backlog {
+    pub(crate) fn new(policy: Policy, window: (u32, u64)) -> Self {
+        let ring = (window.0 as usize, usize::try_from(window.1).unwrap_or(usize::MAX));
+        Self { policy, entries: VecDeque::new(), messages: 0, bytes: 0, ring, lagging: false }
+    }
+
+    /// Whether there is nothing to tell or deliver.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Messages that wait.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// Bytes of the messages that wait.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_lagging(&self) -> bool {
+        self.lagging
+    }
+
+    /// Offers a message for which there is no credit. `content` and `hold` are called only when it is
+    /// kept, and parked on behalf of its publisher.
+    pub(crate) fn offer(
+        &mut self,
+        size: usize,
+        patience: Patience,
+        content: impl FnOnce() -> Arc<Content>,
+        hold: impl FnOnce() -> Arc<Hold>,
+    ) -> Verdict {
+        match self.policy {
+            Policy::Block => {
+                let (limit, whole) = patience.limit();
+                if self.lagging || limit.is_zero() {
+                    return self.count(1, GapReason::Lagging);
+                }
+                let deadline = Some((patience.deadline(), whole));
+                self.push(Parked { content: content(), size, _hold: Some(hold()), deadline });
+                Verdict::Parked
+            }
+            Policy::DropNewest => self.count(1, GapReason::DroppedNewest),
+            Policy::DropOldest => {
+                self.push(Parked { content: content(), size, _hold: None, deadline: None });
+                match self.shed_oldest() {
+                    0 => Verdict::Kept,
+                    _ => Verdict::Dropped(GapReason::DroppedOldest),
+                }
+            }
+            Policy::Disconnect => Verdict::End,
+        }
+    }
+
+    /// Credit arrived: the subscriber takes messages again.
+    pub(crate) fn resume(&mut self) {
+        self.lagging = false;
+    }
+
+    /// What comes next; the caller has credit for one message.
+    pub(crate) fn next(&mut self) -> Option<Next> {
+        match self.entries.pop_front()? {
+            Entry::Gap(count, reason) => Some(Next::Gap(count, reason)),
+            Entry::Message(parked) => {
+                self.messages -= 1;
+                self.bytes -= parked.size;
+                Some(Next::Message(parked))
+            }
+        }
+    }
+
+    /// A gap that stands before anything else; telling it needs no credit.
+    pub(crate) fn next_gap(&mut self) -> Option<(u64, GapReason)> {
+        match self.entries.front()? {
+            Entry::Gap(count, reason) => {
+                let gap = (*count, *reason);
+                self.entries.pop_front();
+                Some(gap)
+            }
+            Entry::Message(_) => None,
+        }
+    }
+
+    /// When the next message will have waited long enough.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Message(parked) => parked.deadline.map(|(at, _)| at),
+                Entry::Gap(..) => None,
+            })
+            .min()
+    }
+
+    /// Drops what has waited long enough and returns how many that were. When one waited for the
+    /// bus's whole block limit, the subscription lags: everything that waits is dropped.
+    pub(crate) fn expire(&mut self, now: Instant) -> u64 {
+        let due = |entry: &Entry, whole: bool| match entry {
+            Entry::Message(Parked { deadline: Some((at, full)), .. }) => *at <= now && (*full || !whole),
+            _ => false,
+        };
+        if self.entries.iter().any(|entry| due(entry, true)) {
+            self.lagging = true;
+            return self.drop_messages(|_| true, GapReason::Lagging);
+        }
+        self.drop_messages(|entry| due(entry, false), GapReason::Lagging)
+    }
+
+    /// Drops everything and returns how many messages that were.
+    pub(crate) fn abandon(&mut self) -> u64 {
+        self.drop_messages(|_| true, GapReason::Link)
+    }
+
+    fn push(&mut self, parked: Parked) {
+        self.messages += 1;
+        self.bytes += parked.size;
+        self.entries.push_back(Entry::Message(parked));
+    }
+
+    fn count(&mut self, count: u64, reason: GapReason) -> Verdict {
+        add_gap(&mut self.entries, count, reason);
+        Verdict::Dropped(reason)
+    }
+
+    fn shed_oldest(&mut self) -> u64 {
+        let mut shed = 0;
+        while self.messages > 1 && (self.messages > self.ring.0 || self.bytes > self.ring.1) {
+            // The gap that may stand before the oldest message grows by one.
+            let before = self.next_gap().map_or(0, |(count, _)| count);
+            let Some(Next::Message(_)) = self.next() else { break };
+            shed += 1;
+            self.entries.push_front(Entry::Gap(before + 1, GapReason::DroppedOldest));
+        }
+        shed
+    }
+
+    fn drop_messages(&mut self, mut which: impl FnMut(&Entry) -> bool, reason: GapReason) -> u64 {
+        let mut dropped = 0;
+        let mut kept = VecDeque::new();
+        for entry in self.entries.drain(..) {
+            match entry {
+                Entry::Gap(count, reason) => add_gap(&mut kept, count, reason),
+                Entry::Message(parked) => {
+                    let entry = Entry::Message(parked);
+                    if !which(&entry) {
+                        kept.push_back(entry);
+                        continue;
+                    }
+                    if let Entry::Message(parked) = entry {
+                        self.messages -= 1;
+                        self.bytes -= parked.size;
+                    }
+                    dropped += 1;
+                    add_gap(&mut kept, 1, reason);
+                }
+            }
+        }
+        self.entries = kept;
+        dropped
+    }
+}
+
+/// Adds to the gap at the end, so that gaps never take more entries than messages.
+fn add_gap(entries: &mut VecDeque<Entry>, count: u64, reason: GapReason) {
+    if let Some(Entry::Gap(last, last_reason)) = entries.back_mut() {
+        if *last_reason == reason {
+            *last += count;
+            return;
+        }
+    }
+    entries.push_back(Entry::Gap(count, reason));
+}

@@ -1,0 +1,209 @@
+//! Starting a bus.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::budget::Budget;
+use super::handle::BusHandle;
+use super::supervisor::{Phase, Supervisor, random};
+use super::{Settings, Shared, introspect};
+use crate::error::{BusError, BusResult};
+use crate::transport::{Address, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions};
+
+/// Links that wait to be taken over by [`BusHandle::attach`].
+const ATTACH_BACKLOG: usize = 256;
+
+/// Starts a bus within this process.
+///
+/// Returns the bus, which stops when it is dropped, and what [`Client`](crate::Client)s connect with.
+///
+/// # Errors
+/// [`BusError::NoRuntime`] outside a Tokio runtime.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let (stopper, connector) = listen_and_serve_memory()?;
+/// let client = Client::new_memory(&connector)?;
+/// assert_eq!(client.publish_bytes("greetings", "to nobody").await?, 0);
+/// stopper.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+pub fn listen_and_serve_memory() -> BusResult<(BusHandle, MemoryConnector)> {
+    let bus = Bus::builder().start()?;
+    let connector = bus.connector();
+    Ok((bus, connector))
+}
+
+/// Starts a bus on a Unix socket with mode 0600. It stops when what is returned is dropped.
+///
+/// # Errors
+/// [`BusError::NoRuntime`] outside a Tokio runtime; [`BusError::AddressInUse`] when a living bus
+/// listens there; [`BusError::Listen`] when the socket cannot be made.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let path = directory.path().join("my_bus");
+/// let stopper = listen_and_serve_unix(&path)?;
+/// let client = Client::new_unix(&path).await?;
+/// client.ping().await?;
+/// stopper.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[allow(clippy::ptr_arg, reason = "`&\"my_bus\".into()` has to infer its type")]
+pub fn listen_and_serve_unix(path: &PathBuf) -> BusResult<BusHandle> {
+    Bus::builder().listen_unix(path).start()
+}
+
+/// A message bus; see [`Bus::builder`].
+#[derive(Debug)]
+pub struct Bus {}
+
+impl Bus {
+    /// Begins to set up a bus.
+    ///
+    /// # Examples
+    /// A bus for this process and for others on the host:
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("my_bus");
+    /// let bus = Bus::builder().listen_unix(&path).start()?;
+    /// let inside = Client::new_memory(&bus.connector())?;
+    /// let outside = Client::new_unix(&path).await?;
+    ///
+    /// let mut subscription = inside.subscribe_bytes("greetings/**").await?;
+    /// assert_eq!(outside.publish_bytes("greetings/world", "hello").await?, 1);
+    /// let message = subscription.recv().await.unwrap();
+    /// # let _ = message;
+    /// bus.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn builder() -> BusBuilder {
+        BusBuilder::default()
+    }
+}
+
+/// How a bus is to run. Every bus has a memory listener; others are added.
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct BusBuilder {
+    settings: Settings,
+    name: Option<String>,
+    unix: Vec<(PathBuf, UnixOptions)>,
+}
+
+impl BusBuilder {
+    /// Replaces all settings.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Sets [`Settings::frame_limit`], in bytes.
+    pub fn frame_limit(mut self, bytes: usize) -> Self {
+        self.settings.frame_limit = bytes;
+        self
+    }
+
+    /// Sets [`Settings::block_limit`].
+    pub fn block_limit(mut self, limit: Duration) -> Self {
+        self.settings.block_limit = limit;
+        self
+    }
+
+    /// Sets [`Settings::keep_alive`].
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.settings.keep_alive = interval;
+        self
+    }
+
+    /// Listens on the address too; `mem:NAME` names the memory listener.
+    pub fn listen(mut self, address: &Address) -> Self {
+        match address {
+            Address::Unix(path) => self.unix.push((path.clone(), UnixOptions::default())),
+            Address::Memory(name) => self.name = Some(name.clone()),
+        }
+        self
+    }
+
+    /// Listens on a Unix socket with mode 0600.
+    pub fn listen_unix(self, path: impl Into<PathBuf>) -> Self {
+        self.listen_unix_with(path, UnixOptions::default())
+    }
+
+    /// Listens on a Unix socket with these options.
+    pub fn listen_unix_with(mut self, path: impl Into<PathBuf>, options: UnixOptions) -> Self {
+        self.unix.push((path.into(), options));
+        self
+    }
+
+    /// Starts the bus on the current Tokio runtime. When this returns, its addresses accept.
+    ///
+    /// # Errors
+    /// [`BusError::NoRuntime`] outside a runtime; [`BusError::InvalidSettings`];
+    /// [`BusError::AddressInUse`] and [`BusError::Listen`] for an address that cannot be listened on,
+    /// in which case nothing is started.
+    pub fn start(self) -> BusResult<BusHandle> {
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(BusError::NoRuntime { what: "starting a bus" });
+        };
+        self.settings.check()?;
+        let memory = MemoryListener::bind(self.name.as_deref())?;
+        let connector = memory.connector();
+        let mut listeners: Vec<Box<dyn Listener>> = Vec::new();
+        for (path, options) in &self.unix {
+            listeners.push(Box::new(UnixListener::bind(path, options)?));
+        }
+        let mut local: Vec<Address> = listeners.iter().map(|listener| listener.local_addr().clone()).collect();
+        local.push(connector.address().clone());
+        let own_uid = listeners.iter().find_map(|listener| listener.own_uid());
+        listeners.push(Box::new(memory));
+
+        let shared = Arc::new(Shared {
+            budget: Arc::new(Budget::new(self.settings.byte_budget)),
+            settings: self.settings,
+            id: u64::from_le_bytes(random()?),
+            started: Instant::now(),
+            addresses: local.iter().map(ToString::to_string).collect(),
+            own_uid,
+            router: super::Router::default(),
+            services: super::Services::default(),
+            sweeper: super::Sweeper::default(),
+            sessions: Mutex::default(),
+            next_session: AtomicU64::new(1),
+            next_token: AtomicU64::new(1),
+            links: AtomicUsize::new(0),
+            past: Mutex::default(),
+            cut_off: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+        });
+        let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);
+        let (phase, phase_seen) = watch::channel(Phase::Running);
+        let introspection = introspect::start(&shared, &attach, &runtime);
+        let supervisor = Supervisor { shared: Arc::clone(&shared), listeners, attached, phase: phase_seen };
+        let task = runtime.spawn(supervisor.run());
+        Ok(BusHandle::new(shared, connector, local, attach, phase, task, introspection))
+    }
+}

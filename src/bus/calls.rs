@@ -1,0 +1,362 @@
+//! What a session asks of the bus beside publishing: subscribe, serve, grant credit, and the reverse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::backlog::Backlog;
+use super::group::Group;
+use super::requests::{Asked, Request, claim, refusal_content};
+use super::router::Target;
+use super::service::Candidate;
+use super::session::{Session, State};
+use super::subscription::{Slot, Subscription};
+use super::task::SessionTask;
+use super::window::Credit;
+use crate::auth::Principal;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::fields::{GapReason, Options, Policy};
+use crate::proto::{ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
+use crate::topic::{Topic, TopicPattern};
+
+/// `UNSUBSCRIBE`: deliver what waits before the end.
+const DRAIN: Flags = Flags(1);
+
+impl SessionTask {
+    pub(super) fn subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
+        if self.session.lock().subscriptions.contains(header.id) {
+            return Err(BusError::Protocol { what: format!("subscription {} exists already", header.id) });
+        }
+        let result = self.try_subscribe(header, content);
+        let id = header.id;
+        self.answer(|state| match &result {
+            Ok(()) => state.accept(Kind::Subscribe, id, 0),
+            Err(error) => state.fail(Kind::Subscribe, id, 0, error),
+        });
+        Ok(())
+    }
+
+    fn try_subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let options = Options::read(content.fields).map_err(Refusal::into_error)?;
+        let pattern = TopicPattern::from_utf8(content.topic)?;
+        let settings = &self.shared.settings;
+        if self.shared.is_draining() {
+            return Err(BusError::Draining { what: "the bus".into() });
+        }
+        if pattern.is_reserved() && !self.session.peer.principal.reads_reserved(self.shared.own_uid()) {
+            let what = format!("subscriptions to \"{pattern}\" are for the bus's own user");
+            return Err(BusError::Denied { what });
+        }
+        if options.policy == Policy::Block && !settings.allow_block {
+            let what = "this bus does not let subscriptions block publishers; choose another policy".to_owned();
+            return Err(BusError::Denied { what });
+        }
+        if options.group.is_some() && options.policy == Policy::Disconnect {
+            let what = "the policy Disconnect is not for queue groups: a group is not one consumer".to_owned();
+            return Err(BusError::InvalidSettings(what));
+        }
+        let window = options.window.unwrap_or((limits::WINDOW_MESSAGES, limits::WINDOW_BYTES));
+        let slot = {
+            let mut state = self.session.lock();
+            if state.subscriptions.len() >= settings.max_subscriptions {
+                let what = format!("this session has {} subscriptions", settings.max_subscriptions);
+                return Err(BusError::LimitReached { what });
+            }
+            state.subscriptions.insert(Subscription {
+                id: header.id,
+                pattern: pattern.clone(),
+                policy: options.policy,
+                no_echo: header.flags.contains(Flags::NO_ECHO),
+                entry: None,
+                group: None,
+                window,
+                credit: Credit::new(window),
+                sequence: 0,
+                backlog: Backlog::new(options.policy, window),
+                delivered: 0,
+                dropped: [0; GapReason::ALL.len()],
+                draining: false,
+            })
+        };
+        let routed = self.enter_table(&pattern, slot, &options, window);
+        if routed.is_err() {
+            self.session.lock().subscriptions.remove(header.id);
+        }
+        routed
+    }
+
+    /// Makes the subscription known to the router.
+    fn enter_table(
+        &self,
+        pattern: &TopicPattern,
+        slot: Slot,
+        options: &Options<'_>,
+        window: (u32, u64),
+    ) -> BusResult<()> {
+        let router = &self.shared.router;
+        let (entry, group) = match options.group {
+            None => {
+                let target = Target::One { session: Arc::clone(&self.session), slot };
+                (Some(router.insert(pattern, target)?), None)
+            }
+            Some(name) => {
+                let found = || Group::new(pattern.clone(), name.to_owned(), options.policy, window);
+                (None, Some(router.join(pattern, name, found, &self.session, slot)?))
+            }
+        };
+        if let Some(subscription) = self.session.lock().subscriptions.at(slot) {
+            subscription.entry = entry;
+            subscription.group = group;
+        }
+        Ok(())
+    }
+
+    pub(super) fn unsubscribe(&mut self, header: &Header) -> Result<(), BusError> {
+        let id = header.id;
+        let Some(slot) = self.session.lock().subscriptions.slot(id) else {
+            // It has ended by itself while this was under way.
+            return Ok(());
+        };
+        let shared = Arc::clone(&self.shared);
+        shared.leave_table(&self.session, slot);
+        let mut state = self.session.lock();
+        let State { subscriptions, lanes, totals, .. } = &mut *state;
+        if let Some(subscription) = subscriptions.at(slot) {
+            if header.flags.contains(DRAIN) {
+                subscription.draining = true;
+                subscription.pump(lanes, totals);
+            } else {
+                subscription.abandon(lanes, totals);
+            }
+        }
+        end_if_drained(&mut state, id, !header.flags.contains(DRAIN));
+        state.parked_bytes = state.subscriptions.parked_bytes();
+        claim(&self.session, &mut state, &mut self.touched);
+        Ok(())
+    }
+
+    pub(super) fn serve(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
+        if self.session.lock().servings.contains_key(&header.id) {
+            return Err(BusError::Protocol { what: format!("serving {} exists already", header.id) });
+        }
+        let result = self.try_serve(header, content);
+        let id = header.id;
+        self.answer(|state| match &result {
+            Ok(()) => state.accept(Kind::Serve, id, 0),
+            Err(error) => state.fail(Kind::Serve, id, 0, error),
+        });
+        Ok(())
+    }
+
+    fn try_serve(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let options = Options::read(content.fields).map_err(Refusal::into_error)?;
+        let topic = Topic::from_utf8(content.topic)?;
+        if topic.is_reserved() && self.session.peer.principal != Principal::Bus {
+            return Err(BusError::ReservedTopic { topic: topic.to_string() });
+        }
+        if self.shared.is_draining() {
+            return Err(BusError::Draining { what: "the bus".into() });
+        }
+        let limit = self.shared.settings.max_servings;
+        if self.session.lock().servings.len() >= limit {
+            return Err(BusError::LimitReached { what: format!("this session has {limit} servings") });
+        }
+        let joined = self.shared.services.join(&topic, &Candidate {
+            session: &self.session,
+            id: header.id,
+            window: options.window.unwrap_or((limits::SERVING_WINDOW, limits::WINDOW_BYTES)),
+            group: options.group,
+            mode: options.mode,
+        })?;
+        self.session.lock().servings.insert(header.id, Arc::clone(&joined.service));
+        for (session, id) in joined.replaced {
+            let content = refusal_content(&BusError::TakenOver { topic: topic.to_string() });
+            let mut state = session.lock();
+            state.servings.remove(&id);
+            state.data(&Header::answering(Kind::Ended, Kind::Serve, id, 0), &content.borrowed());
+            claim(&session, &mut state, &mut self.touched);
+        }
+        let shared = Arc::clone(&self.shared);
+        shared.serve_waiting(&joined.service, self.now, &mut self.touched);
+        Ok(())
+    }
+
+    pub(super) fn unserve(&mut self, header: &Header) -> Result<(), BusError> {
+        let Some(service) = self.session.lock().servings.remove(&header.id) else { return Ok(()) };
+        let waiting = self.shared.services.leave(&service, &self.session, header.id);
+        let shared = Arc::clone(&self.shared);
+        shared.fail_waiting(&service, waiting.into_iter(), &mut self.touched);
+        self.answer(|state| {
+            state.data(&Header::answering(Kind::Ended, Kind::Serve, header.id, 0), &ContentRef::empty());
+        });
+        Ok(())
+    }
+
+    pub(super) fn request(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
+        if self.session.lock().requests.contains_key(&header.id) {
+            return Err(BusError::Protocol { what: format!("request {} is under way already", header.id) });
+        }
+        self.totals.requests += 1;
+        let request = Request {
+            id: header.id,
+            flags: header.flags,
+            left: Duration::from_micros(header.sequence),
+            content,
+            now: self.now,
+        };
+        let shared = Arc::clone(&self.shared);
+        let result = if shared.is_draining() {
+            Err(BusError::Draining { what: "the bus".into() })
+        } else {
+            shared.request(&self.session, &request, &mut self.touched)
+        };
+        if let Err(error) = result {
+            self.totals.failed_requests += 1;
+            let refusal = refusal_content(&error);
+            let answer = Header::new(Kind::Answer, header.id, 0).flagged(Flags::ERROR);
+            self.answer(|state| {
+                state.control(&answer, &refusal.borrowed());
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn credit(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
+        let malformed = || MalformedFrame::Content("a CREDIT without its number of bytes");
+        let bytes = u64::from_le_bytes(*content.payload.first_chunk().ok_or_else(malformed)?);
+        let messages = header.id;
+        let Ok(id) = u32::try_from(header.sequence) else { return Ok(()) };
+        match Lane::from_u8(header.flags.0) {
+            Some(Lane::Subscription) => self.grant_subscription(id, messages, bytes),
+            Some(Lane::Serving) => {
+                let service = self.session.lock().servings.get(&id).cloned();
+                if let Some(service) = service {
+                    service.grant(&self.session, id, messages, bytes);
+                    let shared = Arc::clone(&self.shared);
+                    shared.serve_waiting(&service, self.now, &mut self.touched);
+                }
+            }
+            Some(Lane::Stream) => self.shared.grant_stream(&self.session, id, messages, bytes),
+            Some(Lane::Publish) | None => {
+                return Err(BusError::Protocol { what: format!("credit for window {}", header.flags.0) });
+            }
+        }
+        Ok(())
+    }
+
+    fn grant_subscription(&mut self, id: u32, messages: u32, bytes: u64) {
+        let group = {
+            let mut state = self.session.lock();
+            let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
+            let Some(subscription) = subscriptions.by_id(id) else { return };
+            subscription.credit.grant(messages, bytes, subscription.window);
+            let group = subscription.group.clone();
+            if !subscription.backlog.is_empty() || subscription.backlog.is_lagging() {
+                let before = subscription.backlog.bytes();
+                subscription.pump(lanes, totals);
+                *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
+                let draining = subscription.draining;
+                if draining {
+                    end_if_drained(&mut state, id, false);
+                }
+                claim(&self.session, &mut state, &mut self.touched);
+            }
+            group
+        };
+        if let Some(group) = group {
+            group.pump(&mut self.touched);
+        }
+    }
+}
+
+/// Ends a subscription that has left the table, once nothing waits for it or `at_once`.
+fn end_if_drained(state: &mut State, id: u32, at_once: bool) {
+    let done = state.subscriptions.by_id(id).is_some_and(|own| at_once || own.backlog.is_empty());
+    if !done {
+        return;
+    }
+    if let Some(subscription) = state.subscriptions.remove(id) {
+        let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
+        state.data(&header, &ContentRef::empty());
+    }
+}
+
+impl Shared {
+    /// Takes a subscription out of the routing table: nothing more will match it.
+    pub(super) fn leave_table(&self, session: &Session, slot: Slot) {
+        let place = session
+            .lock()
+            .subscriptions
+            .at(slot)
+            .map(|own| (own.pattern.clone(), own.entry.take(), own.group.take()));
+        let Some((pattern, entry, group)) = place else { return };
+        if let Some(entry) = entry {
+            self.router.remove(&pattern, entry);
+        }
+        if let Some(group) = group {
+            let dropped = self.router.leave(&group, session, slot);
+            self.past().dropped[GapReason::Link.index()] += dropped;
+        }
+    }
+
+    /// Ends a subscription that fell behind under the policy `Disconnect`.
+    pub(super) fn end_slow_consumer(&self, session: &Arc<Session>, id: u32, touched: &mut Vec<Arc<Session>>) {
+        let Some(slot) = session.lock().subscriptions.slot(id) else { return };
+        self.leave_table(session, slot);
+        let mut state = session.lock();
+        let Some(mut subscription) = state.subscriptions.remove(id) else { return };
+        let error = BusError::SlowConsumer { topic: subscription.pattern.to_string() };
+        let State { lanes, totals, .. } = &mut *state;
+        // The message that found no credit is the first that the subscriber misses.
+        subscription.count_dropped(1, GapReason::Lagging, totals);
+        subscription.tell_gap(1, GapReason::Lagging, lanes);
+        let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
+        state.data(&header, &refusal_content(&error).borrowed());
+        claim(session, &mut state, touched);
+    }
+
+    /// Undoes what an ended session had: subscriptions, servings and requests. Returns what it was
+    /// asked and has not answered.
+    pub(super) fn undo(&self, session: &Arc<Session>) -> Vec<Asked> {
+        let slots: Vec<Slot> = {
+            let mut state = session.lock();
+            state.closed = true;
+            let ids: Vec<u32> = state.subscriptions.iter().map(|own| own.id).collect();
+            ids.into_iter().filter_map(|id| state.subscriptions.slot(id)).collect()
+        };
+        for slot in slots {
+            self.leave_table(session, slot);
+        }
+        let (subscriptions, servings, requests, asked) = {
+            let mut state = session.lock();
+            state.parked_bytes = 0;
+            state.request_bytes = 0;
+            (
+                state.subscriptions.take(),
+                std::mem::take(&mut state.servings),
+                std::mem::take(&mut state.requests),
+                std::mem::take(&mut state.asked),
+            )
+        };
+        let mut past = self.past();
+        for mut subscription in subscriptions {
+            let parked = subscription.backlog.abandon();
+            let unread = subscription.unacknowledged();
+            past.dropped[GapReason::Link.index()] += parked + unread;
+        }
+        drop(past);
+        let mut touched = Vec::new();
+        for (id, service) in servings {
+            let waiting = self.services.leave(&service, session, id);
+            self.fail_waiting(&service, waiting.into_iter(), &mut touched);
+        }
+        for pending in requests.into_values() {
+            pending.cancel_at_servers();
+        }
+        for session in touched {
+            session.flush();
+        }
+        asked.into_values().collect()
+    }
+}

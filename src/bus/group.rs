@@ -1,0 +1,181 @@
+//! Queue groups: subscriptions that share their messages.
+//!
+//! A group counts as one match and gives a message to one member that has credit, in turn. While no
+//! member has any, the group's own backlog keeps to the policy of the member that founded it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use super::backlog::{Backlog, Next, Verdict};
+use super::session::{Hold, Session, State};
+use super::stats::Totals;
+use super::subscription::{Offered, Outcome, Slot, Subscription};
+use crate::proto::fields::{GapReason, Policy};
+use crate::topic::{EntryId, TopicPattern};
+use crate::transport::Lanes;
+
+/// Subscriptions with the same pattern and group name.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) pattern: TopicPattern,
+    pub(crate) name: String,
+    /// Whether the backlog has anything, to be seen without the lock.
+    waiting: AtomicBool,
+    state: Mutex<GroupState>,
+}
+
+#[derive(Debug)]
+struct GroupState {
+    members: VecDeque<Member>,
+    backlog: Backlog,
+    /// Its place in the routing table, once it is there.
+    entry: Option<EntryId>,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    session: Arc<Session>,
+    slot: Slot,
+}
+
+impl Group {
+    pub(crate) fn new(pattern: TopicPattern, name: String, policy: Policy, window: (u32, u64)) -> Self {
+        let backlog = Backlog::new(policy, window);
+        let state = GroupState { members: VecDeque::new(), backlog, entry: None };
+        Self { pattern, name, waiting: AtomicBool::new(false), state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_entry(&self, entry: EntryId) {
+        self.lock().entry = Some(entry);
+    }
+
+    pub(crate) fn entry(&self) -> Option<EntryId> {
+        self.lock().entry
+    }
+
+    pub(crate) fn join(&self, session: &Arc<Session>, slot: Slot) {
+        self.lock().members.push_back(Member { session: Arc::clone(session), slot });
+    }
+
+    /// Removes a member; returns whether it was the last one.
+    pub(crate) fn leave(&self, session: &Session, slot: Slot) -> bool {
+        let mut state = self.lock();
+        state.members.retain(|member| !(member.session.id == session.id && member.slot == slot));
+        state.members.is_empty()
+    }
+
+    /// Gives the message to the next member with credit, or leaves it to the policy; `None` when no
+    /// member takes what this publisher sends. The sessions written to are added to `touched`.
+    pub(crate) fn offer(
+        &self,
+        offered: &Offered<'_>,
+        publisher: u64,
+        touched: &mut Vec<Arc<Session>>,
+        totals: &mut Totals,
+        hold: impl FnOnce() -> Arc<Hold>,
+    ) -> Option<Outcome> {
+        let mut state = self.lock();
+        let GroupState { members, backlog, .. } = &mut *state;
+        let given = backlog.is_empty()
+            && give(members, Some(publisher), touched, &mut |subscription, lanes, totals| {
+                subscription.deliver(offered.content, lanes, totals);
+            });
+        if given {
+            return Some(Outcome::Delivered);
+        }
+        if !members.iter().any(|member| member.takes_from(publisher)) {
+            return None;
+        }
+        let size = offered.content.frame_size();
+        let verdict = backlog.offer(size, offered.patience, || offered.content.shared(), hold);
+        self.waiting.store(!backlog.is_empty(), Ordering::Release);
+        Some(match verdict {
+            Verdict::Parked => Outcome::Parked,
+            Verdict::Kept => Outcome::Counted,
+            Verdict::Dropped(reason) => {
+                totals.dropped[reason.index()] += 1;
+                Outcome::Counted
+            }
+            // `join` does not admit the policy that ends a subscription.
+            Verdict::End => Outcome::Counted,
+        })
+    }
+
+    /// Gives what waits to members that have credit again.
+    pub(crate) fn pump(&self, touched: &mut Vec<Arc<Session>>) {
+        if !self.waiting.load(Ordering::Acquire) {
+            return;
+        }
+        let mut state = self.lock();
+        let GroupState { members, backlog, .. } = &mut *state;
+        while members.iter().any(Member::has_credit) {
+            backlog.resume();
+            let Some(next) = backlog.next() else { break };
+            give(members, None, touched, &mut |subscription, lanes, totals| match &next {
+                Next::Gap(count, reason) => {
+                    subscription.dropped[reason.index()] += count;
+                    subscription.tell_gap(*count, *reason, lanes);
+                }
+                Next::Message(parked) => subscription.deliver(&parked.content.borrowed(), lanes, totals),
+            });
+        }
+        self.waiting.store(!backlog.is_empty(), Ordering::Release);
+    }
+
+    /// Drops what has waited long enough; returns whether messages still wait.
+    pub(crate) fn expire(&self, now: Instant, totals: &mut Totals) -> bool {
+        let mut state = self.lock();
+        totals.dropped[GapReason::Lagging.index()] += state.backlog.expire(now);
+        state.backlog.messages() > 0
+    }
+
+    /// Drops everything, after the last member has left; returns how many messages that were.
+    pub(crate) fn abandon(&self) -> u64 {
+        self.lock().backlog.abandon()
+    }
+}
+
+impl Member {
+    fn has_credit(&self) -> bool {
+        self.session.lock().subscriptions.at(self.slot).is_some_and(|own| own.credit.is_left())
+    }
+
+    fn takes_from(&self, publisher: u64) -> bool {
+        self.session.id != publisher
+            || self.session.lock().subscriptions.at(self.slot).is_some_and(|own| !own.no_echo)
+    }
+}
+
+/// Lets `deliver` write to the next member that has credit and takes what `publisher` sends.
+fn give(
+    members: &mut VecDeque<Member>,
+    publisher: Option<u64>,
+    touched: &mut Vec<Arc<Session>>,
+    deliver: &mut dyn FnMut(&mut Subscription, &mut Lanes, &mut Totals),
+) -> bool {
+    for _ in 0..members.len() {
+        members.rotate_left(1);
+        let Some(Member { session, slot }) = members.back() else { break };
+        let mut state = session.lock();
+        let State { subscriptions, lanes, totals, .. } = &mut *state;
+        let Some(subscription) = subscriptions.at(*slot) else { continue };
+        let own = publisher == Some(session.id);
+        if !subscription.credit.is_left() || (own && subscription.no_echo) {
+            continue;
+        }
+        deliver(subscription, lanes, totals);
+        state.account(session.budget());
+        if state.claim_flush() {
+            touched.push(Arc::clone(session));
+        }
+        return true;
+    }
+    false
+}

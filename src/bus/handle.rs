@@ -1,0 +1,282 @@
+//! A running bus, as its owner sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::stats::{Rows, dropped_by_name};
+use super::supervisor::Phase;
+use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::{Header, Kind};
+use crate::transport::{Accepted, Address, Link, MemoryConnector, Peer};
+
+/// How often a draining bus looks whether everything is finished.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// A running bus. Dropping it stops the bus.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let bus = Bus::builder().start()?;
+/// let client = Client::new_memory(&bus.connector())?;
+/// client.ping().await?;
+/// assert_eq!(bus.stats().sessions, 1);
+/// bus.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "dropping the handle stops the bus"]
+pub struct BusHandle {
+    shared: Arc<Shared>,
+    connector: MemoryConnector,
+    local: Vec<Address>,
+    attach: mpsc::Sender<Accepted>,
+    phase: watch::Sender<Phase>,
+    task: Option<JoinHandle<()>>,
+    introspection: JoinHandle<()>,
+}
+
+impl BusHandle {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connector: MemoryConnector,
+        local: Vec<Address>,
+        attach: mpsc::Sender<Accepted>,
+        phase: watch::Sender<Phase>,
+        task: JoinHandle<()>,
+        introspection: JoinHandle<()>,
+    ) -> Self {
+        Self { shared, connector, local, attach, phase, task: Some(task), introspection }
+    }
+
+    /// What clients in this process connect with.
+    #[must_use]
+    pub fn connector(&self) -> MemoryConnector {
+        self.connector.clone()
+    }
+
+    /// Serves a link that someone else accepted, on behalf of `peer`.
+    ///
+    /// # Errors
+    /// [`BusError::Overloaded`] when too many links wait to be taken over, [`BusError::Closed`] when
+    /// the bus has stopped.
+    pub fn attach(&self, link: Link, peer: Peer) -> BusResult<()> {
+        self.attach.try_send(Accepted { link, peer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => BusError::Overloaded { what: "links that wait to be served".into() },
+            mpsc::error::TrySendError::Closed(_) => BusError::Closed { what: "the bus".into() },
+        })
+    }
+
+    /// The addresses it listens on.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[Address] {
+        &self.local
+    }
+
+    /// The state of the bus now.
+    #[must_use]
+    pub fn stats(&self) -> BusStats {
+        self.shared.stats()
+    }
+
+    /// The sessions now, in the order in which they connected.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionStats> {
+        self.shared.session_stats(usize::MAX).rows
+    }
+
+    /// The subscriptions now.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<SubscriptionStats> {
+        self.shared.subscription_stats(usize::MAX).rows
+    }
+
+    /// The served topics now.
+    #[must_use]
+    pub fn served(&self) -> Vec<ServedStats> {
+        self.shared.served_stats(usize::MAX).rows
+    }
+
+    /// Takes nothing new, tells clients so, waits until what is in flight has been finished or
+    /// `grace` has passed, and stops.
+    ///
+    /// In flight are unanswered requests, parked messages and bytes that clients have yet to read.
+    ///
+    /// # Cancel safety
+    /// When dropped, the bus goes on draining; it stops with its handle.
+    pub async fn drain(mut self, grace: Duration) {
+        self.begin_drain();
+        let until = Instant::now() + grace;
+        while Instant::now() < until && !self.shared.is_quiet() {
+            tokio::time::sleep(DRAIN_POLL.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+        self.halt().await;
+    }
+
+    /// Stops: closes the listeners, tells every client, and waits until all sessions have ended.
+    ///
+    /// # Cancel safety
+    /// When dropped, the bus stops all the same.
+    pub async fn stop(mut self) {
+        self.halt().await;
+    }
+
+    /// Waits until the bus has ended.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn join(&mut self) {
+        if let Some(task) = &mut self.task {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the bus ended abnormally");
+            }
+            self.task = None;
+        }
+    }
+
+    fn begin_drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.phase.send_replace(Phase::Draining);
+        for session in self.shared.clients() {
+            session.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
+        }
+    }
+
+    async fn halt(&mut self) {
+        self.phase.send_replace(Phase::Stopped);
+        self.join().await;
+        self.introspection.abort();
+    }
+}
+
+impl Drop for BusHandle {
+    fn drop(&mut self) {
+        self.phase.send_replace(Phase::Stopped);
+        self.introspection.abort();
+    }
+}
+
+impl fmt::Debug for BusHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("BusHandle").field("addresses", &self.shared.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Whether nothing is in flight for any client.
+    fn is_quiet(&self) -> bool {
+        self.clients().iter().all(|session| {
+            let state = session.lock();
+            state.in_flight() == 0 && state.parked_bytes == 0 && state.lanes.waiting() == 0
+        })
+    }
+
+    pub(super) fn stats(&self) -> BusStats {
+        let clients = self.clients();
+        let mut totals = *self.past();
+        let mut requests_in_flight = 0;
+        for session in &clients {
+            let state = session.lock();
+            totals.add(&state.totals);
+            requests_in_flight += state.requests.len();
+        }
+        let (subscriptions, cached_routes) = self.router.sizes();
+        BusStats {
+            version: env!("CARGO_PKG_VERSION").into(),
+            bus_id: self.id,
+            uptime: self.started.elapsed(),
+            addresses: self.addresses.clone(),
+            draining: self.is_draining(),
+            sessions: clients.len(),
+            sessions_total: self.next_session.load(Ordering::Relaxed).saturating_sub(2),
+            sessions_cut_off: self.cut_off.load(Ordering::Relaxed),
+            subscriptions,
+            served_topics: self.services.len().saturating_sub(super::introspect::TOPICS.len()),
+            cached_routes,
+            requests_in_flight,
+            queued_bytes: self.budget.used(),
+            byte_budget: self.settings.byte_budget,
+            published: totals.published,
+            published_bytes: totals.published_bytes,
+            failed_publishes: totals.failed_publishes,
+            delivered: totals.delivered,
+            delivered_bytes: totals.delivered_bytes,
+            dropped: dropped_by_name(&totals.dropped),
+            requests: totals.requests,
+            failed_requests: totals.failed_requests,
+        }
+    }
+
+    pub(super) fn session_stats(&self, limit: usize) -> Rows<SessionStats> {
+        let clients = self.clients();
+        let left_out = clients.len().saturating_sub(limit);
+        let rows = clients.iter().take(limit).map(|session| {
+            let state = session.lock();
+            SessionStats {
+                id: session.id,
+                name: session.name.clone(),
+                principal: session.peer.principal.clone(),
+                transport: session.peer.transport.into(),
+                subscriptions: state.subscriptions.len(),
+                servings: state.servings.len(),
+                requests_in_flight: state.in_flight(),
+                queued_bytes: state.lanes.waiting(),
+                parked_bytes: state.parked_bytes,
+                published: state.totals.published,
+                delivered: state.totals.delivered,
+                dropped: dropped_by_name(&state.totals.dropped),
+            }
+        });
+        Rows { rows: rows.collect(), left_out }
+    }
+
+    pub(super) fn subscription_stats(&self, limit: usize) -> Rows<SubscriptionStats> {
+        let (mut rows, mut left_out) = (Vec::new(), 0);
+        for session in self.clients() {
+            let state = session.lock();
+            for own in state.subscriptions.iter() {
+                if rows.len() >= limit {
+                    left_out += 1;
+                    continue;
+                }
+                rows.push(SubscriptionStats {
+                    session: session.id,
+                    id: own.id,
+                    pattern: own.pattern.to_string(),
+                    group: own.group.as_ref().map(|group| group.name.clone()),
+                    policy: own.policy.name().into(),
+                    matched: own.matched(),
+                    delivered: own.delivered,
+                    dropped: dropped_by_name(&own.dropped),
+                    parked: own.backlog.messages() as u64,
+                    credit: own.credit.messages,
+                    lagging: own.backlog.is_lagging(),
+                });
+            }
+        }
+        Rows { rows, left_out }
+    }
+
+    pub(super) fn served_stats(&self, limit: usize) -> Rows<ServedStats> {
+        let mut rows = self.services.stats();
+        rows.retain(|served| !served.topic.starts_with('$'));
+        rows.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
+        let left_out = rows.len().saturating_sub(limit);
+        rows.truncate(limit);
+        Rows { rows, left_out }
+    }
+}
+
+/// Rows of one introspection reply.
+pub(super) const ROWS: usize = limits::INTROSPECTION_ROWS;

@@ -1,0 +1,132 @@
+//! A session of the bus's own that answers questions about it.
+//!
+//! It is connected over a memory link as [`Principal::Bus`], serves the topics below, and is a client
+//! like any other: the router knows nothing of it. Replies are MessagePack with named fields.
+//!
+//! | topic | reply |
+//! |---|---|
+//! | `$bus/stats` | [`BusStats`](super::BusStats) |
+//! | `$bus/sessions` | [`Rows`](super::Rows) of [`SessionStats`](super::SessionStats) |
+//! | `$bus/subscriptions` | `Rows` of [`SubscriptionStats`](super::SubscriptionStats) |
+//! | `$bus/served` | `Rows` of [`ServedStats`](super::ServedStats) |
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use super::handle::ROWS;
+use crate::auth::Principal;
+use crate::error::{BusError, ErrorReply};
+use crate::limits;
+use crate::proto::fields::FieldsBuilder;
+use crate::proto::{ContentRef, Flags, Header, Hello, Kind, Lane, Refusal};
+use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, memory_pair};
+
+/// The topics served, and by which id.
+pub(super) const TOPICS: [&str; 4] = ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served"];
+
+/// Connects the session and starts the task that answers for it. The task ends with the bus.
+pub(super) fn start(shared: &Arc<Shared>, attach: &mpsc::Sender<Accepted>, runtime: &Handle) -> JoinHandle<()> {
+    let (bus_end, own_end) = memory_pair();
+    let peer = Peer { principal: Principal::Bus, transport: "memory" };
+    let attached = attach.try_send(Accepted { link: bus_end, peer });
+    let answering = Answering { shared: Arc::downgrade(shared), link: own_end };
+    runtime.spawn(async move {
+        if attached.is_ok() {
+            if let Err(error) = answering.run().await {
+                tracing::debug!(%error, "introspection ended");
+            }
+        }
+    })
+}
+
+struct Answering {
+    shared: Weak<Shared>,
+    link: Link,
+}
+
+impl Answering {
+    async fn run(mut self) -> io::Result<()> {
+        let sender = Arc::clone(&self.link.sender);
+        let form = sender.form();
+        let mut incoming = Incoming::new(form, usize::MAX);
+        let mut batch = Batch::new(form);
+        let hello = Hello { name: "introspection".into(), ..Hello::default() };
+        batch.push(&Header::new(Kind::Hello, 0, 0), &ContentRef::payload(&hello.encode()));
+        send(&*sender, &mut batch).await?;
+        loop {
+            while let Some((header, content)) = incoming.next_frame().map_err(io::Error::other)? {
+                match header.kind {
+                    Kind::Welcome => serve_all(&mut batch)?,
+                    Kind::Ask => self.answer(&header, &content, &mut batch),
+                    Kind::Ping => {
+                        batch.push(&Header::new(Kind::Pong, 0, header.sequence), &ContentRef::empty());
+                    }
+                    Kind::Goodbye => return Ok(()),
+                    _ => {}
+                }
+            }
+            send(&*sender, &mut batch).await?;
+            let receiver = &mut self.link.receiver;
+            if poll_fn(|context| receiver.poll_receive(context, &mut incoming)).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn answer(&self, header: &Header, content: &ContentRef<'_>, batch: &mut Batch) {
+        let size = content.frame_size() as u64;
+        let credit = Header::new(Kind::Credit, 1, u64::from(header.id)).flagged(Flags(Lane::Serving as u8));
+        batch.push(&credit, &ContentRef::payload(&size.to_le_bytes()));
+        let reply = Header::new(Kind::Reply, 0, header.sequence);
+        match self.encode(header.id) {
+            Ok(payload) => batch.push(&reply, &ContentRef::payload(&payload)),
+            Err(reason) => {
+                let error = BusError::Replied(ErrorReply::new("internal", reason));
+                let refusal = Refusal::from(&error).encode();
+                batch.push(&reply.flagged(Flags::ERROR), &ContentRef::payload(&refusal))
+            }
+        };
+    }
+
+    fn encode(&self, serving: u32) -> Result<Vec<u8>, String> {
+        let Some(shared) = self.shared.upgrade() else { return Err("the bus has ended".into()) };
+        let encoded = match serving {
+            0 => rmp_serde::to_vec_named(&shared.stats()),
+            1 => rmp_serde::to_vec_named(&shared.session_stats(ROWS)),
+            2 => rmp_serde::to_vec_named(&shared.subscription_stats(ROWS)),
+            _ => rmp_serde::to_vec_named(&shared.served_stats(ROWS)),
+        };
+        let encoded = encoded.map_err(|error| error.to_string())?;
+        let limit = shared.settings.frame_limit - limits::FRAME_SLACK;
+        if encoded.len() > limit {
+            return Err(format!("the reply has {} bytes and the frame limit leaves {limit}", encoded.len()));
+        }
+        Ok(encoded)
+    }
+
+}
+
+async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {
+    while !batch.is_empty() {
+        if sender.try_send(batch)? == Sent::Blocked {
+            poll_fn(|context| sender.poll_ready(context)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn serve_all(batch: &mut Batch) -> io::Result<()> {
+    let mut fields = FieldsBuilder::new();
+    fields.window(limits::SERVING_WINDOW, limits::WINDOW_BYTES).map_err(io::Error::other)?;
+    for (id, topic) in (0..).zip(TOPICS) {
+        let content = ContentRef::lent(fields.as_bytes(), topic.as_bytes(), &[]);
+        batch.push(&Header::new(Kind::Serve, id, 0), &content);
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The bus: sessions, routing, queues and requests.
+//!
+//! A message's way through, file by file:
+//!
+//! 1. `supervisor` accepts links and does the handshake;
+//! 2. `task` owns one link: it reads what has arrived and hands each frame on;
+//! 3. `publish` finds the targets (`router`) and offers them the message;
+//! 4. `subscription` spends credit and queues the frame, or leaves it to the policy (`backlog`);
+//! 5. `session` writes what is queued, once per turn and destination.
+//!
+//! `calls` is everything else that a session asks for, `requests` and `service` are request/response,
+//! `group` shares messages, `sweeper` keeps times outside of sessions. `introspect` is a session of
+//! the bus's own that answers questions about it.
+//!
+//! Locks, in the order in which they may be nested: the routing table or the table of services, then a
+//! group or service, then one session. Two sessions are never locked at once.
+
+mod backlog;
+mod budget;
+mod builder;
+mod calls;
+mod group;
+mod handle;
+mod introspect;
+mod publish;
+mod requests;
+mod router;
+mod service;
+mod session;
+mod settings;
+mod stats;
+mod subscription;
+mod supervisor;
+mod sweeper;
+mod task;
+mod window;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_unix};
+pub use handle::BusHandle;
+pub use settings::Settings;
+pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
+
+use self::budget::Budget;
+use self::router::Router;
+use self::service::Services;
+use self::session::Session;
+use self::stats::Totals;
+use self::sweeper::Sweeper;
+use crate::auth::Principal;
+use crate::error::{BusError, ErrorClass};
+
+/// What all parts of one bus share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) id: u64,
+    started: Instant,
+    addresses: Vec<String>,
+    own_uid: Option<u32>,
+    router: Router,
+    services: Services,
+    budget: Arc<Budget>,
+    sweeper: Sweeper,
+    sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
+    next_session: AtomicU64,
+    next_token: AtomicU64,
+    /// Links that are open, those in the handshake included.
+    links: AtomicUsize,
+    /// Counts of sessions that have ended.
+    past: Mutex<Totals>,
+    cut_off: AtomicU64,
+    draining: AtomicBool,
+}
+
+impl Shared {
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn own_uid(&self) -> Option<u32> {
+        self.own_uid
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>, RandomState>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All sessions but the bus's own.
+    fn clients(&self) -> Vec<Arc<Session>> {
+        let mut clients: Vec<_> =
+            self.sessions().values().filter(|session| session.peer.principal != Principal::Bus).cloned().collect();
+        clients.sort_unstable_by_key(|session| session.id);
+        clients
+    }
+
+    fn past(&self) -> MutexGuard<'_, Totals> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a session off the list and keeps its counts.
+    fn session_ended(&self, session: &Session, reason: &BusError) {
+        self.sessions().remove(&session.id);
+        let totals = session.lock().totals;
+        self.past().add(&totals);
+        match reason.class() {
+            ErrorClass::Peer => {
+                self.cut_off.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(session = session.id, peer = %session.peer.principal, %reason, "cut off");
+            }
+            _ => tracing::debug!(session = session.id, peer = %session.peer.principal, %reason, "session ended"),
+        }
+    }
+
+    /// Ends every session.
+    fn stop_sessions(&self) {
+        let sessions: Vec<_> = self.sessions().values().cloned().collect();
+        for session in sessions {
+            session.cut_off(BusError::Closed { what: "the bus".into() });
+        }
+    }
+}

@@ -1,0 +1,559 @@
+//! Requests on their way to a server and replies on their way back.
+//!
+//! A request is noted at both sessions: the requester's `requests` by its id, the server's `asked` by
+//! a token. Each side is changed under its own lock, never both at once, and each step copes with the
+//! other side having ended in between:
+//!
+//! ```text
+//! requester's task        requests += id       asked += token, ASK         requests[id] -> token
+//! server's task                                            asked -= token, then requests -= id, ANSWER
+//! server ends                                              asked is drained: ServerGone
+//! requester cancels       requests -= id, then asked -= token, CANCEL
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Shared;
+use super::service::{Chosen, Service, Waiting};
+use super::session::{Session, State};
+use super::window::Credit;
+use crate::error::BusError;
+use crate::limits;
+use crate::proto::fields::{FieldsBuilder, Options};
+use crate::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
+use crate::topic::{TopicPattern, validate_pattern_bytes};
+
+/// Bytes that the deadline adds to a request on its way to the server.
+const DEADLINE_FIELD: usize = 11;
+
+/// A request that its requester waits for.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// What it was sent to, for error messages.
+    about: About,
+    size: usize,
+    deadline: Instant,
+    timeout: Duration,
+    replies: Replies,
+    servers: Vec<(Arc<Session>, u64)>,
+}
+
+#[derive(Debug)]
+enum About {
+    Service(Arc<Service>),
+    Pattern(Box<str>),
+}
+
+impl About {
+    fn name(&self) -> String {
+        match self {
+            Self::Service(service) => service.topic.to_string(),
+            Self::Pattern(pattern) => pattern.to_string(),
+        }
+    }
+}
+
+/// How many replies a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replies {
+    One,
+    Stream,
+    /// One of each server asked.
+    Scatter {
+        asked: u64,
+        outstanding: u64,
+        /// All servers have been asked.
+        complete: bool,
+    },
+}
+
+/// A request that a server has been asked and has not answered.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    requester: Arc<Session>,
+    request: u32,
+    service: Arc<Service>,
+    /// Whether several replies are taken.
+    stream: bool,
+    window: (u32, u64),
+    credit: Credit,
+}
+
+/// Bytes of the `ASK` frame for content of that size.
+fn ask_size(content: usize) -> usize {
+    HEADER_LEN + content + DEADLINE_FIELD
+}
+
+/// A request as it came in.
+pub(crate) struct Request<'a> {
+    pub(crate) id: u32,
+    pub(crate) flags: Flags,
+    /// Time left, as the requester sees it.
+    pub(crate) left: Duration,
+    pub(crate) content: &'a ContentRef<'a>,
+    pub(crate) now: Instant,
+}
+
+impl Request<'_> {
+    fn is_scatter(&self) -> bool {
+        self.flags.contains(Flags::SCATTER)
+    }
+
+    fn is_stream(&self) -> bool {
+        self.flags.contains(Flags::STREAM) && !self.is_scatter()
+    }
+}
+
+impl Shared {
+    /// Takes a request in. An error is to be sent back as its answer.
+    pub(crate) fn request(
+        &self,
+        requester: &Arc<Session>,
+        request: &Request<'_>,
+        touched: &mut Vec<Arc<Session>>,
+    ) -> Result<(), BusError> {
+        let (text, shape) = validate_pattern_bytes(request.content.topic)?;
+        if shape.reserved && !requester.peer.principal.reads_reserved(self.own_uid()) {
+            return Err(BusError::Denied { what: format!("requests to \"{text}\" are for the bus's own user") });
+        }
+        let room = limits::FIELDS_LIMIT - DEADLINE_FIELD;
+        if request.content.fields.len() > room {
+            return Err(BusError::HeadersTooLarge { size: request.content.fields.len(), limit: room });
+        }
+        Options::read(request.content.fields).map_err(Refusal::into_error)?;
+        if request.is_scatter() {
+            return self.scatter(requester, request, &TopicPattern::new(text)?, touched);
+        }
+        if !shape.concrete {
+            return Err(BusError::InvalidSettings(format!(
+                "a request goes to one topic, and \"{text}\" has wildcards; use `request_many` to ask several servers"
+            )));
+        }
+        let Some(service) = self.services.find(text) else {
+            return Err(BusError::NoServer { topic: text.to_owned() });
+        };
+        let replies = if request.is_stream() { Replies::Stream } else { Replies::One };
+        self.note(requester, request, About::Service(Arc::clone(&service)), replies)?;
+        let asked = self.hand_over(requester, request, &service, touched);
+        if asked.is_err() {
+            requester.lock().forget_request(request.id);
+        }
+        asked
+    }
+
+    /// Asks one server of each topic that the pattern meets.
+    fn scatter(
+        &self,
+        requester: &Arc<Session>,
+        request: &Request<'_>,
+        pattern: &TopicPattern,
+        touched: &mut Vec<Arc<Session>>,
+    ) -> Result<(), BusError> {
+        let services = self.services.meeting(pattern);
+        let about = About::Pattern(pattern.as_str().into());
+        let asked = services.len() as u64;
+        self.note(requester, request, about, Replies::Scatter { asked, outstanding: asked, complete: false })?;
+        for service in &services {
+            if let Err(error) = self.hand_over(requester, request, service, touched) {
+                let mut state = requester.lock();
+                state.scattered_reply(request.id, service, Flags::ERROR, &refusal_content(&error));
+            }
+        }
+        let mut state = requester.lock();
+        if let Some(Pending { replies: Replies::Scatter { complete, .. }, .. }) = state.requests.get_mut(&request.id) {
+            *complete = true;
+        }
+        state.end_scatter(request.id);
+        claim(requester, &mut state, touched);
+        Ok(())
+    }
+
+    /// Notes the request at its requester, within the limits.
+    fn note(
+        &self,
+        requester: &Arc<Session>,
+        request: &Request<'_>,
+        about: About,
+        replies: Replies,
+    ) -> Result<(), BusError> {
+        let settings = &self.settings;
+        let size = request.content.frame_size();
+        let timeout = match request.left {
+            Duration::ZERO => limits::REQUEST_TIMEOUT,
+            left => left.min(limits::REQUEST_TIMEOUT_MAX),
+        };
+        let deadline = request.now + timeout;
+        let mut state = requester.lock();
+        if state.requests.len() >= settings.max_requests {
+            let what = format!("{} requests of this session are unanswered", settings.max_requests);
+            return Err(BusError::LimitReached { what });
+        }
+        if state.request_bytes > 0 && state.request_bytes + size > settings.request_bytes {
+            let what = format!("{} bytes of requests of this session are unanswered", state.request_bytes);
+            return Err(BusError::LimitReached { what });
+        }
+        state.request_bytes += size;
+        state.expect(deadline + limits::REQUEST_GRACE);
+        let pending = Pending { about, size, deadline, timeout, replies, servers: Vec::new() };
+        state.requests.insert(request.id, pending);
+        Ok(())
+    }
+
+    /// Gives the request to a server of the service, or leaves it waiting there.
+    fn hand_over(
+        &self,
+        requester: &Arc<Session>,
+        request: &Request<'_>,
+        service: &Arc<Service>,
+        touched: &mut Vec<Arc<Session>>,
+    ) -> Result<(), BusError> {
+        let content = request.content;
+        let size = ask_size(content.frame_size() - HEADER_LEN);
+        let deadline = requester.lock().requests.get(&request.id).map(|pending| pending.deadline);
+        let Some(deadline) = deadline else { return Ok(()) };
+        let wait = || Waiting {
+            requester: Arc::clone(requester),
+            request: request.id,
+            content: content.shared(),
+            flags: request.flags,
+            deadline,
+            size,
+        };
+        match service.choose(size, wait)? {
+            Some(chosen) => {
+                let ask = Ask { requester, request: request.id, flags: request.flags, content, deadline };
+                self.ask(&ask, service, &chosen, request.now, touched)
+            }
+            None => {
+                self.sweeper.watch_service(service);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends the request to the chosen server.
+    fn ask(
+        &self,
+        ask: &Ask<'_>,
+        service: &Arc<Service>,
+        chosen: &Chosen,
+        now: Instant,
+        touched: &mut Vec<Arc<Session>>,
+    ) -> Result<(), BusError> {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        let stream = ask.flags.contains(Flags::STREAM) && !ask.flags.contains(Flags::SCATTER);
+        let window = Options::read(ask.content.fields)
+            .ok()
+            .and_then(|options| options.window)
+            .unwrap_or((limits::STREAM_WINDOW, limits::WINDOW_BYTES));
+        let mut fields = FieldsBuilder::new();
+        fields.deadline(ask.deadline.saturating_duration_since(now))?;
+        fields.append(ask.content.fields)?;
+        let payload = ask.content.shared_payload();
+        let content = match &payload {
+            Some(payload) => ContentRef::with_payload(fields.as_bytes(), ask.content.topic, payload),
+            None => ContentRef::lent(fields.as_bytes(), ask.content.topic, ask.content.payload),
+        };
+        let gone = || BusError::ServerGone { topic: service.topic.to_string() };
+        {
+            let mut state = chosen.session.lock();
+            if state.closed {
+                return Err(gone());
+            }
+            state.asked.insert(token, Asked {
+                requester: Arc::clone(ask.requester),
+                request: ask.request,
+                service: Arc::clone(service),
+                stream,
+                window,
+                credit: Credit::new(window),
+            });
+            let flags = if stream { Flags::STREAM } else { Flags::NONE };
+            state.data(&Header::new(Kind::Ask, chosen.serving, token).flagged(flags), &content);
+            claim(&chosen.session, &mut state, touched);
+        }
+        // The answer may have come already; then there is nothing left to note.
+        if let Some(pending) = ask.requester.lock().requests.get_mut(&ask.request) {
+            pending.servers.push((Arc::clone(&chosen.session), token));
+        }
+        Ok(())
+    }
+
+    /// A serving's window was widened: requests that wait may go there.
+    pub(crate) fn serve_waiting(&self, service: &Arc<Service>, now: Instant, touched: &mut Vec<Arc<Session>>) {
+        while let Some((waiting, chosen)) = service.next_waiting() {
+            if !waiting.requester.lock().requests.contains_key(&waiting.request) {
+                // Nobody waits any more; the server keeps its credit for the next one.
+                service.refund(&chosen, waiting.size);
+                continue;
+            }
+            let content = waiting.content.borrowed();
+            let ask = Ask {
+                requester: &waiting.requester,
+                request: waiting.request,
+                flags: waiting.flags,
+                content: &content,
+                deadline: waiting.deadline,
+            };
+            if let Err(error) = self.ask(&ask, service, &chosen, now, touched) {
+                fail_request(&waiting.requester, waiting.request, service, &error, touched);
+            }
+        }
+    }
+
+    /// A reply of the server `session`.
+    pub(crate) fn reply(
+        &self,
+        session: &Arc<Session>,
+        header: &Header,
+        content: &ContentRef<'_>,
+        touched: &mut Vec<Arc<Session>>,
+    ) -> Result<(), BusError> {
+        let more = header.flags.contains(Flags::MORE);
+        let (requester, request, service) = {
+            let mut state = session.lock();
+            let Some(asked) = state.asked.get_mut(&header.sequence) else { return Ok(()) };
+            if more {
+                if !asked.stream {
+                    return Err(BusError::Protocol { what: "several replies to a request that takes one".into() });
+                }
+                if !asked.credit.is_left() {
+                    return Err(BusError::CreditExceeded { what: "a streaming reply's window".into() });
+                }
+                asked.credit.spend(content.frame_size());
+                (Arc::clone(&asked.requester), asked.request, Arc::clone(&asked.service))
+            } else {
+                match state.asked.remove(&header.sequence) {
+                    Some(asked) => (asked.requester, asked.request, asked.service),
+                    None => return Ok(()),
+                }
+            }
+        };
+        let mut state = requester.lock();
+        if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
+            state.scattered_reply(request, &service, header.flags, content);
+            state.end_scatter(request);
+        } else {
+            let known = if more { state.requests.contains_key(&request) } else { state.forget_request(request) };
+            if !known {
+                return Ok(());
+            }
+            let crowded = state.lanes.waiting() > self.settings.request_bytes;
+            let answer = Header::new(Kind::Answer, request, 0);
+            if crowded && !more && !content.payload.is_empty() {
+                let error = BusError::Overloaded { what: "replies that this client has not read".into() };
+                state.data(&answer.flagged(Flags::ERROR), &refusal_content(&error).borrowed());
+            } else {
+                state.data(&answer.flagged(header.flags), content);
+            }
+        }
+        claim(&requester, &mut state, touched);
+        Ok(())
+    }
+
+    /// The requester wants more of a streaming reply.
+    pub(crate) fn grant_stream(&self, requester: &Session, request: u32, messages: u32, bytes: u64) {
+        let server = {
+            let state = requester.lock();
+            state.requests.get(&request).and_then(|pending| pending.servers.first().cloned())
+        };
+        let Some((server, token)) = server else { return };
+        let mut state = server.lock();
+        let Some(asked) = state.asked.get_mut(&token) else { return };
+        asked.credit.grant(messages, bytes, asked.window);
+        let header = Header::new(Kind::Credit, messages, token).flagged(Flags(Lane::Stream as u8));
+        state.control(&header, &ContentRef::payload(&bytes.to_le_bytes()));
+        drop(state);
+        server.flush();
+    }
+
+    /// The requester no longer waits.
+    pub(crate) fn cancel(&self, requester: &Session, request: u32) {
+        let pending = {
+            let mut state = requester.lock();
+            state.take_request(request)
+        };
+        if let Some(pending) = pending {
+            pending.cancel_at_servers();
+        }
+    }
+
+    /// Gives up requests whose deadline has passed; returns when the next one will.
+    pub(crate) fn expire_requests(
+        &self,
+        requester: &Arc<Session>,
+        now: Instant,
+        touched: &mut Vec<Arc<Session>>,
+    ) -> Option<Instant> {
+        let mut expired = Vec::new();
+        let next = {
+            let mut state = requester.lock();
+            let due: Vec<u32> = state
+                .requests
+                .iter()
+                .filter(|(_, pending)| pending.deadline + limits::REQUEST_GRACE <= now)
+                .map(|(id, _)| *id)
+                .collect();
+            for id in due {
+                let Some(pending) = state.take_request(id) else { continue };
+                let error = BusError::TimedOut {
+                    what: format!("the request to \"{}\"", pending.about.name()),
+                    after: pending.timeout,
+                };
+                let header = Header::new(Kind::Answer, id, 0).flagged(Flags::ERROR);
+                state.data(&header, &refusal_content(&error).borrowed());
+                state.totals.failed_requests += 1;
+                expired.push(pending);
+            }
+            claim(requester, &mut state, touched);
+            state.requests.values().map(|pending| pending.deadline + limits::REQUEST_GRACE).min()
+        };
+        for pending in expired {
+            pending.cancel_at_servers();
+        }
+        next
+    }
+
+    /// A server has ended: whoever waits for it is told.
+    pub(crate) fn fail_asked(&self, asked: impl Iterator<Item = Asked>, touched: &mut Vec<Arc<Session>>) {
+        for asked in asked {
+            let error = BusError::ServerGone { topic: asked.service.topic.to_string() };
+            fail_request(&asked.requester, asked.request, &asked.service, &error, touched);
+        }
+    }
+
+    /// The last server of a service has left: requests that waited there are told.
+    pub(crate) fn fail_waiting(
+        &self,
+        service: &Service,
+        waiting: impl Iterator<Item = Waiting>,
+        touched: &mut Vec<Arc<Session>>,
+    ) {
+        for waiting in waiting {
+            let error = BusError::NoServer { topic: service.topic.to_string() };
+            fail_request(&waiting.requester, waiting.request, service, &error, touched);
+        }
+    }
+}
+
+/// A request about to be sent to a server.
+struct Ask<'a> {
+    requester: &'a Arc<Session>,
+    request: u32,
+    flags: Flags,
+    content: &'a ContentRef<'a>,
+    deadline: Instant,
+}
+
+impl Pending {
+    /// Tells the servers that nobody waits any more.
+    pub(crate) fn cancel_at_servers(self) {
+        for (server, token) in self.servers {
+            let mut state = server.lock();
+            if state.asked.remove(&token).is_some() {
+                state.control(&Header::new(Kind::Cancel, 0, token), &ContentRef::empty());
+                drop(state);
+                server.flush();
+            }
+        }
+    }
+}
+
+impl State {
+    fn take_request(&mut self, id: u32) -> Option<Pending> {
+        let pending = self.requests.remove(&id)?;
+        self.request_bytes = self.request_bytes.saturating_sub(pending.size);
+        Some(pending)
+    }
+
+    /// Forgets a request that has been answered; returns whether it was known.
+    fn forget_request(&mut self, id: u32) -> bool {
+        self.take_request(id).is_some()
+    }
+
+    /// Queues one of the replies to a scattered request.
+    fn scattered_reply(&mut self, id: u32, service: &Service, flags: Flags, content: &impl AsContent) {
+        let Some(Pending { replies: Replies::Scatter { outstanding, .. }, .. }) = self.requests.get_mut(&id) else {
+            return;
+        };
+        *outstanding = outstanding.saturating_sub(1);
+        let content = content.as_content();
+        let topic = service.topic.as_str().as_bytes();
+        let answer = ContentRef::lent(content.fields, topic, content.payload);
+        let error = if flags.contains(Flags::ERROR) { Flags::ERROR } else { Flags::NONE };
+        self.data(&Header::new(Kind::Answer, id, 0).flagged(Flags::MORE.with(error)), &answer);
+    }
+
+    /// Ends a scattered request once all that were asked have replied.
+    fn end_scatter(&mut self, id: u32) {
+        if let Some(Pending { replies: Replies::Scatter { asked, outstanding: 0, complete: true }, .. }) =
+            self.requests.get(&id)
+        {
+            let header = Header::new(Kind::Answer, id, *asked).flagged(Flags::END);
+            self.forget_request(id);
+            self.data(&header, &ContentRef::empty());
+        }
+    }
+}
+
+/// Answers a request with an error, wherever it stands.
+fn fail_request(
+    requester: &Arc<Session>,
+    request: u32,
+    service: &Service,
+    error: &BusError,
+    touched: &mut Vec<Arc<Session>>,
+) {
+    let content = refusal_content(error);
+    let mut state = requester.lock();
+    if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
+        state.scattered_reply(request, service, Flags::ERROR, &content);
+        state.end_scatter(request);
+    } else if state.forget_request(request) {
+        state.totals.failed_requests += 1;
+        state.data(&Header::new(Kind::Answer, request, 0).flagged(Flags::ERROR), &content.borrowed());
+    }
+    claim(requester, &mut state, touched);
+}
+
+/// An error as the content of an answer.
+pub(crate) struct RefusalContent(Vec<u8>);
+
+pub(crate) fn refusal_content(error: &BusError) -> RefusalContent {
+    RefusalContent(Refusal::from(error).encode())
+}
+
+impl RefusalContent {
+    pub(crate) fn borrowed(&self) -> ContentRef<'_> {
+        ContentRef::payload(&self.0)
+    }
+}
+
+/// What a scattered reply carries: the server's content, or an error.
+trait AsContent {
+    fn as_content(&self) -> ContentRef<'_>;
+}
+
+impl AsContent for RefusalContent {
+    fn as_content(&self) -> ContentRef<'_> {
+        self.borrowed()
+    }
+}
+
+impl AsContent for ContentRef<'_> {
+    fn as_content(&self) -> ContentRef<'_> {
+        ContentRef::lent(self.fields, self.topic, self.payload)
+    }
+}
+
+/// Notes that the session has to be flushed at the end of the turn, once.
+pub(crate) fn claim(session: &Arc<Session>, state: &mut State, touched: &mut Vec<Arc<Session>>) {
+    state.account(session.budget());
+    if state.claim_flush() {
+        touched.push(Arc::clone(session));
+    }
+}

@@ -1,0 +1,282 @@
+//! Served topics: who serves what, and requests that wait for a server with credit.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+use super::session::Session;
+use super::stats::ServedStats;
+use super::window::Credit;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::fields::ServeMode;
+use crate::proto::{Content, Flags};
+use crate::topic::{EntryId, Scratch, Topic, TopicPattern, Trie};
+
+/// One served topic.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) topic: Topic,
+    state: Mutex<ServiceState>,
+}
+
+#[derive(Debug)]
+struct ServiceState {
+    group: Option<String>,
+    members: VecDeque<Server>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+}
+
+/// A session that serves a topic.
+#[derive(Debug)]
+struct Server {
+    session: Arc<Session>,
+    id: u32,
+    window: (u32, u64),
+    credit: Credit,
+}
+
+/// A request that waits for a server with credit.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) requester: Arc<Session>,
+    pub(crate) request: u32,
+    pub(crate) content: Arc<Content>,
+    pub(crate) flags: Flags,
+    pub(crate) deadline: Instant,
+    /// Bytes of the frame that a server will get.
+    pub(crate) size: usize,
+}
+
+/// The server that a request goes to.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) session: Arc<Session>,
+    pub(crate) serving: u32,
+}
+
+/// Who wants to serve, and how.
+#[derive(Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) session: &'a Arc<Session>,
+    pub(crate) id: u32,
+    pub(crate) window: (u32, u64),
+    pub(crate) group: Option<&'a str>,
+    pub(crate) mode: ServeMode,
+}
+
+impl Service {
+    fn lock(&self) -> MutexGuard<'_, ServiceState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next server with credit, which is spent for `size` bytes; otherwise the request waits, if
+    /// there is room.
+    pub(crate) fn choose(&self, size: usize, wait: impl FnOnce() -> Waiting) -> BusResult<Option<Chosen>> {
+        let mut state = self.lock();
+        if state.waiting.is_empty() {
+            if let Some(chosen) = state.next_server(size) {
+                return Ok(Some(chosen));
+            }
+        }
+        if state.members.is_empty() {
+            return Err(BusError::NoServer { topic: self.topic.to_string() });
+        }
+        let full = state.waiting.len() >= limits::REQUESTS_WAITING_PER_SERVICE
+            || (!state.waiting.is_empty() && state.waiting_bytes + size > limits::REQUEST_BYTES_PER_SESSION);
+        if full {
+            return Err(BusError::Overloaded {
+                what: format!("{} requests wait for the server of \"{}\"", state.waiting.len(), self.topic),
+            });
+        }
+        state.waiting_bytes += size;
+        state.waiting.push_back(wait());
+        Ok(None)
+    }
+
+    /// Adds credit to a server.
+    pub(crate) fn grant(&self, session: &Session, id: u32, messages: u32, bytes: u64) {
+        let mut state = self.lock();
+        if let Some(server) =
+            state.members.iter_mut().find(|server| server.session.id == session.id && server.id == id)
+        {
+            server.credit.grant(messages, bytes, server.window);
+        }
+    }
+
+    /// The next request that waits, with the server that has credit for it.
+    pub(crate) fn next_waiting(&self) -> Option<(Waiting, Chosen)> {
+        let mut state = self.lock();
+        let size = state.waiting.front()?.size;
+        let chosen = state.next_server(size)?;
+        let waiting = state.waiting.pop_front()?;
+        state.waiting_bytes = state.waiting_bytes.saturating_sub(size);
+        Some((waiting, chosen))
+    }
+
+    /// Gives back the credit that was spent for a request which is not sent after all.
+    pub(crate) fn refund(&self, chosen: &Chosen, size: usize) {
+        self.grant(&chosen.session, chosen.serving, 1, size as u64);
+    }
+
+    /// Takes out the requests for which `keep` is false; returns how many still wait.
+    pub(crate) fn prune(&self, mut keep: impl FnMut(&Waiting) -> bool) -> usize {
+        let mut pruned = Vec::new();
+        let mut state = self.lock();
+        let ServiceState { waiting, waiting_bytes, .. } = &mut *state;
+        for entry in std::mem::take(waiting) {
+            if keep(&entry) {
+                waiting.push_back(entry);
+            } else {
+                *waiting_bytes = waiting_bytes.saturating_sub(entry.size);
+                pruned.push(entry);
+            }
+        }
+        let left = waiting.len();
+        drop(state);
+        drop(pruned);
+        left
+    }
+
+    fn stats(&self) -> ServedStats {
+        let state = self.lock();
+        ServedStats {
+            topic: self.topic.to_string(),
+            group: state.group.clone(),
+            sessions: state.members.iter().map(|server| server.session.id).collect(),
+            waiting: state.waiting.len(),
+        }
+    }
+}
+
+impl ServiceState {
+    fn next_server(&mut self, size: usize) -> Option<Chosen> {
+        for _ in 0..self.members.len() {
+            let server = self.members.front_mut()?;
+            if server.credit.is_left() {
+                server.credit.spend(size);
+                let chosen = Chosen { session: Arc::clone(&server.session), serving: server.id };
+                self.members.rotate_left(1);
+                return Some(chosen);
+            }
+            self.members.rotate_left(1);
+        }
+        None
+    }
+}
+
+/// What became of a wish to serve.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) service: Arc<Service>,
+    /// Servers that were replaced, by session and serving id.
+    pub(crate) replaced: Vec<(Arc<Session>, u32)>,
+}
+
+/// All served topics.
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    table: RwLock<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_topic: HashMap<Topic, (Arc<Service>, EntryId), RandomState>,
+    trie: Trie<Arc<Service>>,
+}
+
+impl Services {
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who serves the topic.
+    pub(crate) fn find(&self, topic: &str) -> Option<Arc<Service>> {
+        self.read().by_topic.get(topic).map(|(service, _)| Arc::clone(service))
+    }
+
+    /// All services whose topic the pattern meets, up to a limit.
+    pub(crate) fn meeting(&self, pattern: &TopicPattern) -> Vec<Arc<Service>> {
+        let mut services = Vec::new();
+        self.read().trie.visit(pattern.as_str(), &mut Scratch::new(), |service| {
+            if services.len() < limits::SCATTER_LIMIT {
+                services.push(Arc::clone(service));
+            }
+        });
+        services
+    }
+
+    /// Lets a session serve the topic, alone, in a group or in place of another.
+    pub(crate) fn join(&self, topic: &Topic, candidate: &Candidate<'_>) -> BusResult<Joined> {
+        let server = Server {
+            session: Arc::clone(candidate.session),
+            id: candidate.id,
+            window: candidate.window,
+            credit: Credit::new(candidate.window),
+        };
+        let mut table = self.write();
+        let Some((service, _)) = table.by_topic.get(topic) else {
+            let service = Arc::new(Service {
+                topic: topic.clone(),
+                state: Mutex::new(ServiceState {
+                    group: candidate.group.map(str::to_owned),
+                    members: VecDeque::from([server]),
+                    waiting: VecDeque::new(),
+                    waiting_bytes: 0,
+                }),
+            });
+            let entry = table
+                .trie
+                .insert(&TopicPattern::from(topic.clone()), Arc::clone(&service))
+                .map_err(|full| BusError::LimitReached { what: full.to_string() })?;
+            table.by_topic.insert(topic.clone(), (Arc::clone(&service), entry));
+            return Ok(Joined { service, replaced: Vec::new() });
+        };
+        let service = Arc::clone(service);
+        let mut state = service.lock();
+        let mut replaced = Vec::new();
+        if candidate.mode == ServeMode::TakeOver {
+            replaced = state.members.drain(..).map(|server| (server.session, server.id)).collect();
+            state.group = candidate.group.map(str::to_owned);
+        } else if candidate.group.is_none() || state.group.as_deref() != candidate.group {
+            return Err(BusError::AlreadyServed { topic: topic.to_string() });
+        }
+        state.members.push_front(server);
+        drop(state);
+        Ok(Joined { service, replaced })
+    }
+
+    /// Takes a server out; the service goes with its last one. Returns the requests that waited for it.
+    pub(crate) fn leave(&self, service: &Arc<Service>, session: &Session, id: u32) -> VecDeque<Waiting> {
+        let mut table = self.write();
+        let mut state = service.lock();
+        state.members.retain(|server| !(server.session.id == session.id && server.id == id));
+        if !state.members.is_empty() {
+            return VecDeque::new();
+        }
+        let current = table.by_topic.get(&service.topic).is_some_and(|(current, _)| Arc::ptr_eq(current, service));
+        if current {
+            if let Some((_, entry)) = table.by_topic.remove(&service.topic) {
+                table.trie.remove(entry);
+            }
+        }
+        state.waiting_bytes = 0;
+        std::mem::take(&mut state.waiting)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.read().by_topic.len()
+    }
+
+    pub(crate) fn stats(&self) -> Vec<ServedStats> {
+        let services: Vec<_> = self.read().by_topic.values().map(|(service, _)| Arc::clone(service)).collect();
+        services.iter().map(|service| service.stats()).collect()
+    }
+}

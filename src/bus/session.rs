@@ -1,0 +1,248 @@
+//! A session: one connected peer, as the rest of the bus sees it.
+//!
+//! The state is under one lock, which is held for a few instructions at a time and never while
+//! another session's is held. Writing to the link happens outside of the lock, by whoever has
+//! something for this peer.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use atomic_waker::AtomicWaker;
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+use super::budget::{Budget, Share};
+use super::requests::{Asked, Pending};
+use super::service::Service;
+use super::stats::Totals;
+use super::subscription::Subscriptions;
+use super::window::Owed;
+use crate::error::BusError;
+use crate::limits;
+use crate::proto::{ContentRef, Header, Kind, Refusal};
+use crate::transport::{Lanes, LinkSender, Peer, Step};
+
+/// One connected peer.
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    pub(crate) peer: Peer,
+    pub(crate) name: String,
+    sender: Arc<dyn LinkSender>,
+    state: Mutex<State>,
+    /// Wakes the task that owns the link.
+    pub(crate) task: AtomicWaker,
+    /// Credit of publishes that were parked and have been resolved since; see [`Hold`].
+    returned_messages: AtomicU32,
+    returned_bytes: AtomicU64,
+    budget: Arc<Budget>,
+}
+
+/// What other tasks change about a session.
+pub(crate) struct State {
+    pub(crate) lanes: Lanes,
+    pub(crate) subscriptions: Subscriptions,
+    /// Servings of this session by their id.
+    pub(crate) servings: HashMap<u32, Arc<Service>, RandomState>,
+    /// Requests this session has made and not seen answered.
+    pub(crate) requests: HashMap<u32, Pending, RandomState>,
+    /// Bytes of these requests.
+    pub(crate) request_bytes: usize,
+    /// Requests this session was asked and has not answered, by token.
+    pub(crate) asked: HashMap<u64, Asked, RandomState>,
+    /// Bytes that wait in backlogs of this session's subscriptions.
+    pub(crate) parked_bytes: usize,
+    /// When the first parked message or unanswered request will be due.
+    pub(crate) expiry: Option<Instant>,
+    /// Somebody has queued a frame and will flush at the end of its turn.
+    flush_pending: bool,
+    /// Why the session has to end; its task does so when it sees this.
+    pub(crate) cut: Option<BusError>,
+    /// Nothing is taken any more.
+    pub(crate) closed: bool,
+    pub(crate) totals: Totals,
+    share: Share,
+}
+
+impl Session {
+    pub(crate) fn new(id: u64, peer: Peer, name: String, sender: Arc<dyn LinkSender>, budget: Arc<Budget>) -> Self {
+        let lanes = Lanes::new(sender.form());
+        Self {
+            id,
+            peer,
+            name,
+            sender,
+            state: Mutex::new(State {
+                lanes,
+                subscriptions: Subscriptions::default(),
+                servings: HashMap::default(),
+                requests: HashMap::default(),
+                request_bytes: 0,
+                asked: HashMap::default(),
+                parked_bytes: 0,
+                expiry: None,
+                flush_pending: false,
+                cut: None,
+                closed: false,
+                totals: Totals::default(),
+                share: Share::default(),
+            }),
+            task: AtomicWaker::new(),
+            returned_messages: AtomicU32::new(0),
+            returned_bytes: AtomicU64::new(0),
+            budget,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sender(&self) -> &dyn LinkSender {
+        &*self.sender
+    }
+
+    /// Writes what waits, as far as the link takes it. Called without any lock held.
+    pub(crate) fn flush(&self) {
+        let mut step = {
+            let mut state = self.lock();
+            state.flush_pending = false;
+            state.lanes.begin()
+        };
+        loop {
+            match step {
+                Step::Idle => return,
+                Step::Blocked => return self.task.wake(),
+                Step::Write(mut batch) => {
+                    let sent = self.sender.try_send(&mut batch);
+                    let mut state = self.lock();
+                    step = state.lanes.finish(batch, &sent);
+                    state.account(&self.budget);
+                    if let Err(error) = sent {
+                        state.cut(BusError::Disconnected { reason: error.to_string() });
+                        drop(state);
+                        return self.task.wake();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues a control frame for this peer and flushes it.
+    pub(crate) fn send_control(&self, header: &Header, payload: &[u8]) {
+        self.lock().control(header, &ContentRef::payload(payload));
+        self.flush();
+    }
+
+    /// Ends the session from outside: its task says why to the peer and closes the link.
+    pub(crate) fn cut_off(&self, reason: BusError) {
+        self.lock().cut(reason);
+        self.task.wake();
+    }
+
+    /// Takes the publish credit that was returned since the last call.
+    pub(crate) fn take_returned(&self) -> Owed {
+        if self.returned_messages.load(Ordering::Acquire) == 0 {
+            return Owed::default();
+        }
+        Owed {
+            messages: self.returned_messages.swap(0, Ordering::AcqRel),
+            bytes: self.returned_bytes.swap(0, Ordering::AcqRel),
+        }
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Session").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Queues a data frame; returns its size.
+    #[inline]
+    pub(crate) fn data(&mut self, header: &Header, content: &ContentRef<'_>) -> usize {
+        self.lanes.data(header, content)
+    }
+
+    /// Queues a control frame. A peer that causes more of them than it reads is cut off.
+    pub(crate) fn control(&mut self, header: &Header, content: &ContentRef<'_>) {
+        self.lanes.control(header, content);
+        let bytes = self.lanes.control_waiting();
+        if bytes > limits::CONTROL_LANE_BYTES {
+            self.cut(BusError::ControlOverrun { bytes });
+        }
+    }
+
+    /// Queues the answer that a call succeeded.
+    pub(crate) fn accept(&mut self, kind: Kind, id: u32, sequence: u64) {
+        self.control(&Header::answering(Kind::Accepted, kind, id, sequence), &ContentRef::empty());
+    }
+
+    /// Queues the answer that a call failed.
+    pub(crate) fn fail(&mut self, kind: Kind, id: u32, sequence: u64, error: &BusError) {
+        let payload = Refusal::from(error).encode();
+        self.control(&Header::answering(Kind::Failed, kind, id, sequence), &ContentRef::payload(&payload));
+    }
+
+    /// Notes why the session has to end; the first reason stays.
+    pub(crate) fn cut(&mut self, reason: BusError) {
+        self.cut.get_or_insert(reason);
+    }
+
+    /// Whether the caller is the one to flush this session at the end of its turn.
+    #[inline]
+    pub(crate) fn claim_flush(&mut self) -> bool {
+        !std::mem::replace(&mut self.flush_pending, true)
+    }
+
+    /// Makes the session's part of the byte budget follow what it holds.
+    #[inline]
+    pub(crate) fn account(&mut self, budget: &Budget) {
+        let held = self.lanes.waiting() + self.parked_bytes;
+        self.share.follow(held, budget);
+    }
+
+    /// Requests this session has unanswered, on either side.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.requests.len() + self.asked.len()
+    }
+
+    /// Notes that something will be due at `at`; returns whether the session's task has to hear of it.
+    #[inline]
+    pub(crate) fn expect(&mut self, at: Instant) -> bool {
+        let earlier = self.expiry.is_none_or(|expiry| at < expiry);
+        if earlier {
+            self.expiry = Some(at);
+        }
+        earlier
+    }
+}
+
+/// Holds a publisher's credit for one publish while that is parked anywhere; dropping the last clone
+/// returns it. It touches no session lock, so it may be dropped under any.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    publisher: Arc<Session>,
+    bytes: u64,
+}
+
+impl Hold {
+    pub(crate) fn new(publisher: &Arc<Session>, size: usize) -> Arc<Self> {
+        Arc::new(Self { publisher: Arc::clone(publisher), bytes: size as u64 })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.publisher.returned_bytes.fetch_add(self.bytes, Ordering::AcqRel);
+        self.publisher.returned_messages.fetch_add(1, Ordering::AcqRel);
+        self.publisher.task.wake();
+    }
+}

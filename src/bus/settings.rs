@@ -1,0 +1,125 @@
+//! What can be set about a bus.
+
+use std::time::Duration;
+
+use crate::error::{BusError, BusResult};
+use crate::limits;
+
+/// The limits and times of a bus. Each field's default is a constant of [`limits`](crate::limits),
+/// which says why.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use whispeer::bus::Settings;
+///
+/// let settings = Settings { block_limit: Duration::from_millis(200), ..Settings::default() };
+/// assert!(settings.check().is_ok());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of the largest frame, header included (default 16 MiB).
+    pub frame_limit: usize,
+    /// Bytes that all queues together may hold (default 512 MiB).
+    pub byte_budget: usize,
+    /// How long a publish is parked for a subscription without credit (default 1 s).
+    pub block_limit: Duration,
+    /// Whether subscriptions may ask for the policy `Block`, which can slow publishers down (default
+    /// true).
+    pub allow_block: bool,
+    /// Messages and bytes that one session may have published and not yet resolved (default 1,024 and
+    /// 1 MiB).
+    pub publish_window: (u32, u64),
+    /// Connections (default 65,536).
+    pub max_sessions: usize,
+    /// Subscriptions of one session (default 131,072).
+    pub max_subscriptions: usize,
+    /// Servings of one session (default 16,384).
+    pub max_servings: usize,
+    /// Unanswered requests of one session (default 8,192).
+    pub max_requests: usize,
+    /// Bytes of unanswered requests, and of unread replies, of one session (default 64 MiB).
+    pub request_bytes: usize,
+    /// How often each side gives a sign of life (default 10 s). A client may ask for more often.
+    pub keep_alive: Duration,
+    /// How long a peer may leave everything unread (default 30 s).
+    pub stall_limit: Duration,
+    /// How long the handshake may take (default 5 s).
+    pub handshake_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            frame_limit: limits::FRAME_LIMIT,
+            byte_budget: limits::BYTE_BUDGET,
+            block_limit: limits::BLOCK_LIMIT,
+            allow_block: true,
+            publish_window: (limits::PUBLISH_WINDOW_MESSAGES, limits::PUBLISH_WINDOW_BYTES),
+            max_sessions: limits::SESSIONS,
+            max_subscriptions: limits::SUBSCRIPTIONS_PER_SESSION,
+            max_servings: limits::SERVINGS_PER_SESSION,
+            max_requests: limits::REQUESTS_PER_SESSION,
+            request_bytes: limits::REQUEST_BYTES_PER_SESSION,
+            keep_alive: limits::KEEP_ALIVE,
+            stall_limit: limits::STALL_LIMIT,
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks that the settings make sense together.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] that names the first one that does not.
+    pub fn check(&self) -> BusResult<()> {
+        let refuse = |text: String| Err(BusError::InvalidSettings(text));
+        if !(limits::FRAME_LIMIT_MIN..=limits::FRAME_LIMIT_MAX).contains(&self.frame_limit) {
+            return refuse(format!(
+                "frame_limit is {} bytes; it can be {} to {}",
+                self.frame_limit,
+                limits::FRAME_LIMIT_MIN,
+                limits::FRAME_LIMIT_MAX
+            ));
+        }
+        if self.byte_budget < self.frame_limit {
+            return refuse(format!(
+                "byte_budget ({} bytes) is below frame_limit ({}): not even one frame would fit",
+                self.byte_budget, self.frame_limit
+            ));
+        }
+        let (messages, bytes) = self.publish_window;
+        if messages == 0 || bytes == 0 || messages > limits::WINDOW_MESSAGES_MAX || bytes > limits::WINDOW_BYTES_MAX {
+            return refuse(format!(
+                "publish_window is {messages} messages and {bytes} bytes; it can be 1 to {} and {}",
+                limits::WINDOW_MESSAGES_MAX,
+                limits::WINDOW_BYTES_MAX
+            ));
+        }
+        for (name, value) in [
+            ("max_sessions", self.max_sessions),
+            ("max_subscriptions", self.max_subscriptions),
+            ("max_servings", self.max_servings),
+            ("max_requests", self.max_requests),
+            ("request_bytes", self.request_bytes),
+        ] {
+            if value == 0 || u32::try_from(value).is_err() {
+                return refuse(format!("{name} is {value}; it can be 1 to {}", u32::MAX));
+            }
+        }
+        for (name, value) in [
+            ("keep_alive", self.keep_alive),
+            ("stall_limit", self.stall_limit),
+            ("handshake_timeout", self.handshake_timeout),
+        ] {
+            if value < Duration::from_millis(10) || value > Duration::from_secs(86_400) {
+                return refuse(format!("{name} is {value:?}; it can be 10 ms to a day"));
+            }
+        }
+        if self.block_limit > Duration::from_secs(3_600) {
+            return refuse(format!("block_limit is {:?}; it can be up to an hour", self.block_limit));
+        }
+        Ok(())
+    }
+}

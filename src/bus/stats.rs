@@ -1,0 +1,184 @@
+//! What the bus tells about itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::auth::Principal;
+use crate::proto::fields::GapReason;
+
+/// Counts of one session, or of the whole bus.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) published: u64,
+    pub(crate) published_bytes: u64,
+    pub(crate) delivered: u64,
+    pub(crate) delivered_bytes: u64,
+    pub(crate) dropped: [u64; GapReason::ALL.len()],
+    pub(crate) failed_publishes: u64,
+    pub(crate) requests: u64,
+    pub(crate) failed_requests: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.published += other.published;
+        self.published_bytes += other.published_bytes;
+        self.delivered += other.delivered;
+        self.delivered_bytes += other.delivered_bytes;
+        for (own, more) in self.dropped.iter_mut().zip(other.dropped) {
+            *own += more;
+        }
+        self.failed_publishes += other.failed_publishes;
+        self.requests += other.requests;
+        self.failed_requests += other.failed_requests;
+    }
+}
+
+/// Dropped matches by reason; reasons with none are left out.
+pub type Dropped = BTreeMap<String, u64>;
+
+pub(crate) fn dropped_by_name(dropped: &[u64; GapReason::ALL.len()]) -> Dropped {
+    GapReason::ALL
+        .into_iter()
+        .zip(dropped)
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (reason.name().to_owned(), *count))
+        .collect()
+}
+
+/// The state of a bus at one moment. Counts are since it started, unless they say otherwise.
+///
+/// Served at `$bus/stats`, and given by [`BusHandle::stats`](super::BusHandle::stats).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BusStats {
+    /// The release of the bus.
+    pub version: String,
+    /// The bus's id, drawn at random when it started.
+    pub bus_id: u64,
+    /// How long it has been running.
+    pub uptime: Duration,
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Whether it is draining.
+    pub draining: bool,
+    /// Sessions now.
+    pub sessions: usize,
+    /// Sessions so far, those now included.
+    pub sessions_total: u64,
+    /// Connections that were turned away or cut off for breaking a rule or a limit.
+    pub sessions_cut_off: u64,
+    /// Subscriptions now.
+    pub subscriptions: usize,
+    /// Served topics now.
+    pub served_topics: usize,
+    /// Routes in the cache now.
+    pub cached_routes: usize,
+    /// Requests unanswered now.
+    pub requests_in_flight: usize,
+    /// Bytes that wait in queues now, in steps of 4 KiB per session.
+    pub queued_bytes: usize,
+    /// Bytes that may wait.
+    pub byte_budget: usize,
+    /// Messages published.
+    pub published: u64,
+    /// Bytes of their frames.
+    pub published_bytes: u64,
+    /// Publishes that failed.
+    pub failed_publishes: u64,
+    /// Messages delivered, once for each subscription.
+    pub delivered: u64,
+    /// Bytes of their frames.
+    pub delivered_bytes: u64,
+    /// Matches dropped, by reason.
+    pub dropped: Dropped,
+    /// Requests made.
+    pub requests: u64,
+    /// Requests that the bus answered with an error.
+    pub failed_requests: u64,
+}
+
+/// One session, as introspection shows it. Served at `$bus/sessions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SessionStats {
+    /// Its id.
+    pub id: u64,
+    /// What the client calls itself.
+    pub name: String,
+    /// Who it acts for.
+    pub principal: Principal,
+    /// The transport it came over.
+    pub transport: String,
+    /// Its subscriptions.
+    pub subscriptions: usize,
+    /// Its servings.
+    pub servings: usize,
+    /// Requests it made or was asked and that are unanswered.
+    pub requests_in_flight: usize,
+    /// Bytes that wait to be sent to it.
+    pub queued_bytes: usize,
+    /// Bytes that are parked for its subscriptions.
+    pub parked_bytes: usize,
+    /// Messages it published.
+    pub published: u64,
+    /// Messages delivered to it.
+    pub delivered: u64,
+    /// Matches dropped for it, by reason.
+    pub dropped: Dropped,
+}
+
+/// One subscription, as introspection shows it. Served at `$bus/subscriptions`.
+///
+/// At all times `matched` = `delivered` + all of `dropped` + `parked`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SubscriptionStats {
+    /// Whose it is.
+    pub session: u64,
+    /// Its id within the session.
+    pub id: u32,
+    /// Its pattern.
+    pub pattern: String,
+    /// Its queue group.
+    pub group: Option<String>,
+    /// What happens when its window is used up.
+    pub policy: String,
+    /// Matches so far.
+    pub matched: u64,
+    /// Matches sent to the subscriber.
+    pub delivered: u64,
+    /// Matches dropped, by reason.
+    pub dropped: Dropped,
+    /// Matches that wait for credit.
+    pub parked: u64,
+    /// Messages that may be sent before the subscriber has to take one.
+    pub credit: i64,
+    /// Whether it fell behind and what matches is counted at once.
+    pub lagging: bool,
+}
+
+/// One served topic, as introspection shows it. Served at `$bus/served`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServedStats {
+    /// The topic.
+    pub topic: String,
+    /// The group that shares it.
+    pub group: Option<String>,
+    /// The sessions that serve it.
+    pub sessions: Vec<u64>,
+    /// Requests that wait for a server with credit.
+    pub waiting: usize,
+}
+
+/// Rows of introspection, and how many were left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows<T> {
+    /// At most [`INTROSPECTION_ROWS`](crate::limits::INTROSPECTION_ROWS).
+    pub rows: Vec<T>,
+    /// Rows beyond that.
+    pub left_out: usize,
+}

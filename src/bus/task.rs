@@ -1,0 +1,402 @@
+//! The task that owns a link: it reads, decodes and routes, keeps the times, and ends the session.
+//!
+//! One turn takes what has arrived, routes every frame of it, and then flushes each session that it
+//! wrote to once. Nothing in a turn awaits.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Shared;
+use super::budget::Share;
+use super::requests::claim;
+use super::router::RouteCache;
+use super::session::{Session, State};
+use super::stats::Totals;
+use super::window::{Credit, Owed};
+use crate::error::BusError;
+use crate::limits;
+use crate::proto::{Content, ContentRef, Flags, Header, Kind, Lane, Refusal};
+use crate::transport::{Incoming, LinkReceiver};
+
+/// How long a closing session may take to write what waits.
+const CLOSING: Duration = limits::STOP_GRACE;
+
+/// How often publishes that wait for the byte budget are tried again.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// The owner of one link after the handshake.
+pub(super) struct SessionTask {
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: Arc<Session>,
+    receiver: Box<dyn LinkReceiver>,
+    incoming: Incoming,
+    pub(super) cache: RouteCache,
+    /// What the peer may still publish, and what it has consumed since the last grant.
+    pub(super) credit: Credit,
+    pub(super) owed: Owed,
+    pub(super) published: u64,
+    /// Frames that wait for the byte budget.
+    pub(super) deferred: VecDeque<Deferred>,
+    pub(super) touched: Vec<Arc<Session>>,
+    pub(super) totals: Totals,
+    pub(super) now: Instant,
+    keep_alive: Duration,
+    last_received: Instant,
+    next_tick: Instant,
+    pings: u64,
+    share: Share,
+}
+
+/// A publish, or a flush behind one, that waits for the byte budget.
+pub(super) struct Deferred {
+    pub(super) header: Header,
+    pub(super) content: Arc<Content>,
+    pub(super) until: Instant,
+}
+
+impl SessionTask {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        session: Arc<Session>,
+        receiver: Box<dyn LinkReceiver>,
+        incoming: Incoming,
+        keep_alive: Duration,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            credit: Credit::new(shared.settings.publish_window),
+            shared,
+            session,
+            receiver,
+            incoming,
+            cache: RouteCache::default(),
+            owed: Owed::default(),
+            published: 0,
+            deferred: VecDeque::new(),
+            touched: Vec::new(),
+            totals: Totals::default(),
+            now,
+            keep_alive,
+            last_received: now,
+            next_tick: now + keep_alive,
+            pings: 0,
+            share: Share::default(),
+        }
+    }
+
+    /// Serves the session until it ends.
+    pub(super) async fn run(mut self) {
+        // Frames may have come in one piece with the handshake.
+        let mut ended = self.take_frames().err();
+        self.end_turn();
+        if ended.is_none() {
+            let mut sleep = pin!(sleep_until(self.next_tick));
+            ended = Some(poll_fn(|context| self.poll(context, sleep.as_mut())).await);
+        }
+        self.finish(ended.unwrap_or(BusError::Cancelled)).await;
+    }
+
+    /// Works until there is nothing to do; ready with the reason when the session has to end.
+    fn poll(&mut self, context: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<BusError> {
+        self.session.task.register(context.waker());
+        self.now = Instant::now();
+        if let Some(reason) = self.poll_link(context) {
+            return Poll::Ready(reason);
+        }
+        self.owed_from_holds();
+        let mut reads = 0;
+        loop {
+            match self.receiver.poll_receive(context, &mut self.incoming) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(closed_by_peer()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(BusError::Disconnected { reason: error.to_string() });
+                }
+            }
+            self.last_received = self.now;
+            let result = self.take_frames();
+            self.end_turn();
+            if let Err(reason) = result {
+                return Poll::Ready(reason);
+            }
+            reads += 1;
+            if reads >= limits::TURN_READS {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        self.grant_publishes();
+        self.poll_times(context, sleep.as_mut())
+    }
+
+    /// Ends the session if somebody asked for it, and goes on writing when the link has room again.
+    fn poll_link(&mut self, context: &mut Context<'_>) -> Option<BusError> {
+        loop {
+            {
+                let mut state = self.session.lock();
+                if let Some(reason) = state.cut.take() {
+                    return Some(reason);
+                }
+                if !state.lanes.is_blocked() {
+                    return None;
+                }
+            }
+            match self.session.sender().poll_ready(context) {
+                Poll::Pending => return None,
+                Poll::Ready(Err(error)) => return Some(BusError::Disconnected { reason: error.to_string() }),
+                Poll::Ready(Ok(())) => {
+                    self.session.lock().lanes.unblock();
+                    self.session.flush();
+                }
+            }
+        }
+    }
+
+    /// Handles the frames that have arrived, in order.
+    fn take_frames(&mut self) -> Result<(), BusError> {
+        let mut incoming = std::mem::replace(&mut self.incoming, Incoming::new(self.session.sender().form(), 0));
+        let result = self.take_all(&mut incoming);
+        incoming.settle();
+        self.incoming = incoming;
+        result
+    }
+
+    fn take_all(&mut self, incoming: &mut Incoming) -> Result<(), BusError> {
+        while let Some((header, content)) = incoming.next_frame()? {
+            if self.deferred.is_empty() {
+                self.handle(&header, &content)?;
+            } else {
+                self.handle_behind_deferred(&header, content)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
+        match header.kind {
+            Kind::Publish => self.publish(header, content),
+            Kind::Credit => self.credit(header, content),
+            Kind::Request => self.request(header, content),
+            Kind::Reply => self.shared.clone().reply(&self.session, header, content, &mut self.touched),
+            Kind::Cancel => {
+                self.shared.cancel(&self.session, header.id);
+                Ok(())
+            }
+            Kind::Subscribe => self.subscribe(header, content),
+            Kind::Unsubscribe => self.unsubscribe(header),
+            Kind::Serve => self.serve(header, content),
+            Kind::Unserve => self.unserve(header),
+            Kind::Ping => {
+                self.answer(|state| {
+                    state.control(&Header::new(Kind::Pong, 0, header.sequence), &ContentRef::empty());
+                });
+                Ok(())
+            }
+            Kind::Pong => Ok(()),
+            Kind::Goodbye => Err(BusError::Closed { what: "the session, by its client,".into() }),
+            kind => Err(BusError::Protocol { what: format!("a client sent {kind:?}, which only a bus sends") }),
+        }
+    }
+
+    /// While publishes wait for the byte budget, what must not overtake them waits behind.
+    fn handle_behind_deferred(&mut self, header: &Header, content: ContentRef<'_>) -> Result<(), BusError> {
+        match header.kind {
+            Kind::Publish => self.defer(header, &content),
+            Kind::Ping => {
+                let until = self.now + self.shared.settings.block_limit;
+                let deferred = Deferred { header: *header, content: content.shared(), until };
+                if self.deferred.len() >= 2 * self.shared.settings.publish_window.0 as usize {
+                    return Err(BusError::ControlOverrun { bytes: self.deferred.len() * 24 });
+                }
+                self.deferred.push_back(deferred);
+                Ok(())
+            }
+            _ => self.handle(header, &content),
+        }
+    }
+
+    /// Flushes everything that this turn wrote to.
+    fn end_turn(&mut self) {
+        if self.totals != Totals::default() {
+            let totals = std::mem::take(&mut self.totals);
+            self.session.lock().totals.add(&totals);
+        }
+        self.grant_publishes();
+        for session in self.touched.drain(..) {
+            session.flush();
+        }
+        let deferred: usize = self.deferred.iter().map(|deferred| deferred.content.size()).sum();
+        self.share.follow(self.incoming.held() + deferred, self.session.budget());
+    }
+
+    /// Queues an answer to this session, to be flushed at the end of the turn.
+    pub(super) fn answer(&mut self, answer: impl FnOnce(&mut State)) {
+        let mut state = self.session.lock();
+        answer(&mut state);
+        claim(&self.session, &mut state, &mut self.touched);
+    }
+
+    fn owed_from_holds(&mut self) {
+        let returned = self.session.take_returned();
+        self.owed.add(returned.messages, returned.bytes);
+    }
+
+    /// Grants publish credit when half of the window has been used, unless the peer does not read.
+    fn grant_publishes(&mut self) {
+        let window = self.shared.settings.publish_window;
+        if !self.owed.is_due(window) {
+            return;
+        }
+        let mut state = self.session.lock();
+        if state.lanes.control_waiting() > limits::CONTROL_LANE_PRESSURE {
+            return;
+        }
+        let owed = std::mem::take(&mut self.owed);
+        self.credit.grant(owed.messages, owed.bytes, window);
+        let header = Header::new(Kind::Credit, owed.messages, 0).flagged(Flags(Lane::Publish as u8));
+        state.control(&header, &ContentRef::payload(&owed.bytes.to_le_bytes()));
+        drop(state);
+        self.session.flush();
+    }
+
+    /// Does what is due and sets the timer for what comes next.
+    fn poll_times(&mut self, context: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<BusError> {
+        loop {
+            if !self.deferred.is_empty() {
+                self.retry_deferred();
+                self.end_turn();
+            }
+            let expiry = self.session.lock().expiry;
+            if expiry.is_some_and(|at| at <= self.now) {
+                self.expire();
+                continue;
+            }
+            if self.next_tick <= self.now {
+                if let Some(reason) = self.tick() {
+                    return Poll::Ready(reason);
+                }
+            }
+            let mut next = self.next_tick;
+            if let Some(at) = expiry {
+                next = next.min(at);
+            }
+            if !self.deferred.is_empty() {
+                next = next.min(self.now + RETRY);
+            }
+            if sleep.deadline() != next {
+                sleep.as_mut().reset(next);
+            }
+            if sleep.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.now = Instant::now();
+        }
+    }
+
+    /// Drops parked messages and requests that have waited long enough.
+    fn expire(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let next_request = shared.expire_requests(&self.session, self.now, &mut self.touched);
+        {
+            let mut state = self.session.lock();
+            let State { subscriptions, totals, lanes, .. } = &mut *state;
+            for subscription in subscriptions.iter_mut() {
+                if subscription.expire(self.now, totals) > 0 {
+                    subscription.pump(lanes, totals);
+                }
+            }
+            state.parked_bytes = state.subscriptions.parked_bytes();
+            state.expiry = match (state.subscriptions.next_expiry(), next_request) {
+                (Some(parked), Some(request)) => Some(parked.min(request)),
+                (parked, request) => parked.or(request),
+            };
+            claim(&self.session, &mut state, &mut self.touched);
+        }
+        self.end_turn();
+    }
+
+    /// Keeps the link alive, or finds that the peer is not.
+    fn tick(&mut self) -> Option<BusError> {
+        self.next_tick = self.now + self.keep_alive;
+        self.cache.tidy();
+        let silent = self.now.duration_since(self.last_received);
+        if silent >= self.keep_alive * limits::KEEP_ALIVE_MISSED {
+            return Some(BusError::KeepAlive { after: silent });
+        }
+        let stalled = {
+            let state = self.session.lock();
+            state.lanes.is_blocked().then(|| self.now.duration_since(state.lanes.progress()))
+        };
+        match stalled {
+            Some(after) if after >= self.shared.settings.stall_limit => return Some(BusError::Stalled { after }),
+            Some(_) => {}
+            None => {
+                self.pings += 1;
+                self.session.send_control(&Header::new(Kind::Ping, 0, self.pings), &[]);
+            }
+        }
+        None
+    }
+
+    /// Ends the session: says why, writes what waits for a moment, and undoes everything.
+    async fn finish(mut self, reason: BusError) {
+        self.end_turn();
+        let link_lives = !matches!(reason, BusError::Disconnected { .. });
+        self.shared.session_ended(&self.session, &reason);
+        let (asked, touched) = (self.shared.undo(&self.session), &mut self.touched);
+        self.shared.fail_asked(asked.into_iter(), touched);
+        for session in self.touched.drain(..) {
+            session.flush();
+        }
+        self.deferred.clear();
+        self.share.follow(0, self.session.budget());
+        if link_lives {
+            let payload = Refusal::from(&reason).encode();
+            self.session.lock().lanes.data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::payload(&payload));
+            self.session.flush();
+            let drained = poll_fn(|context| self.poll_drained(context));
+            // A peer that does not read its goodbye is not waited for.
+            let _ = tokio::time::timeout(CLOSING, drained).await;
+        }
+        self.session.sender().close();
+        let mut state = self.session.lock();
+        state.lanes.close();
+        state.account(self.session.budget());
+    }
+
+    /// Ready when nothing waits to be written, or cannot be any more. The peer's bytes are read and
+    /// dropped, so that one that still writes gets to read.
+    fn poll_drained(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.session.task.register(context.waker());
+        loop {
+            {
+                let state = self.session.lock();
+                if state.lanes.is_closed() || state.lanes.waiting() == 0 {
+                    return Poll::Ready(());
+                }
+                if !state.lanes.is_blocked() {
+                    return Poll::Pending;
+                }
+            }
+            match self.session.sender().poll_ready(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => {
+                    self.session.lock().lanes.unblock();
+                    self.session.flush();
+                }
+            }
+        }
+    }
+}
+
+fn closed_by_peer() -> BusError {
+    BusError::Disconnected { reason: "the peer closed the connection".into() }
+}
