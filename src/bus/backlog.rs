@@ -53,8 +53,8 @@ pub(crate) enum Verdict {
     Parked,
     /// It waits in a bounded ring that needs no timer; the publisher is not held.
     Kept,
-    /// It, or an older one in its place, is counted as dropped.
-    Dropped(GapReason),
+    /// It, or older ones in its place, are counted as dropped: so many.
+    Dropped(u64, GapReason),
     /// The subscription is to be ended.
     End,
 }
@@ -146,7 +146,7 @@ impl Backlog {
                 self.push(Parked { content: content(), size, _hold: None, deadline: None });
                 match self.shed_oldest() {
                     0 => Verdict::Kept,
-                    _ => Verdict::Dropped(GapReason::DroppedOldest),
+                    shed => Verdict::Dropped(shed, GapReason::DroppedOldest),
                 }
             }
             Policy::Disconnect => Verdict::End,
@@ -220,7 +220,7 @@ impl Backlog {
 
     fn count(&mut self, count: u64, reason: GapReason) -> Verdict {
         add_gap(&mut self.entries, count, reason);
-        Verdict::Dropped(reason)
+        Verdict::Dropped(count, reason)
     }
 
     fn shed_oldest(&mut self) -> u64 {

@@ -118,20 +118,20 @@ impl SessionTask {
             // It has ended by itself while this was under way.
             return Ok(());
         };
-        let shared = Arc::clone(&self.shared);
-        shared.leave_table(&self.session, slot);
+        self.shared.leave_table(&self.session, slot);
         let mut state = self.session.lock();
-        let State { subscriptions, lanes, totals, .. } = &mut *state;
+        let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
         if let Some(subscription) = subscriptions.at(slot) {
+            let before = subscription.backlog.bytes();
             if header.flags.contains(DRAIN) {
                 subscription.draining = true;
                 subscription.pump(lanes, totals);
             } else {
                 subscription.abandon(lanes, totals);
             }
+            *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
         }
         end_if_drained(&mut state, id, !header.flags.contains(DRAIN));
-        state.parked_bytes = state.subscriptions.parked_bytes();
         claim(&self.session, &mut state, &mut self.touched);
         Ok(())
     }
@@ -177,16 +177,14 @@ impl SessionTask {
             state.data(&Header::answering(Kind::Ended, Kind::Serve, id, 0), &content.borrowed());
             claim(&session, &mut state, &mut self.touched);
         }
-        let shared = Arc::clone(&self.shared);
-        shared.serve_waiting(&joined.service, self.now, &mut self.touched);
+        self.shared.serve_waiting(&joined.service, self.now, &mut self.touched);
         Ok(())
     }
 
     pub(super) fn unserve(&mut self, header: &Header) -> Result<(), BusError> {
         let Some(service) = self.session.lock().servings.remove(&header.id) else { return Ok(()) };
         let waiting = self.shared.services.leave(&service, &self.session, header.id);
-        let shared = Arc::clone(&self.shared);
-        shared.fail_waiting(&service, waiting.into_iter(), &mut self.touched);
+        self.shared.fail_waiting(&service, waiting.into_iter(), &mut self.touched);
         self.answer(|state| {
             state.data(&Header::answering(Kind::Ended, Kind::Serve, header.id, 0), &ContentRef::empty());
         });
@@ -205,11 +203,10 @@ impl SessionTask {
             content,
             now: self.now,
         };
-        let shared = Arc::clone(&self.shared);
-        let result = if shared.is_draining() {
+        let result = if self.shared.is_draining() {
             Err(BusError::Draining { what: "the bus".into() })
         } else {
-            shared.request(&self.session, &request, &mut self.touched)
+            self.shared.request(&self.session, &request, &mut self.touched)
         };
         if let Err(error) = result {
             self.totals.failed_requests += 1;
@@ -233,8 +230,7 @@ impl SessionTask {
                 let service = self.session.lock().servings.get(&id).cloned();
                 if let Some(service) = service {
                     service.grant(&self.session, id, messages, bytes);
-                    let shared = Arc::clone(&self.shared);
-                    shared.serve_waiting(&service, self.now, &mut self.touched);
+                    self.shared.serve_waiting(&service, self.now, &mut self.touched);
                 }
             }
             Some(Lane::Stream) => self.shared.grant_stream(&self.session, id, messages, bytes),

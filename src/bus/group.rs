@@ -99,8 +99,8 @@ impl Group {
         Some(match verdict {
             Verdict::Parked => Outcome::Parked,
             Verdict::Kept => Outcome::Counted,
-            Verdict::Dropped(reason) => {
-                totals.dropped[reason.index()] += 1;
+            Verdict::Dropped(count, reason) => {
+                totals.dropped[reason.index()] += count;
                 Outcome::Counted
             }
             // `join` does not admit the policy that ends a subscription.

@@ -120,6 +120,10 @@ impl Session {
                     let mut state = self.lock();
                     step = state.lanes.finish(batch, &sent);
                     state.account(&self.budget);
+                    if state.closed && matches!(step, Step::Idle) {
+                        // The task that ends the session may wait for this.
+                        self.task.wake();
+                    }
                     if let Err(error) = sent {
                         state.cut(BusError::Disconnected { reason: error.to_string() });
                         drop(state);

@@ -184,7 +184,7 @@ impl SessionTask {
             Kind::Publish => self.publish(header, content),
             Kind::Credit => self.credit(header, content),
             Kind::Request => self.request(header, content),
-            Kind::Reply => self.shared.clone().reply(&self.session, header, content, &mut self.touched),
+            Kind::Reply => self.shared.reply(&self.session, header, content, &mut self.touched),
             Kind::Cancel => {
                 self.shared.cancel(&self.session, header.id);
                 Ok(())
@@ -302,8 +302,7 @@ impl SessionTask {
 
     /// Drops parked messages and requests that have waited long enough.
     fn expire(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        let next_request = shared.expire_requests(&self.session, self.now, &mut self.touched);
+        let next_request = self.shared.expire_requests(&self.session, self.now, &mut self.touched);
         {
             let mut state = self.session.lock();
             let State { subscriptions, totals, lanes, .. } = &mut *state;
@@ -330,11 +329,8 @@ impl SessionTask {
         if silent >= self.keep_alive * limits::KEEP_ALIVE_MISSED {
             return Some(BusError::KeepAlive { after: silent });
         }
-        let stalled = {
-            let state = self.session.lock();
-            state.lanes.is_blocked().then(|| self.now.duration_since(state.lanes.progress()))
-        };
-        match stalled {
+        let stuck_since = self.session.lock().lanes.stuck_since();
+        match stuck_since.map(|since| self.now.duration_since(since)) {
             Some(after) if after >= self.shared.settings.stall_limit => return Some(BusError::Stalled { after }),
             Some(_) => {}
             None => {
@@ -349,9 +345,9 @@ impl SessionTask {
     async fn finish(mut self, reason: BusError) {
         self.end_turn();
         let link_lives = !matches!(reason, BusError::Disconnected { .. });
+        let asked = self.shared.undo(&self.session);
         self.shared.session_ended(&self.session, &reason);
-        let (asked, touched) = (self.shared.undo(&self.session), &mut self.touched);
-        self.shared.fail_asked(asked.into_iter(), touched);
+        self.shared.fail_asked(asked.into_iter(), &mut self.touched);
         for session in self.touched.drain(..) {
             session.flush();
         }

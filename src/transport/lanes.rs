@@ -27,8 +27,8 @@ pub(crate) struct Lanes {
     blocked: bool,
     /// Nothing is taken or sent any more.
     closed: bool,
-    /// When the link last took something while data waited.
-    progress: Instant,
+    /// Since when the link has taken nothing although something waits.
+    stuck_since: Option<Instant>,
 }
 
 /// What the writer does next.
@@ -52,7 +52,7 @@ impl Lanes {
             writing: None,
             blocked: false,
             closed: false,
-            progress: Instant::now(),
+            stuck_since: None,
         }
     }
 
@@ -91,9 +91,9 @@ impl Lanes {
         self.closed
     }
 
-    /// When the link last took something.
-    pub(crate) fn progress(&self) -> Instant {
-        self.progress
+    /// Since when the link has taken nothing although something waits.
+    pub(crate) fn stuck_since(&self) -> Option<Instant> {
+        self.stuck_since
     }
 
     /// Takes what is to be written next, if nobody writes and the link is not full.
@@ -112,12 +112,15 @@ impl Lanes {
     /// Gives back what is left of a batch and takes the next one.
     pub(crate) fn finish(&mut self, mut batch: Batch, sent: &io::Result<Sent>) -> Step {
         let before = self.writing.take().unwrap_or(0);
-        if batch.size() < before {
-            self.progress = Instant::now();
-        }
         match sent {
-            Ok(Sent::All) if batch.is_empty() => self.next(),
+            Ok(Sent::All) if batch.is_empty() => {
+                self.stuck_since = None;
+                self.next()
+            }
             Ok(_) => {
+                if batch.size() < before || self.stuck_since.is_none() {
+                    self.stuck_since = Some(Instant::now());
+                }
                 batch.shrink();
                 self.rest = Some(batch);
                 self.blocked = true;
@@ -148,10 +151,6 @@ impl Lanes {
             None if !self.data.is_empty() => std::mem::replace(&mut self.data, Batch::new(self.form)),
             None => return Step::Idle,
         };
-        if self.writing.is_none() && self.waiting() == 0 {
-            // Stalling is measured from when something began to wait.
-            self.progress = Instant::now();
-        }
         self.writing = Some(batch.size());
         Step::Write(batch)
     }
