@@ -39,7 +39,9 @@ pub enum BusError {
     #[error(transparent)]
     InvalidTopic(#[from] TopicError),
     /// The topic begins with `$`, which the bus keeps for itself.
-    #[error("topic \"{topic}\" is reserved for the bus (its first fragment begins with '$'); choose another first fragment")]
+    #[error(
+        "topic \"{topic}\" is reserved for the bus (its first fragment begins with '$'); choose another first fragment"
+    )]
     ReservedTopic {
         /// The topic as it was given.
         topic: String,
@@ -51,7 +53,9 @@ pub enum BusError {
         what: String,
     },
     /// The frame would be larger than the bus accepts. Nothing was sent; the connection lives.
-    #[error("a frame of {size} bytes is over the bus's limit of {limit} bytes; send less at once or raise the bus's frame limit")]
+    #[error(
+        "a frame of {size} bytes is over the bus's limit of {limit} bytes; send less at once or raise the bus's frame limit"
+    )]
     FrameTooLarge {
         /// Bytes of the whole frame: header, fields, topic and payload.
         size: usize,
@@ -59,7 +63,9 @@ pub enum BusError {
         limit: usize,
     },
     /// The headers and options of one message take more room than a frame has for them.
-    #[error("headers and options of {size} bytes are over the limit of {limit} bytes; move the data into the payload")]
+    #[error(
+        "headers and options of {size} bytes are over the limit of {limit} bytes; move the data into the payload"
+    )]
     HeadersTooLarge {
         /// Bytes they would take, encoded.
         size: usize,
@@ -67,7 +73,9 @@ pub enum BusError {
         limit: usize,
     },
     /// The topic has a server already, and the new one asked to be the only one.
-    #[error("topic \"{topic}\" already has a server; stop it, serve in a group, or take over (`ServeOptions`)")]
+    #[error(
+        "topic \"{topic}\" already has a server; stop it, serve in a group, or take over (`ServeOptions`)"
+    )]
     AlreadyServed {
         /// The full topic.
         topic: String,
@@ -76,7 +84,9 @@ pub enum BusError {
     #[error("{0}")]
     InvalidSettings(String),
     /// The call needs a Tokio runtime and was made outside of one.
-    #[error("{what} needs a Tokio runtime; call it inside `#[tokio::main]`, `Runtime::block_on` or `Handle::enter`")]
+    #[error(
+        "{what} needs a Tokio runtime; call it inside `#[tokio::main]`, `Runtime::block_on` or `Handle::enter`"
+    )]
     NoRuntime {
         /// The function that was called.
         what: &'static str,
@@ -123,7 +133,9 @@ pub enum BusError {
         topic: String,
     },
     /// The server went away before it answered.
-    #[error("the server of \"{topic}\" went away before it answered; whether it acted on the request is unknown")]
+    #[error(
+        "the server of \"{topic}\" went away before it answered; whether it acted on the request is unknown"
+    )]
     ServerGone {
         /// The full topic.
         topic: String,
@@ -187,7 +199,9 @@ pub enum BusError {
         what: String,
     },
     /// The other side caused more control frames than it read. Its connection is ended.
-    #[error("cut off: {bytes} bytes of control frames were left unread; read the connection while sending on it")]
+    #[error(
+        "cut off: {bytes} bytes of control frames were left unread; read the connection while sending on it"
+    )]
     ControlOverrun {
         /// Bytes that waited.
         bytes: usize,

@@ -1,11 +1,68 @@
-//! whispeer
+//! A message bus: typed publish/subscribe and request/response, with one API whatever lies between
+//! the parties.
+//!
+//! A bus runs within a process or on a host; [`Client`]s connect to it over memory or a Unix socket.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use whispeer::prelude::*;
+//!
+//! #[derive(Clone, Debug, Deserialize, Serialize)]
+//! struct HelloProtocol(String);
+//!
+//! impl PublishProtocol for HelloProtocol {
+//!     fn prefix() -> &'static str {
+//!         "hello"
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> BusResult<()> {
+//! let (stopper, connector) = listen_and_serve_memory()?;
+//! let client = Client::new_memory(&connector)?;
+//!
+//! let mut subscription = client.subscribe::<HelloProtocol>("alice").await?;
+//! let matches = client.publish("alice", &HelloProtocol("Hello".into())).await?;
+//! assert_eq!(matches, 1);
+//!
+//! let (topic, message) = subscription.recv().await.unwrap();
+//! assert_eq!((topic.as_str(), message.0.as_str()), ("alice", "Hello"));
+//! stopper.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What holds
+//! - **No silent loss.** A subscriber gets each message or an explicit gap that says how many and why:
+//!   [`Subscription::next_event`](client::Subscription::next_event).
+//! - **Bounded always.** Every queue and table has a limit in [`limits`], with its reason. At a limit
+//!   there is back-pressure or a typed [`BusError`], never growth.
+//! - **One contract, every transport.** The same conformance suite passes on all of them.
+//!
+//! # Where to look
+//! | for | see |
+//! |---|---|
+//! | publishing, subscribing, requests, serving | [`client`] |
+//! | running a bus | [`bus`] |
+//! | topics and patterns | [`topic`] |
+//! | links and addresses | [`transport`] |
+//! | the wire format | [`proto`], and `docs/PROTOCOL.md` in the repository |
+//!
+//! # Features
+//! `unix` (default): the Unix-socket transport. Without it the bus serves its own process.
+
 pub mod auth;
 pub mod bus;
+pub mod client;
 mod error;
 pub mod limits;
+pub mod prelude;
 pub mod proto;
 pub mod topic;
 pub mod transport;
+
+pub use bus::{Bus, BusHandle};
+pub use client::Client;
 pub use error::{BusError, BusResult, ErrorClass, ErrorReply};
 pub use topic::{Topic, TopicPattern};
 pub use transport::Address;

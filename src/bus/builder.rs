@@ -176,7 +176,8 @@ impl BusBuilder {
         for (path, options) in &self.unix {
             listeners.push(Box::new(UnixListener::bind(path, options)?));
         }
-        let mut local: Vec<Address> = listeners.iter().map(|listener| listener.local_addr().clone()).collect();
+        let mut local: Vec<Address> =
+            listeners.iter().map(|listener| listener.local_addr().clone()).collect();
         local.push(connector.address().clone());
         let own_uid = listeners.iter().find_map(|listener| listener.own_uid());
         listeners.push(Box::new(memory));

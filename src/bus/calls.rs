@@ -49,11 +49,13 @@ impl SessionTask {
             return Err(BusError::Denied { what });
         }
         if options.policy == Policy::Block && !settings.allow_block {
-            let what = "this bus does not let subscriptions block publishers; choose another policy".to_owned();
+            let what =
+                "this bus does not let subscriptions block publishers; choose another policy".to_owned();
             return Err(BusError::Denied { what });
         }
         if options.group.is_some() && options.policy == Policy::Disconnect {
-            let what = "the policy Disconnect is not for queue groups: a group is not one consumer".to_owned();
+            let what =
+                "the policy Disconnect is not for queue groups: a group is not one consumer".to_owned();
             return Err(BusError::InvalidSettings(what));
         }
         let window = options.window.unwrap_or((limits::WINDOW_MESSAGES, limits::WINDOW_BYTES));
@@ -162,13 +164,16 @@ impl SessionTask {
         if self.session.lock().servings.len() >= limit {
             return Err(BusError::LimitReached { what: format!("this session has {limit} servings") });
         }
-        let joined = self.shared.services.join(&topic, &Candidate {
-            session: &self.session,
-            id: header.id,
-            window: options.window.unwrap_or((limits::SERVING_WINDOW, limits::WINDOW_BYTES)),
-            group: options.group,
-            mode: options.mode,
-        })?;
+        let joined = self.shared.services.join(
+            &topic,
+            &Candidate {
+                session: &self.session,
+                id: header.id,
+                window: options.window.unwrap_or((limits::SERVING_WINDOW, limits::WINDOW_BYTES)),
+                group: options.group,
+                mode: options.mode,
+            },
+        )?;
         self.session.lock().servings.insert(header.id, Arc::clone(&joined.service));
         for (session, id) in joined.replaced {
             let content = refusal_content(&BusError::TakenOver { topic: topic.to_string() });

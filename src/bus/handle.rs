@@ -73,7 +73,9 @@ impl BusHandle {
     /// the bus has stopped.
     pub fn attach(&self, link: Link, peer: Peer) -> BusResult<()> {
         self.attach.try_send(Accepted { link, peer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => BusError::Overloaded { what: "links that wait to be served".into() },
+            mpsc::error::TrySendError::Full(_) => {
+                BusError::Overloaded { what: "links that wait to be served".into() }
+            }
             mpsc::error::TrySendError::Closed(_) => BusError::Closed { what: "the bus".into() },
         })
     }

@@ -31,7 +31,11 @@ use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, 
 pub(super) const TOPICS: [&str; 4] = ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served"];
 
 /// Connects the session and starts the task that answers for it. The task ends with the bus.
-pub(super) fn start(shared: &Arc<Shared>, attach: &mpsc::Sender<Accepted>, runtime: &Handle) -> JoinHandle<()> {
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    attach: &mpsc::Sender<Accepted>,
+    runtime: &Handle,
+) -> JoinHandle<()> {
     let (bus_end, own_end) = memory_pair();
     let peer = Peer { principal: Principal::Bus, transport: "memory" };
     let attached = attach.try_send(Accepted { link: bus_end, peer });
@@ -109,7 +113,6 @@ impl Answering {
         }
         Ok(encoded)
     }
-
 }
 
 async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {

@@ -94,8 +94,12 @@ impl Shared {
 
     /// All sessions but the bus's own.
     fn clients(&self) -> Vec<Arc<Session>> {
-        let mut clients: Vec<_> =
-            self.sessions().values().filter(|session| session.peer.principal != Principal::Bus).cloned().collect();
+        let mut clients: Vec<_> = self
+            .sessions()
+            .values()
+            .filter(|session| session.peer.principal != Principal::Bus)
+            .cloned()
+            .collect();
         clients.sort_unstable_by_key(|session| session.id);
         clients
     }
@@ -114,7 +118,9 @@ impl Shared {
                 self.cut_off.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(session = session.id, peer = %session.peer.principal, %reason, "cut off");
             }
-            _ => tracing::debug!(session = session.id, peer = %session.peer.principal, %reason, "session ended"),
+            _ => {
+                tracing::debug!(session = session.id, peer = %session.peer.principal, %reason, "session ended")
+            }
         }
     }
 

@@ -170,7 +170,8 @@ impl SessionTask {
             }
         }
         if topics.len() > limits::PUBLISH_MANY_TOPICS {
-            let what = format!("a publish to {} topics; at most {}", topics.len(), limits::PUBLISH_MANY_TOPICS);
+            let what =
+                format!("a publish to {} topics; at most {}", topics.len(), limits::PUBLISH_MANY_TOPICS);
             return Err(BusError::LimitReached { what });
         }
         for topic in &topics {

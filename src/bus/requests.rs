@@ -118,7 +118,9 @@ impl Shared {
     ) -> Result<(), BusError> {
         let (text, shape) = validate_pattern_bytes(request.content.topic)?;
         if shape.reserved && !requester.peer.principal.reads_reserved(self.own_uid()) {
-            return Err(BusError::Denied { what: format!("requests to \"{text}\" are for the bus's own user") });
+            return Err(BusError::Denied {
+                what: format!("requests to \"{text}\" are for the bus's own user"),
+            });
         }
         let room = limits::FIELDS_LIMIT - DEADLINE_FIELD;
         if request.content.fields.len() > room {
@@ -156,7 +158,12 @@ impl Shared {
         let services = self.services.meeting(pattern);
         let about = About::Pattern(pattern.as_str().into());
         let asked = services.len() as u64;
-        self.note(requester, request, about, Replies::Scatter { asked, outstanding: asked, complete: false })?;
+        self.note(
+            requester,
+            request,
+            about,
+            Replies::Scatter { asked, outstanding: asked, complete: false },
+        )?;
         for service in &services {
             if let Err(error) = self.hand_over(requester, request, service, touched) {
                 let mut state = requester.lock();
@@ -164,7 +171,9 @@ impl Shared {
             }
         }
         let mut state = requester.lock();
-        if let Some(Pending { replies: Replies::Scatter { complete, .. }, .. }) = state.requests.get_mut(&request.id) {
+        if let Some(Pending { replies: Replies::Scatter { complete, .. }, .. }) =
+            state.requests.get_mut(&request.id)
+        {
             *complete = true;
         }
         state.end_scatter(request.id);
@@ -264,14 +273,17 @@ impl Shared {
             if state.closed {
                 return Err(gone());
             }
-            state.asked.insert(token, Asked {
-                requester: Arc::clone(ask.requester),
-                request: ask.request,
-                service: Arc::clone(service),
-                stream,
-                window,
-                credit: Credit::new(window),
-            });
+            state.asked.insert(
+                token,
+                Asked {
+                    requester: Arc::clone(ask.requester),
+                    request: ask.request,
+                    service: Arc::clone(service),
+                    stream,
+                    window,
+                    credit: Credit::new(window),
+                },
+            );
             let flags = if stream { Flags::STREAM } else { Flags::NONE };
             state.data(&Header::new(Kind::Ask, chosen.serving, token).flagged(flags), &content);
             claim(&chosen.session, &mut state, touched);
@@ -284,7 +296,12 @@ impl Shared {
     }
 
     /// A serving's window was widened: requests that wait may go there.
-    pub(crate) fn serve_waiting(&self, service: &Arc<Service>, now: Instant, touched: &mut Vec<Arc<Session>>) {
+    pub(crate) fn serve_waiting(
+        &self,
+        service: &Arc<Service>,
+        now: Instant,
+        touched: &mut Vec<Arc<Session>>,
+    ) {
         while let Some((waiting, chosen)) = service.next_waiting() {
             if !waiting.requester.lock().requests.contains_key(&waiting.request) {
                 // Nobody waits any more; the server keeps its credit for the next one.
@@ -319,7 +336,9 @@ impl Shared {
             let Some(asked) = state.asked.get_mut(&header.sequence) else { return Ok(()) };
             if more {
                 if !asked.stream {
-                    return Err(BusError::Protocol { what: "several replies to a request that takes one".into() });
+                    return Err(BusError::Protocol {
+                        what: "several replies to a request that takes one".into(),
+                    });
                 }
                 if !asked.credit.is_left() {
                     return Err(BusError::CreditExceeded { what: "a streaming reply's window".into() });
@@ -338,7 +357,8 @@ impl Shared {
             state.scattered_reply(request, &service, header.flags, content);
             state.end_scatter(request);
         } else {
-            let known = if more { state.requests.contains_key(&request) } else { state.forget_request(request) };
+            let known =
+                if more { state.requests.contains_key(&request) } else { state.forget_request(request) };
             if !known {
                 return Ok(());
             }
@@ -477,7 +497,8 @@ impl State {
 
     /// Queues one of the replies to a scattered request.
     fn scattered_reply(&mut self, id: u32, service: &Service, flags: Flags, content: &impl AsContent) {
-        let Some(Pending { replies: Replies::Scatter { outstanding, .. }, .. }) = self.requests.get_mut(&id) else {
+        let Some(Pending { replies: Replies::Scatter { outstanding, .. }, .. }) = self.requests.get_mut(&id)
+        else {
             return;
         };
         *outstanding = outstanding.saturating_sub(1);

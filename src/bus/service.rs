@@ -261,7 +261,8 @@ impl Services {
         if !state.members.is_empty() {
             return VecDeque::new();
         }
-        let current = table.by_topic.get(&service.topic).is_some_and(|(current, _)| Arc::ptr_eq(current, service));
+        let current =
+            table.by_topic.get(&service.topic).is_some_and(|(current, _)| Arc::ptr_eq(current, service));
         if current {
             if let Some((_, entry)) = table.by_topic.remove(&service.topic) {
                 table.trie.remove(entry);
@@ -276,7 +277,8 @@ impl Services {
     }
 
     pub(crate) fn stats(&self) -> Vec<ServedStats> {
-        let services: Vec<_> = self.read().by_topic.values().map(|(service, _)| Arc::clone(service)).collect();
+        let services: Vec<_> =
+            self.read().by_topic.values().map(|(service, _)| Arc::clone(service)).collect();
         services.iter().map(|service| service.stats()).collect()
     }
 }

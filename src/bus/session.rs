@@ -66,7 +66,13 @@ pub(crate) struct State {
 }
 
 impl Session {
-    pub(crate) fn new(id: u64, peer: Peer, name: String, sender: Arc<dyn LinkSender>, budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        peer: Peer,
+        name: String,
+        sender: Arc<dyn LinkSender>,
+        budget: Arc<Budget>,
+    ) -> Self {
         let lanes = Lanes::new(sender.form());
         Self {
             id,
@@ -164,7 +170,11 @@ impl Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Session").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
+        formatter
+            .debug_struct("Session")
+            .field("id", &self.id)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

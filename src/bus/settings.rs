@@ -90,7 +90,11 @@ impl Settings {
             ));
         }
         let (messages, bytes) = self.publish_window;
-        if messages == 0 || bytes == 0 || messages > limits::WINDOW_MESSAGES_MAX || bytes > limits::WINDOW_BYTES_MAX {
+        if messages == 0
+            || bytes == 0
+            || messages > limits::WINDOW_MESSAGES_MAX
+            || bytes > limits::WINDOW_BYTES_MAX
+        {
             return refuse(format!(
                 "publish_window is {messages} messages and {bytes} bytes; it can be 1 to {} and {}",
                 limits::WINDOW_MESSAGES_MAX,

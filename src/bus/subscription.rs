@@ -228,7 +228,10 @@ impl Subscriptions {
     pub(crate) fn take(&mut self) -> Vec<Subscription> {
         self.by_id.clear();
         self.free.clear();
-        std::mem::take(&mut self.slots).into_iter().filter_map(|(_, place)| place.map(|boxed| *boxed)).collect()
+        std::mem::take(&mut self.slots)
+            .into_iter()
+            .filter_map(|(_, place)| place.map(|boxed| *boxed))
+            .collect()
     }
 
     /// Bytes that wait in all backlogs.

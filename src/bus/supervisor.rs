@@ -16,9 +16,7 @@ use super::task::SessionTask;
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::{
-    Capabilities, ContentRef, Header, Hello, Kind, Refusal, ResumeToken, VERSION, Welcome,
-};
+use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Refusal, ResumeToken, VERSION, Welcome};
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Listener};
 
 /// How long to wait after a failed accept, as when file descriptors run out.
@@ -149,9 +147,9 @@ async fn serve_link(shared: Arc<Shared>, accepted: Accepted) {
     let welcomed = async {
         let open = OpenLink::open(&shared, &peer.principal)?;
         let limit = shared.settings.handshake_timeout;
-        let hello = timeout(limit, read_hello(&mut *receiver, &mut incoming)).await.map_err(|_| {
-            BusError::TimedOut { what: "the handshake".into(), after: limit }
-        })??;
+        let hello = timeout(limit, read_hello(&mut *receiver, &mut incoming))
+            .await
+            .map_err(|_| BusError::TimedOut { what: "the handshake".into(), after: limit })??;
         if hello.min_version > VERSION || hello.max_version < VERSION {
             let what = format!(
                 "the client speaks versions {} to {}, the bus {VERSION}",

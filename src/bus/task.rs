@@ -161,7 +161,8 @@ impl SessionTask {
 
     /// Handles the frames that have arrived, in order.
     fn take_frames(&mut self) -> Result<(), BusError> {
-        let mut incoming = std::mem::replace(&mut self.incoming, Incoming::new(self.session.sender().form(), 0));
+        let mut incoming =
+            std::mem::replace(&mut self.incoming, Incoming::new(self.session.sender().form(), 0));
         let result = self.take_all(&mut incoming);
         incoming.settle();
         self.incoming = incoming;
@@ -201,7 +202,9 @@ impl SessionTask {
             }
             Kind::Pong => Ok(()),
             Kind::Goodbye => Err(BusError::Closed { what: "the session, by its client,".into() }),
-            kind => Err(BusError::Protocol { what: format!("a client sent {kind:?}, which only a bus sends") }),
+            kind => {
+                Err(BusError::Protocol { what: format!("a client sent {kind:?}, which only a bus sends") })
+            }
         }
     }
 
@@ -331,7 +334,9 @@ impl SessionTask {
         }
         let stuck_since = self.session.lock().lanes.stuck_since();
         match stuck_since.map(|since| self.now.duration_since(since)) {
-            Some(after) if after >= self.shared.settings.stall_limit => return Some(BusError::Stalled { after }),
+            Some(after) if after >= self.shared.settings.stall_limit => {
+                return Some(BusError::Stalled { after });
+            }
             Some(_) => {}
             None => {
                 self.pings += 1;

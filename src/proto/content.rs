@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::header::{Header, HEADER_LEN};
+use super::header::{HEADER_LEN, Header};
 
 /// The shared content of a frame: one per message, whatever the number of its destinations.
 ///
@@ -156,6 +156,13 @@ impl<'a> ContentRef<'a> {
     #[must_use]
     pub fn frame_size(&self) -> usize {
         HEADER_LEN + self.fields.len() + self.topic.len() + self.payload.len()
+    }
+
+    /// Whether the content lies in a buffer that will be used again, so that keeping it takes a copy.
+    #[inline]
+    #[must_use]
+    pub(crate) fn is_lent(&self) -> bool {
+        matches!(self.source, Source::Lent) && self.made.get().is_none()
     }
 
     /// The payload by reference, where that needs no copy.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use zeroize::Zeroize;
 
-use super::wire::Reader;
 use super::MalformedFrame;
+use super::wire::Reader;
 use crate::error::truncate;
 use crate::limits;
 

@@ -18,7 +18,7 @@ mod refusal;
 mod wire;
 
 pub use content::{Content, ContentRef, Encoding, Frame};
-pub use handshake::{Capabilities, Hello, ResumeToken, Welcome, VERSION};
+pub use handshake::{Capabilities, Hello, ResumeToken, VERSION, Welcome};
 pub(crate) use header::Layout;
-pub use header::{Flags, Header, Kind, Lane, MalformedFrame, HEADER_LEN, LENGTH_PREFIX};
+pub use header::{Flags, HEADER_LEN, Header, Kind, LENGTH_PREFIX, Lane, MalformedFrame};
 pub use refusal::{ErrorCode, Refusal};

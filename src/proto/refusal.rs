@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::wire::Reader;
 use super::MalformedFrame;
-use crate::error::{truncate, BusError, ErrorReply};
+use super::wire::Reader;
+use crate::error::{BusError, ErrorReply, truncate};
 use crate::limits;
 use crate::topic::TopicPattern;
 

@@ -39,19 +39,13 @@ impl TopicError {
     }
 
     pub(super) fn new(topic: &str, kind: TopicErrorKind) -> Self {
-        Self {
-            topic: excerpt(topic),
-            kind,
-        }
+        Self { topic: excerpt(topic), kind }
     }
 
     pub(super) fn invalid_utf8(bytes: &[u8], valid_up_to: usize) -> Self {
         // Decoding a little more than the excerpt shows is enough, however long the text is.
         let beginning = bytes.get(..2 * MAX_TOPIC_EXCERPT_BYTES).unwrap_or(bytes);
-        Self::new(
-            &String::from_utf8_lossy(beginning),
-            TopicErrorKind::InvalidUtf8 { valid_up_to },
-        )
+        Self::new(&String::from_utf8_lossy(beginning), TopicErrorKind::InvalidUtf8 { valid_up_to })
     }
 }
 
@@ -117,9 +111,7 @@ pub enum TopicErrorKind {
         fragment: String,
     },
     /// The pattern has more `**` than [`MAX_DOUBLE_WILDCARDS`](crate::limits::MAX_DOUBLE_WILDCARDS).
-    #[error(
-        "it has {count} fragments \"**\", more than the limit of {limit}; replace some of them by \"*\""
-    )]
+    #[error("it has {count} fragments \"**\", more than the limit of {limit}; replace some of them by \"*\"")]
     TooManyDoubleWildcards {
         /// Number of `**` in the pattern.
         count: usize,

@@ -44,12 +44,7 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn new(pattern: &'a str) -> Self {
-        let mut row = Self {
-            steps: [Step::One; MAX_STEPS],
-            length: 0,
-            many: 0,
-            literals: 0,
-        };
+        let mut row = Self { steps: [Step::One; MAX_STEPS], length: 0, many: 0, literals: 0 };
         for (slot, step) in row.steps.iter_mut().zip(Steps::new(pattern)) {
             *slot = step;
             let position = 1 << row.length;

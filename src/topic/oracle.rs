@@ -39,9 +39,7 @@ fn accepts(pattern: &[&str], topic: &[&str]) -> bool {
 fn accepts_common(pattern: &[&str], topic: &[&str]) -> bool {
     match (pattern, topic) {
         ([], []) => true,
-        (["**", rest @ ..], _) => {
-            (0..=topic.len()).any(|taken| accepts_common(rest, &topic[taken..]))
-        }
+        (["**", rest @ ..], _) => (0..=topic.len()).any(|taken| accepts_common(rest, &topic[taken..])),
         (["*", rest @ ..], [_, after @ ..]) => accepts_common(rest, after),
         ([name, rest @ ..], [first, after @ ..]) => name == first && accepts_common(rest, after),
         ([], _) | (_, []) => false,
@@ -57,10 +55,7 @@ fn all_short_patterns_match_and_meet_as_the_enumeration_says() {
     let patterns = topics(&["a", "$a", "*", "**"], 4);
     // Two patterns with `**` have three other fragments at most, and one more may be needed in front.
     let topics = topics(&["a", "$a", "x"], 7);
-    let parsed: Vec<Topic> = topics
-        .iter()
-        .map(|topic| Topic::new(topic.join("/")).unwrap())
-        .collect();
+    let parsed: Vec<Topic> = topics.iter().map(|topic| Topic::new(topic.join("/")).unwrap()).collect();
     let mut accepted: Vec<(TopicPattern, Vec<u64>)> = Vec::new();
     for fragments in &patterns {
         let pattern = pattern_of(fragments);
@@ -74,10 +69,7 @@ fn all_short_patterns_match_and_meet_as_the_enumeration_says() {
     }
     for (left, left_set) in &accepted {
         for (right, right_set) in &accepted {
-            let common = left_set
-                .iter()
-                .zip(right_set)
-                .any(|(left, right)| left & right != 0);
+            let common = left_set.iter().zip(right_set).any(|(left, right)| left & right != 0);
             assert_eq!(left.meets(right), common, "{left} meets {right}");
         }
     }

@@ -40,15 +40,8 @@ impl TopicPattern {
         let text = text.as_ref();
         let shape = validate_pattern(text)?;
         // In a valid pattern a '+' is always a whole fragment.
-        let text = if shape.needs_canonical {
-            text.replace('+', "*").into()
-        } else {
-            text.into()
-        };
-        Ok(Self {
-            text,
-            concrete: shape.concrete,
-        })
+        let text = if shape.needs_canonical { text.replace('+', "*").into() } else { text.into() };
+        Ok(Self { text, concrete: shape.concrete })
     }
 
     /// Checks bytes, such as those of a frame, and makes a pattern of them.
@@ -82,8 +75,7 @@ impl TopicPattern {
     /// The single topic it names, if it has no wildcards. The text is shared.
     #[must_use]
     pub fn as_topic(&self) -> Option<Topic> {
-        self.concrete
-            .then(|| Topic::from_checked(Arc::clone(&self.text)))
+        self.concrete.then(|| Topic::from_checked(Arc::clone(&self.text)))
     }
 
     /// Whether the first fragment begins with `$`. Exactly these patterns match topics of the bus itself.
@@ -171,10 +163,7 @@ impl TopicPattern {
             None => return None,
         };
         // What remains are whole fragments of a valid pattern, and the wildcards are all among them.
-        Some(Self {
-            text: rest.into(),
-            concrete: self.concrete,
-        })
+        Some(Self { text: rest.into(), concrete: self.concrete })
     }
 }
 
@@ -182,10 +171,7 @@ checked_text!(TopicPattern, "a topic pattern such as \"hello/*\"");
 
 impl From<Topic> for TopicPattern {
     fn from(topic: Topic) -> Self {
-        Self {
-            text: topic.into_text(),
-            concrete: true,
-        }
+        Self { text: topic.into_text(), concrete: true }
     }
 }
 

@@ -39,13 +39,7 @@ pub(super) struct Steps<'a> {
 impl<'a> Steps<'a> {
     #[inline]
     pub(super) fn new(pattern: &'a str) -> Self {
-        Self {
-            fragments: fragments(pattern),
-            at_start: true,
-            ones: 0,
-            many: false,
-            literal: None,
-        }
+        Self { fragments: fragments(pattern), at_start: true, ones: 0, many: false, literal: None }
     }
 
     /// Reads on after a `**` until the run of wildcards ends.
@@ -61,9 +55,8 @@ impl<'a> Steps<'a> {
                 }
             }
         }
-        let before_mark = self
-            .literal
-            .is_some_and(|literal| literal.as_bytes().first() == Some(&RESERVED_MARK));
+        let before_mark =
+            self.literal.is_some_and(|literal| literal.as_bytes().first() == Some(&RESERVED_MARK));
         if self.at_start && self.ones == 0 && before_mark {
             self.ones = 1;
         }

@@ -51,10 +51,7 @@ macro_rules! checked_text {
 
         impl std::fmt::Debug for $type {
             fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter
-                    .debug_tuple(stringify!($type))
-                    .field(&self.as_str())
-                    .finish()
+                formatter.debug_tuple(stringify!($type)).field(&self.as_str()).finish()
             }
         }
 
@@ -121,10 +118,7 @@ macro_rules! checked_text {
                 impl serde::de::Visitor<'_> for TextVisitor {
                     type Value = $type;
 
-                    fn expecting(
-                        &self,
-                        formatter: &mut std::fmt::Formatter<'_>,
-                    ) -> std::fmt::Result {
+                    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         formatter.write_str($expected)
                     }
 

@@ -40,11 +40,7 @@ pub struct Shape {
 #[inline]
 pub fn validate_pattern(text: &str) -> Result<Shape, TopicError> {
     if is_plainly_concrete(text.as_bytes()) {
-        return Ok(Shape {
-            concrete: true,
-            reserved: is_reserved(text),
-            needs_canonical: false,
-        });
+        return Ok(Shape { concrete: true, reserved: is_reserved(text), needs_canonical: false });
     }
     inspect(text).map_err(|kind| TopicError::new(text, kind))
 }
@@ -101,10 +97,7 @@ pub fn validate_topic(text: &str) -> Result<Shape, TopicError> {
 pub(super) fn text_of(bytes: &[u8]) -> Result<&str, TopicError> {
     if bytes.len() > MAX_TOPIC_BYTES {
         let beginning = bytes.get(..MAX_TOPIC_BYTES).unwrap_or(bytes);
-        return Err(TopicError::new(
-            &String::from_utf8_lossy(beginning),
-            too_long(bytes.len()),
-        ));
+        return Err(TopicError::new(&String::from_utf8_lossy(beginning), too_long(bytes.len())));
     }
     std::str::from_utf8(bytes).map_err(|error| TopicError::invalid_utf8(bytes, error.valid_up_to()))
 }
@@ -126,10 +119,7 @@ pub(super) fn fragments(text: &str) -> std::str::Split<'_, char> {
 }
 
 fn too_long(bytes: usize) -> TopicErrorKind {
-    TopicErrorKind::TooLong {
-        bytes,
-        limit: MAX_TOPIC_BYTES,
-    }
+    TopicErrorKind::TooLong { bytes, limit: MAX_TOPIC_BYTES }
 }
 
 fn wildcard_not_allowed(text: &str) -> TopicErrorKind {
@@ -137,10 +127,7 @@ fn wildcard_not_allowed(text: &str) -> TopicErrorKind {
         .enumerate()
         .find(|(_, fragment)| matches!(*fragment, "*" | "+" | "**"))
         .unwrap_or_default();
-    TopicErrorKind::WildcardNotAllowed {
-        position: index + 1,
-        fragment: excerpt(fragment),
-    }
+    TopicErrorKind::WildcardNotAllowed { position: index + 1, fragment: excerpt(fragment) }
 }
 
 /// Marks of a byte, so that one look at a text can gather what it holds.
@@ -198,11 +185,7 @@ fn inspect(text: &str) -> Result<Shape, TopicErrorKind> {
     if text.len() > MAX_TOPIC_BYTES {
         return Err(too_long(text.len()));
     }
-    let mut shape = Shape {
-        concrete: true,
-        reserved: is_reserved(text),
-        needs_canonical: false,
-    };
+    let mut shape = Shape { concrete: true, reserved: is_reserved(text), needs_canonical: false };
     let mut double_wildcards = 0;
     for (index, fragment) in fragments(text).enumerate() {
         if index == MAX_TOPIC_FRAGMENTS {
@@ -237,25 +220,15 @@ fn inspect_name(position: usize, name: &str) -> Result<(), TopicErrorKind> {
     if name.is_empty() {
         return Err(TopicErrorKind::EmptyFragment { position });
     }
-    if name
-        .bytes()
-        .all(|byte| class::OF_BYTE[usize::from(byte)] == class::PLAIN)
-    {
+    if name.bytes().all(|byte| class::OF_BYTE[usize::from(byte)] == class::PLAIN) {
         return Ok(());
     }
     for character in name.chars() {
         if character == '*' || character == '+' {
-            return Err(TopicErrorKind::WildcardInsideFragment {
-                position,
-                fragment: excerpt(name),
-            });
+            return Err(TopicErrorKind::WildcardInsideFragment { position, fragment: excerpt(name) });
         }
         if character.is_whitespace() || character.is_control() {
-            return Err(TopicErrorKind::ForbiddenCharacter {
-                position,
-                fragment: excerpt(name),
-                character,
-            });
+            return Err(TopicErrorKind::ForbiddenCharacter { position, fragment: excerpt(name), character });
         }
     }
     Ok(())

@@ -41,16 +41,26 @@ impl FromStr for Address {
         };
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() { refuse("a path must follow \"unix:\"") } else { Ok(Self::Unix(path.into())) };
+            return if path.is_empty() {
+                refuse("a path must follow \"unix:\"")
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
         }
         if let Some(name) = text.strip_prefix("mem:") {
-            return if name.is_empty() { refuse("a name must follow \"mem:\"") } else { Ok(Self::Memory(name.into())) };
+            return if name.is_empty() {
+                refuse("a name must follow \"mem:\"")
+            } else {
+                Ok(Self::Memory(name.into()))
+            };
         }
         if text.is_empty() {
             return refuse("the address is empty; give a socket's path such as \"my_bus\"");
         }
         if let Some((scheme, _)) = text.split_once("://") {
-            return refuse(&format!("\"{scheme}://\" is not a transport of this build; use unix:PATH or mem:NAME"));
+            return refuse(&format!(
+                "\"{scheme}://\" is not a transport of this build; use unix:PATH or mem:NAME"
+            ));
         }
         Ok(Self::Unix(text.into()))
     }

@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{Form, pool};
 use crate::limits;
-use crate::proto::{ContentRef, Frame, HEADER_LEN, Header, MalformedFrame};
 use crate::proto::Layout;
+use crate::proto::{ContentRef, Frame, HEADER_LEN, Header, MalformedFrame};
 
 /// What has arrived on a link and has not been looked at.
 ///
@@ -75,7 +75,9 @@ impl Incoming {
     #[must_use]
     pub fn held(&self) -> usize {
         match &self.source {
-            Source::Bytes(decoder) => decoder.chunk.len() + decoder.large.as_ref().map_or(0, |large| large.buffer.len()),
+            Source::Bytes(decoder) => {
+                decoder.chunk.len() + decoder.large.as_ref().map_or(0, |large| large.buffer.len())
+            }
             Source::Values { frames, .. } => frames.iter().map(|frame| frame.content.size()).sum(),
         }
     }

@@ -111,8 +111,14 @@ struct MemoryReceiver {
 }
 
 impl LinkReceiver for MemoryReceiver {
-    fn poll_receive(&mut self, context: &mut Context<'_>, incoming: &mut Incoming) -> Poll<io::Result<usize>> {
-        let Some(taken) = incoming.values() else { return Poll::Ready(Err(io::ErrorKind::InvalidInput.into())) };
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<io::Result<usize>> {
+        let Some(taken) = incoming.values() else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        };
         self.pipe.receiver.register(context.waker());
         let mut state = self.pipe.lock();
         let count = state.frames.len();
@@ -181,7 +187,10 @@ impl MemoryListener {
         let mut listeners = listeners();
         let name = match name {
             Some(name) => name.to_owned(),
-            None => (1..).map(|number| format!("#{number}")).find(|name| !taken(&listeners, name)).unwrap_or_default(),
+            None => (1..)
+                .map(|number| format!("#{number}"))
+                .find(|name| !taken(&listeners, name))
+                .unwrap_or_default(),
         };
         let address = Address::Memory(name.clone());
         if taken(&listeners, &name) {

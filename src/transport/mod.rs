@@ -98,7 +98,8 @@ pub trait LinkReceiver: Send + 'static {
     ///
     /// # Errors
     /// The system's error; the link is then of no further use.
-    fn poll_receive(&mut self, context: &mut Context<'_>, incoming: &mut Incoming) -> Poll<io::Result<usize>>;
+    fn poll_receive(&mut self, context: &mut Context<'_>, incoming: &mut Incoming)
+    -> Poll<io::Result<usize>>;
 }
 
 /// Who is at the other end of an accepted link.

@@ -16,9 +16,7 @@ thread_local! {
 
 /// An empty buffer of [`limits::READ_CHUNK`] bytes capacity.
 pub(super) fn reading() -> BytesMut {
-    READING
-        .with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| BytesMut::with_capacity(limits::READ_CHUNK))
+    READING.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(limits::READ_CHUNK))
 }
 
 /// Gives a read buffer back.

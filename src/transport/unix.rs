@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{Accepted, Address, Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Listener, Peer, Sent};
 use crate::auth::Principal;
@@ -87,7 +87,11 @@ impl UnixListener {
             reason: format!("{what}: {error}"),
             source: Some(Arc::new(error)),
         };
-        let refused = |reason: &str| BusError::Listen { address: address.to_string(), reason: reason.into(), source: None };
+        let refused = |reason: &str| BusError::Listen {
+            address: address.to_string(),
+            reason: reason.into(),
+            source: None,
+        };
         let Some(name) = path.file_name() else {
             return Err(refused("the path names no file; give one such as \"my_bus\""));
         };
@@ -101,7 +105,9 @@ impl UnixListener {
         let own_uid = lock.metadata().map_err(|error| failed("cannot read the lock file", error))?.uid();
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(refused("a file that is not a socket has this name; move it or choose another path"));
+                return Err(refused(
+                    "a file that is not a socket has this name; move it or choose another path",
+                ));
             }
             // The lock is ours. A bus of another kind may listen there all the same.
             Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
@@ -109,8 +115,10 @@ impl UnixListener {
             }
             Ok(_) | Err(_) => {}
         }
-        let listener = bind_privately(path, options.mode).map_err(|error| failed(explain_bind(&error), error))?;
-        let metadata = fs::symlink_metadata(path).map_err(|error| failed("cannot find the socket just made", error))?;
+        let listener =
+            bind_privately(path, options.mode).map_err(|error| failed(explain_bind(&error), error))?;
+        let metadata =
+            fs::symlink_metadata(path).map_err(|error| failed("cannot find the socket just made", error))?;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| failed("cannot register the socket", error))?;
         Ok(Self {
@@ -136,7 +144,9 @@ fn take_lock(path: &Path) -> io::Result<File> {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let locked = lock.metadata()?;
-        if fs::symlink_metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+        if fs::symlink_metadata(path)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()))
+        {
             return Ok(lock);
         }
     }
@@ -147,7 +157,9 @@ fn explain_bind(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "the folder does not exist; make it first",
         io::ErrorKind::PermissionDenied => "no right to make files in that folder",
-        io::ErrorKind::InvalidInput => "the path is too long for a socket (about 80 bytes); choose a shorter one",
+        io::ErrorKind::InvalidInput => {
+            "the path is too long for a socket (about 80 bytes); choose a shorter one"
+        }
         _ => "cannot make the socket",
     }
 }
@@ -278,7 +290,11 @@ struct UnixReceiver {
 }
 
 impl LinkReceiver for UnixReceiver {
-    fn poll_receive(&mut self, context: &mut Context<'_>, incoming: &mut Incoming) -> Poll<io::Result<usize>> {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<io::Result<usize>> {
         incoming.poll_read_from(context, &mut self.reader)
     }
 }

@@ -33,11 +33,7 @@ pub(super) struct Entries<V> {
 
 impl<V> Entries<V> {
     pub(super) fn new() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            next_serial: 0,
-        }
+        Self { slots: Vec::new(), free: Vec::new(), next_serial: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -59,13 +55,7 @@ impl<V> Entries<V> {
     pub(super) fn append(&mut self, node: NodeIndex, first: &mut u32, value: V) -> EntryId {
         let serial = self.next_serial;
         self.next_serial += 1;
-        let entry = Entry {
-            value: Some(value),
-            node,
-            next: NONE,
-            previous: NONE,
-            serial,
-        };
+        let entry = Entry { value: Some(value), node, next: NONE, previous: NONE, serial };
         let index = if let Some(index) = self.free.pop() {
             self.slots[index as usize] = entry;
             index

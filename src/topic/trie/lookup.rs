@@ -92,11 +92,7 @@ impl<V> Trie<V> {
         // A `found` that panicked may have left a lookup half done.
         scratch.clear();
         self.resolve(published, &mut scratch.steps);
-        let mut walk = Walk {
-            nodes: &self.nodes,
-            steps: &scratch.steps,
-            pending: &mut scratch.pending,
-        };
+        let mut walk = Walk { nodes: &self.nodes, steps: &scratch.steps, pending: &mut scratch.pending };
         walk.push_at(root, 0, 0);
         while let Some(mut state) = walk.pending.pop() {
             let node = self.nodes.at(state.node);
@@ -104,9 +100,7 @@ impl<V> Trie<V> {
                 // A `**` at the end of its patterns takes all that is left.
                 state.position = walk.end();
             }
-            if state.doubles >= AMBIGUOUS_DOUBLES
-                && !scratch.seen.insert((state.node, state.position))
-            {
+            if state.doubles >= AMBIGUOUS_DOUBLES && !scratch.seen.insert((state.node, state.position)) {
                 continue;
             }
             if state.position == walk.end() {
@@ -119,15 +113,10 @@ impl<V> Trie<V> {
 
     fn resolve(&self, published: &str, steps: &mut Vec<Sought>) {
         steps.clear();
-        steps.extend(Steps::new(published).map(|step| {
-            match step {
-                Step::One => Sought::One,
-                Step::Many => Sought::Many,
-                Step::Literal(text) => self
-                    .symbols
-                    .find(text)
-                    .map_or(Sought::Unknown, Sought::Literal),
-            }
+        steps.extend(Steps::new(published).map(|step| match step {
+            Step::One => Sought::One,
+            Step::Many => Sought::Many,
+            Step::Literal(text) => self.symbols.find(text).map_or(Sought::Unknown, Sought::Literal),
         }));
     }
 }
@@ -149,11 +138,7 @@ impl Walk<'_> {
     /// Notes all states that follow from this one.
     #[inline]
     fn advance(&mut self, state: State, node: &Node) {
-        let State {
-            node: index,
-            position,
-            doubles,
-        } = state;
+        let State { node: index, position, doubles } = state;
         if node.many != NONE {
             self.push(node.many, position, doubles.saturating_add(1));
         }
@@ -204,11 +189,7 @@ impl Walk<'_> {
     /// Notes a state at a position that was reached before.
     #[inline]
     fn push(&mut self, node: NodeIndex, position: u16, doubles: u8) {
-        self.pending.push(State {
-            node,
-            position,
-            doubles,
-        });
+        self.pending.push(State { node, position, doubles });
     }
 
     /// Notes a state at a position that is new to its path, and counts the `**` that may stand there.

@@ -29,9 +29,7 @@ const _: () = assert!(MAX_TRIE_ENTRIES < (NONE as usize - 2) / MAX_STEPS);
 
 /// The trie holds [`MAX_TRIE_ENTRIES`] entries already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "the subscription table holds {MAX_TRIE_ENTRIES} entries and takes no more; remove some first"
-)]
+#[error("the subscription table holds {MAX_TRIE_ENTRIES} entries and takes no more; remove some first")]
 #[non_exhaustive]
 pub struct TrieFull;
 
@@ -83,11 +81,7 @@ impl<V> Trie<V> {
     /// An empty trie.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            nodes: Nodes::new(),
-            symbols: Symbols::default(),
-            entries: Entries::new(),
-        }
+        Self { nodes: Nodes::new(), symbols: Symbols::default(), entries: Entries::new() }
     }
 
     /// Number of entries.
@@ -146,11 +140,7 @@ impl<V> Trie<V> {
     }
 
     fn root_for(text: &str) -> NodeIndex {
-        if is_reserved(text) {
-            Nodes::RESERVED_ROOT
-        } else {
-            Nodes::COMMON_ROOT
-        }
+        if is_reserved(text) { Nodes::RESERVED_ROOT } else { Nodes::COMMON_ROOT }
     }
 
     fn child_or_new(&mut self, parent: NodeIndex, step: Step<'_>) -> NodeIndex {

@@ -61,10 +61,7 @@ impl Node {
 
     /// Whether nothing ends at this node or below it.
     pub(super) fn is_unused(&self) -> bool {
-        self.first_entry == NONE
-            && self.first_child == NONE
-            && self.one == NONE
-            && self.many == NONE
+        self.first_entry == NONE && self.first_child == NONE && self.one == NONE && self.many == NONE
     }
 }
 
@@ -87,9 +84,7 @@ impl Nodes {
 
     pub(super) fn new() -> Self {
         Self {
-            slots: (0..Self::ROOTS)
-                .map(|_| Node::new(Label::Root, NONE))
-                .collect(),
+            slots: (0..Self::ROOTS).map(|_| Node::new(Label::Root, NONE)).collect(),
             free: Vec::new(),
             edges: HashMap::default(),
         }

@@ -42,10 +42,7 @@ impl Symbols {
             return symbol;
         }
         let text: Arc<str> = text.into();
-        let slot = Slot {
-            text: Arc::clone(&text),
-            uses: 1,
-        };
+        let slot = Slot { text: Arc::clone(&text), uses: 1 };
         let symbol = if let Some(index) = self.free.pop() {
             self.slots[index as usize] = slot;
             Symbol(index)

@@ -42,13 +42,8 @@ fn assert_bare<V>(trie: &Trie<V>) {
 
 #[test]
 fn a_topic_finds_the_patterns_that_match_it() {
-    let trie = trie_of(&[
-        "", "a", "a/b", "a/*", "*/b", "a/**", "**", "**/b", "a/**/*", "b",
-    ]);
-    assert_eq!(
-        found(&trie, "a/b"),
-        sorted(&["**", "**/b", "*/b", "a/**", "a/**/*", "a/*", "a/b"])
-    );
+    let trie = trie_of(&["", "a", "a/b", "a/*", "*/b", "a/**", "**", "**/b", "a/**/*", "b"]);
+    assert_eq!(found(&trie, "a/b"), sorted(&["**", "**/b", "*/b", "a/**", "a/**/*", "a/*", "a/b"]));
     assert_eq!(found(&trie, ""), sorted(&["", "**"]));
     assert_eq!(found(&trie, "a"), sorted(&["**", "a", "a/**"]));
     assert_eq!(found(&trie, "unheard/of"), sorted(&["**"]));
@@ -60,24 +55,15 @@ fn a_pattern_finds_the_topics_it_matches() {
     assert_eq!(found(&trie, "a/*"), sorted(&["a/b", "a/c"]));
     assert_eq!(found(&trie, "a/**"), sorted(&["a", "a/b", "a/b/c", "a/c"]));
     assert_eq!(found(&trie, "**/c"), sorted(&["a/b/c", "a/c", "b/c"]));
-    assert_eq!(
-        found(&trie, "**"),
-        sorted(&["", "a", "a/b", "a/b/c", "a/c", "b/c"])
-    );
+    assert_eq!(found(&trie, "**"), sorted(&["", "a", "a/b", "a/b/c", "a/c", "b/c"]));
     assert_eq!(found(&trie, "$a/**"), sorted(&["$a", "$a/b"]));
 }
 
 #[test]
 fn wildcards_meet_wildcards() {
     let trie = trie_of(&["a/*", "*/b", "**/c", "a/**", "b/**/c", "*", "**"]);
-    assert_eq!(
-        found(&trie, "a/*"),
-        sorted(&["**", "**/c", "*/b", "a/**", "a/*"])
-    );
-    assert_eq!(
-        found(&trie, "**/c"),
-        sorted(&["**", "**/c", "*", "a/**", "a/*", "b/**/c"])
-    );
+    assert_eq!(found(&trie, "a/*"), sorted(&["**", "**/c", "*/b", "a/**", "a/*"]));
+    assert_eq!(found(&trie, "**/c"), sorted(&["**", "**/c", "*", "a/**", "a/*", "b/**/c"]));
 }
 
 #[test]
@@ -86,11 +72,7 @@ fn neighbouring_wildcards_match_the_literal_topics_they_should() {
         let trie = trie_of(&[text]);
         for topic in ["a", "a/b", "a/b/c", "b", ""] {
             let matches = pattern(text).matches(&Topic::new(topic).unwrap());
-            assert_eq!(
-                found(&trie, topic).len(),
-                usize::from(matches),
-                "{text} and {topic:?}"
-            );
+            assert_eq!(found(&trie, topic).len(), usize::from(matches), "{text} and {topic:?}");
         }
     }
 }
@@ -102,10 +84,7 @@ fn reserved_topics_are_found_only_by_their_own_first_fragment() {
     assert_eq!(found(&trie, "$a/x"), sorted(&["$a/**"]));
     assert_eq!(found(&trie, "x/$a"), sorted(&["**", "**/$a", "x/$a"]));
     assert_eq!(found(&trie, "**/$a"), sorted(&["**", "**/$a", "x/$a"]));
-    assert_eq!(
-        found(&trie, "**"),
-        sorted(&["**", "**/$a", "*", "*/x", "x/$a"])
-    );
+    assert_eq!(found(&trie, "**"), sorted(&["**", "**/$a", "*", "*/x", "x/$a"]));
 }
 
 #[test]
@@ -121,23 +100,14 @@ fn an_entry_is_reported_once_however_many_ways_lead_to_it() {
 #[test]
 fn entries_of_a_pattern_come_in_the_order_of_their_insertion() {
     let mut trie = Trie::new();
-    let ids: Vec<EntryId> = (0..6)
-        .map(|value| trie.insert(&pattern("a/*"), value).unwrap())
-        .collect();
+    let ids: Vec<EntryId> = (0..6).map(|value| trie.insert(&pattern("a/*"), value).unwrap()).collect();
     let order = |trie: &Trie<i32>| {
         let mut found = Vec::new();
         trie.visit("a/b", &mut Scratch::new(), |value| found.push(*value));
         found
     };
-    for (removed, left) in [
-        (0, &[1, 2, 3, 4, 5][..]),
-        (5, &[1, 2, 3, 4]),
-        (2, &[1, 3, 4]),
-    ] {
-        assert_eq!(
-            trie.remove(ids[removed]),
-            Some(i32::try_from(removed).unwrap())
-        );
+    for (removed, left) in [(0, &[1, 2, 3, 4, 5][..]), (5, &[1, 2, 3, 4]), (2, &[1, 3, 4])] {
+        assert_eq!(trie.remove(ids[removed]), Some(i32::try_from(removed).unwrap()));
         assert_eq!(order(&trie), left);
     }
     trie.insert(&pattern("a/*"), 6).unwrap();
@@ -179,16 +149,10 @@ fn memory_is_used_again_and_given_back_when_the_trie_empties() {
     let mut capacity = None;
     for round in 0..4 {
         let ids: Vec<EntryId> = (0..20_000)
-            .map(|index| {
-                trie.insert(&pattern(&format!("r{round}/{index}/*")), index)
-                    .unwrap()
-            })
+            .map(|index| trie.insert(&pattern(&format!("r{round}/{index}/*")), index).unwrap())
             .collect();
         assert_eq!(trie.node_count(), 40_001);
-        assert_eq!(
-            *capacity.get_or_insert(trie.nodes.capacity()),
-            trie.nodes.capacity()
-        );
+        assert_eq!(*capacity.get_or_insert(trie.nodes.capacity()), trie.nodes.capacity());
         for id in ids {
             assert!(trie.remove(id).is_some());
         }
@@ -229,8 +193,7 @@ fn a_lookup_of_a_concrete_topic_needs_no_new_memory_after_the_first() {
 fn a_scratch_gives_back_what_a_single_large_lookup_needed() {
     let mut trie = Trie::new();
     for index in 0..50_000 {
-        trie.insert(&pattern(&format!("**/{index}/**")), index)
-            .unwrap();
+        trie.insert(&pattern(&format!("**/{index}/**")), index).unwrap();
     }
     let mut scratch = Scratch::new();
     let mut count = 0;
@@ -244,15 +207,7 @@ fn a_scratch_gives_back_what_a_single_large_lookup_needed() {
 #[test]
 fn a_text_that_was_never_checked_finds_nothing_wrong_and_breaks_nothing() {
     let trie = trie_of(&["**", "a/*"]);
-    for text in [
-        "/",
-        "//",
-        "a//",
-        "**/**/**",
-        "a/+",
-        &"/".repeat(100_000),
-        &"**/a/".repeat(204),
-    ] {
+    for text in ["/", "//", "a//", "**/**/**", "a/+", &"/".repeat(100_000), &"**/a/".repeat(204)] {
         let _ = found(&trie, text);
     }
     assert_eq!(found(&trie, "a/+"), sorted(&["**", "a/*"]));

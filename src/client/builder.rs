@@ -1,0 +1,146 @@
+//! Making a client.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
+
+use super::Client;
+use super::driver::Driver;
+use super::shared::{Connection, Shared};
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::Hello;
+use crate::transport::{Address, Link, MemoryConnector, connect_unix};
+
+/// How a client connects.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let (_bus, connector) = listen_and_serve_memory()?;
+/// let client = Client::builder()
+///     .name("billing")
+///     .request_timeout(Duration::from_secs(2))
+///     .connect_memory(&connector)?;
+/// client.ping().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    name: String,
+    keep_alive: Duration,
+    request_timeout: Duration,
+    connect_timeout: Duration,
+}
+
+impl Default for ClientBuilder {
+    /// No name, a sign of life every [`limits::KEEP_ALIVE`], requests that wait
+    /// [`limits::REQUEST_TIMEOUT`], and [`limits::HANDSHAKE_TIMEOUT`] to connect.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            keep_alive: limits::KEEP_ALIVE,
+            request_timeout: limits::REQUEST_TIMEOUT,
+            connect_timeout: limits::HANDSHAKE_TIMEOUT,
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// What the client calls itself where the bus lists its sessions; cut to
+    /// [`limits::CLIENT_NAME_LIMIT`] bytes.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How often either side gives a sign of life when it has nothing to say. The bus may shorten it.
+    #[must_use]
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = interval;
+        self
+    }
+
+    /// How long a request waits for its answer unless it says otherwise.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// How long connecting and the handshake may take together.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Connects to the bus at an address such as `my_bus`, `unix:/run/my_bus` or `mem:name`, and waits
+    /// for its welcome.
+    ///
+    /// # Errors
+    /// [`BusError::Connect`] when nothing can be reached there; [`BusError::TimedOut`] when the bus does
+    /// not answer in time; what the bus refuses the client with.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn connect(self, address: &str) -> BusResult<Client> {
+        self.connect_to(&address.parse()?).await
+    }
+
+    pub(super) async fn connect_to(self, address: &Address) -> BusResult<Client> {
+        let timeout = self.connect_timeout;
+        let until = Instant::now() + timeout;
+        let connected = async {
+            let link = match address {
+                Address::Memory(name) => MemoryConnector::find(name)?.connect()?,
+                Address::Unix(path) => connect_unix(path).await?,
+            };
+            let client = self.connect_link(link)?;
+            client.connection.shared.opened().await?;
+            Ok(client)
+        };
+        timeout_at(until, connected).await.unwrap_or_else(|_| {
+            Err(BusError::TimedOut { what: format!("connecting to {address}"), after: timeout })
+        })
+    }
+
+    /// Connects to a bus in this process. The handshake goes on in the background; calls wait for it.
+    ///
+    /// # Errors
+    /// [`BusError::Connect`] when the bus has stopped; [`BusError::NoRuntime`] outside of a Tokio
+    /// runtime.
+    pub fn connect_memory(self, connector: &MemoryConnector) -> BusResult<Client> {
+        check_runtime("connecting a client")?;
+        self.connect_link(connector.connect()?)
+    }
+
+    /// Speaks to the bus at the other end of `link`. The handshake goes on in the background; calls
+    /// wait for it.
+    ///
+    /// # Errors
+    /// [`BusError::NoRuntime`] outside of a Tokio runtime.
+    pub fn connect_link(self, link: Link) -> BusResult<Client> {
+        let runtime = check_runtime("connecting a client")?;
+        let hello = Hello { name: self.name, keep_alive: self.keep_alive, ..Hello::default() };
+        let shared = Shared::new(link.sender);
+        // The timer of the driver belongs to the runtime that is entered here.
+        let driver = Driver::new(Arc::clone(&shared), link.receiver, &hello, self.connect_timeout);
+        let driver = runtime.spawn(driver.run());
+        let connection =
+            Connection { shared, request_timeout: self.request_timeout, driver: Mutex::new(Some(driver)) };
+        Ok(Client { connection: Arc::new(connection) })
+    }
+}
+
+fn check_runtime(what: &'static str) -> BusResult<Handle> {
+    Handle::try_current().map_err(|_| BusError::NoRuntime { what })
+}

@@ -1,0 +1,267 @@
+//! Values to payloads and back, and topics to what stands on the wire.
+
+use std::any::type_name;
+use std::cell::Cell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::inbox::Raw;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::{Content, ContentRef};
+use crate::topic::{Shape, TopicPattern, validate_pattern, validate_topic};
+
+/// Levels of nesting at which decoding stops: deeper payloads would only serve to overflow the stack.
+const DEPTH_LIMIT: usize = 128;
+
+/// Writes a value into the buffer, or gives the bytes that it consists of already.
+pub(super) type Encoder<T> = fn(&T, &mut Vec<u8>) -> BusResult<Option<Bytes>>;
+
+/// Reads a value from a message as it arrived.
+pub(super) type Decoder<T> = fn(&Raw<'_>) -> BusResult<T>;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A payload on its way out.
+#[derive(Debug)]
+pub(super) enum Body<'a> {
+    /// In a buffer that will be used again.
+    Lent(&'a [u8]),
+    /// In memory of its own, which may be shared.
+    Owned(Bytes),
+}
+
+impl Body<'_> {
+    /// Calls `send` with the content of a frame made of these parts. A large body with memory of its
+    /// own is not copied.
+    pub(super) fn with_content<R>(
+        &self,
+        fields: &[u8],
+        topic: &[u8],
+        send: impl FnOnce(&ContentRef<'_>) -> R,
+    ) -> R {
+        match self {
+            Self::Lent(payload) => send(&ContentRef::lent(fields, topic, payload)),
+            Self::Owned(payload) if payload.len() < limits::SHARED_PAYLOAD => {
+                send(&ContentRef::lent(fields, topic, payload))
+            }
+            Self::Owned(payload) => {
+                let (fields, topic) = (Bytes::copy_from_slice(fields), Bytes::copy_from_slice(topic));
+                send(&Arc::new(Content::new(fields, topic, payload.clone())).borrowed())
+            }
+        }
+    }
+}
+
+/// Encodes `value` into this thread's buffer and calls `send` with the payload.
+///
+/// The buffer is taken out of its place meanwhile, so that a serialiser which itself publishes gets
+/// another one.
+#[inline]
+pub(super) fn with_encoded<T, R>(
+    encode: Encoder<T>,
+    value: &T,
+    send: impl FnOnce(&Body<'_>) -> R,
+) -> BusResult<R> {
+    let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
+    scratch.clear();
+    let result = encode(value, &mut scratch).map(|owned| match owned {
+        None => send(&Body::Lent(&scratch)),
+        Some(bytes) => send(&Body::Owned(bytes)),
+    });
+    if scratch.capacity() <= limits::POOLED_BUFFER_BYTES {
+        // A thread that is ending has no place for it any more.
+        let _ = SCRATCH.try_with(|place| place.set(scratch));
+    }
+    result
+}
+
+/// The [`Encoder`] of typed values.
+#[inline]
+pub(super) fn encode_typed<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> BusResult<Option<Bytes>> {
+    match rmp_serde::encode::write_named(buffer, value) {
+        Ok(()) => Ok(None),
+        Err(error) => Err(BusError::Encode { what: type_name::<T>(), reason: error.to_string() }),
+    }
+}
+
+/// The [`Encoder`] of payloads that are bytes already.
+#[inline]
+pub(super) fn encode_bytes(value: &Bytes, buffer: &mut Vec<u8>) -> BusResult<Option<Bytes>> {
+    if value.len() < limits::SHARED_PAYLOAD {
+        buffer.extend_from_slice(value);
+        return Ok(None);
+    }
+    Ok(Some(value.clone()))
+}
+
+/// The [`Decoder`] of typed values.
+#[inline]
+pub(super) fn decode_typed<T: DeserializeOwned>(raw: &Raw<'_>) -> BusResult<T> {
+    decode(raw.payload, || String::from_utf8_lossy(raw.topic).into_owned())
+}
+
+/// The [`Decoder`] of payloads as they are.
+#[expect(clippy::unnecessary_wraps, reason = "it has the form of every decoder")]
+pub(super) fn decode_bytes(raw: &Raw<'_>) -> BusResult<Bytes> {
+    Ok(raw.payload_bytes())
+}
+
+/// Reads a value from a payload; `topic` names it in an error.
+#[inline]
+pub(super) fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -> BusResult<T> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload);
+    deserializer.set_max_depth(DEPTH_LIMIT);
+    T::deserialize(&mut deserializer).map_err(|error| BusError::Decode {
+        what: type_name::<T>(),
+        topic: topic(),
+        size: payload.len(),
+        reason: error.to_string(),
+    })
+}
+
+/// `topic` behind `prefix`, checked, as it stands on the wire.
+pub(super) fn wire_pattern(prefix: &str, topic: &str) -> BusResult<(String, Shape)> {
+    let whole = joined(prefix, topic)?;
+    let shape = validate_pattern(&whole)?;
+    // In a valid pattern a '+' is always a whole fragment.
+    let whole = if shape.needs_canonical { whole.replace('+', "*") } else { whole };
+    Ok((whole, shape))
+}
+
+/// As [`wire_pattern`], for a topic that must not have wildcards.
+pub(super) fn wire_topic(prefix: &str, topic: &str) -> BusResult<String> {
+    let whole = joined(prefix, topic)?;
+    validate_topic(&whole)?;
+    Ok(whole)
+}
+
+/// As [`wire_pattern`], for a topic that is published to.
+pub(super) fn wire_publish(prefix: &str, topic: &str) -> BusResult<String> {
+    let (whole, shape) = wire_pattern(prefix, topic)?;
+    if shape.reserved {
+        return Err(BusError::ReservedTopic { topic: whole });
+    }
+    Ok(whole)
+}
+
+fn joined(prefix: &str, topic: &str) -> BusResult<String> {
+    validate_topic(prefix)?;
+    if prefix.is_empty() || topic.is_empty() {
+        return Ok([prefix, topic].concat());
+    }
+    Ok([prefix, "/", topic].concat())
+}
+
+/// Turns the topics of arriving messages into what the application sees, and remembers the last:
+/// consecutive messages mostly have the same.
+#[derive(Debug)]
+pub(super) struct TopicReader {
+    prefix: &'static str,
+    raw: Vec<u8>,
+    last: Option<TopicPattern>,
+}
+
+impl TopicReader {
+    /// Strips `prefix` where a topic begins with it.
+    pub(super) fn new(prefix: &'static str) -> Self {
+        Self { prefix, raw: Vec::new(), last: None }
+    }
+
+    /// The topic without the prefix. One that does not literally begin with it, because its publisher
+    /// wrote a wildcard there, is given whole.
+    #[inline]
+    pub(super) fn read(&mut self, raw: &[u8]) -> BusResult<TopicPattern> {
+        match &self.last {
+            Some(last) if self.raw == raw => Ok(last.clone()),
+            _ => self.read_new(raw),
+        }
+    }
+
+    fn read_new(&mut self, raw: &[u8]) -> BusResult<TopicPattern> {
+        let pattern = TopicPattern::from_utf8(stripped(self.prefix.as_bytes(), raw))?;
+        self.raw.clear();
+        self.raw.extend_from_slice(raw);
+        self.last = Some(pattern.clone());
+        Ok(pattern)
+    }
+}
+
+fn stripped<'a>(prefix: &[u8], raw: &'a [u8]) -> &'a [u8] {
+    if prefix.is_empty() {
+        return raw;
+    }
+    match raw.strip_prefix(prefix) {
+        Some([]) => &[],
+        Some([b'/', rest @ ..]) => rest,
+        _ => raw,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_goes_behind_its_prefix_and_comes_back_without() {
+        for (prefix, topic, whole) in [
+            ("hello", "alice", "hello/alice"),
+            ("hello", "", "hello"),
+            ("", "alice", "alice"),
+            ("", "", ""),
+            ("hello", "+/bob", "hello/*/bob"),
+        ] {
+            assert_eq!(wire_pattern(prefix, topic).unwrap().0, whole);
+            let read = TopicReader::new(prefix).read(whole.as_bytes()).unwrap();
+            assert_eq!(read, TopicPattern::new(topic).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_topic_that_only_begins_with_the_letters_of_the_prefix_is_given_whole() {
+        let mut reader = TopicReader::new("hello");
+        assert_eq!(reader.read(b"hellos/alice").unwrap(), "hellos/alice");
+        assert_eq!(reader.read(b"**").unwrap(), "**");
+    }
+
+    #[test]
+    fn the_last_topic_is_not_mistaken_for_the_next() {
+        let mut reader = TopicReader::new("hello");
+        assert_eq!(reader.read(b"hello/a").unwrap(), "a");
+        assert_eq!(reader.read(b"hello/a").unwrap(), "a");
+        assert_eq!(reader.read(b"hello/b").unwrap(), "b");
+        assert!(reader.read(b"hello/\xff").is_err());
+        assert_eq!(reader.read(b"hello/b").unwrap(), "b");
+    }
+
+    #[test]
+    fn a_payload_nested_too_deeply_is_an_error_and_not_a_stack_overflow() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(transparent)]
+        struct Nested(#[expect(dead_code, reason = "only decoded")] Vec<Nested>);
+
+        let payload = vec![0x91; 1_000_000];
+        assert!(decode::<Nested>(&payload, String::new).is_err());
+    }
+
+    #[test]
+    fn a_serialiser_may_itself_encode() {
+        struct Outer;
+        impl Serialize for Outer {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                with_encoded(encode_typed::<u32>, &7, |_| ()).unwrap();
+                serializer.serialize_str("outer")
+            }
+        }
+        let payload = with_encoded(encode_typed::<Outer>, &Outer, |body| match body {
+            Body::Lent(payload) => payload.to_vec(),
+            Body::Owned(payload) => payload.to_vec(),
+        });
+        assert_eq!(decode::<String>(&payload.unwrap(), String::new).unwrap(), "outer");
+    }
+}

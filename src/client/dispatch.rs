@@ -1,0 +1,277 @@
+//! What each frame from the bus does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::driver::{Driver, Exit};
+use super::inbox::Inbox;
+use super::request_id::{Ask, RequestId};
+use super::shared::{Call, Registration};
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::fields::{Options, decode_gap};
+use crate::proto::{ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Refusal, VERSION, Welcome};
+
+impl Driver {
+    /// Acts on one frame.
+    #[inline]
+    pub(super) fn dispatch(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), Exit> {
+        if header.kind == Kind::Deliver {
+            return Ok(self.delivered(header, content)?);
+        }
+        self.dispatch_rare(header, content)
+    }
+
+    fn dispatch_rare(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), Exit> {
+        match header.kind {
+            Kind::Welcome => self.welcomed(content.payload)?,
+            Kind::Goodbye => return Err(Exit::Peer(refusal(content.payload).into_error())),
+            _ if self.shared.session().is_none() => {
+                return Err(violation("a frame before WELCOME").into());
+            }
+            Kind::Ping => self.answer_ping(header.sequence)?,
+            Kind::Pong => {
+                if let Some(sender) = { self.shared.lock().pings.remove(&header.sequence) } {
+                    // Whoever asked may have gone away.
+                    let _ = sender.send(());
+                }
+            }
+            Kind::Credit => self.credited(header, content.payload)?,
+            Kind::Accepted => self.accepted(header)?,
+            Kind::Failed => self.failed(header, refusal(content.payload).into_error())?,
+            Kind::Draining => tracing::info!("the bus is draining: it takes nothing new"),
+            Kind::Gap => {
+                let (count, reason) = decode_gap(content.payload).map_err(BusError::from)?;
+                let waker = self.inbox(header.id)?.gap(header.sequence, count, reason)?;
+                self.wakers.extend(waker);
+            }
+            Kind::Ended => self.ended(header, content.payload)?,
+            Kind::Ask => self.asked(header, content)?,
+            Kind::Answer => self.answered(header, content)?,
+            Kind::Cancel => {
+                if let Some(ask) = { self.shared.lock().asks.remove(&header.sequence) } {
+                    ask.cancel();
+                }
+            }
+            kind => return Err(violation(&format!("the bus sent {kind:?}, which only clients send")).into()),
+        }
+        Ok(())
+    }
+
+    fn welcomed(&mut self, payload: &[u8]) -> BusResult<()> {
+        if self.shared.session().is_some() {
+            return Err(violation("a second WELCOME"));
+        }
+        let welcome = Welcome::decode(payload)?;
+        if welcome.version != VERSION {
+            return Err(BusError::UnsupportedVersion {
+                what: format!("the bus chose {}, this client speaks {VERSION}", welcome.version),
+            });
+        }
+        self.shared.open(&welcome);
+        Ok(())
+    }
+
+    fn answer_ping(&self, sequence: u64) -> BusResult<()> {
+        let mut state = self.shared.lock();
+        state.lanes.control(&Header::new(Kind::Pong, 0, sequence), &ContentRef::empty());
+        let waiting = state.lanes.control_waiting();
+        if waiting > limits::CONTROL_LANE_BYTES {
+            return Err(BusError::ControlOverrun { bytes: waiting });
+        }
+        Ok(())
+    }
+
+    fn inbox(&mut self, id: u32) -> BusResult<&Arc<Inbox<()>>> {
+        use std::collections::hash_map::Entry;
+        match self.inboxes.entry(id) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let state = self.shared.lock();
+                let registration = state.subscriptions.entries.get(&id);
+                let inbox = registration.map(|registration| Arc::clone(&registration.inbox));
+                drop(state);
+                let inbox =
+                    inbox.ok_or_else(|| violation("a message for a subscription that is not there"))?;
+                Ok(entry.insert(inbox))
+            }
+        }
+    }
+
+    #[inline]
+    fn delivered(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let waker = self.inbox(header.id)?.deliver(Some(header.sequence), (), content)?;
+        self.wakers.extend(waker);
+        Ok(())
+    }
+
+    fn credited(&self, header: &Header, payload: &[u8]) -> BusResult<()> {
+        let bytes = payload.first_chunk().copied().map(u64::from_le_bytes);
+        let bytes = bytes.ok_or(MalformedFrame::Content("a CREDIT without a number of bytes"))?;
+        match Lane::from_u8(header.flags.0) {
+            Some(Lane::Publish) => self.shared.grant_publish(header.id, bytes),
+            Some(Lane::Stream) => {
+                let ask = self.shared.lock().asks.get(&header.sequence).cloned();
+                // One that has been answered meanwhile needs no credit.
+                if let Some(ask) = ask {
+                    ask.grant(header.id, bytes);
+                }
+            }
+            _ => return Err(violation("CREDIT for a window that only clients grant")),
+        }
+        Ok(())
+    }
+
+    fn accepted(&self, header: &Header) -> BusResult<()> {
+        let mut state = self.shared.lock();
+        let waiting = match header.answers() {
+            Some(Kind::Publish) => {
+                drop(state);
+                self.shared.published(header.sequence, Ok(header.id as usize));
+                return Ok(());
+            }
+            Some(Kind::Subscribe) => state.subscriptions.entries.get_mut(&header.id).map(take_accepted),
+            Some(Kind::Serve) => state.servings.entries.get_mut(&header.id).map(take_accepted),
+            _ => return Err(violation("ACCEPTED for something that is not asked for")),
+        };
+        drop(state);
+        if let Some(sender) = waiting.flatten() {
+            // The future that waited may have been dropped.
+            let _ = sender.send(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, header: &Header, error: BusError) -> BusResult<()> {
+        let mut state = self.shared.lock();
+        let waiting = match header.answers() {
+            Some(Kind::Publish) => {
+                drop(state);
+                self.shared.published(header.sequence, Err(error));
+                return Ok(());
+            }
+            Some(Kind::Subscribe) => {
+                state.subscriptions.entries.remove(&header.id).and_then(|mut gone| take_accepted(&mut gone))
+            }
+            Some(Kind::Serve) => {
+                state.servings.entries.remove(&header.id).and_then(|mut gone| take_accepted(&mut gone))
+            }
+            _ => return Err(violation("FAILED for something that cannot fail so")),
+        };
+        drop(state);
+        if let Some(sender) = waiting {
+            let _ = sender.send(Err(error));
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, header: &Header, payload: &[u8]) -> BusResult<()> {
+        let error = (!payload.is_empty()).then(|| refusal(payload).into_error());
+        let (accepted, waker) = match header.answers() {
+            Some(Kind::Subscribe) => {
+                self.inboxes.remove(&header.id);
+                let gone = self.shared.lock().subscriptions.entries.remove(&header.id);
+                let Some(mut gone) = gone else { return Ok(()) };
+                (take_accepted(&mut gone), gone.inbox.end(error.clone(), Some(header.sequence)))
+            }
+            Some(Kind::Serve) => {
+                let gone = self.shared.lock().servings.entries.remove(&header.id);
+                let Some(mut gone) = gone else { return Ok(()) };
+                (take_accepted(&mut gone), gone.inbox.end(error.clone(), None))
+            }
+            _ => return Err(violation("ENDED for something that has no end")),
+        };
+        self.wakers.extend(waker);
+        if let Some(sender) = accepted {
+            let _ = sender
+                .send(Err(error.unwrap_or(BusError::Closed { what: "the subscription or serving".into() })));
+        }
+        Ok(())
+    }
+
+    fn asked(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let options = Options::read(content.fields).map_err(Refusal::into_error)?;
+        let stream = header.flags.contains(Flags::STREAM);
+        let window = options.window.unwrap_or((limits::STREAM_WINDOW, limits::WINDOW_BYTES));
+        let mut state = self.shared.lock();
+        let Some(serving) = state.servings.entries.get(&header.id) else {
+            // The serving ended while the bus was handing this over.
+            let refusal = Refusal::from(&BusError::Abandoned {
+                topic: String::from_utf8_lossy(content.topic).into_owned(),
+            });
+            let reply = Header::new(Kind::Reply, 0, header.sequence).flagged(Flags::ERROR);
+            state.lanes.data(&reply, &ContentRef::payload(&refusal.encode()));
+            return Ok(());
+        };
+        let inbox = Arc::clone(&serving.inbox);
+        let topic = Arc::clone(&serving.topic);
+        let ask = Ask::new(header.sequence, topic, options.deadline, stream.then_some(window));
+        let earlier = state.asks.insert(header.sequence, Arc::clone(&ask));
+        drop(state);
+        if earlier.is_some() {
+            return Err(violation("a request with a token that is in use"));
+        }
+        let id = RequestId::new(Arc::clone(&self.shared), ask);
+        let waker = inbox.deliver(None, id, content)?;
+        self.wakers.extend(waker);
+        Ok(())
+    }
+
+    fn answered(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let mut state = self.shared.lock();
+        let (inbox, last) = match state.calls.entries.get(&header.id) {
+            // The request was cancelled while its answer was on the way.
+            None => return Ok(()),
+            Some(Call::Many(inbox)) => (Arc::clone(inbox), !header.flags.contains(Flags::MORE)),
+            Some(Call::Single(_)) => {
+                let call = state.calls.entries.remove(&header.id);
+                drop(state);
+                if let Some(Call::Single(sender)) = call {
+                    // The request may be dropped at this moment.
+                    let _ = sender.send(single_answer(header.flags, content));
+                }
+                return Ok(());
+            }
+        };
+        if last {
+            state.calls.entries.remove(&header.id);
+        }
+        drop(state);
+        let error = header.flags.contains(Flags::ERROR);
+        if !last || (!error && !header.flags.contains(Flags::END)) {
+            let waker = inbox.deliver(None, header.flags, content)?;
+            self.wakers.extend(waker);
+        }
+        if last {
+            let reason = error.then(|| refusal(content.payload).into_error());
+            self.wakers.extend(inbox.end(reason, None));
+        }
+        Ok(())
+    }
+}
+
+fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<Bytes> {
+    if flags.contains(Flags::ERROR) {
+        return Err(refusal(content.payload).into_error());
+    }
+    if flags.contains(Flags::END) {
+        return Err(violation("the end of a stream as the answer to a plain request"));
+    }
+    Ok(content.shared_payload().unwrap_or_else(|| Bytes::copy_from_slice(content.payload)))
+}
+
+fn take_accepted<S>(
+    registration: &mut Registration<S>,
+) -> Option<tokio::sync::oneshot::Sender<BusResult<()>>> {
+    registration.accepted.take()
+}
+
+/// The refusal in a payload; one that cannot be read still is one.
+pub(super) fn refusal(payload: &[u8]) -> Refusal {
+    Refusal::decode(payload).unwrap_or_else(|malformed| Refusal::from(&BusError::from(malformed)))
+}
+
+fn violation(what: &str) -> BusError {
+    BusError::Protocol { what: what.to_owned() }
+}

@@ -1,0 +1,294 @@
+//! The task that owns a link: it receives, dispatches, waits for room and keeps the link alive.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use foldhash::{HashMap, HashMapExt};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::inbox::Inbox;
+use super::shared::{Shared, lost};
+use crate::error::BusError;
+use crate::limits;
+use crate::proto::{ContentRef, Header, Hello, Kind, Refusal};
+use crate::transport::{Incoming, LinkReceiver};
+
+/// How long a connection whose handles are all gone may take to send what is queued.
+const CLOSE_GRACE: Duration = limits::STOP_GRACE;
+
+/// Why the driver ends.
+pub(super) enum Exit {
+    /// The other side ended the connection, or it was lost.
+    Peer(BusError),
+    /// The other side broke the protocol or was silent, and is told so.
+    Fault(BusError),
+    /// This side is done.
+    Closed,
+}
+
+impl From<BusError> for Exit {
+    fn from(error: BusError) -> Self {
+        Self::Fault(error)
+    }
+}
+
+/// The owner of a link.
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    receiver: Box<dyn LinkReceiver>,
+    incoming: Incoming,
+    pub(super) keep_alive: KeepAlive,
+    /// Where deliveries go. It mirrors the table of subscriptions, so that a delivery needs no lock
+    /// that publishers take.
+    pub(super) inboxes: HashMap<u32, Arc<Inbox<()>>>,
+    /// Who got something in this turn, to be woken once.
+    pub(super) wakers: Vec<Waker>,
+    /// `GOODBYE` is queued; when this is reached, the link is closed whatever is left.
+    closing: Option<Instant>,
+}
+
+/// The clock of a connection: one timer for all that can be due.
+pub(super) struct KeepAlive {
+    timer: Pin<Box<Sleep>>,
+    /// When something arrived last.
+    received: Instant,
+    /// When this side last gave a sign of life for its own sake.
+    spoke: Instant,
+    handshake: Duration,
+    /// How often each side gives a sign of life; `None` until the handshake is done.
+    interval: Option<Duration>,
+}
+
+impl Driver {
+    /// The driver of a new link, with `HELLO` queued.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        receiver: Box<dyn LinkReceiver>,
+        hello: &Hello,
+        handshake: Duration,
+    ) -> Self {
+        let payload = hello.encode();
+        shared.lock().lanes.control(&Header::new(Kind::Hello, 0, 0), &ContentRef::payload(&payload));
+        let now = Instant::now();
+        let keep_alive = KeepAlive {
+            timer: Box::pin(sleep_until(now + handshake)),
+            received: now,
+            spoke: now,
+            handshake,
+            interval: None,
+        };
+        let incoming = Incoming::new(shared.form(), limits::HANDSHAKE_FRAME_LIMIT);
+        Self {
+            shared,
+            receiver,
+            incoming,
+            keep_alive,
+            inboxes: HashMap::new(),
+            wakers: Vec::new(),
+            closing: None,
+        }
+    }
+
+    /// Runs until the connection ends, and tells everyone who waits.
+    pub(super) async fn run(mut self) {
+        let exit = poll_fn(|context| self.poll(context)).await;
+        let error = match exit {
+            Exit::Peer(error) => error,
+            Exit::Fault(error) => {
+                tracing::warn!(%error, "ending the connection to the bus");
+                self.say_goodbye(&error);
+                self.shared.flush();
+                error
+            }
+            Exit::Closed => BusError::Closed { what: "the client".into() },
+        };
+        self.shared.end(error);
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
+        self.shared.driver.register(context.waker());
+        match self.turn(context) {
+            Ok(()) => Poll::Pending,
+            Err(exit) => Poll::Ready(exit),
+        }
+    }
+
+    /// One turn: send, receive, send what that caused, look at the clock.
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
+        self.begin_closing();
+        self.send(context);
+        let received = self.receive(context);
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+        self.incoming.settle();
+        let drained = received?;
+        self.send(context);
+        let state = self.shared.lock();
+        if self.closing.is_some_and(|until| state.lanes.waiting() == 0 || Instant::now() >= until) {
+            return Err(Exit::Closed);
+        }
+        // A link that takes nothing more is read to its end, as the other side may have said why.
+        if let Some(error) = state.write_error.clone().filter(|_| drained) {
+            return Err(Exit::Peer(error));
+        }
+        drop(state);
+        self.look_at_clock(context)
+    }
+
+    /// Queues `GOODBYE` behind everything else once the last handle is gone.
+    fn begin_closing(&mut self) {
+        let closing = self.shared.lock().closing;
+        if closing && self.closing.is_none() {
+            let until = Instant::now() + CLOSE_GRACE;
+            self.closing = Some(until);
+            self.keep_alive.timer.as_mut().reset(until);
+            if self.shared.session().is_some() {
+                self.say_goodbye(&BusError::Closed { what: "the client".into() });
+            }
+        }
+    }
+
+    fn say_goodbye(&self, reason: &BusError) {
+        let payload = Refusal::from(reason).encode();
+        self.shared.lock().lanes.data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::payload(&payload));
+    }
+
+    /// Sends what is queued; registers for room if the link is full.
+    fn send(&self, context: &mut Context<'_>) {
+        loop {
+            self.shared.flush();
+            if !self.shared.lock().lanes.is_blocked() {
+                return;
+            }
+            match self.shared.sender().poll_ready(context) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) => self.shared.lock().lanes.unblock(),
+                Poll::Ready(Err(error)) => {
+                    let mut state = self.shared.lock();
+                    state.lanes.close();
+                    state.write_error = Some(lost(&error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads and dispatches, a few reads at most; says whether everything that was there is read.
+    fn receive(&mut self, context: &mut Context<'_>) -> Result<bool, Exit> {
+        for _ in 0..limits::TURN_READS {
+            match self.receiver.poll_receive(context, &mut self.incoming) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(Ok(0)) => {
+                    return Err(Exit::Peer(BusError::Disconnected {
+                        reason: "the bus closed the connection".into(),
+                    }));
+                }
+                Poll::Ready(Ok(_)) => self.keep_alive.received = Instant::now(),
+                Poll::Ready(Err(error)) => return Err(Exit::Peer(lost(&error))),
+            }
+            self.dispatch_all()?;
+            // Readers on other threads begin while the next read is made.
+            for waker in self.wakers.drain(..) {
+                waker.wake();
+            }
+        }
+        context.waker().wake_by_ref();
+        Ok(false)
+    }
+
+    fn dispatch_all(&mut self) -> Result<(), Exit> {
+        // The frames borrow what they are decoded from, which therefore is taken out meanwhile.
+        let form = self.shared.form();
+        let mut incoming = std::mem::replace(&mut self.incoming, Incoming::new(form, 0));
+        let result = loop {
+            match incoming.next_frame() {
+                Ok(Some((header, content))) => match self.dispatch(&header, &content) {
+                    Ok(()) => {}
+                    Err(exit) => break Err(exit),
+                },
+                Ok(None) => break Ok(()),
+                Err(malformed) => break Err(Exit::Fault(malformed.into())),
+            }
+            if let Some(session) = self.shared.session().filter(|_| self.keep_alive.interval.is_none()) {
+                incoming.set_limit(session.frame_limit.saturating_add(limits::FRAME_SLACK));
+                self.keep_alive.begin(session.keep_alive);
+            }
+        };
+        self.incoming = incoming;
+        result
+    }
+
+    fn look_at_clock(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
+        while self.keep_alive.timer.as_mut().poll_elapsed(context) {
+            let next = self.due()?;
+            self.keep_alive.timer.as_mut().reset(next);
+        }
+        Ok(())
+    }
+
+    /// Does what is due and says when to look again.
+    fn due(&mut self) -> Result<Instant, Exit> {
+        let now = Instant::now();
+        if let Some(until) = self.closing {
+            return Ok(until.max(now + Duration::from_millis(1)));
+        }
+        let Some(interval) = self.keep_alive.interval else {
+            let after = self.keep_alive.handshake;
+            return Err(BusError::TimedOut { what: "the handshake with the bus".into(), after }.into());
+        };
+        let patience = interval.saturating_mul(limits::KEEP_ALIVE_MISSED);
+        let silent_until = self.keep_alive.received + patience;
+        if now >= silent_until {
+            return Err(BusError::KeepAlive { after: patience }.into());
+        }
+        let mut state = self.shared.lock();
+        if let Some(since) = state.lanes.stuck_since() {
+            let stalled_at = since + limits::STALL_LIMIT;
+            if now >= stalled_at {
+                return Err(BusError::Stalled { after: limits::STALL_LIMIT }.into());
+            }
+            return Ok(silent_until.min(stalled_at));
+        }
+        let speak_at = self.keep_alive.spoke + interval;
+        if now < speak_at {
+            return Ok(silent_until.min(speak_at));
+        }
+        let sequence = state.next_ping();
+        drop(state);
+        self.keep_alive.spoke = now;
+        self.shared.control(&Header::new(Kind::Ping, 0, sequence), &[]);
+        Ok(silent_until.min(now + interval))
+    }
+}
+
+impl KeepAlive {
+    /// The handshake is done; an interval of zero means that nothing is due any more.
+    fn begin(&mut self, interval: Duration) {
+        let interval = if interval.is_zero() { limits::REQUEST_TIMEOUT_MAX } else { interval };
+        self.interval = Some(interval);
+        self.timer.as_mut().reset(self.received + interval);
+    }
+}
+
+/// Polls a timer as a yes-or-no question.
+trait PollElapsed {
+    fn poll_elapsed(self, context: &mut Context<'_>) -> bool;
+}
+
+impl PollElapsed for Pin<&mut Sleep> {
+    fn poll_elapsed(self, context: &mut Context<'_>) -> bool {
+        std::future::Future::poll(self, context).is_ready()
+    }
+}
+
+impl Drop for Driver {
+    /// Also when the runtime stops: nobody may wait for a driver that is gone.
+    fn drop(&mut self) {
+        self.shared.end(BusError::Disconnected { reason: "the runtime of the client has stopped".into() });
+        self.shared.sender().close();
+    }
+}

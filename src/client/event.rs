@@ -1,0 +1,93 @@
+//! What a subscription yields.
+
+use super::options::Headers;
+use crate::error::BusError;
+use crate::proto::fields::GapReason;
+use crate::topic::TopicPattern;
+
+/// A message with all that came with it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Message<T> {
+    /// The topic as the publisher wrote it, without the protocol's prefix; with wildcards if the
+    /// publisher used some.
+    pub topic: TopicPattern,
+    /// The value.
+    pub value: T,
+    /// What the publisher sent along.
+    pub headers: Headers,
+    /// The id of the bus that the message was first published on, where it is not this one.
+    pub origin: Option<u64>,
+}
+
+/// The next thing that happened to a subscription, in order.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event<T> {
+    /// A message.
+    Message(Message<T>),
+    /// Messages that matched and were dropped.
+    Gap {
+        /// How many.
+        count: u64,
+        /// Why.
+        reason: GapReason,
+    },
+    /// A message that is not what this subscription decodes. Its connection and all that follows are
+    /// unharmed.
+    Undecodable {
+        /// The topic as the publisher wrote it, without the prefix.
+        topic: TopicPattern,
+        /// What the decoder says.
+        error: BusError,
+    },
+}
+
+/// What became of the matches of a subscription, as far as this client knows.
+///
+/// At all times `received = taken + pending`; with the sum of `gaps` that is every match that the bus
+/// has counted for the subscription up to the last frame that arrived.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let (_bus, connector) = listen_and_serve_memory()?;
+/// let client = Client::new_memory(&connector)?;
+/// let mut subscription = client.subscribe_bytes("news").await?;
+/// client.publish_bytes("news", "first").await?;
+/// subscription.recv().await;
+/// let counts = subscription.counts();
+/// assert_eq!((counts.received, counts.taken, counts.pending), (1, 1, 0));
+/// assert_eq!(counts.dropped(), 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Messages that arrived.
+    pub received: u64,
+    /// Messages that the application took, undecodable ones included.
+    pub taken: u64,
+    /// Messages that arrived and wait to be taken.
+    pub pending: u64,
+    /// Matches that were dropped, in the order of [`GapReason::ALL`].
+    pub gaps: [u64; GapReason::ALL.len()],
+}
+
+impl Counts {
+    /// Matches that were dropped for this reason.
+    #[must_use]
+    pub fn dropped_for(&self, reason: GapReason) -> u64 {
+        self.gaps.get(reason.index()).copied().unwrap_or_default()
+    }
+
+    /// Matches that were dropped for any reason.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.gaps.iter().sum()
+    }
+}

@@ -1,0 +1,405 @@
+//! What has arrived for one subscription, serving or stream of replies and waits to be taken.
+//!
+//! The driver appends to the shared half. The application's half swaps the whole queue out when its
+//! own is empty, so that taking a message neither locks nor allocates. Both together never hold more
+//! than the window, which is checked at every arrival.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use crate::error::{BusError, BusResult};
+use crate::proto::fields::GapReason;
+use crate::proto::{Content, ContentRef, HEADER_LEN};
+
+/// Bytes of a queue's buffer that are kept while nothing waits: enough for a burst of small messages,
+/// little enough for thousands of subscriptions.
+const RETAINED_BYTES: usize = 16 * 1024;
+
+/// Entries whose memory a queue keeps while nothing waits.
+const RETAINED_ENTRIES: usize = 512;
+
+/// What may be outstanding in one direction. A message may pass while something of both is left, so
+/// that the last one may take more bytes than there were: they can fall below zero.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Credit {
+    pub(super) messages: i64,
+    pub(super) bytes: i64,
+}
+
+impl Credit {
+    pub(super) fn new((messages, bytes): (u32, u64)) -> Self {
+        Self { messages: i64::from(messages), bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
+    }
+
+    #[inline]
+    pub(super) fn allows(&self) -> bool {
+        self.messages > 0 && self.bytes > 0
+    }
+
+    #[inline]
+    pub(super) fn spend(&mut self, bytes: usize) {
+        self.messages -= 1;
+        self.bytes = self.bytes.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn grant(&mut self, messages: u32, bytes: u64) {
+        self.messages = self.messages.saturating_add(i64::from(messages));
+        self.bytes = self.bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// The parts of a message where they lie.
+#[derive(Debug)]
+pub(super) struct Raw<'a> {
+    pub(super) fields: &'a [u8],
+    pub(super) topic: &'a [u8],
+    pub(super) payload: &'a [u8],
+    shared: Option<&'a Bytes>,
+}
+
+impl Raw<'_> {
+    /// The payload in memory of its own; large ones are not copied.
+    pub(super) fn payload_bytes(&self) -> Bytes {
+        self.shared.map_or_else(|| Bytes::copy_from_slice(self.payload), Bytes::clone)
+    }
+}
+
+/// What the application takes next.
+#[derive(Debug)]
+pub(super) enum Taken<'a, S> {
+    Message { stamp: S, raw: Raw<'a> },
+    Gap { count: u64, reason: GapReason },
+}
+
+/// How a queue ended.
+#[derive(Debug, Clone, Default)]
+pub(super) struct End {
+    /// Why, if not because this side asked for it.
+    pub(super) error: Option<BusError>,
+}
+
+/// The half that the driver appends to. `S` is what each message carries beside its content.
+#[derive(Debug)]
+pub(super) struct Inbox<S> {
+    state: Mutex<InboxState<S>>,
+}
+
+#[derive(Debug)]
+struct InboxState<S> {
+    queue: Queue<S>,
+    waker: Option<Waker>,
+    credit: Credit,
+    /// The last match that is accounted for.
+    last: u64,
+    received: u64,
+    gaps: [u64; GapReason::ALL.len()],
+    ended: Option<End>,
+    /// Nobody takes anything any more; what arrives is only checked.
+    discarding: bool,
+}
+
+#[derive(Debug)]
+struct Queue<S> {
+    entries: VecDeque<Entry<S>>,
+    /// The messages that are not shared, one after the other.
+    bytes: Vec<u8>,
+    /// How much of `bytes` has been taken.
+    start: usize,
+}
+
+#[derive(Debug)]
+enum Entry<S> {
+    Inline { stamp: S, fields: u16, topic: u16, payload: u32 },
+    Shared { stamp: S, content: Arc<Content> },
+    Gap { count: u64, reason: GapReason },
+}
+
+impl<S> Default for Queue<S> {
+    fn default() -> Self {
+        Self { entries: VecDeque::new(), bytes: Vec::new(), start: 0 }
+    }
+}
+
+impl<S> Queue<S> {
+    #[inline]
+    fn push(&mut self, stamp: S, content: &ContentRef<'_>) {
+        let (fields, topic) = (u16::try_from(content.fields.len()), u16::try_from(content.topic.len()));
+        match (fields, topic, u32::try_from(content.payload.len())) {
+            (Ok(fields), Ok(topic), Ok(payload)) if content.is_lent() => {
+                self.bytes.extend_from_slice(content.fields);
+                self.bytes.extend_from_slice(content.topic);
+                self.bytes.extend_from_slice(content.payload);
+                self.entries.push_back(Entry::Inline { stamp, fields, topic, payload });
+            }
+            _ => self.entries.push_back(Entry::Shared { stamp, content: content.shared() }),
+        }
+    }
+
+    /// Gives memory back that an idle subscription does not need.
+    fn shrink(&mut self) {
+        if self.bytes.capacity() > RETAINED_BYTES && self.bytes.is_empty() {
+            self.bytes = Vec::new();
+        }
+        if self.entries.capacity() > RETAINED_ENTRIES && self.entries.is_empty() {
+            self.entries = VecDeque::new();
+        }
+    }
+}
+
+impl<S> Inbox<S> {
+    /// An empty inbox of which the bus has been granted `window`.
+    pub(super) fn new(window: (u32, u64)) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(InboxState {
+                queue: Queue::default(),
+                waker: None,
+                credit: Credit::new(window),
+                last: 0,
+                received: 0,
+                gaps: [0; GapReason::ALL.len()],
+                ended: None,
+                discarding: false,
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxState<S>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a message. `sequence` is its number among the matches of a subscription. Returns who
+    /// is to be woken.
+    ///
+    /// # Errors
+    /// What ends the connection: more than the window, or a match that was there before.
+    #[inline]
+    pub(super) fn deliver(
+        &self,
+        sequence: Option<u64>,
+        stamp: S,
+        content: &ContentRef<'_>,
+    ) -> BusResult<Option<Waker>> {
+        let mut state = self.lock();
+        if !state.credit.allows() {
+            return Err(BusError::CreditExceeded {
+                what: "the bus sent past a window of this client".into(),
+            });
+        }
+        state.credit.spend(content.frame_size());
+        if let Some(sequence) = sequence {
+            let expected = state.last + 1;
+            if sequence < expected {
+                return Err(out_of_order(sequence, expected));
+            }
+            if sequence > expected {
+                // The bus should have said so itself; it is reported all the same.
+                state.gap(sequence - expected, GapReason::Link);
+            }
+            state.last = sequence;
+        }
+        state.received += 1;
+        if state.discarding {
+            drop(state);
+            drop(stamp);
+            return Ok(None);
+        }
+        state.queue.push(stamp, content);
+        Ok(state.waker.take())
+    }
+
+    /// Notes that `count` matches were dropped, the last of them with the number `sequence`.
+    ///
+    /// # Errors
+    /// What ends the connection: numbers that do not go on from the last match.
+    pub(super) fn gap(&self, sequence: u64, count: u64, reason: GapReason) -> BusResult<Option<Waker>> {
+        let mut state = self.lock();
+        let until = state.last.checked_add(count).filter(|until| count > 0 && *until <= sequence);
+        let Some(until) = until else { return Err(out_of_order(sequence, state.last + count.max(1))) };
+        if sequence > until {
+            state.gap(sequence - until, GapReason::Link);
+        }
+        state.gap(count, reason);
+        state.last = sequence;
+        Ok(state.waker.take())
+    }
+
+    /// Ends the inbox; what waits in it can still be taken. `sequence` is the final match.
+    pub(super) fn end(&self, error: Option<BusError>, sequence: Option<u64>) -> Option<Waker> {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return None;
+        }
+        if let Some(missing) = sequence.and_then(|sequence| sequence.checked_sub(state.last)) {
+            if missing > 0 {
+                state.gap(missing, GapReason::Link);
+                state.last += missing;
+            }
+        }
+        state.ended = Some(End { error });
+        state.waker.take()
+    }
+
+    /// Throws away what waits and what is to come.
+    pub(super) fn discard(&self) {
+        let queue = {
+            let mut state = self.lock();
+            state.discarding = true;
+            state.waker = None;
+            std::mem::take(&mut state.queue)
+        };
+        // Requests that wait answer themselves when they are dropped, which takes another lock.
+        drop(queue);
+    }
+
+    pub(super) fn ended(&self) -> Option<End> {
+        self.lock().ended.clone()
+    }
+
+    /// Messages that arrived, and matches dropped for each reason.
+    pub(super) fn counts(&self) -> (u64, [u64; GapReason::ALL.len()]) {
+        let state = self.lock();
+        (state.received, state.gaps)
+    }
+}
+
+impl<S> InboxState<S> {
+    fn gap(&mut self, count: u64, reason: GapReason) {
+        if let Some(sum) = self.gaps.get_mut(reason.index()) {
+            *sum += count;
+        }
+        if self.discarding {
+            return;
+        }
+        // The gaps between two messages are one for each reason, so that they take no room without a
+        // bound.
+        for entry in self.queue.entries.iter_mut().rev() {
+            match entry {
+                Entry::Gap { count: sum, reason: earlier } if *earlier == reason => {
+                    *sum += count;
+                    return;
+                }
+                Entry::Gap { .. } => {}
+                Entry::Inline { .. } | Entry::Shared { .. } => break,
+            }
+        }
+        self.queue.entries.push_back(Entry::Gap { count, reason });
+    }
+}
+
+fn out_of_order(sequence: u64, expected: u64) -> BusError {
+    BusError::Protocol { what: format!("match {sequence} of a subscription came where {expected} was due") }
+}
+
+/// The half that the application takes from.
+#[derive(Debug)]
+pub(super) struct Reader<S> {
+    inbox: Arc<Inbox<S>>,
+    local: Queue<S>,
+    /// The shared message that was taken last, until it is done with.
+    current: Option<Arc<Content>>,
+    window: (u32, u64),
+    /// Taken and not yet granted again.
+    consumed: (u32, u64),
+    taken: u64,
+}
+
+impl<S> Reader<S> {
+    pub(super) fn new(inbox: Arc<Inbox<S>>, window: (u32, u64)) -> Self {
+        Self { inbox, local: Queue::default(), current: None, window, consumed: (0, 0), taken: 0 }
+    }
+
+    pub(super) fn inbox(&self) -> &Arc<Inbox<S>> {
+        &self.inbox
+    }
+
+    /// Messages taken so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Waits until something can be taken; `false` when nothing will come any more.
+    #[inline]
+    pub(super) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        if !self.local.entries.is_empty() {
+            return Poll::Ready(true);
+        }
+        self.local.bytes.clear();
+        self.local.start = 0;
+        let mut state = self.inbox.lock();
+        if !state.queue.entries.is_empty() {
+            std::mem::swap(&mut state.queue, &mut self.local);
+            return Poll::Ready(true);
+        }
+        if state.ended.is_some() {
+            return Poll::Ready(false);
+        }
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            state.waker = Some(context.waker().clone());
+        }
+        state.queue.shrink();
+        drop(state);
+        self.local.shrink();
+        Poll::Pending
+    }
+
+    /// Takes what [`poll_ready`](Self::poll_ready) found.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<Taken<'_, S>> {
+        match self.local.entries.pop_front()? {
+            Entry::Inline { stamp, fields, topic, payload } => {
+                let (fields, topic, payload) = (usize::from(fields), usize::from(topic), payload as usize);
+                let length = fields + topic + payload;
+                self.consume(length);
+                let rest = self.local.bytes.get(self.local.start..).unwrap_or_default();
+                self.local.start += length;
+                let (fields, rest) = rest.split_at_checked(fields)?;
+                let (topic, rest) = rest.split_at_checked(topic)?;
+                let payload = rest.get(..payload)?;
+                Some(Taken::Message { stamp, raw: Raw { fields, topic, payload, shared: None } })
+            }
+            Entry::Shared { stamp, content } => {
+                self.consume(content.fields.len() + content.topic.len() + content.payload.len());
+                let content: &Content = self.current.insert(content);
+                let raw = Raw {
+                    fields: &content.fields,
+                    topic: &content.topic,
+                    payload: &content.payload,
+                    shared: Some(&content.payload),
+                };
+                Some(Taken::Message { stamp, raw })
+            }
+            Entry::Gap { count, reason } => Some(Taken::Gap { count, reason }),
+        }
+    }
+
+    #[inline]
+    fn consume(&mut self, length: usize) {
+        self.taken += 1;
+        self.consumed.0 += 1;
+        self.consumed.1 += (HEADER_LEN + length) as u64;
+    }
+
+    /// Done with what was taken: returns the messages and bytes to be granted to the bus again, once
+    /// half of the window has been taken.
+    #[inline]
+    pub(super) fn finish(&mut self) -> Option<(u32, u64)> {
+        self.current = None;
+        let (messages, bytes) = self.consumed;
+        if messages == 0 || (u64::from(messages) * 2 < u64::from(self.window.0) && bytes * 2 < self.window.1)
+        {
+            return None;
+        }
+        self.consumed = (0, 0);
+        self.inbox.lock().credit.grant(messages, bytes);
+        Some((messages, bytes))
+    }
+}
+
+impl<S> Drop for Reader<S> {
+    fn drop(&mut self) {
+        self.inbox.discard();
+    }
+}

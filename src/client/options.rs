@@ -1,0 +1,373 @@
+//! What can be asked for beyond the defaults.
+
+use std::time::Duration;
+
+use crate::error::BusResult;
+use crate::limits;
+use crate::proto::fields::{Field, FieldsBuilder, Policy, ServeMode, iterate};
+
+/// Pairs of strings that travel with a message, for tracing and for applications.
+///
+/// Names may repeat, order is kept. All headers of a message together have room for
+/// [`limits::FIELDS_LIMIT`] bytes.
+///
+/// # Examples
+/// ```
+/// use whispeer::client::Headers;
+///
+/// let headers = Headers::new().with("traceparent", "00-ab-cd-01").with("shop", "7");
+/// assert_eq!(headers.find("shop"), Some("7"));
+/// assert_eq!(headers.iter().count(), 2);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Headers {
+    pairs: Vec<(String, String)>,
+}
+
+impl Headers {
+    /// No headers; nothing is allocated.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// These headers and one more.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.push(name, value);
+        self
+    }
+
+    /// Adds a header.
+    pub fn push(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.pairs.push((name.into(), value.into()));
+    }
+
+    /// The value of the first header of that name; upper and lower case differ.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(candidate, _)| *candidate == name).map(|(_, value)| value)
+    }
+
+    /// All headers in order, as name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// Reads the headers of a field section, and the bus that the message comes from.
+    pub(super) fn read(section: &[u8]) -> (Self, Option<u64>) {
+        let mut headers = Self::default();
+        let mut origin = None;
+        for field in iterate(section) {
+            match field {
+                Field::Header { name, value } => headers.push(name, value),
+                Field::Origin(bus) => origin = Some(bus),
+                _ => {}
+            }
+        }
+        (headers, origin)
+    }
+
+    fn write(&self, fields: &mut FieldsBuilder) -> BusResult<()> {
+        self.iter().try_for_each(|(name, value)| fields.header(name, value))
+    }
+}
+
+/// How to subscribe.
+///
+/// # Examples
+/// ```
+/// use whispeer::client::{Policy, SubscribeOptions};
+///
+/// // A display that only cares for what is recent.
+/// let options = SubscribeOptions::default().policy(Policy::DropOldest).window(16, 64 * 1024);
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SubscribeOptions {
+    pub(super) policy: Policy,
+    pub(super) window: (u32, u64),
+    pub(super) group: Option<String>,
+    pub(super) no_echo: bool,
+}
+
+impl Default for SubscribeOptions {
+    /// Policy [`Policy::Block`], a window of [`limits::WINDOW_MESSAGES`] messages and
+    /// [`limits::WINDOW_BYTES`] bytes, no group, with echo.
+    fn default() -> Self {
+        Self {
+            policy: Policy::Block,
+            window: (limits::WINDOW_MESSAGES, limits::WINDOW_BYTES),
+            group: None,
+            no_echo: false,
+        }
+    }
+}
+
+impl SubscribeOptions {
+    /// What the bus does with a message while the window is used up.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How many messages and bytes may be on their way, sent by the bus and not yet taken by the
+    /// application. At least 1 of each; at most [`limits::WINDOW_MESSAGES_MAX`] and
+    /// [`limits::WINDOW_BYTES_MAX`]. This is also the memory that the subscription may take here.
+    #[must_use]
+    pub fn window(mut self, messages: u32, bytes: u64) -> Self {
+        self.window = (messages, bytes);
+        self
+    }
+
+    /// Joins a queue group: each message goes to one of its members that has room.
+    #[must_use]
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.group = Some(name.into());
+        self
+    }
+
+    /// Leaves out what this client publishes itself.
+    #[must_use]
+    pub fn no_echo(mut self) -> Self {
+        self.no_echo = true;
+        self
+    }
+
+    pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
+        check_window(self.window)?;
+        let mut fields = FieldsBuilder::new();
+        fields.window(self.window.0, self.window.1)?;
+        if self.policy != Policy::default() {
+            fields.policy(self.policy)?;
+        }
+        if let Some(group) = &self.group {
+            check_group(group)?;
+            fields.group(group)?;
+        }
+        Ok(fields.finish())
+    }
+}
+
+/// How to serve.
+///
+/// # Examples
+/// ```
+/// use whispeer::client::ServeOptions;
+///
+/// // One of several workers, which takes one request at a time.
+/// let options = ServeOptions::default().group("workers").window(1, 1024 * 1024);
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServeOptions {
+    pub(super) window: (u32, u64),
+    pub(super) group: Option<String>,
+    pub(super) take_over: bool,
+}
+
+impl Default for ServeOptions {
+    /// The only server of the topic, refused where there is one, with a window of
+    /// [`limits::SERVING_WINDOW`] requests and [`limits::WINDOW_BYTES`] bytes.
+    fn default() -> Self {
+        Self { window: (limits::SERVING_WINDOW, limits::WINDOW_BYTES), group: None, take_over: false }
+    }
+}
+
+impl ServeOptions {
+    /// How many requests and bytes may be handed over that the application has not yet taken.
+    #[must_use]
+    pub fn window(mut self, requests: u32, bytes: u64) -> Self {
+        self.window = (requests, bytes);
+        self
+    }
+
+    /// Shares the topic with the other members of the group.
+    #[must_use]
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.group = Some(name.into());
+        self
+    }
+
+    /// Replaces the server that is there: it gets no new requests and finishes what it has.
+    #[must_use]
+    pub fn take_over(mut self) -> Self {
+        self.take_over = true;
+        self
+    }
+
+    pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
+        check_window(self.window)?;
+        let mut fields = FieldsBuilder::new();
+        fields.window(self.window.0, self.window.1)?;
+        if let Some(group) = &self.group {
+            check_group(group)?;
+            fields.group(group)?;
+        }
+        if self.take_over {
+            fields.mode(ServeMode::TakeOver)?;
+        }
+        Ok(fields.finish())
+    }
+}
+
+/// How to publish.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use whispeer::client::PublishOptions;
+///
+/// let options = PublishOptions::default().header("shop", "7").block_limit(Duration::from_millis(20));
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PublishOptions {
+    headers: Headers,
+    block_limit: Option<Duration>,
+}
+
+impl PublishOptions {
+    /// Sends a header along.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+
+    /// Sends these headers along.
+    #[must_use]
+    pub fn headers(mut self, headers: Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// How long a subscription without room may hold this publish up, in milliseconds' steps. The
+    /// bus's own limit (1 s by default) is the most; 0 never waits.
+    #[must_use]
+    pub fn block_limit(mut self, limit: Duration) -> Self {
+        self.block_limit = Some(limit);
+        self
+    }
+
+    pub(super) fn fields(&self, further_topics: &[String]) -> BusResult<Vec<u8>> {
+        let mut fields = FieldsBuilder::new();
+        self.headers.write(&mut fields)?;
+        if let Some(limit) = self.block_limit {
+            fields.block_limit(limit)?;
+        }
+        for topic in further_topics {
+            fields.topic(topic)?;
+        }
+        Ok(fields.finish())
+    }
+}
+
+/// How to make a request.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RequestOptions {
+    pub(super) timeout: Option<Duration>,
+    pub(super) headers: Headers,
+}
+
+impl RequestOptions {
+    /// How long to wait for the answer, or for the last one of a stream. The default is that of the
+    /// client, [`limits::REQUEST_TIMEOUT`] unless it was built with another; at most
+    /// [`limits::REQUEST_TIMEOUT_MAX`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sends a header along.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+
+    /// Sends these headers along.
+    #[must_use]
+    pub fn headers(mut self, headers: Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    pub(super) fn fields(&self, window: Option<(u32, u64)>) -> BusResult<Vec<u8>> {
+        let mut fields = FieldsBuilder::new();
+        self.headers.write(&mut fields)?;
+        if let Some((messages, bytes)) = window {
+            fields.window(messages, bytes)?;
+        }
+        Ok(fields.finish())
+    }
+}
+
+/// How to ask many servers.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ManyOptions {
+    pub(super) count: Option<usize>,
+    pub(super) request: RequestOptions,
+}
+
+impl ManyOptions {
+    /// Is content with that many answers. By default it waits for all servers that were asked.
+    #[must_use]
+    pub fn count(mut self, count: usize) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// How long to gather answers; see [`RequestOptions::timeout`].
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.request = self.request.timeout(timeout);
+        self
+    }
+
+    /// Sends a header along.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+}
+
+/// Checked here, so that a window of nothing is refused before the wire.
+fn check_window((messages, bytes): (u32, u64)) -> BusResult<()> {
+    use crate::BusError::{InvalidSettings, LimitReached};
+    if messages == 0 || bytes == 0 {
+        return Err(InvalidSettings("a window of 0 would never let a message pass; use at least 1".into()));
+    }
+    if messages > limits::WINDOW_MESSAGES_MAX || bytes > limits::WINDOW_BYTES_MAX {
+        return Err(LimitReached {
+            what: format!(
+                "a window of {messages} messages and {bytes} bytes; at most {} and {}",
+                limits::WINDOW_MESSAGES_MAX,
+                limits::WINDOW_BYTES_MAX
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn check_group(name: &str) -> BusResult<()> {
+    if name.is_empty() || name.len() > limits::GROUP_NAME_LIMIT {
+        return Err(crate::BusError::InvalidSettings(format!(
+            "a group's name has 1 to {} bytes, not {}",
+            limits::GROUP_NAME_LIMIT,
+            name.len()
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! Publishing.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::Client;
+use super::codec::{Body, Encoder, encode_bytes, encode_typed, wire_publish, with_encoded};
+use super::options::PublishOptions;
+use super::protocol::PublishProtocol;
+use super::shared::Connection;
+use super::window::{Origin, Ticket};
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::{Content, ContentRef};
+use crate::transport::Form;
+
+/// Messages that one task sends before it lets others run. Out of credit it pauses anyway; this is
+/// for one that gets new credit from another thread all the time.
+const SENDS_PER_TURN: u32 = 1024;
+
+/// Publishes to one topic without waiting for each message to be matched.
+///
+/// Made by [`Client::publisher`]. [`send`](Self::send) waits only for the window for publishes, and
+/// many small messages travel in one write. Failures are told by [`flush`](Self::flush). It keeps the
+/// connection alive, and may be used by several tasks at once.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let (_bus, connector) = listen_and_serve_memory()?;
+/// let client = Client::new_memory(&connector)?;
+/// let mut subscription = client.subscribe_bytes("ticks").await?;
+/// let publisher = client.publisher_bytes("ticks")?;
+/// for tick in 0..100u8 {
+///     publisher.send(&vec![tick].into()).await?;
+/// }
+/// publisher.flush().await?;
+/// for tick in 0..100u8 {
+///     let (_topic, payload) = subscription.recv().await.expect("the bus runs");
+///     assert_eq!(payload[..], [tick]);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Publisher<T> {
+    connection: Arc<Connection>,
+    id: u32,
+    /// The full topic, in memory that value links share.
+    topic: Bytes,
+    fields: Bytes,
+    values: bool,
+    encode: Encoder<T>,
+    sent_in_turn: AtomicU32,
+}
+
+impl<T> Publisher<T> {
+    /// Sends a message as soon as the window for publishes has room.
+    ///
+    /// It is on its way when this returns, not yet matched; [`flush`](Self::flush) waits for that.
+    ///
+    /// # Errors
+    /// [`BusError::Encode`] and [`BusError::FrameTooLarge`] for this message; or why the connection
+    /// ended.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, the message is not sent.
+    pub async fn send(&self, value: &T) -> BusResult<()> {
+        match self.try_send(value) {
+            Err(BusError::Full) => {}
+            result => {
+                if self.sent_in_turn.fetch_add(1, Ordering::Relaxed) >= SENDS_PER_TURN {
+                    self.sent_in_turn.store(0, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+                return result;
+            }
+        }
+        self.sent_in_turn.store(0, Ordering::Relaxed);
+        let mut origin = Origin::Publisher(self.id);
+        let mut ticket = Ticket::new(&self.connection.shared);
+        poll_fn(|context| {
+            let sent = with_encoded(self.encode, value, |body| {
+                self.with_content(body, |content| ticket.poll_publish(context, &mut origin, content))
+            });
+            sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
+        })
+        .await
+    }
+
+    /// Sends a message if the window for publishes has room at this moment.
+    ///
+    /// # Errors
+    /// [`BusError::Full`] when it has none, or others wait for it; otherwise as [`send`](Self::send).
+    #[inline]
+    pub fn try_send(&self, value: &T) -> BusResult<()> {
+        with_encoded(self.encode, value, |body| {
+            self.with_content(body, |content| self.connection.shared.try_publish(self.id, content))
+        })?
+    }
+
+    /// Waits until the bus has resolved everything that was sent before.
+    ///
+    /// # Errors
+    /// The first error of the messages sent since the last flush, or why the connection ended.
+    ///
+    /// # Cancel safety
+    /// The messages are sent whether or not anybody waits; an error is then told by the next flush.
+    pub async fn flush(&self) -> BusResult<()> {
+        self.connection.shared.barrier().await?;
+        self.connection.shared.take_failure(self.id).map_or(Ok(()), Err)
+    }
+
+    #[inline]
+    fn with_content<R>(&self, body: &Body<'_>, send: impl FnOnce(&ContentRef<'_>) -> R) -> R {
+        let payload = match body {
+            Body::Lent(payload) if !self.values => {
+                return send(&ContentRef::lent(&self.fields, &self.topic, payload));
+            }
+            Body::Owned(payload) if !self.values && payload.len() < limits::SHARED_PAYLOAD => {
+                return send(&ContentRef::lent(&self.fields, &self.topic, payload));
+            }
+            Body::Lent(payload) => Bytes::copy_from_slice(payload),
+            Body::Owned(payload) => payload.clone(),
+        };
+        // All messages share the topic; only the payload is new.
+        send(&Arc::new(Content::new(self.fields.clone(), self.topic.clone(), payload)).borrowed())
+    }
+}
+
+impl<T> Drop for Publisher<T> {
+    fn drop(&mut self) {
+        self.connection.shared.remove_publisher(self.id);
+    }
+}
+
+impl<T> fmt::Debug for Publisher<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let topic = String::from_utf8_lossy(&self.topic);
+        formatter.debug_struct("Publisher").field("topic", &topic).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Publishes a message and waits until every match has it queued, parked or counted as dropped.
+    /// Returns the number of matching subscriptions.
+    ///
+    /// The topic may have wildcards: the message then goes once to every subscription whose pattern
+    /// meets it.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidTopic`], [`BusError::ReservedTopic`], [`BusError::Encode`] and
+    /// [`BusError::FrameTooLarge`] before anything is sent; [`BusError::Overloaded`] and others from
+    /// the bus; or why the connection ended.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, the message may have been published or not.
+    pub async fn publish<P: PublishProtocol>(&self, topic: &str, message: &P) -> BusResult<usize> {
+        self.publish_with(topic, message, PublishOptions::default()).await
+    }
+
+    /// Publishes with headers, or with less patience for subscriptions that have no room.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and [`BusError::HeadersTooLarge`].
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    pub async fn publish_with<P: PublishProtocol>(
+        &self,
+        topic: &str,
+        message: &P,
+        options: PublishOptions,
+    ) -> BusResult<usize> {
+        let topic = wire_publish(P::prefix(), topic)?;
+        self.publish_raw(&topic, &options.fields(&[])?, encode_typed::<P>, message).await
+    }
+
+    /// Publishes bytes as they are, to a whole topic.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    pub async fn publish_bytes(&self, topic: &str, payload: impl Into<Bytes>) -> BusResult<usize> {
+        self.publish_bytes_with(topic, payload, PublishOptions::default()).await
+    }
+
+    /// [`publish_bytes`](Self::publish_bytes) with options.
+    ///
+    /// # Errors
+    /// As [`publish_with`](Self::publish_with).
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    pub async fn publish_bytes_with(
+        &self,
+        topic: &str,
+        payload: impl Into<Bytes>,
+        options: PublishOptions,
+    ) -> BusResult<usize> {
+        let (topic, payload) = (wire_publish("", topic)?, payload.into());
+        self.publish_raw(&topic, &options.fields(&[])?, encode_bytes, &payload).await
+    }
+
+    /// Publishes one message to several topics. A subscription that several of them meet gets it
+    /// once. Returns the number of matching subscriptions; without topics that is 0.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and [`BusError::LimitReached`] for more than
+    /// [`limits::PUBLISH_MANY_TOPICS`] topics.
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    pub async fn publish_many<P: PublishProtocol>(&self, topics: &[&str], message: &P) -> BusResult<usize> {
+        if topics.len() > limits::PUBLISH_MANY_TOPICS {
+            return Err(BusError::LimitReached {
+                what: format!(
+                    "{} topics of one publish, {} were given",
+                    limits::PUBLISH_MANY_TOPICS,
+                    topics.len()
+                ),
+            });
+        }
+        let topics =
+            topics.iter().map(|topic| wire_publish(P::prefix(), topic)).collect::<BusResult<Vec<_>>>()?;
+        let Some((first, further)) = topics.split_first() else { return Ok(0) };
+        let fields = PublishOptions::default().fields(further)?;
+        self.publish_raw(first, &fields, encode_typed::<P>, message).await
+    }
+
+    /// A publisher for one topic, which sends without waiting for each message.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidTopic`] and [`BusError::ReservedTopic`].
+    pub fn publisher<P: PublishProtocol>(&self, topic: &str) -> BusResult<Publisher<P>> {
+        self.publisher_raw(&wire_publish(P::prefix(), topic)?, encode_typed::<P>)
+    }
+
+    /// [`publisher`](Self::publisher) for payloads as they are and a whole topic.
+    ///
+    /// # Errors
+    /// As [`publisher`](Self::publisher).
+    pub fn publisher_bytes(&self, topic: &str) -> BusResult<Publisher<Bytes>> {
+        self.publisher_raw(&wire_publish("", topic)?, encode_bytes)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "both callers return its result")]
+    fn publisher_raw<T>(&self, topic: &str, encode: Encoder<T>) -> BusResult<Publisher<T>> {
+        let shared = &self.connection.shared;
+        Ok(Publisher {
+            id: shared.add_publisher(),
+            values: shared.form() == Form::Values,
+            connection: Arc::clone(&self.connection),
+            topic: Bytes::copy_from_slice(topic.as_bytes()),
+            fields: Bytes::new(),
+            encode,
+            sent_in_turn: AtomicU32::new(0),
+        })
+    }
+
+    async fn publish_raw<T>(
+        &self,
+        topic: &str,
+        fields: &[u8],
+        encode: Encoder<T>,
+        value: &T,
+    ) -> BusResult<usize> {
+        let shared = &self.connection.shared;
+        let (sender, receiver) = oneshot::channel();
+        let mut origin = Origin::Acknowledged(Some(sender));
+        {
+            let mut ticket = Ticket::new(shared);
+            poll_fn(|context| {
+                let sent = with_encoded(encode, value, |body| {
+                    body.with_content(fields, topic.as_bytes(), |content| {
+                        ticket.poll_publish(context, &mut origin, content)
+                    })
+                });
+                sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
+            })
+            .await?;
+        }
+        receiver.await.unwrap_or_else(|_| Err(shared.reason()))
+    }
+}

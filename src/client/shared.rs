@@ -1,0 +1,444 @@
+//! What the handles of one connection and its driver share.
+//!
+//! All of it lies under one lock, which is held for the time of a few moves and never across an
+//! `await`; wakers are called after it is released. Whoever puts a frame into the lanes sees to it
+//! that it is sent: directly, from its own task, unless the link is full; then the driver waits for
+//! room.
+
+use std::hash::Hash;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use atomic_waker::AtomicWaker;
+use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+use super::inbox::Inbox;
+use super::request_id::{Ask, RequestId};
+use super::window::PublishWindow;
+use crate::error::{BusError, BusResult};
+use crate::proto::{ContentRef, Flags, Header, Kind, Lane, Welcome};
+use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
+
+/// Bytes in the lanes above which new requests and replies wait for the link.
+///
+/// The bus reads all the time, so this fills only when the link itself is slower than its users. It
+/// is as much as a default window, and one frame more may always be added.
+const LANES_FULL: usize = 1024 * 1024;
+
+/// What keeps a connection alive. When the last one is dropped, the driver sends what is queued and
+/// closes the link.
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) request_timeout: Duration,
+    /// The task that owns the link; `close` waits for it.
+    pub(super) driver: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Connection {
+    /// Waits until the driver has ended, unless somebody else does so.
+    pub(super) async fn join(&self) {
+        let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(driver) = driver {
+            // A driver that was stopped with its runtime has ended as well.
+            let _ = driver.await;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.begin_close();
+    }
+}
+
+/// What the bus told in the handshake.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: u64,
+    pub(super) bus: u64,
+    pub(super) frame_limit: usize,
+    pub(super) keep_alive: Duration,
+    max_subscriptions: usize,
+    max_requests: usize,
+}
+
+/// The state of a connection, shared by its handles and its driver.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    session: OnceLock<Session>,
+    sender: Arc<dyn LinkSender>,
+    /// Wakes the driver: there is something that only it can do.
+    pub(super) driver: AtomicWaker,
+    /// The handshake is done, or the connection has ended.
+    changed: Notify,
+    /// The lanes have room again.
+    drained: Notify,
+    room_wanted: AtomicBool,
+}
+
+pub(super) struct State {
+    pub(super) lanes: Lanes,
+    pub(super) ended: Option<BusError>,
+    /// The last handle is gone, or `close` was called.
+    pub(super) closing: bool,
+    /// The link takes nothing more. What it still holds for us is read before the end.
+    pub(super) write_error: Option<BusError>,
+    pub(super) publishing: PublishWindow,
+    pub(super) subscriptions: Table<u32, Registration<()>>,
+    pub(super) servings: Table<u32, Registration<RequestId>>,
+    pub(super) calls: Table<u32, Call>,
+    /// Requests that were handed over and are not answered yet.
+    pub(super) asks: HashMap<u64, Arc<Ask>>,
+    pub(super) pings: HashMap<u64, oneshot::Sender<()>>,
+    last_ping: u64,
+}
+
+/// What goes on under ids that this side chooses: counted up from 1, and not used again while they
+/// live.
+pub(super) struct Table<K, V> {
+    pub(super) entries: HashMap<K, V>,
+    last: u32,
+}
+
+/// A subscription or serving at the bus.
+pub(super) struct Registration<S> {
+    pub(super) inbox: Arc<Inbox<S>>,
+    /// The full topic.
+    pub(super) topic: Arc<str>,
+    /// Who waits for the bus to accept it.
+    pub(super) accepted: Option<oneshot::Sender<BusResult<()>>>,
+}
+
+/// A request without its last answer.
+pub(super) enum Call {
+    /// One answer is due.
+    Single(oneshot::Sender<BusResult<Bytes>>),
+    /// A stream of answers, or those of many servers.
+    Many(Arc<Inbox<Flags>>),
+}
+
+impl<K: Eq + Hash, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), last: 0 }
+    }
+}
+
+impl<V> Table<u32, V> {
+    pub(super) fn insert(&mut self, value: V) -> u32 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if self.last != 0 && !self.entries.contains_key(&self.last) {
+                self.entries.insert(self.last, value);
+                return self.last;
+            }
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(sender: Arc<dyn LinkSender>) -> Arc<Self> {
+        let state = State {
+            lanes: Lanes::new(sender.form()),
+            ended: None,
+            closing: false,
+            write_error: None,
+            publishing: PublishWindow::default(),
+            subscriptions: Table::default(),
+            servings: Table::default(),
+            calls: Table::default(),
+            asks: HashMap::new(),
+            pings: HashMap::new(),
+            last_ping: 0,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            session: OnceLock::new(),
+            sender,
+            driver: AtomicWaker::new(),
+            changed: Notify::new(),
+            drained: Notify::new(),
+            room_wanted: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.sender.form()
+    }
+
+    pub(super) fn sender(&self) -> &dyn LinkSender {
+        &*self.sender
+    }
+
+    #[inline]
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the bus told in the handshake, once it is done.
+    #[inline]
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.get()
+    }
+
+    /// Why the connection ended, or that it did not.
+    pub(super) fn ended(&self) -> Option<BusError> {
+        self.lock().ended.clone()
+    }
+
+    /// Why a call will not be answered any more.
+    pub(super) fn reason(&self) -> BusError {
+        self.ended().unwrap_or_else(|| BusError::Closed { what: "the client".into() })
+    }
+
+    /// Waits for the end of the handshake.
+    pub(super) async fn opened(&self) -> BusResult<&Session> {
+        loop {
+            if let Some(session) = self.session.get() {
+                return Ok(session);
+            }
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(error) = self.ended() {
+                return Err(error);
+            }
+            if self.session.get().is_none() {
+                changed.await;
+            }
+        }
+    }
+
+    /// Waits for the end of the connection.
+    pub(super) async fn closed(&self) -> BusError {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(error) = self.ended() {
+                return error;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the lanes have room for a frame that no window bounds.
+    pub(super) async fn room(&self) -> BusResult<()> {
+        loop {
+            if self.has_room()? {
+                return Ok(());
+            }
+            let mut drained = pin!(self.drained.notified());
+            drained.as_mut().enable();
+            self.room_wanted.store(true, Ordering::SeqCst);
+            if !self.has_room()? {
+                drained.await;
+            }
+        }
+    }
+
+    fn has_room(&self) -> BusResult<bool> {
+        let state = self.lock();
+        match &state.ended {
+            Some(error) => Err(error.clone()),
+            None => Ok(state.lanes.waiting() < LANES_FULL),
+        }
+    }
+
+    /// The handshake is done.
+    pub(super) fn open(&self, welcome: &Welcome) {
+        let session = Session {
+            id: welcome.session,
+            bus: welcome.bus,
+            frame_limit: welcome.frame_limit as usize,
+            keep_alive: welcome.keep_alive,
+            max_subscriptions: welcome.max_subscriptions as usize,
+            max_requests: welcome.max_requests as usize,
+        };
+        if self.session.set(session).is_ok() {
+            self.changed.notify_waiters();
+            let (messages, bytes) = welcome.publish_window;
+            self.grant_publish(messages, bytes);
+        }
+    }
+
+    /// Sends what is in the lanes, as far as the link takes it.
+    pub(super) fn flush(&self) {
+        let step = self.lock().lanes.begin();
+        self.write(step);
+    }
+
+    /// Does what [`Lanes::begin`] asked for.
+    pub(super) fn write(&self, mut step: Step) {
+        loop {
+            let mut batch = match step {
+                Step::Idle => return,
+                Step::Blocked => return self.driver.wake(),
+                Step::Write(batch) => batch,
+            };
+            let sent: io::Result<Sent> = self.sender.try_send(&mut batch);
+            let mut state = self.lock();
+            step = state.lanes.finish(batch, &sent);
+            let failed = sent.is_err();
+            if let Err(error) = sent {
+                state.write_error = Some(lost(&error));
+            }
+            let room = state.lanes.waiting() < LANES_FULL;
+            drop(state);
+            if failed {
+                self.driver.wake();
+            }
+            if (room || failed) && self.room_wanted.load(Ordering::Relaxed) {
+                self.room_wanted.store(false, Ordering::SeqCst);
+                self.drained.notify_waiters();
+            }
+        }
+    }
+
+    /// Gives the bus more of a window.
+    pub(super) fn grant(&self, lane: Lane, window: u32, (messages, bytes): (u32, u64)) {
+        let header = Header::new(Kind::Credit, messages, u64::from(window)).flagged(Flags(lane as u8));
+        self.control(&header, &bytes.to_le_bytes());
+    }
+
+    /// Sends a control frame.
+    pub(super) fn control(&self, header: &Header, payload: &[u8]) {
+        let mut state = self.lock();
+        state.lanes.control(header, &ContentRef::payload(payload));
+        let step = state.lanes.begin();
+        drop(state);
+        self.write(step);
+    }
+
+    /// Sends a `PING` behind everything that is queued, and gives what its `PONG` completes.
+    pub(super) fn ping(&self) -> BusResult<oneshot::Receiver<()>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        state.check()?;
+        let sequence = state.next_ping();
+        state.pings.insert(sequence, sender);
+        state.lanes.data(&Header::new(Kind::Ping, 0, sequence), &ContentRef::empty());
+        let step = state.lanes.begin();
+        drop(state);
+        self.write(step);
+        Ok(receiver)
+    }
+
+    /// Waits until the bus has routed everything that was sent before.
+    pub(super) async fn barrier(&self) -> BusResult<()> {
+        self.opened().await?;
+        self.ping()?.await.map_err(|_| self.reason())
+    }
+
+    /// Asks the driver to send what is queued and to close the link.
+    pub(super) fn begin_close(&self) {
+        self.lock().closing = true;
+        self.driver.wake();
+    }
+
+    /// Ends the connection for everyone who waits on it. Only the first reason counts.
+    pub(super) fn end(&self, error: BusError) {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return;
+        }
+        state.ended = Some(error.clone());
+        state.lanes.close();
+        let subscriptions = std::mem::take(&mut state.subscriptions.entries);
+        let servings = std::mem::take(&mut state.servings.entries);
+        let calls = std::mem::take(&mut state.calls.entries);
+        let asks = std::mem::take(&mut state.asks);
+        let pings = std::mem::take(&mut state.pings);
+        let publishing = std::mem::take(&mut state.publishing);
+        drop(state);
+        // Those who wait for an answer see that its sender is gone and ask for the reason.
+        drop(pings);
+        publishing.wake_all();
+        for registration in subscriptions.into_values() {
+            wake(registration.inbox.end(Some(error.clone()), None));
+        }
+        for registration in servings.into_values() {
+            wake(registration.inbox.end(Some(error.clone()), None));
+        }
+        for call in calls.into_values() {
+            if let Call::Many(inbox) = call {
+                wake(inbox.end(Some(error.clone()), None));
+            }
+        }
+        for ask in asks.into_values() {
+            ask.cancel();
+        }
+        self.changed.notify_waiters();
+        self.drained.notify_waiters();
+    }
+}
+
+impl State {
+    /// The connection still takes calls.
+    ///
+    /// # Errors
+    /// Why it does not.
+    #[inline]
+    pub(super) fn check(&self) -> BusResult<()> {
+        match &self.ended {
+            Some(error) => Err(error.clone()),
+            None if self.closing => Err(BusError::Closed { what: "the client".into() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The link still takes frames, be it for the last time.
+    #[inline]
+    pub(super) fn check_link(&self) -> BusResult<()> {
+        self.ended.clone().map_or(Ok(()), Err)
+    }
+
+    pub(super) fn next_ping(&mut self) -> u64 {
+        self.last_ping += 1;
+        self.last_ping
+    }
+}
+
+impl Session {
+    /// Whether a frame of this size may be sent.
+    #[inline]
+    pub(super) fn check_size(&self, size: usize) -> BusResult<()> {
+        if size > self.frame_limit {
+            return Err(BusError::FrameTooLarge { size, limit: self.frame_limit });
+        }
+        Ok(())
+    }
+
+    /// Whether one more subscription may be made.
+    pub(super) fn check_subscriptions(&self, live: usize) -> BusResult<()> {
+        check_limit(live, self.max_subscriptions, "subscriptions per session")
+    }
+
+    /// Whether one more request may be made.
+    pub(super) fn check_requests(&self, live: usize) -> BusResult<()> {
+        check_limit(live, self.max_requests, "unanswered requests per session")
+    }
+}
+
+fn check_limit(live: usize, limit: usize, what: &str) -> BusResult<()> {
+    if live >= limit {
+        return Err(BusError::LimitReached { what: format!("{limit} {what}") });
+    }
+    Ok(())
+}
+
+/// The error of a link that broke.
+pub(super) fn lost(error: &io::Error) -> BusError {
+    BusError::Disconnected { reason: error.to_string() }
+}
+
+/// Wakes whoever waited.
+#[inline]
+pub(super) fn wake(waker: Option<std::task::Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

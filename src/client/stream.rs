@@ -1,0 +1,358 @@
+//! Several answers to one request: taking them, and giving them.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::time::{Sleep, sleep_until};
+
+use super::Client;
+use super::codec::{
+    Decoder, Encoder, TopicReader, decode_bytes, decode_typed, encode_bytes, encode_typed, wire_topic,
+    with_encoded,
+};
+use super::dispatch::refusal;
+use super::inbox::{Inbox, Raw, Reader, Taken};
+use super::options::RequestOptions;
+use super::protocol::RequestProtocol;
+use super::request::{Patience, Pending};
+use super::request_id::{Ask, RequestId};
+use super::shared::Connection;
+use crate::error::{BusError, BusResult, ErrorReply};
+use crate::proto::{Flags, Lane, Refusal};
+use crate::topic::Topic;
+
+/// The answers to one request, as they come.
+pub(super) struct Answers {
+    connection: Arc<Connection>,
+    /// Gone once nothing more is to come.
+    pending: Option<Pending>,
+    id: u32,
+    reader: Reader<Flags>,
+    topic: String,
+    patience: Patience,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Answers {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        pending: Pending,
+        inbox: Arc<Inbox<Flags>>,
+        window: (u32, u64),
+        topic: String,
+        patience: Patience,
+    ) -> Self {
+        Self {
+            connection,
+            id: pending.id(),
+            pending: Some(pending),
+            reader: Reader::new(inbox, window),
+            topic,
+            patience,
+            deadline: Box::pin(sleep_until(patience.until)),
+        }
+    }
+
+    /// Takes the next answer; an error is the last thing that comes.
+    fn poll_next<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        read: impl FnOnce(Flags, &Raw<'_>) -> T,
+    ) -> Poll<Option<BusResult<T>>> {
+        if self.pending.is_none() {
+            return Poll::Ready(None);
+        }
+        match self.reader.poll_ready(context) {
+            Poll::Ready(true) => {}
+            Poll::Ready(false) => {
+                self.pending = None;
+                let end = self.reader.inbox().ended().unwrap_or_default();
+                return Poll::Ready(end.error.map(Err));
+            }
+            Poll::Pending => {
+                ready!(self.deadline.as_mut().poll(context));
+                self.pending = None;
+                return Poll::Ready(Some(Err(self.patience.timed_out(&self.topic))));
+            }
+        }
+        let answer = match self.reader.take() {
+            Some(Taken::Message { stamp, raw }) => read(stamp, &raw),
+            Some(Taken::Gap { .. }) | None => return Poll::Ready(None),
+        };
+        if let Some(granted) = self.reader.finish() {
+            if self.pending.is_some() && self.reader.inbox().ended().is_none() {
+                self.connection.shared.grant(Lane::Stream, self.id, granted);
+            }
+        }
+        Poll::Ready(Some(Ok(answer)))
+    }
+
+    /// Gathers answers of several servers.
+    pub(super) async fn gather<T>(
+        mut self,
+        prefix: &'static str,
+        count: Option<usize>,
+        read: impl Fn(&[u8], &dyn Fn() -> String) -> BusResult<T>,
+    ) -> BusResult<Vec<BusResult<(Topic, T)>>> {
+        let mut topics = TopicReader::new(prefix);
+        let mut answers = Vec::new();
+        while count.is_none_or(|count| answers.len() < count) {
+            let next = poll_fn(|context| {
+                self.poll_next(context, |flags, raw| {
+                    if flags.contains(Flags::ERROR) {
+                        return Err(refusal(raw.payload).into_error());
+                    }
+                    let topic = Topic::try_from(topics.read(raw.topic)?)?;
+                    let value = read(raw.payload, &|| String::from_utf8_lossy(raw.topic).into_owned())?;
+                    Ok((topic, value))
+                })
+            });
+            match next.await {
+                None => break,
+                Some(Ok(answer)) => answers.push(answer),
+                // What came in time is the result.
+                Some(Err(BusError::TimedOut { .. })) => break,
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// A stream of answers to one request.
+///
+/// Made by [`Client::request_stream`]. At most a window of answers is on its way; it is renewed as
+/// they are taken, so that a slow reader slows the server down. Dropping it cancels the request. It is
+/// a `Stream` too.
+pub struct ReplyStream<T> {
+    answers: Answers,
+    decode: Decoder<T>,
+}
+
+impl<T> ReplyStream<T> {
+    /// The next answer; `None` after the last one. An error is the last thing that comes, except for
+    /// an answer that does not decode.
+    ///
+    /// # Cancel safety
+    /// No answer is lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<BusResult<T>> {
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<BusResult<T>>> {
+        let decode = self.decode;
+        self.answers
+            .poll_next(context, |_, raw| decode(raw))
+            .map(|next| next.map(|answer| answer.and_then(|value| value)))
+    }
+}
+
+impl<T> Stream for ReplyStream<T> {
+    type Item = BusResult<T>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_recv(context)
+    }
+}
+
+impl<T> fmt::Debug for ReplyStream<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ReplyStream").field("topic", &self.answers.topic).finish_non_exhaustive()
+    }
+}
+
+/// Answers one request with a stream.
+///
+/// Made by [`Client::respond_stream`]. Dropped before [`finish`](Self::finish) or [`fail`](Self::fail)
+/// it ends the stream as [`BusError::Abandoned`].
+pub struct Responder<T> {
+    connection: Arc<Connection>,
+    ask: Arc<Ask>,
+    encode: Encoder<T>,
+    /// Whether the end is still to be told.
+    open: bool,
+}
+
+impl<T> Responder<T> {
+    /// Sends one answer, as soon as the requester's window has room.
+    ///
+    /// # Errors
+    /// [`BusError::Cancelled`] when the requester does not wait any more; [`BusError::Encode`] and
+    /// [`BusError::FrameTooLarge`] for this answer; or why the connection ended.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, the answer is not sent.
+    pub async fn send(&mut self, answer: &T) -> BusResult<()> {
+        let shared = &self.connection.shared;
+        shared.room().await?;
+        self.ask.allowed().await?;
+        with_encoded(self.encode, answer, |body| shared.reply(&self.ask, Flags::MORE, body))?
+    }
+
+    /// Ends the stream.
+    ///
+    /// # Errors
+    /// [`BusError::Cancelled`] when nobody waits for it, or why the connection ended.
+    pub fn finish(mut self) -> BusResult<()> {
+        self.open = false;
+        self.connection.shared.reply(&self.ask, Flags::END, &super::codec::Body::Lent(&[]))
+    }
+
+    /// Ends the stream with an error that the requester can match on.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn fail(mut self, error: ErrorReply) -> BusResult<()> {
+        self.end_with(&BusError::Replied(error))
+    }
+
+    /// Whether the requester does not wait any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.ask.is_cancelled()
+    }
+
+    fn end_with(&mut self, error: &BusError) -> BusResult<()> {
+        self.open = false;
+        let payload = Refusal::from(error).encode();
+        self.connection.shared.reply(
+            &self.ask,
+            Flags::END.with(Flags::ERROR),
+            &super::codec::Body::Lent(&payload),
+        )
+    }
+}
+
+impl<T> Drop for Responder<T> {
+    fn drop(&mut self) {
+        if self.open && !self.is_cancelled() {
+            // Whoever cannot be reached does not wait either.
+            let _ = self.end_with(&BusError::Abandoned { topic: self.ask.topic().to_owned() });
+        }
+    }
+}
+
+impl<T> fmt::Debug for Responder<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Responder").field("topic", &self.ask.topic()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Asks for a stream of answers. A server that gives a single one makes a stream of one.
+    ///
+    /// The timeout is that for the whole stream.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request) for what is known before the request is sent; what comes later is
+    /// told by the stream.
+    ///
+    /// # Cancel safety
+    /// Dropping the future or the stream cancels the request.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let mut serving = client.serve_bytes("count").await?;
+    /// let mut answers = client.request_stream_bytes("count", "to three".into()).await?;
+    ///
+    /// let (_topic, id, _payload) = serving.recv().await.expect("a request was made");
+    /// let mut responder = client.respond_stream_bytes(id)?;
+    /// for number in ["one", "two", "three"] {
+    ///     responder.send(&number.into()).await?;
+    /// }
+    /// responder.finish()?;
+    ///
+    /// let mut count = 0;
+    /// while let Some(answer) = answers.recv().await {
+    ///     answer?;
+    ///     count += 1;
+    /// }
+    /// assert_eq!(count, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn request_stream<R: RequestProtocol>(
+        &self,
+        topic: &str,
+        request: &R,
+    ) -> BusResult<ReplyStream<R::Rsp>> {
+        self.request_stream_with(topic, request, RequestOptions::default()).await
+    }
+
+    /// [`request_stream`](Self::request_stream) with options.
+    ///
+    /// # Errors
+    /// As [`request_stream`](Self::request_stream).
+    ///
+    /// # Cancel safety
+    /// As [`request_stream`](Self::request_stream).
+    pub async fn request_stream_with<R: RequestProtocol>(
+        &self,
+        topic: &str,
+        request: &R,
+        options: RequestOptions,
+    ) -> BusResult<ReplyStream<R::Rsp>> {
+        let topic = wire_topic(R::prefix(), topic)?;
+        let patience = self.patience(&options);
+        let answers =
+            self.answers(&topic, &options, Flags::STREAM, encode_typed::<R>, request, patience).await?;
+        Ok(ReplyStream { answers, decode: decode_typed::<R::Rsp> })
+    }
+
+    /// [`request_stream`](Self::request_stream) with bytes as they are and a whole topic.
+    ///
+    /// # Errors
+    /// As [`request_stream`](Self::request_stream).
+    ///
+    /// # Cancel safety
+    /// As [`request_stream`](Self::request_stream).
+    pub async fn request_stream_bytes(&self, topic: &str, payload: Bytes) -> BusResult<ReplyStream<Bytes>> {
+        let topic = wire_topic("", topic)?;
+        let options = RequestOptions::default();
+        let patience = self.patience(&options);
+        let answers = self.answers(&topic, &options, Flags::STREAM, encode_bytes, &payload, patience).await?;
+        Ok(ReplyStream { answers, decode: decode_bytes })
+    }
+
+    /// Begins to answer a request with a stream.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] when the request came to another client, or its requester wants a
+    /// single answer, which it then is told.
+    pub fn respond_stream<R: RequestProtocol>(&self, id: RequestId) -> BusResult<Responder<R::Rsp>> {
+        self.responder(id, encode_typed::<R::Rsp>)
+    }
+
+    /// [`respond_stream`](Self::respond_stream) with bytes as they are.
+    ///
+    /// # Errors
+    /// As [`respond_stream`](Self::respond_stream).
+    pub fn respond_stream_bytes(&self, id: RequestId) -> BusResult<Responder<Bytes>> {
+        self.responder(id, encode_bytes)
+    }
+
+    fn responder<T>(&self, id: RequestId, encode: Encoder<T>) -> BusResult<Responder<T>> {
+        self.check_owner(&id)?;
+        if !id.wants_stream() {
+            let topic = id.topic();
+            let error = BusError::InvalidSettings(format!(
+                "\"{topic}\" answers with a stream; ask with `request_stream`"
+            ));
+            // The requester may be gone; the server is told in any case.
+            let _ = id.fail(&error);
+            return Err(error);
+        }
+        Ok(Responder { connection: Arc::clone(&self.connection), ask: id.into_ask(), encode, open: true })
+    }
+}

@@ -1,0 +1,434 @@
+//! Subscriptions.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::sync::oneshot;
+use tokio::task::coop;
+use tokio::time::Instant;
+
+use super::Client;
+use super::codec::{Decoder, TopicReader, decode_bytes, decode_typed, wire_pattern};
+use super::event::{Counts, Event, Message};
+use super::inbox::{Inbox, Reader, Taken};
+use super::options::{Headers, SubscribeOptions};
+use super::protocol::PublishProtocol;
+use super::shared::{Connection, Registration, Shared};
+use crate::error::{BusError, BusResult};
+use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
+use crate::topic::TopicPattern;
+
+/// The flag of `UNSUBSCRIBE` that lets the bus deliver what it holds first.
+const DRAIN: Flags = Flags(1);
+
+/// The least time between two log lines about gaps of one subscription.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Messages of one pattern, in order.
+///
+/// Made by [`Client::subscribe`] and its kin. It keeps the connection alive by itself, also when the
+/// client that made it is gone. Dropping it ends it at the bus; what it had not taken is thrown away.
+///
+/// A subscription that is not read never holds up others of the same client. Once its window is used
+/// up, its [policy](super::Policy) decides at the bus, and what is dropped is told as a gap.
+///
+/// It is a `Stream` too, of what [`recv`](Self::recv) gives.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let (_bus, connector) = listen_and_serve_memory()?;
+/// let client = Client::new_memory(&connector)?;
+/// let mut subscription = client.subscribe_bytes("news/*").await?;
+/// client.publish_bytes("news/local", "the bakery reopens").await?;
+/// client.publish_bytes("news/world", "nothing happened").await?;
+///
+/// let (topic, payload) = subscription.recv().await.expect("the bus runs");
+/// assert_eq!((topic.as_str(), &payload[..]), ("news/local", &b"the bakery reopens"[..]));
+///
+/// // What was delivered before the drain is still received.
+/// subscription.drain().await?;
+/// assert_eq!(subscription.recv().await.expect("the last one").0, "news/world");
+/// assert!(subscription.recv().await.is_none());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Subscription<T> {
+    connection: Arc<Connection>,
+    id: u32,
+    pattern: Arc<str>,
+    reader: Reader<()>,
+    topics: TopicReader,
+    decode: Decoder<T>,
+    skipped: u64,
+    undecodable: u64,
+    log: GapLog,
+}
+
+/// Log lines about gaps, so many at a time that a lagging subscription does not fill a disk.
+#[derive(Debug, Default)]
+struct GapLog {
+    last: Option<Instant>,
+    untold: u64,
+}
+
+impl GapLog {
+    fn note(&mut self, count: u64, pattern: &str) {
+        self.untold += count;
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now.duration_since(last) < LOG_INTERVAL) {
+            return;
+        }
+        tracing::warn!(
+            pattern,
+            skipped = self.untold,
+            "messages of a subscription were dropped or not decodable"
+        );
+        self.last = Some(now);
+        self.untold = 0;
+    }
+}
+
+impl<T> Subscription<T> {
+    /// The next message, or `None` once the subscription has ended and everything is taken;
+    /// [`close_reason`](Self::close_reason) then says why.
+    ///
+    /// The topic is the one that the publisher used, without the prefix of the protocol. What lies
+    /// between two messages, gaps and payloads that do not decode, is added to [`gaps`](Self::gaps).
+    ///
+    /// # Cancel safety
+    /// No message is lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<(TopicPattern, T)> {
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// The next thing that happened: a message, a gap or a payload that does not decode.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next_event(&mut self) -> Option<Event<T>> {
+        poll_fn(|context| self.poll_event(context)).await
+    }
+
+    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<(TopicPattern, T)>> {
+        let progress = ready!(coop::poll_proceed(context));
+        loop {
+            let item = ready!(self.poll_item(context, |_| ()));
+            progress.made_progress();
+            let skipped = match item {
+                None => return Poll::Ready(None),
+                Some(Item::Message { topic, value, .. }) => return Poll::Ready(Some((topic, value))),
+                Some(Item::Gap { count, .. }) => count,
+                Some(Item::Undecodable { .. }) => 1,
+            };
+            self.skipped += skipped;
+            self.log.note(skipped, &self.pattern);
+        }
+    }
+
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event<T>>> {
+        let progress = ready!(coop::poll_proceed(context));
+        let item = ready!(self.poll_item(context, Headers::read));
+        progress.made_progress();
+        Poll::Ready(item.map(|item| match item {
+            Item::Message { topic, value, extra: (headers, origin) } => {
+                Event::Message(Message { topic, value, headers, origin })
+            }
+            Item::Gap { count, reason } => Event::Gap { count, reason },
+            Item::Undecodable { topic, error } => Event::Undecodable { topic, error },
+        }))
+    }
+
+    /// Takes one item; `extra` reads what the caller wants of the fields.
+    #[inline]
+    fn poll_item<E>(
+        &mut self,
+        context: &mut Context<'_>,
+        extra: impl FnOnce(&[u8]) -> E,
+    ) -> Poll<Option<Item<T, E>>> {
+        if !ready!(self.reader.poll_ready(context)) {
+            return Poll::Ready(None);
+        }
+        let item = match self.reader.take() {
+            None => return Poll::Ready(None),
+            Some(Taken::Gap { count, reason }) => Item::Gap { count, reason },
+            Some(Taken::Message { stamp: (), raw }) => {
+                let topic = self.topics.read(raw.topic);
+                match topic.and_then(|topic| {
+                    (self.decode)(&raw).map_err(|error| (topic.clone(), error)).map_or_else(
+                        |(topic, error)| Ok(Item::Undecodable { topic, error }),
+                        |value| Ok(Item::Message { topic, value, extra: extra(raw.fields) }),
+                    )
+                }) {
+                    Ok(item) => item,
+                    Err(error) => Item::Undecodable { topic: empty_pattern(), error },
+                }
+            }
+        };
+        if matches!(item, Item::Undecodable { .. }) {
+            self.undecodable += 1;
+        }
+        if let Some(granted) = self.reader.finish() {
+            self.connection.shared.grant(Lane::Subscription, self.id, granted);
+        }
+        Poll::Ready(Some(item))
+    }
+
+    /// The full pattern, with the prefix of the protocol.
+    #[must_use]
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    /// How many messages [`recv`](Self::recv) has skipped: those in gaps, and those that did not
+    /// decode.
+    #[must_use]
+    pub fn gaps(&self) -> u64 {
+        self.skipped
+    }
+
+    /// How many messages did not decode.
+    #[must_use]
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable
+    }
+
+    /// What became of the matches so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let (received, gaps) = self.reader.inbox().counts();
+        let taken = self.reader.taken();
+        Counts { received, taken, pending: received - taken, gaps }
+    }
+
+    /// Why it ended; `None` while it has not. Messages may still be there to be taken.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<BusError> {
+        let end = self.reader.inbox().ended()?;
+        Some(end.error.unwrap_or_else(|| BusError::Closed {
+            what: format!("the subscription to \"{}\"", self.pattern),
+        }))
+    }
+
+    /// Stops it at the bus without losing anything: when this returns, nothing new is matched, and
+    /// what was matched before can still be received; then [`recv`](Self::recv) gives `None`.
+    ///
+    /// # Errors
+    /// Why the connection ended, if it did meanwhile.
+    ///
+    /// # Cancel safety
+    /// The drain goes on when the future is dropped.
+    pub async fn drain(&mut self) -> BusResult<()> {
+        if self.connection.shared.unsubscribe(self.id, DRAIN) {
+            self.connection.shared.barrier().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends it and throws away what was not taken. Dropping it does the same.
+    pub fn unsubscribe(self) {}
+}
+
+/// What was taken, before it is known what the caller wants of it.
+enum Item<T, E> {
+    Message { topic: TopicPattern, value: T, extra: E },
+    Gap { count: u64, reason: crate::proto::fields::GapReason },
+    Undecodable { topic: TopicPattern, error: BusError },
+}
+
+fn empty_pattern() -> TopicPattern {
+    crate::topic::Topic::default().into()
+}
+
+impl<T> Stream for Subscription<T> {
+    type Item = (TopicPattern, T);
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_recv(context)
+    }
+}
+
+impl<T> Drop for Subscription<T> {
+    fn drop(&mut self) {
+        self.connection.shared.unsubscribe(self.id, Flags::NONE);
+    }
+}
+
+impl<T> fmt::Debug for Subscription<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Subscription")
+            .field("pattern", &self.pattern)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Subscribes to messages of type `P` whose topic meets `topic`, which may have wildcards.
+    ///
+    /// When this returns, the bus has the subscription: whatever is published from then on matches.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidTopic`] before anything is sent; [`BusError::LimitReached`] at the limit of
+    /// subscriptions; what the bus refuses it with; or why the connection ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes the subscription.
+    ///
+    /// # Examples
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[derive(Debug, Clone, Serialize, Deserialize)]
+    /// # struct HelloProtocol(String);
+    /// # impl PublishProtocol for HelloProtocol {
+    /// #     fn prefix() -> &'static str { "hello" }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let mut subscription = client.subscribe::<HelloProtocol>("alice").await?;
+    /// let count = client.publish("alice", &HelloProtocol("Hello".into())).await?;
+    /// assert_eq!(count, 1);
+    /// let (topic, message) = subscription.recv().await.expect("the bus runs");
+    /// assert_eq!((topic.as_str(), message.0.as_str()), ("alice", "Hello"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe<P: PublishProtocol>(&self, topic: &str) -> BusResult<Subscription<P>> {
+        self.subscribe_with(topic, SubscribeOptions::default()).await
+    }
+
+    /// Subscribes with a policy, a window, in a queue group, or without echo.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe), and [`BusError::InvalidSettings`] for options that cannot be.
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes the subscription.
+    pub async fn subscribe_with<P: PublishProtocol>(
+        &self,
+        topic: &str,
+        options: SubscribeOptions,
+    ) -> BusResult<Subscription<P>> {
+        self.subscribe_raw(P::prefix(), topic, &options, decode_typed::<P>).await
+    }
+
+    /// Subscribes to payloads as they are. Topics are whole here: no prefix is put before the pattern
+    /// or taken from what arrives.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes the subscription.
+    pub async fn subscribe_bytes(&self, topic: &str) -> BusResult<Subscription<Bytes>> {
+        self.subscribe_bytes_with(topic, SubscribeOptions::default()).await
+    }
+
+    /// [`subscribe_bytes`](Self::subscribe_bytes) with options.
+    ///
+    /// # Errors
+    /// As [`subscribe_with`](Self::subscribe_with).
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes the subscription.
+    pub async fn subscribe_bytes_with(
+        &self,
+        topic: &str,
+        options: SubscribeOptions,
+    ) -> BusResult<Subscription<Bytes>> {
+        self.subscribe_raw("", topic, &options, decode_bytes).await
+    }
+
+    async fn subscribe_raw<T>(
+        &self,
+        prefix: &'static str,
+        topic: &str,
+        options: &SubscribeOptions,
+        decode: Decoder<T>,
+    ) -> BusResult<Subscription<T>> {
+        let (pattern, _) = wire_pattern(prefix, topic)?;
+        let fields = options.fields()?;
+        let shared = &self.connection.shared;
+        shared.opened().await?;
+        shared.room().await?;
+        let inbox = Inbox::new(options.window);
+        let pattern: Arc<str> = pattern.into();
+        let flags = if options.no_echo { Flags::NO_ECHO } else { Flags::NONE };
+        let (id, accepted) = shared.subscribe(&inbox, &pattern, flags, &fields)?;
+        // It exists before the bus has accepted it, so that dropping this future undoes it.
+        let subscription = Subscription {
+            connection: Arc::clone(&self.connection),
+            id,
+            pattern,
+            reader: Reader::new(inbox, options.window),
+            topics: TopicReader::new(prefix),
+            decode,
+            skipped: 0,
+            undecodable: 0,
+            log: GapLog::default(),
+        };
+        accepted.await.unwrap_or_else(|_| Err(shared.reason()))?;
+        Ok(subscription)
+    }
+}
+
+impl Shared {
+    fn subscribe(
+        &self,
+        inbox: &Arc<Inbox<()>>,
+        pattern: &Arc<str>,
+        flags: Flags,
+        fields: &[u8],
+    ) -> BusResult<(u32, oneshot::Receiver<BusResult<()>>)> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        state.check()?;
+        if let Some(session) = self.session() {
+            session.check_subscriptions(state.subscriptions.entries.len())?;
+        }
+        let registration =
+            Registration { inbox: Arc::clone(inbox), topic: Arc::clone(pattern), accepted: Some(sender) };
+        let id = state.subscriptions.insert(registration);
+        let header = Header::new(Kind::Subscribe, id, 0).flagged(flags);
+        state.lanes.control(&header, &ContentRef::lent(fields, pattern.as_bytes(), &[]));
+        let step = state.lanes.begin();
+        drop(state);
+        self.write(step);
+        Ok((id, receiver))
+    }
+
+    /// Ends a subscription at the bus, unless it has ended already.
+    fn unsubscribe(&self, id: u32, flags: Flags) -> bool {
+        let mut state = self.lock();
+        if !state.subscriptions.entries.contains_key(&id) {
+            return false;
+        }
+        state.lanes.control(&Header::new(Kind::Unsubscribe, id, 0).flagged(flags), &ContentRef::empty());
+        let step = state.lanes.begin();
+        drop(state);
+        self.write(step);
+        true
+    }
+
+    /// Lets every subscription end once what the bus holds for it is delivered.
+    pub(super) fn drain_subscriptions(&self) {
+        let ids: Vec<u32> = self.lock().subscriptions.entries.keys().copied().collect();
+        for id in ids {
+            self.unsubscribe(id, DRAIN);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The window for publishes: who may send next, and who is told how it went.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use foldhash::{HashMap, HashMapExt};
+use tokio::sync::oneshot;
+
+use super::inbox::Credit;
+use super::shared::{Shared, State, wake};
+use crate::error::{BusError, BusResult};
+use crate::proto::{ContentRef, Flags, Header, Kind};
+use crate::transport::Step;
+
+/// Bytes in the lanes from which on a pipelined publish sends them itself: large enough that a write
+/// carries hundreds of small messages, small enough to stay in a first-level cache.
+const WRITE_AT: usize = 16 * 1024;
+
+/// Changes of publisher that are remembered, to tell whose publish failed. Failures come within a
+/// window of the publish, where few publishers take turns this often.
+const TURNS: usize = 1024;
+
+/// The session's window for publishes and all that belongs to it.
+pub(super) struct PublishWindow {
+    credit: Credit,
+    /// Those who wait for credit, in the order in which they came.
+    waiting: VecDeque<(u64, Waker)>,
+    last_ticket: u64,
+    last_sequence: u64,
+    /// Publishes whose caller waits for the number of matches.
+    acknowledgements: HashMap<u64, oneshot::Sender<BusResult<usize>>>,
+    /// Which publisher sent from which sequence on.
+    turns: VecDeque<(u64, u32)>,
+    /// The living publishers, and the first failure of each since it was last asked.
+    publishers: HashMap<u32, Option<BusError>>,
+    last_publisher: u32,
+}
+
+impl Default for PublishWindow {
+    fn default() -> Self {
+        Self {
+            credit: Credit::default(),
+            waiting: VecDeque::new(),
+            last_ticket: 0,
+            last_sequence: 0,
+            acknowledgements: HashMap::new(),
+            turns: VecDeque::new(),
+            publishers: HashMap::new(),
+            last_publisher: 0,
+        }
+    }
+}
+
+/// Who is told how a publish went.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// The caller waits for it; `None` once it is sent.
+    Acknowledged(Option<oneshot::Sender<BusResult<usize>>>),
+    /// A publisher, when it flushes.
+    Publisher(u32),
+}
+
+/// A place in the row of those who wait for credit; dropping it leaves the row.
+pub(super) struct Ticket<'a> {
+    shared: &'a Shared,
+    place: Option<u64>,
+}
+
+impl<'a> Ticket<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        Self { shared, place: None }
+    }
+
+    /// Sends a publish, or waits for its turn.
+    #[inline]
+    pub(super) fn poll_publish(
+        &mut self,
+        context: &mut Context<'_>,
+        origin: &mut Origin,
+        content: &ContentRef<'_>,
+    ) -> Poll<BusResult<()>> {
+        let mut state = self.shared.lock();
+        if let Err(error) = state.check() {
+            return Poll::Ready(Err(error));
+        }
+        let publishing = &mut state.publishing;
+        if !publishing.is_next(self.place) {
+            publishing.wait(&mut self.place, context.waker());
+            // What would bring credit back may still be waiting here.
+            let step = state.lanes.begin();
+            drop(state);
+            self.shared.write(step);
+            return Poll::Pending;
+        }
+        if self.place.take().is_some() {
+            publishing.waiting.pop_front();
+        }
+        let result = self.shared.push_publish(&mut state, origin, content);
+        let next = state.publishing.next_waker();
+        drop(state);
+        wake(next);
+        Poll::Ready(result.map(|then| self.shared.follow(then)))
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            let mut state = self.shared.lock();
+            state.publishing.waiting.retain(|(ticket, _)| *ticket != place);
+            let next = state.publishing.next_waker();
+            drop(state);
+            wake(next);
+        }
+    }
+}
+
+/// What follows once the lock is released.
+enum Then {
+    Write(Step),
+    WakeDriver,
+}
+
+impl Shared {
+    /// Sends a publish of publisher `publisher` if there is credit and nobody waits for it.
+    #[inline]
+    pub(super) fn try_publish(&self, publisher: u32, content: &ContentRef<'_>) -> BusResult<()> {
+        let mut state = self.lock();
+        state.check()?;
+        if !state.publishing.is_next(None) {
+            let step = state.lanes.begin();
+            drop(state);
+            self.write(step);
+            return Err(BusError::Full);
+        }
+        let then = self.push_publish(&mut state, &mut Origin::Publisher(publisher), content)?;
+        drop(state);
+        self.follow(then);
+        Ok(())
+    }
+
+    #[inline]
+    fn push_publish(
+        &self,
+        state: &mut State,
+        origin: &mut Origin,
+        content: &ContentRef<'_>,
+    ) -> BusResult<Then> {
+        let size = content.frame_size();
+        if let Some(session) = self.session() {
+            session.check_size(size)?;
+        }
+        let publishing = &mut state.publishing;
+        publishing.credit.spend(size);
+        publishing.last_sequence += 1;
+        let sequence = publishing.last_sequence;
+        let header = Header::new(Kind::Publish, 0, sequence);
+        match origin {
+            Origin::Acknowledged(sender) => {
+                if let Some(sender) = sender.take() {
+                    publishing.acknowledgements.insert(sequence, sender);
+                }
+                state.lanes.data(&header.flagged(Flags::ACKNOWLEDGE), content);
+                Ok(Then::Write(state.lanes.begin()))
+            }
+            Origin::Publisher(publisher) => {
+                publishing.note_turn(sequence, *publisher);
+                let idle = state.lanes.waiting() == 0;
+                state.lanes.data(&header, content);
+                if state.lanes.waiting() >= WRITE_AT {
+                    return Ok(Then::Write(state.lanes.begin()));
+                }
+                // The driver writes once this task pauses; it is told once, not for each message.
+                Ok(if idle { Then::WakeDriver } else { Then::Write(Step::Idle) })
+            }
+        }
+    }
+
+    #[inline]
+    fn follow(&self, then: Then) {
+        match then {
+            Then::Write(step) => self.write(step),
+            Then::WakeDriver => self.driver.wake(),
+        }
+    }
+
+    /// The bus widened the window.
+    pub(super) fn grant_publish(&self, messages: u32, bytes: u64) {
+        let mut state = self.lock();
+        state.publishing.credit.grant(messages, bytes);
+        let next = state.publishing.next_waker();
+        drop(state);
+        wake(next);
+    }
+
+    /// The bus said how a publish went.
+    pub(super) fn published(&self, sequence: u64, result: BusResult<usize>) {
+        let mut state = self.lock();
+        let publishing = &mut state.publishing;
+        if let Some(sender) = publishing.acknowledgements.remove(&sequence) {
+            drop(state);
+            // A caller that went away does not want to know.
+            let _ = sender.send(result);
+            return;
+        }
+        let Err(error) = result else { return };
+        let publisher = publishing.turn_of(sequence);
+        if let Some(failure) = publisher.and_then(|publisher| publishing.publishers.get_mut(&publisher)) {
+            failure.get_or_insert(error);
+            return;
+        }
+        drop(state);
+        tracing::warn!(%error, sequence, "a publish failed after its publisher was dropped");
+    }
+
+    /// Registers a publisher.
+    pub(super) fn add_publisher(&self) -> u32 {
+        let publishing = &mut self.lock().publishing;
+        loop {
+            publishing.last_publisher = publishing.last_publisher.wrapping_add(1);
+            let id = publishing.last_publisher;
+            if id != 0 && !publishing.publishers.contains_key(&id) {
+                publishing.publishers.insert(id, None);
+                return id;
+            }
+        }
+    }
+
+    /// Forgets a publisher.
+    pub(super) fn remove_publisher(&self, publisher: u32) {
+        self.lock().publishing.publishers.remove(&publisher);
+    }
+
+    /// Takes the first failure of a publisher.
+    pub(super) fn take_failure(&self, publisher: u32) -> Option<BusError> {
+        self.lock().publishing.publishers.get_mut(&publisher).and_then(Option::take)
+    }
+}
+
+impl PublishWindow {
+    /// Whether the holder of this place, or of none, may send.
+    #[inline]
+    fn is_next(&self, place: Option<u64>) -> bool {
+        self.credit.allows() && self.waiting.front().map(|(ticket, _)| *ticket) == place
+    }
+
+    fn wait(&mut self, place: &mut Option<u64>, waker: &Waker) {
+        let Some(place) = *place else {
+            self.last_ticket += 1;
+            *place = Some(self.last_ticket);
+            self.waiting.push_back((self.last_ticket, waker.clone()));
+            return;
+        };
+        // Tickets ascend, so that a place is found without looking at each.
+        if let Ok(index) = self.waiting.binary_search_by_key(&place, |(ticket, _)| *ticket) {
+            if let Some((_, waiting)) = self.waiting.get_mut(index) {
+                waiting.clone_from(waker);
+            }
+        }
+    }
+
+    /// Who is to be woken, as credit is left.
+    fn next_waker(&self) -> Option<Waker> {
+        let (_, waker) = self.waiting.front()?;
+        self.credit.allows().then(|| waker.clone())
+    }
+
+    #[inline]
+    fn note_turn(&mut self, sequence: u64, publisher: u32) {
+        if self.turns.back().is_some_and(|(_, last)| *last == publisher) {
+            return;
+        }
+        if self.turns.len() == TURNS {
+            self.turns.pop_front();
+        }
+        self.turns.push_back((sequence, publisher));
+    }
+
+    fn turn_of(&self, sequence: u64) -> Option<u32> {
+        let after = self.turns.partition_point(|(first, _)| *first <= sequence);
+        self.turns.get(after.checked_sub(1)?).map(|(_, publisher)| *publisher)
+    }
+
+    /// Wakes all who wait for credit, to see that the connection has ended.
+    pub(super) fn wake_all(self) {
+        for (_, waker) in self.waiting {
+            waker.wake();
+        }
+    }
+}
