@@ -275,7 +275,8 @@ impl Layout {
 }
 
 fn total_length(prefix: [u8; LENGTH_PREFIX], limit: usize) -> Result<usize, MalformedFrame> {
-    let total = u32::from_le_bytes(prefix) as usize + LENGTH_PREFIX;
+    // Saturating, for targets where a length of 32 bits reaches the end of the address space.
+    let total = (u32::from_le_bytes(prefix) as usize).saturating_add(LENGTH_PREFIX);
     if total < HEADER_LEN {
         return Err(MalformedFrame::TooShort(total));
     }

@@ -22,3 +22,6 @@ pub use handshake::{Capabilities, Hello, ResumeToken, VERSION, Welcome};
 pub(crate) use header::Layout;
 pub use header::{Flags, HEADER_LEN, Header, Kind, LENGTH_PREFIX, Lane, MalformedFrame};
 pub use refusal::{ErrorCode, Refusal};
+
+#[cfg(test)]
+mod tests;

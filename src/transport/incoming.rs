@@ -253,3 +253,6 @@ impl Decoder {
         pool::return_reading(std::mem::replace(&mut self.chunk, rest));
     }
 }
+
+#[cfg(test)]
+mod tests;
