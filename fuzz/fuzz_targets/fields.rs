@@ -8,9 +8,7 @@ use whispeer::proto::fields::{Field, FieldsBuilder, Options, decode_gap, iterate
 fuzz_target!(|section: &[u8]| {
     let _ = Options::read(section);
     let _ = decode_gap(section);
-    let read: Vec<_> = iterate(section)
-        .filter(|field| !matches!(field, Field::Unknown(_)))
-        .collect();
+    let read: Vec<_> = iterate(section).filter(|field| !matches!(field, Field::Unknown(_))).collect();
     let mut builder = FieldsBuilder::new();
     for field in &read {
         let written = match *field {

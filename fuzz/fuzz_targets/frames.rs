@@ -28,10 +28,7 @@ impl AsyncRead for Chunks<'_> {
         _: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let size = self
-            .sizes
-            .next()
-            .map_or(usize::MAX, |size| usize::from(*size) * usize::from(*size));
+        let size = self.sizes.next().map_or(usize::MAX, |size| usize::from(*size) * usize::from(*size));
         if size == 0 && !self.waited {
             self.waited = true;
             return Poll::Pending;
@@ -49,11 +46,7 @@ type Frames = Vec<(Header, Vec<u8>, Vec<u8>, Vec<u8>)>;
 
 /// All frames up to the end or the first that is refused, and why that is; and what is held at the end.
 fn read_all(stream: &[u8], sizes: &[u8]) -> (Frames, Option<MalformedFrame>, usize) {
-    let mut source = Chunks {
-        rest: stream,
-        sizes: sizes.iter().cycle(),
-        waited: false,
-    };
+    let mut source = Chunks { rest: stream, sizes: sizes.iter().cycle(), waited: false };
     let mut incoming = Incoming::new(Form::Bytes, LIMIT);
     let mut context = Context::from_waker(Waker::noop());
     let mut frames = Vec::new();

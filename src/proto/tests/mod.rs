@@ -8,8 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::fields::{
-    Field, FieldsBuilder, GapReason, Options, Policy, ServeMode, decode_gap, encode_gap, iterate,
-    well_formed,
+    Field, FieldsBuilder, GapReason, Options, Policy, ServeMode, decode_gap, encode_gap, iterate, well_formed,
 };
 use super::{
     Capabilities, Content, ContentRef, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout,
@@ -24,18 +23,8 @@ fn kinds() -> Vec<Kind> {
 }
 
 fn header() -> impl Strategy<Value = Header> {
-    (
-        prop::sample::select(kinds()),
-        any::<u8>(),
-        any::<u32>(),
-        any::<u64>(),
-    )
-        .prop_map(|(kind, flags, id, sequence)| Header {
-            kind,
-            flags: Flags(flags),
-            id,
-            sequence,
-        })
+    (prop::sample::select(kinds()), any::<u8>(), any::<u32>(), any::<u64>())
+        .prop_map(|(kind, flags, id, sequence)| Header { kind, flags: Flags(flags), id, sequence })
 }
 
 fn token() -> impl Strategy<Value = ResumeToken> {
@@ -48,22 +37,16 @@ fn milliseconds() -> impl Strategy<Value = Duration> {
 
 fn hello() -> impl Strategy<Value = Hello> {
     let resume = prop::option::of((any::<u64>(), token()));
-    (
-        any::<(u16, u16, u64)>(),
-        milliseconds(),
-        "\\PC{0,16}",
-        resume,
+    (any::<(u16, u16, u64)>(), milliseconds(), "\\PC{0,16}", resume).prop_map(
+        |((min_version, max_version, capabilities), keep_alive, name, resume)| Hello {
+            min_version,
+            max_version,
+            capabilities: Capabilities(capabilities),
+            keep_alive,
+            name,
+            resume,
+        },
     )
-        .prop_map(
-            |((min_version, max_version, capabilities), keep_alive, name, resume)| Hello {
-                min_version,
-                max_version,
-                capabilities: Capabilities(capabilities),
-                keep_alive,
-                name,
-                resume,
-            },
-        )
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
@@ -121,10 +104,7 @@ impl Drawn {
         match self {
             Self::Header(name, value) => Field::Header { name, value },
             Self::Origin(bus) => Field::Origin(*bus),
-            Self::Window(messages, bytes) => Field::Window {
-                messages: *messages,
-                bytes: *bytes,
-            },
+            Self::Window(messages, bytes) => Field::Window { messages: *messages, bytes: *bytes },
             Self::Policy(policy) => Field::Policy(*policy),
             Self::Group(name) => Field::Group(name),
             Self::BlockLimit(limit) => Field::BlockLimit(*limit),
@@ -136,12 +116,7 @@ impl Drawn {
 }
 
 fn field() -> impl Strategy<Value = Drawn> {
-    let policies = vec![
-        Policy::Block,
-        Policy::DropOldest,
-        Policy::DropNewest,
-        Policy::Disconnect,
-    ];
+    let policies = vec![Policy::Block, Policy::DropOldest, Policy::DropNewest, Policy::Disconnect];
     prop_oneof![
         ("\\PC{0,20}", "\\PC{0,60}").prop_map(|(name, value)| Drawn::Header(name, value)),
         any::<u64>().prop_map(Drawn::Origin),
@@ -332,10 +307,7 @@ fn a_frame_of_the_limit_passes_and_one_byte_more_is_refused_after_four_bytes() {
     let whole = header.encode(0, 0, limit - HEADER_LEN);
     assert_eq!(Layout::decode(&whole, limit).unwrap().unwrap().total, limit);
     let over = header.encode(0, 0, limit - HEADER_LEN + 1);
-    let expected = Err(MalformedFrame::TooLong {
-        total: limit + 1,
-        limit,
-    });
+    let expected = Err(MalformedFrame::TooLong { total: limit + 1, limit });
     assert_eq!(Layout::decode(&over, limit), expected);
     assert_eq!(Layout::decode(&over[..4], limit), expected);
     assert_eq!(Layout::decode(&over[..3], limit), Ok(None));
@@ -348,21 +320,9 @@ fn a_section_takes_exactly_what_a_frame_has_room_for() {
     builder.header("n", &value).unwrap();
     assert_eq!(builder.as_bytes().len(), limits::FIELDS_LIMIT);
     let refused = builder.append(&[0]);
-    assert!(matches!(
-        refused,
-        Err(BusError::HeadersTooLarge {
-            size: 65_536,
-            limit: limits::FIELDS_LIMIT
-        })
-    ));
+    assert!(matches!(refused, Err(BusError::HeadersTooLarge { size: 65_536, limit: limits::FIELDS_LIMIT })));
     let bytes = builder.finish();
-    assert_eq!(
-        iterate(&bytes).collect::<Vec<_>>(),
-        [Field::Header {
-            name: "n",
-            value: &value
-        }]
-    );
+    assert_eq!(iterate(&bytes).collect::<Vec<_>>(), [Field::Header { name: "n", value: &value }]);
     let name = "n".repeat(256);
     assert!(matches!(
         FieldsBuilder::new().header(&name, ""),
@@ -376,10 +336,7 @@ fn a_section_that_is_cut_off_fails_the_call_that_carries_it() {
     builder.policy(Policy::DropNewest).unwrap();
     let bytes = builder.finish();
     assert_eq!(Options::read(&bytes).unwrap().policy, Policy::DropNewest);
-    assert_eq!(
-        Options::read(&bytes[..3]).unwrap_err().code,
-        ErrorCode::InvalidSettings
-    );
+    assert_eq!(Options::read(&bytes[..3]).unwrap_err().code, ErrorCode::InvalidSettings);
 }
 
 #[test]
@@ -387,9 +344,7 @@ fn a_window_is_refused_when_it_holds_nothing_or_too_much() {
     let read = |messages, bytes| {
         let mut builder = FieldsBuilder::new();
         builder.window(messages, bytes).unwrap();
-        Options::read(builder.as_bytes())
-            .map(|options| options.window)
-            .map_err(|refusal| refusal.code)
+        Options::read(builder.as_bytes()).map(|options| options.window).map_err(|refusal| refusal.code)
     };
     assert_eq!(read(0, 1), Err(ErrorCode::InvalidSettings));
     assert_eq!(read(1, 0), Err(ErrorCode::InvalidSettings));
@@ -402,15 +357,9 @@ fn a_window_is_refused_when_it_holds_nothing_or_too_much() {
 
 #[test]
 fn a_token_does_not_print() {
-    let hello = Hello {
-        resume: Some((1, ResumeToken::new([0x5a; 32]))),
-        ..Hello::default()
-    };
+    let hello = Hello { resume: Some((1, ResumeToken::new([0x5a; 32]))), ..Hello::default() };
     let printed = format!("{hello:?}");
-    assert!(
-        printed.contains("ResumeToken(..)") && !printed.contains("90"),
-        "{printed}"
-    );
+    assert!(printed.contains("ResumeToken(..)") && !printed.contains("90"), "{printed}");
 }
 
 #[test]

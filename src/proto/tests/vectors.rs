@@ -6,20 +6,14 @@ use serde_json::{Value, json};
 
 use super::kinds;
 use crate::proto::fields::{
-    Field, FieldsBuilder, GapReason, Policy, ServeMode, decode_gap, encode_gap, iterate,
-    well_formed,
+    Field, FieldsBuilder, GapReason, Policy, ServeMode, decode_gap, encode_gap, iterate, well_formed,
 };
 use crate::proto::{
-    Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame,
-    Refusal, ResumeToken, Welcome,
+    Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame, Refusal,
+    ResumeToken, Welcome,
 };
 
-const POLICIES: [Policy; 4] = [
-    Policy::Block,
-    Policy::DropOldest,
-    Policy::DropNewest,
-    Policy::Disconnect,
-];
+const POLICIES: [Policy; 4] = [Policy::Block, Policy::DropOldest, Policy::DropNewest, Policy::Disconnect];
 
 fn vectors() -> Value {
     serde_json::from_str(include_str!("../../../docs/protocol-vectors.json")).unwrap()
@@ -32,18 +26,14 @@ fn section(name: &str) -> Vec<Value> {
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key]
-        .as_str()
-        .unwrap_or_else(|| panic!("{key} is no text in {value}"))
+    value[key].as_str().unwrap_or_else(|| panic!("{key} is no text in {value}"))
 }
 
 /// A number, or a decimal string for those of 64 bits.
 fn number<T: TryFrom<u64>>(value: &Value, key: &str) -> T {
     let number = match &value[key] {
         Value::String(text) => text.parse().unwrap(),
-        other => other
-            .as_u64()
-            .unwrap_or_else(|| panic!("{key} is no number in {value}")),
+        other => other.as_u64().unwrap_or_else(|| panic!("{key} is no number in {value}")),
     };
     T::try_from(number).unwrap_or_else(|_| panic!("{key} is too large in {value}"))
 }
@@ -51,10 +41,7 @@ fn number<T: TryFrom<u64>>(value: &Value, key: &str) -> T {
 fn bytes(value: &Value, key: &str) -> Vec<u8> {
     let digits = text(value, key).as_bytes();
     assert!(digits.len().is_multiple_of(2), "{key} of {value}");
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -91,22 +78,13 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
         "window" => builder.window(number(field, "messages"), number(field, "bytes")),
         "policy" => {
             let name = text(field, "policy");
-            builder.policy(
-                POLICIES
-                    .into_iter()
-                    .find(|policy| policy.name() == name)
-                    .unwrap(),
-            )
+            builder.policy(POLICIES.into_iter().find(|policy| policy.name() == name).unwrap())
         }
         "group" => builder.group(text(field, "name")),
         "block_limit" => builder.block_limit(millis(field, "milliseconds")),
         "deadline" => builder.deadline(Duration::from_micros(number(field, "microseconds"))),
         "topic" => builder.topic(text(field, "topic")),
-        "mode" => builder.mode(if field["mode"] == "join" {
-            ServeMode::Join
-        } else {
-            ServeMode::TakeOver
-        }),
+        "mode" => builder.mode(if field["mode"] == "join" { ServeMode::Join } else { ServeMode::TakeOver }),
         "unknown" => {
             let value = bytes(field, "value_hex");
             let length = u16::try_from(value.len()).unwrap().to_le_bytes();
@@ -140,7 +118,9 @@ fn describe_fields(section: &[u8]) -> Value {
             Field::BlockLimit(limit) => {
                 json!({"type": "block_limit", "milliseconds": u64::try_from(limit.as_millis()).unwrap()})
             }
-            Field::Deadline(left) => json!({"type": "deadline", "microseconds": left.as_micros().to_string()}),
+            Field::Deadline(left) => {
+                json!({"type": "deadline", "microseconds": left.as_micros().to_string()})
+            }
             Field::Topic(topic) => json!({"type": "topic", "topic": topic}),
             Field::Mode(ServeMode::Join) => json!({"type": "mode", "mode": "join"}),
             Field::Mode(ServeMode::TakeOver) => json!({"type": "mode", "mode": "take-over"}),
@@ -168,12 +148,7 @@ fn check<T: PartialEq + std::fmt::Debug>(
         let (described, encoded) = (value(&vector["value"]), bytes(&vector, "bytes_hex"));
         assert_eq!(decode(&encoded), described, "{}", vector["name"]);
         if vector["decode_only"] != true {
-            assert_eq!(
-                hex(&encode(&described)),
-                hex(&encoded),
-                "{}",
-                vector["name"]
-            );
+            assert_eq!(hex(&encode(&described)), hex(&encoded), "{}", vector["name"]);
         }
     }
 }
@@ -194,11 +169,7 @@ fn reason(malformed: &MalformedFrame) -> &'static str {
 fn frames_read_and_write_as_in_the_vectors() {
     let limit = number(&vectors(), "frame_limit");
     for vector in section("frames") {
-        let (name, frame, encoded) = (
-            &vector["name"],
-            &vector["frame"],
-            bytes(&vector, "bytes_hex"),
-        );
+        let (name, frame, encoded) = (&vector["name"], &vector["frame"], bytes(&vector, "bytes_hex"));
         let layout = Layout::decode(&encoded, limit).unwrap().unwrap();
         assert_eq!(layout.total, encoded.len(), "{name}");
         let header = Header {
@@ -210,23 +181,13 @@ fn frames_read_and_write_as_in_the_vectors() {
         assert_eq!(layout.header, header, "{name}");
         let (fields, rest) = encoded[HEADER_LEN..].split_at(layout.fields);
         let (topic, payload) = rest.split_at(layout.topic);
-        assert_eq!(
-            describe_fields(fields),
-            without_values(&frame["fields"]),
-            "{name}"
-        );
-        assert_eq!(
-            std::str::from_utf8(topic).unwrap(),
-            text(frame, "topic"),
-            "{name}"
-        );
+        assert_eq!(describe_fields(fields), without_values(&frame["fields"]), "{name}");
+        assert_eq!(std::str::from_utf8(topic).unwrap(), text(frame, "topic"), "{name}");
         assert_eq!(payload, bytes(frame, "payload_hex"), "{name}");
 
         let fields = encode_fields(&frame["fields"]);
         let (topic, payload) = (text(frame, "topic").as_bytes(), bytes(frame, "payload_hex"));
-        let mut written = header
-            .encode(fields.len(), topic.len(), payload.len())
-            .to_vec();
+        let mut written = header.encode(fields.len(), topic.len(), payload.len()).to_vec();
         written.extend([&fields, topic, &payload].concat());
         assert_eq!(hex(&written), hex(&encoded), "{name}");
     }
@@ -237,20 +198,12 @@ fn the_vectors_have_every_kind_of_frame_and_every_code() {
     let frames = section("frames");
     for kind in kinds() {
         let name = upper(&format!("{kind:?}"));
-        assert!(
-            frames.iter().any(|vector| vector["frame"]["kind"] == name),
-            "{name}"
-        );
+        assert!(frames.iter().any(|vector| vector["frame"]["kind"] == name), "{name}");
     }
     let refusals = section("refusals");
     for code in ErrorCode::ALL {
         let name = upper(&format!("{code:?}"));
-        assert!(
-            refusals
-                .iter()
-                .any(|vector| vector["value"]["code"] == name),
-            "{name}"
-        );
+        assert!(refusals.iter().any(|vector| vector["value"]["code"] == name), "{name}");
     }
 }
 
@@ -267,12 +220,7 @@ fn handshakes_read_and_write_as_in_the_vectors() {
             .is_object()
             .then(|| (number(&value["resume"], "session"), token(&value["resume"]))),
     };
-    check(
-        "hello",
-        hello,
-        |payload| Hello::decode(payload).unwrap(),
-        Hello::encode,
-    );
+    check("hello", hello, |payload| Hello::decode(payload).unwrap(), Hello::encode);
     let welcome = |value: &Value| Welcome {
         version: number(value, "version"),
         capabilities: Capabilities(number(value, "capabilities")),
@@ -283,50 +231,28 @@ fn handshakes_read_and_write_as_in_the_vectors() {
         frame_limit: number(value, "frame_limit"),
         keep_alive: millis(value, "keep_alive_ms"),
         block_limit: millis(value, "block_limit_ms"),
-        publish_window: (
-            number(value, "publish_messages"),
-            number(value, "publish_bytes"),
-        ),
+        publish_window: (number(value, "publish_messages"), number(value, "publish_bytes")),
         max_subscriptions: number(value, "subscriptions"),
         max_requests: number(value, "requests"),
     };
-    check(
-        "welcome",
-        welcome,
-        |payload| Welcome::decode(payload).unwrap(),
-        Welcome::encode,
-    );
+    check("welcome", welcome, |payload| Welcome::decode(payload).unwrap(), Welcome::encode);
 }
 
 #[test]
 fn refusals_read_and_write_as_in_the_vectors() {
     let refusal = |value: &Value| {
         let name = text(value, "code");
-        let code = ErrorCode::ALL
-            .into_iter()
-            .find(|code| upper(&format!("{code:?}")) == name)
-            .unwrap();
+        let code = ErrorCode::ALL.into_iter().find(|code| upper(&format!("{code:?}")) == name).unwrap();
         Refusal::new(code, text(value, "text"))
     };
-    check(
-        "refusals",
-        refusal,
-        |payload| Refusal::decode(payload).unwrap(),
-        Refusal::encode,
-    );
+    check("refusals", refusal, |payload| Refusal::decode(payload).unwrap(), Refusal::encode);
 }
 
 #[test]
 fn gaps_read_and_write_as_in_the_vectors() {
     let gap = |value: &Value| {
         let name = text(value, "reason");
-        (
-            number(value, "count"),
-            GapReason::ALL
-                .into_iter()
-                .find(|reason| reason.name() == name)
-                .unwrap(),
-        )
+        (number(value, "count"), GapReason::ALL.into_iter().find(|reason| reason.name() == name).unwrap())
     };
     check(
         "gaps",
@@ -340,19 +266,9 @@ fn gaps_read_and_write_as_in_the_vectors() {
 fn fields_read_and_write_as_in_the_vectors() {
     for vector in section("fields") {
         let encoded = bytes(&vector, "bytes_hex");
-        assert_eq!(
-            describe_fields(&encoded),
-            without_values(&vector["value"]),
-            "{}",
-            vector["name"]
-        );
+        assert_eq!(describe_fields(&encoded), without_values(&vector["value"]), "{}", vector["name"]);
         if vector["decode_only"] != true {
-            assert_eq!(
-                hex(&encode_fields(&vector["value"])),
-                hex(&encoded),
-                "{}",
-                vector["name"]
-            );
+            assert_eq!(hex(&encode_fields(&vector["value"])), hex(&encoded), "{}", vector["name"]);
         }
     }
 }
@@ -360,8 +276,7 @@ fn fields_read_and_write_as_in_the_vectors() {
 #[test]
 fn what_the_vectors_call_malformed_is_refused_for_that_reason() {
     for vector in section("malformed_frames") {
-        let refused =
-            Layout::decode(&bytes(&vector, "bytes_hex"), number(&vector, "limit")).unwrap_err();
+        let refused = Layout::decode(&bytes(&vector, "bytes_hex"), number(&vector, "limit")).unwrap_err();
         assert_eq!(reason(&refused), vector["reason"], "{}", vector["name"]);
     }
     for vector in section("malformed_payloads") {
@@ -386,10 +301,6 @@ fn what_the_vectors_call_incomplete_waits_for_more() {
     for vector in section("incomplete_frames") {
         let arrived = bytes(&vector, "bytes_hex");
         let layout = Layout::decode(&arrived, limit).unwrap();
-        assert!(
-            layout.is_none_or(|layout| layout.total > arrived.len()),
-            "{}",
-            vector["name"]
-        );
+        assert!(layout.is_none_or(|layout| layout.total > arrived.len()), "{}", vector["name"]);
     }
 }

@@ -33,12 +33,7 @@ struct Steps<'a> {
 
 impl<'a> Steps<'a> {
     fn new(rest: &'a [u8], steps: &[usize]) -> Self {
-        Self {
-            rest,
-            steps: steps.to_vec(),
-            at: 0,
-            ends: true,
-        }
+        Self { rest, steps: steps.to_vec(), at: 0, ends: true }
     }
 }
 
@@ -49,11 +44,7 @@ impl AsyncRead for Steps<'_> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let step = self.steps.get(self.at).copied().unwrap_or(usize::MAX);
-        self.at = if self.at + 1 < self.steps.len() {
-            self.at + 1
-        } else {
-            0
-        };
+        self.at = if self.at + 1 < self.steps.len() { self.at + 1 } else { 0 };
         if step == 0 || (self.rest.is_empty() && !self.ends) {
             return Poll::Pending;
         }
@@ -79,18 +70,10 @@ fn read_all(incoming: &mut Incoming, stream: &mut Steps<'_>) -> Result<Vec<Whole
         }
         while let Some((header, content)) = incoming.next_frame()? {
             let shared = content.shared();
-            assert_eq!(
-                (&shared.fields[..], &shared.topic[..]),
-                (content.fields, content.topic)
-            );
+            assert_eq!((&shared.fields[..], &shared.topic[..]), (content.fields, content.topic));
             assert_eq!(&shared.payload[..], content.payload);
             let (fields, topic) = (content.fields.to_vec(), content.topic.to_vec());
-            frames.push(Whole {
-                header,
-                fields,
-                topic,
-                payload: content.payload.to_vec(),
-            });
+            frames.push(Whole { header, fields, topic, payload: content.payload.to_vec() });
         }
         incoming.settle();
     }
@@ -99,12 +82,7 @@ fn read_all(incoming: &mut Incoming, stream: &mut Steps<'_>) -> Result<Vec<Whole
 /// Cuts the stream by its length prefixes alone; what follows the last whole frame is left.
 fn oracle(mut rest: &[u8]) -> (Vec<Whole>, usize) {
     let mut frames = Vec::new();
-    let integer = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .rev()
-            .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
-    };
+    let integer = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     while rest.len() >= 4 {
         let total = integer(&rest[..4]) as usize + 4;
         if rest.len() < total {
@@ -137,8 +115,8 @@ fn encode(sizes: &[usize]) -> Vec<u8> {
         let fields = min(index % 5, rest);
         let topic = min(index % 7, rest - fields);
         let payload = rest - fields - topic;
-        let header = Header::new(Kind::Deliver, index as u32, u64::MAX - index as u64)
-            .flagged(Flags(index as u8));
+        let header =
+            Header::new(Kind::Deliver, index as u32, u64::MAX - index as u64).flagged(Flags(index as u8));
         stream.extend_from_slice(&header.encode(fields, topic, payload));
         stream.resize(stream.len() + fields, b'f');
         stream.resize(stream.len() + topic, b't');
@@ -159,12 +137,8 @@ fn check(sizes: &[usize], steps: &[usize]) {
 
 /// Sizes of frames: mostly small, often beside a bound of the decoder, sometimes a few hundred KiB.
 fn size() -> impl Strategy<Value = usize> {
-    let bounds = vec![
-        limits::LARGE_FRAME,
-        limits::READ_CHUNK,
-        2 * limits::READ_CHUNK,
-        4 * limits::READ_CHUNK,
-    ];
+    let bounds =
+        vec![limits::LARGE_FRAME, limits::READ_CHUNK, 2 * limits::READ_CHUNK, 4 * limits::READ_CHUNK];
     prop_oneof![
         4 => HEADER_LEN..300usize,
         1 => Just(HEADER_LEN),
@@ -176,11 +150,8 @@ fn size() -> impl Strategy<Value = usize> {
 
 /// Frame sizes in runs, so that a prediction of the next size is right for a while and then wrong.
 fn sizes() -> impl Strategy<Value = Vec<usize>> {
-    vec((size(), 1usize..4), 1..8).prop_map(|runs| {
-        runs.into_iter()
-            .flat_map(|(size, count)| vec![size; count])
-            .collect()
-    })
+    vec((size(), 1usize..4), 1..8)
+        .prop_map(|runs| runs.into_iter().flat_map(|(size, count)| vec![size; count]).collect())
 }
 
 fn steps() -> impl Strategy<Value = Vec<usize>> {
@@ -278,18 +249,8 @@ fn frames_beside_every_bound_arrive_byte_by_byte_and_at_once() {
 #[test]
 fn a_prediction_that_turns_out_wrong_in_any_way_changes_nothing() {
     for next in [HEADER_LEN, 1_000, 99_999, 100_001, 400_000] {
-        for steps in [
-            &[usize::MAX][..],
-            &[100_000],
-            &[99_999, 2],
-            &[HEADER_LEN - 4, 1_000_000],
-        ] {
-            check(
-                &[
-                    100_000, 100_000, next, next, 100_000, HEADER_LEN, HEADER_LEN, next,
-                ],
-                steps,
-            );
+        for steps in [&[usize::MAX][..], &[100_000], &[99_999, 2], &[HEADER_LEN - 4, 1_000_000]] {
+            check(&[100_000, 100_000, next, next, 100_000, HEADER_LEN, HEADER_LEN, next], steps);
         }
     }
 }
@@ -300,21 +261,10 @@ fn a_frame_of_the_limit_arrives_and_one_byte_over_it_is_refused() {
     for steps in [&[usize::MAX][..], &[1_000], &[4, 0, 1]] {
         let mut incoming = Incoming::new(Form::Bytes, limit);
         let stream = encode(&[limit]);
-        assert_eq!(
-            read_all(&mut incoming, &mut Steps::new(&stream, steps))
-                .unwrap()
-                .len(),
-            1
-        );
+        assert_eq!(read_all(&mut incoming, &mut Steps::new(&stream, steps)).unwrap().len(), 1);
         let stream = encode(&[limit + 1]);
         let refused = read_all(&mut incoming, &mut Steps::new(&stream, steps));
-        assert_eq!(
-            refused,
-            Err(MalformedFrame::TooLong {
-                total: limit + 1,
-                limit
-            })
-        );
+        assert_eq!(refused, Err(MalformedFrame::TooLong { total: limit + 1, limit }));
     }
 }
 
@@ -322,24 +272,13 @@ fn a_frame_of_the_limit_arrives_and_one_byte_over_it_is_refused() {
 fn a_claimed_length_takes_no_memory_before_the_bytes_are_there() {
     let header = Header::new(Kind::Publish, 0, 1).encode(0, 0, LIMIT - HEADER_LEN);
     let mut incoming = Incoming::new(Form::Bytes, LIMIT);
-    let mut stream = Steps {
-        ends: false,
-        ..Steps::new(&header, &[usize::MAX])
-    };
+    let mut stream = Steps { ends: false, ..Steps::new(&header, &[usize::MAX]) };
     assert_eq!(read_all(&mut incoming, &mut stream).unwrap(), []);
     assert_eq!(incoming.held(), HEADER_LEN);
-    let Source::Bytes(decoder) = &incoming.source else {
-        panic!("a byte link")
-    };
-    let reserved = decoder.chunk.capacity()
-        + decoder
-            .large
-            .as_ref()
-            .map_or(0, |large| large.buffer.capacity());
-    assert!(
-        reserved <= 16 * limits::READ_CHUNK,
-        "{reserved} bytes for a claim"
-    );
+    let Source::Bytes(decoder) = &incoming.source else { panic!("a byte link") };
+    let reserved =
+        decoder.chunk.capacity() + decoder.large.as_ref().map_or(0, |large| large.buffer.capacity());
+    assert!(reserved <= 16 * limits::READ_CHUNK, "{reserved} bytes for a claim");
 }
 
 #[test]
@@ -347,18 +286,10 @@ fn an_idle_connection_holds_no_buffer() {
     for size in [HEADER_LEN, 1_000, limits::LARGE_FRAME, 300_000] {
         let stream = encode(&[size, size]);
         let mut incoming = Incoming::new(Form::Bytes, LIMIT);
-        let mut source = Steps {
-            ends: false,
-            ..Steps::new(&stream, &[9_999])
-        };
+        let mut source = Steps { ends: false, ..Steps::new(&stream, &[9_999]) };
         assert_eq!(read_all(&mut incoming, &mut source).unwrap().len(), 2);
-        let Source::Bytes(decoder) = &incoming.source else {
-            panic!("a byte link")
-        };
-        assert_eq!(
-            (decoder.chunk.capacity(), decoder.large.is_some()),
-            (0, false)
-        );
+        let Source::Bytes(decoder) = &incoming.source else { panic!("a byte link") };
+        assert_eq!((decoder.chunk.capacity(), decoder.large.is_some()), (0, false));
         assert_eq!(incoming.held(), 0);
     }
 }
@@ -370,10 +301,5 @@ fn a_limit_that_is_raised_counts_from_the_next_frame() {
     assert!(read_all(&mut incoming, &mut Steps::new(&stream, &[usize::MAX])).is_err());
     let mut incoming = Incoming::new(Form::Bytes, limits::HANDSHAKE_FRAME_LIMIT);
     incoming.set_limit(LIMIT);
-    assert_eq!(
-        read_all(&mut incoming, &mut Steps::new(&stream, &[usize::MAX]))
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(read_all(&mut incoming, &mut Steps::new(&stream, &[usize::MAX])).unwrap().len(), 1);
 }
