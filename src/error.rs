@@ -342,6 +342,8 @@ impl ErrorReply {
     #[must_use]
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         let mut code = code.into();
+        // A zero byte stands between the two on the wire.
+        code.retain(|character| character != '\0');
         let mut message = message.into();
         truncate(&mut code, 256);
         truncate(&mut message, crate::limits::ERROR_TEXT_LIMIT - 512);

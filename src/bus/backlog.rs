@@ -24,6 +24,8 @@ use crate::proto::fields::{GapReason, Policy};
 pub(crate) struct Parked {
     pub(crate) content: Arc<Content>,
     pub(crate) size: usize,
+    /// The session that published it.
+    pub(crate) publisher: u64,
     /// Returns the publisher's credit when the message is resolved.
     _hold: Option<Arc<Hold>>,
     /// When it has waited long enough, and whether that was the bus's whole block limit.
@@ -127,6 +129,7 @@ impl Backlog {
     pub(crate) fn offer(
         &mut self,
         size: usize,
+        publisher: u64,
         patience: Patience,
         content: impl FnOnce() -> Arc<Content>,
         hold: impl FnOnce() -> Arc<Hold>,
@@ -138,12 +141,12 @@ impl Backlog {
                     return self.count(1, GapReason::Lagging);
                 }
                 let deadline = Some((patience.deadline(), whole));
-                self.push(Parked { content: content(), size, _hold: Some(hold()), deadline });
+                self.push(Parked { content: content(), size, publisher, _hold: Some(hold()), deadline });
                 Verdict::Parked
             }
             Policy::DropNewest => self.count(1, GapReason::DroppedNewest),
             Policy::DropOldest => {
-                self.push(Parked { content: content(), size, _hold: None, deadline: None });
+                self.push(Parked { content: content(), size, publisher, _hold: None, deadline: None });
                 match self.shed_oldest() {
                     0 => Verdict::Kept,
                     shed => Verdict::Dropped(shed, GapReason::DroppedOldest),
@@ -168,6 +171,14 @@ impl Backlog {
                 Some(Next::Message(parked))
             }
         }
+    }
+
+    /// Who published the message that comes next, or `Some(None)` when a gap does.
+    pub(crate) fn next_publisher(&self) -> Option<Option<u64>> {
+        self.entries.front().map(|entry| match entry {
+            Entry::Message(parked) => Some(parked.publisher),
+            Entry::Gap(..) => None,
+        })
     }
 
     /// A gap that stands before anything else; telling it needs no credit.

@@ -18,7 +18,7 @@ use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{GapReason, Options, Policy};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
-use crate::topic::{Topic, TopicPattern};
+use crate::topic::{EntryId, Topic, TopicPattern};
 
 /// `UNSUBSCRIBE`: deliver what waits before the end.
 const DRAIN: Flags = Flags(1);
@@ -107,10 +107,16 @@ impl SessionTask {
                 (None, Some(router.join(pattern, name, found, &self.session, slot)?))
             }
         };
-        if let Some(subscription) = self.session.lock().subscriptions.at(slot) {
-            subscription.entry = entry;
-            subscription.group = group;
+        {
+            let mut state = self.session.lock();
+            if let Some(subscription) = state.subscriptions.at(slot) {
+                subscription.entry = entry;
+                subscription.group = group;
+                return Ok(());
+            }
         }
+        // A match ended it before its place was known: the place is given up.
+        self.shared.give_up_place(&self.session, slot, pattern, entry, group);
         Ok(())
     }
 
@@ -291,9 +297,21 @@ impl Shared {
             .subscriptions
             .at(slot)
             .map(|own| (own.pattern.clone(), own.entry.take(), own.group.take()));
-        let Some((pattern, entry, group)) = place else { return };
+        if let Some((pattern, entry, group)) = place {
+            self.give_up_place(session, slot, &pattern, entry, group);
+        }
+    }
+
+    fn give_up_place(
+        &self,
+        session: &Session,
+        slot: Slot,
+        pattern: &TopicPattern,
+        entry: Option<EntryId>,
+        group: Option<Arc<Group>>,
+    ) {
         if let Some(entry) = entry {
-            self.router.remove(&pattern, entry);
+            self.router.remove(pattern, entry);
         }
         if let Some(group) = group {
             let dropped = self.router.leave(&group, session, slot);

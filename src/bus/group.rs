@@ -76,11 +76,11 @@ impl Group {
     pub(crate) fn offer(
         &self,
         offered: &Offered<'_>,
-        publisher: u64,
         touched: &mut Vec<Arc<Session>>,
         totals: &mut Totals,
         hold: impl FnOnce() -> Arc<Hold>,
     ) -> Option<Outcome> {
+        let publisher = offered.publisher;
         let mut state = self.lock();
         let GroupState { members, backlog, .. } = &mut *state;
         let given = backlog.is_empty()
@@ -94,7 +94,7 @@ impl Group {
             return None;
         }
         let size = offered.content.frame_size();
-        let verdict = backlog.offer(size, offered.patience, || offered.content.shared(), hold);
+        let verdict = backlog.offer(size, publisher, offered.patience, || offered.content.shared(), hold);
         self.waiting.store(!backlog.is_empty(), Ordering::Release);
         Some(match verdict {
             Verdict::Parked => Outcome::Parked,
@@ -115,10 +115,13 @@ impl Group {
         }
         let mut state = self.lock();
         let GroupState { members, backlog, .. } = &mut *state;
-        while members.iter().any(Member::has_credit) {
+        while let Some(publisher) = backlog.next_publisher() {
+            if !members.iter().any(|member| member.has_credit_for(publisher)) {
+                break;
+            }
             backlog.resume();
             let Some(next) = backlog.next() else { break };
-            give(members, None, touched, &mut |subscription, lanes, totals| match &next {
+            give(members, publisher, touched, &mut |subscription, lanes, totals| match &next {
                 Next::Gap(count, reason) => {
                     subscription.dropped[reason.index()] += count;
                     subscription.tell_gap(*count, *reason, lanes);
@@ -143,8 +146,13 @@ impl Group {
 }
 
 impl Member {
-    fn has_credit(&self) -> bool {
-        self.session.lock().subscriptions.at(self.slot).is_some_and(|own| own.credit.is_left())
+    /// Whether it could be given what this publisher sent, or a gap.
+    fn has_credit_for(&self, publisher: Option<u64>) -> bool {
+        self.session
+            .lock()
+            .subscriptions
+            .at(self.slot)
+            .is_some_and(|own| own.credit.is_left() && !(own.no_echo && publisher == Some(self.session.id)))
     }
 
     fn takes_from(&self, publisher: u64) -> bool {

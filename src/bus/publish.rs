@@ -22,6 +22,10 @@ use crate::proto::fields::{Field, FieldsBuilder, Options, iterate};
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
 use crate::topic::{TopicPattern, validate_pattern_bytes};
 
+/// Parked publishes whose credit is returned together. One holder for several saves most of its cost;
+/// a few dozen are still a small part of a window.
+const HELD_TOGETHER: u32 = 32;
+
 impl SessionTask {
     /// Takes a publish in. An error ends the session.
     pub(super) fn publish(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
@@ -88,7 +92,9 @@ impl SessionTask {
             Ok((matches, held)) => {
                 self.totals.published += 1;
                 self.totals.published_bytes += size as u64;
-                if !held {
+                if held {
+                    self.hold_credit(size);
+                } else {
                     self.owed.add(1, size as u64);
                 }
                 if header.flags.contains(Flags::ACKNOWLEDGE) {
@@ -100,6 +106,13 @@ impl SessionTask {
                 self.owed.add(1, size as u64);
                 self.refuse(header, &error);
             }
+        }
+    }
+
+    /// Leaves the credit of a parked publish to the hold of this turn.
+    fn hold_credit(&mut self, size: usize) {
+        if let Some(hold) = self.hold.take_if(|hold| hold.add(size) >= HELD_TOGETHER) {
+            drop(hold);
         }
     }
 
@@ -122,31 +135,28 @@ impl SessionTask {
                 return self.deliver_to_several(content, asked);
             }
         }
-        let mut hold = None;
         let fan_out = FanOut {
             shared: &self.shared,
             publisher: &self.session,
-            offered: Offered { content, patience: self.patience(asked) },
-            size: content.frame_size(),
-            hold: &mut hold,
+            offered: Offered { content, publisher: self.session.id, patience: self.patience(asked) },
+            hold: &mut self.hold,
+            held: false,
             touched: &mut self.touched,
             totals: &mut self.totals,
         };
         if let Some(route) = self.cache.cached(content.topic) {
-            let matches = fan_out.deliver(&route.targets);
-            return Ok((matches, hold.is_some()));
+            return Ok(fan_out.deliver(&route.targets));
         }
         let (text, shape) = validate_pattern_bytes(content.topic)?;
         may_publish(&self.session, text, shape.reserved)?;
-        let matches = match self.cache.look_up(text, shape, &self.shared.router)? {
+        Ok(match self.cache.look_up(text, shape, &self.shared.router)? {
             Targets::Cached(route) => fan_out.deliver(&route.targets),
             Targets::Fresh(targets) => {
-                let matches = fan_out.deliver(targets);
+                let counts = fan_out.deliver(targets);
                 targets.clear();
-                matches
+                counts
             }
-        };
-        Ok((matches, hold.is_some()))
+        })
     }
 
     fn patience(&self, publisher: Option<Duration>) -> Patience {
@@ -177,10 +187,10 @@ impl SessionTask {
         for topic in &topics {
             may_publish(&self.session, topic.as_str(), topic.is_reserved())?;
         }
-        let payload = content.shared().payload.clone();
+        let payload = content.shared().payload_bytes();
         let patience = self.patience(asked);
         let mut reached = HashSet::with_hasher(RandomState::default());
-        let (mut matches, mut hold) = (0, None);
+        let (mut matches, mut held) = (0, false);
         for topic in &topics {
             let mut targets = Vec::new();
             self.cache.collect(topic, &self.shared.router, &mut targets);
@@ -189,15 +199,17 @@ impl SessionTask {
             let fan_out = FanOut {
                 shared: &self.shared,
                 publisher: &self.session,
-                offered: Offered { content: &one, patience },
-                size: content.frame_size(),
-                hold: &mut hold,
+                offered: Offered { content: &one, publisher: self.session.id, patience },
+                hold: &mut self.hold,
+                held: false,
                 touched: &mut self.touched,
                 totals: &mut self.totals,
             };
-            matches += fan_out.deliver(&targets);
+            let (count, parked) = fan_out.deliver(&targets);
+            matches += count;
+            held |= parked;
         }
-        Ok((matches, hold.is_some()))
+        Ok((matches, held))
     }
 }
 
@@ -214,16 +226,17 @@ struct FanOut<'a> {
     shared: &'a Shared,
     publisher: &'a Arc<Session>,
     offered: Offered<'a>,
-    /// Bytes of the publish, which its publisher gets back once the message is parked nowhere.
-    size: usize,
+    /// Holds the publisher's credit for what is parked in this turn.
     hold: &'a mut Option<Arc<Hold>>,
+    /// The message is parked for some match.
+    held: bool,
     touched: &'a mut Vec<Arc<Session>>,
     totals: &'a mut Totals,
 }
 
 impl FanOut<'_> {
-    /// Returns how many matches there are.
-    fn deliver(mut self, targets: &[Target]) -> u32 {
+    /// Returns how many matches there are, and whether the message is parked for one of them.
+    fn deliver(mut self, targets: &[Target]) -> (u32, bool) {
         if targets.len() > 1 && self.offered.content.payload.len() >= limits::SHARED_PAYLOAD {
             // One copy for all, whatever their number.
             let _ = self.offered.content.shared();
@@ -236,7 +249,7 @@ impl FanOut<'_> {
             };
             matches += u32::from(matched);
         }
-        matches
+        (matches, self.held)
     }
 
     #[inline]
@@ -244,11 +257,14 @@ impl FanOut<'_> {
         let mut state = session.lock();
         let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
         let Some(subscription) = subscriptions.at(slot) else { return false };
-        if subscription.no_echo && session.id == self.publisher.id {
+        if subscription.no_echo && session.id == self.offered.publisher {
             return false;
         }
-        let Self { hold, publisher, size, .. } = self;
-        let hold = || Arc::clone(hold.get_or_insert_with(|| Hold::new(publisher, *size)));
+        let Self { hold, held, publisher, .. } = self;
+        let hold = || {
+            *held = true;
+            Arc::clone(hold.get_or_insert_with(|| Hold::new(publisher)))
+        };
         let before = subscription.backlog.bytes();
         let outcome = subscription.offer(&self.offered, lanes, totals, hold);
         *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
@@ -265,9 +281,12 @@ impl FanOut<'_> {
     }
 
     fn deliver_in(&mut self, group: &Arc<Group>) -> bool {
-        let Self { hold, publisher, size, .. } = self;
-        let hold = || Arc::clone(hold.get_or_insert_with(|| Hold::new(publisher, *size)));
-        let outcome = group.offer(&self.offered, publisher.id, self.touched, self.totals, hold);
+        let Self { hold, held, publisher, .. } = self;
+        let hold = || {
+            *held = true;
+            Arc::clone(hold.get_or_insert_with(|| Hold::new(publisher)))
+        };
+        let outcome = group.offer(&self.offered, self.touched, self.totals, hold);
         if outcome == Some(Outcome::Parked) {
             self.shared.sweeper.watch_group(group);
         }

@@ -384,7 +384,14 @@ impl Shared {
         let Some((server, token)) = server else { return };
         let mut state = server.lock();
         let Some(asked) = state.asked.get_mut(&token) else { return };
+        let before = asked.credit;
         asked.credit.grant(messages, bytes, asked.window);
+        // The server is told what the window really gained, or it would send past it.
+        let messages = u32::try_from(asked.credit.messages - before.messages).unwrap_or(0);
+        let bytes = u64::try_from(asked.credit.bytes - before.bytes).unwrap_or(0);
+        if messages == 0 && bytes == 0 {
+            return;
+        }
         let header = Header::new(Kind::Credit, messages, token).flagged(Flags(Lane::Stream as u8));
         state.control(&header, &ContentRef::payload(&bytes.to_le_bytes()));
         drop(state);

@@ -239,24 +239,36 @@ impl State {
     }
 }
 
-/// Holds a publisher's credit for one publish while that is parked anywhere; dropping the last clone
-/// returns it. It touches no session lock, so it may be dropped under any.
+/// Holds a publisher's credit for a few publishes while they are parked anywhere; dropping the last
+/// clone returns it. It touches no session lock, so it may be dropped under any.
 #[derive(Debug)]
 pub(crate) struct Hold {
     publisher: Arc<Session>,
-    bytes: u64,
+    messages: AtomicU32,
+    bytes: AtomicU64,
 }
 
 impl Hold {
-    pub(crate) fn new(publisher: &Arc<Session>, size: usize) -> Arc<Self> {
-        Arc::new(Self { publisher: Arc::clone(publisher), bytes: size as u64 })
+    pub(crate) fn new(publisher: &Arc<Session>) -> Arc<Self> {
+        Arc::new(Self {
+            publisher: Arc::clone(publisher),
+            messages: AtomicU32::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Adds a publish of so many bytes; returns how many publishes there are. Only the publisher's
+    /// task adds, while it has a clone.
+    pub(crate) fn add(&self, size: usize) -> u32 {
+        self.bytes.fetch_add(size as u64, Ordering::Relaxed);
+        self.messages.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.publisher.returned_bytes.fetch_add(self.bytes, Ordering::AcqRel);
-        self.publisher.returned_messages.fetch_add(1, Ordering::AcqRel);
+        self.publisher.returned_bytes.fetch_add(*self.bytes.get_mut(), Ordering::AcqRel);
+        self.publisher.returned_messages.fetch_add(*self.messages.get_mut(), Ordering::AcqRel);
         self.publisher.task.wake();
     }
 }

@@ -54,6 +54,8 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Offered<'a> {
     pub(crate) content: &'a ContentRef<'a>,
+    /// The session it comes from.
+    pub(crate) publisher: u64,
     pub(crate) patience: Patience,
 }
 
@@ -72,7 +74,8 @@ impl Subscription {
             return Outcome::Delivered;
         }
         let size = offered.content.frame_size();
-        match self.backlog.offer(size, offered.patience, || offered.content.shared(), hold) {
+        match self.backlog.offer(size, offered.publisher, offered.patience, || offered.content.shared(), hold)
+        {
             Verdict::Parked => Outcome::Parked,
             Verdict::Kept => Outcome::Counted,
             Verdict::Dropped(count, reason) => {
@@ -353,9 +356,9 @@ mod tests {
             payload.resize(8 + bytes, 0);
             let content = ContentRef::lent(&[], b"a", &payload);
             let patience = Patience { now: self.now, bus: BLOCK_LIMIT, publisher };
-            let offered = Offered { content: &content, patience };
+            let offered = Offered { content: &content, publisher: 1, patience };
             let Self { subscription, lanes, totals, publisher, .. } = self;
-            subscription.offer(&offered, lanes, totals, || Hold::new(publisher, 1));
+            subscription.offer(&offered, lanes, totals, || Hold::new(publisher));
         }
 
         fn take(&mut self, count: u32) {

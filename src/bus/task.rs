@@ -16,7 +16,7 @@ use super::Shared;
 use super::budget::Share;
 use super::requests::claim;
 use super::router::RouteCache;
-use super::session::{Session, State};
+use super::session::{Hold, Session, State};
 use super::stats::Totals;
 use super::window::{Credit, Owed};
 use crate::error::BusError;
@@ -44,6 +44,8 @@ pub(super) struct SessionTask {
     /// Frames that wait for the byte budget.
     pub(super) deferred: VecDeque<Deferred>,
     pub(super) touched: Vec<Arc<Session>>,
+    /// Holds the credit of what this turn's publishes left parked.
+    pub(super) hold: Option<Arc<Hold>>,
     pub(super) totals: Totals,
     pub(super) now: Instant,
     keep_alive: Duration,
@@ -80,6 +82,7 @@ impl SessionTask {
             published: 0,
             deferred: VecDeque::new(),
             touched: Vec::new(),
+            hold: None,
             totals: Totals::default(),
             now,
             keep_alive,
@@ -227,6 +230,7 @@ impl SessionTask {
 
     /// Flushes everything that this turn wrote to.
     fn end_turn(&mut self) {
+        self.hold = None;
         if self.totals != Totals::default() {
             let totals = std::mem::take(&mut self.totals);
             self.session.lock().totals.add(&totals);

@@ -57,13 +57,13 @@ pub(super) struct Raw<'a> {
     pub(super) fields: &'a [u8],
     pub(super) topic: &'a [u8],
     pub(super) payload: &'a [u8],
-    shared: Option<&'a Bytes>,
+    shared: Option<&'a Content>,
 }
 
 impl Raw<'_> {
     /// The payload in memory of its own; large ones are not copied.
     pub(super) fn payload_bytes(&self) -> Bytes {
-        self.shared.map_or_else(|| Bytes::copy_from_slice(self.payload), Bytes::clone)
+        self.shared.map_or_else(|| Bytes::copy_from_slice(self.payload), Content::payload_bytes)
     }
 }
 
@@ -361,13 +361,13 @@ impl<S> Reader<S> {
                 Some(Taken::Message { stamp, raw: Raw { fields, topic, payload, shared: None } })
             }
             Entry::Shared { stamp, content } => {
-                self.consume(content.fields.len() + content.topic.len() + content.payload.len());
+                self.consume(content.fields().len() + content.topic().len() + content.payload().len());
                 let content: &Content = self.current.insert(content);
                 let raw = Raw {
-                    fields: &content.fields,
-                    topic: &content.topic,
-                    payload: &content.payload,
-                    shared: Some(&content.payload),
+                    fields: content.fields(),
+                    topic: content.topic(),
+                    payload: content.payload(),
+                    shared: Some(content),
                 };
                 Some(Taken::Message { stamp, raw })
             }

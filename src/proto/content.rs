@@ -11,15 +11,18 @@ use super::header::{HEADER_LEN, Header};
 ///
 /// Beside the payload as it was published it has one slot per [`Encoding`], filled once by whoever
 /// needs that form first. The bus never looks at the payload or the slots.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Content {
-    /// The field section; see [`fields`](super::fields).
-    pub fields: Bytes,
-    /// The topic or pattern, in UTF-8 that the receiver has yet to check.
-    pub topic: Bytes,
-    /// The payload.
-    pub payload: Bytes,
+    parts: Parts,
     encodings: OnceLock<Box<[OnceLock<Bytes>; Encoding::COUNT]>>,
+}
+
+#[derive(Debug)]
+enum Parts {
+    /// Fields, topic and payload one after the other, as they lie in a frame.
+    Joined { all: Bytes, fields: u16, topic: u16 },
+    /// Parts that come from different places.
+    Separate { fields: Bytes, topic: Bytes, payload: Bytes },
 }
 
 /// A form of a payload that is made once for all destinations that want it.
@@ -41,7 +44,64 @@ impl Content {
     /// Content of these parts.
     #[must_use]
     pub fn new(fields: Bytes, topic: Bytes, payload: Bytes) -> Self {
-        Self { fields, topic, payload, encodings: OnceLock::new() }
+        Self { parts: Parts::Separate { fields, topic, payload }, encodings: OnceLock::new() }
+    }
+
+    /// Content whose parts lie one after the other; `fields` and `topic` are their lengths.
+    fn joined(all: Bytes, fields: usize, topic: usize) -> Self {
+        debug_assert!(fields + topic <= all.len());
+        // A frame has 16 bits for either length, and these parts came out of one.
+        let parts = Parts::Joined { all, fields: fields as u16, topic: topic as u16 };
+        Self { parts, encodings: OnceLock::new() }
+    }
+
+    /// The field section; see [`fields`](super::fields).
+    #[inline]
+    #[must_use]
+    pub fn fields(&self) -> &[u8] {
+        match &self.parts {
+            Parts::Joined { all, fields, .. } => all.get(..usize::from(*fields)).unwrap_or_default(),
+            Parts::Separate { fields, .. } => fields,
+        }
+    }
+
+    /// The topic or pattern, in UTF-8 that the receiver has yet to check.
+    #[inline]
+    #[must_use]
+    pub fn topic(&self) -> &[u8] {
+        match &self.parts {
+            Parts::Joined { all, fields, topic } => {
+                let start = usize::from(*fields);
+                all.get(start..start + usize::from(*topic)).unwrap_or_default()
+            }
+            Parts::Separate { topic, .. } => topic,
+        }
+    }
+
+    /// The payload.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        match &self.parts {
+            Parts::Joined { all, .. } => all.get(self.payload_start()..).unwrap_or_default(),
+            Parts::Separate { payload, .. } => payload,
+        }
+    }
+
+    /// The payload by reference.
+    #[must_use]
+    pub fn payload_bytes(&self) -> Bytes {
+        match &self.parts {
+            Parts::Joined { all, .. } => all.slice(self.payload_start().min(all.len())..),
+            Parts::Separate { payload, .. } => payload.clone(),
+        }
+    }
+
+    fn payload_start(&self) -> usize {
+        match &self.parts {
+            Parts::Joined { fields, topic, .. } => usize::from(*fields) + usize::from(*topic),
+            Parts::Separate { .. } => 0,
+        }
     }
 
     /// Bytes of the three parts and of the encodings made so far, as they count against the byte budget.
@@ -52,7 +112,18 @@ impl Content {
             .get()
             .map(|slots| slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
             .unwrap_or_default();
-        self.fields.len() + self.topic.len() + self.payload.len() + encoded
+        self.frame_size() - HEADER_LEN + encoded
+    }
+
+    /// Bytes of a frame with this content, its header included.
+    #[inline]
+    #[must_use]
+    pub(crate) fn frame_size(&self) -> usize {
+        HEADER_LEN
+            + match &self.parts {
+                Parts::Joined { all, .. } => all.len(),
+                Parts::Separate { fields, topic, payload } => fields.len() + topic.len() + payload.len(),
+            }
     }
 
     /// The content in `encoding`, made by `encode` if nobody has made it before.
@@ -75,9 +146,9 @@ impl Content {
     #[must_use]
     pub fn borrowed(self: &Arc<Self>) -> ContentRef<'_> {
         ContentRef {
-            fields: &self.fields,
-            topic: &self.topic,
-            payload: &self.payload,
+            fields: self.fields(),
+            topic: self.topic(),
+            payload: self.payload(),
             source: Source::Shared(self),
             made: OnceCell::new(),
         }
@@ -169,9 +240,9 @@ impl<'a> ContentRef<'a> {
     #[must_use]
     pub fn shared_payload(&self) -> Option<Bytes> {
         match self.source {
-            Source::Lent => self.made.get().map(|content| content.payload.clone()),
+            Source::Lent => self.made.get().map(|content| content.payload_bytes()),
             Source::Owned(tail) => Some(tail.slice_ref(self.payload)),
-            Source::Shared(content) => Some(content.payload.clone()),
+            Source::Shared(content) => Some(content.payload_bytes()),
             Source::Payload(payload) => Some(payload.clone()),
         }
     }
@@ -188,26 +259,19 @@ impl<'a> ContentRef<'a> {
 
     fn to_content(&self) -> Content {
         match self.source {
-            Source::Owned(tail) => Content::new(
-                tail.slice_ref(self.fields),
-                tail.slice_ref(self.topic),
-                tail.slice_ref(self.payload),
-            ),
+            Source::Owned(tail) => Content::joined(tail.clone(), self.fields.len(), self.topic.len()),
             Source::Payload(payload) => Content::new(
                 Bytes::copy_from_slice(self.fields),
                 Bytes::copy_from_slice(self.topic),
                 payload.clone(),
             ),
-            // One allocation holds all three parts.
+            // One allocation of exactly that size: what is kept must not hold a large buffer.
             _ => {
                 let mut all = Vec::with_capacity(self.frame_size() - HEADER_LEN);
                 all.extend_from_slice(self.fields);
                 all.extend_from_slice(self.topic);
                 all.extend_from_slice(self.payload);
-                let mut all = Bytes::from(all);
-                let fields = all.split_to(self.fields.len());
-                let topic = all.split_to(self.topic.len());
-                Content::new(fields, topic, all)
+                Content::joined(all.into(), self.fields.len(), self.topic.len())
             }
         }
     }

@@ -6,7 +6,7 @@ use super::MalformedFrame;
 use super::wire::Reader;
 use crate::error::{BusError, ErrorReply, truncate};
 use crate::limits;
-use crate::topic::TopicPattern;
+use crate::topic::{Topic, TopicPattern};
 
 /// Why a call failed or a connection ended, as it stands on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -165,10 +165,12 @@ impl Refusal {
         let text = self.text;
         match self.code {
             // The same check that refused the topic over there gives the same explanation here.
-            ErrorCode::InvalidTopic => match TopicPattern::new(&text) {
-                Err(error) => BusError::InvalidTopic(error),
-                Ok(_) => BusError::InvalidSettings(format!("\"{text}\" cannot be used as a topic here")),
-            },
+            ErrorCode::InvalidTopic => {
+                match TopicPattern::new(&text).err().or_else(|| Topic::new(&text).err()) {
+                    Some(error) => BusError::InvalidTopic(error),
+                    None => BusError::InvalidSettings(format!("\"{text}\" cannot be used as a topic here")),
+                }
+            }
             ErrorCode::ReservedTopic => BusError::ReservedTopic { topic: text },
             ErrorCode::Denied => BusError::Denied { what: text },
             ErrorCode::AlreadyServed => BusError::AlreadyServed { topic: text },

@@ -91,7 +91,7 @@ impl Batch {
     /// Counts the size anew after frames were taken from [`values`](Self::values).
     pub(super) fn recount(&mut self) {
         if let Frames::Values(frames) = &self.frames {
-            self.size = frames.iter().map(|frame| frame.content.borrowed().frame_size()).sum();
+            self.size = frames.iter().map(|frame| frame.content.frame_size()).sum();
         }
     }
 
