@@ -16,20 +16,31 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::session::Hold;
-use crate::proto::Content;
+use super::subscription::Offered;
+use crate::limits;
 use crate::proto::fields::{GapReason, Policy};
+use crate::proto::{Content, ContentRef, HEADER_LEN};
 
 /// A message that waits for credit, in memory of its own size.
 #[derive(Debug)]
-pub(crate) struct Parked {
-    pub(crate) content: Arc<Content>,
-    pub(crate) size: usize,
+struct Parked {
+    body: Body,
+    /// Bytes of its frame.
+    size: usize,
     /// The session that published it.
-    pub(crate) publisher: u64,
+    publisher: u64,
     /// Returns the publisher's credit when the message is resolved.
     _hold: Option<Arc<Hold>>,
     /// When it has waited long enough, and whether that was the bus's whole block limit.
     deadline: Option<(Instant, bool)>,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// In the backlog's buffer, behind those of the messages before it.
+    Inline { fields: u16, topic: u16, length: u32 },
+    /// Shared with the other matches.
+    Shared(Arc<Content>),
 }
 
 #[derive(Debug)]
@@ -41,11 +52,11 @@ enum Entry {
 
 /// What comes next out of a backlog.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum Next<'a> {
     /// Tell the subscriber that so many were dropped here.
     Gap(u64, GapReason),
     /// Deliver this.
-    Message(Parked),
+    Message(ContentRef<'a>),
 }
 
 /// What became of a message that was offered.
@@ -60,6 +71,10 @@ pub(crate) enum Verdict {
     /// The subscription is to be ended.
     End,
 }
+
+/// Bytes that a backlog keeps for reuse between two rounds: a window of small messages. Those that
+/// stay unused are given back at the session's next tick.
+const RETAINED_BYTES: usize = 64 * 1024;
 
 /// How long a message may wait, as bus and publisher ask.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +105,11 @@ impl Patience {
 pub(crate) struct Backlog {
     policy: Policy,
     entries: VecDeque<Entry>,
+    /// Small messages, one after the other; those before `start` are gone.
+    inline: Vec<u8>,
+    start: usize,
+    /// What is being delivered, if it is shared.
+    current: Option<Arc<Content>>,
     messages: usize,
     bytes: usize,
     /// Bounds of the ring that `DropOldest` keeps.
@@ -100,7 +120,17 @@ pub(crate) struct Backlog {
 impl Backlog {
     pub(crate) fn new(policy: Policy, window: (u32, u64)) -> Self {
         let ring = (window.0 as usize, usize::try_from(window.1).unwrap_or(usize::MAX));
-        Self { policy, entries: VecDeque::new(), messages: 0, bytes: 0, ring, lagging: false }
+        Self {
+            policy,
+            entries: VecDeque::new(),
+            inline: Vec::new(),
+            start: 0,
+            current: None,
+            messages: 0,
+            bytes: 0,
+            ring,
+            lagging: false,
+        }
     }
 
     /// Whether there is nothing to tell or deliver.
@@ -124,29 +154,22 @@ impl Backlog {
         self.lagging
     }
 
-    /// Offers a message for which there is no credit. `content` and `hold` are called only when it is
-    /// kept, and parked on behalf of its publisher.
-    pub(crate) fn offer(
-        &mut self,
-        size: usize,
-        publisher: u64,
-        patience: Patience,
-        content: impl FnOnce() -> Arc<Content>,
-        hold: impl FnOnce() -> Arc<Hold>,
-    ) -> Verdict {
+    /// Offers a message for which there is no credit. `hold` is called when it is parked on behalf of
+    /// its publisher.
+    pub(crate) fn offer(&mut self, offered: &Offered<'_>, hold: impl FnOnce() -> Arc<Hold>) -> Verdict {
         match self.policy {
             Policy::Block => {
-                let (limit, whole) = patience.limit();
+                let (limit, whole) = offered.patience.limit();
                 if self.lagging || limit.is_zero() {
                     return self.count(1, GapReason::Lagging);
                 }
-                let deadline = Some((patience.deadline(), whole));
-                self.push(Parked { content: content(), size, publisher, _hold: Some(hold()), deadline });
+                let deadline = Some((offered.patience.deadline(), whole));
+                self.push(offered, Some(hold()), deadline);
                 Verdict::Parked
             }
             Policy::DropNewest => self.count(1, GapReason::DroppedNewest),
             Policy::DropOldest => {
-                self.push(Parked { content: content(), size, publisher, _hold: None, deadline: None });
+                self.push(offered, None, None);
                 match self.shed_oldest() {
                     0 => Verdict::Kept,
                     shed => Verdict::Dropped(shed, GapReason::DroppedOldest),
@@ -162,14 +185,45 @@ impl Backlog {
     }
 
     /// What comes next; the caller has credit for one message.
-    pub(crate) fn next(&mut self) -> Option<Next> {
+    pub(crate) fn next(&mut self) -> Option<Next<'_>> {
         match self.entries.pop_front()? {
             Entry::Gap(count, reason) => Some(Next::Gap(count, reason)),
-            Entry::Message(parked) => {
-                self.messages -= 1;
-                self.bytes -= parked.size;
-                Some(Next::Message(parked))
+            Entry::Message(parked) => Some(Next::Message(self.take(parked))),
+        }
+    }
+
+    /// The content of a message that was at the front.
+    fn take(&mut self, parked: Parked) -> ContentRef<'_> {
+        self.messages -= 1;
+        self.bytes -= parked.size;
+        match parked.body {
+            Body::Shared(content) => self.current.insert(content).borrowed(),
+            Body::Inline { fields, topic, length } => {
+                let from = self.start;
+                self.start += length as usize;
+                let all = self.inline.get(from..self.start).unwrap_or_default();
+                let (fields, rest) = all.split_at_checked(usize::from(fields)).unwrap_or_default();
+                let (topic, payload) = rest.split_at_checked(usize::from(topic)).unwrap_or_default();
+                ContentRef::lent(fields, topic, payload)
             }
+        }
+    }
+
+    /// Ends a round of [`next`](Self::next).
+    pub(crate) fn settle(&mut self) {
+        self.current = None;
+        if self.messages == 0 {
+            self.start = 0;
+            self.inline.clear();
+            self.inline.shrink_to(RETAINED_BYTES);
+        }
+    }
+
+    /// Gives memory back that is not needed while nothing waits.
+    pub(crate) fn trim(&mut self) {
+        if self.entries.is_empty() {
+            self.inline = Vec::new();
+            self.entries = VecDeque::new();
         }
     }
 
@@ -223,10 +277,30 @@ impl Backlog {
         self.drop_messages(|_| true, GapReason::Link)
     }
 
-    fn push(&mut self, parked: Parked) {
+    fn push(&mut self, offered: &Offered<'_>, hold: Option<Arc<Hold>>, deadline: Option<(Instant, bool)>) {
+        let content = offered.content;
+        let size = content.frame_size();
+        let body = if content.payload.len() < limits::SHARED_PAYLOAD {
+            if self.start > self.inline.len() / 2 {
+                self.inline.drain(..self.start);
+                self.start = 0;
+            }
+            self.inline.extend_from_slice(content.fields);
+            self.inline.extend_from_slice(content.topic);
+            self.inline.extend_from_slice(content.payload);
+            // The lengths come out of a frame, which has 16 bits for them.
+            Body::Inline {
+                fields: content.fields.len() as u16,
+                topic: content.topic.len() as u16,
+                length: (size - HEADER_LEN) as u32,
+            }
+        } else {
+            Body::Shared(content.shared())
+        };
         self.messages += 1;
-        self.bytes += parked.size;
-        self.entries.push_back(Entry::Message(parked));
+        self.bytes += size;
+        let publisher = offered.publisher;
+        self.entries.push_back(Entry::Message(Parked { body, size, publisher, _hold: hold, deadline }));
     }
 
     fn count(&mut self, count: u64, reason: GapReason) -> Verdict {
@@ -249,25 +323,30 @@ impl Backlog {
     fn drop_messages(&mut self, mut which: impl FnMut(&Entry) -> bool, reason: GapReason) -> u64 {
         let mut dropped = 0;
         let mut kept = VecDeque::new();
-        for entry in self.entries.drain(..) {
+        let mut inline = Vec::new();
+        for entry in std::mem::take(&mut self.entries) {
             match entry {
                 Entry::Gap(count, reason) => add_gap(&mut kept, count, reason),
-                Entry::Message(parked) => {
-                    let entry = Entry::Message(parked);
-                    if !which(&entry) {
-                        kept.push_back(entry);
-                        continue;
+                Entry::Message(ref parked) => {
+                    let from = self.start;
+                    if let Body::Inline { length, .. } = parked.body {
+                        self.start += length as usize;
                     }
-                    if let Entry::Message(parked) = entry {
+                    if which(&entry) {
                         self.messages -= 1;
                         self.bytes -= parked.size;
+                        dropped += 1;
+                        add_gap(&mut kept, 1, reason);
+                    } else {
+                        inline.extend_from_slice(self.inline.get(from..self.start).unwrap_or_default());
+                        kept.push_back(entry);
                     }
-                    dropped += 1;
-                    add_gap(&mut kept, 1, reason);
                 }
             }
         }
         self.entries = kept;
+        self.inline = inline;
+        self.start = 0;
         dropped
     }
 }

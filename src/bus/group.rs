@@ -93,8 +93,7 @@ impl Group {
         if !members.iter().any(|member| member.takes_from(publisher)) {
             return None;
         }
-        let size = offered.content.frame_size();
-        let verdict = backlog.offer(size, publisher, offered.patience, || offered.content.shared(), hold);
+        let verdict = backlog.offer(offered, hold);
         self.waiting.store(!backlog.is_empty(), Ordering::Release);
         Some(match verdict {
             Verdict::Parked => Outcome::Parked,
@@ -126,9 +125,10 @@ impl Group {
                     subscription.dropped[reason.index()] += count;
                     subscription.tell_gap(*count, *reason, lanes);
                 }
-                Next::Message(parked) => subscription.deliver(&parked.content.borrowed(), lanes, totals),
+                Next::Message(content) => subscription.deliver(content, lanes, totals),
             });
         }
+        backlog.settle();
         self.waiting.store(!backlog.is_empty(), Ordering::Release);
     }
 

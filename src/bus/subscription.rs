@@ -73,9 +73,7 @@ impl Subscription {
             self.deliver(offered.content, lanes, totals);
             return Outcome::Delivered;
         }
-        let size = offered.content.frame_size();
-        match self.backlog.offer(size, offered.publisher, offered.patience, || offered.content.shared(), hold)
-        {
+        match self.backlog.offer(offered, hold) {
             Verdict::Parked => Outcome::Parked,
             Verdict::Kept => Outcome::Counted,
             Verdict::Dropped(count, reason) => {
@@ -114,13 +112,17 @@ impl Subscription {
         if self.credit.is_left() {
             self.backlog.resume();
         }
+        // The backlog lends what it delivers, so it is taken out meanwhile.
+        let mut backlog = std::mem::replace(&mut self.backlog, Backlog::new(self.policy, self.window));
         while self.credit.is_left() {
-            match self.backlog.next() {
+            match backlog.next() {
                 Some(Next::Gap(count, reason)) => self.tell_gap(count, reason, lanes),
-                Some(Next::Message(parked)) => self.deliver(&parked.content.borrowed(), lanes, totals),
-                None => return,
+                Some(Next::Message(content)) => self.deliver(&content, lanes, totals),
+                None => break,
             }
         }
+        backlog.settle();
+        self.backlog = backlog;
     }
 
     /// Counts what waits as dropped and tells the gap.

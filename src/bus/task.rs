@@ -336,7 +336,11 @@ impl SessionTask {
         if silent >= self.keep_alive * limits::KEEP_ALIVE_MISSED {
             return Some(BusError::KeepAlive { after: silent });
         }
-        let stuck_since = self.session.lock().lanes.stuck_since();
+        let stuck_since = {
+            let mut state = self.session.lock();
+            state.subscriptions.iter_mut().for_each(|subscription| subscription.backlog.trim());
+            state.lanes.stuck_since()
+        };
         match stuck_since.map(|since| self.now.duration_since(since)) {
             Some(after) if after >= self.shared.settings.stall_limit => {
                 return Some(BusError::Stalled { after });
