@@ -66,3 +66,8 @@ pub use client::Client;
 pub use error::{BusError, BusResult, ErrorClass, ErrorReply};
 pub use topic::{Topic, TopicPattern};
 pub use transport::Address;
+
+/// The README's code is compiled and run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -353,11 +353,11 @@ impl Backlog {
 
 /// Adds to the gap at the end, so that gaps never take more entries than messages.
 fn add_gap(entries: &mut VecDeque<Entry>, count: u64, reason: GapReason) {
-    if let Some(Entry::Gap(last, last_reason)) = entries.back_mut() {
-        if *last_reason == reason {
-            *last += count;
-            return;
-        }
+    if let Some(Entry::Gap(last, last_reason)) = entries.back_mut()
+        && *last_reason == reason
+    {
+        *last += count;
+        return;
     }
     entries.push_back(Entry::Gap(count, reason));
 }

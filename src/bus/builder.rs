@@ -99,7 +99,6 @@ impl Bus {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn builder() -> BusBuilder {
         BusBuilder::default()
     }

@@ -41,10 +41,10 @@ pub(super) fn start(
     let attached = attach.try_send(Accepted { link: bus_end, peer });
     let answering = Answering { shared: Arc::downgrade(shared), link: own_end };
     runtime.spawn(async move {
-        if attached.is_ok() {
-            if let Err(error) = answering.run().await {
-                tracing::debug!(%error, "introspection ended");
-            }
+        if attached.is_ok()
+            && let Err(error) = answering.run().await
+        {
+            tracing::debug!(%error, "introspection ended");
         }
     })
 }

@@ -230,10 +230,11 @@ impl RouteCache {
     /// The route of a topic that was published before, if it still holds.
     #[inline]
     pub(crate) fn cached(&mut self, topic: &[u8]) -> Option<Arc<Route>> {
-        if let Some((last, route)) = &self.last {
-            if **last == *topic && !route.is_stale() {
-                return Some(Arc::clone(route));
-            }
+        if let Some((last, route)) = &self.last
+            && **last == *topic
+            && !route.is_stale()
+        {
+            return Some(Arc::clone(route));
         }
         let route = self.routes.get(topic)?;
         if route.is_stale() {

@@ -77,10 +77,10 @@ impl Service {
     /// there is room.
     pub(crate) fn choose(&self, size: usize, wait: impl FnOnce() -> Waiting) -> BusResult<Option<Chosen>> {
         let mut state = self.lock();
-        if state.waiting.is_empty() {
-            if let Some(chosen) = state.next_server(size) {
-                return Ok(Some(chosen));
-            }
+        if state.waiting.is_empty()
+            && let Some(chosen) = state.next_server(size)
+        {
+            return Ok(Some(chosen));
         }
         if state.members.is_empty() {
             return Err(BusError::NoServer { topic: self.topic.to_string() });
@@ -263,10 +263,8 @@ impl Services {
         }
         let current =
             table.by_topic.get(&service.topic).is_some_and(|(current, _)| Arc::ptr_eq(current, service));
-        if current {
-            if let Some((_, entry)) = table.by_topic.remove(&service.topic) {
-                table.trie.remove(entry);
-            }
+        if current && let Some((_, entry)) = table.by_topic.remove(&service.topic) {
+            table.trie.remove(entry);
         }
         state.waiting_bytes = 0;
         std::mem::take(&mut state.waiting)

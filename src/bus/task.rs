@@ -285,10 +285,10 @@ impl SessionTask {
                 self.expire();
                 continue;
             }
-            if self.next_tick <= self.now {
-                if let Some(reason) = self.tick() {
-                    return Poll::Ready(reason);
-                }
+            if self.next_tick <= self.now
+                && let Some(reason) = self.tick()
+            {
+                return Poll::Ready(reason);
             }
             let mut next = self.next_tick;
             if let Some(at) = expiry {

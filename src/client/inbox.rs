@@ -232,11 +232,11 @@ impl<S> Inbox<S> {
         if state.ended.is_some() {
             return None;
         }
-        if let Some(missing) = sequence.and_then(|sequence| sequence.checked_sub(state.last)) {
-            if missing > 0 {
-                state.gap(missing, GapReason::Link);
-                state.last += missing;
-            }
+        if let Some(missing) = sequence.and_then(|sequence| sequence.checked_sub(state.last))
+            && missing > 0
+        {
+            state.gap(missing, GapReason::Link);
+            state.last += missing;
         }
         state.ended = Some(End { error });
         state.waker.take()

@@ -84,10 +84,11 @@ impl Answers {
             Some(Taken::Message { stamp, raw }) => read(stamp, &raw),
             Some(Taken::Gap { .. }) | None => return Poll::Ready(None),
         };
-        if let Some(granted) = self.reader.finish() {
-            if self.pending.is_some() && self.reader.inbox().ended().is_none() {
-                self.connection.shared.grant(Lane::Stream, self.id, granted);
-            }
+        if let Some(granted) = self.reader.finish()
+            && self.pending.is_some()
+            && self.reader.inbox().ended().is_none()
+        {
+            self.connection.shared.grant(Lane::Stream, self.id, granted);
         }
         Poll::Ready(Some(Ok(answer)))
     }

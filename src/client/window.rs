@@ -252,10 +252,10 @@ impl PublishWindow {
             return;
         };
         // Tickets ascend, so that a place is found without looking at each.
-        if let Ok(index) = self.waiting.binary_search_by_key(&place, |(ticket, _)| *ticket) {
-            if let Some((_, waiting)) = self.waiting.get_mut(index) {
-                waiting.clone_from(waker);
-            }
+        if let Ok(index) = self.waiting.binary_search_by_key(&place, |(ticket, _)| *ticket)
+            && let Some((_, waiting)) = self.waiting.get_mut(index)
+        {
+            waiting.clone_from(waker);
         }
     }
 

@@ -59,48 +59,75 @@ impl FieldsBuilder {
     }
 
     /// The bus that the message comes from, where it is not the one that sends the frame.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn origin(&mut self, bus: u64) -> BusResult<()> {
         self.push(ORIGIN, &[&bus.to_le_bytes()])
     }
 
     /// The window of a subscription, serving or streaming request.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn window(&mut self, messages: u32, bytes: u64) -> BusResult<()> {
         self.push(WINDOW, &[&messages.to_le_bytes(), &bytes.to_le_bytes()])
     }
 
     /// The policy of a subscription.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn policy(&mut self, policy: Policy) -> BusResult<()> {
         self.push(POLICY, &[&[policy as u8]])
     }
 
     /// The queue group of a subscription or serving.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn group(&mut self, name: &str) -> BusResult<()> {
         self.push(GROUP, &[name.as_bytes()])
     }
 
     /// How long a publish may be parked at most.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn block_limit(&mut self, limit: Duration) -> BusResult<()> {
         let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
         self.push(BLOCK_LIMIT, &[&millis.to_le_bytes()])
     }
 
     /// The time left for a request, for its server.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn deadline(&mut self, left: Duration) -> BusResult<()> {
         let micros = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
         self.push(DEADLINE, &[&micros.to_le_bytes()])
     }
 
     /// One more topic of a publish to several.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn topic(&mut self, topic: &str) -> BusResult<()> {
         self.push(TOPIC, &[topic.as_bytes()])
     }
 
     /// How a serving shares its topic.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn mode(&mut self, mode: ServeMode) -> BusResult<()> {
         self.push(MODE, &[&[mode as u8]])
     }
 
     /// Fields that are encoded already, after those that are here.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub fn append(&mut self, fields: &[u8]) -> BusResult<()> {
         self.check(fields.len())?;
         self.bytes.extend_from_slice(fields);

@@ -122,11 +122,11 @@ impl Encoded {
         self.inline.extend_from_slice(&head);
         self.inline.extend_from_slice(content.fields);
         self.inline.extend_from_slice(content.topic);
-        if content.payload.len() >= limits::SHARED_PAYLOAD {
-            if let Some(payload) = content.shared_payload() {
-                self.shared.push_back((self.inline.len(), payload));
-                return;
-            }
+        if content.payload.len() >= limits::SHARED_PAYLOAD
+            && let Some(payload) = content.shared_payload()
+        {
+            self.shared.push_back((self.inline.len(), payload));
+            return;
         }
         self.inline.extend_from_slice(content.payload);
     }
