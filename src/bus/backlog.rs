@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::session::Hold;
 use super::subscription::Offered;
 use crate::limits;
@@ -78,15 +79,15 @@ const RETAINED_BYTES: usize = 64 * 1024;
 
 /// How long a message may wait, as bus and publisher ask.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    pub(crate) now: Instant,
+pub(crate) struct Patience<'a> {
+    pub(crate) clock: &'a Clock,
     /// The bus's block limit.
     pub(crate) bus: Duration,
     /// What the publisher asks for, if that is less.
     pub(crate) publisher: Option<Duration>,
 }
 
-impl Patience {
+impl Patience<'_> {
     /// How long the message may wait, and whether that is the bus's whole block limit.
     fn limit(self) -> (Duration, bool) {
         match self.publisher {
@@ -97,7 +98,7 @@ impl Patience {
 
     /// Until when the message may wait.
     pub(crate) fn deadline(self) -> Instant {
-        self.now + self.limit().0
+        self.clock.now() + self.limit().0
     }
 }
 

@@ -188,7 +188,7 @@ impl SessionTask {
             state.data(&Header::answering(Kind::Ended, Kind::Serve, id, 0), &content.borrowed());
             claim(&session, &mut state, &mut self.touched);
         }
-        self.shared.serve_waiting(&joined.service, self.now, &mut self.touched);
+        self.shared.serve_waiting(&joined.service, self.clock.now(), &mut self.touched);
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl SessionTask {
             flags: header.flags,
             left: Duration::from_micros(header.sequence),
             content,
-            now: self.now,
+            clock: &self.clock,
         };
         let result = if self.shared.is_draining() {
             Err(BusError::Draining { what: "the bus".into() })
@@ -241,7 +241,7 @@ impl SessionTask {
                 let service = self.session.lock().servings.get(&id).cloned();
                 if let Some(service) = service {
                     service.grant(&self.session, id, messages, bytes);
-                    self.shared.serve_waiting(&service, self.now, &mut self.touched);
+                    self.shared.serve_waiting(&service, self.clock.now(), &mut self.touched);
                 }
             }
             Some(Lane::Stream) => self.shared.grant_stream(&self.session, id, messages, bytes),

@@ -19,6 +19,7 @@ mod backlog;
 mod budget;
 mod builder;
 mod calls;
+mod clock;
 mod group;
 mod handle;
 mod introspect;

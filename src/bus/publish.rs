@@ -49,7 +49,7 @@ impl SessionTask {
     pub(super) fn retry_deferred(&mut self) {
         while let Some(first) = self.deferred.front() {
             let spent = self.session.budget().is_spent();
-            if spent && first.until > self.now {
+            if spent && first.until > self.clock.now() {
                 return;
             }
             let Some(deferred) = self.deferred.pop_front() else { return };
@@ -68,7 +68,7 @@ impl SessionTask {
     }
 
     fn keep_for_later(&mut self, header: &Header, content: &ContentRef<'_>) {
-        let until = self.now + self.shared.settings.block_limit;
+        let until = self.clock.now() + self.shared.settings.block_limit;
         self.deferred.push_back(Deferred { header: *header, content: content.shared(), until });
     }
 
@@ -138,7 +138,15 @@ impl SessionTask {
         let fan_out = FanOut {
             shared: &self.shared,
             publisher: &self.session,
-            offered: Offered { content, publisher: self.session.id, patience: self.patience(asked) },
+            offered: Offered {
+                content,
+                publisher: self.session.id,
+                patience: Patience {
+                    clock: &self.clock,
+                    bus: self.shared.settings.block_limit,
+                    publisher: asked,
+                },
+            },
             hold: &mut self.hold,
             held: false,
             touched: &mut self.touched,
@@ -157,10 +165,6 @@ impl SessionTask {
                 counts
             }
         })
-    }
-
-    fn patience(&self, publisher: Option<Duration>) -> Patience {
-        Patience { now: self.now, bus: self.shared.settings.block_limit, publisher }
     }
 
     /// A publish to several topics: each subscription gets it once, under the first topic it meets.
@@ -188,7 +192,8 @@ impl SessionTask {
             may_publish(&self.session, topic.as_str(), topic.is_reserved())?;
         }
         let payload = content.shared().payload_bytes();
-        let patience = self.patience(asked);
+        let patience =
+            Patience { clock: &self.clock, bus: self.shared.settings.block_limit, publisher: asked };
         let mut reached = HashSet::with_hasher(RandomState::default());
         let (mut matches, mut held) = (0, false);
         for topic in &topics {

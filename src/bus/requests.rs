@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::clock::Clock;
 use super::service::{Chosen, Service, Waiting};
 use super::session::{Session, State};
 use super::window::Credit;
@@ -95,7 +96,7 @@ pub(crate) struct Request<'a> {
     /// Time left, as the requester sees it.
     pub(crate) left: Duration,
     pub(crate) content: &'a ContentRef<'a>,
-    pub(crate) now: Instant,
+    pub(crate) clock: &'a Clock,
 }
 
 impl Request<'_> {
@@ -195,7 +196,7 @@ impl Shared {
             Duration::ZERO => limits::REQUEST_TIMEOUT,
             left => left.min(limits::REQUEST_TIMEOUT_MAX),
         };
-        let deadline = request.now + timeout;
+        let deadline = request.clock.now() + timeout;
         let mut state = requester.lock();
         if state.requests.len() >= settings.max_requests {
             let what = format!("{} requests of this session are unanswered", settings.max_requests);
@@ -235,7 +236,7 @@ impl Shared {
         match service.choose(size, wait)? {
             Some(chosen) => {
                 let ask = Ask { requester, request: request.id, flags: request.flags, content, deadline };
-                self.ask(&ask, service, &chosen, request.now, touched)
+                self.ask(&ask, service, &chosen, request.clock.now(), touched)
             }
             None => {
                 self.sweeper.watch_service(service);

@@ -56,7 +56,7 @@ pub(crate) struct Offered<'a> {
     pub(crate) content: &'a ContentRef<'a>,
     /// The session it comes from.
     pub(crate) publisher: u64,
-    pub(crate) patience: Patience,
+    pub(crate) patience: Patience<'a>,
 }
 
 impl Subscription {
@@ -259,6 +259,7 @@ mod tests {
     use super::*;
     use crate::auth::Principal;
     use crate::bus::budget::Budget;
+    use crate::bus::clock::Clock;
     use crate::bus::session::Session;
     use crate::proto::fields::decode_gap;
     use crate::transport::{Form, Incoming, Peer, Step, memory_pair};
@@ -357,7 +358,8 @@ mod tests {
             let mut payload = self.offered.to_le_bytes().to_vec();
             payload.resize(8 + bytes, 0);
             let content = ContentRef::lent(&[], b"a", &payload);
-            let patience = Patience { now: self.now, bus: BLOCK_LIMIT, publisher };
+            let clock = Clock::at(self.now);
+            let patience = Patience { clock: &clock, bus: BLOCK_LIMIT, publisher };
             let offered = Offered { content: &content, publisher: 1, patience };
             let Self { subscription, lanes, totals, publisher, .. } = self;
             subscription.offer(&offered, lanes, totals, || Hold::new(publisher));

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Shared;
 use super::budget::Share;
+use super::clock::Clock;
 use super::requests::claim;
 use super::router::RouteCache;
 use super::session::{Hold, Session, State};
@@ -47,9 +48,12 @@ pub(super) struct SessionTask {
     /// Holds the credit of what this turn's publishes left parked.
     pub(super) hold: Option<Arc<Hold>>,
     pub(super) totals: Totals,
-    pub(super) now: Instant,
+    pub(super) clock: Clock,
     keep_alive: Duration,
-    last_received: Instant,
+    /// Something has arrived since the last tick.
+    heard: bool,
+    /// The last tick by which something had arrived.
+    last_heard: Instant,
     next_tick: Instant,
     pings: u64,
     share: Share,
@@ -84,9 +88,10 @@ impl SessionTask {
             touched: Vec::new(),
             hold: None,
             totals: Totals::default(),
-            now,
+            clock: Clock::default(),
             keep_alive,
-            last_received: now,
+            heard: false,
+            last_heard: now,
             next_tick: now + keep_alive,
             pings: 0,
             share: Share::default(),
@@ -108,7 +113,7 @@ impl SessionTask {
     /// Works until there is nothing to do; ready with the reason when the session has to end.
     fn poll(&mut self, context: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<BusError> {
         self.session.task.register(context.waker());
-        self.now = Instant::now();
+        self.clock.turn();
         if let Some(reason) = self.poll_link(context) {
             return Poll::Ready(reason);
         }
@@ -123,7 +128,7 @@ impl SessionTask {
                     return Poll::Ready(BusError::Disconnected { reason: error.to_string() });
                 }
             }
-            self.last_received = self.now;
+            self.heard = true;
             let result = self.take_frames();
             self.end_turn();
             if let Err(reason) = result {
@@ -216,7 +221,7 @@ impl SessionTask {
         match header.kind {
             Kind::Publish => self.defer(header, &content),
             Kind::Ping => {
-                let until = self.now + self.shared.settings.block_limit;
+                let until = self.clock.now() + self.shared.settings.block_limit;
                 let deferred = Deferred { header: *header, content: content.shared(), until };
                 if self.deferred.len() >= 2 * self.shared.settings.publish_window.0 as usize {
                     return Err(BusError::ControlOverrun { bytes: self.deferred.len() * 24 });
@@ -281,21 +286,12 @@ impl SessionTask {
                 self.end_turn();
             }
             let expiry = self.session.lock().expiry;
-            if expiry.is_some_and(|at| at <= self.now) {
-                self.expire();
-                continue;
-            }
-            if self.next_tick <= self.now
-                && let Some(reason) = self.tick()
-            {
-                return Poll::Ready(reason);
-            }
             let mut next = self.next_tick;
             if let Some(at) = expiry {
                 next = next.min(at);
             }
             if !self.deferred.is_empty() {
-                next = next.min(self.now + RETRY);
+                next = next.min(self.clock.now() + RETRY);
             }
             if sleep.deadline() != next {
                 sleep.as_mut().reset(next);
@@ -303,18 +299,27 @@ impl SessionTask {
             if sleep.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            self.now = Instant::now();
+            self.clock.turn();
+            let now = self.clock.now();
+            if expiry.is_some_and(|at| at <= now) {
+                self.expire(now);
+            }
+            if self.next_tick <= now
+                && let Some(reason) = self.tick(now)
+            {
+                return Poll::Ready(reason);
+            }
         }
     }
 
     /// Drops parked messages and requests that have waited long enough.
-    fn expire(&mut self) {
-        let next_request = self.shared.expire_requests(&self.session, self.now, &mut self.touched);
+    fn expire(&mut self, now: Instant) {
+        let next_request = self.shared.expire_requests(&self.session, now, &mut self.touched);
         {
             let mut state = self.session.lock();
             let State { subscriptions, totals, lanes, .. } = &mut *state;
             for subscription in subscriptions.iter_mut() {
-                if subscription.expire(self.now, totals) > 0 {
+                if subscription.expire(now, totals) > 0 {
                     subscription.pump(lanes, totals);
                 }
             }
@@ -329,10 +334,13 @@ impl SessionTask {
     }
 
     /// Keeps the link alive, or finds that the peer is not.
-    fn tick(&mut self) -> Option<BusError> {
-        self.next_tick = self.now + self.keep_alive;
+    fn tick(&mut self, now: Instant) -> Option<BusError> {
+        self.next_tick = now + self.keep_alive;
         self.cache.tidy();
-        let silent = self.now.duration_since(self.last_received);
+        if std::mem::take(&mut self.heard) {
+            self.last_heard = now;
+        }
+        let silent = now.duration_since(self.last_heard);
         if silent >= self.keep_alive * limits::KEEP_ALIVE_MISSED {
             return Some(BusError::KeepAlive { after: silent });
         }
@@ -341,7 +349,7 @@ impl SessionTask {
             state.subscriptions.iter_mut().for_each(|subscription| subscription.backlog.trim());
             state.lanes.stuck_since()
         };
-        match stuck_since.map(|since| self.now.duration_since(since)) {
+        match stuck_since.map(|since| now.duration_since(since)) {
             Some(after) if after >= self.shared.settings.stall_limit => {
                 return Some(BusError::Stalled { after });
             }

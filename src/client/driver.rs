@@ -53,8 +53,10 @@ pub(super) struct Driver {
 /// The clock of a connection: one timer for all that can be due.
 pub(super) struct KeepAlive {
     timer: Pin<Box<Sleep>>,
-    /// When something arrived last.
-    received: Instant,
+    /// Something has arrived since the clock was looked at.
+    heard: bool,
+    /// The last look at the clock by which something had arrived.
+    last_heard: Instant,
     /// When this side last gave a sign of life for its own sake.
     spoke: Instant,
     handshake: Duration,
@@ -75,7 +77,8 @@ impl Driver {
         let now = Instant::now();
         let keep_alive = KeepAlive {
             timer: Box::pin(sleep_until(now + handshake)),
-            received: now,
+            heard: false,
+            last_heard: now,
             spoke: now,
             handshake,
             interval: None,
@@ -187,7 +190,7 @@ impl Driver {
                         reason: "the bus closed the connection".into(),
                     }));
                 }
-                Poll::Ready(Ok(_)) => self.keep_alive.received = Instant::now(),
+                Poll::Ready(Ok(_)) => self.keep_alive.heard = true,
                 Poll::Ready(Err(error)) => return Err(Exit::Peer(lost(&error))),
             }
             self.dispatch_all()?;
@@ -241,7 +244,10 @@ impl Driver {
             return Err(BusError::TimedOut { what: "the handshake with the bus".into(), after }.into());
         };
         let patience = interval.saturating_mul(limits::KEEP_ALIVE_MISSED);
-        let silent_until = self.keep_alive.received + patience;
+        if std::mem::take(&mut self.keep_alive.heard) {
+            self.keep_alive.last_heard = now;
+        }
+        let silent_until = self.keep_alive.last_heard + patience;
         if now >= silent_until {
             return Err(BusError::KeepAlive { after: patience }.into());
         }
@@ -270,7 +276,7 @@ impl KeepAlive {
     fn begin(&mut self, interval: Duration) {
         let interval = if interval.is_zero() { limits::REQUEST_TIMEOUT_MAX } else { interval };
         self.interval = Some(interval);
-        self.timer.as_mut().reset(self.received + interval);
+        self.timer.as_mut().reset(self.last_heard + interval);
     }
 }
 
