@@ -76,7 +76,11 @@ impl Supervisor {
             tokio::select! {
                 changed = phase.changed() => if changed.is_err() { return },
                 Some(accepted) = self.attached.recv() => self.admit(accepted, tasks),
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "the task of a session ended abnormally");
+                    }
+                }
                 accepted = poll_fn(|context| poll_accept(&mut self.listeners, &mut pause, context)) => {
                     self.admit(accepted, tasks);
                 }

@@ -136,8 +136,9 @@ impl SessionTask {
             }
             reads += 1;
             if reads >= limits::TURN_READS {
+                // Others get their turn, and the times below are kept however much arrives.
                 context.waker().wake_by_ref();
-                return Poll::Pending;
+                break;
             }
         }
         self.grant_publishes();
