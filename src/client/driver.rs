@@ -1,6 +1,6 @@
 //! The task that owns a link: it receives, dispatches, waits for room and keeps the link alive.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -163,8 +163,7 @@ impl Driver {
     /// Sends what is queued; registers for room if the link is full.
     fn send(&self, context: &mut Context<'_>) {
         loop {
-            self.shared.flush();
-            if !self.shared.lock().lanes.is_blocked() {
+            if !self.shared.flush() {
                 return;
             }
             match self.shared.sender().poll_ready(context) {
@@ -226,11 +225,21 @@ impl Driver {
     }
 
     fn look_at_clock(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
-        while self.keep_alive.timer.as_mut().poll_elapsed(context) {
+        while self.keep_alive.timer.as_mut().poll(context).is_ready() {
             let next = self.due()?;
             self.keep_alive.timer.as_mut().reset(next);
         }
         Ok(())
+    }
+
+    /// Lets inboxes that are not in use give their memory back.
+    fn rest(&self) {
+        for inbox in self.inboxes.values() {
+            inbox.rest();
+        }
+        for serving in self.shared.lock().servings.entries.values() {
+            serving.inbox.rest();
+        }
     }
 
     /// Does what is due and says when to look again.
@@ -266,6 +275,7 @@ impl Driver {
         let sequence = state.next_ping();
         drop(state);
         self.keep_alive.spoke = now;
+        self.rest();
         self.shared.control(&Header::new(Kind::Ping, 0, sequence), &[]);
         Ok(silent_until.min(now + interval))
     }
@@ -276,18 +286,10 @@ impl KeepAlive {
     fn begin(&mut self, interval: Duration) {
         let interval = if interval.is_zero() { limits::REQUEST_TIMEOUT_MAX } else { interval };
         self.interval = Some(interval);
+        // The welcome itself is what was heard last.
+        self.heard = false;
+        self.last_heard = Instant::now();
         self.timer.as_mut().reset(self.last_heard + interval);
-    }
-}
-
-/// Polls a timer as a yes-or-no question.
-trait PollElapsed {
-    fn poll_elapsed(self, context: &mut Context<'_>) -> bool;
-}
-
-impl PollElapsed for Pin<&mut Sleep> {
-    fn poll_elapsed(self, context: &mut Context<'_>) -> bool {
-        std::future::Future::poll(self, context).is_ready()
     }
 }
 

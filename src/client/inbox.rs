@@ -14,12 +14,12 @@ use crate::error::{BusError, BusResult};
 use crate::proto::fields::GapReason;
 use crate::proto::{Content, ContentRef, HEADER_LEN};
 
-/// Bytes of a queue's buffer that are kept while nothing waits: enough for a burst of small messages,
-/// little enough for thousands of subscriptions.
-const RETAINED_BYTES: usize = 16 * 1024;
+/// Bytes of a queue's buffer that are kept by an inbox that has not been used for a while. A busy one
+/// keeps all that it needed last, which its window bounds: fresh memory costs more than old.
+const RETAINED_BYTES: usize = 1024;
 
-/// Entries whose memory a queue keeps while nothing waits.
-const RETAINED_ENTRIES: usize = 512;
+/// Entries whose memory is kept likewise.
+const RETAINED_ENTRIES: usize = 16;
 
 /// What may be outstanding in one direction. A message may pass while something of both is left, so
 /// that the last one may take more bytes than there were: they can fall below zero.
@@ -90,6 +90,10 @@ pub(super) struct Inbox<S> {
 #[derive(Debug)]
 struct InboxState<S> {
     queue: Queue<S>,
+    /// The memory of the application's half while it has nothing to take.
+    spare: Queue<S>,
+    /// Something came since [`Inbox::rest`] was called last.
+    used: bool,
     waker: Option<Waker>,
     credit: Credit,
     /// The last match that is accounted for.
@@ -155,6 +159,8 @@ impl<S> Inbox<S> {
         Arc::new(Self {
             state: Mutex::new(InboxState {
                 queue: Queue::default(),
+                spare: Queue::default(),
+                used: false,
                 waker: None,
                 credit: Credit::new(window),
                 last: 0,
@@ -206,8 +212,18 @@ impl<S> Inbox<S> {
             drop(stamp);
             return Ok(None);
         }
+        state.used = true;
         state.queue.push(stamp, content);
         Ok(state.waker.take())
+    }
+
+    /// Gives memory back if nothing came since the last call; the driver calls this now and then.
+    pub(super) fn rest(&self) {
+        let mut state = self.lock();
+        if !std::mem::take(&mut state.used) {
+            state.queue.shrink();
+            state.spare.shrink();
+        }
     }
 
     /// Notes that `count` matches were dropped, the last of them with the number `sequence`.
@@ -330,6 +346,9 @@ impl<S> Reader<S> {
         self.local.start = 0;
         let mut state = self.inbox.lock();
         if !state.queue.entries.is_empty() {
+            if self.local.entries.capacity() == 0 {
+                std::mem::swap(&mut state.spare, &mut self.local);
+            }
             std::mem::swap(&mut state.queue, &mut self.local);
             return Poll::Ready(true);
         }
@@ -339,9 +358,9 @@ impl<S> Reader<S> {
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             state.waker = Some(context.waker().clone());
         }
-        state.queue.shrink();
-        drop(state);
-        self.local.shrink();
+        if self.local.entries.capacity() > 0 {
+            std::mem::swap(&mut state.spare, &mut self.local);
+        }
         Poll::Pending
     }
 
@@ -401,5 +420,35 @@ impl<S> Reader<S> {
 impl<S> Drop for Reader<S> {
     fn drop(&mut self) {
         self.inbox.discard();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inbox_keeps_its_memory_while_it_is_used_and_gives_it_back_after() {
+        let inbox = Inbox::new((1024, 1 << 20));
+        let mut reader = Reader::new(Arc::clone(&inbox), (1024, 1 << 20));
+        let mut context = Context::from_waker(Waker::noop());
+        for sequence in 1..=100 {
+            inbox.deliver(Some(sequence), (), &ContentRef::payload(&[7; 100])).unwrap();
+        }
+        assert!(reader.poll_ready(&mut context).is_ready());
+        for _ in 0..100 {
+            assert!(matches!(reader.take(), Some(Taken::Message { .. })));
+            reader.finish();
+        }
+        assert!(reader.poll_ready(&mut context).is_pending());
+        let held = || {
+            let state = inbox.lock();
+            state.queue.bytes.capacity() + state.spare.bytes.capacity()
+        };
+        assert!(held() >= 10_000);
+        inbox.rest();
+        assert!(held() >= 10_000, "it was used since the last look");
+        inbox.rest();
+        assert!(held() <= RETAINED_BYTES);
     }
 }

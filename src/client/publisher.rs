@@ -77,10 +77,14 @@ impl<T> Publisher<T> {
         match self.try_send(value) {
             Err(BusError::Full) => {}
             result => {
-                if self.sent_in_turn.fetch_add(1, Ordering::Relaxed) >= SENDS_PER_TURN {
-                    self.sent_in_turn.store(0, Ordering::Relaxed);
-                    tokio::task::yield_now().await;
+                // Several tasks may count past each other, which only moves the pause.
+                let sent = self.sent_in_turn.load(Ordering::Relaxed);
+                if sent < SENDS_PER_TURN {
+                    self.sent_in_turn.store(sent + 1, Ordering::Relaxed);
+                    return result;
                 }
+                self.sent_in_turn.store(0, Ordering::Relaxed);
+                tokio::task::yield_now().await;
                 return result;
             }
         }

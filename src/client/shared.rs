@@ -265,18 +265,29 @@ impl Shared {
         }
     }
 
-    /// Sends what is in the lanes, as far as the link takes it.
-    pub(super) fn flush(&self) {
-        let step = self.lock().lanes.begin();
-        self.write(step);
+    /// Sends what is in the lanes; whether the link is full and has to be waited for.
+    pub(super) fn flush(&self) -> bool {
+        let mut state = self.lock();
+        if state.lanes.is_blocked() {
+            return true;
+        }
+        let step = state.lanes.begin();
+        drop(state);
+        self.send(step)
     }
 
-    /// Does what [`Lanes::begin`] asked for.
-    pub(super) fn write(&self, mut step: Step) {
+    /// Does what [`Lanes::begin`] asked for. If the link is full, the driver waits for room.
+    pub(super) fn write(&self, step: Step) {
+        if self.send(step) {
+            self.driver.wake();
+        }
+    }
+
+    fn send(&self, mut step: Step) -> bool {
         loop {
             let mut batch = match step {
-                Step::Idle => return,
-                Step::Blocked => return self.driver.wake(),
+                Step::Idle => return false,
+                Step::Blocked => return true,
                 Step::Write(batch) => batch,
             };
             let sent: io::Result<Sent> = self.sender.try_send(&mut batch);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
+use tokio::task::coop;
 use tokio::time::{Sleep, sleep_until};
 
 use super::Client;
@@ -67,6 +68,7 @@ impl Answers {
         if self.pending.is_none() {
             return Poll::Ready(None);
         }
+        let progress = ready!(coop::poll_proceed(context));
         match self.reader.poll_ready(context) {
             Poll::Ready(true) => {}
             Poll::Ready(false) => {
@@ -80,6 +82,7 @@ impl Answers {
                 return Poll::Ready(Some(Err(self.patience.timed_out(&self.topic))));
             }
         }
+        progress.made_progress();
         let answer = match self.reader.take() {
             Some(Taken::Message { stamp, raw }) => read(stamp, &raw),
             Some(Taken::Gap { .. }) | None => return Poll::Ready(None),
