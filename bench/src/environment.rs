@@ -19,7 +19,7 @@ pub struct Environment {
     pub processor: String,
     /// Processors that the run could use.
     pub processors: usize,
-    /// Main memory, in KiB as the kernel says it.
+    /// Main memory that the kernel manages, in GiB.
     pub memory: String,
     /// The kernel's name and release.
     pub kernel: String,
@@ -44,7 +44,7 @@ impl Environment {
             date: output("date", &["-u", "+%Y-%m-%d"]),
             processor: named_value("/proc/cpuinfo", "model name"),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
-            memory: named_value("/proc/meminfo", "MemTotal"),
+            memory: memory(&named_value("/proc/meminfo", "MemTotal")),
             kernel: output("uname", &["-sr"]),
             rustc: output("rustc", &["--version"]),
             // The runner may be started from anywhere; the commit is that of its source.
@@ -80,6 +80,17 @@ fn named_value(file: &str, name: &str) -> String {
         .unwrap_or_else(unknown)
 }
 
+/// What the kernel says in `kB`, which are KiB, for readers.
+fn memory(kernel_says: &str) -> String {
+    const KIBIBYTES_A_GIBIBYTE: f64 = 1024.0 * 1024.0;
+    kernel_says
+        .strip_suffix(" kB")
+        .and_then(|number| number.parse::<f64>().ok())
+        .map_or_else(unknown, |kibibytes| {
+            format!("{:.1} GiB", kibibytes / KIBIBYTES_A_GIBIBYTE)
+        })
+}
+
 fn locked_version(lock_file: &str, name: &str) -> Option<String> {
     let mut lines = lock_file.lines();
     lines.find(|line| line.strip_prefix("name = ") == Some(&format!("\"{name}\"")))?;
@@ -94,6 +105,12 @@ fn unknown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_written_in_gibibytes() {
+        assert_eq!(memory("24684092 kB"), "23.5 GiB");
+        assert_eq!(memory("much"), "unknown");
+    }
 
     #[test]
     fn the_version_of_a_package_stands_below_its_name() {

@@ -40,11 +40,11 @@ use crate::report::{CaseSummary, Report};
 use crate::subject::Subject;
 
 /// Rounds, warm-up and counted time of a full run. Five rounds bear one disturbed one on each side
-/// of the median; the whole takes about eight minutes.
+/// of the median; the whole takes about twelve minutes.
 const FULL: (u32, Duration, Duration) =
     (5, Duration::from_millis(300), Duration::from_millis(1500));
 
-/// The same for a quick run, which shows orders of magnitude in under two minutes.
+/// The same for a quick run, which shows orders of magnitude in under three minutes.
 const QUICK: (u32, Duration, Duration) =
     (3, Duration::from_millis(150), Duration::from_millis(400));
 

@@ -35,7 +35,8 @@ const SUBJECTS: &str = "\
   request/response. With 64 outstanding each request is a write of its own, unless it says \
   otherwise; in 1→1 its load is in bulk.
 - **raw ping-pong, one hop** has nothing between requester and answerer.
-- **tokio mpsc** is the limit in memory: a bounded channel, with a `oneshot` for the answer.
+- **tokio mpsc** is the limit in memory: a bounded channel, with a `oneshot` for the answer. Where \
+  whispeer runs on several threads, the channel on two threads shows what waking one costs.
 - **whispeer** over sockets: `publisher_bytes().send`, `subscribe_bytes`, `request_bytes` and \
   `serve_bytes`, with default windows; 64 outstanding are 64 tasks on one client. In memory: \
   `publisher().send` and `request` with values of 16 bytes as MessagePack, unless the row says \
@@ -43,6 +44,8 @@ const SUBJECTS: &str = "\
 - **idle connections** have one subscription each, to a topic of its own, made by the ordinary \
   client. Counted is what the resident memory of the bus process grew by. The frame relay does no \
   more than to hold the sockets.
+- **seen elsewhere** are figures of another machine with two cores, whose relay and load are not \
+  this code. They say how far the machines compare; targets are judged within the run.
 ";
 
 /// Replaces the measured part of the document at `path` with `report`, or makes the document.
