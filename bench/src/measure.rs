@@ -1,9 +1,10 @@
 //! Puts one load on one subject: starts the processes in order, takes the result, ends them.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::load::{Measured, Phases};
 use crate::plan::{Case, Workload};
@@ -15,15 +16,39 @@ use crate::subject::Subject;
 /// arrive on a busy machine.
 const SETTLING_LIMIT: Duration = Duration::from_secs(30);
 
-/// Measures `subject` once. Its socket is made in `directory`.
+/// Load processes over which idle connections are spread, so that each stays far below the files
+/// that a process may have open.
+const IDLE_PROCESSES: u16 = 2;
+
+/// Files that a bus may have open beside its connections.
+const OTHER_FILES: u64 = 64;
+
+/// How often the resident memory is looked at.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What all measurements of a run share.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting<'a> {
+    /// How long each load runs.
+    pub phases: Phases,
+    /// Where sockets are made.
+    pub directory: &'a Path,
+    /// The `whispeer` program, if it is to be the bus.
+    pub whispeer: Option<&'a Path>,
+}
+
+/// Measures `subject` once.
 ///
 /// # Errors
 /// When a process fails, a message is missing, or nothing comes in time.
 pub fn measure(
     case: &Case,
     subject: Subject,
-    phases: Phases,
-    directory: &Path,
+    Setting {
+        phases,
+        directory,
+        whispeer,
+    }: Setting<'_>,
 ) -> Result<Measured> {
     let socket = directory.join("bench.sock");
     if socket.exists() {
@@ -36,6 +61,7 @@ pub fn measure(
             subscribers,
         } => (0, publishers, subscribers),
         Workload::RequestInMemory | Workload::PublishInMemory => (1, 1, 1),
+        Workload::Idle { connections } => (0, 0, connections / IDLE_PROCESSES),
     };
     let role = |kind| Role {
         kind,
@@ -45,6 +71,8 @@ pub fn measure(
         outstanding,
         publishers,
         subscribers,
+        first: 0,
+        whispeer: whispeer.map(Path::to_path_buf),
         warm_up: milliseconds(phases.warm_up),
         measure: milliseconds(phases.measure),
     };
@@ -72,9 +100,51 @@ pub fn measure(
             publisher.check()?;
             measured
         }
+        Workload::Idle { connections } => {
+            check_files(connections)?;
+            let bus = start_ready(Kind::Serve)?;
+            let before = bus.resident_bytes()?;
+            let _load = (0..IDLE_PROCESSES)
+                .map(|number| {
+                    let role = Role {
+                        first: number * subscribers,
+                        ..role(Kind::Idle)
+                    };
+                    let mut process = Process::start(&role, case.placement)?;
+                    process.wait_until_ready()?;
+                    Ok(process)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let after = most_resident(&bus, phases.measure)?;
+            let held = subscribers * IDLE_PROCESSES;
+            Ok(Measured::memory(u64::from(held), before, after))
+        }
         Workload::RequestInMemory => start(Kind::RequestInMemory)?.wait_for_result(limit),
         Workload::PublishInMemory => start(Kind::PublishInMemory)?.wait_for_result(limit),
     }
+}
+
+/// Fails unless a process may have so many connections.
+fn check_files(connections: u16) -> Result<()> {
+    let (allowed, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let needed = u64::from(connections) + OTHER_FILES;
+    ensure!(
+        allowed >= needed,
+        "a process may have only {allowed} files open and {needed} are needed; raise the hard \
+         limit (`ulimit -Hn`) to measure this"
+    );
+    Ok(())
+}
+
+/// The most that was resident in `process` during `duration`, in bytes.
+fn most_resident(process: &Process, duration: Duration) -> Result<u64> {
+    let until = Instant::now() + duration;
+    let mut most = process.resident_bytes()?;
+    while Instant::now() < until {
+        std::thread::sleep(MEMORY_INTERVAL);
+        most = most.max(process.resident_bytes()?);
+    }
+    Ok(most)
 }
 
 fn milliseconds(duration: Duration) -> u64 {

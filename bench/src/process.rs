@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::load::Measured;
 use crate::role::{READY, RESULT, Role};
+use crate::subject::whispeer::PROGRAM_READY;
 
 /// Time for a process to begin; it includes loading the binary on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +33,7 @@ pub enum Placement {
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
+    last_line: String,
     name: String,
 }
 
@@ -76,7 +78,12 @@ impl Process {
                 }
             }
         });
-        Ok(Self { child, lines, name })
+        Ok(Self {
+            child,
+            lines,
+            last_line: String::new(),
+            name,
+        })
     }
 
     /// Waits until the process says that it can be used.
@@ -84,7 +91,9 @@ impl Process {
     /// # Errors
     /// When it ends before, or is silent for too long.
     pub fn wait_until_ready(&mut self) -> Result<()> {
-        self.wait_for_line(START_LIMIT, |line| (line == READY).then_some(()))
+        self.wait_for_line(START_LIMIT, |line| {
+            (line == READY || line.starts_with(PROGRAM_READY)).then_some(())
+        })
     }
 
     /// Waits for the measurement.
@@ -109,6 +118,23 @@ impl Process {
         }
     }
 
+    /// The memory of the process that is resident now, in bytes.
+    ///
+    /// # Errors
+    /// When it has ended, or the system does not say.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        const KIBIBYTE: u64 = 1024;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .with_context(|| format!("{} has ended", self.name))?;
+        let kibibytes: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
+            .context("the system does not say how much memory is resident")?
+            .trim()
+            .parse()?;
+        Ok(kibibytes * KIBIBYTE)
+    }
+
     fn wait_for_line<T>(
         &mut self,
         limit: Duration,
@@ -122,13 +148,14 @@ impl Process {
                     if let Some(found) = wanted(&line) {
                         return Ok(found);
                     }
+                    self.last_line = line;
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     bail!("{} said nothing for {limit:?}", self.name);
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait()?;
-                    bail!("{} ended with {status}", self.name);
+                    bail!("{} ended with {status}: {}", self.name, self.last_line);
                 }
             }
         }

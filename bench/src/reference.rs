@@ -2,6 +2,7 @@
 //! machine of a run is in a usable state, and how far it is comparable; ratios within a run are
 //! what counts.
 
+use crate::quantity::Unit;
 use crate::subject::Subject;
 
 /// The share of a limit's reference below which a round is repeated: the machine was doing
@@ -32,8 +33,8 @@ pub fn seen(case: &str, subject: Subject) -> Option<f64> {
 }
 
 /// How `figure` stands to the reference `seen`: 1 is as good, less is worse.
-pub fn share(figure: f64, seen: f64, is_latency: bool) -> f64 {
-    if is_latency {
+pub fn share(figure: f64, seen: f64, unit: Unit) -> f64 {
+    if unit.is_less_better() {
         seen / figure
     } else {
         figure / seen
@@ -47,8 +48,8 @@ mod tests {
 
     #[test]
     fn a_slower_run_has_a_smaller_share_whatever_is_measured() {
-        assert!(share(2.0, 1.0, true) < 1.0);
-        assert!(share(1.0, 2.0, false) < 1.0);
+        assert!(share(2.0, 1.0, Unit::Nanoseconds) < 1.0);
+        assert!(share(1.0, 2.0, Unit::PerSecond) < 1.0);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::load::{Measured, Phases, raw_publish, raw_request};
 use crate::subject::relay::{self, Unit};
-use crate::subject::{Subject, Threads, memory, ping, t2};
+use crate::subject::{Subject, Threads, idle, memory, ping, t2, whispeer};
 
 /// The line that says that a role can be used.
 pub const READY: &str = "ready";
@@ -36,6 +36,8 @@ pub enum Kind {
     Publish,
     /// Subscribes through the subject and measures.
     Subscribe,
+    /// Holds connections over which nothing goes.
+    Idle,
     /// Is subject and load at once: requests within one process.
     RequestInMemory,
     /// Is subject and load at once: publishes within one process.
@@ -61,9 +63,15 @@ pub struct Role {
     /// Streams that are published at once, each on a connection of its own.
     #[arg(long)]
     pub publishers: u16,
-    /// Connections that subscribe, dealt out over the publishers.
+    /// Connections that subscribe, dealt out over the publishers; or that are held idle.
     #[arg(long)]
     pub subscribers: u16,
+    /// The number of the first idle connection.
+    #[arg(long)]
+    pub first: u16,
+    /// The `whispeer` program, which is then the bus.
+    #[arg(long)]
+    pub whispeer: Option<PathBuf>,
     /// Time before counting, in milliseconds.
     #[arg(long)]
     pub warm_up: u64,
@@ -88,12 +96,17 @@ impl Role {
             ("--outstanding", self.outstanding.to_string()),
             ("--publishers", self.publishers.to_string()),
             ("--subscribers", self.subscribers.to_string()),
+            ("--first", self.first.to_string()),
             ("--warm-up", self.warm_up.to_string()),
             ("--measure", self.measure.to_string()),
         ];
         for (name, value) in options {
             arguments.push(name.to_owned());
             arguments.push(value);
+        }
+        if let Some(program) = &self.whispeer {
+            arguments.push("--whispeer".to_owned());
+            arguments.push(program.display().to_string());
         }
         arguments
     }
@@ -106,6 +119,11 @@ impl Role {
         // A role must not outlive a runner that was killed before it could end its roles.
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
             .context("cannot bind the life of this process to its parent's")?;
+        if let (Kind::Serve, Subject::Whispeer, Some(program)) =
+            (self.kind, self.subject, &self.whispeer)
+        {
+            match whispeer::become_program(program, &self.socket)? {}
+        }
         let runtime = runtime(self.threads())?;
         match runtime.block_on(self.perform())? {
             Some(measured) => {
@@ -121,7 +139,9 @@ impl Role {
     fn threads(&self) -> Threads {
         match self.kind {
             Kind::Serve | Kind::RequestInMemory | Kind::PublishInMemory => self.subject.threads(),
-            Kind::Answer | Kind::Request | Kind::Publish | Kind::Subscribe => Threads::One,
+            Kind::Answer | Kind::Request | Kind::Publish | Kind::Subscribe | Kind::Idle => {
+                Threads::One
+            }
         }
     }
 
@@ -130,6 +150,7 @@ impl Role {
             Kind::Serve => self.serve().await.map(|()| None),
             Kind::Answer => self.answer().await.map(|()| None),
             Kind::Publish => self.publish().await.map(|()| None),
+            Kind::Idle => self.idle().await.map(|()| None),
             Kind::Request => self.request().await.map(Some),
             Kind::Subscribe => self.subscribe().await.map(Some),
             Kind::RequestInMemory => self.request_in_memory().await.map(Some),
@@ -144,6 +165,7 @@ impl Role {
             }
             Client::Raw => relay::serve(&self.socket, unit(self.subject), say_ready).await,
             Client::T2 => t2::serve(&self.socket, say_ready).await,
+            Client::Whispeer => whispeer::serve(&self.socket, say_ready).await,
             Client::None => self.unsupported(),
         }
     }
@@ -152,6 +174,7 @@ impl Role {
         match Client::of(self.subject) {
             Client::Raw => raw_request::answer(&self.socket, say_ready).await,
             Client::T2 => t2::answer(&self.socket, say_ready).await,
+            Client::Whispeer => whispeer::answer(&self.socket, say_ready).await,
             Client::None => self.unsupported(),
         }
     }
@@ -167,6 +190,10 @@ impl Role {
             }
             (Client::T2, 1) => t2::request(socket, phases).await,
             (Client::T2, many) => t2::request_many(socket, many, phases).await,
+            (Client::Whispeer, 1) => whispeer::request(socket, self.payload_bytes, phases).await,
+            (Client::Whispeer, many) => {
+                whispeer::request_many(socket, self.payload_bytes, many, phases).await
+            }
             (Client::None, _) => self.unsupported(),
         }
     }
@@ -186,6 +213,9 @@ impl Role {
                 .await
             }
             Client::T2 => t2::publish(socket, self.payload_bytes, phases).await,
+            Client::Whispeer => {
+                whispeer::publish(socket, self.publishers, self.payload_bytes, phases).await
+            }
             Client::None => self.unsupported(),
         }
     }
@@ -200,7 +230,19 @@ impl Role {
                     .await
             }
             Client::T2 => t2::subscribe(socket, phases, say_ready).await,
+            Client::Whispeer => {
+                whispeer::subscribe(socket, connections, channels, phases, say_ready).await
+            }
             Client::None => self.unsupported(),
+        }
+    }
+
+    async fn idle(&self) -> Result<()> {
+        let (socket, first, connections) = (&self.socket, self.first, self.subscribers);
+        match Client::of(self.subject) {
+            Client::Raw => idle::hold(socket, first, connections, say_ready).await,
+            Client::Whispeer => whispeer::idle(socket, first, connections, say_ready).await,
+            Client::T2 | Client::None => self.unsupported(),
         }
     }
 
@@ -208,6 +250,12 @@ impl Role {
         match self.subject {
             Subject::Mpsc | Subject::MpscTwoThreads => memory::request(self.phases()).await,
             Subject::T2Bus => t2::request_in_memory(self.phases()).await,
+            Subject::Whispeer | Subject::WhispeerOneThread => {
+                whispeer::memory::request(self.phases()).await
+            }
+            Subject::WhispeerBytes => {
+                whispeer::memory::request_of_bytes(self.payload_bytes, self.phases()).await
+            }
             _ => self.unsupported(),
         }
     }
@@ -217,6 +265,12 @@ impl Role {
         match self.subject {
             Subject::Mpsc | Subject::MpscTwoThreads => memory::one_to_one(phases).await,
             Subject::T2Bus => t2::one_to_one_in_memory(self.payload_bytes, phases).await,
+            Subject::Whispeer | Subject::WhispeerOneThread => {
+                whispeer::memory::one_to_one(phases).await
+            }
+            Subject::WhispeerBytes => {
+                whispeer::memory::one_to_one_of_bytes(self.payload_bytes, phases).await
+            }
             _ => self.unsupported(),
         }
     }
@@ -238,6 +292,7 @@ impl Role {
 enum Client {
     Raw,
     T2,
+    Whispeer,
     None,
 }
 
@@ -253,7 +308,11 @@ impl Client {
             | Subject::FrameRelayByCodec
             | Subject::FrameRelayByWrite => Self::Raw,
             Subject::T2Bus => Self::T2,
-            Subject::Mpsc | Subject::MpscTwoThreads => Self::None,
+            Subject::Whispeer => Self::Whispeer,
+            Subject::Mpsc
+            | Subject::MpscTwoThreads
+            | Subject::WhispeerOneThread
+            | Subject::WhispeerBytes => Self::None,
         }
     }
 }
@@ -268,7 +327,7 @@ fn unit(relay: Subject) -> Unit {
 fn runtime(threads: Threads) -> Result<Runtime> {
     let mut builder = match threads {
         Threads::One => Builder::new_current_thread(),
-        Threads::Two => Builder::new_multi_thread(),
+        Threads::Two | Threads::OnePerProcessor => Builder::new_multi_thread(),
     };
     if threads == Threads::Two {
         builder.worker_threads(2);

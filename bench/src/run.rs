@@ -1,12 +1,10 @@
 //! Runs measurements: subjects take turns (A B C A B C …), so that a slow minute of the machine
 //! falls on all of them, and a round in which the limit was far below its reference is repeated.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 
-use crate::load::{Measured, Phases};
-use crate::measure::measure;
+use crate::load::Measured;
+use crate::measure::{Setting, measure};
 use crate::plan::Case;
 use crate::reference::{USABLE_SHARE, seen, share};
 use crate::subject::Subject;
@@ -41,13 +39,12 @@ pub fn run(
     case: &Case,
     subjects: &[Subject],
     repetitions: u32,
-    phases: Phases,
-    directory: &Path,
+    setting: Setting<'_>,
 ) -> Result<Vec<Round>> {
     let turn = || {
         subjects
             .iter()
-            .map(|subject| (*subject, measure(case, *subject, phases, directory)))
+            .map(|subject| (*subject, measure(case, *subject, setting)))
             .collect()
     };
     (0..repetitions).map(|_| best_round(case, turn)).collect()
@@ -59,16 +56,18 @@ fn best_round(
     mut turn: impl FnMut() -> Vec<(Subject, Result<Measured>)>,
 ) -> Result<Round> {
     let mut best: Option<(f64, Round)> = None;
+    let mut why = String::new();
     for _ in 0..ATTEMPTS_A_ROUND {
         let mut round = Round {
             results: turn(),
             is_weak: false,
         };
         let Some(limit) = round.of(case.limit) else {
+            why = failure(case, &round);
             continue;
         };
-        let usable = seen(case.id, case.limit)
-            .map_or(1.0, |seen| share(limit.figure(), seen, case.is_latency()));
+        let usable =
+            seen(case.id, case.limit).map_or(1.0, |seen| share(limit.figure(), seen, case.unit()));
         let is_weak = usable < USABLE_SHARE;
         round.is_weak = is_weak;
         if best.as_ref().is_none_or(|(share, _)| usable > *share) {
@@ -80,12 +79,24 @@ fn best_round(
     }
     match best {
         Some((_, round)) => Ok(round),
-        None => bail!(
-            "{} could not be measured for “{}”",
-            case.limit.title(),
-            case.title
-        ),
+        None => bail!("{why}"),
     }
+}
+
+/// Why the limit showed nothing.
+fn failure(case: &Case, round: &Round) -> String {
+    let error = round
+        .results
+        .iter()
+        .find_map(|(subject, result)| match result {
+            Err(error) if *subject == case.limit => Some(error),
+            _ => None,
+        });
+    let limit = case.limit.title();
+    error.map_or_else(
+        || format!("{limit} was not measured"),
+        |error| format!("{limit} could not be measured: {error:#}"),
+    )
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod deliveries;
 pub mod message;
+pub mod payloads;
 pub mod raw_publish;
 pub mod raw_request;
 pub mod round_trips;
@@ -44,6 +45,17 @@ pub enum Measured {
         /// Time they took, in seconds.
         seconds: f64,
     },
+    /// Resident memory of the subject that connections took.
+    Memory {
+        /// What one connection took, in bytes.
+        bytes_a_connection: f64,
+        /// Connections held.
+        connections: u64,
+        /// Resident memory of the subject before the first connection, in bytes.
+        bytes_before: u64,
+        /// The most that was resident while all were held, in bytes.
+        bytes_after: u64,
+    },
 }
 
 impl Measured {
@@ -57,13 +69,29 @@ impl Measured {
         }
     }
 
-    /// The one number that stands for the run: the median in nanoseconds, or operations a second.
+    /// The memory of `connections` connections that took a subject from `bytes_before` to
+    /// `bytes_after`.
+    pub fn memory(connections: u64, bytes_before: u64, bytes_after: u64) -> Self {
+        let taken = bytes_after.saturating_sub(bytes_before);
+        Self::Memory {
+            bytes_a_connection: taken as f64 / connections as f64,
+            connections,
+            bytes_before,
+            bytes_after,
+        }
+    }
+
+    /// The one number that stands for the run: the median in nanoseconds, operations a second, or
+    /// bytes a connection.
     pub fn figure(&self) -> f64 {
         match self {
             Self::Latency {
                 p50_nanoseconds, ..
             } => *p50_nanoseconds as f64,
             Self::Rate { per_second, .. } => *per_second,
+            Self::Memory {
+                bytes_a_connection, ..
+            } => *bytes_a_connection,
         }
     }
 }

@@ -7,10 +7,12 @@ use crate::load::raw_publish::Handling;
 use crate::load::raw_request::Requesting;
 
 pub mod hello;
+pub mod idle;
 pub mod memory;
 pub mod ping;
 pub mod relay;
 pub mod t2;
+pub mod whispeer;
 
 /// Something that carries messages or requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
@@ -36,6 +38,12 @@ pub enum Subject {
     Mpsc,
     /// Tokio's channels, on a runtime with two threads.
     MpscTwoThreads,
+    /// whispeer as its users run it: the bus on as many threads as it takes by itself.
+    Whispeer,
+    /// whispeer with bus and clients on one thread, within one process.
+    WhispeerOneThread,
+    /// As [`WhispeerOneThread`](Self::WhispeerOneThread), with bytes instead of values.
+    WhispeerBytes,
     /// t2_bus 0.2.
     T2Bus,
 }
@@ -47,6 +55,9 @@ pub enum Threads {
     One,
     /// A multi-thread runtime with two workers.
     Two,
+    /// A multi-thread runtime with as many workers as processors may be used, as the `whispeer`
+    /// program has it.
+    OnePerProcessor,
 }
 
 impl Subject {
@@ -63,6 +74,9 @@ impl Subject {
             Self::FrameRelayByWrite => "frame relay, one write a message",
             Self::Mpsc => "tokio mpsc, one thread",
             Self::MpscTwoThreads => "tokio mpsc, two threads",
+            Self::Whispeer => "whispeer",
+            Self::WhispeerOneThread => "whispeer, one thread",
+            Self::WhispeerBytes => "whispeer, one thread, bytes",
             Self::T2Bus => "t2_bus 0.2",
         }
     }
@@ -72,8 +86,17 @@ impl Subject {
     pub fn threads(self) -> Threads {
         match self {
             Self::FrameRelayTwoThreads | Self::MpscTwoThreads | Self::T2Bus => Threads::Two,
+            Self::Whispeer => Threads::OnePerProcessor,
             _ => Threads::One,
         }
+    }
+
+    /// Whether it is whispeer in some form: what targets are for.
+    pub fn is_whispeer(self) -> bool {
+        matches!(
+            self,
+            Self::Whispeer | Self::WhispeerOneThread | Self::WhispeerBytes
+        )
     }
 
     /// How the load on a raw subject handles messages.
