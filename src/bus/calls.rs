@@ -12,10 +12,10 @@ use super::service::Candidate;
 use super::session::{Session, State};
 use super::subscription::{Slot, Subscription};
 use super::task::SessionTask;
-use super::window::Credit;
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::proto::Credit;
 use crate::proto::fields::{GapReason, Options, Policy};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
 use crate::topic::{EntryId, Topic, TopicPattern};
@@ -257,7 +257,7 @@ impl SessionTask {
             let mut state = self.session.lock();
             let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
             let Some(subscription) = subscriptions.by_id(id) else { return };
-            subscription.credit.grant(messages, bytes, subscription.window);
+            subscription.credit.grant_within(messages, bytes, subscription.window);
             let group = subscription.group.clone();
             if !subscription.backlog.is_empty() || subscription.backlog.is_lagging() {
                 let before = subscription.backlog.bytes();

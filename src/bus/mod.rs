@@ -34,7 +34,6 @@ mod subscription;
 mod supervisor;
 mod sweeper;
 mod task;
-mod window;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

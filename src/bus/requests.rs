@@ -21,9 +21,9 @@ use super::Shared;
 use super::clock::Clock;
 use super::service::{Chosen, Service, Waiting};
 use super::session::{Session, State};
-use super::window::Credit;
 use crate::error::BusError;
 use crate::limits;
+use crate::proto::Credit;
 use crate::proto::fields::{FieldsBuilder, Options};
 use crate::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
 use crate::topic::{TopicPattern, validate_pattern_bytes};
@@ -386,7 +386,7 @@ impl Shared {
         let mut state = server.lock();
         let Some(asked) = state.asked.get_mut(&token) else { return };
         let before = asked.credit;
-        asked.credit.grant(messages, bytes, asked.window);
+        asked.credit.grant_within(messages, bytes, asked.window);
         // The server is told what the window really gained, or it would send past it.
         let messages = u32::try_from(asked.credit.messages - before.messages).unwrap_or(0);
         let bytes = u64::try_from(asked.credit.bytes - before.bytes).unwrap_or(0);

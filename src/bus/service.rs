@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::stats::ServedStats;
-use super::window::Credit;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::proto::Credit;
 use crate::proto::fields::ServeMode;
 use crate::proto::{Content, Flags};
 use crate::topic::{EntryId, Scratch, Topic, TopicPattern, Trie};
@@ -103,7 +103,7 @@ impl Service {
         if let Some(server) =
             state.members.iter_mut().find(|server| server.session.id == session.id && server.id == id)
         {
-            server.credit.grant(messages, bytes, server.window);
+            server.credit.grant_within(messages, bytes, server.window);
         }
     }
 

@@ -18,9 +18,9 @@ use super::requests::{Asked, Pending};
 use super::service::Service;
 use super::stats::Totals;
 use super::subscription::Subscriptions;
-use super::window::Owed;
 use crate::error::BusError;
 use crate::limits;
+use crate::proto::Owed;
 use crate::proto::{ContentRef, Header, Kind, Refusal};
 use crate::transport::{Lanes, LinkSender, Peer, Step};
 

@@ -10,7 +10,7 @@ use super::backlog::{Backlog, Next, Patience, Verdict};
 use super::group::Group;
 use super::session::Hold;
 use super::stats::Totals;
-use super::window::Credit;
+use crate::proto::Credit;
 use crate::proto::fields::{GapReason, Policy, encode_gap};
 use crate::proto::{ContentRef, Header, Kind};
 use crate::topic::{EntryId, TopicPattern};
@@ -374,7 +374,7 @@ mod tests {
             self.taken += u64::from(messages);
             if messages > 0 {
                 let window = self.subscription.window;
-                self.subscription.credit.grant(messages, bytes, window);
+                self.subscription.credit.grant_within(messages, bytes, window);
                 self.subscription.pump(&mut self.lanes, &mut self.totals);
             }
         }

@@ -19,10 +19,10 @@ use super::requests::claim;
 use super::router::RouteCache;
 use super::session::{Hold, Session, State};
 use super::stats::Totals;
-use super::window::{Credit, Owed};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{Content, ContentRef, Flags, Header, Kind, Lane, Refusal};
+use crate::proto::{Credit, Owed};
 use crate::transport::{Incoming, LinkReceiver};
 
 /// How long a closing session may take to write what waits.
@@ -272,7 +272,7 @@ impl SessionTask {
             return;
         }
         let owed = std::mem::take(&mut self.owed);
-        self.credit.grant(owed.messages, owed.bytes, window);
+        self.credit.grant_within(owed.messages, owed.bytes, window);
         let header = Header::new(Kind::Credit, owed.messages, 0).flagged(Flags(Lane::Publish as u8));
         state.control(&header, &ContentRef::payload(&owed.bytes.to_le_bytes()));
         drop(state);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::GapReason;
-use crate::proto::{Content, ContentRef, HEADER_LEN};
+use crate::proto::{Content, ContentRef, Credit, HEADER_LEN};
 
 /// Bytes of a queue's buffer that are kept by an inbox that has not been used for a while. A busy one
 /// keeps all that it needed last, which its window bounds: fresh memory costs more than old.
@@ -20,36 +20,6 @@ const RETAINED_BYTES: usize = 1024;
 
 /// Entries whose memory is kept likewise.
 const RETAINED_ENTRIES: usize = 16;
-
-/// What may be outstanding in one direction. A message may pass while something of both is left, so
-/// that the last one may take more bytes than there were: they can fall below zero.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Credit {
-    pub(super) messages: i64,
-    pub(super) bytes: i64,
-}
-
-impl Credit {
-    pub(super) fn new((messages, bytes): (u32, u64)) -> Self {
-        Self { messages: i64::from(messages), bytes: i64::try_from(bytes).unwrap_or(i64::MAX) }
-    }
-
-    #[inline]
-    pub(super) fn allows(&self) -> bool {
-        self.messages > 0 && self.bytes > 0
-    }
-
-    #[inline]
-    pub(super) fn spend(&mut self, bytes: usize) {
-        self.messages -= 1;
-        self.bytes = self.bytes.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    pub(super) fn grant(&mut self, messages: u32, bytes: u64) {
-        self.messages = self.messages.saturating_add(i64::from(messages));
-        self.bytes = self.bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-}
 
 /// The parts of a message where they lie.
 #[derive(Debug)]
@@ -189,7 +159,7 @@ impl<S> Inbox<S> {
         content: &ContentRef<'_>,
     ) -> BusResult<Option<Waker>> {
         let mut state = self.lock();
-        if !state.credit.allows() {
+        if !state.credit.is_left() {
             return Err(BusError::CreditExceeded {
                 what: "the bus sent past a window of this client".into(),
             });

@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::codec::Body;
-use super::inbox::Credit;
 use super::shared::Shared;
 use crate::error::{BusError, BusResult};
+use crate::proto::Credit;
 use crate::proto::{Flags, Header, Kind, Refusal};
 
 /// A request that was handed over and is not answered yet, as the driver and its server share it.
@@ -82,7 +82,7 @@ impl Ask {
             if self.is_cancelled() {
                 return Err(BusError::Cancelled);
             }
-            if self.window().allows() {
+            if self.window().is_left() {
                 return Ok(());
             }
             changed.await;

@@ -6,9 +6,9 @@ use std::task::{Context, Poll, Waker};
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::oneshot;
 
-use super::inbox::Credit;
 use super::shared::{Shared, State, wake};
 use crate::error::{BusError, BusResult};
+use crate::proto::Credit;
 use crate::proto::{ContentRef, Flags, Header, Kind};
 use crate::transport::Step;
 
@@ -241,7 +241,7 @@ impl PublishWindow {
     /// Whether the holder of this place, or of none, may send.
     #[inline]
     fn is_next(&self, place: Option<u64>) -> bool {
-        self.credit.allows() && self.waiting.front().map(|(ticket, _)| *ticket) == place
+        self.credit.is_left() && self.waiting.front().map(|(ticket, _)| *ticket) == place
     }
 
     fn wait(&mut self, place: &mut Option<u64>, waker: &Waker) {
@@ -262,7 +262,7 @@ impl PublishWindow {
     /// Who is to be woken, as credit is left.
     fn next_waker(&self) -> Option<Waker> {
         let (_, waker) = self.waiting.front()?;
-        self.credit.allows().then(|| waker.clone())
+        self.credit.is_left().then(|| waker.clone())
     }
 
     #[inline]

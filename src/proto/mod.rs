@@ -11,6 +11,7 @@
 //! - [`Refusal`]: the single mapping between [`BusError`](crate::BusError) and wire codes.
 
 mod content;
+mod credit;
 pub mod fields;
 mod handshake;
 mod header;
@@ -18,6 +19,7 @@ mod refusal;
 mod wire;
 
 pub use content::{Content, ContentRef, Encoding, Frame};
+pub(crate) use credit::{Credit, Owed};
 pub use handshake::{Capabilities, Hello, ResumeToken, VERSION, Welcome};
 pub(crate) use header::Layout;
 pub use header::{Flags, HEADER_LEN, Header, Kind, LENGTH_PREFIX, Lane, MalformedFrame};

@@ -2,7 +2,7 @@
 
 /// What is left of a window. A message may pass while anything is left of both counts, so that the
 /// last one may overshoot the bytes and one of any size always passes in the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Credit {
     pub(crate) messages: i64,
     pub(crate) bytes: i64,
@@ -21,17 +21,24 @@ impl Credit {
     #[inline]
     pub(crate) fn spend(&mut self, size: usize) {
         self.messages -= 1;
-        self.bytes -= size as i64;
+        self.bytes = self.bytes.saturating_sub_unsigned(size as u64);
     }
 
-    /// Adds a grant; what would exceed the window by more than one message is the peer's mistake and
-    /// is cut, so that a hostile grant cannot overflow anything.
+    /// Adds a grant.
     #[inline]
-    pub(crate) fn grant(&mut self, messages: u32, bytes: u64, window: (u32, u64)) {
+    pub(crate) fn grant(&mut self, messages: u32, bytes: u64) {
+        self.messages = self.messages.saturating_add(i64::from(messages));
+        self.bytes = self.bytes.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Adds a grant of the peer to a window that it chose; more than the whole window is its mistake
+    /// and is cut, so that no grant can add up without a bound.
+    #[inline]
+    pub(crate) fn grant_within(&mut self, messages: u32, bytes: u64, window: (u32, u64)) {
         let whole = Self::new(window);
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.messages = self.messages.saturating_add(i64::from(messages)).min(whole.messages);
-        self.bytes = self.bytes.saturating_add(bytes).min(whole.bytes);
+        self.grant(messages, bytes);
+        self.messages = self.messages.min(whole.messages);
+        self.bytes = self.bytes.min(whole.bytes);
     }
 }
 
