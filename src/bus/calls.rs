@@ -15,9 +15,8 @@ use super::task::SessionTask;
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::Credit;
 use crate::proto::fields::{GapReason, Options, Policy};
-use crate::proto::{ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
+use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
 use crate::topic::{EntryId, Topic, TopicPattern};
 
 /// `UNSUBSCRIBE`: deliver what waits before the end.

@@ -23,9 +23,8 @@ use super::service::{Chosen, Service, Waiting};
 use super::session::{Session, State};
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::Credit;
 use crate::proto::fields::{FieldsBuilder, Options};
-use crate::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
+use crate::proto::{ContentRef, Credit, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
 use crate::topic::{TopicPattern, validate_pattern_bytes};
 
 /// Bytes that the deadline adds to a request on its way to the server.

@@ -10,9 +10,8 @@ use super::session::Session;
 use super::stats::ServedStats;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::Credit;
 use crate::proto::fields::ServeMode;
-use crate::proto::{Content, Flags};
+use crate::proto::{Content, Credit, Flags};
 use crate::topic::{EntryId, Scratch, Topic, TopicPattern, Trie};
 
 /// One served topic.

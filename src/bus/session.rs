@@ -20,8 +20,7 @@ use super::stats::Totals;
 use super::subscription::Subscriptions;
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::Owed;
-use crate::proto::{ContentRef, Header, Kind, Refusal};
+use crate::proto::{ContentRef, Header, Kind, Owed, Refusal};
 use crate::transport::{Lanes, LinkSender, Peer, Step};
 
 /// One connected peer.

@@ -10,9 +10,8 @@ use super::backlog::{Backlog, Next, Patience, Verdict};
 use super::group::Group;
 use super::session::Hold;
 use super::stats::Totals;
-use crate::proto::Credit;
 use crate::proto::fields::{GapReason, Policy, encode_gap};
-use crate::proto::{ContentRef, Header, Kind};
+use crate::proto::{ContentRef, Credit, Header, Kind};
 use crate::topic::{EntryId, TopicPattern};
 use crate::transport::Lanes;
 

@@ -21,8 +21,7 @@ use super::session::{Hold, Session, State};
 use super::stats::Totals;
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::{Content, ContentRef, Flags, Header, Kind, Lane, Refusal};
-use crate::proto::{Credit, Owed};
+use crate::proto::{Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Refusal};
 use crate::transport::{Incoming, LinkReceiver};
 
 /// How long a closing session may take to write what waits.

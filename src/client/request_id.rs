@@ -12,8 +12,7 @@ use tokio::time::Instant;
 use super::codec::Body;
 use super::shared::Shared;
 use crate::error::{BusError, BusResult};
-use crate::proto::Credit;
-use crate::proto::{Flags, Header, Kind, Refusal};
+use crate::proto::{Credit, Flags, Header, Kind, Refusal};
 
 /// A request that was handed over and is not answered yet, as the driver and its server share it.
 #[derive(Debug)]

@@ -8,8 +8,7 @@ use tokio::sync::oneshot;
 
 use super::shared::{Shared, State, wake};
 use crate::error::{BusError, BusResult};
-use crate::proto::Credit;
-use crate::proto::{ContentRef, Flags, Header, Kind};
+use crate::proto::{ContentRef, Credit, Flags, Header, Kind};
 use crate::transport::Step;
 
 /// Bytes in the lanes from which on a pipelined publish sends them itself: large enough that a write
