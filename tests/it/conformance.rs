@@ -1,0 +1,88 @@
+//! The conformance suite on every transport, with both ends swapped, and proof that it can fail.
+
+use whispeer_testkit::{Fault, Transport, for_each_case, run};
+
+macro_rules! instantiate {
+    ($($case:ident),* $(,)?) => {
+        instantiate!(@on memory, Memory, $($case),*);
+        instantiate!(@on unix, Unix, $($case),*);
+        instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);
+        instantiate!(@on memory_and_unix, MemoryAndUnix, $($case),*);
+    };
+    (@on $module:ident, $transport:ident, $($case:ident),*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $case() {
+                    super::holds(stringify!($case), super::Transport::$transport);
+                }
+            )*
+        }
+    };
+}
+
+for_each_case!(instantiate);
+
+fn holds(case: &str, transport: Transport) {
+    if let Err(why) = run(case, transport, Fault::None) {
+        panic!("{case} over {transport:?}: {why}");
+    }
+}
+
+/// A fault makes the case fail that the promise belongs to, and the relay alone does not.
+fn is_noticed(fault: Fault, case: &str) {
+    let verdict = run(case, Transport::Memory, fault);
+    assert!(verdict.is_err(), "{fault:?} went unnoticed by {case}");
+    holds(case, Transport::Memory);
+}
+
+#[test]
+fn a_lost_delivery_is_noticed() {
+    is_noticed(Fault::LoseDelivery(3), "messages_of_one_publisher_arrive_in_order_over_all_topics");
+}
+
+#[test]
+fn a_skipped_count_is_noticed_by_the_books_alone() {
+    // The case itself takes nothing, so that only conservation can tell.
+    is_noticed(Fault::HideLoss(2), "every_match_counts_whether_delivered_parked_or_dropped");
+}
+
+#[test]
+fn a_gap_that_is_not_told_is_noticed() {
+    is_noticed(Fault::SwallowGaps, "block_takes_a_gap_after_the_limit_and_lags_until_it_reads");
+    is_noticed(Fault::SwallowGaps, "drop_newest_keeps_what_was_there_and_tells_the_gap_with_the_next");
+}
+
+#[test]
+fn lost_credit_of_a_subscription_is_noticed() {
+    is_noticed(Fault::LoseSubscriptionCredit, "credit_comes_back_as_messages_are_taken");
+}
+
+#[test]
+fn lost_credit_for_publishes_is_noticed() {
+    is_noticed(Fault::LosePublishCredit, "the_window_for_publishes_holds_a_publisher_and_is_given_back");
+}
+
+#[test]
+fn reordered_deliveries_are_noticed() {
+    is_noticed(Fault::Reorder(5), "close_flushes_what_was_published");
+}
+
+#[test]
+fn a_missed_unsubscribe_is_noticed() {
+    is_noticed(Fault::SwallowUnsubscribe, "dropping_a_subscription_ends_it_at_the_bus");
+    is_noticed(Fault::SwallowUnsubscribe, "two_subscriptions_of_one_client_to_one_topic_are_independent");
+}
+
+#[test]
+fn a_missed_cancellation_is_noticed() {
+    is_noticed(Fault::SwallowCancel, "dropping_a_request_cancels_it_at_the_server");
+}
+
+#[test]
+fn the_table_of_promises_names_every_case() {
+    let table = include_str!("../../crates/testkit/src/lib.rs");
+    for case in whispeer_testkit::conformance::CASES {
+        assert!(table.contains(&format!("`{}`", case.name)), "{} is not in the table", case.name);
+    }
+}
