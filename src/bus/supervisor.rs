@@ -22,7 +22,7 @@ use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Listener};
 /// How long to wait after a failed accept, as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The shortest keep-alive interval a client may ask for.
+/// The shortest keep-alive interval a client may ask for; the bus's own may be shorter.
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(100);
 
 /// What the supervisor is to do.
@@ -178,7 +178,7 @@ async fn serve_link(shared: Arc<Shared>, accepted: Accepted) {
     incoming.settle();
     incoming.set_limit(shared.settings.frame_limit);
     let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
-    let keep_alive = hello.keep_alive.clamp(SHORTEST_KEEP_ALIVE, shared.settings.keep_alive);
+    let keep_alive = hello.keep_alive.max(SHORTEST_KEEP_ALIVE).min(shared.settings.keep_alive);
     let session = Arc::new(Session::new(id, peer, hello.name, sender, Arc::clone(&shared.budget)));
     let welcome = welcome(&shared, id, resume_token, keep_alive, hello.capabilities);
     session.send_control(&Header::new(Kind::Welcome, 0, 0), &welcome.encode());
