@@ -55,6 +55,8 @@ pub(super) struct SessionTask {
     last_heard: Instant,
     next_tick: Instant,
     pings: u64,
+    /// The peer sends nothing more; known only while the session is closing.
+    peer_closed: bool,
     share: Share,
 }
 
@@ -93,6 +95,7 @@ impl SessionTask {
             last_heard: now,
             next_tick: now + keep_alive,
             pings: 0,
+            peer_closed: false,
             share: Share::default(),
         }
     }
@@ -392,6 +395,9 @@ impl SessionTask {
     /// dropped, so that one that still writes gets to read.
     fn poll_drained(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.session.task.register(context.waker());
+        if self.poll_discard(context).is_ready() {
+            return Poll::Ready(());
+        }
         loop {
             {
                 let state = self.session.lock();
@@ -411,6 +417,29 @@ impl SessionTask {
                 }
             }
         }
+    }
+
+    /// Reads what the peer still sends and drops it; ready when the link is broken.
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.peer_closed {
+            return Poll::Pending;
+        }
+        for _ in 0..limits::TURN_READS {
+            // Never decoded, so that nothing is held from one read to the next.
+            let mut dropped = Incoming::new(self.session.sender().form(), 0);
+            match self.receiver.poll_receive(context, &mut dropped) {
+                Poll::Pending => return Poll::Pending,
+                // It may still read.
+                Poll::Ready(Ok(0)) => {
+                    self.peer_closed = true;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
