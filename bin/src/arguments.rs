@@ -1,0 +1,72 @@
+//! The command line.
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::commands::{
+    bench, completions, info, list, manual, publish, register, reply, request, serve, subscribe, top,
+};
+use crate::connection::ADDRESS_VARIABLE;
+use crate::failure::EXIT_CODES;
+
+const EXAMPLES: &str = "\
+Examples:
+  whispeer my_bus                          start a bus on the Unix socket my_bus
+  export WHISPEER_ADDR=my_bus              use it from here on
+  whispeer sub 'news/**'                   print what is published below news
+  whispeer pub news/local '\"rain\"'         publish a JSON value
+  whispeer reply time --text --exec date   answer requests by a command
+  whispeer req time                        ask
+  whispeer register home my_bus --default  use it without WHISPEER_ADDR too";
+
+/// A message bus: publish/subscribe and request/response between processes
+///
+/// `whispeer ADDR...` is short for `whispeer serve ADDR...`. An address is the path of a Unix socket,
+/// `unix:PATH`, or `@NAME` for a bus registered under that name.
+#[derive(Debug, Parser)]
+#[command(name = "whispeer", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The bus to use: a socket's path, unix:PATH or @NAME [default: the registered default]
+    #[arg(long, global = true, env = ADDRESS_VARIABLE, value_name = "ADDR", hide_env_values = true)]
+    pub(crate) addr: Option<String>,
+
+    /// Say more on standard error; twice for details (WHISPEER_LOG=FILTER chooses exactly)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(serve::Serve),
+    Pub(publish::Publish),
+    Sub(subscribe::Subscribe),
+    Ls(list::List),
+    Req(request::Request),
+    Reply(reply::Reply),
+    Info(info::Info),
+    Top(top::Top),
+    Bench(bench::Bench),
+    Register(register::Register),
+    Unregister(register::Unregister),
+    Completions(completions::Completions),
+    Man(manual::Manual),
+    #[command(hide = true)]
+    BenchLoad(bench::BenchLoad),
+}
+
+/// The whole command line, as clap knows it.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().after_help(format!("{EXAMPLES}\n\n{EXIT_CODES}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

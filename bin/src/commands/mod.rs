@@ -1,0 +1,52 @@
+//! The subcommands, a file each.
+
+pub(crate) mod bench;
+pub(crate) mod completions;
+pub(crate) mod info;
+pub(crate) mod list;
+pub(crate) mod manual;
+pub(crate) mod publish;
+pub(crate) mod register;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod serve;
+pub(crate) mod subscribe;
+pub(crate) mod top;
+
+use crate::arguments::{Cli, Command};
+use crate::connection::BusChoice;
+use crate::interrupts::Interrupts;
+
+/// Runs what the command line asks for.
+///
+/// Commands that have something to finish take the interrupts themselves; the others are dropped at
+/// the first one, which cancels at the bus what they wait for.
+pub(crate) async fn run(cli: Cli, interrupts: Interrupts) -> anyhow::Result<()> {
+    let bus = BusChoice { address: cli.addr, verbose: cli.verbose > 0 };
+    match cli.command {
+        Command::Serve(serve) => serve.run(&bus, interrupts).await,
+        Command::Pub(publish) => publish.run(&bus, interrupts).await,
+        Command::Sub(subscribe) => subscribe.run(&bus, interrupts).await,
+        Command::Reply(reply) => reply.run(&bus, interrupts).await,
+        other => tokio::select! {
+            outcome = Box::pin(run_whole(other, &bus)) => outcome,
+            () = interrupts.first() => Ok(()),
+        },
+    }
+}
+
+async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
+    match command {
+        Command::Ls(list) => list.run(bus).await,
+        Command::Req(request) => request.run(bus).await,
+        Command::Info(info) => info.run(bus).await,
+        Command::Top(top) => top.run(bus).await,
+        Command::Bench(bench) => bench.run(bus).await,
+        Command::BenchLoad(load) => load.run().await,
+        Command::Register(register) => register.run(),
+        Command::Unregister(unregister) => unregister.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(manual) => manual.run(),
+        Command::Serve(_) | Command::Pub(_) | Command::Sub(_) | Command::Reply(_) => Ok(()),
+    }
+}

@@ -1,0 +1,119 @@
+//! Which bus is meant, and the connection to it.
+
+use std::time::Duration;
+
+use whispeer::client::ClientBuilder;
+use whispeer::{Address, BusError, BusResult};
+
+use whispeer::client::Client;
+
+use crate::failure::{Failure, NO_BUS};
+use crate::output;
+use crate::registry::Registry;
+
+/// The variable of the environment that names the bus.
+pub(crate) const ADDRESS_VARIABLE: &str = "WHISPEER_ADDR";
+
+/// Which bus the user chose, and how to speak to them about it.
+#[derive(Debug, Clone)]
+pub(crate) struct BusChoice {
+    /// From `--addr` or the environment.
+    pub(crate) address: Option<String>,
+    /// Whether to say which bus was chosen.
+    pub(crate) verbose: bool,
+}
+
+impl BusChoice {
+    /// The address to connect to.
+    pub(crate) fn address(&self) -> anyhow::Result<String> {
+        if let Some(address) = &self.address {
+            return resolve(address);
+        }
+        let registry = Registry::load()?;
+        let Some(name) = &registry.default else {
+            let failure = Failure::usage("no bus was chosen");
+            return Err(failure
+                .help(format!(
+                    "give --addr ADDR, set {ADDRESS_VARIABLE}, or register a default with `whispeer register home ADDR --default`"
+                ))
+                .into());
+        };
+        let address = registry.find(name)?.to_owned();
+        if self.verbose {
+            output::notice(format_args!("using @{name}, {address}"));
+        }
+        Ok(address)
+    }
+
+    /// Connects as the subcommand of this name.
+    pub(crate) async fn connect(&self, subcommand: &str) -> anyhow::Result<Connection> {
+        self.connect_with(subcommand, |builder| builder).await
+    }
+
+    /// Connects with a default for how long requests wait.
+    pub(crate) async fn connect_for(
+        &self,
+        subcommand: &str,
+        timeout: Duration,
+    ) -> anyhow::Result<Connection> {
+        self.connect_with(subcommand, |builder| builder.request_timeout(timeout)).await
+    }
+
+    async fn connect_with(
+        &self,
+        subcommand: &str,
+        set: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> anyhow::Result<Connection> {
+        let address = self.address()?;
+        if matches!(address.parse(), Ok(Address::Memory(_))) {
+            let failure = Failure::usage(format!("{address} is an address within one process"));
+            return Err(failure.help("give the path of a Unix socket, such as --addr my_bus").into());
+        }
+        let builder = Client::builder().name(format!("whispeer {subcommand}"));
+        match set(builder).connect(&address).await {
+            Ok(client) => Ok(Connection { client, address }),
+            Err(error) => Err(Failure::of_bus(&error, &address).into()),
+        }
+    }
+}
+
+/// A client, and where it is connected to.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    address: String,
+}
+
+impl Connection {
+    /// The failure that an error on this connection is to the user.
+    pub(crate) fn failure(&self, error: &BusError) -> anyhow::Error {
+        Failure::of_bus(error, &self.address).into()
+    }
+
+    /// The value, or the failure that the error is to the user.
+    pub(crate) fn check<T>(&self, result: BusResult<T>) -> anyhow::Result<T> {
+        result.map_err(|error| self.failure(&error))
+    }
+
+    /// The failure when the bus ended what was to go on, for the reason that the bus gave.
+    pub(crate) fn ended(&self, reason: Option<BusError>) -> anyhow::Error {
+        let reason = reason.or_else(|| self.client.close_reason());
+        let Some(reason) = reason else {
+            return Failure::new(NO_BUS, format!("the connection to {} ended", self.address)).into();
+        };
+        let code = match crate::failure::code_of(&reason) {
+            // Whatever the reason, a command that was to go on has lost what it was connected to.
+            crate::failure::FAILED if self.client.close_reason().is_some() => NO_BUS,
+            code => code,
+        };
+        Failure::new(code, format!("ended by {}: {reason}", self.address)).into()
+    }
+}
+
+/// The address that was given, with a name replaced by what is registered for it.
+pub(crate) fn resolve(given: &str) -> anyhow::Result<String> {
+    match given.strip_prefix('@') {
+        Some(name) => Ok(Registry::load()?.find(name)?.to_owned()),
+        None => Ok(given.to_owned()),
+    }
+}

@@ -1,0 +1,111 @@
+//! `whispeer`: runs a message bus and talks to one.
+//!
+//! Each subcommand has a file of its own under `commands`; what they share is beside this file:
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `arguments`, `first_word`, `quantity` | what can be written on the command line |
+//! | `registry`, `connection` | which bus is meant, and connecting to it |
+//! | `payload` | JSON to MessagePack and back |
+//! | `input`, `output` | standard input and output, by threads of their own |
+//! | `interrupts` | SIGINT and SIGTERM |
+//! | `failure` | what an error says, and the exit code it becomes |
+//! | `bench` | the load and the figures of `whispeer bench` |
+
+mod arguments;
+mod bench;
+mod commands;
+mod connection;
+mod failure;
+mod first_word;
+mod input;
+mod interrupts;
+mod output;
+mod payload;
+mod quantity;
+mod registry;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::FromArgMatches;
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+use arguments::{Cli, Command};
+use interrupts::Interrupts;
+
+/// The system's allocator is slower at what a bus does most: short-lived blocks that one thread makes
+/// and another frees.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit code when a second signal ends a command that was still finishing: 128 + SIGINT.
+const INTERRUPTED_TWICE: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    start_logging(cli.verbose);
+    let runtime = match start_runtime(&cli.command) {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::report(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let outcome = runtime.block_on(async {
+        let interrupts = Interrupts::listen()?;
+        if matches!(cli.command, Command::Serve(_)) {
+            return commands::run(cli, interrupts).await.map(|()| ExitCode::SUCCESS);
+        }
+        tokio::select! {
+            outcome = commands::run(cli, interrupts.clone()) => outcome.map(|()| ExitCode::SUCCESS),
+            () = interrupts.second() => Ok(ExitCode::from(INTERRUPTED_TWICE)),
+        }
+    });
+    // Dropping the tasks removes socket files, so it must happen before the process ends.
+    drop(runtime);
+    outcome.unwrap_or_else(|error| failure::report(&error))
+}
+
+fn parse() -> Result<Cli, ExitCode> {
+    let words =
+        first_word::resolve(std::env::args_os().collect()).map_err(|error| failure::report(&error))?;
+    let parsed =
+        arguments::command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        // Help asked for goes to standard output; a reader that has seen enough of it is no failure.
+        let _ = error.print();
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::USAGE))
+    })
+}
+
+/// Log lines go to standard error: warnings, unless `WHISPEER_LOG` or `-v` ask for more.
+fn start_logging(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("WHISPEER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(output::colourful(&io::stderr()))
+        .init();
+}
+
+/// A bus uses all cores. A client does its work on one thread: handing messages from thread to thread
+/// would cost more than it gains.
+fn start_runtime(command: &Command) -> io::Result<Runtime> {
+    let threads = match command {
+        Command::Serve(_) => return Builder::new_multi_thread().enable_all().build(),
+        Command::BenchLoad(load) => load.threads(),
+        _ => 1,
+    };
+    match threads {
+        1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
+}

@@ -1,0 +1,205 @@
+//! Standard output and standard error.
+//!
+//! Results go to standard output, all else to standard error. What goes on for long is written by a
+//! thread of its own: a reader that stops reading then stops what is printed, and not the connection
+//! to the bus.
+
+use std::fmt::{Arguments, Write as _};
+use std::io::{self, IsTerminal, Write};
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Bytes that are gathered before they are written, unless there is a pause.
+const BLOCK: usize = 64 * 1024;
+
+/// Blocks on their way to the writing thread. More would only delay what a slow reader sees.
+const BLOCKS: usize = 2;
+
+/// Says something to the user on standard error, behind the program's name.
+pub(crate) fn notice(text: Arguments<'_>) {
+    // There is nobody left to tell when standard error is gone.
+    let _ = io::stderr().lock().write_all(format!("whispeer: {text}\n").as_bytes());
+}
+
+/// Whether colour is welcome on this stream.
+pub(crate) fn colourful(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes a whole result to standard output.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_ref())?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// Standard output for results that come one by one.
+///
+/// What was written is handed to the thread by [`flush`](Self::flush), or when a block is full.
+#[derive(Debug)]
+pub(crate) struct Output {
+    buffer: Vec<u8>,
+    blocks: Option<mpsc::Sender<Vec<u8>>>,
+    /// Taken once the result is known.
+    written: Option<oneshot::Receiver<io::Result<()>>>,
+}
+
+impl Output {
+    /// Starts the thread that writes. It ends with the last block, or with the first error; one that
+    /// is stuck in a write does not keep the process from ending.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let (sender, receiver) = mpsc::channel(BLOCKS);
+        let (done, written) = oneshot::channel();
+        thread::Builder::new().name("output".into()).spawn(move || {
+            // Nobody waits for the result when the command was interrupted.
+            let _ = done.send(write_blocks(receiver));
+        })?;
+        Ok(Self { buffer: Vec::with_capacity(BLOCK), blocks: Some(sender), written: Some(written) })
+    }
+
+    /// Where the next result is to be added.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Hands over a full block.
+    ///
+    /// # Errors
+    /// Why nothing can be written any more; a closed pipe is an [`io::ErrorKind::BrokenPipe`].
+    pub(crate) async fn flush_if_full(&mut self) -> anyhow::Result<()> {
+        if self.buffer.len() < BLOCK {
+            return Ok(());
+        }
+        self.flush().await
+    }
+
+    /// Hands over what is there.
+    ///
+    /// # Errors
+    /// As [`flush_if_full`](Self::flush_if_full).
+    pub(crate) async fn flush(&mut self) -> anyhow::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let block = std::mem::replace(&mut self.buffer, Vec::with_capacity(BLOCK));
+        let sent = match &self.blocks {
+            Some(blocks) => blocks.send(block).await.is_ok(),
+            None => false,
+        };
+        if sent { Ok(()) } else { self.result().await }
+    }
+
+    /// Writes all that is left and waits until it is written.
+    ///
+    /// # Errors
+    /// As [`flush_if_full`](Self::flush_if_full).
+    pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
+        self.flush().await?;
+        // Without a sender the thread writes what it has and ends.
+        self.blocks = None;
+        self.result().await
+    }
+
+    /// Waits until nothing can be written any more, which a write tells only after it was handed over.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn failed(&mut self) -> anyhow::Error {
+        match self.result().await {
+            Err(error) => error,
+            // The thread ends without an error only when it is told to.
+            Ok(()) => io::Error::from(io::ErrorKind::BrokenPipe).into(),
+        }
+    }
+
+    async fn result(&mut self) -> anyhow::Result<()> {
+        let Some(written) = &mut self.written else {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        };
+        let result = written.await;
+        self.written = None;
+        match result {
+            Ok(written) => Ok(written?),
+            Err(_) => anyhow::bail!("the thread that writes the output has failed"),
+        }
+    }
+}
+
+fn write_blocks(mut blocks: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    while let Some(block) = blocks.blocking_recv() {
+        stdout.write_all(&block)?;
+        stdout.flush()?;
+    }
+    Ok(())
+}
+
+/// A table for people: columns as wide as they have to be, numbers to the right.
+#[derive(Debug)]
+pub(crate) struct Table {
+    headings: Vec<(&'static str, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+/// On which side a column is flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+impl Table {
+    pub(crate) fn new(headings: &[(&'static str, Align)]) -> Self {
+        Self { headings: headings.to_vec(), rows: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// The table as text, headings first, a line each.
+    pub(crate) fn render(&self) -> String {
+        let widths: Vec<usize> = (0..self.headings.len())
+            .map(|column| {
+                let cells =
+                    self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+                let heading = self.headings.get(column).map_or(0, |(heading, _)| heading.len());
+                cells.max().unwrap_or(0).max(heading)
+            })
+            .collect();
+        let mut text = String::new();
+        let headings = self.headings.iter().map(|(heading, _)| *heading);
+        self.line(&mut text, headings, &widths);
+        for row in &self.rows {
+            self.line(&mut text, row.iter().map(String::as_str), &widths);
+        }
+        text
+    }
+
+    fn line<'a>(&self, text: &mut String, cells: impl Iterator<Item = &'a str>, widths: &[usize]) {
+        let mut line = String::new();
+        for ((cell, (_, align)), width) in cells.zip(&self.headings).zip(widths) {
+            let _ = match align {
+                Align::Left => write!(line, "{cell:<width$}  "),
+                Align::Right => write!(line, "{cell:>width$}  "),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&[("topic", Align::Left), ("n", Align::Right)]);
+        table.row(vec!["a".into(), "12".into()]);
+        table.row(vec!["news/local".into(), "3".into()]);
+        assert_eq!(table.render(), "topic        n\na           12\nnews/local   3\n");
+    }
+}

@@ -1,0 +1,105 @@
+use crate::support::Place;
+
+#[test]
+fn a_word_close_to_a_subcommand_is_refused_and_serve_forces_it() {
+    let place = Place::new();
+    let refused = place.run(&["inof"]);
+    assert_eq!(refused.code(), 2);
+    assert_eq!(
+        refused.errors,
+        "error: \"inof\" is not a subcommand; did you mean `whispeer info`?\n\
+         help: to start a bus on a socket named \"inof\": `whispeer serve inof`\n"
+    );
+    assert!(!place.path("inof").exists());
+    let _bus = place.bus("inof");
+    assert!(place.path("inof").exists());
+}
+
+#[test]
+fn a_value_that_is_not_json_is_answered_with_how_to_write_it() {
+    let place = Place::new();
+    let ended = place.run(&["pub", "--addr", "bus", "a", "hello world"]);
+    assert_eq!(ended.code(), 2);
+    assert!(ended.errors.contains("error: the value is not JSON"), "{ended:?}");
+    assert!(ended.errors.contains(r#"help: to send it as a string, write '"hello world"'"#), "{ended:?}");
+    assert!(ended.errors.contains("--raw"), "{ended:?}");
+}
+
+#[test]
+fn an_address_where_no_bus_is_says_how_to_start_one() {
+    let place = Place::new();
+    let ended = place.run(&["sub", "--addr", "nowhere", "a"]);
+    assert_eq!(ended.code(), 3);
+    assert!(ended.errors.starts_with("error: cannot connect to unix:nowhere"), "{ended:?}");
+    assert!(ended.errors.contains("whispeer serve nowhere"), "{ended:?}");
+}
+
+#[test]
+fn an_invalid_topic_names_the_fragment() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    let ended = place.run(&["pub", "--addr", "bus", "a//b", "1"]);
+    assert_eq!(ended.code(), 2);
+    assert!(ended.errors.contains("fragment 2 is empty"), "{ended:?}");
+}
+
+#[test]
+fn every_subcommand_explains_itself() {
+    let place = Place::new();
+    for name in [
+        "serve",
+        "pub",
+        "sub",
+        "ls",
+        "req",
+        "reply",
+        "info",
+        "top",
+        "bench",
+        "register",
+        "completions",
+        "man",
+    ] {
+        let help = place.run(&[name, "--help"]).success();
+        assert!(help.contains("Examples:"), "{name}: {help}");
+    }
+}
+
+#[test]
+fn the_help_lists_what_there_is() {
+    let place = Place::new();
+    let help = place.run(&["-h"]).success();
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    assert_eq!(
+        commands,
+        "  serve        Start a bus
+  pub          Publish a value, or each line of standard input
+  sub          Subscribe and print messages
+  ls           List the topics that are published to at the moment
+  req          Make a request and print the answer
+  reply        Answer requests, with a fixed value or by a command
+  info         Show sessions, subscriptions, served topics, queues and drops of a bus
+  top          Watch rates, sessions, subscriptions and drops of a bus
+  bench        Measure latency and throughput
+  register     Give a bus a name, to use as @NAME
+  unregister   Forget a bus's name
+  completions  Print completions for a shell
+  man          Print the manual page, or that of a subcommand"
+    );
+    assert!(help.contains("Exit codes:"), "{help}");
+    let bare = place.run(&[]);
+    assert_eq!(bare.code(), 2);
+    assert!(bare.errors.contains("Usage: whispeer"), "{bare:?}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_printed() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = place.run(&["completions", shell]).success();
+        assert!(script.contains("whispeer") && script.contains("unregister"), "{shell}");
+    }
+    assert!(place.run(&["man"]).success().contains(".SH NAME"));
+    assert!(place.run(&["man", "sub"]).success().contains("whispeer\\-sub"));
+    assert_eq!(place.run(&["man", "nothing"]).code(), 2);
+}

@@ -1,0 +1,10 @@
+//! The built binary, used as people and scripts use it: processes, pipes, signals and exit codes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail where it stands")]
+
+mod arguments;
+mod bus;
+mod pubsub;
+mod registry;
+mod requests;
+mod support;

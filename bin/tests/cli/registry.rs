@@ -1,0 +1,48 @@
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::Place;
+
+#[test]
+fn a_registered_bus_is_used_by_its_name_and_as_the_default() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    place.run(&["register", "home", "bus", "--default"]).success();
+    place.run(&["pub", "--addr", "@home", "a", "1"]).success();
+    let quiet = place.run(&["pub", "--quiet", "a", "1"]);
+    assert_eq!((quiet.code(), quiet.errors.as_str()), (0, ""));
+    let told = place.run(&["-v", "pub", "--quiet", "a", "1"]);
+    assert!(told.errors.contains("using @home, unix:/"), "{told:?}");
+    let mode = std::fs::metadata(place.path("config/whispeer/buses.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    place.run(&["unregister", "home"]).success();
+    let forgotten = place.run(&["pub", "a", "1"]);
+    assert_eq!(forgotten.code(), 2);
+    assert!(forgotten.errors.contains("whispeer register"), "{forgotten:?}");
+}
+
+#[test]
+fn the_address_comes_from_the_environment_unless_it_is_given() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    let status = place.command(&["pub", "a", "1"]).env("WHISPEER_ADDR", "bus").status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let status =
+        place.command(&["pub", "--addr", "other", "a", "1"]).env("WHISPEER_ADDR", "bus").status().unwrap();
+    assert_eq!(status.code(), Some(3));
+    let mut another = place.command(&["serve", "another"]).env("WHISPEER_ADDR", "bus").spawn().unwrap();
+    let mut said = [0; 64];
+    let length = std::io::Read::read(&mut another.stderr.take().unwrap(), &mut said).unwrap();
+    another.kill().unwrap();
+    another.wait().unwrap();
+    assert_eq!(std::str::from_utf8(&said[..length]).unwrap(), "whispeer: ready on unix:another\n");
+}
+
+#[test]
+fn an_unknown_name_lists_those_that_are_known() {
+    let place = Place::new();
+    place.run(&["register", "home", "bus"]).success();
+    let ended = place.run(&["info", "--addr", "@hom"]);
+    assert_eq!(ended.code(), 2);
+    assert!(ended.errors.contains("registered: @home"), "{ended:?}");
+}
