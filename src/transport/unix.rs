@@ -69,9 +69,22 @@ pub struct UnixListener {
     /// Device and inode of our socket: another's file at the path is left alone.
     identity: (u64, u64),
     own_uid: u32,
-    lock_path: PathBuf,
     /// Held as long as the listener lives.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The lock file of a path, locked. It goes when it is dropped, while the lock is still held.
+#[derive(Debug)]
+struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Whoever else removed it in between did what was wanted.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 impl UnixListener {
@@ -101,12 +114,14 @@ impl UnixListener {
         };
         let mut lock_name = name.to_owned();
         lock_name.push(".lock");
-        let lock_path = path.with_file_name(lock_name);
-        let lock = take_lock(&lock_path).map_err(|error| match error.kind() {
+        // The private name is short, so that only this tells whether clients could use the path.
+        std::os::unix::net::SocketAddr::from_pathname(path)
+            .map_err(|error| failed(explain_bind(&error), error))?;
+        let lock = take_lock(path.with_file_name(lock_name)).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => BusError::AddressInUse { address: address.to_string() },
             _ => failed("cannot lock the file beside it", error),
         })?;
-        let own_uid = lock.metadata().map_err(|error| failed("cannot read the lock file", error))?.uid();
+        let own_uid = lock.file.metadata().map_err(|error| failed("cannot read the lock file", error))?.uid();
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
                 return Err(refused(
@@ -131,27 +146,26 @@ impl UnixListener {
             path: path.to_owned(),
             identity: (metadata.dev(), metadata.ino()),
             own_uid,
-            lock_path,
             _lock: lock,
         })
     }
 }
 
 /// Locks the file `path`, and makes sure that no other bus removed it in between.
-fn take_lock(path: &Path) -> io::Result<File> {
+fn take_lock(path: PathBuf) -> io::Result<Lock> {
     const ATTEMPTS: usize = 16;
     for _ in 0..ATTEMPTS {
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        match lock.try_lock() {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+        match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        let locked = lock.metadata()?;
-        if fs::symlink_metadata(path)
+        let locked = file.metadata()?;
+        if fs::symlink_metadata(&path)
             .is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()))
         {
-            return Ok(lock);
+            return Ok(Lock { file, path });
         }
     }
     Err(io::Error::other("other buses come and go at this path; try again"))
@@ -215,7 +229,6 @@ impl Drop for UnixListener {
             // Whoever else removed it in between did what was wanted.
             let _ = fs::remove_file(&self.path);
         }
-        let _ = fs::remove_file(&self.lock_path);
     }
 }
 
