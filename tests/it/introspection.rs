@@ -1,1 +1,54 @@
-//! 
+//! What the bus tells about itself, and to whom.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use whispeer::auth::Principal;
+use whispeer::bus::{BusStats, Rows, ServedStats, SessionStats, SubscriptionStats};
+use whispeer::prelude::*;
+
+use crate::ground::Ground;
+
+async fn ask<T: DeserializeOwned>(client: &Client, topic: &str) -> T {
+    rmp_serde::from_slice(&client.request_bytes(topic, Bytes::new()).await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn local_clients_and_the_own_user_may_ask_the_bus_about_itself() {
+    let ground = Ground::new(Bus::builder());
+    let inside = Client::builder().name("inside").connect_memory(&ground.bus.connector()).unwrap();
+    let outside = Client::new_unix(&ground.socket()).await.unwrap();
+    let _subscription = inside.subscribe_bytes("news/*").await.unwrap();
+    let _serving = outside.serve_bytes("work").await.unwrap();
+    outside.publish_bytes("news/today", "nothing").await.unwrap();
+    for client in [&inside, &outside] {
+        let stats: BusStats = ask(client, "$bus/stats").await;
+        assert_eq!((stats.sessions, stats.subscriptions, stats.served_topics), (2, 1, 1));
+        assert_eq!((stats.published, stats.delivered, stats.bus_id), (1, 1, client.bus_id().unwrap()));
+        let sessions: Rows<SessionStats> = ask(client, "$bus/sessions").await;
+        let names: Vec<_> = sessions.rows.iter().map(|row| row.name.as_str()).collect();
+        assert!(names.contains(&"inside") && names.len() == 2 && sessions.left_out == 0, "{names:?}");
+        let subscriptions: Rows<SubscriptionStats> = ask(client, "$bus/subscriptions").await;
+        let row = &subscriptions.rows[0];
+        assert_eq!((row.pattern.as_str(), row.matched, row.delivered), ("news/*", 1, 1));
+        let served: Rows<ServedStats> = ask(client, "$bus/served").await;
+        assert_eq!(served.rows.len(), 1, "the bus's own servings are not listed");
+        assert_eq!(served.rows[0].topic, "work");
+    }
+}
+
+#[tokio::test]
+async fn another_user_may_use_the_bus_and_not_read_its_topics() {
+    let ground = Ground::new(Bus::builder());
+    let stranger = Principal::Unix { uid: u32::MAX - 1, gid: u32::MAX - 1, pid: None };
+    let link = ground.bus.connector().connect_as(stranger).unwrap();
+    let client = Client::builder().connect_link(link).unwrap();
+    for topic in ["$bus/stats", "$bus/sessions", "$other"] {
+        let refused = client.request_bytes(topic, Bytes::new()).await;
+        assert!(matches!(refused, Err(BusError::Denied { .. })), "{refused:?}");
+        let refused = client.subscribe_bytes(topic).await;
+        assert!(matches!(refused, Err(BusError::Denied { .. })), "{refused:?}");
+    }
+    let mut subscription = client.subscribe_bytes("news").await.unwrap();
+    client.publish_bytes("news", "free for all").await.unwrap();
+    assert_eq!(subscription.recv().await.unwrap().1, "free for all");
+}

@@ -1,1 +1,121 @@
-//! 
+//! Starting, draining and stopping.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use whispeer::client::SubscribeOptions;
+use whispeer::prelude::*;
+use whispeer_testkit::wait::{eventually, soon};
+
+use crate::ground::Ground;
+
+#[test]
+fn outside_of_a_runtime_constructors_say_so() {
+    let no_runtime =
+        |result: BusResult<()>| assert!(matches!(result, Err(BusError::NoRuntime { .. })), "{result:?}");
+    no_runtime(listen_and_serve_memory().map(drop));
+    no_runtime(listen_and_serve_unix(&"never_made".into()).map(drop));
+    no_runtime(Bus::builder().start().map(drop));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (bus, connector) = runtime.block_on(async { listen_and_serve_memory() }).unwrap();
+    no_runtime(Client::new_memory(&connector).map(drop));
+    drop((bus, runtime));
+}
+
+#[tokio::test]
+async fn stopping_tells_every_client_and_frees_the_addresses() {
+    let ground = Ground::new(Bus::builder());
+    let path = ground.socket();
+    let (inside, outside) = (ground.client(), Client::new_unix(&path).await.unwrap());
+    let mut subscription = inside.subscribe_bytes("news").await.unwrap();
+    let _serving = outside.serve_bytes("work").await.unwrap();
+    let request = inside.request_bytes("work", Bytes::new());
+    let stop = async {
+        eventually("the request is under way", || ground.bus.stats().requests_in_flight == 1).await;
+        soon("the end of the bus", ground.bus.stop()).await;
+    };
+    let (answer, ()) = tokio::join!(request, stop);
+    answer.unwrap_err();
+    for client in [&inside, &outside] {
+        let reason = soon("the end", client.closed()).await;
+        assert!(matches!(reason, BusError::Closed { .. }), "{reason:?}");
+        client.publish_bytes("news", "").await.unwrap_err();
+    }
+    assert!(soon("the end of the subscription", subscription.recv()).await.is_none());
+    assert!(subscription.close_reason().is_some());
+    listen_and_serve_unix(&path).map(drop).unwrap_or_else(|error| panic!("the path is not free: {error}"));
+}
+
+#[tokio::test]
+async fn dropping_the_handle_stops_the_bus() {
+    let (bus, connector) = listen_and_serve_memory().unwrap();
+    let client = Client::new_memory(&connector).unwrap();
+    client.ping().await.unwrap();
+    drop(bus);
+    soon("the end of the client", client.closed()).await;
+    let mut refused = connector.connect().map(drop);
+    while refused.is_ok() {
+        tokio::task::yield_now().await;
+        refused = connector.connect().map(drop);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
+    let (bus, connector) = listen_and_serve_memory().unwrap();
+    let (server, client) = (Client::new_memory(&connector).unwrap(), Client::new_memory(&connector).unwrap());
+    let mut serving = server.serve_bytes("work").await.unwrap();
+    let window = SubscribeOptions::default().window(1, 1024);
+    let mut subscription = client.subscribe_bytes_with("news", window).await.unwrap();
+    server.publish_bytes("news", "one").await.unwrap();
+    server.publish_bytes("news", "two").await.unwrap();
+    let request = client.request_bytes("work", Bytes::new());
+    let work = async {
+        let (_, id, _) = serving.recv().await.unwrap();
+        let drain = tokio::spawn(bus.drain(Duration::from_secs(3_600)));
+        let mut refused = client.publish_bytes("elsewhere", "").await;
+        while refused.is_ok() {
+            tokio::task::yield_now().await;
+            refused = client.publish_bytes("elsewhere", "").await;
+        }
+        assert!(matches!(refused, Err(BusError::Draining { .. })), "{refused:?}");
+        assert!(matches!(client.subscribe_bytes("a").await, Err(BusError::Draining { .. })));
+        assert!(matches!(client.serve_bytes("a").await, Err(BusError::Draining { .. })));
+        assert!(matches!(client.request_bytes("work", Bytes::new()).await, Err(BusError::Draining { .. })));
+        assert!(connector.connect().is_err());
+        server.respond_bytes(id, "in time".into()).await.unwrap();
+        drain
+    };
+    let (answer, drain) = tokio::join!(request, work);
+    assert_eq!(answer.unwrap(), "in time");
+    assert_eq!(subscription.recv().await.unwrap().1, "one");
+    assert_eq!(subscription.recv().await.unwrap().1, "two");
+    soon("the end of the drain", drain).await.unwrap();
+    soon("the end of the client", client.closed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_outlast_its_grace() {
+    let (bus, connector) = listen_and_serve_memory().unwrap();
+    let client = Client::new_memory(&connector).unwrap();
+    let serving = client.serve_bytes("never").await.unwrap();
+    let start = tokio::time::Instant::now();
+    let drain = async {
+        eventually("the request is under way", || bus.stats().requests_in_flight == 1).await;
+        bus.drain(Duration::from_secs(7)).await;
+    };
+    let (answer, ()) = tokio::join!(client.request_bytes("never", Bytes::new()), drain);
+    answer.unwrap_err();
+    assert_eq!(start.elapsed().as_secs(), 7);
+    drop(serving);
+}
+
+#[tokio::test]
+async fn join_waits_for_the_end_of_the_bus() {
+    let (mut bus, connector) = listen_and_serve_memory().unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(20), bus.join()).await.is_err());
+    let client = Client::new_memory(&connector).unwrap();
+    client.ping().await.unwrap();
+    soon("the end of the bus", bus.stop()).await;
+    soon("the end of the client", client.closed()).await;
+}

@@ -1,1 +1,145 @@
-//! 
+//! The rules of gaps and lag to the millisecond, in paused time.
+
+use std::time::Duration;
+
+use whispeer::client::{Event, GapReason, Policy, SubscribeOptions, Subscription};
+use whispeer::prelude::*;
+
+struct Pair {
+    bus: BusHandle,
+    publisher: Client,
+    subscription: Subscription<bytes::Bytes>,
+}
+
+async fn pair(options: SubscribeOptions) -> Pair {
+    let (bus, connector) = listen_and_serve_memory().unwrap();
+    let publisher = Client::new_memory(&connector).unwrap();
+    let subscriber = Client::new_memory(&connector).unwrap();
+    let subscription = subscriber.subscribe_bytes_with("news", options).await.unwrap();
+    Pair { bus, publisher, subscription }
+}
+
+impl Pair {
+    async fn publish(&self, payload: &'static str) {
+        assert_eq!(self.publisher.publish_bytes("news", payload).await.unwrap(), 1);
+    }
+
+    fn parked(&self) -> u64 {
+        self.bus.subscriptions()[0].parked
+    }
+
+    fn lags(&self) -> bool {
+        self.bus.subscriptions()[0].lagging
+    }
+
+    async fn gap(&mut self) -> (u64, GapReason) {
+        match self.subscription.next_event().await {
+            Some(Event::Gap { count, reason }) => (count, reason),
+            other => panic!("{other:?} instead of a gap"),
+        }
+    }
+
+    async fn message(&mut self) -> bytes::Bytes {
+        match self.subscription.next_event().await {
+            Some(Event::Message(message)) => message.value,
+            other => panic!("{other:?} instead of a message"),
+        }
+    }
+}
+
+async fn pass(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn block_parks_for_a_second_and_not_longer() {
+    let mut pair = pair(SubscribeOptions::default().window(1, 1024)).await;
+    pair.publish("delivered").await;
+    pair.publish("parked").await;
+    pass(900).await;
+    pair.publish("parked later").await;
+    pass(98).await;
+    assert_eq!((pair.parked(), pair.lags()), (2, false));
+    pass(4).await;
+    // The first waited its second; with it goes all that was parked behind it.
+    assert_eq!((pair.parked(), pair.lags()), (0, true));
+    pair.publish("counted at once").await;
+    assert_eq!(pair.parked(), 0);
+    assert_eq!(pair.message().await, "delivered");
+    assert_eq!(pair.gap().await, (3, GapReason::Lagging));
+    assert!(!pair.lags());
+    pair.publish("after").await;
+    assert_eq!(pair.message().await, "after");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_taken_in_time_leaves_no_gap() {
+    let mut pair = pair(SubscribeOptions::default().window(1, 1024)).await;
+    for round in 0..10 {
+        pair.publish("one").await;
+        pair.publish("two").await;
+        pass(950).await;
+        assert_eq!(pair.message().await, "one");
+        assert_eq!(pair.message().await, "two", "round {round}");
+    }
+    assert_eq!(pair.subscription.counts().dropped(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lag_returns_as_often_as_the_subscriber_stops() {
+    let mut pair = pair(SubscribeOptions::default().window(1, 1024)).await;
+    for _ in 0..3 {
+        pair.publish("delivered").await;
+        pair.publish("dropped").await;
+        pass(1_100).await;
+        assert!(pair.lags());
+        assert_eq!(pair.message().await, "delivered");
+        assert_eq!(pair.gap().await, (1, GapReason::Lagging));
+    }
+    assert_eq!(pair.subscription.counts().dropped_for(GapReason::Lagging), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_policies_never_hold_a_publisher_up() {
+    for policy in [Policy::DropOldest, Policy::DropNewest, Policy::Disconnect] {
+        let pair = pair(SubscribeOptions::default().window(1, 1024).policy(policy)).await;
+        let start = tokio::time::Instant::now();
+        let news = pair.publisher.publisher_bytes("news").unwrap();
+        for _ in 0..10_000 {
+            news.send(&"quick".into()).await.unwrap();
+        }
+        news.flush().await.unwrap();
+        assert!(start.elapsed() < Duration::from_millis(100), "{policy:?} took {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn drop_oldest_keeps_to_its_bytes_as_well() {
+    let options = SubscribeOptions::default().window(100, 100).policy(Policy::DropOldest);
+    let mut pair = pair(options).await;
+    // 24 bytes of header, 4 of topic and 12 of payload: the third overshoots the window.
+    for payload in
+        ["number one..", "number two..", "number three", "number four.", "number five.", "number six.."]
+    {
+        pair.publish(payload).await;
+    }
+    for payload in ["number one..", "number two..", "number three"] {
+        assert_eq!(pair.message().await, payload);
+    }
+    assert_eq!(pair.gap().await, (1, GapReason::DroppedOldest));
+    assert_eq!(pair.message().await, "number five.");
+    assert_eq!(pair.message().await, "number six..");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_parked_when_a_subscription_ends_is_counted_as_lost_with_its_link() {
+    let pair = pair(SubscribeOptions::default().window(1, 1024)).await;
+    for payload in ["one", "two", "three"] {
+        pair.publish(payload).await;
+    }
+    drop(pair.subscription);
+    whispeer_testkit::wait::eventually("it is gone", || pair.bus.stats().subscriptions == 0).await;
+    pass(100).await;
+    let dropped: u64 = pair.bus.stats().dropped.values().sum();
+    assert!(dropped >= 2, "{:?}", pair.bus.stats().dropped);
+}
