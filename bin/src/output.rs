@@ -6,8 +6,13 @@
 
 use std::fmt::{Arguments, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::thread;
 
+#[cfg(target_os = "linux")]
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 
 /// Bytes that are gathered before they are written, unless there is a pause.
@@ -44,6 +49,7 @@ pub(crate) struct Output {
     blocks: Option<mpsc::Sender<Vec<u8>>>,
     /// Taken once the result is known.
     written: Option<oneshot::Receiver<io::Result<()>>>,
+    reader: Option<Arc<pipe::Sender>>,
 }
 
 impl Output {
@@ -56,7 +62,12 @@ impl Output {
             // Nobody waits for the result when the command was interrupted.
             let _ = done.send(write_blocks(receiver));
         })?;
-        Ok(Self { buffer: Vec::with_capacity(BLOCK), blocks: Some(sender), written: Some(written) })
+        Ok(Self {
+            buffer: Vec::with_capacity(BLOCK),
+            blocks: Some(sender),
+            written: Some(written),
+            reader: watch_reader(),
+        })
     }
 
     /// Where the next result is to be added.
@@ -102,16 +113,18 @@ impl Output {
         self.result().await
     }
 
-    /// Waits until nothing can be written any more, which a write tells only after it was handed over.
+    /// Waits until nothing can be written any more: a write has failed, or the reader has gone.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
-        match self.result().await {
-            Err(error) => error,
-            // The thread ends without an error only when it is told to.
-            Ok(()) => io::Error::from(io::ErrorKind::BrokenPipe).into(),
-        }
+        let reader = self.reader.clone();
+        let failed = tokio::select! {
+            result = self.result() => result.err(),
+            () = reader_gone(reader.as_ref()) => None,
+        };
+        // Without an error there is nobody to write to, or the thread was told to end.
+        failed.unwrap_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe).into())
     }
 
     async fn result(&mut self) -> anyhow::Result<()> {
@@ -125,6 +138,27 @@ impl Output {
             Err(_) => anyhow::bail!("the thread that writes the output has failed"),
         }
     }
+}
+
+/// Standard output, watched for the end of its reader; `None` where that is no pipe.
+fn watch_reader() -> Option<Arc<pipe::Sender>> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned().ok()?;
+    // Unchecked, since a check would make the pipe non-blocking for all processes that share it.
+    pipe::Sender::from_owned_fd_unchecked(stdout).ok().map(Arc::new)
+}
+
+/// Waits until nobody reads standard output. Systems that do not tell say so at the next write.
+#[cfg(target_os = "linux")]
+async fn reader_gone(pipe: Option<&Arc<pipe::Sender>>) {
+    match pipe {
+        Some(pipe) if pipe.ready(Interest::ERROR).await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn reader_gone(_pipe: Option<&Arc<pipe::Sender>>) {
+    std::future::pending().await
 }
 
 fn write_blocks(mut blocks: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {

@@ -155,3 +155,168 @@ impl Lanes {
         Step::Write(batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Schedules of several threads that queue and write are explored by shuttle: nothing is lost, left
+    //! behind or mixed, whoever comes in between.
+
+    use std::io::IoSlice;
+
+    use shuttle::sync::{Arc, Condvar, Mutex};
+    use shuttle::thread;
+
+    use super::*;
+    use crate::proto::{HEADER_LEN, Kind, Layout};
+
+    const ROOM: usize = 40;
+    const FRAMES: u64 = 6;
+
+    /// A link that takes [`ROOM`] bytes until its peer has read them.
+    #[derive(Default)]
+    struct NarrowLink {
+        waiting: usize,
+        received: Vec<u8>,
+        busy: bool,
+    }
+
+    #[derive(Default)]
+    struct Wake {
+        pending: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Wake {
+        fn wake(&self) {
+            *self.pending.lock().unwrap() = true;
+            self.changed.notify_all();
+        }
+
+        fn wait(&self) {
+            let mut pending = self.pending.lock().unwrap();
+            while !*pending {
+                pending = self.changed.wait(pending).unwrap();
+            }
+            *pending = false;
+        }
+    }
+
+    struct Connection {
+        lanes: Mutex<Lanes>,
+        link: Mutex<NarrowLink>,
+        /// Wakes the owner's task; the peer wakes it too when it has read.
+        owner: Wake,
+    }
+
+    impl Connection {
+        fn queue(&self, frame: u64, producer: u32, control: bool) {
+            let header = Header::new(Kind::Deliver, producer, frame);
+            let mut lanes = self.lanes.lock().unwrap();
+            if control {
+                lanes.control(&header, &ContentRef::empty());
+            } else {
+                lanes.data(&header, &ContentRef::payload(&[producer as u8; 5]));
+            }
+        }
+
+        fn flush(&self) {
+            let mut step = self.lanes.lock().unwrap().begin();
+            loop {
+                match step {
+                    Step::Idle => return,
+                    Step::Blocked => return self.owner.wake(),
+                    Step::Write(mut batch) => {
+                        let sent = self.try_send(&mut batch);
+                        step = self.lanes.lock().unwrap().finish(batch, &sent);
+                    }
+                }
+            }
+        }
+
+        fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
+            assert!(!std::mem::replace(&mut self.link.lock().unwrap().busy, true), "two writers at once");
+            thread::yield_now();
+            let mut link = self.link.lock().unwrap();
+            while !batch.is_empty() && link.waiting < ROOM {
+                let mut slices = [IoSlice::new(&[])];
+                batch.slices(&mut slices);
+                let count = slices[0].len().min(ROOM - link.waiting);
+                link.received.extend_from_slice(&slices[0][..count]);
+                link.waiting += count;
+                batch.advance(count);
+            }
+            link.busy = false;
+            Ok(if batch.is_empty() { Sent::All } else { Sent::Blocked })
+        }
+
+        /// What the owner's task does: it waits for room and goes on writing, until all is there.
+        fn own(&self, total: usize) {
+            while self.link.lock().unwrap().received.len() < total {
+                self.owner.wait();
+                let blocked = self.lanes.lock().unwrap().is_blocked();
+                let room = {
+                    let mut link = self.link.lock().unwrap();
+                    // The peer reads.
+                    link.waiting = 0;
+                    true
+                };
+                if blocked && room {
+                    self.lanes.lock().unwrap().unblock();
+                    self.flush();
+                }
+                if self.lanes.lock().unwrap().is_blocked() {
+                    self.owner.wake();
+                }
+            }
+        }
+    }
+
+    fn check(received: &[u8], producers: u32) {
+        let mut last = vec![0; producers as usize];
+        let mut rest = received;
+        while let Some(layout) = Layout::decode(rest, usize::MAX).unwrap() {
+            let body = &rest[HEADER_LEN..layout.total];
+            assert!(body.iter().all(|byte| u32::from(*byte) == layout.header.id), "frames are mixed");
+            let last = &mut last[layout.header.id as usize];
+            assert_eq!(layout.header.sequence, *last + 1, "a frame is lost or out of order");
+            *last += 1;
+            rest = &rest[layout.total..];
+        }
+        assert!(rest.is_empty() && last.iter().all(|last| *last == FRAMES), "frames are left behind");
+    }
+
+    #[test]
+    fn whoever_writes_nothing_is_lost_or_mixed_or_left_behind() {
+        let schedules = || {
+            let connection = Arc::new(Connection {
+                lanes: Mutex::new(Lanes::new(Form::Bytes)),
+                link: Mutex::default(),
+                owner: Wake::default(),
+            });
+            let producers: Vec<_> = (0..3)
+                .map(|producer| {
+                    let connection = Arc::clone(&connection);
+                    thread::spawn(move || {
+                        for frame in 1..=FRAMES {
+                            connection.queue(frame, producer, producer == 2);
+                            connection.flush();
+                        }
+                    })
+                })
+                .collect();
+            let total = FRAMES as usize * (2 * (HEADER_LEN + 5) + HEADER_LEN);
+            let owner = {
+                let connection = Arc::clone(&connection);
+                thread::spawn(move || connection.own(total))
+            };
+            for producer in producers {
+                producer.join().unwrap();
+            }
+            // Whatever the last producer left is the owner's; one more look costs nothing.
+            connection.owner.wake();
+            owner.join().unwrap();
+            check(&connection.link.lock().unwrap().received, 3);
+        };
+        shuttle::check_random(schedules, 500);
+    }
+}

@@ -136,6 +136,17 @@ fn a_reader_that_has_seen_enough_ends_sub_well() {
     assert_eq!(subscriber.end().code(), 0);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn sub_ends_with_its_reader_without_waiting_for_another_message() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    let mut subscriber = place.start(&["sub", "--addr", "bus", "quiet"]);
+    subscriber.wait_for("subscribed");
+    drop(subscriber.stdout());
+    assert_eq!(subscriber.end().code(), 0);
+}
+
 #[test]
 fn an_interrupt_ends_sub_and_pub_well_and_loses_nothing() {
     let place = Place::new();
