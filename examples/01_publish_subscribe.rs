@@ -1,6 +1,7 @@
-// Typed messages within one process.
-//
-//     cargo run --example 01_publish_subscribe
+//! Typed messages within one process.
+//!
+//!     cargo run --example 01_publish_subscribe
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 
@@ -23,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let (bus, connector) = listen_and_serve_memory()?;
 
     let display = Client::new_memory(&connector)?;

@@ -1,6 +1,7 @@
-// Asking a server, and matching on the error that it may answer with.
-//
-//     cargo run --example 02_request_response
+//! Asking a server, and matching on the error that it may answer with.
+//!
+//!     cargo run --example 02_request_response
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -28,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let (_bus, connector) = listen_and_serve_memory()?;
 
     let server = Client::new_memory(&connector)?;

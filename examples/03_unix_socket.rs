@@ -1,6 +1,7 @@
-// A bus for several processes on one host. Here they are all in one program.
-//
-//     cargo run --example 03_unix_socket
+//! A bus for several processes on one host. Here they are all in one program.
+//!
+//!     cargo run --example 03_unix_socket
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 
@@ -21,7 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("my_bus");
 

@@ -1,6 +1,7 @@
-// One request, many answers, at the pace of whoever reads them.
-//
-//     cargo run --example 04_streaming_replies
+//! One request, many answers, at the pace of whoever reads them.
+//!
+//!     cargo run --example 04_streaming_replies
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 
@@ -40,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let (bus, connector) = listen_and_serve_memory()?;
     let server = tokio::spawn(serve(Client::new_memory(&connector)?));
 

@@ -1,6 +1,7 @@
-// Workers that share what there is to do: each message goes to one of them.
-//
-//     cargo run --example 05_queue_group
+//! Workers that share what there is to do: each message goes to one of them.
+//!
+//!     cargo run --example 05_queue_group
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 
@@ -22,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     const JOBS: u32 = 30;
     let (_bus, connector) = listen_and_serve_memory()?;
 

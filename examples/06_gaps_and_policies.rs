@@ -1,6 +1,7 @@
-// What a subscriber that falls behind is told.
-//
-//     cargo run --example 06_gaps_and_policies
+//! What a subscriber that falls behind is told.
+//!
+//!     cargo run --example 06_gaps_and_policies
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 
@@ -12,7 +13,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let (_bus, connector) = listen_and_serve_memory()?;
     let publisher = Client::new_memory(&connector)?;
     let subscriber = Client::new_memory(&connector)?;

@@ -1,6 +1,7 @@
-// Asking everyone who serves a pattern, and gathering what they answer.
-//
-//     cargo run --example 07_scatter_gather
+//! Asking everyone who serves a pattern, and gathering what they answer.
+//!
+//!     cargo run --example 07_scatter_gather
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -27,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let (_bus, connector) = listen_and_serve_memory()?;
     let mut shops = Vec::new();
     for (shop, price) in [("north", 30), ("south", 25)] {

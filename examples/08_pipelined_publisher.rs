@@ -1,6 +1,7 @@
-// Many messages without waiting for each: a publisher, and a flush at the end.
-//
-//     cargo run --release --example 08_pipelined_publisher
+//! Many messages without waiting for each: a publisher, and a flush at the end.
+//!
+//!     cargo run --release --example 08_pipelined_publisher
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::error::Error;
 use std::time::Instant;
@@ -22,7 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run().await
 }
 
-async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     const SAMPLES: u64 = 100_000;
     let (_bus, connector) = listen_and_serve_memory()?;
     let reader = Client::new_memory(&connector)?;

@@ -84,13 +84,12 @@ async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
         assert!(matches!(client.request_bytes("work", Bytes::new()).await, Err(BusError::Draining { .. })));
         assert!(connector.connect().is_err());
         server.respond_bytes(id, "in time".into()).await.unwrap();
-        drain
+        assert_eq!(subscription.recv().await.unwrap().1, "one");
+        assert_eq!(subscription.recv().await.unwrap().1, "two");
+        soon("the end of the drain", drain).await.unwrap();
     };
-    let (answer, drain) = tokio::join!(request, work);
+    let (answer, ()) = tokio::join!(request, work);
     assert_eq!(answer.unwrap(), "in time");
-    assert_eq!(subscription.recv().await.unwrap().1, "one");
-    assert_eq!(subscription.recv().await.unwrap().1, "two");
-    soon("the end of the drain", drain).await.unwrap();
     soon("the end of the client", client.closed()).await;
 }
 

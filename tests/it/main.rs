@@ -1,4 +1,5 @@
 //! The integration tests: a module a subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod attach;
 mod conformance;

@@ -136,10 +136,8 @@ impl Downwards {
             return;
         }
         batch.push(&header, content);
-        if counted {
-            if let Some((header, content)) = self.held.take() {
-                batch.push(&header, &content.borrowed());
-            }
+        if counted && let Some((header, content)) = self.held.take() {
+            batch.push(&header, &content.borrowed());
         }
     }
 }

@@ -108,7 +108,6 @@ impl Kit {
     }
 
     /// The bus.
-    #[must_use]
     pub fn bus(&self) -> &BusHandle {
         self.bus.get().expect("the bus has been started")
     }
