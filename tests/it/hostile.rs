@@ -175,10 +175,14 @@ async fn floods_of_pings_and_subscribes_without_reading_overrun_the_control_lane
                         count += 1;
                         peer.push(&Header::new(kind, count, u64::from(count)), "flood", &[]);
                     }
-                    // The bus reads on, so that its peer gets to read the reason.
                     peer.flush().await.unwrap();
                     tokio::task::yield_now().await;
                 }
+                // More than the link holds: the bus reads on, so that its peer gets to read the reason.
+                for _ in 0..100_000 {
+                    peer.push(&Header::new(Kind::Ping, 0, 0), "", &[]);
+                }
+                peer.flush().await.unwrap();
             };
             soon("the end of the flood", flood).await;
             let reason = soon("a reason", peer.goodbye()).await;
