@@ -75,6 +75,7 @@ impl SessionTask {
                 credit: Credit::new(window),
                 sequence: 0,
                 backlog: Backlog::new(options.policy, window),
+                matched: 0,
                 delivered: 0,
                 dropped: [0; GapReason::ALL.len()],
                 draining: false,

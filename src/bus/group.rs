@@ -85,6 +85,7 @@ impl Group {
         let GroupState { members, backlog, .. } = &mut *state;
         let given = backlog.is_empty()
             && give(members, Some(publisher), touched, &mut |subscription, lanes, totals| {
+                subscription.matched += 1;
                 subscription.deliver(offered.content, lanes, totals);
             });
         if given {
@@ -122,10 +123,14 @@ impl Group {
             let Some(next) = backlog.next() else { break };
             give(members, publisher, touched, &mut |subscription, lanes, totals| match &next {
                 Next::Gap(count, reason) => {
+                    subscription.matched += count;
                     subscription.dropped[reason.index()] += count;
                     subscription.tell_gap(*count, *reason, lanes);
                 }
-                Next::Message(content) => subscription.deliver(content, lanes, totals),
+                Next::Message(content) => {
+                    subscription.matched += 1;
+                    subscription.deliver(content, lanes, totals);
+                }
             });
         }
         backlog.settle();

@@ -258,7 +258,7 @@ impl Shared {
                     pattern: own.pattern.to_string(),
                     group: own.group.as_ref().map(|group| group.name.clone()),
                     policy: own.policy.name().into(),
-                    matched: own.matched(),
+                    matched: own.matched,
                     delivered: own.delivered,
                     dropped: dropped_by_name(&own.dropped),
                     parked: own.backlog.messages() as u64,
