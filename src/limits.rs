@@ -88,6 +88,10 @@ pub const BYTE_BUDGET: usize = 512 * 1024 * 1024;
 /// touched once per turn and not once per message.
 pub const BUDGET_QUANTUM: usize = 4 * 1024;
 
+/// The part of the byte budget that one session may have waiting on its link, and again parked for its
+/// subscriptions: an eighth. Beyond it a subscription is treated as one without credit.
+pub const SESSION_PART: usize = 8;
+
 /// Connections a bus accepts; the default of `Settings::max_sessions`.
 ///
 /// One idle connection costs a few KiB, so this many cost less than the byte budget. The next one is
@@ -192,6 +196,12 @@ pub const ROUTES_PER_SESSION: usize = 512;
 /// Routes that the bus keeps for all sessions; a full table is emptied, which costs one lookup per
 /// topic still in use.
 pub const ROUTES: usize = 16_384;
+
+/// Targets of the largest route that is cached; one with more is looked up for each publish.
+pub const ROUTE_TARGETS: usize = 4_096;
+
+/// Targets of all cached routes together, 16 bytes each; beyond it the table is emptied.
+pub const ROUTES_TARGETS: usize = 1_048_576;
 
 /// Rows of one introspection reply; what is left out is counted in the reply.
 pub const INTROSPECTION_ROWS: usize = 10_000;

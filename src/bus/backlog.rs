@@ -156,8 +156,13 @@ impl Backlog {
     }
 
     /// Offers a message for which there is no credit. `hold` is called when it is parked on behalf of
-    /// its publisher.
-    pub(crate) fn offer(&mut self, offered: &Offered<'_>, hold: impl FnOnce() -> Arc<Hold>) -> Verdict {
+    /// its publisher; what is kept without holding anybody's credit may not grow without `room`.
+    pub(crate) fn offer(
+        &mut self,
+        offered: &Offered<'_>,
+        room: bool,
+        hold: impl FnOnce() -> Arc<Hold>,
+    ) -> Verdict {
         match self.policy {
             Policy::Block => {
                 let (limit, whole) = offered.patience.limit();
@@ -169,9 +174,11 @@ impl Backlog {
                 Verdict::Parked
             }
             Policy::DropNewest => self.count(1, GapReason::DroppedNewest),
+            Policy::DropOldest if !room && self.messages == 0 => self.count(1, GapReason::DroppedOldest),
             Policy::DropOldest => {
+                let limit = if room { self.ring.1 } else { self.ring.1.min(self.bytes) };
                 self.push(offered, None, None);
-                match self.shed_oldest() {
+                match self.shed_oldest(limit) {
                     0 => Verdict::Kept,
                     shed => Verdict::Dropped(shed, GapReason::DroppedOldest),
                 }
@@ -309,9 +316,10 @@ impl Backlog {
         Verdict::Dropped(count, reason)
     }
 
-    fn shed_oldest(&mut self) -> u64 {
+    /// Drops the oldest until the ring is within its count and `limit` bytes.
+    fn shed_oldest(&mut self, limit: usize) -> u64 {
         let mut shed = 0;
-        while self.messages > 1 && (self.messages > self.ring.0 || self.bytes > self.ring.1) {
+        while self.messages > 1 && (self.messages > self.ring.0 || self.bytes > limit) {
             // The gap that may stand before the oldest message grows by one.
             let before = self.next_gap().map_or(0, |(count, _)| count);
             let Some(Next::Message(_)) = self.next() else { break };

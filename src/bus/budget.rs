@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::limits::BUDGET_QUANTUM;
+use crate::limits::{BUDGET_QUANTUM, SESSION_PART};
 
 /// Bytes that all queues together hold, and may hold.
 ///
@@ -21,6 +21,12 @@ impl Budget {
 
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that one session may have waiting on its link, and again parked: a part of the budget, so
+    /// that no peer alone can spend it.
+    pub(crate) fn per_session(&self) -> usize {
+        self.limit / SESSION_PART
     }
 
     #[inline]

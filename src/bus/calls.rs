@@ -90,7 +90,7 @@ impl SessionTask {
 
     /// Makes the subscription known to the router.
     fn enter_table(
-        &self,
+        &mut self,
         pattern: &TopicPattern,
         slot: Slot,
         options: &Options<'_>,
@@ -111,12 +111,19 @@ impl SessionTask {
             let mut state = self.session.lock();
             if let Some(subscription) = state.subscriptions.at(slot) {
                 subscription.entry = entry;
-                subscription.group = group;
+                subscription.group.clone_from(&group);
+                drop(state);
+                if let Some(group) = group {
+                    // What waits for the group waits no longer.
+                    group.pump(&mut self.touched);
+                }
                 return Ok(());
             }
         }
         // A match ended it before its place was known: the place is given up.
-        self.shared.give_up_place(&self.session, slot, pattern, entry, group);
+        if let Some(mut left) = self.shared.give_up_place(&self.session, slot, pattern, entry, group) {
+            self.shared.past().dropped[GapReason::Link.index()] += left.abandon();
+        }
         Ok(())
     }
 
@@ -126,11 +133,14 @@ impl SessionTask {
             // It has ended by itself while this was under way.
             return Ok(());
         };
-        self.shared.leave_table(&self.session, slot);
+        let left = self.shared.leave_table(&self.session, slot);
         let mut state = self.session.lock();
         let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
         if let Some(subscription) = subscriptions.at(slot) {
             let before = subscription.backlog.bytes();
+            if let Some(left) = left {
+                subscription.inherit(left);
+            }
             if header.flags.contains(DRAIN) {
                 subscription.draining = true;
                 subscription.pump(lanes, totals);
@@ -291,53 +301,34 @@ fn end_if_drained(state: &mut State, id: u32, at_once: bool) {
 
 impl Shared {
     /// Takes a subscription out of the routing table: nothing more will match it.
-    pub(super) fn leave_table(&self, session: &Session, slot: Slot) {
+    /// Returns what waited for a group whose last member it was.
+    pub(super) fn leave_table(&self, session: &Session, slot: Slot) -> Option<Backlog> {
         let place = session
             .lock()
             .subscriptions
             .at(slot)
             .map(|own| (own.pattern.clone(), own.entry.take(), own.group.take()));
-        if let Some((pattern, entry, group)) = place {
-            self.give_up_place(session, slot, &pattern, entry, group);
-        }
+        let (pattern, entry, group) = place?;
+        self.give_up_place(session, slot, &pattern, entry, group)
     }
 
-    fn give_up_place(
+    pub(super) fn give_up_place(
         &self,
         session: &Session,
         slot: Slot,
         pattern: &TopicPattern,
         entry: Option<EntryId>,
         group: Option<Arc<Group>>,
-    ) {
+    ) -> Option<Backlog> {
         if let Some(entry) = entry {
             self.router.remove(pattern, entry);
         }
-        if let Some(group) = group {
-            let dropped = self.router.leave(&group, session, slot);
-            self.past().dropped[GapReason::Link.index()] += dropped;
-        }
-    }
-
-    /// Ends a subscription that fell behind under the policy `Disconnect`.
-    pub(super) fn end_slow_consumer(&self, session: &Arc<Session>, id: u32, touched: &mut Vec<Arc<Session>>) {
-        let Some(slot) = session.lock().subscriptions.slot(id) else { return };
-        self.leave_table(session, slot);
-        let mut state = session.lock();
-        let Some(mut subscription) = state.subscriptions.remove(id) else { return };
-        let error = BusError::SlowConsumer { topic: subscription.pattern.to_string() };
-        let State { lanes, totals, .. } = &mut *state;
-        // The message that found no credit is the first that the subscriber misses.
-        subscription.count_dropped(1, GapReason::Lagging, totals);
-        subscription.tell_gap(1, GapReason::Lagging, lanes);
-        let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
-        state.data(&header, &refusal_content(&error).borrowed());
-        claim(session, &mut state, touched);
+        self.router.leave(&group?, session, slot)
     }
 
     /// Undoes what an ended session had: subscriptions, servings and requests. Returns what it was
-    /// asked and has not answered.
-    pub(super) fn undo(&self, session: &Arc<Session>) -> Vec<Asked> {
+    /// asked and has not answered. Unless the client ended it, what was not acknowledged is lost.
+    pub(super) fn undo(&self, session: &Arc<Session>, clean: bool) -> Vec<Asked> {
         let slots: Vec<Slot> = {
             let mut state = session.lock();
             state.closed = true;
@@ -345,7 +336,9 @@ impl Shared {
             ids.into_iter().filter_map(|id| state.subscriptions.slot(id)).collect()
         };
         for slot in slots {
-            self.leave_table(session, slot);
+            if let Some(mut left) = self.leave_table(session, slot) {
+                self.past().dropped[GapReason::Link.index()] += left.abandon();
+            }
         }
         let (subscriptions, servings, requests, asked) = {
             let mut state = session.lock();
@@ -361,7 +354,7 @@ impl Shared {
         let mut past = self.past();
         for mut subscription in subscriptions {
             let parked = subscription.backlog.abandon();
-            let unread = subscription.unacknowledged();
+            let unread = if clean { 0 } else { subscription.unacknowledged() };
             past.dropped[GapReason::Link.index()] += parked + unread;
         }
         drop(past);
@@ -377,5 +370,19 @@ impl Shared {
             session.flush();
         }
         asked.into_values().collect()
+    }
+}
+
+impl State {
+    /// Ends a subscription that fell behind under the policy `Disconnect`; the message that found no
+    /// credit is the one it misses. Returns its place in the routing table, to be given up.
+    pub(super) fn end_slow_consumer(&mut self, id: u32) -> Option<Subscription> {
+        let mut subscription = self.subscriptions.remove(id)?;
+        let error = BusError::SlowConsumer { topic: subscription.pattern.to_string() };
+        subscription.count_dropped(1, GapReason::Lagging, &mut self.totals);
+        subscription.tell_gap(1, GapReason::Lagging, &mut self.lanes);
+        let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
+        self.data(&header, &refusal_content(&error).borrowed());
+        Some(subscription)
     }
 }

@@ -4,7 +4,6 @@
 //! member has any, the group's own backlog keeps to the policy of the member that founded it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -22,8 +21,6 @@ use crate::transport::Lanes;
 pub(crate) struct Group {
     pub(crate) pattern: TopicPattern,
     pub(crate) name: String,
-    /// Whether the backlog has anything, to be seen without the lock.
-    waiting: AtomicBool,
     state: Mutex<GroupState>,
 }
 
@@ -45,7 +42,7 @@ impl Group {
     pub(crate) fn new(pattern: TopicPattern, name: String, policy: Policy, window: (u32, u64)) -> Self {
         let backlog = Backlog::new(policy, window);
         let state = GroupState { members: VecDeque::new(), backlog, entry: None };
-        Self { pattern, name, waiting: AtomicBool::new(false), state: Mutex::new(state) }
+        Self { pattern, name, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, GroupState> {
@@ -83,6 +80,8 @@ impl Group {
         let publisher = offered.publisher;
         let mut state = self.lock();
         let GroupState { members, backlog, .. } = &mut *state;
+        // What waits goes first, to whoever has credit by now.
+        feed(members, backlog, touched);
         let given = backlog.is_empty()
             && give(members, Some(publisher), touched, &mut |subscription, lanes, totals| {
                 subscription.matched += 1;
@@ -94,8 +93,8 @@ impl Group {
         if !members.iter().any(|member| member.takes_from(publisher)) {
             return None;
         }
-        let verdict = backlog.offer(offered, hold);
-        self.waiting.store(!backlog.is_empty(), Ordering::Release);
+        let room = backlog.bytes() < members.front().map_or(0, |first| first.session.budget().per_session());
+        let verdict = backlog.offer(offered, room, hold);
         Some(match verdict {
             Verdict::Parked => Outcome::Parked,
             Verdict::Kept => Outcome::Counted,
@@ -110,31 +109,9 @@ impl Group {
 
     /// Gives what waits to members that have credit again.
     pub(crate) fn pump(&self, touched: &mut Vec<Arc<Session>>) {
-        if !self.waiting.load(Ordering::Acquire) {
-            return;
-        }
         let mut state = self.lock();
         let GroupState { members, backlog, .. } = &mut *state;
-        while let Some(publisher) = backlog.next_publisher() {
-            if !members.iter().any(|member| member.has_credit_for(publisher)) {
-                break;
-            }
-            backlog.resume();
-            let Some(next) = backlog.next() else { break };
-            give(members, publisher, touched, &mut |subscription, lanes, totals| match &next {
-                Next::Gap(count, reason) => {
-                    subscription.matched += count;
-                    subscription.dropped[reason.index()] += count;
-                    subscription.tell_gap(*count, *reason, lanes);
-                }
-                Next::Message(content) => {
-                    subscription.matched += 1;
-                    subscription.deliver(content, lanes, totals);
-                }
-            });
-        }
-        backlog.settle();
-        self.waiting.store(!backlog.is_empty(), Ordering::Release);
+        feed(members, backlog, touched);
     }
 
     /// Drops what has waited long enough; returns whether messages still wait.
@@ -144,9 +121,11 @@ impl Group {
         state.backlog.messages() > 0
     }
 
-    /// Drops everything, after the last member has left; returns how many messages that were.
-    pub(crate) fn abandon(&self) -> u64 {
-        self.lock().backlog.abandon()
+    /// What waits, for the last member to take with it.
+    pub(crate) fn take_backlog(&self) -> Backlog {
+        let mut state = self.lock();
+        let empty = Backlog::new(Policy::DropNewest, (1, 1));
+        std::mem::replace(&mut state.backlog, empty)
     }
 }
 
@@ -164,6 +143,29 @@ impl Member {
         self.session.id != publisher
             || self.session.lock().subscriptions.at(self.slot).is_some_and(|own| !own.no_echo)
     }
+}
+
+/// Gives what waits to members that have credit.
+fn feed(members: &mut VecDeque<Member>, backlog: &mut Backlog, touched: &mut Vec<Arc<Session>>) {
+    while let Some(publisher) = backlog.next_publisher() {
+        if !members.iter().any(|member| member.has_credit_for(publisher)) {
+            break;
+        }
+        backlog.resume();
+        let Some(next) = backlog.next() else { break };
+        give(members, publisher, touched, &mut |subscription, lanes, totals| match &next {
+            Next::Gap(count, reason) => {
+                subscription.matched += count;
+                subscription.dropped[reason.index()] += count;
+                subscription.tell_gap(*count, *reason, lanes);
+            }
+            Next::Message(content) => {
+                subscription.matched += 1;
+                subscription.deliver(content, lanes, totals);
+            }
+        });
+    }
+    backlog.settle();
 }
 
 /// Lets `deliver` write to the next member that has credit and takes what `publisher` sends.

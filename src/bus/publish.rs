@@ -13,7 +13,7 @@ use super::requests::claim;
 use super::router::{Target, Targets};
 use super::session::{Hold, Session, State};
 use super::stats::Totals;
-use super::subscription::{Offered, Outcome, Slot};
+use super::subscription::{Offered, Outcome, Slot, Subscription};
 use super::task::{Deferred, SessionTask};
 use crate::auth::Principal;
 use crate::error::BusError;
@@ -271,16 +271,18 @@ impl FanOut<'_> {
             Arc::clone(hold.get_or_insert_with(|| Hold::new(publisher)))
         };
         let before = subscription.backlog.bytes();
-        let outcome = subscription.offer(&self.offered, lanes, totals, hold);
+        let room = *parked_bytes < session.budget().per_session();
+        let outcome = subscription.offer(&self.offered, lanes, totals, room, hold);
         *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
         let id = subscription.id;
         if outcome == Outcome::Parked && state.expect(self.offered.patience.deadline()) {
             session.task.wake();
         }
+        let ended = if outcome == Outcome::End { state.end_slow_consumer(id) } else { None };
         claim(session, &mut state, self.touched);
         drop(state);
-        if outcome == Outcome::End {
-            self.shared.end_slow_consumer(session, id, self.touched);
+        if let Some(Subscription { pattern, entry, group, .. }) = ended {
+            self.shared.give_up_place(session, slot, &pattern, entry, group);
         }
         true
     }

@@ -24,7 +24,7 @@ use super::session::{Session, State};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::{FieldsBuilder, Options};
-use crate::proto::{ContentRef, Credit, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
+use crate::proto::{ContentRef, Credit, Flags, HEADER_LEN, Header, Kind, Lane, Owed, Refusal};
 use crate::topic::{TopicPattern, validate_pattern_bytes};
 
 /// Bytes that the deadline adds to a request on its way to the server.
@@ -81,6 +81,8 @@ pub(crate) struct Asked {
     stream: bool,
     window: (u32, u64),
     credit: Credit,
+    /// Credit that the requester has granted and the server has not been told of.
+    owed: Owed,
 }
 
 /// Bytes of the `ASK` frame for content of that size.
@@ -282,15 +284,25 @@ impl Shared {
                     stream,
                     window,
                     credit: Credit::new(window),
+                    owed: Owed::default(),
                 },
             );
             let flags = if stream { Flags::STREAM } else { Flags::NONE };
             state.data(&Header::new(Kind::Ask, chosen.serving, token).flagged(flags), &content);
             claim(&chosen.session, &mut state, touched);
         }
-        // The answer may have come already; then there is nothing left to note.
-        if let Some(pending) = ask.requester.lock().requests.get_mut(&ask.request) {
-            pending.servers.push((Arc::clone(&chosen.session), token));
+        let noted = match ask.requester.lock().requests.get_mut(&ask.request) {
+            Some(pending) => {
+                pending.servers.push((Arc::clone(&chosen.session), token));
+                true
+            }
+            None => false,
+        };
+        if !noted {
+            // The requester gave up meanwhile, unless the answer has come already.
+            let mut state = chosen.session.lock();
+            state.cancel_asked(token);
+            claim(&chosen.session, &mut state, touched);
         }
         Ok(())
     }
@@ -353,25 +365,36 @@ impl Shared {
             }
         };
         let mut state = requester.lock();
+        // A requester that leaves its replies unread gets errors in their place, which are small.
+        let crowded = !content.payload.is_empty() && state.lanes.waiting() > self.settings.request_bytes;
+        let overloaded = || {
+            refusal_content(&BusError::Overloaded { what: "replies that this client has not read".into() })
+        };
+        let answer = Header::new(Kind::Answer, request, 0);
+        let mut given_up = None;
         if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
-            state.scattered_reply(request, &service, header.flags, content);
-            state.end_scatter(request);
-        } else {
-            let known =
-                if more { state.requests.contains_key(&request) } else { state.forget_request(request) };
-            if !known {
-                return Ok(());
+            match crowded {
+                true => state.scattered_reply(request, &service, Flags::ERROR, &overloaded()),
+                false => state.scattered_reply(request, &service, header.flags, content),
             }
-            let crowded = state.lanes.waiting() > self.settings.request_bytes;
-            let answer = Header::new(Kind::Answer, request, 0);
-            if crowded && !more && !content.payload.is_empty() {
-                let error = BusError::Overloaded { what: "replies that this client has not read".into() };
-                state.data(&answer.flagged(Flags::ERROR), &refusal_content(&error).borrowed());
+            state.end_scatter(request);
+        } else if more && !crowded {
+            if state.requests.contains_key(&request) {
+                state.data(&answer.flagged(header.flags), content);
+            }
+        } else if let Some(pending) = state.take_request(request) {
+            if crowded {
+                state.data(&answer.flagged(Flags::END.with(Flags::ERROR)), &overloaded().borrowed());
+                given_up = more.then_some(pending);
             } else {
                 state.data(&answer.flagged(header.flags), content);
             }
         }
         claim(&requester, &mut state, touched);
+        drop(state);
+        if let Some(pending) = given_up {
+            pending.cancel_at_servers();
+        }
         Ok(())
     }
 
@@ -389,9 +412,12 @@ impl Shared {
         // The server is told what the window really gained, or it would send past it.
         let messages = u32::try_from(asked.credit.messages - before.messages).unwrap_or(0);
         let bytes = u64::try_from(asked.credit.bytes - before.bytes).unwrap_or(0);
-        if messages == 0 && bytes == 0 {
+        // Small grants are gathered: a requester must not fill its server's control lane.
+        asked.owed.add(messages, bytes);
+        if !asked.owed.is_due(asked.window) {
             return;
         }
+        let Owed { messages, bytes } = std::mem::take(&mut asked.owed);
         let header = Header::new(Kind::Credit, messages, token).flagged(Flags(Lane::Stream as u8));
         state.control(&header, &ContentRef::payload(&bytes.to_le_bytes()));
         drop(state);
@@ -481,16 +507,22 @@ impl Pending {
     pub(crate) fn cancel_at_servers(self) {
         for (server, token) in self.servers {
             let mut state = server.lock();
-            if state.asked.remove(&token).is_some() {
-                state.control(&Header::new(Kind::Cancel, 0, token), &ContentRef::empty());
-                drop(state);
-                server.flush();
-            }
+            state.cancel_asked(token);
+            drop(state);
+            server.flush();
         }
     }
 }
 
 impl State {
+    /// Tells this server that nobody waits for an answer any more, if it still owes one. The frame
+    /// follows its `ASK`, and there is at most one for each.
+    fn cancel_asked(&mut self, token: u64) {
+        if self.asked.remove(&token).is_some() {
+            self.data(&Header::new(Kind::Cancel, 0, token), &ContentRef::empty());
+        }
+    }
+
     fn take_request(&mut self, id: u32) -> Option<Pending> {
         let pending = self.requests.remove(&id)?;
         self.request_bytes = self.request_bytes.saturating_sub(pending.size);
@@ -581,6 +613,7 @@ impl AsContent for ContentRef<'_> {
 /// Notes that the session has to be flushed at the end of the turn, once.
 pub(crate) fn claim(session: &Arc<Session>, state: &mut State, touched: &mut Vec<Arc<Session>>) {
     state.account(session.budget());
+    state.crowded |= !state.lanes.has_room();
     if state.claim_flush() {
         touched.push(Arc::clone(session));
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use foldhash::fast::RandomState;
 
+use super::backlog::Backlog;
 use super::group::Group;
 use super::session::Session;
 use super::subscription::Slot;
@@ -67,6 +68,8 @@ struct Tables {
     groups: HashMap<(TopicPattern, String), Arc<Group>, RandomState>,
     routes: HashMap<TopicPattern, (Arc<Route>, EntryId), RandomState>,
     index: Trie<TopicPattern>,
+    /// Targets of all cached routes together.
+    route_targets: usize,
     scratch: Scratch,
 }
 
@@ -126,12 +129,11 @@ impl Router {
         Ok(group)
     }
 
-    /// Takes a member out of its group; the group goes with its last member. Returns how many
-    /// messages were dropped with it.
-    pub(crate) fn leave(&self, group: &Arc<Group>, session: &Session, slot: Slot) -> u64 {
+    /// Takes a member out of its group; the group goes with its last member, which gets what waits.
+    pub(crate) fn leave(&self, group: &Arc<Group>, session: &Session, slot: Slot) -> Option<Backlog> {
         let mut tables = self.write();
         if !group.leave(session, slot) {
-            return 0;
+            return None;
         }
         tables.groups.remove(&(group.pattern.clone(), group.name.clone()));
         if let Some(entry) = group.entry() {
@@ -139,7 +141,7 @@ impl Router {
         }
         tables.invalidate(&group.pattern);
         drop(tables);
-        group.abandon()
+        Some(group.take_backlog())
     }
 
     /// Adds the targets of `published`, which must be valid and canonical, to `targets`.
@@ -158,10 +160,16 @@ impl Router {
         }
         let mut targets = Vec::new();
         tables.subscriptions.visit(published.as_str(), scratch, |target| targets.push(target.clone()));
-        let route = Arc::new(Route { targets: targets.into(), stale: AtomicBool::new(false) });
-        if tables.routes.len() >= limits::ROUTES {
+        let large = targets.len() > limits::ROUTE_TARGETS;
+        let route = Arc::new(Route { targets: targets.into(), stale: AtomicBool::new(large) });
+        if large {
+            // So many targets cost more than finding them, and their memory adds up: not kept.
+            return route;
+        }
+        if tables.routes.len() >= limits::ROUTES || tables.route_targets >= limits::ROUTES_TARGETS {
             tables.forget_routes();
         }
+        tables.route_targets += route.targets.len();
         match tables.index.insert(published, published.clone()) {
             Ok(entry) => {
                 tables.routes.insert(published.clone(), (Arc::clone(&route), entry));
@@ -189,6 +197,7 @@ impl Tables {
         self.index.visit(pattern.as_str(), &mut self.scratch, |published| touched.push(published.clone()));
         for published in touched {
             if let Some((route, entry)) = self.routes.remove(&published) {
+                self.route_targets = self.route_targets.saturating_sub(route.targets.len());
                 route.stale.store(true, Ordering::Release);
                 self.index.remove(entry);
             }
@@ -196,6 +205,7 @@ impl Tables {
     }
 
     fn forget_routes(&mut self) {
+        self.route_targets = 0;
         for (_, (route, entry)) in self.routes.drain() {
             route.stale.store(true, Ordering::Release);
             self.index.remove(entry);
@@ -259,7 +269,9 @@ impl RouteCache {
         if self.routes.len() >= limits::ROUTES_PER_SESSION {
             self.routes.clear();
         }
-        self.routes.insert(text.as_bytes().into(), Arc::clone(&route));
+        if !route.is_stale() {
+            self.routes.insert(text.as_bytes().into(), Arc::clone(&route));
+        }
         Ok(Targets::Cached(route))
     }
 

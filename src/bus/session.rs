@@ -54,6 +54,8 @@ pub(crate) struct State {
     pub(crate) parked_bytes: usize,
     /// When the first parked message or unanswered request will be due.
     pub(crate) expiry: Option<Instant>,
+    /// The link was full to its part of the budget; what waits goes on when there is room again.
+    pub(crate) crowded: bool,
     /// Somebody has queued a frame and will flush at the end of its turn.
     flush_pending: bool,
     /// Why the session has to end; its task does so when it sees this.
@@ -72,7 +74,7 @@ impl Session {
         sender: Arc<dyn LinkSender>,
         budget: Arc<Budget>,
     ) -> Self {
-        let lanes = Lanes::new(sender.form());
+        let lanes = Lanes::with_room(sender.form(), budget.per_session());
         Self {
             id,
             peer,
@@ -87,6 +89,7 @@ impl Session {
                 asked: HashMap::default(),
                 parked_bytes: 0,
                 expiry: None,
+                crowded: false,
                 flush_pending: false,
                 cut: None,
                 closed: false,
@@ -124,6 +127,12 @@ impl Session {
                     let sent = self.sender.try_send(&mut batch);
                     let mut state = self.lock();
                     step = state.lanes.finish(batch, &sent);
+                    if state.crowded && state.lanes.has_ample_room() {
+                        state.pump_crowded();
+                        if matches!(step, Step::Idle) {
+                            step = state.lanes.begin();
+                        }
+                    }
                     state.account(&self.budget);
                     if state.closed && matches!(step, Step::Idle) {
                         // The task that ends the session may wait for this.
@@ -202,6 +211,17 @@ impl State {
     pub(crate) fn fail(&mut self, kind: Kind, id: u32, sequence: u64, error: &BusError) {
         let payload = Refusal::from(error).encode();
         self.control(&Header::answering(Kind::Failed, kind, id, sequence), &ContentRef::payload(&payload));
+    }
+
+    /// Goes on with what waited for room on the link.
+    fn pump_crowded(&mut self) {
+        self.crowded = false;
+        let Self { subscriptions, lanes, totals, .. } = self;
+        for subscription in subscriptions.iter_mut().filter(|own| !own.backlog.is_empty()) {
+            subscription.pump(lanes, totals);
+        }
+        self.parked_bytes = self.subscriptions.parked_bytes();
+        self.crowded = !self.lanes.has_room();
     }
 
     /// Notes why the session has to end; the first reason stays.

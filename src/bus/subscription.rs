@@ -61,21 +61,23 @@ pub(crate) struct Offered<'a> {
 }
 
 impl Subscription {
-    /// Delivers the message if there is credit, or leaves it to the policy.
+    /// Delivers the message if there is credit, or leaves it to the policy; `room` says whether the
+    /// session may park more.
     #[inline]
     pub(crate) fn offer(
         &mut self,
         offered: &Offered<'_>,
         lanes: &mut Lanes,
         totals: &mut Totals,
+        room: bool,
         hold: impl FnOnce() -> Arc<Hold>,
     ) -> Outcome {
         self.matched += 1;
-        if self.credit.is_left() && self.backlog.is_empty() {
+        if self.credit.is_left() && self.backlog.is_empty() && lanes.has_room() {
             self.deliver(offered.content, lanes, totals);
             return Outcome::Delivered;
         }
-        match self.backlog.offer(offered, hold) {
+        match self.backlog.offer(offered, room, hold) {
             Verdict::Parked => Outcome::Parked,
             Verdict::Kept => Outcome::Counted,
             Verdict::Dropped(count, reason) => {
@@ -116,7 +118,7 @@ impl Subscription {
         }
         // The backlog lends what it delivers, so it is taken out meanwhile.
         let mut backlog = std::mem::replace(&mut self.backlog, Backlog::new(self.policy, self.window));
-        while self.credit.is_left() {
+        while self.credit.is_left() && lanes.has_room() {
             match backlog.next() {
                 Some(Next::Gap(count, reason)) => self.tell_gap(count, reason, lanes),
                 Some(Next::Message(content)) => self.deliver(&content, lanes, totals),
@@ -125,6 +127,12 @@ impl Subscription {
         }
         backlog.settle();
         self.backlog = backlog;
+    }
+
+    /// Takes over what waited for the group whose last member this was.
+    pub(crate) fn inherit(&mut self, left: Backlog) {
+        self.matched += left.messages() as u64;
+        self.backlog = left;
     }
 
     /// Counts what waits as dropped and tells the gap.
@@ -360,7 +368,7 @@ mod tests {
             let patience = Patience { clock: &clock, bus: BLOCK_LIMIT, publisher };
             let offered = Offered { content: &content, publisher: 1, patience };
             let Self { subscription, lanes, totals, publisher, .. } = self;
-            subscription.offer(&offered, lanes, totals, || Hold::new(publisher));
+            subscription.offer(&offered, lanes, totals, true, || Hold::new(publisher));
         }
 
         fn take(&mut self, count: u32) {

@@ -89,7 +89,7 @@ impl Supervisor {
     }
 
     fn admit(&self, accepted: Accepted, tasks: &mut JoinSet<()>) {
-        tasks.spawn(serve_link(Arc::clone(&self.shared), accepted));
+        tasks.spawn(serve_link(Arc::clone(&self.shared), accepted, self.phase.clone()));
     }
 }
 
@@ -145,15 +145,19 @@ impl Drop for OpenLink {
 }
 
 /// Serves one link from the handshake to its end.
-async fn serve_link(shared: Arc<Shared>, accepted: Accepted) {
+async fn serve_link(shared: Arc<Shared>, accepted: Accepted, mut phase: watch::Receiver<Phase>) {
     let Accepted { link: Link { sender, mut receiver }, peer } = accepted;
     let mut incoming = Incoming::new(sender.form(), limits::HANDSHAKE_FRAME_LIMIT);
     let welcomed = async {
         let open = OpenLink::open(&shared, &peer.principal)?;
         let limit = shared.settings.handshake_timeout;
-        let hello = timeout(limit, read_hello(&mut *receiver, &mut incoming))
-            .await
-            .map_err(|_| BusError::TimedOut { what: "the handshake".into(), after: limit })??;
+        let read = timeout(limit, read_hello(&mut *receiver, &mut incoming));
+        let hello = tokio::select! {
+            read = read => read.map_err(|_| BusError::TimedOut { what: "the handshake".into(), after: limit })??,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
+                return Err(BusError::Closed { what: "the bus".into() });
+            }
+        };
         if hello.min_version > VERSION || hello.max_version < VERSION {
             let what = format!(
                 "the client speaks versions {} to {}, the bus {VERSION}",
@@ -183,6 +187,10 @@ async fn serve_link(shared: Arc<Shared>, accepted: Accepted) {
     let welcome = welcome(&shared, id, resume_token, keep_alive, hello.capabilities);
     session.send_control(&Header::new(Kind::Welcome, 0, 0), &welcome.encode());
     shared.sessions().insert(id, Arc::clone(&session));
+    if *phase.borrow() == Phase::Stopped {
+        // Those that are there have been told already.
+        session.cut_off(BusError::Closed { what: "the bus".into() });
+    }
     let task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive);
     task.run().await;
 }

@@ -55,6 +55,9 @@ pub(super) struct SessionTask {
     last_heard: Instant,
     next_tick: Instant,
     pings: u64,
+    /// Frames handled so far, and by the last tick; and ticks that passed within one frame.
+    frames: (u64, u64),
+    unfinished_ticks: u32,
     /// The peer sends nothing more; known only while the session is closing.
     peer_closed: bool,
     share: Share,
@@ -95,6 +98,8 @@ impl SessionTask {
             last_heard: now,
             next_tick: now + keep_alive,
             pings: 0,
+            frames: (0, 0),
+            unfinished_ticks: 0,
             peer_closed: false,
             share: Share::default(),
         }
@@ -182,6 +187,7 @@ impl SessionTask {
 
     fn take_all(&mut self, incoming: &mut Incoming) -> Result<(), BusError> {
         while let Some((header, content)) = incoming.next_frame()? {
+            self.frames.0 += 1;
             if self.deferred.is_empty() {
                 self.handle(&header, &content)?;
             } else {
@@ -347,6 +353,16 @@ impl SessionTask {
         if silent >= self.keep_alive * limits::KEEP_ALIVE_MISSED {
             return Some(BusError::KeepAlive { after: silent });
         }
+        // A frame that is begun and never finished would keep its memory for ever.
+        let unfinished = self.incoming.held() > 0 && self.frames.0 == self.frames.1;
+        self.frames.1 = self.frames.0;
+        self.unfinished_ticks = if unfinished { self.unfinished_ticks + 1 } else { 0 };
+        let after = self.keep_alive * self.unfinished_ticks;
+        if after >= self.shared.settings.stall_limit {
+            return Some(BusError::Protocol {
+                what: format!("a frame was begun and not finished in {after:?}"),
+            });
+        }
         let stuck_since = {
             let mut state = self.session.lock();
             state.subscriptions.iter_mut().for_each(|subscription| subscription.backlog.trim());
@@ -369,7 +385,8 @@ impl SessionTask {
     async fn finish(mut self, reason: BusError) {
         self.end_turn();
         let link_lives = !matches!(reason, BusError::Disconnected { .. });
-        let asked = self.shared.undo(&self.session);
+        let clean = matches!(reason, BusError::Closed { .. });
+        let asked = self.shared.undo(&self.session, clean);
         self.shared.session_ended(&self.session, &reason);
         self.shared.fail_asked(asked.into_iter(), &mut self.touched);
         for session in self.touched.drain(..) {

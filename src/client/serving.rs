@@ -402,7 +402,7 @@ impl Shared {
         if !state.servings.entries.contains_key(&id) {
             return false;
         }
-        state.lanes.control(&Header::new(Kind::Unserve, id, 0), &ContentRef::empty());
+        state.lanes.data(&Header::new(Kind::Unserve, id, 0), &ContentRef::empty());
         let step = state.lanes.begin();
         drop(state);
         self.write(step);

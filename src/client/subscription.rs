@@ -417,7 +417,8 @@ impl Shared {
         if !state.subscriptions.entries.contains_key(&id) {
             return false;
         }
-        state.lanes.control(&Header::new(Kind::Unsubscribe, id, 0).flagged(flags), &ContentRef::empty());
+        // Behind what was published before: a drained subscription still gets it.
+        state.lanes.data(&Header::new(Kind::Unsubscribe, id, 0).flagged(flags), &ContentRef::empty());
         let step = state.lanes.begin();
         drop(state);
         self.write(step);

@@ -27,7 +27,7 @@ pub struct Incoming {
 #[derive(Debug)]
 enum Source {
     Bytes(Decoder),
-    Values { frames: VecDeque<Frame>, current: Option<Frame> },
+    Values { limit: usize, frames: VecDeque<Frame>, current: Option<Frame> },
 }
 
 impl Incoming {
@@ -36,15 +36,16 @@ impl Incoming {
     pub fn new(form: Form, limit: usize) -> Self {
         let source = match form {
             Form::Bytes => Source::Bytes(Decoder { limit, ..Decoder::default() }),
-            Form::Values => Source::Values { frames: VecDeque::new(), current: None },
+            Form::Values => Source::Values { limit, frames: VecDeque::new(), current: None },
         };
         Self { source }
     }
 
     /// Refuses frames over `limit` bytes from here on.
     pub fn set_limit(&mut self, limit: usize) {
-        if let Source::Bytes(decoder) = &mut self.source {
-            decoder.limit = limit;
+        match &mut self.source {
+            Source::Bytes(decoder) => decoder.limit = limit,
+            Source::Values { limit: own, .. } => *own = limit,
         }
     }
 
@@ -56,8 +57,14 @@ impl Incoming {
     pub fn next_frame(&mut self) -> Result<Option<(Header, ContentRef<'_>)>, MalformedFrame> {
         match &mut self.source {
             Source::Bytes(decoder) => decoder.next_frame(),
-            Source::Values { frames, current } => {
+            Source::Values { limit, frames, current } => {
                 *current = frames.pop_front();
+                // A value takes no more than its bytes would.
+                if let Some(total) = current.as_ref().map(|frame| frame.content.frame_size())
+                    && total > *limit
+                {
+                    return Err(MalformedFrame::TooLong { total, limit: *limit });
+                }
                 Ok(current.as_ref().map(|frame| (frame.header, frame.content.borrowed())))
             }
         }

@@ -17,6 +17,8 @@ use crate::proto::{ContentRef, Header};
 #[derive(Debug)]
 pub(crate) struct Lanes {
     form: Form,
+    /// Bytes up to which the data lane takes more without being told to hold back.
+    room: usize,
     control: Batch,
     data: Batch,
     /// What the link did not take; it goes before everything else.
@@ -44,8 +46,14 @@ pub(crate) enum Step {
 
 impl Lanes {
     pub(crate) fn new(form: Form) -> Self {
+        Self::with_room(form, usize::MAX)
+    }
+
+    /// Lanes that say so when `room` bytes wait; see [`has_room`](Self::has_room).
+    pub(crate) fn with_room(form: Form, room: usize) -> Self {
         Self {
             form,
+            room,
             control: Batch::new(form),
             data: Batch::new(form),
             rest: None,
@@ -76,6 +84,17 @@ impl Lanes {
             + self.data.size()
             + self.rest.as_ref().map_or(0, Batch::size)
             + self.writing.unwrap_or(0)
+    }
+
+    /// Whether more may be queued that could as well wait elsewhere. What must be queued still may.
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting() < self.room
+    }
+
+    /// Whether at least half of the room is free again.
+    pub(crate) fn has_ample_room(&self) -> bool {
+        self.waiting() < self.room / 2
     }
 
     /// Bytes that wait in the control lane.

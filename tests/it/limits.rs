@@ -102,12 +102,16 @@ async fn publishes_wait_for_the_byte_budget_and_then_fail_as_overloaded() {
     })
     .start()
     .unwrap();
-    let (publisher, client) =
-        (Client::new_memory(&bus.connector()).unwrap(), Client::new_memory(&bus.connector()).unwrap());
-    let options = SubscribeOptions::default().policy(Policy::DropOldest).window(3, 1024 * 1024);
-    let mut subscription = client.subscribe_bytes_with("news", options).await.unwrap();
+    let publisher = Client::new_memory(&bus.connector()).unwrap();
+    // No session alone may hold that much, four of them together may.
+    let mut subscriptions = Vec::new();
+    for _ in 0..4 {
+        let client = Client::new_memory(&bus.connector()).unwrap();
+        let options = SubscribeOptions::default().policy(Policy::DropOldest).window(3, 1024 * 1024);
+        subscriptions.push(client.subscribe_bytes_with("news", options).await.unwrap());
+    }
     let payload = Bytes::from(vec![1; 60 * 1024]);
-    for _ in 0..6 {
+    for _ in 0..4 {
         publisher.publish_bytes("news", payload.clone()).await.unwrap();
     }
     assert!(bus.stats().queued_bytes > 128 * 1024);
@@ -122,11 +126,13 @@ async fn publishes_wait_for_the_byte_budget_and_then_fail_as_overloaded() {
     assert_eq!(bus.stats().failed_publishes, 2);
     // A publish that waits goes through once there is room, and so does the flush behind it.
     let (published, ()) = tokio::join!(publisher.publish_bytes("news", "small"), async {
-        for _ in 0..3 {
-            subscription.recv().await.unwrap();
+        for subscription in &mut subscriptions {
+            for _ in 0..3 {
+                subscription.recv().await.unwrap();
+            }
         }
     });
-    assert_eq!(published.unwrap(), 1);
+    assert_eq!(published.unwrap(), 4);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod import_rule;
 mod introspection;
 mod lifecycle;
 mod limits;
+mod neighbours;
 mod policies;
 mod regressions;
 mod requests;

@@ -201,7 +201,8 @@ async fn gathering_ends_with_the_wanted_number_or_the_deadline() {
     let script = async {
         for _ in 0..2 {
             let request = peer.expect(Kind::Request).await;
-            assert_eq!(iterate(&request.fields).count(), 1);
+            // A scattered request has no window: its answers take no credit.
+            assert_eq!(iterate(&request.fields).count(), 0);
             answer_of(&peer, request.header.id, "double/a", Flags::NONE, &encoded(&2u32));
             assert_eq!(peer.expect(Kind::Cancel).await.header.id, request.header.id);
         }
