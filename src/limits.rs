@@ -149,8 +149,8 @@ pub const PUBLISH_MANY_TOPICS: usize = 256;
 /// Bytes of control frames (acknowledgements, credit, pongs) that may wait for one peer to read.
 ///
 /// A peer that causes more of them than it reads is cut off with
-/// [`BusError::ControlOverrun`](crate::BusError::ControlOverrun). A session's publishes and
-/// subscribes in flight need less than half of it.
+/// [`BusError::ControlOverrun`](crate::BusError::ControlOverrun). The answers to a full window of
+/// publishes need a tenth of it.
 pub const CONTROL_LANE_BYTES: usize = 256 * 1024;
 
 /// Bytes of waiting control frames above which the bus stops granting publish credit.
