@@ -119,7 +119,7 @@ pub enum BusError {
         topic: String,
     },
     /// The deadline passed before the call was done.
-    #[error("{what} did not end within {after:?}")]
+    #[error("{what} did not end within {after:?}; try again, or allow more time")]
     TimedOut {
         /// What was waited for.
         what: String,
@@ -127,7 +127,7 @@ pub enum BusError {
         after: Duration,
     },
     /// The server dropped the request without answering it.
-    #[error("the server of \"{topic}\" dropped the request without answering")]
+    #[error("the server of \"{topic}\" dropped the request without answering; see its log")]
     Abandoned {
         /// The full topic.
         topic: String,
@@ -153,7 +153,7 @@ pub enum BusError {
         what: String,
     },
     /// A limit of this session or of the bus is reached.
-    #[error("limit reached: {what}")]
+    #[error("limit reached: {what}; release some of it, or raise the limit")]
     LimitReached {
         /// Which limit, and its value.
         what: String,
@@ -162,7 +162,7 @@ pub enum BusError {
     #[error("the window for publishes is full; use `send` to wait for room")]
     Full,
     /// The bus or the subscription is draining and takes nothing new.
-    #[error("{what} is draining and takes nothing new")]
+    #[error("{what} is draining and takes nothing new; go elsewhere, or try again later")]
     Draining {
         /// Who is draining.
         what: String,
@@ -174,7 +174,7 @@ pub enum BusError {
         topic: String,
     },
     /// The serving was taken over by another server.
-    #[error("another server took over \"{topic}\"")]
+    #[error("another server took over \"{topic}\"; take it over again, or stop serving it")]
     TakenOver {
         /// The full topic.
         topic: String,
@@ -213,7 +213,7 @@ pub enum BusError {
         after: Duration,
     },
     /// The other side was silent for too long. Its connection is ended.
-    #[error("no sign of life for {after:?}")]
+    #[error("no sign of life for {after:?}; check that the other side runs, then connect again")]
     KeepAlive {
         /// How long it was silent.
         after: Duration,
@@ -254,7 +254,7 @@ pub enum BusError {
         reason: String,
     },
     /// This side closed the client, subscription or serving; the call came after that.
-    #[error("{what} is closed")]
+    #[error("{what} is closed; open a new one")]
     Closed {
         /// What was closed.
         what: String,

@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) expiry: Option<Instant>,
     /// The link was full to its part of the budget; what waits goes on when there is room again.
     pub(crate) crowded: bool,
+    /// Publish credit is due but was withheld, as the peer left too much unread.
+    pub(crate) grant_withheld: bool,
     /// Somebody has queued a frame and will flush at the end of its turn.
     flush_pending: bool,
     /// Why the session has to end; its task does so when it sees this.
@@ -90,6 +92,7 @@ impl Session {
                 parked_bytes: 0,
                 expiry: None,
                 crowded: false,
+                grant_withheld: false,
                 flush_pending: false,
                 cut: None,
                 closed: false,
@@ -132,6 +135,10 @@ impl Session {
                         if matches!(step, Step::Idle) {
                             step = state.lanes.begin();
                         }
+                    }
+                    if state.grant_withheld && !state.is_pressed() {
+                        state.grant_withheld = false;
+                        self.task.wake();
                     }
                     state.account(&self.budget);
                     if state.closed && matches!(step, Step::Idle) {
@@ -211,6 +218,11 @@ impl State {
     pub(crate) fn fail(&mut self, kind: Kind, id: u32, sequence: u64, error: &BusError) {
         let payload = Refusal::from(error).encode();
         self.control(&Header::answering(Kind::Failed, kind, id, sequence), &ContentRef::payload(&payload));
+    }
+
+    /// Whether so many control frames wait that no publish credit is granted.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.lanes.control_waiting() > limits::CONTROL_LANE_PRESSURE
     }
 
     /// Goes on with what waited for room on the link.

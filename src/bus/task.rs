@@ -58,6 +58,8 @@ pub(super) struct SessionTask {
     /// Frames handled so far, and by the last tick; and ticks that passed within one frame.
     frames: (u64, u64),
     unfinished_ticks: u32,
+    /// The session has been taken back.
+    undone: bool,
     /// The peer sends nothing more; known only while the session is closing.
     peer_closed: bool,
     share: Share,
@@ -100,6 +102,7 @@ impl SessionTask {
             pings: 0,
             frames: (0, 0),
             unfinished_ticks: 0,
+            undone: false,
             peer_closed: false,
             share: Share::default(),
         }
@@ -276,7 +279,8 @@ impl SessionTask {
             return;
         }
         let mut state = self.session.lock();
-        if state.lanes.control_waiting() > limits::CONTROL_LANE_PRESSURE {
+        if state.is_pressed() {
+            state.grant_withheld = true;
             return;
         }
         let owed = std::mem::take(&mut self.owed);
@@ -383,16 +387,15 @@ impl SessionTask {
 
     /// Ends the session: says why, writes what waits for a moment, and undoes everything.
     async fn finish(mut self, reason: BusError) {
+        let unrouted = self.deferred.iter().filter(|deferred| deferred.header.kind == Kind::Publish).count();
+        self.totals.failed_publishes += unrouted as u64;
+        self.deferred.clear();
         self.end_turn();
         let link_lives = !matches!(reason, BusError::Disconnected { .. });
-        let clean = matches!(reason, BusError::Closed { .. });
-        let asked = self.shared.undo(&self.session, clean);
-        self.shared.session_ended(&self.session, &reason);
-        self.shared.fail_asked(asked.into_iter(), &mut self.touched);
+        self.undo(&reason);
         for session in self.touched.drain(..) {
             session.flush();
         }
-        self.deferred.clear();
         self.share.follow(0, self.session.budget());
         if link_lives {
             let payload = Refusal::from(&reason).encode();
@@ -402,10 +405,15 @@ impl SessionTask {
             // A peer that does not read its goodbye is not waited for.
             let _ = tokio::time::timeout(CLOSING, drained).await;
         }
-        self.session.sender().close();
-        let mut state = self.session.lock();
-        state.lanes.close();
-        state.account(self.session.budget());
+    }
+
+    /// Takes back all that the session has at the bus, and tells those who wait for it.
+    fn undo(&mut self, reason: &BusError) {
+        self.undone = true;
+        let clean = matches!(reason, BusError::Closed { .. });
+        let asked = self.shared.undo(&self.session, clean);
+        self.shared.session_ended(&self.session, reason);
+        self.shared.fail_asked(asked.into_iter(), &mut self.touched);
     }
 
     /// Ready when nothing waits to be written, or cannot be any more. The peer's bytes are read and
@@ -457,6 +465,23 @@ impl SessionTask {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Drop for SessionTask {
+    /// Also when the task is stopped or panics: nothing of the session may stay behind.
+    fn drop(&mut self) {
+        if !self.undone {
+            self.undo(&BusError::Disconnected { reason: "the task of the session was stopped".into() });
+        }
+        for session in self.touched.drain(..) {
+            session.flush();
+        }
+        self.share.follow(0, self.session.budget());
+        self.session.sender().close();
+        let mut state = self.session.lock();
+        state.lanes.close();
+        state.account(self.session.budget());
     }
 }
 

@@ -435,6 +435,10 @@ impl<'a> Options<'a> {
                 Field::Deadline(left) => options.deadline = Some(left),
                 Field::Mode(mode) => options.mode = mode,
                 Field::Topic(_) => options.several_topics = true,
+                // An option that is known but cannot be read must not be taken for its default.
+                Field::Unknown(tag @ WINDOW..=MODE) => {
+                    return Err(Refusal::invalid(format!("the value of option {tag} cannot be read")));
+                }
                 Field::Header { .. } | Field::Origin(_) | Field::Unknown(_) => {}
             }
         }
