@@ -187,6 +187,10 @@ pub const MEMORY_LINK_FRAMES: usize = 512;
 /// Connections that wait to be accepted at a memory listener; more fail as refused.
 pub const MEMORY_BACKLOG: usize = 1_024;
 
+/// Matches served in one turn of a session, before other sessions of its thread get theirs: some
+/// milliseconds of work. What has been read beyond waits for the next turn.
+pub const TURN_MATCHES: u64 = 32_768;
+
 /// Reads in one turn of a session, before other sessions of its thread get theirs.
 pub const TURN_READS: usize = 4;
 

@@ -103,7 +103,8 @@ impl SessionTask {
                 (Some(router.insert(pattern, target)?), None)
             }
             Some(name) => {
-                let found = || Group::new(pattern.clone(), name.to_owned(), options.policy, window);
+                let budget = Arc::clone(&self.shared.budget);
+                let found = || Group::new(pattern.clone(), name.to_owned(), options.policy, window, budget);
                 (None, Some(router.join(pattern, name, found, &self.session, slot)?))
             }
         };

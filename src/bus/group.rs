@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::backlog::{Backlog, Next, Verdict};
+use super::budget::{Budget, Share};
 use super::session::{Hold, Session, State};
 use super::stats::Totals;
 use super::subscription::{Offered, Outcome, Slot, Subscription};
@@ -21,6 +22,7 @@ use crate::transport::Lanes;
 pub(crate) struct Group {
     pub(crate) pattern: TopicPattern,
     pub(crate) name: String,
+    budget: Arc<Budget>,
     state: Mutex<GroupState>,
 }
 
@@ -30,6 +32,8 @@ struct GroupState {
     backlog: Backlog,
     /// Its place in the routing table, once it is there.
     entry: Option<EntryId>,
+    /// Its part of the byte budget.
+    share: Share,
 }
 
 #[derive(Debug, Clone)]
@@ -39,10 +43,16 @@ struct Member {
 }
 
 impl Group {
-    pub(crate) fn new(pattern: TopicPattern, name: String, policy: Policy, window: (u32, u64)) -> Self {
+    pub(crate) fn new(
+        pattern: TopicPattern,
+        name: String,
+        policy: Policy,
+        window: (u32, u64),
+        budget: Arc<Budget>,
+    ) -> Self {
         let backlog = Backlog::new(policy, window);
-        let state = GroupState { members: VecDeque::new(), backlog, entry: None };
-        Self { pattern, name, state: Mutex::new(state) }
+        let state = GroupState { members: VecDeque::new(), backlog, entry: None, share: Share::default() };
+        Self { pattern, name, budget, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, GroupState> {
@@ -79,7 +89,7 @@ impl Group {
     ) -> Option<Outcome> {
         let publisher = offered.publisher;
         let mut state = self.lock();
-        let GroupState { members, backlog, .. } = &mut *state;
+        let GroupState { members, backlog, share, .. } = &mut *state;
         // What waits goes first, to whoever has credit by now.
         feed(members, backlog, touched);
         let given = backlog.is_empty()
@@ -93,8 +103,9 @@ impl Group {
         if !members.iter().any(|member| member.takes_from(publisher)) {
             return None;
         }
-        let room = backlog.bytes() < members.front().map_or(0, |first| first.session.budget().per_session());
+        let room = backlog.bytes() < self.budget.per_session();
         let verdict = backlog.offer(offered, room, hold);
+        share.follow(backlog.bytes(), &self.budget);
         Some(match verdict {
             Verdict::Parked => Outcome::Parked,
             Verdict::Kept => Outcome::Counted,
@@ -110,20 +121,24 @@ impl Group {
     /// Gives what waits to members that have credit again.
     pub(crate) fn pump(&self, touched: &mut Vec<Arc<Session>>) {
         let mut state = self.lock();
-        let GroupState { members, backlog, .. } = &mut *state;
+        let GroupState { members, backlog, share, .. } = &mut *state;
         feed(members, backlog, touched);
+        share.follow(backlog.bytes(), &self.budget);
     }
 
     /// Drops what has waited long enough; returns whether messages still wait.
     pub(crate) fn expire(&self, now: Instant, totals: &mut Totals) -> bool {
         let mut state = self.lock();
         totals.dropped[GapReason::Lagging.index()] += state.backlog.expire(now);
-        state.backlog.messages() > 0
+        let GroupState { backlog, share, .. } = &mut *state;
+        share.follow(backlog.bytes(), &self.budget);
+        backlog.messages() > 0
     }
 
     /// What waits, for the last member to take with it.
     pub(crate) fn take_backlog(&self) -> Backlog {
         let mut state = self.lock();
+        state.share.follow(0, &self.budget);
         let empty = Backlog::new(Policy::DropNewest, (1, 1));
         std::mem::replace(&mut state.backlog, empty)
     }

@@ -90,6 +90,7 @@ impl SessionTask {
         let size = content.frame_size();
         match self.deliver_all(content) {
             Ok((matches, held)) => {
+                self.matches += u64::from(matches);
                 self.totals.published += 1;
                 self.totals.published_bytes += size as u64;
                 if held {

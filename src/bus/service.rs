@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
+use super::budget::{Budget, Share};
 use super::session::Session;
 use super::stats::ServedStats;
 use crate::error::{BusError, BusResult};
@@ -18,6 +19,7 @@ use crate::topic::{EntryId, Scratch, Topic, TopicPattern, Trie};
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) topic: Topic,
+    budget: Arc<Budget>,
     state: Mutex<ServiceState>,
 }
 
@@ -27,6 +29,8 @@ struct ServiceState {
     members: VecDeque<Server>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// Its part of the byte budget.
+    share: Share,
 }
 
 /// A session that serves a topic.
@@ -93,6 +97,7 @@ impl Service {
         }
         state.waiting_bytes += size;
         state.waiting.push_back(wait());
+        state.account(&self.budget);
         Ok(None)
     }
 
@@ -113,6 +118,7 @@ impl Service {
         let chosen = state.next_server(size)?;
         let waiting = state.waiting.pop_front()?;
         state.waiting_bytes = state.waiting_bytes.saturating_sub(size);
+        state.account(&self.budget);
         Some((waiting, chosen))
     }
 
@@ -135,6 +141,7 @@ impl Service {
             }
         }
         let left = waiting.len();
+        state.account(&self.budget);
         drop(state);
         drop(pruned);
         left
@@ -152,6 +159,10 @@ impl Service {
 }
 
 impl ServiceState {
+    fn account(&mut self, budget: &Budget) {
+        self.share.follow(self.waiting_bytes, budget);
+    }
+
     fn next_server(&mut self, size: usize) -> Option<Chosen> {
         for _ in 0..self.members.len() {
             let server = self.members.front_mut()?;
@@ -224,11 +235,13 @@ impl Services {
         let Some((service, _)) = table.by_topic.get(topic) else {
             let service = Arc::new(Service {
                 topic: topic.clone(),
+                budget: candidate.session.shared_budget(),
                 state: Mutex::new(ServiceState {
                     group: candidate.group.map(str::to_owned),
                     members: VecDeque::from([server]),
                     waiting: VecDeque::new(),
                     waiting_bytes: 0,
+                    share: Share::default(),
                 }),
             });
             let entry = table
@@ -266,6 +279,7 @@ impl Services {
             table.trie.remove(entry);
         }
         state.waiting_bytes = 0;
+        state.account(&service.budget);
         std::mem::take(&mut state.waiting)
     }
 

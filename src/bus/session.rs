@@ -178,6 +178,10 @@ impl Session {
         }
     }
 
+    pub(crate) fn shared_budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.budget)
+    }
+
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
     }

@@ -58,6 +58,10 @@ pub(super) struct SessionTask {
     /// Frames handled so far, and by the last tick; and ticks that passed within one frame.
     frames: (u64, u64),
     unfinished_ticks: u32,
+    /// Frames and matches handled in this turn.
+    pub(super) matches: u64,
+    /// The turn ended before all that has been read was handled.
+    interrupted: bool,
     /// The session has been taken back.
     undone: bool,
     /// The peer sends nothing more; known only while the session is closing.
@@ -102,6 +106,8 @@ impl SessionTask {
             pings: 0,
             frames: (0, 0),
             unfinished_ticks: 0,
+            matches: 0,
+            interrupted: false,
             undone: false,
             peer_closed: false,
             share: Share::default(),
@@ -129,13 +135,17 @@ impl SessionTask {
         }
         self.owed_from_holds();
         let mut reads = 0;
+        self.matches = 0;
         loop {
-            match self.receiver.poll_receive(context, &mut self.incoming) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Poll::Ready(closed_by_peer()),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => {
-                    return Poll::Ready(BusError::Disconnected { reason: error.to_string() });
+            // What the last turn left is first.
+            if !std::mem::take(&mut self.interrupted) {
+                match self.receiver.poll_receive(context, &mut self.incoming) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(0)) => return Poll::Ready(closed_by_peer()),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(BusError::Disconnected { reason: error.to_string() });
+                    }
                 }
             }
             self.heard = true;
@@ -145,7 +155,7 @@ impl SessionTask {
                 return Poll::Ready(reason);
             }
             reads += 1;
-            if reads >= limits::TURN_READS {
+            if reads >= limits::TURN_READS || self.interrupted {
                 // Others get their turn, and the times below are kept however much arrives.
                 context.waker().wake_by_ref();
                 break;
@@ -191,10 +201,15 @@ impl SessionTask {
     fn take_all(&mut self, incoming: &mut Incoming) -> Result<(), BusError> {
         while let Some((header, content)) = incoming.next_frame()? {
             self.frames.0 += 1;
+            self.matches += 1;
             if self.deferred.is_empty() {
                 self.handle(&header, &content)?;
             } else {
                 self.handle_behind_deferred(&header, content)?;
+            }
+            if self.matches >= limits::TURN_MATCHES {
+                self.interrupted = true;
+                break;
             }
         }
         Ok(())

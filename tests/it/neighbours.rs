@@ -200,3 +200,23 @@ async fn routes_to_very_many_targets_are_not_kept() {
     }
     assert_eq!(bus.stats().cached_routes, 0);
 }
+
+#[tokio::test]
+async fn a_turn_that_is_cut_short_goes_on_where_it_stopped() {
+    let bus = Bus::builder().start().unwrap();
+    let [reader, publisher, other] = clients(&bus);
+    let mut subscriptions = Vec::new();
+    for _ in 0..2_000 {
+        let options = SubscribeOptions::default().policy(Policy::DropNewest).window(1, 1);
+        subscriptions.push(reader.subscribe_bytes_with("**", options).await.unwrap());
+    }
+    // Far more matches than one turn serves, in as many frames as one read brings.
+    let news = publisher.publisher_bytes("news").unwrap();
+    for _ in 0..200 {
+        news.send(&"x".into()).await.unwrap();
+    }
+    other.ping().await.unwrap();
+    news.flush().await.unwrap();
+    assert_eq!(bus.stats().published, 200);
+    assert!(bus.subscriptions().iter().all(|row| row.matched == 200));
+}
