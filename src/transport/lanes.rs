@@ -19,6 +19,8 @@ pub(crate) struct Lanes {
     form: Form,
     /// Bytes up to which the data lane takes more without being told to hold back.
     room: usize,
+    /// Bytes that wait in both lanes and with the writer.
+    waiting: usize,
     control: Batch,
     data: Batch,
     /// What the link did not take; it goes before everything else.
@@ -54,6 +56,7 @@ impl Lanes {
         Self {
             form,
             room,
+            waiting: 0,
             control: Batch::new(form),
             data: Batch::new(form),
             rest: None,
@@ -67,23 +70,25 @@ impl Lanes {
     /// Adds a frame to the data lane; returns its size, or 0 when the lanes are closed.
     #[inline]
     pub(crate) fn data(&mut self, header: &Header, content: &ContentRef<'_>) -> usize {
-        if self.closed { 0 } else { self.data.push(header, content) }
+        if self.closed {
+            return 0;
+        }
+        let size = self.data.push(header, content);
+        self.waiting += size;
+        size
     }
 
     /// Adds a frame to the control lane, which is sent before what waits in the data lane.
     pub(crate) fn control(&mut self, header: &Header, content: &ContentRef<'_>) {
         if !self.closed {
-            self.control.push(header, content);
+            self.waiting += self.control.push(header, content);
         }
     }
 
     /// Bytes that wait in both lanes and with the writer.
     #[inline]
     pub(crate) fn waiting(&self) -> usize {
-        self.control.size()
-            + self.data.size()
-            + self.rest.as_ref().map_or(0, Batch::size)
-            + self.writing.unwrap_or(0)
+        self.waiting
     }
 
     /// Whether more may be queued that could as well wait elsewhere. What must be queued still may.
@@ -131,6 +136,11 @@ impl Lanes {
     /// Gives back what is left of a batch and takes the next one.
     pub(crate) fn finish(&mut self, mut batch: Batch, sent: &io::Result<Sent>) -> Step {
         let before = self.writing.take().unwrap_or(0);
+        if self.closed {
+            self.waiting = 0;
+            return Step::Idle;
+        }
+        self.waiting = self.waiting.saturating_sub(before - batch.size().min(before));
         match sent {
             Ok(Sent::All) if batch.is_empty() => {
                 self.stuck_since = None;
@@ -158,6 +168,7 @@ impl Lanes {
         self.control = Batch::new(self.form);
         self.data = Batch::new(self.form);
         self.rest = None;
+        self.waiting = self.writing.unwrap_or(0);
     }
 
     fn next(&mut self) -> Step {
