@@ -13,6 +13,28 @@ use crate::topic::TopicError;
 /// The result of most calls of this crate.
 pub type BusResult<T> = Result<T, BusError>;
 
+/// An error on a path that every message takes. A result of it is one word, where a [`BusResult`] is
+/// moved with all the bytes that an error may need, also when there is none.
+#[derive(Debug)]
+pub(crate) struct Brief(Box<BusError>);
+
+/// The result of what is done for every message.
+pub(crate) type BriefResult<T> = Result<T, Brief>;
+
+impl From<BusError> for Brief {
+    #[cold]
+    fn from(error: BusError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl From<Brief> for BusError {
+    #[cold]
+    fn from(Brief(error): Brief) -> Self {
+        *error
+    }
+}
+
 /// What went wrong, in words for the person who sees it.
 ///
 /// Cheap to clone: one lost link ends many calls.

@@ -16,26 +16,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::session::Hold;
-use super::subscription::Offered;
+use super::hold::Hold;
 use crate::limits;
 use crate::proto::fields::{GapReason, Policy};
 use crate::proto::{Content, ContentRef, HEADER_LEN};
 
 /// A message that waits for credit, in memory of its own size.
-#[derive(Debug)]
-struct Parked {
-    body: Body,
-    /// Bytes of its frame.
-    size: usize,
-    /// The session that published it.
-    publisher: u64,
-    /// Returns the publisher's credit when the message is resolved.
-    _hold: Option<Arc<Hold>>,
-    /// When it has waited long enough, and whether that was the bus's whole block limit.
-    deadline: Option<(Instant, bool)>,
-}
-
 #[derive(Debug)]
 enum Body {
     /// In the backlog's buffer, behind those of the messages before it.
@@ -44,11 +30,40 @@ enum Body {
     Shared(Arc<Content>),
 }
 
+impl Body {
+    /// Bytes of its frame.
+    fn size(&self) -> usize {
+        match self {
+            Self::Inline { length, .. } => HEADER_LEN + *length as usize,
+            Self::Shared(content) => content.frame_size(),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Entry {
-    Message(Parked),
+    Message(Body),
     /// Messages that were dropped at this place in the order.
     Gap(u64, GapReason),
+}
+
+/// What messages that were parked one after the other have in common.
+#[derive(Debug)]
+struct Origin {
+    /// How many messages.
+    count: usize,
+    /// The session that published them.
+    publisher: u64,
+    /// Returns the publisher's credit when the last of them is resolved.
+    hold: Option<Arc<Hold>>,
+    /// When they have waited long enough, and whether that was the bus's whole block limit.
+    deadline: Option<(Instant, bool)>,
+}
+
+impl Origin {
+    fn is_due(&self, now: Instant, whole: bool) -> bool {
+        self.deadline.is_some_and(|(at, full)| at <= now && (full || !whole))
+    }
 }
 
 /// What comes next out of a backlog.
@@ -106,6 +121,8 @@ impl Patience<'_> {
 pub(crate) struct Backlog {
     policy: Policy,
     entries: VecDeque<Entry>,
+    /// Where the messages among the entries come from, in their order.
+    origins: VecDeque<Origin>,
     /// Small messages, one after the other; those before `start` are gone.
     inline: Vec<u8>,
     start: usize,
@@ -124,6 +141,7 @@ impl Backlog {
         Self {
             policy,
             entries: VecDeque::new(),
+            origins: VecDeque::new(),
             inline: Vec::new(),
             start: 0,
             current: None,
@@ -157,27 +175,28 @@ impl Backlog {
 
     /// Offers a message for which there is no credit. `hold` is called when it is parked on behalf of
     /// its publisher; what is kept without holding anybody's credit may not grow without `room`.
-    pub(crate) fn offer(
+    pub(crate) fn offer<'h>(
         &mut self,
-        offered: &Offered<'_>,
+        content: &ContentRef<'_>,
+        publisher: u64,
+        patience: Patience<'_>,
         room: bool,
-        hold: impl FnOnce() -> Arc<Hold>,
+        hold: impl FnOnce() -> &'h Arc<Hold>,
     ) -> Verdict {
         match self.policy {
             Policy::Block => {
-                let (limit, whole) = offered.patience.limit();
+                let (limit, whole) = patience.limit();
                 if self.lagging || limit.is_zero() {
                     return self.count(1, GapReason::Lagging);
                 }
-                let deadline = Some((offered.patience.deadline(), whole));
-                self.push(offered, Some(hold()), deadline);
+                self.push(content, publisher, Some(hold()), Some((patience.deadline(), whole)));
                 Verdict::Parked
             }
             Policy::DropNewest => self.count(1, GapReason::DroppedNewest),
             Policy::DropOldest if !room && self.messages == 0 => self.count(1, GapReason::DroppedOldest),
             Policy::DropOldest => {
                 let limit = if room { self.ring.1 } else { self.ring.1.min(self.bytes) };
-                self.push(offered, None, None);
+                self.push(content, publisher, None, None);
                 match self.shed_oldest(limit) {
                     0 => Verdict::Kept,
                     shed => Verdict::Dropped(shed, GapReason::DroppedOldest),
@@ -196,23 +215,28 @@ impl Backlog {
     pub(crate) fn next(&mut self) -> Option<Next<'_>> {
         match self.entries.pop_front()? {
             Entry::Gap(count, reason) => Some(Next::Gap(count, reason)),
-            Entry::Message(parked) => Some(Next::Message(self.take(parked))),
+            Entry::Message(body) => Some(Next::Message(self.take(body))),
         }
     }
 
     /// The content of a message that was at the front.
-    fn take(&mut self, parked: Parked) -> ContentRef<'_> {
+    #[inline]
+    fn take(&mut self, body: Body) -> ContentRef<'_> {
         self.messages -= 1;
-        self.bytes -= parked.size;
-        match parked.body {
+        self.bytes -= body.size();
+        if let Some(origin) = self.origins.front_mut() {
+            origin.count -= 1;
+            if origin.count == 0 {
+                self.origins.pop_front();
+            }
+        }
+        match body {
             Body::Shared(content) => self.current.insert(content).borrowed(),
             Body::Inline { fields, topic, length } => {
                 let from = self.start;
                 self.start += length as usize;
                 let all = self.inline.get(from..self.start).unwrap_or_default();
-                let (fields, rest) = all.split_at_checked(usize::from(fields)).unwrap_or_default();
-                let (topic, payload) = rest.split_at_checked(usize::from(topic)).unwrap_or_default();
-                ContentRef::lent(fields, topic, payload)
+                ContentRef::framed(all, usize::from(fields), usize::from(topic))
             }
         }
     }
@@ -232,13 +256,14 @@ impl Backlog {
         if self.entries.is_empty() {
             self.inline = Vec::new();
             self.entries = VecDeque::new();
+            self.origins = VecDeque::new();
         }
     }
 
     /// Who published the message that comes next, or `Some(None)` when a gap does.
     pub(crate) fn next_publisher(&self) -> Option<Option<u64>> {
         self.entries.front().map(|entry| match entry {
-            Entry::Message(parked) => Some(parked.publisher),
+            Entry::Message(_) => self.origins.front().map(|origin| origin.publisher),
             Entry::Gap(..) => None,
         })
     }
@@ -257,27 +282,17 @@ impl Backlog {
 
     /// When the next message will have waited long enough.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.entries
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Message(parked) => parked.deadline.map(|(at, _)| at),
-                Entry::Gap(..) => None,
-            })
-            .min()
+        self.origins.iter().filter_map(|origin| origin.deadline.map(|(at, _)| at)).min()
     }
 
     /// Drops what has waited long enough and returns how many that were. When one waited for the
     /// bus's whole block limit, the subscription lags: everything that waits is dropped.
     pub(crate) fn expire(&mut self, now: Instant) -> u64 {
-        let due = |entry: &Entry, whole: bool| match entry {
-            Entry::Message(Parked { deadline: Some((at, full)), .. }) => *at <= now && (*full || !whole),
-            _ => false,
-        };
-        if self.entries.iter().any(|entry| due(entry, true)) {
+        if self.origins.iter().any(|origin| origin.is_due(now, true)) {
             self.lagging = true;
             return self.drop_messages(|_| true, GapReason::Lagging);
         }
-        self.drop_messages(|entry| due(entry, false), GapReason::Lagging)
+        self.drop_messages(|origin| origin.is_due(now, false), GapReason::Lagging)
     }
 
     /// Drops everything and returns how many messages that were.
@@ -285,17 +300,21 @@ impl Backlog {
         self.drop_messages(|_| true, GapReason::Link)
     }
 
-    fn push(&mut self, offered: &Offered<'_>, hold: Option<Arc<Hold>>, deadline: Option<(Instant, bool)>) {
-        let content = offered.content;
+    #[inline]
+    fn push(
+        &mut self,
+        content: &ContentRef<'_>,
+        publisher: u64,
+        hold: Option<&Arc<Hold>>,
+        deadline: Option<(Instant, bool)>,
+    ) {
         let size = content.frame_size();
         let body = if content.payload.len() < limits::SHARED_PAYLOAD {
             if self.start > self.inline.len() / 2 {
                 self.inline.drain(..self.start);
                 self.start = 0;
             }
-            self.inline.extend_from_slice(content.fields);
-            self.inline.extend_from_slice(content.topic);
-            self.inline.extend_from_slice(content.payload);
+            content.append_to(&mut self.inline);
             // The lengths come out of a frame, which has 16 bits for them.
             Body::Inline {
                 fields: content.fields.len() as u16,
@@ -307,8 +326,17 @@ impl Backlog {
         };
         self.messages += 1;
         self.bytes += size;
-        let publisher = offered.publisher;
-        self.entries.push_back(Entry::Message(Parked { body, size, publisher, _hold: hold, deadline }));
+        self.entries.push_back(Entry::Message(body));
+        match self.origins.back_mut() {
+            Some(last)
+                if last.publisher == publisher
+                    && last.deadline == deadline
+                    && last.hold.as_ref().map(Arc::as_ptr) == hold.map(Arc::as_ptr) =>
+            {
+                last.count += 1;
+            }
+            _ => self.origins.push_back(Origin { count: 1, publisher, hold: hold.cloned(), deadline }),
+        }
     }
 
     fn count(&mut self, count: u64, reason: GapReason) -> Verdict {
@@ -329,30 +357,42 @@ impl Backlog {
         shed
     }
 
-    fn drop_messages(&mut self, mut which: impl FnMut(&Entry) -> bool, reason: GapReason) -> u64 {
+    fn drop_messages(&mut self, mut which: impl FnMut(&Origin) -> bool, reason: GapReason) -> u64 {
         let mut dropped = 0;
         let mut kept = VecDeque::new();
         let mut inline = Vec::new();
-        for entry in std::mem::take(&mut self.entries) {
-            match entry {
-                Entry::Gap(count, reason) => add_gap(&mut kept, count, reason),
-                Entry::Message(ref parked) => {
-                    let from = self.start;
-                    if let Body::Inline { length, .. } = parked.body {
-                        self.start += length as usize;
-                    }
-                    if which(&entry) {
-                        self.messages -= 1;
-                        self.bytes -= parked.size;
-                        dropped += 1;
-                        add_gap(&mut kept, 1, reason);
-                    } else {
-                        inline.extend_from_slice(self.inline.get(from..self.start).unwrap_or_default());
-                        kept.push_back(entry);
-                    }
+        let mut entries = std::mem::take(&mut self.entries).into_iter();
+        // The gaps between messages stay where they are.
+        let mut until_message = |kept: &mut VecDeque<Entry>| {
+            entries.by_ref().find_map(|entry| match entry {
+                Entry::Message(body) => Some(body),
+                Entry::Gap(count, reason) => {
+                    add_gap(kept, count, reason);
+                    None
+                }
+            })
+        };
+        self.origins.retain(|origin| {
+            let drops = which(origin);
+            for _ in 0..origin.count {
+                let Some(body) = until_message(&mut kept) else { break };
+                let from = self.start;
+                if let Body::Inline { length, .. } = body {
+                    self.start += length as usize;
+                }
+                if drops {
+                    self.messages -= 1;
+                    self.bytes -= body.size();
+                    dropped += 1;
+                    add_gap(&mut kept, 1, reason);
+                } else {
+                    inline.extend_from_slice(self.inline.get(from..self.start).unwrap_or_default());
+                    kept.push_back(Entry::Message(body));
                 }
             }
-        }
+            !drops
+        });
+        until_message(&mut kept);
         self.entries = kept;
         self.inline = inline;
         self.start = 0;

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::backlog::{Backlog, Next, Verdict};
 use super::budget::{Budget, Share};
-use super::session::{Hold, Session, State};
+use super::hold::Holds;
+use super::session::{Session, State};
 use super::stats::Totals;
 use super::subscription::{Offered, Outcome, Slot, Subscription};
 use crate::proto::fields::{GapReason, Policy};
@@ -78,44 +79,46 @@ impl Group {
         state.members.is_empty()
     }
 
-    /// Gives the message to the next member with credit, or leaves it to the policy; `None` when no
-    /// member takes what this publisher sends. The sessions written to are added to `touched`.
+    /// Gives each message to the next member with credit, or leaves it to the policy. None matches when
+    /// no member takes what this publisher sends. The sessions written to are added to `touched`.
     pub(crate) fn offer(
         &self,
         offered: &Offered<'_>,
         touched: &mut Vec<Arc<Session>>,
         totals: &mut Totals,
-        hold: impl FnOnce() -> Arc<Hold>,
-    ) -> Option<Outcome> {
+        holds: &mut Holds,
+    ) -> Outcome {
         let publisher = offered.publisher;
         let mut state = self.lock();
         let GroupState { members, backlog, share, .. } = &mut *state;
+        let mut outcome = Outcome::default();
         // What waits goes first, to whoever has credit by now.
         feed(members, backlog, touched);
-        let given = backlog.is_empty()
-            && give(members, Some(publisher), touched, &mut |subscription, lanes, totals| {
-                subscription.matched += 1;
-                subscription.deliver(offered.content, lanes, totals);
-            });
-        if given {
-            return Some(Outcome::Delivered);
-        }
-        if !members.iter().any(|member| member.takes_from(publisher)) {
-            return None;
-        }
-        let room = backlog.bytes() < self.budget.per_session();
-        let verdict = backlog.offer(offered, room, hold);
-        share.follow(backlog.bytes(), &self.budget);
-        Some(match verdict {
-            Verdict::Parked => Outcome::Parked,
-            Verdict::Kept => Outcome::Counted,
-            Verdict::Dropped(count, reason) => {
-                totals.dropped[reason.index()] += count;
-                Outcome::Counted
+        for (index, content) in offered.contents.iter().enumerate() {
+            let given = backlog.is_empty()
+                && give(members, Some(publisher), touched, &mut |subscription, lanes, totals| {
+                    subscription.matched += 1;
+                    subscription.deliver(content, lanes, totals);
+                });
+            if given {
+                outcome.matched += 1;
+                continue;
             }
-            // `join` does not admit the policy that ends a subscription.
-            Verdict::End => Outcome::Counted,
-        })
+            if !members.iter().any(|member| member.takes_from(publisher)) {
+                break;
+            }
+            outcome.matched += 1;
+            let room = backlog.bytes() < self.budget.per_session();
+            let holds = &mut *holds;
+            match backlog.offer(content, publisher, offered.patience, room, move || holds.hold(index)) {
+                Verdict::Parked => outcome.parked = true,
+                Verdict::Dropped(count, reason) => totals.dropped[reason.index()] += count,
+                // `join` does not admit the policy that ends a subscription.
+                Verdict::Kept | Verdict::End => {}
+            }
+        }
+        share.follow(backlog.bytes(), &self.budget);
+        outcome
     }
 
     /// Gives what waits to members that have credit again.

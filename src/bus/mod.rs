@@ -22,6 +22,7 @@ mod calls;
 mod clock;
 mod group;
 mod handle;
+mod hold;
 mod introspect;
 mod publish;
 mod requests;

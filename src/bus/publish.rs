@@ -9,11 +9,12 @@ use foldhash::fast::RandomState;
 use super::Shared;
 use super::backlog::Patience;
 use super::group::Group;
+use super::hold::Holds;
 use super::requests::claim;
 use super::router::{Target, Targets};
-use super::session::{Hold, Session, State};
+use super::session::{Session, State};
 use super::stats::Totals;
-use super::subscription::{Offered, Outcome, Slot, Subscription};
+use super::subscription::{Offered, Slot, Subscription};
 use super::task::{Deferred, SessionTask};
 use crate::auth::Principal;
 use crate::error::BusError;
@@ -21,15 +22,15 @@ use crate::limits;
 use crate::proto::fields::{Field, FieldsBuilder, Options, iterate};
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
 use crate::topic::{TopicPattern, validate_pattern_bytes};
+use crate::transport::{Arrived, EncodedRun, Form, Incoming};
 
-/// Parked publishes whose credit is returned together. One holder for several saves most of its cost;
-/// a few dozen are still a small part of a window.
-const HELD_TOGETHER: u32 = 32;
+/// Publishes that are routed together at most: what one read brings of small messages.
+const RUN: usize = 1024;
 
 impl SessionTask {
     /// Takes a publish in. An error ends the session.
     pub(super) fn publish(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
-        self.spend(header, content)?;
+        self.spend(header, content.frame_size())?;
         if self.session.budget().is_spent() {
             self.keep_for_later(header, content);
             return Ok(());
@@ -40,7 +41,7 @@ impl SessionTask {
 
     /// Puts a publish behind those that wait for the byte budget. An error ends the session.
     pub(super) fn defer(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
-        self.spend(header, content)?;
+        self.spend(header, content.frame_size())?;
         self.keep_for_later(header, content);
         Ok(())
     }
@@ -72,12 +73,94 @@ impl SessionTask {
         self.deferred.push_back(Deferred { header: *header, content: content.shared(), until });
     }
 
+    /// Takes publishes in that came one after the other, have the same topic and ask for nothing more:
+    /// each destination is locked once for all of them. `first` is taken already. Returns `false` if it
+    /// has to go its way alone. An error ends the session.
+    pub(super) fn publish_run(
+        &mut self,
+        first: &Arrived,
+        incoming: &mut Incoming,
+        run: &mut Vec<Arrived>,
+    ) -> Result<bool, BusError> {
+        if !is_plain(&first.header) || self.session.budget().is_spent() || self.shared.is_draining() {
+            return Ok(false);
+        }
+        let route = {
+            let content = incoming.content(first);
+            let route = if content.fields.is_empty() { self.cache.cached(content.topic) } else { None };
+            let Some(route) = route else { return Ok(false) };
+            route
+        };
+        run.clear();
+        run.push(*first);
+        let matches = (limits::TURN_MATCHES as usize).saturating_sub(self.matches as usize);
+        let most = (matches / route.targets.len().max(1)).clamp(1, RUN);
+        let topic = self.cache.last_topic();
+        while run.len() < most {
+            let next = incoming
+                .take_if(|next| is_plain(&next.header) && next.fields.is_empty() && next.topic == topic);
+            // A malformed frame is found again when its turn comes.
+            let Ok(Some(next)) = next else { break };
+            run.push(next);
+        }
+        let mut result = Ok(true);
+        for (index, publish) in run.iter().enumerate() {
+            if let Err(error) = self.spend(&publish.header, publish.size) {
+                result = Err(error);
+                run.truncate(index);
+                break;
+            }
+        }
+        let bytes = run.iter().map(|publish| publish.size).sum();
+        let matches = match &run[..] {
+            [] => 0,
+            [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, None),
+            several => {
+                let contents: Vec<_> = several.iter().map(|publish| incoming.content(publish)).collect();
+                self.fan_out(&route.targets, &contents, bytes, None)
+            }
+        };
+        self.frames.0 += run.len() as u64;
+        self.matches += matches + run.len() as u64;
+        self.totals.published += run.len() as u64;
+        self.totals.published_bytes += bytes as u64;
+        let (messages, bytes) = self.holds.settle(run.iter().map(|publish| publish.size));
+        self.owed.add(messages, bytes);
+        result
+    }
+
+    /// Gives the messages, which are of one topic, to every target; returns the number of matches.
+    fn fan_out(
+        &mut self,
+        targets: &[Target],
+        contents: &[ContentRef<'_>],
+        bytes: usize,
+        asked: Option<Duration>,
+    ) -> u64 {
+        let bus = self.shared.settings.block_limit;
+        let encoded = encode_for(targets, contents);
+        let fan_out = FanOut {
+            shared: &self.shared,
+            offered: Offered {
+                contents,
+                bytes,
+                encoded: encoded.as_ref(),
+                publisher: self.session.id,
+                patience: Patience { clock: &self.clock, bus, publisher: asked },
+            },
+            holds: &mut self.holds,
+            touched: &mut self.touched,
+            totals: &mut self.totals,
+        };
+        fan_out.deliver(targets)
+    }
+
     /// Checks the publish against its window and sequence.
-    fn spend(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
+    fn spend(&mut self, header: &Header, size: usize) -> Result<(), BusError> {
         if !self.credit.is_left() {
             return Err(BusError::CreditExceeded { what: "the session's window for publishes".into() });
         }
-        self.credit.spend(content.frame_size());
+        self.credit.spend(size);
         self.published += 1;
         if header.sequence != self.published {
             let what = format!("publish {} follows {}", header.sequence, self.published - 1);
@@ -89,17 +172,15 @@ impl SessionTask {
     fn route(&mut self, header: &Header, content: &ContentRef<'_>) {
         let size = content.frame_size();
         match self.deliver_all(content) {
-            Ok((matches, held)) => {
-                self.matches += u64::from(matches);
+            Ok(matches) => {
+                self.matches += matches;
                 self.totals.published += 1;
                 self.totals.published_bytes += size as u64;
-                if held {
-                    self.hold_credit(size);
-                } else {
-                    self.owed.add(1, size as u64);
-                }
+                let (messages, bytes) = self.holds.settle([size].into_iter());
+                self.owed.add(messages, bytes);
                 if header.flags.contains(Flags::ACKNOWLEDGE) {
                     let sequence = header.sequence;
+                    let matches = u32::try_from(matches).unwrap_or(u32::MAX);
                     self.answer(|state| state.accept(Kind::Publish, matches, sequence));
                 }
             }
@@ -110,21 +191,14 @@ impl SessionTask {
         }
     }
 
-    /// Leaves the credit of a parked publish to the hold of this turn.
-    fn hold_credit(&mut self, size: usize) {
-        if let Some(hold) = self.hold.take_if(|hold| hold.add(size) >= HELD_TOGETHER) {
-            drop(hold);
-        }
-    }
-
     fn refuse(&mut self, header: &Header, error: &BusError) {
         self.totals.failed_publishes += 1;
         let sequence = header.sequence;
         self.answer(|state| state.fail(Kind::Publish, 0, sequence, error));
     }
 
-    /// Gives the message to every match; returns how many there are, and whether it is parked for one.
-    fn deliver_all(&mut self, content: &ContentRef<'_>) -> Result<(u32, bool), BusError> {
+    /// Gives the message to every match; returns how many there are.
+    fn deliver_all(&mut self, content: &ContentRef<'_>) -> Result<u64, BusError> {
         if self.shared.is_draining() {
             return Err(BusError::Draining { what: "the bus".into() });
         }
@@ -136,34 +210,20 @@ impl SessionTask {
                 return self.deliver_to_several(content, asked);
             }
         }
-        let fan_out = FanOut {
-            shared: &self.shared,
-            publisher: &self.session,
-            offered: Offered {
-                content,
-                publisher: self.session.id,
-                patience: Patience {
-                    clock: &self.clock,
-                    bus: self.shared.settings.block_limit,
-                    publisher: asked,
-                },
-            },
-            hold: &mut self.hold,
-            held: false,
-            touched: &mut self.touched,
-            totals: &mut self.totals,
-        };
+        let size = content.frame_size();
+        let contents = std::slice::from_ref(content);
         if let Some(route) = self.cache.cached(content.topic) {
-            return Ok(fan_out.deliver(&route.targets));
+            return Ok(self.fan_out(&route.targets, contents, size, asked));
         }
         let (text, shape) = validate_pattern_bytes(content.topic)?;
         may_publish(&self.session, text, shape.reserved)?;
         Ok(match self.cache.look_up(text, shape, &self.shared.router)? {
-            Targets::Cached(route) => fan_out.deliver(&route.targets),
-            Targets::Fresh(targets) => {
-                let counts = fan_out.deliver(targets);
+            Targets::Cached(route) => self.fan_out(&route.targets, contents, size, asked),
+            Targets::Fresh(mut targets) => {
+                let matches = self.fan_out(&targets, contents, size, asked);
                 targets.clear();
-                counts
+                self.cache.keep(targets);
+                matches
             }
         })
     }
@@ -173,7 +233,7 @@ impl SessionTask {
         &mut self,
         content: &ContentRef<'_>,
         asked: Option<Duration>,
-    ) -> Result<(u32, bool), BusError> {
+    ) -> Result<u64, BusError> {
         let mut topics = vec![TopicPattern::from_utf8(content.topic)?];
         let mut kept = FieldsBuilder::new();
         for field in iterate(content.fields) {
@@ -193,30 +253,35 @@ impl SessionTask {
             may_publish(&self.session, topic.as_str(), topic.is_reserved())?;
         }
         let payload = content.shared().payload_bytes();
-        let patience =
-            Patience { clock: &self.clock, bus: self.shared.settings.block_limit, publisher: asked };
         let mut reached = HashSet::with_hasher(RandomState::default());
-        let (mut matches, mut held) = (0, false);
+        let mut matches = 0;
         for topic in &topics {
             let mut targets = Vec::new();
             self.cache.collect(topic, &self.shared.router, &mut targets);
             targets.retain(|target| reached.insert(target.identity()));
             let one = ContentRef::with_payload(kept.as_bytes(), topic.as_str().as_bytes(), &payload);
-            let fan_out = FanOut {
-                shared: &self.shared,
-                publisher: &self.session,
-                offered: Offered { content: &one, publisher: self.session.id, patience },
-                hold: &mut self.hold,
-                held: false,
-                touched: &mut self.touched,
-                totals: &mut self.totals,
-            };
-            let (count, parked) = fan_out.deliver(&targets);
-            matches += count;
-            held |= parked;
+            let size = one.frame_size();
+            matches += self.fan_out(&targets, &[one], size, asked);
         }
-        Ok((matches, held))
+        Ok(matches)
     }
+}
+
+/// Whether a frame is a publish of which nobody wants to know how it went.
+fn is_plain(header: &Header) -> bool {
+    header.kind == Kind::Publish && header.flags == Flags::NONE
+}
+
+/// Encodes small messages once if several byte links are to take several of them.
+fn encode_for(targets: &[Target], contents: &[ContentRef<'_>]) -> Option<EncodedRun> {
+    let several = targets.len() > 1 && contents.len() > 1;
+    let encoded = several
+        && contents.iter().all(|content| content.payload.len() < limits::SHARED_PAYLOAD)
+        && targets.iter().any(|target| match target {
+            Target::One { session, .. } => session.sender().form() == Form::Bytes,
+            Target::Group(_) => false,
+        });
+    encoded.then(|| EncodedRun::new(Kind::Deliver, contents))
 }
 
 /// Whether the session may publish there.
@@ -227,77 +292,64 @@ fn may_publish(session: &Session, topic: &str, reserved: bool) -> Result<(), Bus
     Ok(())
 }
 
-/// One message on its way to all its matches, and where to note what was done with it.
+/// Messages on their way to all their matches, and where to note what was done with them.
 struct FanOut<'a> {
     shared: &'a Shared,
-    publisher: &'a Arc<Session>,
     offered: Offered<'a>,
-    /// Holds the publisher's credit for what is parked in this turn.
-    hold: &'a mut Option<Arc<Hold>>,
-    /// The message is parked for some match.
-    held: bool,
+    holds: &'a mut Holds,
     touched: &'a mut Vec<Arc<Session>>,
     totals: &'a mut Totals,
 }
 
 impl FanOut<'_> {
-    /// Returns how many matches there are, and whether the message is parked for one of them.
-    fn deliver(mut self, targets: &[Target]) -> (u32, bool) {
-        if targets.len() > 1 && self.offered.content.payload.len() >= limits::SHARED_PAYLOAD {
-            // One copy for all, whatever their number.
-            let _ = self.offered.content.shared();
+    /// Returns how many matches there are.
+    fn deliver(mut self, targets: &[Target]) -> u64 {
+        if targets.len() > 1 {
+            for content in self.offered.contents {
+                if content.payload.len() >= limits::SHARED_PAYLOAD {
+                    // One copy for all, whatever their number.
+                    let _ = content.shared();
+                }
+            }
         }
-        let mut matches = 0;
-        for target in targets {
-            let matched = match target {
-                Target::One { session, slot } => self.deliver_to(session, *slot),
-                Target::Group(group) => self.deliver_in(group),
-            };
-            matches += u32::from(matched);
-        }
-        (matches, self.held)
+        let matches = targets.iter().map(|target| match target {
+            Target::One { session, slot } => self.deliver_to(session, *slot),
+            Target::Group(group) => self.deliver_in(group),
+        });
+        matches.sum()
     }
 
     #[inline]
-    fn deliver_to(&mut self, session: &Arc<Session>, slot: Slot) -> bool {
+    fn deliver_to(&mut self, session: &Arc<Session>, slot: Slot) -> u64 {
         let mut state = session.lock();
         let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
-        let Some(subscription) = subscriptions.at(slot) else { return false };
+        let Some(subscription) = subscriptions.at(slot) else { return 0 };
         if subscription.no_echo && session.id == self.offered.publisher {
-            return false;
+            return 0;
         }
-        let Self { hold, held, publisher, .. } = self;
-        let hold = || {
-            *held = true;
-            Arc::clone(hold.get_or_insert_with(|| Hold::new(publisher)))
-        };
         let before = subscription.backlog.bytes();
-        let room = *parked_bytes < session.budget().per_session();
-        let outcome = subscription.offer(&self.offered, lanes, totals, room, hold);
-        *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
+        let others = parked_bytes.saturating_sub(before);
+        let room = session.budget().per_session().saturating_sub(others);
+        let outcome = subscription.offer(&self.offered, lanes, totals, room, self.holds);
+        *parked_bytes = others + subscription.backlog.bytes();
         let id = subscription.id;
-        if outcome == Outcome::Parked && state.expect(self.offered.patience.deadline()) {
+        if outcome.parked && state.expect(self.offered.patience.deadline()) {
             session.task.wake();
         }
-        let ended = if outcome == Outcome::End { state.end_slow_consumer(id) } else { None };
+        let ended = if outcome.ends { state.end_slow_consumer(id) } else { None };
         claim(session, &mut state, self.touched);
         drop(state);
         if let Some(Subscription { pattern, entry, group, .. }) = ended {
             self.shared.give_up_place(session, slot, &pattern, entry, group);
         }
-        true
+        outcome.matched
     }
 
-    fn deliver_in(&mut self, group: &Arc<Group>) -> bool {
-        let Self { hold, held, publisher, .. } = self;
-        let hold = || {
-            *held = true;
-            Arc::clone(hold.get_or_insert_with(|| Hold::new(publisher)))
-        };
-        let outcome = group.offer(&self.offered, self.touched, self.totals, hold);
-        if outcome == Some(Outcome::Parked) {
+    fn deliver_in(&mut self, group: &Arc<Group>) -> u64 {
+        let outcome = group.offer(&self.offered, self.touched, self.totals, self.holds);
+        if outcome.parked {
             self.shared.sweeper.watch_group(group);
         }
-        outcome.is_some()
+        outcome.matched
     }
 }

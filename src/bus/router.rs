@@ -229,11 +229,11 @@ pub(crate) struct RouteCache {
 const SEEN: usize = 256;
 
 /// The targets of a published topic.
-pub(crate) enum Targets<'a> {
+pub(crate) enum Targets {
     /// Cached, and shared with other sessions.
     Cached(Arc<Route>),
-    /// Looked up for this publish alone.
-    Fresh(&'a mut Vec<Target>),
+    /// Looked up for this publish alone; the memory goes back by [`RouteCache::keep`].
+    Fresh(Vec<Target>),
 }
 
 impl RouteCache {
@@ -258,12 +258,12 @@ impl RouteCache {
     }
 
     /// The targets of a topic that is not cached: the text of `shape`, as the publisher wrote it.
-    pub(crate) fn look_up(&mut self, text: &str, shape: Shape, router: &Router) -> BusResult<Targets<'_>> {
+    pub(crate) fn look_up(&mut self, text: &str, shape: Shape, router: &Router) -> BusResult<Targets> {
         let again = self.comes_again(text.as_bytes());
         if !again && !shape.needs_canonical {
-            self.targets.clear();
-            router.collect(text, &mut self.scratch, &mut self.targets);
-            return Ok(Targets::Fresh(&mut self.targets));
+            let mut targets = std::mem::take(&mut self.targets);
+            router.collect(text, &mut self.scratch, &mut targets);
+            return Ok(Targets::Fresh(targets));
         }
         let route = router.route(&TopicPattern::new(text)?, &mut self.scratch);
         if self.routes.len() >= limits::ROUTES_PER_SESSION {
@@ -273,6 +273,16 @@ impl RouteCache {
             self.routes.insert(text.as_bytes().into(), Arc::clone(&route));
         }
         Ok(Targets::Cached(route))
+    }
+
+    /// Takes the memory of fresh targets back, for the next ones.
+    pub(crate) fn keep(&mut self, targets: Vec<Target>) {
+        self.targets = targets;
+    }
+
+    /// The topic that [`cached`](Self::cached) found last.
+    pub(crate) fn last_topic(&self) -> &[u8] {
+        self.last.as_ref().map_or(&[], |(topic, _)| topic)
     }
 
     /// Adds the targets of one of several topics.

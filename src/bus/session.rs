@@ -32,9 +32,9 @@ pub(crate) struct Session {
     state: Mutex<State>,
     /// Wakes the task that owns the link.
     pub(crate) task: AtomicWaker,
-    /// Credit of publishes that were parked and have been resolved since; see [`Hold`].
-    returned_messages: AtomicU32,
-    returned_bytes: AtomicU64,
+    /// Credit of publishes that were parked and have been resolved since; see [`Hold`](super::hold::Hold).
+    pub(super) returned_messages: AtomicU32,
+    pub(super) returned_bytes: AtomicU64,
     budget: Arc<Budget>,
 }
 
@@ -271,39 +271,5 @@ impl State {
             self.expiry = Some(at);
         }
         earlier
-    }
-}
-
-/// Holds a publisher's credit for a few publishes while they are parked anywhere; dropping the last
-/// clone returns it. It touches no session lock, so it may be dropped under any.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    publisher: Arc<Session>,
-    messages: AtomicU32,
-    bytes: AtomicU64,
-}
-
-impl Hold {
-    pub(crate) fn new(publisher: &Arc<Session>) -> Arc<Self> {
-        Arc::new(Self {
-            publisher: Arc::clone(publisher),
-            messages: AtomicU32::new(0),
-            bytes: AtomicU64::new(0),
-        })
-    }
-
-    /// Adds a publish of so many bytes; returns how many publishes there are. Only the publisher's
-    /// task adds, while it has a clone.
-    pub(crate) fn add(&self, size: usize) -> u32 {
-        self.bytes.fetch_add(size as u64, Ordering::Relaxed);
-        self.messages.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.publisher.returned_bytes.fetch_add(*self.bytes.get_mut(), Ordering::AcqRel);
-        self.publisher.returned_messages.fetch_add(*self.messages.get_mut(), Ordering::AcqRel);
-        self.publisher.task.wake();
     }
 }

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use super::backlog::{Backlog, Next, Patience, Verdict};
 use super::group::Group;
-use super::session::Hold;
+use super::hold::Holds;
 use super::stats::Totals;
 use crate::proto::fields::{GapReason, Policy, encode_gap};
 use crate::proto::{ContentRef, Credit, Header, Kind};
 use crate::topic::{EntryId, TopicPattern};
-use crate::transport::Lanes;
+use crate::transport::{EncodedRun, Lanes};
 
 /// One subscription.
 #[derive(Debug)]
@@ -38,53 +38,103 @@ pub(crate) struct Subscription {
     pub(crate) draining: bool,
 }
 
-/// What became of a message at one subscription.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It is queued on the link.
-    Delivered,
-    /// It waits; the session's timer has to know of it.
-    Parked,
-    /// It waits in a ring, or it was counted as dropped.
-    Counted,
+/// What became of messages that were offered to one subscription.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// So many matched: all, unless the subscription ends.
+    pub(crate) matched: u64,
+    /// Some wait; the session's timer has to know of it.
+    pub(crate) parked: bool,
     /// The subscription is to be ended for falling behind.
-    End,
+    pub(crate) ends: bool,
 }
 
-/// A publish on its way to its matches.
+/// Messages of one publisher to one topic, on their way to their matches.
 #[derive(Debug)]
 pub(crate) struct Offered<'a> {
-    pub(crate) content: &'a ContentRef<'a>,
-    /// The session it comes from.
+    pub(crate) contents: &'a [ContentRef<'a>],
+    /// Bytes of their frames.
+    pub(crate) bytes: usize,
+    /// Their frames, where several links take them.
+    pub(crate) encoded: Option<&'a EncodedRun>,
+    /// The session they come from.
     pub(crate) publisher: u64,
     pub(crate) patience: Patience<'a>,
 }
 
 impl Subscription {
-    /// Delivers the message if there is credit, or leaves it to the policy; `room` says whether the
-    /// session may park more.
+    /// Delivers the messages as far as there is credit, and leaves the others to the policy. What is
+    /// kept without holding anybody's credit may take `room` bytes.
     #[inline]
     pub(crate) fn offer(
         &mut self,
         offered: &Offered<'_>,
         lanes: &mut Lanes,
         totals: &mut Totals,
-        room: bool,
-        hold: impl FnOnce() -> Arc<Hold>,
+        room: usize,
+        holds: &mut Holds,
     ) -> Outcome {
-        self.matched += 1;
-        if self.credit.is_left() && self.backlog.is_empty() && lanes.has_room() {
-            self.deliver(offered.content, lanes, totals);
-            return Outcome::Delivered;
-        }
-        match self.backlog.offer(offered, room, hold) {
-            Verdict::Parked => Outcome::Parked,
-            Verdict::Kept => Outcome::Counted,
-            Verdict::Dropped(count, reason) => {
-                self.count_dropped(count, reason, totals);
-                Outcome::Counted
+        let passing = self.passing(offered, lanes);
+        self.matched += passing as u64;
+        self.deliver_first(passing, offered, lanes, totals);
+        let mut outcome = Outcome { matched: passing as u64, ..Outcome::default() };
+        for (index, content) in offered.contents.iter().enumerate().skip(passing) {
+            self.matched += 1;
+            outcome.matched += 1;
+            let has_room = self.backlog.bytes() < room;
+            let holds = &mut *holds;
+            match self
+                .backlog
+                .offer(content, offered.publisher, offered.patience, has_room, move || holds.hold(index))
+            {
+                Verdict::Parked => outcome.parked = true,
+                Verdict::Kept => {}
+                Verdict::Dropped(count, reason) => self.count_dropped(count, reason, totals),
+                Verdict::End => {
+                    outcome.ends = true;
+                    break;
+                }
             }
-            Verdict::End => Outcome::End,
+        }
+        outcome
+    }
+
+    /// How many of the messages can be delivered now.
+    #[inline]
+    fn passing(&self, offered: &Offered<'_>, lanes: &Lanes) -> usize {
+        if !self.backlog.is_empty() {
+            return 0;
+        }
+        let messages = usize::try_from(self.credit.messages).unwrap_or(0).min(offered.contents.len());
+        let mut credit = usize::try_from(self.credit.bytes).unwrap_or(0);
+        let mut room = lanes.room_left();
+        if offered.bytes < credit.min(room) {
+            return messages;
+        }
+        let passes = |content: &&ContentRef<'_>| {
+            let size = content.frame_size();
+            let passes = credit > 0 && room > 0;
+            (credit, room) = (credit.saturating_sub(size), room.saturating_sub(size));
+            passes
+        };
+        offered.contents.iter().take(messages).take_while(passes).count()
+    }
+
+    #[inline]
+    fn deliver_first(&mut self, count: usize, offered: &Offered<'_>, lanes: &mut Lanes, totals: &mut Totals) {
+        if count > 1
+            && let Some(run) = offered.encoded
+            && let Some(size) = lanes.data_run(run, count, self.id, self.sequence + 1)
+        {
+            self.sequence += count as u64;
+            self.credit.spend_several(count, size);
+            self.delivered += count as u64;
+            totals.delivered += count as u64;
+            totals.delivered_bytes += size as u64;
+            return;
+        }
+        for content in offered.contents.iter().take(count) {
+            self.deliver(content, lanes, totals);
         }
     }
 
@@ -295,7 +345,7 @@ mod tests {
         subscription: Subscription,
         lanes: Lanes,
         totals: Totals,
-        publisher: Arc<Session>,
+        holds: Holds,
         now: Instant,
         offered: u64,
         /// Messages that have arrived and not been taken, with their sizes.
@@ -332,7 +382,7 @@ mod tests {
                 },
                 lanes: Lanes::new(Form::Values),
                 totals: Totals::default(),
-                publisher: Arc::new(Session::new(1, peer, String::new(), end.sender, budget)),
+                holds: Holds::new(Arc::new(Session::new(1, peer, String::new(), end.sender, budget))),
                 now: Instant::now(),
                 offered: 0,
                 arrived: VecDequeOf::new(),
@@ -366,9 +416,16 @@ mod tests {
             let content = ContentRef::lent(&[], b"a", &payload);
             let clock = Clock::at(self.now);
             let patience = Patience { clock: &clock, bus: BLOCK_LIMIT, publisher };
-            let offered = Offered { content: &content, publisher: 1, patience };
-            let Self { subscription, lanes, totals, publisher, .. } = self;
-            subscription.offer(&offered, lanes, totals, true, || Hold::new(publisher));
+            let offered = Offered {
+                bytes: content.frame_size(),
+                contents: &[content],
+                encoded: None,
+                publisher: 1,
+                patience,
+            };
+            let Self { subscription, lanes, totals, holds, .. } = self;
+            subscription.offer(&offered, lanes, totals, usize::MAX, holds);
+            holds.settle([offered.bytes].into_iter());
         }
 
         fn take(&mut self, count: u32) {

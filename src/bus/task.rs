@@ -15,9 +15,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Shared;
 use super::budget::Share;
 use super::clock::Clock;
+use super::hold::Holds;
 use super::requests::claim;
 use super::router::RouteCache;
-use super::session::{Hold, Session, State};
+use super::session::{Session, State};
 use super::stats::Totals;
 use crate::error::BusError;
 use crate::limits;
@@ -44,8 +45,8 @@ pub(super) struct SessionTask {
     /// Frames that wait for the byte budget.
     pub(super) deferred: VecDeque<Deferred>,
     pub(super) touched: Vec<Arc<Session>>,
-    /// Holds the credit of what this turn's publishes left parked.
-    pub(super) hold: Option<Arc<Hold>>,
+    /// Hold the credit of what this turn's publishes left parked.
+    pub(super) holds: Holds,
     pub(super) totals: Totals,
     pub(super) clock: Clock,
     keep_alive: Duration,
@@ -56,7 +57,7 @@ pub(super) struct SessionTask {
     next_tick: Instant,
     pings: u64,
     /// Frames handled so far, and by the last tick; and ticks that passed within one frame.
-    frames: (u64, u64),
+    pub(super) frames: (u64, u64),
     unfinished_ticks: u32,
     /// Frames and matches handled in this turn.
     pub(super) matches: u64,
@@ -87,6 +88,7 @@ impl SessionTask {
         let now = Instant::now();
         Self {
             credit: Credit::new(shared.settings.publish_window),
+            holds: Holds::new(Arc::clone(&session)),
             shared,
             session,
             receiver,
@@ -96,7 +98,6 @@ impl SessionTask {
             published: 0,
             deferred: VecDeque::new(),
             touched: Vec::new(),
-            hold: None,
             totals: Totals::default(),
             clock: Clock::default(),
             keep_alive,
@@ -199,13 +200,18 @@ impl SessionTask {
     }
 
     fn take_all(&mut self, incoming: &mut Incoming) -> Result<(), BusError> {
-        while let Some((header, content)) = incoming.next_frame()? {
-            self.frames.0 += 1;
-            self.matches += 1;
+        let mut run = Vec::new();
+        loop {
+            incoming.release();
+            let Some(first) = incoming.take_next()? else { break };
             if self.deferred.is_empty() {
-                self.handle(&header, &content)?;
+                if !self.publish_run(&first, incoming, &mut run)? {
+                    self.count_frame();
+                    self.handle(&first.header, &incoming.content(&first))?;
+                }
             } else {
-                self.handle_behind_deferred(&header, content)?;
+                self.count_frame();
+                self.handle_behind_deferred(&first.header, incoming.content(&first))?;
             }
             if self.matches >= limits::TURN_MATCHES {
                 self.interrupted = true;
@@ -213,6 +219,11 @@ impl SessionTask {
             }
         }
         Ok(())
+    }
+
+    fn count_frame(&mut self) {
+        self.frames.0 += 1;
+        self.matches += 1;
     }
 
     fn handle(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
@@ -262,7 +273,7 @@ impl SessionTask {
 
     /// Flushes everything that this turn wrote to.
     fn end_turn(&mut self) {
-        self.hold = None;
+        self.holds.close();
         if self.totals != Totals::default() {
             let totals = std::mem::take(&mut self.totals);
             self.session.lock().totals.add(&totals);

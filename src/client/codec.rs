@@ -9,19 +9,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::inbox::Raw;
-use crate::error::{BusError, BusResult};
+use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::{Content, ContentRef};
-use crate::topic::{Shape, TopicPattern, validate_pattern, validate_topic};
+use crate::topic::{Shape, Topic, TopicPattern, validate_pattern, validate_topic};
 
 /// Levels of nesting at which decoding stops: deeper payloads would only serve to overflow the stack.
 const DEPTH_LIMIT: usize = 128;
 
 /// Writes a value into the buffer, or gives the bytes that it consists of already.
-pub(super) type Encoder<T> = fn(&T, &mut Vec<u8>) -> BusResult<Option<Bytes>>;
+pub(super) type Encoder<T> = fn(&T, &mut Vec<u8>) -> BriefResult<Option<Bytes>>;
 
 /// Reads a value from a message as it arrived.
-pub(super) type Decoder<T> = fn(&Raw<'_>) -> BusResult<T>;
+pub(super) type Decoder<T> = fn(&Raw<'_>) -> BriefResult<T>;
 
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -67,7 +67,7 @@ pub(super) fn with_encoded<T, R>(
     encode: Encoder<T>,
     value: &T,
     send: impl FnOnce(&Body<'_>) -> R,
-) -> BusResult<R> {
+) -> BriefResult<R> {
     let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
     scratch.clear();
     let result = encode(value, &mut scratch).map(|owned| match owned {
@@ -83,16 +83,16 @@ pub(super) fn with_encoded<T, R>(
 
 /// The [`Encoder`] of typed values.
 #[inline]
-pub(super) fn encode_typed<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> BusResult<Option<Bytes>> {
+pub(super) fn encode_typed<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> BriefResult<Option<Bytes>> {
     match rmp_serde::encode::write_named(buffer, value) {
         Ok(()) => Ok(None),
-        Err(error) => Err(BusError::Encode { what: type_name::<T>(), reason: error.to_string() }),
+        Err(error) => Err(BusError::Encode { what: type_name::<T>(), reason: error.to_string() }.into()),
     }
 }
 
 /// The [`Encoder`] of payloads that are bytes already.
 #[inline]
-pub(super) fn encode_bytes(value: &Bytes, buffer: &mut Vec<u8>) -> BusResult<Option<Bytes>> {
+pub(super) fn encode_bytes(value: &Bytes, buffer: &mut Vec<u8>) -> BriefResult<Option<Bytes>> {
     if value.len() < limits::SHARED_PAYLOAD {
         buffer.extend_from_slice(value);
         return Ok(None);
@@ -102,26 +102,24 @@ pub(super) fn encode_bytes(value: &Bytes, buffer: &mut Vec<u8>) -> BusResult<Opt
 
 /// The [`Decoder`] of typed values.
 #[inline]
-pub(super) fn decode_typed<T: DeserializeOwned>(raw: &Raw<'_>) -> BusResult<T> {
+pub(super) fn decode_typed<T: DeserializeOwned>(raw: &Raw<'_>) -> BriefResult<T> {
     decode(raw.payload, || String::from_utf8_lossy(raw.topic).into_owned())
 }
 
 /// The [`Decoder`] of payloads as they are.
 #[expect(clippy::unnecessary_wraps, reason = "it has the form of every decoder")]
-pub(super) fn decode_bytes(raw: &Raw<'_>) -> BusResult<Bytes> {
+pub(super) fn decode_bytes(raw: &Raw<'_>) -> BriefResult<Bytes> {
     Ok(raw.payload_bytes())
 }
 
 /// Reads a value from a payload; `topic` names it in an error.
 #[inline]
-pub(super) fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -> BusResult<T> {
+pub(super) fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -> BriefResult<T> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload);
     deserializer.set_max_depth(DEPTH_LIMIT);
-    T::deserialize(&mut deserializer).map_err(|error| BusError::Decode {
-        what: type_name::<T>(),
-        topic: topic(),
-        size: payload.len(),
-        reason: error.to_string(),
+    T::deserialize(&mut deserializer).map_err(|error| {
+        let reason = error.to_string();
+        BusError::Decode { what: type_name::<T>(), topic: topic(), size: payload.len(), reason }.into()
     })
 }
 
@@ -164,31 +162,32 @@ fn joined(prefix: &str, topic: &str) -> BusResult<String> {
 pub(super) struct TopicReader {
     prefix: &'static str,
     raw: Vec<u8>,
-    last: Option<TopicPattern>,
+    /// What `raw` is to the application.
+    last: TopicPattern,
 }
 
 impl TopicReader {
     /// Strips `prefix` where a topic begins with it.
     pub(super) fn new(prefix: &'static str) -> Self {
-        Self { prefix, raw: Vec::new(), last: None }
+        Self { prefix, raw: Vec::new(), last: Topic::default().into() }
     }
 
     /// The topic without the prefix. One that does not literally begin with it, because its publisher
     /// wrote a wildcard there, is given whole.
     #[inline]
-    pub(super) fn read(&mut self, raw: &[u8]) -> BusResult<TopicPattern> {
-        match &self.last {
-            Some(last) if self.raw == raw => Ok(last.clone()),
-            _ => self.read_new(raw),
+    pub(super) fn read(&mut self, raw: &[u8]) -> BriefResult<&TopicPattern> {
+        if self.raw != raw {
+            self.read_new(raw)?;
         }
+        Ok(&self.last)
     }
 
-    fn read_new(&mut self, raw: &[u8]) -> BusResult<TopicPattern> {
-        let pattern = TopicPattern::from_utf8(stripped(self.prefix.as_bytes(), raw))?;
+    #[inline(never)]
+    fn read_new(&mut self, raw: &[u8]) -> BriefResult<()> {
+        self.last = TopicPattern::from_utf8(stripped(self.prefix.as_bytes(), raw)).map_err(BusError::from)?;
         self.raw.clear();
         self.raw.extend_from_slice(raw);
-        self.last = Some(pattern.clone());
-        Ok(pattern)
+        Ok(())
     }
 }
 
@@ -217,26 +216,26 @@ mod tests {
             ("hello", "+/bob", "hello/*/bob"),
         ] {
             assert_eq!(wire_pattern(prefix, topic).unwrap().0, whole);
-            let read = TopicReader::new(prefix).read(whole.as_bytes()).unwrap();
-            assert_eq!(read, TopicPattern::new(topic).unwrap());
+            let mut reader = TopicReader::new(prefix);
+            assert_eq!(*reader.read(whole.as_bytes()).unwrap(), TopicPattern::new(topic).unwrap());
         }
     }
 
     #[test]
     fn a_topic_that_only_begins_with_the_letters_of_the_prefix_is_given_whole() {
         let mut reader = TopicReader::new("hello");
-        assert_eq!(reader.read(b"hellos/alice").unwrap(), "hellos/alice");
-        assert_eq!(reader.read(b"**").unwrap(), "**");
+        assert_eq!(*reader.read(b"hellos/alice").unwrap(), "hellos/alice");
+        assert_eq!(*reader.read(b"**").unwrap(), "**");
     }
 
     #[test]
     fn the_last_topic_is_not_mistaken_for_the_next() {
         let mut reader = TopicReader::new("hello");
-        assert_eq!(reader.read(b"hello/a").unwrap(), "a");
-        assert_eq!(reader.read(b"hello/a").unwrap(), "a");
-        assert_eq!(reader.read(b"hello/b").unwrap(), "b");
+        assert_eq!(*reader.read(b"hello/a").unwrap(), "a");
+        assert_eq!(*reader.read(b"hello/a").unwrap(), "a");
+        assert_eq!(*reader.read(b"hello/b").unwrap(), "b");
         assert!(reader.read(b"hello/\xff").is_err());
-        assert_eq!(reader.read(b"hello/b").unwrap(), "b");
+        assert_eq!(*reader.read(b"hello/b").unwrap(), "b");
     }
 
     #[test]

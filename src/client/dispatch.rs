@@ -12,15 +12,24 @@ use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Options, decode_gap};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Refusal, VERSION, Welcome};
+use crate::transport::{Arrived, Incoming, Next};
+
+/// Messages that are put into an inbox under one lock at most.
+const RUN: usize = 256;
 
 impl Driver {
-    /// Acts on one frame.
+    /// Acts on one frame, or on a run of messages for one subscription.
     #[inline]
-    pub(super) fn dispatch(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), Exit> {
-        if header.kind == Kind::Deliver {
-            return Ok(self.delivered(header, content)?);
+    pub(super) fn dispatch(
+        &mut self,
+        first: &Arrived,
+        incoming: &mut Incoming,
+        run: &mut Vec<Arrived>,
+    ) -> Result<(), Exit> {
+        if first.header.kind == Kind::Deliver {
+            return Ok(self.delivered(first, incoming, run)?);
         }
-        self.dispatch_rare(header, content)
+        self.dispatch_rare(&first.header, &incoming.content(first))
     }
 
     fn dispatch_rare(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), Exit> {
@@ -100,8 +109,24 @@ impl Driver {
     }
 
     #[inline]
-    fn delivered(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
-        let waker = self.inbox(header.id)?.deliver(Some(header.sequence), (), content)?;
+    fn delivered(
+        &mut self,
+        first: &Arrived,
+        incoming: &mut Incoming,
+        run: &mut Vec<Arrived>,
+    ) -> BusResult<()> {
+        run.clear();
+        run.push(*first);
+        let id = first.header.id;
+        let alike = |next: &Next<'_>| next.header.kind == Kind::Deliver && next.header.id == id;
+        // A malformed frame is found again when its turn comes.
+        while run.len() < RUN
+            && let Ok(Some(next)) = incoming.take_if(alike)
+        {
+            run.push(next);
+        }
+        let messages = run.iter().map(|next| (next.header.sequence, incoming.content(next)));
+        let waker = self.inbox(id)?.deliver_run(messages)?;
         self.wakers.extend(waker);
         Ok(())
     }

@@ -206,9 +206,11 @@ impl Driver {
         // The frames borrow what they are decoded from, which therefore is taken out meanwhile.
         let form = self.shared.form();
         let mut incoming = std::mem::replace(&mut self.incoming, Incoming::new(form, 0));
+        let mut run = Vec::new();
         let result = loop {
-            match incoming.next_frame() {
-                Ok(Some((header, content))) => match self.dispatch(&header, &content) {
+            incoming.release();
+            match incoming.take_next() {
+                Ok(Some(arrived)) => match self.dispatch(&arrived, &mut incoming, &mut run) {
                     Ok(()) => {}
                     Err(exit) => break Err(exit),
                 },

@@ -103,9 +103,7 @@ impl<S> Queue<S> {
         let (fields, topic) = (u16::try_from(content.fields.len()), u16::try_from(content.topic.len()));
         match (fields, topic, u32::try_from(content.payload.len())) {
             (Ok(fields), Ok(topic), Ok(payload)) if content.is_lent() => {
-                self.bytes.extend_from_slice(content.fields);
-                self.bytes.extend_from_slice(content.topic);
-                self.bytes.extend_from_slice(content.payload);
+                content.append_to(&mut self.bytes);
                 self.entries.push_back(Entry::Inline { stamp, fields, topic, payload });
             }
             _ => self.entries.push_back(Entry::Shared { stamp, content: content.shared() }),
@@ -159,24 +157,7 @@ impl<S> Inbox<S> {
         content: &ContentRef<'_>,
     ) -> BusResult<Option<Waker>> {
         let mut state = self.lock();
-        if !state.credit.is_left() {
-            return Err(BusError::CreditExceeded {
-                what: "the bus sent past a window of this client".into(),
-            });
-        }
-        state.credit.spend(content.frame_size());
-        if let Some(sequence) = sequence {
-            let expected = state.last + 1;
-            if sequence < expected {
-                return Err(out_of_order(sequence, expected));
-            }
-            if sequence > expected {
-                // The bus should have said so itself; it is reported all the same.
-                state.gap(sequence - expected, GapReason::Link);
-            }
-            state.last = sequence;
-        }
-        state.received += 1;
+        state.receive(sequence, content)?;
         if state.discarding {
             drop(state);
             drop(stamp);
@@ -251,7 +232,54 @@ impl<S> Inbox<S> {
     }
 }
 
+impl Inbox<()> {
+    /// Appends messages of a subscription, with their numbers among its matches. Returns who is to be
+    /// woken.
+    ///
+    /// # Errors
+    /// As [`deliver`](Self::deliver).
+    #[inline]
+    pub(super) fn deliver_run<'c>(
+        &self,
+        messages: impl Iterator<Item = (u64, ContentRef<'c>)>,
+    ) -> BusResult<Option<Waker>> {
+        let mut state = self.lock();
+        for (sequence, content) in messages {
+            state.receive(Some(sequence), &content)?;
+            if !state.discarding {
+                state.used = true;
+                state.queue.push((), &content);
+            }
+        }
+        Ok(if state.discarding { None } else { state.waker.take() })
+    }
+}
+
 impl<S> InboxState<S> {
+    /// Checks a message against the window and the numbers before it.
+    #[inline]
+    fn receive(&mut self, sequence: Option<u64>, content: &ContentRef<'_>) -> BusResult<()> {
+        if !self.credit.is_left() {
+            return Err(BusError::CreditExceeded {
+                what: "the bus sent past a window of this client".into(),
+            });
+        }
+        self.credit.spend(content.frame_size());
+        if let Some(sequence) = sequence {
+            let expected = self.last + 1;
+            if sequence < expected {
+                return Err(out_of_order(sequence, expected));
+            }
+            if sequence > expected {
+                // The bus should have said so itself; it is reported all the same.
+                self.gap(sequence - expected, GapReason::Link);
+            }
+            self.last = sequence;
+        }
+        self.received += 1;
+        Ok(())
+    }
+
     fn gap(&mut self, count: u64, reason: GapReason) {
         if let Some(sum) = self.gaps.get_mut(reason.index()) {
             *sum += count;

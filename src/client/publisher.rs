@@ -15,7 +15,7 @@ use super::options::PublishOptions;
 use super::protocol::PublishProtocol;
 use super::shared::Connection;
 use super::window::{Origin, Ticket};
-use crate::error::{BusError, BusResult};
+use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::{Content, ContentRef};
 use crate::transport::Form;
@@ -74,19 +74,16 @@ impl<T> Publisher<T> {
     /// # Cancel safety
     /// Dropped before it is done, the message is not sent.
     pub async fn send(&self, value: &T) -> BusResult<()> {
-        match self.try_send(value) {
-            Err(BusError::Full) => {}
-            result => {
-                // Several tasks may count past each other, which only moves the pause.
-                let sent = self.sent_in_turn.load(Ordering::Relaxed);
-                if sent < SENDS_PER_TURN {
-                    self.sent_in_turn.store(sent + 1, Ordering::Relaxed);
-                    return result;
-                }
-                self.sent_in_turn.store(0, Ordering::Relaxed);
-                tokio::task::yield_now().await;
-                return result;
+        if self.offer(value)? {
+            // Several tasks may count past each other, which only moves the pause.
+            let sent = self.sent_in_turn.load(Ordering::Relaxed);
+            if sent < SENDS_PER_TURN {
+                self.sent_in_turn.store(sent + 1, Ordering::Relaxed);
+                return Ok(());
             }
+            self.sent_in_turn.store(0, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            return Ok(());
         }
         self.sent_in_turn.store(0, Ordering::Relaxed);
         let mut origin = Origin::Publisher(self.id);
@@ -97,7 +94,8 @@ impl<T> Publisher<T> {
             });
             sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Sends a message if the window for publishes has room at this moment.
@@ -106,6 +104,12 @@ impl<T> Publisher<T> {
     /// [`BusError::Full`] when it has none, or others wait for it; otherwise as [`send`](Self::send).
     #[inline]
     pub fn try_send(&self, value: &T) -> BusResult<()> {
+        if self.offer(value)? { Ok(()) } else { Err(BusError::Full) }
+    }
+
+    /// Sends a message if the window has room; `false` if it has none.
+    #[inline]
+    fn offer(&self, value: &T) -> BriefResult<bool> {
         with_encoded(self.encode, value, |body| {
             self.with_content(body, |content| self.connection.shared.try_publish(self.id, content))
         })?

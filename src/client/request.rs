@@ -115,7 +115,7 @@ impl Client {
     ) -> BusResult<R::Rsp> {
         let topic = wire_topic(R::prefix(), topic)?;
         let answer = self.request_raw(&topic, &options, encode_typed::<R>, request).await?;
-        decode(&answer, || topic)
+        Ok(decode(&answer, || topic)?)
     }
 
     /// Asks the server of a whole topic with bytes as they are.
@@ -185,7 +185,7 @@ impl Client {
         let patience = self.patience(&options.request);
         let asked =
             self.answers(&pattern, &options.request, Flags::SCATTER, encode_typed::<R>, request, patience);
-        asked.await?.gather(R::prefix(), options.count, |payload, topic| decode(payload, topic)).await
+        asked.await?.gather(R::prefix(), options.count, |payload, topic| Ok(decode(payload, topic)?)).await
     }
 
     /// [`request_many`](Self::request_many) with bytes as they are and whole topics.

@@ -142,13 +142,15 @@ impl<R> Serving<R> {
                 Some(Taken::Gap { .. }) => continue,
                 Some(Taken::Message { stamp: id, .. }) if id.is_cancelled() => None,
                 Some(Taken::Message { stamp: id, raw }) => {
-                    let read =
-                        self.topics.read(raw.topic).and_then(|topic| Ok((topic, (self.decode)(&raw)?)));
+                    let read = self
+                        .topics
+                        .read(raw.topic)
+                        .and_then(|topic| Ok((topic.clone(), (self.decode)(&raw)?)));
                     match read {
                         Ok((topic, value)) => Some((topic, id, value, extra(raw.fields))),
                         Err(error) => {
                             self.undecodable += 1;
-                            let reply = ErrorReply::new(UNDECODABLE, error.to_string());
+                            let reply = ErrorReply::new(UNDECODABLE, BusError::from(error).to_string());
                             // A requester that is gone does not need to know.
                             let _ = id.fail(&BusError::Replied(reply));
                             None
@@ -358,6 +360,7 @@ impl Client {
             Ok(result) => result,
             Err(error) => {
                 // The requester learns why there is no answer.
+                let error = BusError::from(error);
                 let _ = id.take().map_or(Ok(()), |id| id.fail(&error));
                 Err(error)
             }

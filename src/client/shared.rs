@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use super::inbox::Inbox;
 use super::request_id::{Ask, RequestId};
 use super::window::PublishWindow;
-use crate::error::{BusError, BusResult};
+use crate::error::{BriefResult, BusError, BusResult};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
@@ -393,12 +393,12 @@ impl State {
     /// # Errors
     /// Why it does not.
     #[inline]
-    pub(super) fn check(&self) -> BusResult<()> {
-        match &self.ended {
-            Some(error) => Err(error.clone()),
-            None if self.closing => Err(BusError::Closed { what: "the client".into() }),
-            None => Ok(()),
+    pub(super) fn check(&self) -> BriefResult<()> {
+        if self.ended.is_some() || self.closing {
+            let closed = || BusError::Closed { what: "the client".into() };
+            return Err(self.ended.clone().unwrap_or_else(closed).into());
         }
+        Ok(())
     }
 
     /// The link still takes frames, be it for the last time.
@@ -416,9 +416,9 @@ impl State {
 impl Session {
     /// Whether a frame of this size may be sent.
     #[inline]
-    pub(super) fn check_size(&self, size: usize) -> BusResult<()> {
+    pub(super) fn check_size(&self, size: usize) -> BriefResult<()> {
         if size > self.frame_limit {
-            return Err(BusError::FrameTooLarge { size, limit: self.frame_limit });
+            return Err(BusError::FrameTooLarge { size, limit: self.frame_limit }.into());
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ impl Answers {
                     if flags.contains(Flags::ERROR) {
                         return Err(refusal(raw.payload).into_error());
                     }
-                    let topic = Topic::try_from(topics.read(raw.topic)?)?;
+                    let topic = Topic::try_from(topics.read(raw.topic)?.clone())?;
                     let value = read(raw.payload, &|| String::from_utf8_lossy(raw.topic).into_owned())?;
                     Ok((topic, value))
                 })
@@ -152,7 +152,7 @@ impl<T> ReplyStream<T> {
         let decode = self.decode;
         self.answers
             .poll_next(context, |_, raw| decode(raw))
-            .map(|next| next.map(|answer| answer.and_then(|value| value)))
+            .map(|next| next.map(|answer| answer.and_then(|value| Ok(value?))))
     }
 }
 

@@ -122,65 +122,66 @@ impl<T> Subscription<T> {
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<(TopicPattern, T)>> {
         let progress = ready!(coop::poll_proceed(context));
         loop {
-            let item = ready!(self.poll_item(context, |_| ()));
-            progress.made_progress();
-            let skipped = match item {
+            if !ready!(self.reader.poll_ready(context)) {
+                progress.made_progress();
+                return Poll::Ready(None);
+            }
+            let skipped = match self.reader.take() {
                 None => return Poll::Ready(None),
-                Some(Item::Message { topic, value, .. }) => return Poll::Ready(Some((topic, value))),
-                Some(Item::Gap { count, .. }) => count,
-                Some(Item::Undecodable { .. }) => 1,
+                Some(Taken::Gap { count, .. }) => count,
+                Some(Taken::Message { raw, .. }) => {
+                    if let Ok(topic) = self.topics.read(raw.topic)
+                        && let Ok(value) = (self.decode)(&raw)
+                    {
+                        let topic = topic.clone();
+                        self.settle();
+                        progress.made_progress();
+                        return Poll::Ready(Some((topic, value)));
+                    }
+                    self.settle();
+                    self.undecodable += 1;
+                    1
+                }
             };
             self.skipped += skipped;
             self.log.note(skipped, &self.pattern);
         }
     }
 
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event<T>>> {
-        let progress = ready!(coop::poll_proceed(context));
-        let item = ready!(self.poll_item(context, Headers::read));
-        progress.made_progress();
-        Poll::Ready(item.map(|item| match item {
-            Item::Message { topic, value, extra: (headers, origin) } => {
-                Event::Message(Message { topic, value, headers, origin })
-            }
-            Item::Gap { count, reason } => Event::Gap { count, reason },
-            Item::Undecodable { topic, error } => Event::Undecodable { topic, error },
-        }))
-    }
-
-    /// Takes one item; `extra` reads what the caller wants of the fields.
+    /// Done with a message: tells the bus of it once half of the window is taken.
     #[inline]
-    fn poll_item<E>(
-        &mut self,
-        context: &mut Context<'_>,
-        extra: impl FnOnce(&[u8]) -> E,
-    ) -> Poll<Option<Item<T, E>>> {
-        if !ready!(self.reader.poll_ready(context)) {
-            return Poll::Ready(None);
-        }
-        let item = match self.reader.take() {
-            None => return Poll::Ready(None),
-            Some(Taken::Gap { count, reason }) => Item::Gap { count, reason },
-            Some(Taken::Message { stamp: (), raw }) => {
-                let topic = self.topics.read(raw.topic);
-                match topic.and_then(|topic| {
-                    (self.decode)(&raw).map_err(|error| (topic.clone(), error)).map_or_else(
-                        |(topic, error)| Ok(Item::Undecodable { topic, error }),
-                        |value| Ok(Item::Message { topic, value, extra: extra(raw.fields) }),
-                    )
-                }) {
-                    Ok(item) => item,
-                    Err(error) => Item::Undecodable { topic: empty_pattern(), error },
-                }
-            }
-        };
-        if matches!(item, Item::Undecodable { .. }) {
-            self.undecodable += 1;
-        }
+    fn settle(&mut self) {
         if let Some(granted) = self.reader.finish() {
             self.connection.shared.grant(Lane::Subscription, self.id, granted);
         }
-        Poll::Ready(Some(item))
+    }
+
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event<T>>> {
+        let progress = ready!(coop::poll_proceed(context));
+        if !ready!(self.reader.poll_ready(context)) {
+            progress.made_progress();
+            return Poll::Ready(None);
+        }
+        progress.made_progress();
+        let event = match self.reader.take() {
+            None => return Poll::Ready(None),
+            Some(Taken::Gap { count, reason }) => Event::Gap { count, reason },
+            Some(Taken::Message { raw, .. }) => match self.topics.read(raw.topic) {
+                Ok(topic) => match (self.decode)(&raw) {
+                    Ok(value) => {
+                        let (headers, origin) = Headers::read(raw.fields);
+                        Event::Message(Message { topic: topic.clone(), value, headers, origin })
+                    }
+                    Err(error) => Event::Undecodable { topic: topic.clone(), error: error.into() },
+                },
+                Err(error) => Event::Undecodable { topic: empty_pattern(), error: error.into() },
+            },
+        };
+        if matches!(event, Event::Undecodable { .. }) {
+            self.undecodable += 1;
+        }
+        self.settle();
+        Poll::Ready(Some(event))
     }
 
     /// The full pattern, with the prefix of the protocol.
@@ -236,13 +237,6 @@ impl<T> Subscription<T> {
 
     /// Ends it and throws away what was not taken. Dropping it does the same.
     pub fn unsubscribe(self) {}
-}
-
-/// What was taken, before it is known what the caller wants of it.
-enum Item<T, E> {
-    Message { topic: TopicPattern, value: T, extra: E },
-    Gap { count: u64, reason: crate::proto::fields::GapReason },
-    Undecodable { topic: TopicPattern, error: BusError },
 }
 
 fn empty_pattern() -> TopicPattern {

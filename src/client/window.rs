@@ -1,15 +1,15 @@
 //! The window for publishes: who may send next, and who is told how it went.
 
 use std::collections::VecDeque;
+use std::sync::MutexGuard;
 use std::task::{Context, Poll, Waker};
 
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::oneshot;
 
 use super::shared::{Shared, State, wake};
-use crate::error::{BusError, BusResult};
+use crate::error::{BriefResult, BusError, BusResult};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind};
-use crate::transport::Step;
 
 /// Bytes in the lanes from which on a pipelined publish sends them itself: large enough that a write
 /// carries hundreds of small messages, small enough to stay in a first-level cache.
@@ -77,11 +77,9 @@ impl<'a> Ticket<'a> {
         context: &mut Context<'_>,
         origin: &mut Origin,
         content: &ContentRef<'_>,
-    ) -> Poll<BusResult<()>> {
+    ) -> Poll<BriefResult<()>> {
         let mut state = self.shared.lock();
-        if let Err(error) = state.check() {
-            return Poll::Ready(Err(error));
-        }
+        state.check()?;
         let publishing = &mut state.publishing;
         if !publishing.is_next(self.place) {
             publishing.wait(&mut self.place, context.waker());
@@ -96,9 +94,12 @@ impl<'a> Ticket<'a> {
         }
         let result = self.shared.push_publish(&mut state, origin, content);
         let next = state.publishing.next_waker();
-        drop(state);
+        match result {
+            Ok(then) => self.shared.follow(then, state),
+            Err(_) => drop(state),
+        }
         wake(next);
-        Poll::Ready(result.map(|then| self.shared.follow(then)))
+        Poll::Ready(result.map(|_| ()))
     }
 }
 
@@ -114,28 +115,28 @@ impl Drop for Ticket<'_> {
     }
 }
 
-/// What follows once the lock is released.
+/// What follows a publish that is in the lanes.
+#[derive(Clone, Copy)]
 enum Then {
-    Write(Step),
+    Write,
     WakeDriver,
+    Nothing,
 }
 
 impl Shared {
-    /// Sends a publish of publisher `publisher` if there is credit and nobody waits for it.
+    /// Sends a publish of publisher `publisher` if there is credit and nobody waits for it; `false` if
+    /// there is none.
     #[inline]
-    pub(super) fn try_publish(&self, publisher: u32, content: &ContentRef<'_>) -> BusResult<()> {
+    pub(super) fn try_publish(&self, publisher: u32, content: &ContentRef<'_>) -> BriefResult<bool> {
         let mut state = self.lock();
         state.check()?;
         if !state.publishing.is_next(None) {
-            let step = state.lanes.begin();
-            drop(state);
-            self.write(step);
-            return Err(BusError::Full);
+            self.follow(Then::Write, state);
+            return Ok(false);
         }
         let then = self.push_publish(&mut state, &mut Origin::Publisher(publisher), content)?;
-        drop(state);
-        self.follow(then);
-        Ok(())
+        self.follow(then, state);
+        Ok(true)
     }
 
     #[inline]
@@ -144,7 +145,7 @@ impl Shared {
         state: &mut State,
         origin: &mut Origin,
         content: &ContentRef<'_>,
-    ) -> BusResult<Then> {
+    ) -> BriefResult<Then> {
         let size = content.frame_size();
         if let Some(session) = self.session() {
             session.check_size(size)?;
@@ -160,26 +161,35 @@ impl Shared {
                     publishing.acknowledgements.insert(sequence, sender);
                 }
                 state.lanes.data(&header.flagged(Flags::ACKNOWLEDGE), content);
-                Ok(Then::Write(state.lanes.begin()))
+                Ok(Then::Write)
             }
             Origin::Publisher(publisher) => {
                 publishing.note_turn(sequence, *publisher);
                 let idle = state.lanes.waiting() == 0;
                 state.lanes.data(&header, content);
                 if state.lanes.waiting() >= WRITE_AT {
-                    return Ok(Then::Write(state.lanes.begin()));
+                    return Ok(Then::Write);
                 }
                 // The driver writes once this task pauses; it is told once, not for each message.
-                Ok(if idle { Then::WakeDriver } else { Then::Write(Step::Idle) })
+                Ok(if idle { Then::WakeDriver } else { Then::Nothing })
             }
         }
     }
 
+    /// Releases the lock and does what follows.
     #[inline]
-    fn follow(&self, then: Then) {
+    fn follow(&self, then: Then, mut state: MutexGuard<'_, State>) {
         match then {
-            Then::Write(step) => self.write(step),
-            Then::WakeDriver => self.driver.wake(),
+            Then::Nothing => {}
+            Then::WakeDriver => {
+                drop(state);
+                self.driver.wake();
+            }
+            Then::Write => {
+                let step = state.lanes.begin();
+                drop(state);
+                self.write(step);
+            }
         }
     }
 

@@ -179,8 +179,10 @@ pub struct ContentRef<'a> {
 
 #[derive(Debug)]
 enum Source<'a> {
-    /// A buffer that will be used again.
+    /// Buffers that will be used again.
     Lent,
+    /// Fields, topic and payload one after the other in a buffer that will be used again.
+    Framed(&'a [u8]),
     /// The buffer of this frame alone: fields, topic and payload, in this order.
     Owned(&'a Bytes),
     /// A frame that was handed over as a value.
@@ -194,6 +196,27 @@ impl<'a> ContentRef<'a> {
     #[must_use]
     pub fn lent(fields: &'a [u8], topic: &'a [u8], payload: &'a [u8]) -> Self {
         Self { fields, topic, payload, source: Source::Lent, made: OnceCell::new() }
+    }
+
+    /// Content as it lies in a frame that is in a buffer that will be used again; `body` is all that
+    /// follows the header, and `fields` and `topic` are the lengths of these parts.
+    #[inline]
+    pub(crate) fn framed(body: &'a [u8], fields: usize, topic: usize) -> Self {
+        let (fields, rest) = body.split_at_checked(fields).unwrap_or((body, &[]));
+        let (topic, payload) = rest.split_at_checked(topic).unwrap_or((rest, &[]));
+        Self { fields, topic, payload, source: Source::Framed(body), made: OnceCell::new() }
+    }
+
+    /// Appends fields, topic and payload to `buffer`.
+    #[inline]
+    pub(crate) fn append_to(&self, buffer: &mut Vec<u8>) {
+        if let Source::Framed(body) = self.source {
+            buffer.extend_from_slice(body);
+            return;
+        }
+        buffer.extend_from_slice(self.fields);
+        buffer.extend_from_slice(self.topic);
+        buffer.extend_from_slice(self.payload);
     }
 
     /// Content whose payload is shared by reference, with other fields and topic than it came with.
@@ -233,14 +256,14 @@ impl<'a> ContentRef<'a> {
     #[inline]
     #[must_use]
     pub(crate) fn is_lent(&self) -> bool {
-        matches!(self.source, Source::Lent) && self.made.get().is_none()
+        matches!(self.source, Source::Lent | Source::Framed(_)) && self.made.get().is_none()
     }
 
     /// The payload by reference, where that needs no copy.
     #[must_use]
     pub fn shared_payload(&self) -> Option<Bytes> {
         match self.source {
-            Source::Lent => self.made.get().map(|content| content.payload_bytes()),
+            Source::Lent | Source::Framed(_) => self.made.get().map(|content| content.payload_bytes()),
             Source::Owned(tail) => Some(tail.slice_ref(self.payload)),
             Source::Shared(content) => Some(content.payload_bytes()),
             Source::Payload(payload) => Some(payload.clone()),
@@ -268,9 +291,7 @@ impl<'a> ContentRef<'a> {
             // One allocation of exactly that size: what is kept must not hold a large buffer.
             _ => {
                 let mut all = Vec::with_capacity(self.frame_size() - HEADER_LEN);
-                all.extend_from_slice(self.fields);
-                all.extend_from_slice(self.topic);
-                all.extend_from_slice(self.payload);
+                self.append_to(&mut all);
                 Content::joined(all.into(), self.fields.len(), self.topic.len())
             }
         }

@@ -24,6 +24,12 @@ impl Credit {
         self.bytes = self.bytes.saturating_sub_unsigned(size as u64);
     }
 
+    #[inline]
+    pub(crate) fn spend_several(&mut self, count: usize, size: usize) {
+        self.messages -= count as i64;
+        self.bytes = self.bytes.saturating_sub_unsigned(size as u64);
+    }
+
     /// Adds a grant.
     #[inline]
     pub(crate) fn grant(&mut self, messages: u32, bytes: u64) {

@@ -236,6 +236,17 @@ impl Header {
     }
 }
 
+impl Header {
+    /// Gives an encoded frame another id and sequence.
+    #[inline]
+    pub(crate) fn renumber(frame: &mut [u8], id: u32, sequence: u64) {
+        if let Some(header) = frame.first_chunk_mut::<HEADER_LEN>() {
+            header[12..16].copy_from_slice(&id.to_le_bytes());
+            header[16..24].copy_from_slice(&sequence.to_le_bytes());
+        }
+    }
+}
+
 /// Where the parts of a frame lie, as its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {

@@ -27,7 +27,6 @@ use super::validate::{fragments, is_reserved, text_of, validate_pattern};
 #[derive(Clone)]
 pub struct TopicPattern {
     text: Arc<str>,
-    concrete: bool,
 }
 
 impl TopicPattern {
@@ -41,7 +40,7 @@ impl TopicPattern {
         let shape = validate_pattern(text)?;
         // In a valid pattern a '+' is always a whole fragment.
         let text = if shape.needs_canonical { text.replace('+', "*").into() } else { text.into() };
-        Ok(Self { text, concrete: shape.concrete })
+        Ok(Self { text })
     }
 
     /// Checks bytes, such as those of a frame, and makes a pattern of them.
@@ -69,13 +68,14 @@ impl TopicPattern {
     /// Whether it has no wildcards and so names a single topic.
     #[must_use]
     pub fn is_concrete(&self) -> bool {
-        self.concrete
+        // In a valid pattern a '*' is a wildcard wherever it stands.
+        !self.text.as_bytes().contains(&b'*')
     }
 
     /// The single topic it names, if it has no wildcards. The text is shared.
     #[must_use]
     pub fn as_topic(&self) -> Option<Topic> {
-        self.concrete.then(|| Topic::from_checked(Arc::clone(&self.text)))
+        self.is_concrete().then(|| Topic::from_checked(Arc::clone(&self.text)))
     }
 
     /// Whether the first fragment begins with `$`. Exactly these patterns match topics of the bus itself.
@@ -89,7 +89,7 @@ impl TopicPattern {
     /// With `n` and `m` fragments it takes at most `n·m` comparisons and allocates nothing.
     #[must_use]
     pub fn matches(&self, topic: &Topic) -> bool {
-        if self.concrete {
+        if self.is_concrete() {
             return *self.text == *topic.as_str();
         }
         meet(&self.text, topic.as_str())
@@ -112,7 +112,7 @@ impl TopicPattern {
     /// ```
     #[must_use]
     pub fn meets(&self, other: &TopicPattern) -> bool {
-        if self.concrete && other.concrete {
+        if self.is_concrete() && other.is_concrete() {
             return self.text == other.text;
         }
         meet(&self.text, &other.text)
@@ -163,7 +163,7 @@ impl TopicPattern {
             None => return None,
         };
         // What remains are whole fragments of a valid pattern, and the wildcards are all among them.
-        Some(Self { text: rest.into(), concrete: self.concrete })
+        Some(Self { text: rest.into() })
     }
 }
 
@@ -171,7 +171,7 @@ checked_text!(TopicPattern, "a topic pattern such as \"hello/*\"");
 
 impl From<Topic> for TopicPattern {
     fn from(topic: Topic) -> Self {
-        Self { text: topic.into_text(), concrete: true }
+        Self { text: topic.into_text() }
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Form, pool};
 use crate::limits;
-use crate::proto::{ContentRef, Frame, Header};
+use crate::proto::{ContentRef, Frame, Header, Kind};
 
 /// A row of frames to be sent.
 ///
@@ -63,6 +63,23 @@ impl Batch {
         size
     }
 
+    /// Adds the first `count` frames of a run; returns their size in bytes, or `None` when the link takes
+    /// no encoded frames.
+    #[inline]
+    pub(crate) fn push_run(
+        &mut self,
+        run: &EncodedRun,
+        count: usize,
+        id: u32,
+        sequence: u64,
+    ) -> Option<usize> {
+        let Frames::Bytes(encoded) = &mut self.frames else { return None };
+        let size = run.size(count);
+        encoded.push_run(run, count, id, sequence);
+        self.size += size;
+        Some(size)
+    }
+
     /// The next parts to be written to a byte link; returns how many of `slices` were filled.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         match &self.frames {
@@ -103,6 +120,40 @@ impl Batch {
     }
 }
 
+/// Small frames of one kind, encoded once for several links: each gets a copy with an id and sequence
+/// numbers of its own.
+#[derive(Debug)]
+pub(crate) struct EncodedRun {
+    bytes: Vec<u8>,
+    /// Where each frame ends.
+    ends: Vec<usize>,
+}
+
+impl EncodedRun {
+    pub(crate) fn new(kind: Kind, contents: &[ContentRef<'_>]) -> Self {
+        let mut run = Self { bytes: pool::writing(), ends: Vec::with_capacity(contents.len()) };
+        for content in contents {
+            let (fields, topic) = (content.fields.len(), content.topic.len());
+            let head = Header::new(kind, 0, 0).encode(fields, topic, content.payload.len());
+            run.bytes.extend_from_slice(&head);
+            content.append_to(&mut run.bytes);
+            run.ends.push(run.bytes.len());
+        }
+        run
+    }
+
+    /// Bytes of the first `count` frames.
+    fn size(&self, count: usize) -> usize {
+        count.checked_sub(1).and_then(|last| self.ends.get(last)).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for EncodedRun {
+    fn drop(&mut self) {
+        pool::return_writing(std::mem::take(&mut self.bytes));
+    }
+}
+
 #[derive(Debug, Default)]
 struct Encoded {
     inline: Vec<u8>,
@@ -120,15 +171,31 @@ impl Encoded {
         }
         let head = header.encode(content.fields.len(), content.topic.len(), content.payload.len());
         self.inline.extend_from_slice(&head);
-        self.inline.extend_from_slice(content.fields);
-        self.inline.extend_from_slice(content.topic);
         if content.payload.len() >= limits::SHARED_PAYLOAD
             && let Some(payload) = content.shared_payload()
         {
+            self.inline.extend_from_slice(content.fields);
+            self.inline.extend_from_slice(content.topic);
             self.shared.push_back((self.inline.len(), payload));
             return;
         }
-        self.inline.extend_from_slice(content.payload);
+        content.append_to(&mut self.inline);
+    }
+
+    #[inline]
+    fn push_run(&mut self, run: &EncodedRun, count: usize, id: u32, sequence: u64) {
+        if self.inline.capacity() == 0 {
+            self.inline = pool::writing();
+        }
+        let start = self.inline.len();
+        self.inline.extend_from_slice(run.bytes.get(..run.size(count)).unwrap_or_default());
+        let mut frames = self.inline.get_mut(start..).unwrap_or_default();
+        let mut begin = 0;
+        for (end, sequence) in run.ends.iter().take(count).zip(sequence..) {
+            let (frame, rest) = frames.split_at_mut(end - begin);
+            Header::renumber(frame, id, sequence);
+            (frames, begin) = (rest, *end);
+        }
     }
 
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
@@ -198,7 +265,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proto::Kind;
 
     fn read_all(batch: &mut Batch, steps: &[usize]) -> Vec<u8> {
         let mut all = Vec::new();
@@ -212,6 +278,24 @@ mod tests {
             batch.advance(step);
         }
         all
+    }
+
+    #[test]
+    fn a_run_is_what_its_frames_are_one_by_one() {
+        let payloads = [vec![1; 3], vec![], vec![2; 700]];
+        let contents: Vec<_> =
+            payloads.iter().map(|payload| ContentRef::lent(b"", b"a/b", payload)).collect();
+        let run = EncodedRun::new(Kind::Deliver, &contents);
+        for count in 0..=contents.len() {
+            let (mut together, mut single) = (Batch::new(Form::Bytes), Batch::new(Form::Bytes));
+            let size = together.push_run(&run, count, 7, 40);
+            for (content, sequence) in contents[..count].iter().zip(40..) {
+                single.push(&Header::new(Kind::Deliver, 7, sequence), content);
+            }
+            assert_eq!(size, Some(single.size()));
+            assert_eq!(read_all(&mut together, &[1000]), read_all(&mut single, &[1000]));
+        }
+        assert_eq!(Batch::new(Form::Values).push_run(&run, 1, 7, 40), None);
     }
 
     proptest! {

@@ -24,10 +24,48 @@ pub struct Incoming {
     source: Source,
 }
 
+/// Values taken together whose memory is kept for the next turn.
+const RETAINED_VALUES: usize = 16;
+
 #[derive(Debug)]
 enum Source {
     Bytes(Decoder),
-    Values { limit: usize, frames: VecDeque<Frame>, current: Option<Frame> },
+    Values {
+        limit: usize,
+        frames: VecDeque<Frame>,
+        /// Those that have been taken and may still be looked at.
+        taken: Vec<Frame>,
+    },
+}
+
+/// A frame that was taken; [`Incoming::content`] tells what it carries, until the next
+/// [`release`](Incoming::release).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrived {
+    pub(crate) header: Header,
+    /// Bytes of the frame, its header included.
+    pub(crate) size: usize,
+    fields: u16,
+    topic: u16,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Its content begins here in the read buffer.
+    Chunk(usize),
+    /// It is in the buffer of its own that was completed last.
+    Large,
+    /// Its number among the values taken.
+    Value(usize),
+}
+
+/// A frame that may be taken next.
+#[derive(Debug)]
+pub(crate) struct Next<'a> {
+    pub(crate) header: Header,
+    pub(crate) fields: &'a [u8],
+    pub(crate) topic: &'a [u8],
 }
 
 impl Incoming {
@@ -36,7 +74,7 @@ impl Incoming {
     pub fn new(form: Form, limit: usize) -> Self {
         let source = match form {
             Form::Bytes => Source::Bytes(Decoder { limit, ..Decoder::default() }),
-            Form::Values => Source::Values { limit, frames: VecDeque::new(), current: None },
+            Form::Values => Source::Values { limit, frames: VecDeque::new(), taken: Vec::new() },
         };
         Self { source }
     }
@@ -55,18 +93,72 @@ impl Incoming {
     /// [`MalformedFrame`]: the link is of no further use.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<(Header, ContentRef<'_>)>, MalformedFrame> {
+        self.release();
+        let arrived = self.take_next()?;
+        Ok(arrived.map(|arrived| (arrived.header, self.content(&arrived))))
+    }
+
+    /// Takes the next frame, or `None` when more has to arrive first. Several can be looked at
+    /// together, until the next [`release`](Self::release).
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame).
+    #[inline]
+    pub(crate) fn take_next(&mut self) -> Result<Option<Arrived>, MalformedFrame> {
+        self.take_if(|_| true)
+    }
+
+    /// Takes the next frame if it is one that is `wanted`.
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame).
+    #[inline]
+    pub(crate) fn take_if(
+        &mut self,
+        wanted: impl FnOnce(&Next<'_>) -> bool,
+    ) -> Result<Option<Arrived>, MalformedFrame> {
         match &mut self.source {
-            Source::Bytes(decoder) => decoder.next_frame(),
-            Source::Values { limit, frames, current } => {
-                *current = frames.pop_front();
+            Source::Bytes(decoder) => decoder.take_if(wanted),
+            Source::Values { limit, frames, taken } => {
+                let Some(Frame { header, content }) = frames.front() else { return Ok(None) };
                 // A value takes no more than its bytes would.
-                if let Some(total) = current.as_ref().map(|frame| frame.content.frame_size())
-                    && total > *limit
-                {
-                    return Err(MalformedFrame::TooLong { total, limit: *limit });
+                let size = content.frame_size();
+                if size > *limit {
+                    return Err(MalformedFrame::TooLong { total: size, limit: *limit });
                 }
-                Ok(current.as_ref().map(|frame| (frame.header, frame.content.borrowed())))
+                let header = *header;
+                if !wanted(&Next { header, fields: content.fields(), topic: content.topic() }) {
+                    return Ok(None);
+                }
+                let place = Place::Value(taken.len());
+                taken.extend(frames.pop_front());
+                Ok(Some(Arrived { header, size, fields: 0, topic: 0, place }))
             }
+        }
+    }
+
+    /// What a frame carries.
+    #[inline]
+    pub(crate) fn content(&self, arrived: &Arrived) -> ContentRef<'_> {
+        let (fields, topic) = (usize::from(arrived.fields), usize::from(arrived.topic));
+        match (&self.source, arrived.place) {
+            (Source::Bytes(decoder), Place::Chunk(body)) => {
+                let end = body + arrived.size - HEADER_LEN;
+                ContentRef::framed(decoder.chunk.get(body..end).unwrap_or_default(), fields, topic)
+            }
+            (Source::Bytes(decoder), _) => ContentRef::owned(&decoder.current, fields, topic),
+            (Source::Values { taken, .. }, Place::Value(number)) => {
+                taken.get(number).map_or_else(ContentRef::empty, |frame| frame.content.borrowed())
+            }
+            (Source::Values { .. }, _) => ContentRef::empty(),
+        }
+    }
+
+    /// Done with the frames that were taken.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        if let Source::Values { taken, .. } = &mut self.source {
+            taken.clear();
         }
     }
 
@@ -74,7 +166,10 @@ impl Incoming {
     pub fn settle(&mut self) {
         match &mut self.source {
             Source::Bytes(decoder) => decoder.settle(),
-            Source::Values { current, .. } => *current = None,
+            Source::Values { taken, .. } => {
+                taken.clear();
+                taken.shrink_to(RETAINED_VALUES);
+            }
         }
     }
 
@@ -185,62 +280,74 @@ impl Decoder {
     }
 
     #[inline]
-    fn next_frame(&mut self) -> Result<Option<(Header, ContentRef<'_>)>, MalformedFrame> {
-        if self.large.is_some() && !self.large_is_confirmed()? {
+    fn take_if(&mut self, wanted: impl FnOnce(&Next<'_>) -> bool) -> Result<Option<Arrived>, MalformedFrame> {
+        if self.large.is_some() && !self.large_has_arrived()? {
             return Ok(None);
-        }
-        if let Some(large) = self.large.take_if(|large| large.buffer.len() == large.total) {
-            return self.large_frame(large.buffer.freeze());
         }
         if self.large.is_some() {
-            return Ok(None);
+            return self.take_large(wanted);
         }
         let pending = &self.chunk[self.start..];
         let Some(layout) = Layout::decode(pending, self.limit)? else { return Ok(None) };
-        if pending.len() < layout.total {
-            if layout.total >= limits::LARGE_FRAME {
-                let mut buffer = BytesMut::with_capacity(layout.total.min(4 * limits::READ_CHUNK));
+        let Layout { header, fields, topic, total } = layout;
+        if pending.len() < total {
+            if total >= limits::LARGE_FRAME {
+                let mut buffer = BytesMut::with_capacity(total.min(4 * limits::READ_CHUNK));
                 buffer.extend_from_slice(pending);
-                self.large = Some(Large { buffer, total: layout.total, guessed: false });
+                self.large = Some(Large { buffer, total, guessed: false });
                 self.start = self.chunk.len();
             }
             return Ok(None);
         }
-        let body = self.start + HEADER_LEN;
-        let end = self.start + layout.total;
-        self.start = end;
-        let (fields, rest) = self.chunk[body..end].split_at(layout.fields);
-        let (topic, payload) = rest.split_at(layout.topic);
-        Ok(Some((layout.header, ContentRef::lent(fields, topic, payload))))
+        let (parts, rest) = pending[HEADER_LEN..total].split_at(fields);
+        if !wanted(&Next { header, fields: parts, topic: &rest[..topic] }) {
+            return Ok(None);
+        }
+        let place = Place::Chunk(self.start + HEADER_LEN);
+        self.start += total;
+        Ok(Some(Arrived { header, size: total, fields: fields as u16, topic: topic as u16, place }))
     }
 
-    /// Whether the large frame's header has arrived. A guess that turns out wrong makes its buffer an
-    /// ordinary chunk.
-    fn large_is_confirmed(&mut self) -> Result<bool, MalformedFrame> {
+    /// Whether the large frame is complete, or turned out to be none: a guess that was wrong makes its
+    /// buffer an ordinary chunk.
+    fn large_has_arrived(&mut self) -> Result<bool, MalformedFrame> {
         let Some(large) = &mut self.large else { return Ok(true) };
-        if !large.guessed {
-            return Ok(true);
-        }
-        let layout = Layout::decode(&large.buffer, self.limit)?;
-        match layout {
-            Some(layout) if layout.total == large.total => large.guessed = false,
-            _ => {
-                if let Some(large) = self.large.take() {
-                    self.chunk = large.buffer;
+        if large.guessed {
+            match Layout::decode(&large.buffer, self.limit)? {
+                Some(layout) if layout.total == large.total => large.guessed = false,
+                _ => {
+                    self.chunk = std::mem::take(&mut large.buffer);
                     self.start = 0;
                     self.predicted = 0;
+                    self.large = None;
+                    return Ok(true);
                 }
             }
         }
-        Ok(true)
+        Ok(large.buffer.len() == large.total)
     }
 
-    fn large_frame(&mut self, frame: Bytes) -> Result<Option<(Header, ContentRef<'_>)>, MalformedFrame> {
-        let Some(layout) = Layout::decode(&frame, self.limit)? else { return Ok(None) };
-        self.predicted = layout.total;
-        self.current = frame;
+    fn take_large(
+        &mut self,
+        wanted: impl FnOnce(&Next<'_>) -> bool,
+    ) -> Result<Option<Arrived>, MalformedFrame> {
+        let Some(large) = &self.large else { return Ok(None) };
+        let Some(layout) = Layout::decode(&large.buffer, self.limit)? else { return Ok(None) };
+        let Layout { header, fields, topic, total } = layout;
+        let (parts, rest) = large.buffer[HEADER_LEN..].split_at(fields);
+        if !wanted(&Next { header, fields: parts, topic: &rest[..topic] }) {
+            return Ok(None);
+        }
+        self.predicted = total;
+        self.current = self.large.take().map(|large| large.buffer.freeze()).unwrap_or_default();
         self.current.advance(HEADER_LEN);
-        Ok(Some((layout.header, ContentRef::owned(&self.current, layout.fields, layout.topic))))
+        Ok(Some(Arrived {
+            header,
+            size: total,
+            fields: fields as u16,
+            topic: topic as u16,
+            place: Place::Large,
+        }))
     }
 
     fn settle(&mut self) {

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::time::Instant;
 
-use super::{Batch, Form, Sent};
+use super::{Batch, EncodedRun, Form, Sent};
 use crate::proto::{ContentRef, Header};
 
 /// The outgoing side of one link. It lives under its owner's lock; the writing itself happens
@@ -76,6 +76,30 @@ impl Lanes {
         let size = self.data.push(header, content);
         self.waiting += size;
         size
+    }
+
+    /// Adds the first `count` frames of a run to the data lane, numbered from `sequence` on; returns their
+    /// size, or `None` when they have to be added one by one.
+    #[inline]
+    pub(crate) fn data_run(
+        &mut self,
+        run: &EncodedRun,
+        count: usize,
+        id: u32,
+        sequence: u64,
+    ) -> Option<usize> {
+        if self.closed {
+            return None;
+        }
+        let size = self.data.push_run(run, count, id, sequence)?;
+        self.waiting += size;
+        Some(size)
+    }
+
+    /// How many more bytes may be queued that could as well wait elsewhere.
+    #[inline]
+    pub(crate) fn room_left(&self) -> usize {
+        self.room.saturating_sub(self.waiting)
     }
 
     /// Adds a frame to the control lane, which is sent before what waits in the data lane.

@@ -30,7 +30,9 @@ use std::task::{Context, Poll};
 
 pub use address::Address;
 pub use batch::Batch;
+pub(crate) use batch::EncodedRun;
 pub use incoming::Incoming;
+pub(crate) use incoming::{Arrived, Next};
 pub(crate) use lanes::{Lanes, Step};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub use unix::{UnixListener, UnixOptions, connect_unix};
