@@ -108,7 +108,10 @@ pub const SERVINGS_PER_SESSION: usize = 16_384;
 pub const REQUESTS_PER_SESSION: usize = 8_192;
 
 /// Bytes of requests one session may have unanswered, and bytes of replies that may wait for one
-/// session to read them. One always passes when nothing is outstanding.
+/// session to read them. A request to one server always passes when nothing is outstanding.
+///
+/// A scattered request counts once for each server that has not answered, since each has a copy of it
+/// queued or a reference to it.
 ///
 /// The next request fails as `LimitReached`; a reply over it reaches the requester as `Overloaded`.
 pub const REQUEST_BYTES_PER_SESSION: usize = 64 * 1024 * 1024;
@@ -183,6 +186,13 @@ pub const POOLED_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Frames that wait in one direction of a memory link.
 pub const MEMORY_LINK_FRAMES: usize = 512;
+
+/// Bytes that wait in one direction of a memory link, outside of the byte budget; one frame more always
+/// passes, so that one of any size does.
+///
+/// As much as a default window: a reader that keeps up is never waited for. At it the link takes nothing
+/// more, as a socket does, and what is left waits where the budget counts it.
+pub const MEMORY_LINK_BYTES: usize = 1024 * 1024;
 
 /// Connections that wait to be accepted at a memory listener; more fail as refused.
 pub const MEMORY_BACKLOG: usize = 1_024;

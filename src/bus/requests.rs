@@ -35,6 +35,7 @@ const DEADLINE_FIELD: usize = 11;
 pub(crate) struct Pending {
     /// What it was sent to, for error messages.
     about: About,
+    /// Bytes of its frame.
     size: usize,
     deadline: Instant,
     timeout: Duration,
@@ -69,6 +70,16 @@ enum Replies {
         /// All servers have been asked.
         complete: bool,
     },
+}
+
+impl Replies {
+    /// Servers that have a copy of the request, or a reference to it, and have not answered.
+    fn copies(self) -> usize {
+        match self {
+            Self::One | Self::Stream => 1,
+            Self::Scatter { outstanding, .. } => usize::try_from(outstanding).unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// A request that a server has been asked and has not answered.
@@ -193,6 +204,8 @@ impl Shared {
     ) -> Result<(), BusError> {
         let settings = &self.settings;
         let size = request.content.frame_size();
+        let copies = replies.copies();
+        let bytes = size.saturating_mul(copies);
         let timeout = match request.left {
             Duration::ZERO => limits::REQUEST_TIMEOUT,
             left => left.min(limits::REQUEST_TIMEOUT_MAX),
@@ -203,11 +216,16 @@ impl Shared {
             let what = format!("{} requests of this session are unanswered", settings.max_requests);
             return Err(BusError::LimitReached { what });
         }
-        if state.request_bytes > 0 && state.request_bytes + size > settings.request_bytes {
-            let what = format!("{} bytes of requests of this session are unanswered", state.request_bytes);
+        // One to a single server always passes when nothing is outstanding.
+        let alone = state.request_bytes == 0 && copies <= 1;
+        if !alone && state.request_bytes.saturating_add(bytes) > settings.request_bytes {
+            let what = format!(
+                "{} bytes of requests of this session are unanswered and {copies} x {size} more",
+                state.request_bytes
+            );
             return Err(BusError::LimitReached { what });
         }
-        state.request_bytes += size;
+        state.request_bytes += bytes;
         state.expect(deadline + limits::REQUEST_GRACE);
         let pending = Pending { about, size, deadline, timeout, replies, servers: Vec::new() };
         state.requests.insert(request.id, pending);
@@ -525,7 +543,8 @@ impl State {
 
     fn take_request(&mut self, id: u32) -> Option<Pending> {
         let pending = self.requests.remove(&id)?;
-        self.request_bytes = self.request_bytes.saturating_sub(pending.size);
+        let bytes = pending.size.saturating_mul(pending.replies.copies());
+        self.request_bytes = self.request_bytes.saturating_sub(bytes);
         Some(pending)
     }
 
@@ -536,11 +555,15 @@ impl State {
 
     /// Queues one of the replies to a scattered request.
     fn scattered_reply(&mut self, id: u32, service: &Service, flags: Flags, content: &impl AsContent) {
-        let Some(Pending { replies: Replies::Scatter { outstanding, .. }, .. }) = self.requests.get_mut(&id)
+        let Some(Pending { replies: Replies::Scatter { outstanding, .. }, size, .. }) =
+            self.requests.get_mut(&id)
         else {
             return;
         };
-        *outstanding = outstanding.saturating_sub(1);
+        if *outstanding > 0 {
+            *outstanding -= 1;
+            self.request_bytes = self.request_bytes.saturating_sub(*size);
+        }
         let content = content.as_content();
         let topic = service.topic.as_str().as_bytes();
         let answer = ContentRef::lent(content.fields, topic, content.payload);

@@ -45,6 +45,8 @@ struct Pipe {
 #[derive(Default)]
 struct PipeState {
     frames: VecDeque<Frame>,
+    /// Bytes of these frames.
+    bytes: usize,
     sender_closed: bool,
     receiver_closed: bool,
 }
@@ -52,6 +54,23 @@ struct PipeState {
 impl Pipe {
     fn lock(&self) -> MutexGuard<'_, PipeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PipeState {
+    /// Whether so many frames and bytes more are within the bounds.
+    fn takes(&self, frames: usize, bytes: usize) -> bool {
+        self.frames.len() + frames <= limits::MEMORY_LINK_FRAMES
+            && self.bytes + bytes <= limits::MEMORY_LINK_BYTES
+    }
+
+    /// Takes frames until one of the bounds is reached; the last one may go past that of the bytes.
+    fn fill(&mut self, from: &mut VecDeque<Frame>) {
+        while self.frames.len() < limits::MEMORY_LINK_FRAMES && self.bytes < limits::MEMORY_LINK_BYTES {
+            let Some(frame) = from.pop_front() else { return };
+            self.bytes += frame.content.frame_size();
+            self.frames.push_back(frame);
+        }
     }
 }
 
@@ -65,17 +84,20 @@ impl LinkSender for MemorySender {
     }
 
     fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
+        let size = batch.size();
         let Some(frames) = batch.values() else { return Err(io::ErrorKind::InvalidInput.into()) };
         let mut state = self.pipe.lock();
         if state.receiver_closed || state.sender_closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if state.frames.is_empty() && frames.len() <= limits::MEMORY_LINK_FRAMES {
+        if !state.takes(frames.len(), size) {
+            state.fill(frames);
+        } else if state.frames.is_empty() {
             std::mem::swap(&mut state.frames, frames);
+            state.bytes = size;
         } else {
-            let room = limits::MEMORY_LINK_FRAMES.saturating_sub(state.frames.len());
-            let count = room.min(frames.len());
-            state.frames.extend(frames.drain(..count));
+            state.frames.append(frames);
+            state.bytes += size;
         }
         drop(state);
         let sent = if frames.is_empty() { Sent::All } else { Sent::Blocked };
@@ -91,7 +113,9 @@ impl LinkSender for MemorySender {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         // Half of the room at once, so that a full pipe does not pass frames one by one.
-        if state.frames.len() <= limits::MEMORY_LINK_FRAMES / 2 { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let room = state.frames.len() <= limits::MEMORY_LINK_FRAMES / 2
+            && state.bytes <= limits::MEMORY_LINK_BYTES / 2;
+        if room { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn close(&self) {
@@ -130,6 +154,7 @@ impl LinkReceiver for MemoryReceiver {
         } else {
             taken.append(&mut state.frames);
         }
+        state.bytes = 0;
         drop(state);
         self.pipe.sender.wake();
         Poll::Ready(Ok(count))
@@ -141,6 +166,7 @@ impl Drop for MemoryReceiver {
         let frames = {
             let mut state = self.pipe.lock();
             state.receiver_closed = true;
+            state.bytes = 0;
             std::mem::take(&mut state.frames)
         };
         drop(frames);
@@ -309,5 +335,79 @@ impl fmt::Debug for MemoryConnector {
 impl fmt::Debug for MemoryListener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("MemoryListener").field(&self.backlog.address.to_string()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{ContentRef, HEADER_LEN, Header, Kind};
+
+    fn batch(sizes: &[usize]) -> Batch {
+        let mut batch = Batch::new(Form::Values);
+        for (number, size) in (1..).zip(sizes) {
+            let header = Header::new(Kind::Publish, 0, number);
+            batch.push(&header, &ContentRef::payload(&vec![0; *size - HEADER_LEN]));
+        }
+        batch
+    }
+
+    /// Takes what is in the pipe; returns the numbers of the frames.
+    fn receive(link: &mut Link) -> Vec<u64> {
+        let mut incoming = Incoming::new(Form::Values, usize::MAX);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let _ = link.receiver.poll_receive(&mut context, &mut incoming);
+        let mut numbers = Vec::new();
+        while let Some((header, _)) = incoming.next_frame().unwrap() {
+            numbers.push(header.sequence);
+        }
+        numbers
+    }
+
+    fn is_ready(link: &Link) -> bool {
+        link.sender.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_pipe_holds_so_many_bytes_and_blocks_its_sender() {
+        const FRAME: usize = 100_000;
+        let holds = limits::MEMORY_LINK_BYTES.div_ceil(FRAME);
+        let (one, mut other) = memory_pair();
+        let mut batch = batch(&[FRAME; 30]);
+        let mut received = 0;
+        while !batch.is_empty() {
+            let sent = one.sender.try_send(&mut batch).unwrap();
+            assert_eq!(sent == Sent::Blocked, !batch.is_empty());
+            assert!(sent == Sent::All || !is_ready(&one), "it is full");
+            let numbers = receive(&mut other);
+            assert!(numbers.len() <= holds, "{} bytes", numbers.len() * FRAME);
+            assert_eq!(numbers.first(), Some(&(received as u64 + 1)));
+            received += numbers.len();
+            assert!(is_ready(&one));
+        }
+        assert_eq!(received, 30);
+    }
+
+    #[test]
+    fn a_frame_of_any_size_passes_and_what_follows_waits() {
+        let (one, mut other) = memory_pair();
+        let mut batch = batch(&[3 * limits::MEMORY_LINK_BYTES, 24, 24]);
+        assert_eq!(one.sender.try_send(&mut batch).unwrap(), Sent::Blocked);
+        assert!(!is_ready(&one));
+        assert_eq!(receive(&mut other), [1]);
+        assert_eq!(one.sender.try_send(&mut batch).unwrap(), Sent::All);
+        assert_eq!(receive(&mut other), [2, 3]);
+    }
+
+    #[test]
+    fn a_pipe_holds_so_many_frames_however_small() {
+        let (one, mut other) = memory_pair();
+        let mut batch = batch(&[HEADER_LEN; 2 * limits::MEMORY_LINK_FRAMES + 1]);
+        let mut counts = Vec::new();
+        while !batch.is_empty() {
+            let _ = one.sender.try_send(&mut batch).unwrap();
+            counts.push(receive(&mut other).len());
+        }
+        assert_eq!(counts, [limits::MEMORY_LINK_FRAMES, limits::MEMORY_LINK_FRAMES, 1]);
     }
 }

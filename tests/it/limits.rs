@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use whispeer::bus::Settings;
-use whispeer::client::{Policy, ServeOptions, SubscribeOptions};
+use whispeer::client::{ManyOptions, Policy, ServeOptions, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::proto::{Header, Kind};
 use whispeer_testkit::raw::RawPeer;
@@ -77,6 +77,48 @@ async fn the_bus_keeps_its_limits_whatever_a_client_thinks() {
         }
     }
     drop(serving);
+}
+
+#[tokio::test]
+async fn a_scattered_request_counts_once_for_each_server_that_has_not_answered() {
+    let bus = settings(|settings| settings.request_bytes = 100_000).start().unwrap();
+    let (server, client) =
+        (Client::new_memory(&bus.connector()).unwrap(), Client::new_memory(&bus.connector()).unwrap());
+    let mut servings = Vec::new();
+    for topic in ["part/1", "part/2", "part/3", "part/4"] {
+        servings.push(server.serve_bytes(topic).await.unwrap());
+    }
+    let scatter = |size| client.request_many_bytes("part/*", vec![0; size].into(), ManyOptions::default());
+    is_limit(scatter(30_000).await);
+    let asked = async {
+        let mut requests = Vec::new();
+        for serving in &mut servings {
+            requests.push(serving.recv().await.unwrap().1);
+        }
+        // 80,000 bytes are with the servers.
+        is_limit(client.request_bytes("part/1", vec![0; 30_000].into()).await);
+        for id in requests.drain(..2) {
+            server.respond_bytes(id, Bytes::new()).await.unwrap();
+        }
+        server.flush().await.unwrap();
+        // 40,000 are left, and room for as much again.
+        let (answer, ()) = tokio::join!(client.request_bytes("part/1", vec![0; 30_000].into()), async {
+            let (_, id, _) = servings[0].recv().await.unwrap();
+            server.respond_bytes(id, "in time".into()).await.unwrap();
+        });
+        assert_eq!(answer.unwrap(), "in time");
+        for id in requests {
+            server.respond_bytes(id, Bytes::new()).await.unwrap();
+        }
+    };
+    let (answers, ()) = soon("the answers", async { tokio::join!(scatter(20_000), asked) }).await;
+    assert_eq!(answers.unwrap().len(), 4);
+    // Nothing is outstanding any more: a request larger than the limit goes to one server alone.
+    let (answer, ()) = tokio::join!(client.request_bytes("part/1", vec![0; 200_000].into()), async {
+        let (_, id, _) = servings[0].recv().await.unwrap();
+        server.respond_bytes(id, "large".into()).await.unwrap();
+    });
+    assert_eq!(answer.unwrap(), "large");
 }
 
 #[tokio::test]
