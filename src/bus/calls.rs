@@ -146,6 +146,8 @@ impl SessionTask {
                 subscription.draining = true;
                 subscription.pump(lanes, totals);
             } else {
+                // What is on its way, or lies unread at the client, nobody will take any more.
+                totals.count_untaken(subscription.delivered.saturating_sub(header.sequence));
                 subscription.abandon(lanes, totals);
             }
             *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
@@ -354,9 +356,10 @@ impl Shared {
         };
         let mut past = self.past();
         for mut subscription in subscriptions {
-            let parked = subscription.backlog.abandon();
-            let unread = if clean { 0 } else { subscription.unacknowledged() };
-            past.dropped[GapReason::Link.index()] += parked + unread;
+            past.dropped[GapReason::Link.index()] += subscription.backlog.abandon();
+            if !clean {
+                past.count_untaken(subscription.unacknowledged());
+            }
         }
         drop(past);
         let mut touched = Vec::new();

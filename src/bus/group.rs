@@ -138,6 +138,12 @@ impl Group {
         backlog.messages() > 0
     }
 
+    /// Messages that wait, and their bytes.
+    pub(crate) fn parked(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.backlog.messages(), state.backlog.bytes())
+    }
+
     /// What waits, for the last member to take with it.
     pub(crate) fn take_backlog(&self) -> Backlog {
         let mut state = self.lock();

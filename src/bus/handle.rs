@@ -185,14 +185,20 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> BusStats {
+        // Held until all are counted, so that a session that ends meanwhile is counted once.
+        let past = self.past();
         let clients = self.clients();
-        let mut totals = *self.past();
+        let mut totals = *past;
         let mut requests_in_flight = 0;
+        let (mut parked_messages, mut parked_bytes) = self.router.parked_in_groups();
         for session in &clients {
             let state = session.lock();
             totals.add(&state.totals);
             requests_in_flight += state.requests.len();
+            parked_messages += state.subscriptions.parked_messages();
+            parked_bytes += state.parked_bytes;
         }
+        drop(past);
         let (subscriptions, cached_routes) = self.router.sizes();
         BusStats {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -209,11 +215,15 @@ impl Shared {
             requests_in_flight,
             queued_bytes: self.budget.used(),
             byte_budget: self.settings.byte_budget,
+            parked_messages,
+            parked_bytes,
             published: totals.published,
             published_bytes: totals.published_bytes,
             failed_publishes: totals.failed_publishes,
+            matched: totals.matched,
             delivered: totals.delivered,
             delivered_bytes: totals.delivered_bytes,
+            untaken: totals.untaken,
             dropped: dropped_by_name(&totals.dropped),
             requests: totals.requests,
             failed_requests: totals.failed_requests,

@@ -12,8 +12,9 @@
 //! `group` shares messages, `sweeper` keeps times outside of sessions. `introspect` is a session of
 //! the bus's own that answers questions about it.
 //!
-//! Locks, in the order in which they may be nested: the routing table or the table of services, then a
-//! group or service, then one session. Two sessions are never locked at once.
+//! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
+//! table or the table of services or the list of sessions, then a group or service, then one session.
+//! Two sessions are never locked at once.
 
 mod backlog;
 mod budget;
@@ -111,9 +112,11 @@ impl Shared {
 
     /// Takes a session off the list and keeps its counts.
     fn session_ended(&self, session: &Session, reason: &BusError) {
-        self.sessions().remove(&session.id);
-        let totals = session.lock().totals;
-        self.past().add(&totals);
+        {
+            let mut past = self.past();
+            self.sessions().remove(&session.id);
+            past.add(&session.lock().totals);
+        }
         match reason.class() {
             ErrorClass::Peer => {
                 self.cut_off.fetch_add(1, Ordering::Relaxed);

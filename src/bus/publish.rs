@@ -122,6 +122,7 @@ impl SessionTask {
         };
         self.frames.0 += run.len() as u64;
         self.matches += matches + run.len() as u64;
+        self.totals.matched += matches;
         self.totals.published += run.len() as u64;
         self.totals.published_bytes += bytes as u64;
         let (messages, bytes) = self.holds.settle(run.iter().map(|publish| publish.size));
@@ -174,6 +175,7 @@ impl SessionTask {
         match self.deliver_all(content) {
             Ok(matches) => {
                 self.matches += matches;
+                self.totals.matched += matches;
                 self.totals.published += 1;
                 self.totals.published_bytes += size as u64;
                 let (messages, bytes) = self.holds.settle([size].into_iter());

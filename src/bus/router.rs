@@ -180,6 +180,15 @@ impl Router {
         route
     }
 
+    /// Messages that wait for groups, and their bytes.
+    pub(crate) fn parked_in_groups(&self) -> (usize, usize) {
+        self.read()
+            .groups
+            .values()
+            .map(|group| group.parked())
+            .fold((0, 0), |(messages, bytes), parked| (messages + parked.0, bytes + parked.1))
+    }
+
     /// Subscriptions, groups counting once, and cached routes.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         let tables = self.read();

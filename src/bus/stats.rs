@@ -13,8 +13,12 @@ use crate::proto::fields::GapReason;
 pub(crate) struct Totals {
     pub(crate) published: u64,
     pub(crate) published_bytes: u64,
+    /// Matches of these publishes.
+    pub(crate) matched: u64,
     pub(crate) delivered: u64,
     pub(crate) delivered_bytes: u64,
+    /// Of those delivered, what the subscriber never took; counted as dropped, too.
+    pub(crate) untaken: u64,
     pub(crate) dropped: [u64; GapReason::ALL.len()],
     pub(crate) failed_publishes: u64,
     pub(crate) requests: u64,
@@ -25,14 +29,22 @@ impl Totals {
     pub(crate) fn add(&mut self, other: &Self) {
         self.published += other.published;
         self.published_bytes += other.published_bytes;
+        self.matched += other.matched;
         self.delivered += other.delivered;
         self.delivered_bytes += other.delivered_bytes;
+        self.untaken += other.untaken;
         for (own, more) in self.dropped.iter_mut().zip(other.dropped) {
             *own += more;
         }
         self.failed_publishes += other.failed_publishes;
         self.requests += other.requests;
         self.failed_requests += other.failed_requests;
+    }
+
+    /// Counts deliveries that nobody will take, as their subscription has ended.
+    pub(crate) fn count_untaken(&mut self, count: u64) {
+        self.untaken += count;
+        self.dropped[GapReason::Link.index()] += count;
     }
 }
 
@@ -49,6 +61,10 @@ pub(crate) fn dropped_by_name(dropped: &[u64; GapReason::ALL.len()]) -> Dropped 
 }
 
 /// The state of a bus at one moment. Counts are since it started, unless they say otherwise.
+///
+/// When no publish is under way, `matched` = `delivered` − `untaken` + all of `dropped` +
+/// `parked_messages`: every match was taken by its subscriber or still may be, was dropped, or is
+/// parked. What has ended stays in these counts.
 ///
 /// Served at `$bus/stats`, and given by [`BusHandle::stats`](super::BusHandle::stats).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,16 +98,25 @@ pub struct BusStats {
     pub queued_bytes: usize,
     /// Bytes that may wait.
     pub byte_budget: usize,
+    /// Matches that wait for credit now, those of queue groups included.
+    pub parked_messages: usize,
+    /// Bytes of their frames.
+    pub parked_bytes: usize,
     /// Messages published.
     pub published: u64,
     /// Bytes of their frames.
     pub published_bytes: u64,
     /// Publishes that failed.
     pub failed_publishes: u64,
+    /// Matches of what was published, whatever became of them; a queue group is one match.
+    pub matched: u64,
     /// Messages delivered, once for each subscription.
     pub delivered: u64,
     /// Bytes of their frames.
     pub delivered_bytes: u64,
+    /// Of those delivered, how many their subscriber never took, because its subscription or link ended
+    /// first. They are among the dropped, too, with the reason `link`.
+    pub untaken: u64,
     /// Matches dropped, by reason.
     pub dropped: Dropped,
     /// Requests made.

@@ -299,6 +299,11 @@ impl Subscriptions {
         self.iter().map(|subscription| subscription.backlog.bytes()).sum()
     }
 
+    /// Messages that wait in all backlogs.
+    pub(crate) fn parked_messages(&self) -> usize {
+        self.iter().map(|subscription| subscription.backlog.messages()).sum()
+    }
+
     /// When the first of the parked messages has waited long enough.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.iter().filter_map(|subscription| subscription.backlog.next_expiry()).min()

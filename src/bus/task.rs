@@ -436,6 +436,9 @@ impl SessionTask {
     /// Takes back all that the session has at the bus, and tells those who wait for it.
     fn undo(&mut self, reason: &BusError) {
         self.undone = true;
+        // A task that was stopped within a turn has not added its counts yet.
+        let totals = std::mem::take(&mut self.totals);
+        self.session.lock().totals.add(&totals);
         let clean = matches!(reason, BusError::Closed { .. });
         let asked = self.shared.undo(&self.session, clean);
         self.shared.session_ended(&self.session, reason);

@@ -229,7 +229,7 @@ impl<T> Subscription<T> {
     /// # Cancel safety
     /// The drain goes on when the future is dropped.
     pub async fn drain(&mut self) -> BusResult<()> {
-        if self.connection.shared.unsubscribe(self.id, DRAIN) {
+        if self.connection.shared.unsubscribe(self.id, 0, DRAIN) {
             self.connection.shared.barrier().await?;
         }
         Ok(())
@@ -253,7 +253,7 @@ impl<T> Stream for Subscription<T> {
 
 impl<T> Drop for Subscription<T> {
     fn drop(&mut self) {
-        self.connection.shared.unsubscribe(self.id, Flags::NONE);
+        self.connection.shared.unsubscribe(self.id, self.reader.taken(), Flags::NONE);
     }
 }
 
@@ -405,14 +405,15 @@ impl Shared {
         Ok((id, receiver))
     }
 
-    /// Ends a subscription at the bus, unless it has ended already.
-    fn unsubscribe(&self, id: u32, flags: Flags) -> bool {
+    /// Ends a subscription at the bus, unless it has ended already. Without [`DRAIN`], the bus counts as
+    /// dropped what it has delivered beyond the `taken` messages.
+    fn unsubscribe(&self, id: u32, taken: u64, flags: Flags) -> bool {
         let mut state = self.lock();
         if !state.subscriptions.entries.contains_key(&id) {
             return false;
         }
         // Behind what was published before: a drained subscription still gets it.
-        state.lanes.data(&Header::new(Kind::Unsubscribe, id, 0).flagged(flags), &ContentRef::empty());
+        state.lanes.data(&Header::new(Kind::Unsubscribe, id, taken).flagged(flags), &ContentRef::empty());
         let step = state.lanes.begin();
         drop(state);
         self.write(step);
@@ -423,7 +424,7 @@ impl Shared {
     pub(super) fn drain_subscriptions(&self) {
         let ids: Vec<u32> = self.lock().subscriptions.entries.keys().copied().collect();
         for id in ids {
-            self.unsubscribe(id, DRAIN);
+            self.unsubscribe(id, 0, DRAIN);
         }
     }
 }

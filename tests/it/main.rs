@@ -14,4 +14,5 @@ mod neighbours;
 mod policies;
 mod regressions;
 mod requests;
+mod totals;
 mod unix;

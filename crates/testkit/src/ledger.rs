@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use whispeer::BusError;
-use whispeer::bus::BusHandle;
+use whispeer::bus::{BusHandle, BusStats};
 use whispeer::client::{Counts, Subscription};
 
 use crate::wait::{PATIENCE, now_or_never};
@@ -77,7 +77,8 @@ struct Sums {
 }
 
 /// Takes what is left and checks that every match is accounted for: at the bus, matched = delivered +
-/// dropped + parked; at the clients, received = delivered, dropped = dropped, nothing pending.
+/// dropped + parked; at the clients, received = delivered, dropped = dropped, nothing pending. The bus's
+/// totals, in which those that have ended stay, balance too.
 ///
 /// # Panics
 /// When the books do not balance within [`PATIENCE`].
@@ -97,15 +98,33 @@ pub async fn settle(bus: &BusHandle, live: &mut Live) {
         let balanced = client_side
             .iter()
             .all(|(pattern, own)| bus_side.get(pattern).is_some_and(|other| other == own) && own.parked == 0);
-        if balanced {
+        let totals = totals_balance(&bus.stats());
+        if balanced && totals.is_ok() {
             return;
         }
         assert!(
             Instant::now() < until,
-            "the books do not balance; the bus has {bus_side:?}, the clients have {client_side:?}"
+            "the books do not balance; the bus has {bus_side:?}, the clients have {client_side:?}; {totals:?}"
         );
         sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Whether all matches since the bus started are taken or pending at a subscriber, dropped, or parked.
+/// While publishes are under way they may not be yet.
+///
+/// # Errors
+/// The counts.
+pub fn totals_balance(stats: &BusStats) -> Result<(), String> {
+    let BusStats { matched, delivered, untaken, parked_messages, .. } = *stats;
+    let dropped: u64 = stats.dropped.values().sum();
+    if matched + untaken == delivered + dropped + parked_messages as u64 {
+        return Ok(());
+    }
+    Err(format!(
+        "of {matched} matches {delivered} were delivered, {untaken} of them never taken, \
+         {dropped} dropped and {parked_messages} are parked"
+    ))
 }
 
 fn bus_sums(bus: &BusHandle) -> BTreeMap<String, Sums> {
@@ -137,7 +156,7 @@ fn client_sums(live: &Live) -> BTreeMap<String, Sums> {
 }
 
 /// Checks that nothing is left of clients that have gone: no session, subscription, served topic,
-/// request or queued byte.
+/// request or queued byte; and that nothing of them has vanished from the totals.
 ///
 /// # Panics
 /// When something is left after [`PATIENCE`].
@@ -151,11 +170,16 @@ pub async fn nothing_left(bus: &BusHandle) {
             ("served topics", stats.served_topics),
             ("requests", stats.requests_in_flight),
             ("queued bytes", stats.queued_bytes),
+            ("parked messages", stats.parked_messages),
         ];
-        if left.iter().all(|(_, count)| *count == 0) {
+        let totals = totals_balance(&stats);
+        if left.iter().all(|(_, count)| *count == 0) && totals.is_ok() {
             return;
         }
-        assert!(Instant::now() < until, "something is left of clients that have gone: {left:?}");
+        assert!(
+            Instant::now() < until,
+            "something is left of clients that have gone: {left:?}; or has vanished: {totals:?}"
+        );
         sleep(Duration::from_millis(1)).await;
     }
 }

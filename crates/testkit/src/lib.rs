@@ -6,8 +6,8 @@
 //!
 //! After every case the books are checked ([`ledger`]): each live subscription's matches are taken,
 //! dropped with a reason, or pending, at the bus and at its client alike; nobody was cut off who was
-//! not meant to be; and once the clients are gone, nothing is left of them at the bus. Links with
-//! planted faults ([`fault`]) prove that the suite would notice.
+//! not meant to be; and once the clients are gone, nothing is left of them at the bus, and nothing has
+//! vanished from its totals. Links with planted faults ([`fault`]) prove that the suite would notice.
 //!
 //! | promise | cases |
 //! |---|---|
@@ -28,6 +28,7 @@
 //! | Links never deadlock | `three_hundred_large_messages_to_oneself_end_in_messages_or_a_gap` |
 //! | `publish` gives the number of matches, whatever became of them | `publish_tells_the_number_of_matching_subscriptions`, `every_match_counts_whether_delivered_parked_or_dropped` |
 //! | A queue group is one match and gives work to members with credit | `a_queue_group_is_one_match_and_shares_its_messages`, `a_group_gives_work_only_to_members_with_credit`, `a_group_without_credit_parks_for_the_first_that_takes`, `a_group_goes_on_with_those_that_are_left` |
+//! | What was delivered and never taken counts as dropped; what was drained does not | `what_a_subscription_leaves_untaken_counts_as_dropped`, `a_drained_subscription_counts_nothing_as_dropped` |
 //! | Deliveries can exclude the sender | `no_echo_leaves_out_what_the_client_itself_publishes` |
 //! | Patterns are allowed on both sides | `wildcards_meet_on_both_sides` |
 //! | A typed subscriber gets the topic without the prefix | `the_prefix_is_stripped_and_the_topic_can_be_used_again` |

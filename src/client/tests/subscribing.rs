@@ -243,7 +243,8 @@ async fn two_subscriptions_to_one_topic_are_independent() {
     peer.deliver(other_id, 1, "note/a", &encoded(&note("to the other")));
     assert_eq!(one.recv().await.unwrap().1, note("to one"));
     drop(one);
-    assert_eq!(peer.expect(Kind::Unsubscribe).await.header.id, one_id);
+    let unsubscribe = peer.expect(Kind::Unsubscribe).await.header;
+    assert_eq!((unsubscribe.id, unsubscribe.sequence), (one_id, 1), "one message was taken");
     assert_eq!(other.recv().await.unwrap().1, note("to the other"));
 }
 

@@ -254,6 +254,41 @@ pub(crate) async fn two_subscriptions_of_one_client_to_one_topic_are_independent
     Live::of(other)
 }
 
+pub(crate) async fn what_a_subscription_leaves_untaken_counts_as_dropped(kit: &Kit) -> Live {
+    let bus = kit.start();
+    let (publisher, subscriber) = (kit.client().await, kit.client().await);
+    let window = SubscribeOptions::default().window(8, 1024 * 1024);
+    let mut subscription = subscriber.subscribe_bytes_with("news", window).await.unwrap();
+    for count in 0..10 {
+        publisher.publish_bytes("news", number(count)).await.unwrap();
+    }
+    assert_eq!(take(&mut subscription, 3).await, numbers(0..3));
+    drop(subscription);
+    eventually("it has ended", || bus.subscriptions().is_empty()).await;
+    let stats = bus.stats();
+    assert_eq!((stats.matched, stats.delivered - stats.untaken), (10, 3));
+    assert_eq!(stats.dropped.into_iter().collect::<Vec<_>>(), [("link".to_owned(), 7)]);
+    Live::none()
+}
+
+pub(crate) async fn a_drained_subscription_counts_nothing_as_dropped(kit: &Kit) -> Live {
+    let bus = kit.start();
+    let (publisher, subscriber) = (kit.client().await, kit.client().await);
+    let mut subscription = subscriber.subscribe_bytes("news").await.unwrap();
+    for count in 0..10 {
+        publisher.publish_bytes("news", number(count)).await.unwrap();
+    }
+    subscription.drain().await.unwrap();
+    assert_eq!(take(&mut subscription, 3).await, numbers(0..3));
+    eventually("it has ended", || bus.subscriptions().is_empty()).await;
+    // The rest is with the client, to be taken or not.
+    let stats = bus.stats();
+    assert_eq!((stats.matched, stats.delivered, stats.untaken), (10, 10, 0));
+    assert!(stats.dropped.is_empty(), "{:?}", stats.dropped);
+    assert_eq!(take(&mut subscription, 7).await, numbers(3..10));
+    Live::none()
+}
+
 pub(crate) async fn dropping_a_subscription_ends_it_at_the_bus(kit: &Kit) -> Live {
     let bus = kit.start();
     let (publisher, subscriber) = (kit.client().await, kit.client().await);

@@ -40,6 +40,8 @@ macro_rules! for_each_case {
             publish_many_reaches_each_subscription_once,
             two_subscriptions_of_one_client_to_one_topic_are_independent,
             dropping_a_subscription_ends_it_at_the_bus,
+            what_a_subscription_leaves_untaken_counts_as_dropped,
+            a_drained_subscription_counts_nothing_as_dropped,
             topics_of_the_bus_are_out_of_reach_of_wildcards_and_publishers,
             a_payload_of_another_type_is_told_and_harms_nothing_else,
             an_invalid_topic_fails_its_call_and_nothing_else,
