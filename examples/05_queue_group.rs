@@ -6,6 +6,7 @@
 use std::error::Error;
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 use whispeer::client::SubscribeOptions;
 use whispeer::prelude::*;
 
@@ -18,6 +19,17 @@ impl PublishProtocol for Job {
     }
 }
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Done {
+    worker: usize,
+}
+
+impl PublishProtocol for Done {
+    fn prefix() -> &'static str {
+        "done"
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     run().await
@@ -26,41 +38,35 @@ async fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     const JOBS: u32 = 30;
     let (_bus, connector) = listen_and_serve_memory()?;
+    let boss = Client::new_memory(&connector)?;
+    let mut results = boss.subscribe::<Done>("resize").await?;
 
-    let mut workers = Vec::new();
-    for _ in 0..3 {
+    // The workers end with this set.
+    let mut workers = JoinSet::new();
+    for number in 0..3 {
         let worker = Client::new_memory(&connector)?;
         // With a window of two jobs, a busy worker leaves the rest to the others.
         let options = SubscribeOptions::default().group("workers").window(2, 64 * 1024);
         let mut jobs = worker.subscribe_with::<Job>("resize", options).await?;
-        workers.push(tokio::spawn(async move {
-            let mut done = 0;
-            while let Some((_topic, Job(number))) = jobs.recv().await {
-                if number == 0 {
-                    break;
-                }
-                done += 1;
-                tokio::task::yield_now().await;
+        workers.spawn(async move {
+            while let Some((topic, Job(_))) = jobs.recv().await {
+                worker.publish(topic.as_str(), &Done { worker: number }).await?;
             }
-            done
-        }));
+            BusResult::Ok(())
+        });
     }
 
-    let boss = Client::new_memory(&connector)?;
     for number in 1..=JOBS {
         // However many workers there are, the group is one match.
         assert_eq!(boss.publish("resize", &Job(number)).await?, 1);
     }
-    for _ in &workers {
-        boss.publish("resize", &Job(0)).await?;
-    }
 
-    let mut sum = 0;
-    for worker in workers {
-        let done = worker.await?;
-        println!("a worker did {done} jobs");
-        sum += done;
+    let mut done = [0; 3];
+    while done.iter().sum::<u32>() < JOBS {
+        let Some((_topic, Done { worker })) = results.recv().await else { break };
+        done[worker] += 1;
     }
-    assert_eq!(sum, JOBS);
+    println!("the workers did {done:?} jobs");
+    assert_eq!(done.iter().sum::<u32>(), JOBS);
     Ok(())
 }
