@@ -78,7 +78,7 @@ pub(crate) enum Next<'a> {
 /// What became of a message that was offered.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It waits; if it is the first, the owner's timer has to know.
+    /// It waits until its time has come; see [`Backlog::next_expiry`].
     Parked,
     /// It waits in a bounded ring that needs no timer; the publisher is not held.
     Kept,
@@ -130,6 +130,8 @@ pub(crate) struct Backlog {
     current: Option<Arc<Content>>,
     messages: usize,
     bytes: usize,
+    /// No message has waited long enough before this.
+    due: Option<Instant>,
     /// Bounds of the ring that `DropOldest` keeps.
     ring: (usize, usize),
     lagging: bool,
@@ -147,6 +149,7 @@ impl Backlog {
             current: None,
             messages: 0,
             bytes: 0,
+            due: None,
             ring,
             lagging: false,
         }
@@ -280,23 +283,38 @@ impl Backlog {
         }
     }
 
-    /// When the next message will have waited long enough.
+    /// When to call [`expire`](Self::expire) next. It may be too early, when the message that was to
+    /// wait no longer has been delivered; it only moves on when `expire` is called then.
+    #[inline]
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.origins.iter().filter_map(|origin| origin.deadline.map(|(at, _)| at)).min()
+        self.due
     }
 
     /// Drops what has waited long enough and returns how many that were. When one waited for the
     /// bus's whole block limit, the subscription lags: everything that waits is dropped.
     pub(crate) fn expire(&mut self, now: Instant) -> u64 {
+        if self.due.is_none_or(|due| due > now) {
+            return 0;
+        }
+        let dropped = self.drop_due(now);
+        self.due = self.origins.iter().filter_map(|origin| origin.deadline.map(|(at, _)| at)).min();
+        dropped
+    }
+
+    fn drop_due(&mut self, now: Instant) -> u64 {
         if self.origins.iter().any(|origin| origin.is_due(now, true)) {
             self.lagging = true;
             return self.drop_messages(|_| true, GapReason::Lagging);
+        }
+        if !self.origins.iter().any(|origin| origin.is_due(now, false)) {
+            return 0;
         }
         self.drop_messages(|origin| origin.is_due(now, false), GapReason::Lagging)
     }
 
     /// Drops everything and returns how many messages that were.
     pub(crate) fn abandon(&mut self) -> u64 {
+        self.due = None;
         self.drop_messages(|_| true, GapReason::Link)
     }
 
@@ -335,7 +353,14 @@ impl Backlog {
             {
                 last.count += 1;
             }
-            _ => self.origins.push_back(Origin { count: 1, publisher, hold: hold.cloned(), deadline }),
+            _ => {
+                if let Some((at, _)) = deadline
+                    && self.due.is_none_or(|due| at < due)
+                {
+                    self.due = Some(at);
+                }
+                self.origins.push_back(Origin { count: 1, publisher, hold: hold.cloned(), deadline });
+            }
         }
     }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::Shared;
 use super::backlog::Backlog;
+use super::deadlines::Deadlines;
 use super::group::Group;
 use super::requests::{Asked, Request, claim, refusal_content};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
-use super::subscription::{Slot, Subscription};
+use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
@@ -79,6 +80,7 @@ impl SessionTask {
                 delivered: 0,
                 dropped: [0; GapReason::ALL.len()],
                 draining: false,
+                noted: Noted::default(),
             })
         };
         let routed = self.enter_table(&pattern, slot, &options, window);
@@ -139,6 +141,7 @@ impl SessionTask {
         let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
         if let Some(subscription) = subscriptions.at(slot) {
             let before = subscription.backlog.bytes();
+            let inherited = left.is_some();
             if let Some(left) = left {
                 subscription.inherit(left);
             }
@@ -151,8 +154,11 @@ impl SessionTask {
                 subscription.abandon(lanes, totals);
             }
             *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
+            if inherited {
+                state.note_parked(slot);
+            }
         }
-        end_if_drained(&mut state, id, !header.flags.contains(DRAIN));
+        state.end_if_drained(id, !header.flags.contains(DRAIN));
         claim(&self.session, &mut state, &mut self.touched);
         Ok(())
     }
@@ -278,7 +284,7 @@ impl SessionTask {
                 *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
                 let draining = subscription.draining;
                 if draining {
-                    end_if_drained(&mut state, id, false);
+                    state.end_if_drained(id, false);
                 }
                 claim(&self.session, &mut state, &mut self.touched);
             }
@@ -287,18 +293,6 @@ impl SessionTask {
         if let Some(group) = group {
             group.pump(&mut self.touched);
         }
-    }
-}
-
-/// Ends a subscription that has left the table, once nothing waits for it or `at_once`.
-fn end_if_drained(state: &mut State, id: u32, at_once: bool) {
-    let done = state.subscriptions.by_id(id).is_some_and(|own| at_once || own.backlog.is_empty());
-    if !done {
-        return;
-    }
-    if let Some(subscription) = state.subscriptions.remove(id) {
-        let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
-        state.data(&header, &ContentRef::empty());
     }
 }
 
@@ -347,6 +341,7 @@ impl Shared {
             let mut state = session.lock();
             state.parked_bytes = 0;
             state.request_bytes = 0;
+            state.request_times = Deadlines::default();
             (
                 state.subscriptions.take(),
                 std::mem::take(&mut state.servings),
@@ -378,6 +373,18 @@ impl Shared {
 }
 
 impl State {
+    /// Ends a subscription that has left the table, once nothing waits for it or `at_once`.
+    pub(super) fn end_if_drained(&mut self, id: u32, at_once: bool) {
+        let done = self.subscriptions.by_id(id).is_some_and(|own| at_once || own.backlog.is_empty());
+        if !done {
+            return;
+        }
+        if let Some(subscription) = self.subscriptions.remove(id) {
+            let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
+            self.data(&header, &ContentRef::empty());
+        }
+    }
+
     /// Ends a subscription that fell behind under the policy `Disconnect`; the message that found no
     /// credit is the one it misses. Returns its place in the routing table, to be given up.
     pub(super) fn end_slow_consumer(&mut self, id: u32) -> Option<Subscription> {

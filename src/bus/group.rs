@@ -33,6 +33,8 @@ struct GroupState {
     backlog: Backlog,
     /// Its place in the routing table, once it is there.
     entry: Option<EntryId>,
+    /// The sweeper knows of what waits.
+    watched: bool,
     /// Its part of the byte budget.
     share: Share,
 }
@@ -52,7 +54,8 @@ impl Group {
         budget: Arc<Budget>,
     ) -> Self {
         let backlog = Backlog::new(policy, window);
-        let state = GroupState { members: VecDeque::new(), backlog, entry: None, share: Share::default() };
+        let members = VecDeque::new();
+        let state = GroupState { members, backlog, entry: None, watched: false, share: Share::default() };
         Self { pattern, name, budget, state: Mutex::new(state) }
     }
 
@@ -90,7 +93,7 @@ impl Group {
     ) -> Outcome {
         let publisher = offered.publisher;
         let mut state = self.lock();
-        let GroupState { members, backlog, share, .. } = &mut *state;
+        let GroupState { members, backlog, watched, share, .. } = &mut *state;
         let mut outcome = Outcome::default();
         // What waits goes first, to whoever has credit by now.
         feed(members, backlog, touched);
@@ -111,7 +114,7 @@ impl Group {
             let room = backlog.bytes() < self.budget.per_session();
             let holds = &mut *holds;
             match backlog.offer(content, publisher, offered.patience, room, move || holds.hold(index)) {
-                Verdict::Parked => outcome.parked = true,
+                Verdict::Parked => outcome.unnoted |= !std::mem::replace(watched, true),
                 Verdict::Dropped(count, reason) => totals.dropped[reason.index()] += count,
                 // `join` does not admit the policy that ends a subscription.
                 Verdict::Kept | Verdict::End => {}
@@ -129,13 +132,14 @@ impl Group {
         share.follow(backlog.bytes(), &self.budget);
     }
 
-    /// Drops what has waited long enough; returns whether messages still wait.
+    /// Drops what has waited long enough; returns whether it is to be watched on.
     pub(crate) fn expire(&self, now: Instant, totals: &mut Totals) -> bool {
         let mut state = self.lock();
         totals.dropped[GapReason::Lagging.index()] += state.backlog.expire(now);
-        let GroupState { backlog, share, .. } = &mut *state;
+        let GroupState { backlog, watched, share, .. } = &mut *state;
         share.follow(backlog.bytes(), &self.budget);
-        backlog.messages() > 0
+        *watched = backlog.next_expiry().is_some();
+        *watched
     }
 
     /// Messages that wait, and their bytes.

@@ -9,7 +9,7 @@
 //! 5. `session` writes what is queued, once per turn and destination.
 //!
 //! `calls` is everything else that a session asks for, `requests` and `service` are request/response,
-//! `group` shares messages, `sweeper` keeps times outside of sessions. `introspect` is a session of
+//! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of any. `introspect` is a session of
 //! the bus's own that answers questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -21,6 +21,7 @@ mod budget;
 mod builder;
 mod calls;
 mod clock;
+mod deadlines;
 mod group;
 mod handle;
 mod hold;

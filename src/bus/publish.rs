@@ -335,7 +335,7 @@ impl FanOut<'_> {
         let outcome = subscription.offer(&self.offered, lanes, totals, room, self.holds);
         *parked_bytes = others + subscription.backlog.bytes();
         let id = subscription.id;
-        if outcome.parked && state.expect(self.offered.patience.deadline()) {
+        if outcome.unnoted && state.note_parked(slot) {
             session.task.wake();
         }
         let ended = if outcome.ends { state.end_slow_consumer(id) } else { None };
@@ -349,7 +349,7 @@ impl FanOut<'_> {
 
     fn deliver_in(&mut self, group: &Arc<Group>) -> u64 {
         let outcome = group.offer(&self.offered, self.touched, self.totals, self.holds);
-        if outcome.parked {
+        if outcome.unnoted {
             self.shared.sweeper.watch_group(group);
         }
         outcome.matched

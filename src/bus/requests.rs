@@ -11,15 +11,17 @@
 //! requester cancels       requests -= id, then asked -= token, CANCEL
 //! ```
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::clock::Clock;
-use super::service::{Chosen, Service, Waiting};
+use super::service::{Choice, Chosen, Service, Waiting};
 use super::session::{Session, State};
 use crate::error::BusError;
 use crate::limits;
@@ -226,8 +228,9 @@ impl Shared {
             return Err(BusError::LimitReached { what });
         }
         state.request_bytes += bytes;
-        state.expect(deadline + limits::REQUEST_GRACE);
         let pending = Pending { about, size, deadline, timeout, replies, servers: Vec::new() };
+        state.expect(pending.given_up_at());
+        state.request_times.add(pending.given_up_at(), request.id);
         state.requests.insert(request.id, pending);
         Ok(())
     }
@@ -253,12 +256,14 @@ impl Shared {
             size,
         };
         match service.choose(size, wait)? {
-            Some(chosen) => {
+            Choice::Server(chosen) => {
                 let ask = Ask { requester, request: request.id, flags: request.flags, content, deadline };
                 self.ask(&ask, service, &chosen, request.clock.now(), touched)
             }
-            None => {
-                self.sweeper.watch_service(service);
+            Choice::Waits { watched } => {
+                if !watched {
+                    self.sweeper.watch_service(service);
+                }
                 Ok(())
             }
         }
@@ -453,24 +458,17 @@ impl Shared {
         }
     }
 
-    /// Gives up requests whose deadline has passed; returns when the next one will.
+    /// Gives up requests whose deadline has passed.
     pub(crate) fn expire_requests(
         &self,
         requester: &Arc<Session>,
         now: Instant,
         touched: &mut Vec<Arc<Session>>,
-    ) -> Option<Instant> {
+    ) {
         let mut expired = Vec::new();
-        let next = {
+        {
             let mut state = requester.lock();
-            let due: Vec<u32> = state
-                .requests
-                .iter()
-                .filter(|(_, pending)| pending.deadline + limits::REQUEST_GRACE <= now)
-                .map(|(id, _)| *id)
-                .collect();
-            for id in due {
-                let Some(pending) = state.take_request(id) else { continue };
+            while let Some((id, pending)) = state.take_expired_request(now) {
                 let error = BusError::TimedOut {
                     what: format!("the request to \"{}\"", pending.about.name()),
                     after: pending.timeout,
@@ -481,12 +479,10 @@ impl Shared {
                 expired.push(pending);
             }
             claim(requester, &mut state, touched);
-            state.requests.values().map(|pending| pending.deadline + limits::REQUEST_GRACE).min()
-        };
+        }
         for pending in expired {
             pending.cancel_at_servers();
         }
-        next
     }
 
     /// A server has ended: whoever waits for it is told.
@@ -521,6 +517,11 @@ struct Ask<'a> {
 }
 
 impl Pending {
+    /// When the bus answers it by itself.
+    fn given_up_at(&self) -> Instant {
+        self.deadline + limits::REQUEST_GRACE
+    }
+
     /// Tells the servers that nobody waits any more.
     pub(crate) fn cancel_at_servers(self) {
         for (server, token) in self.servers {
@@ -542,6 +543,26 @@ impl State {
     }
 
     fn take_request(&mut self, id: u32) -> Option<Pending> {
+        let pending = self.remove_request(id)?;
+        let Self { requests, request_times, .. } = self;
+        request_times.call_off(|at, id| is_live(requests, at, id));
+        Some(pending)
+    }
+
+    /// One that has to be given up at `now`.
+    fn take_expired_request(&mut self, now: Instant) -> Option<(u32, Pending)> {
+        let Self { requests, request_times, .. } = self;
+        let id = request_times.take_due(now, |at, id| is_live(requests, at, id))?;
+        Some((id, self.remove_request(id)?))
+    }
+
+    /// When the first of the requests has to be given up.
+    pub(super) fn next_request_expiry(&mut self) -> Option<Instant> {
+        let Self { requests, request_times, .. } = self;
+        request_times.next(|at, id| is_live(requests, at, id))
+    }
+
+    fn remove_request(&mut self, id: u32) -> Option<Pending> {
         let pending = self.requests.remove(&id)?;
         let bytes = pending.size.saturating_mul(pending.replies.copies());
         self.request_bytes = self.request_bytes.saturating_sub(bytes);
@@ -581,6 +602,11 @@ impl State {
             self.data(&header, &ContentRef::empty());
         }
     }
+}
+
+/// Whether that is when the request is given up.
+fn is_live(requests: &HashMap<u32, Pending, RandomState>, at: Instant, id: u32) -> bool {
+    requests.get(&id).is_some_and(|pending| pending.given_up_at() == at)
 }
 
 /// Answers a request with an error, wherever it stands.

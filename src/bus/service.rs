@@ -29,6 +29,8 @@ struct ServiceState {
     members: VecDeque<Server>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// The sweeper knows of what waits.
+    watched: bool,
     /// Its part of the byte budget.
     share: Share,
 }
@@ -61,6 +63,15 @@ pub(crate) struct Chosen {
     pub(crate) serving: u32,
 }
 
+/// Where a request goes.
+#[derive(Debug)]
+pub(crate) enum Choice {
+    /// To this server.
+    Server(Chosen),
+    /// It waits; whether the sweeper watches the service already.
+    Waits { watched: bool },
+}
+
 /// Who wants to serve, and how.
 #[derive(Debug)]
 pub(crate) struct Candidate<'a> {
@@ -78,12 +89,12 @@ impl Service {
 
     /// The next server with credit, which is spent for `size` bytes; otherwise the request waits, if
     /// there is room.
-    pub(crate) fn choose(&self, size: usize, wait: impl FnOnce() -> Waiting) -> BusResult<Option<Chosen>> {
+    pub(crate) fn choose(&self, size: usize, wait: impl FnOnce() -> Waiting) -> BusResult<Choice> {
         let mut state = self.lock();
         if state.waiting.is_empty()
             && let Some(chosen) = state.next_server(size)
         {
-            return Ok(Some(chosen));
+            return Ok(Choice::Server(chosen));
         }
         if state.members.is_empty() {
             return Err(BusError::NoServer { topic: self.topic.to_string() });
@@ -98,7 +109,7 @@ impl Service {
         state.waiting_bytes += size;
         state.waiting.push_back(wait());
         state.account(&self.budget);
-        Ok(None)
+        Ok(Choice::Waits { watched: std::mem::replace(&mut state.watched, true) })
     }
 
     /// Adds credit to a server.
@@ -127,8 +138,9 @@ impl Service {
         self.grant(&chosen.session, chosen.serving, 1, size as u64);
     }
 
-    /// Takes out the requests for which `keep` is false; returns how many still wait.
-    pub(crate) fn prune(&self, mut keep: impl FnMut(&Waiting) -> bool) -> usize {
+    /// Takes out the requests for which `keep` is false; returns whether others still wait and the
+    /// service is to be watched on.
+    pub(crate) fn prune(&self, mut keep: impl FnMut(&Waiting) -> bool) -> bool {
         let mut pruned = Vec::new();
         let mut state = self.lock();
         let ServiceState { waiting, waiting_bytes, .. } = &mut *state;
@@ -140,7 +152,8 @@ impl Service {
                 pruned.push(entry);
             }
         }
-        let left = waiting.len();
+        let left = !waiting.is_empty();
+        state.watched = left;
         state.account(&self.budget);
         drop(state);
         drop(pruned);
@@ -241,6 +254,7 @@ impl Services {
                     members: VecDeque::from([server]),
                     waiting: VecDeque::new(),
                     waiting_bytes: 0,
+                    watched: false,
                     share: Share::default(),
                 }),
             });

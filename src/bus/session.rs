@@ -14,10 +14,11 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::budget::{Budget, Share};
+use super::deadlines::Deadlines;
 use super::requests::{Asked, Pending};
 use super::service::Service;
 use super::stats::Totals;
-use super::subscription::Subscriptions;
+use super::subscription::{Slot, Subscriptions};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{ContentRef, Header, Kind, Owed, Refusal};
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) servings: HashMap<u32, Arc<Service>, RandomState>,
     /// Requests this session has made and not seen answered.
     pub(crate) requests: HashMap<u32, Pending, RandomState>,
+    /// When they are given up.
+    pub(crate) request_times: Deadlines<u32>,
     /// Bytes of these requests.
     pub(crate) request_bytes: usize,
     /// Requests this session was asked and has not answered, by token.
@@ -87,6 +90,7 @@ impl Session {
                 subscriptions: Subscriptions::default(),
                 servings: HashMap::default(),
                 requests: HashMap::default(),
+                request_times: Deadlines::default(),
                 request_bytes: 0,
                 asked: HashMap::default(),
                 parked_bytes: 0,
@@ -231,13 +235,54 @@ impl State {
 
     /// Goes on with what waited for room on the link.
     fn pump_crowded(&mut self) {
-        self.crowded = false;
-        let Self { subscriptions, lanes, totals, .. } = self;
-        for subscription in subscriptions.iter_mut().filter(|own| !own.backlog.is_empty()) {
-            subscription.pump(lanes, totals);
+        let mut drained = Vec::new();
+        let Self { subscriptions, lanes, totals, parked_bytes, .. } = self;
+        subscriptions.pump_in_turn(|own| {
+            let before = own.backlog.bytes();
+            own.pump(lanes, totals);
+            *parked_bytes = (*parked_bytes + own.backlog.bytes()).saturating_sub(before);
+            if own.draining {
+                drained.push(own.id);
+            }
+            lanes.has_room()
+        });
+        for id in drained {
+            self.end_if_drained(id, false);
         }
-        self.parked_bytes = self.subscriptions.parked_bytes();
         self.crowded = !self.lanes.has_room();
+    }
+
+    /// Drops what has been parked for long enough, of all subscriptions.
+    pub(crate) fn expire_parked(&mut self, now: Instant) {
+        while let Some(slot) = self.subscriptions.take_due(now) {
+            let Self { subscriptions, lanes, totals, parked_bytes, .. } = self;
+            let Some(own) = subscriptions.at(slot) else { continue };
+            let before = own.backlog.bytes();
+            if own.expire(now, totals) > 0 {
+                own.pump(lanes, totals);
+            }
+            *parked_bytes = (*parked_bytes + own.backlog.bytes()).saturating_sub(before);
+            let drained = own.draining.then_some(own.id);
+            subscriptions.note(slot);
+            if let Some(id) = drained {
+                self.end_if_drained(id, false);
+            }
+        }
+    }
+
+    /// Notes what a subscription has parked; returns whether the session's task has to hear of it.
+    pub(crate) fn note_parked(&mut self, slot: Slot) -> bool {
+        self.subscriptions.note(slot).is_some_and(|due| self.expect(due))
+    }
+
+    /// Finds out when the next parked message or unanswered request will be due.
+    pub(crate) fn renew_expiry(&mut self) {
+        let parked = self.subscriptions.next_expiry();
+        let request = self.next_request_expiry();
+        self.expiry = match (parked, request) {
+            (Some(parked), Some(request)) => Some(parked.min(request)),
+            (parked, request) => parked.or(request),
+        };
     }
 
     /// Notes why the session has to end; the first reason stays.

@@ -1,12 +1,13 @@
 //! A session's subscriptions at the bus: credit, sequence and what waits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::backlog::{Backlog, Next, Patience, Verdict};
+use super::deadlines::Deadlines;
 use super::group::Group;
 use super::hold::Holds;
 use super::stats::Totals;
@@ -36,6 +37,17 @@ pub(crate) struct Subscription {
     pub(crate) dropped: [u64; GapReason::ALL.len()],
     /// It ends once its backlog is empty.
     pub(crate) draining: bool,
+    /// What its session has noted of its backlog.
+    pub(crate) noted: Noted,
+}
+
+/// What a session notes of a subscription with a backlog, so that it finds those without a search.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    /// It is among those with a backlog.
+    waits: bool,
+    /// The time that is noted for it.
+    due: Option<Instant>,
 }
 
 /// What became of messages that were offered to one subscription.
@@ -43,8 +55,9 @@ pub(crate) struct Subscription {
 pub(crate) struct Outcome {
     /// So many matched: all, unless the subscription ends.
     pub(crate) matched: u64,
-    /// Some wait; the session's timer has to know of it.
-    pub(crate) parked: bool,
+    /// Some wait or were counted, and whoever keeps the times has to note it: the session of a
+    /// subscription, the sweeper of a group.
+    pub(crate) unnoted: bool,
     /// The subscription is to be ended for falling behind.
     pub(crate) ends: bool,
 }
@@ -87,15 +100,15 @@ impl Subscription {
                 .backlog
                 .offer(content, offered.publisher, offered.patience, has_room, move || holds.hold(index))
             {
-                Verdict::Parked => outcome.parked = true,
-                Verdict::Kept => {}
+                Verdict::Parked | Verdict::Kept => {}
                 Verdict::Dropped(count, reason) => self.count_dropped(count, reason, totals),
                 Verdict::End => {
                     outcome.ends = true;
-                    break;
+                    return outcome;
                 }
             }
         }
+        outcome.unnoted = passing < offered.contents.len() && !self.is_noted();
         outcome
     }
 
@@ -136,6 +149,11 @@ impl Subscription {
         for content in offered.contents.iter().take(count) {
             self.deliver(content, lanes, totals);
         }
+    }
+
+    /// Whether its session knows of its backlog what it has to.
+    fn is_noted(&self) -> bool {
+        self.noted.waits && self.noted.due == self.backlog.next_expiry()
     }
 
     /// Queues a message on the link and spends credit for it.
@@ -217,9 +235,23 @@ pub(crate) struct Slot {
 /// The subscriptions of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
-    slots: Vec<(u32, Option<Box<Subscription>>)>,
+    slots: Slots,
     free: Vec<u32>,
     by_id: HashMap<u32, Slot, RandomState>,
+    /// Places of those that have a backlog, or had one until a while ago.
+    waiting: BTreeSet<u32>,
+    /// Where [`pump_in_turn`](Self::pump_in_turn) stopped.
+    next_in_turn: u32,
+    deadlines: Deadlines<Slot>,
+}
+
+type Slots = Vec<(u32, Option<Box<Subscription>>)>;
+
+/// Whether that is the time noted for the subscription in that slot.
+fn is_live(slots: &Slots, at: Instant, slot: Slot) -> bool {
+    slots.get(slot.index as usize).is_some_and(|(serial, place)| {
+        *serial == slot.serial && place.as_ref().is_some_and(|own| own.noted.due == Some(at))
+    })
 }
 
 impl Subscriptions {
@@ -273,40 +305,96 @@ impl Subscriptions {
         let (serial, place) = self.slots.get_mut(slot.index as usize)?;
         *serial = serial.wrapping_add(1);
         self.free.push(slot.index);
-        place.take().map(|subscription| *subscription)
+        let subscription = *place.take()?;
+        if subscription.noted.waits {
+            self.waiting.remove(&slot.index);
+        }
+        if subscription.noted.due.is_some() {
+            self.deadlines.call_off(|at, slot| is_live(&self.slots, at, slot));
+        }
+        Some(subscription)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Subscription> {
         self.slots.iter().filter_map(|(_, place)| place.as_deref())
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Subscription> {
-        self.slots.iter_mut().filter_map(|(_, place)| place.as_deref_mut())
-    }
-
     /// Takes all of them.
     pub(crate) fn take(&mut self) -> Vec<Subscription> {
         self.by_id.clear();
         self.free.clear();
+        self.waiting.clear();
+        self.deadlines = Deadlines::default();
         std::mem::take(&mut self.slots)
             .into_iter()
             .filter_map(|(_, place)| place.map(|boxed| *boxed))
             .collect()
     }
 
-    /// Bytes that wait in all backlogs.
-    pub(crate) fn parked_bytes(&self) -> usize {
-        self.iter().map(|subscription| subscription.backlog.bytes()).sum()
-    }
-
     /// Messages that wait in all backlogs.
     pub(crate) fn parked_messages(&self) -> usize {
-        self.iter().map(|subscription| subscription.backlog.messages()).sum()
+        let places = self.waiting.iter().filter_map(|index| self.slots.get(*index as usize));
+        places.filter_map(|(_, place)| place.as_ref()).map(|own| own.backlog.messages()).sum()
     }
 
-    /// When the first of the parked messages has waited long enough.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.iter().filter_map(|subscription| subscription.backlog.next_expiry()).min()
+    /// Notes that the subscription has a backlog, and when something in it is due, which is returned.
+    pub(crate) fn note(&mut self, slot: Slot) -> Option<Instant> {
+        let own = self.at(slot)?;
+        let due = own.backlog.next_expiry();
+        let listed = std::mem::replace(&mut own.noted.waits, true);
+        let before = std::mem::replace(&mut own.noted.due, due);
+        if !listed {
+            self.waiting.insert(slot.index);
+        }
+        if before != due {
+            if let Some(at) = due {
+                self.deadlines.add(at, slot);
+            }
+            if before.is_some() {
+                self.deadlines.call_off(|at, slot| is_live(&self.slots, at, slot));
+            }
+        }
+        due
+    }
+
+    /// When the first of the parked messages may have waited long enough.
+    pub(crate) fn next_expiry(&mut self) -> Option<Instant> {
+        self.deadlines.next(|at, slot| is_live(&self.slots, at, slot))
+    }
+
+    /// One of those in which something may have waited long enough. It is to be [noted](Self::note)
+    /// again afterwards.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Slot> {
+        let slot = self.deadlines.take_due(now, |at, slot| is_live(&self.slots, at, slot))?;
+        self.at(slot)?.noted.due = None;
+        Some(slot)
+    }
+
+    /// Calls `pump` for those with a backlog until it says that there is no room for more, and goes on
+    /// behind the last one when it is called again.
+    pub(crate) fn pump_in_turn(&mut self, mut pump: impl FnMut(&mut Subscription) -> bool) {
+        let Self { slots, waiting, next_in_turn, .. } = self;
+        for index in waiting.range(*next_in_turn..).chain(waiting.range(..*next_in_turn)) {
+            let Some((_, Some(own))) = slots.get_mut(*index as usize) else { continue };
+            if !own.backlog.is_empty() && !pump(own) {
+                *next_in_turn = index.saturating_add(1);
+                return;
+            }
+        }
+    }
+
+    /// Lets those whose backlog has gone give back its memory.
+    pub(crate) fn trim(&mut self) {
+        let Self { slots, waiting, .. } = self;
+        waiting.retain(|index| match slots.get_mut(*index as usize) {
+            Some((_, Some(own))) if own.backlog.is_empty() => {
+                own.backlog.trim();
+                own.noted.waits = false;
+                false
+            }
+            Some((_, place)) => place.is_some(),
+            None => false,
+        });
     }
 }
 
@@ -384,6 +472,7 @@ mod tests {
                     delivered: 0,
                     dropped: [0; GapReason::ALL.len()],
                     draining: false,
+                    noted: Noted::default(),
                 },
                 lanes: Lanes::new(Form::Values),
                 totals: Totals::default(),
@@ -519,6 +608,63 @@ mod tests {
             }
             bench.finish();
         }
+    }
+
+    #[test]
+    fn what_is_due_or_waits_is_found_without_looking_at_ten_thousand_others() {
+        let mut bench = Bench::new(Policy::Block, (1, 1_000));
+        let mut all = Subscriptions::default();
+        for id in 0..10_000 {
+            let idle = Bench::new(Policy::Block, (1, 1_000)).subscription;
+            all.insert(Subscription { id, ..idle });
+        }
+        bench.act(&Action::Offer { bytes: 0, patience: None });
+        bench.act(&Action::Offer { bytes: 0, patience: None });
+        let now = bench.now;
+        all.remove(7_000);
+        let slot = all.insert(Subscription { id: 7_000, ..bench.subscription });
+        assert_eq!(all.note(slot), Some(now + BLOCK_LIMIT));
+        assert_eq!(all.parked_messages(), 1);
+        let mut seen = Vec::new();
+        all.pump_in_turn(|own| {
+            seen.push(own.id);
+            true
+        });
+        assert_eq!(seen, [7_000]);
+        assert_eq!(all.take_due(now), None);
+        assert_eq!(all.take_due(now + BLOCK_LIMIT), Some(slot));
+        assert_eq!(all.take_due(now + BLOCK_LIMIT), None);
+        all.at(slot).unwrap().backlog.abandon();
+        all.at(slot).unwrap().backlog.next_gap();
+        all.trim();
+        assert!(all.waiting.is_empty() && all.next_expiry().is_none());
+    }
+
+    #[test]
+    fn those_with_a_backlog_go_on_in_turn() {
+        let mut all = Subscriptions::default();
+        for id in 0..3 {
+            let mut bench = Bench::new(Policy::DropNewest, (1, 1_000));
+            bench.act(&Action::Offer { bytes: 0, patience: None });
+            bench.act(&Action::Offer { bytes: 0, patience: None });
+            let slot = all.insert(Subscription { id, ..bench.subscription });
+            all.note(slot);
+        }
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            all.pump_in_turn(|own| {
+                seen.push(own.id);
+                false
+            });
+        }
+        assert_eq!(seen, [0, 1, 2, 0]);
+        all.remove(1);
+        seen.clear();
+        all.pump_in_turn(|own| {
+            seen.push(own.id);
+            true
+        });
+        assert_eq!(seen, [2, 0]);
     }
 
     #[test]

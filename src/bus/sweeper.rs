@@ -30,15 +30,15 @@ impl Sweeper {
         change(&mut self.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Something waits in the group.
+    /// Something waits in the group, which knows whether it is watched already.
     pub(crate) fn watch_group(&self, group: &Arc<Group>) {
-        self.with(|watched| add(&mut watched.groups, group));
+        self.with(|watched| watched.groups.push(Arc::downgrade(group)));
         self.begun.notify_one();
     }
 
-    /// Something waits for the service.
+    /// Something waits for the service, which knows whether it is watched already.
     pub(crate) fn watch_service(&self, service: &Arc<Service>) {
-        self.with(|watched| add(&mut watched.services, service));
+        self.with(|watched| watched.services.push(Arc::downgrade(service)));
         self.begun.notify_one();
     }
 
@@ -63,24 +63,18 @@ impl Sweeper {
         let mut totals = Totals::default();
         for group in groups.iter().filter_map(Weak::upgrade) {
             if group.expire(now, &mut totals) {
-                self.with(|watched| add(&mut watched.groups, &group));
+                self.with(|watched| watched.groups.push(Arc::downgrade(&group)));
             }
         }
         shared.past().add(&totals);
         for service in services.iter().filter_map(Weak::upgrade) {
             // The requester's own task answers what has timed out; here only the place is freed.
-            let left = service.prune(|waiting| {
+            let waiting = service.prune(|waiting| {
                 waiting.deadline > now && waiting.requester.lock().requests.contains_key(&waiting.request)
             });
-            if left > 0 {
-                self.with(|watched| add(&mut watched.services, &service));
+            if waiting {
+                self.with(|watched| watched.services.push(Arc::downgrade(&service)));
             }
         }
-    }
-}
-
-fn add<T>(watched: &mut Vec<Weak<T>>, one: &Arc<T>) {
-    if !watched.iter().any(|other| std::ptr::eq(other.as_ptr(), Arc::as_ptr(one))) {
-        watched.push(Arc::downgrade(one));
     }
 }

@@ -353,20 +353,11 @@ impl SessionTask {
 
     /// Drops parked messages and requests that have waited long enough.
     fn expire(&mut self, now: Instant) {
-        let next_request = self.shared.expire_requests(&self.session, now, &mut self.touched);
+        self.shared.expire_requests(&self.session, now, &mut self.touched);
         {
             let mut state = self.session.lock();
-            let State { subscriptions, totals, lanes, .. } = &mut *state;
-            for subscription in subscriptions.iter_mut() {
-                if subscription.expire(now, totals) > 0 {
-                    subscription.pump(lanes, totals);
-                }
-            }
-            state.parked_bytes = state.subscriptions.parked_bytes();
-            state.expiry = match (state.subscriptions.next_expiry(), next_request) {
-                (Some(parked), Some(request)) => Some(parked.min(request)),
-                (parked, request) => parked.or(request),
-            };
+            state.expire_parked(now);
+            state.renew_expiry();
             claim(&self.session, &mut state, &mut self.touched);
         }
         self.end_turn();
@@ -395,7 +386,7 @@ impl SessionTask {
         }
         let stuck_since = {
             let mut state = self.session.lock();
-            state.subscriptions.iter_mut().for_each(|subscription| subscription.backlog.trim());
+            state.subscriptions.trim();
             state.lanes.stuck_since()
         };
         match stuck_since.map(|since| now.duration_since(since)) {

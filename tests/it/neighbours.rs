@@ -9,7 +9,7 @@ use whispeer::prelude::*;
 use whispeer::proto::fields::FieldsBuilder;
 use whispeer::proto::{Flags, Header, Kind};
 use whispeer_testkit::raw::RawPeer;
-use whispeer_testkit::wait::eventually;
+use whispeer_testkit::wait::{eventually, soon};
 
 fn clients<const N: usize>(bus: &BusHandle) -> [Client; N] {
     std::array::from_fn(|_| Client::new_memory(&bus.connector()).unwrap())
@@ -152,6 +152,33 @@ async fn a_slow_reader_cannot_spend_the_byte_budget_of_all() {
     assert_eq!(publisher.publish_bytes("good", "hi").await.unwrap(), 1);
     assert!(subscription.recv().await.is_some());
     assert!(bus.stats().queued_bytes < 6 << 20, "{} bytes wait", bus.stats().queued_bytes);
+}
+
+#[tokio::test]
+async fn a_drain_ends_also_when_the_link_had_no_room_for_what_waited() {
+    let settings = Settings { frame_limit: 128 * 1024, byte_budget: 1 << 20, ..Settings::default() };
+    let bus = Bus::builder().settings(settings).start().unwrap();
+    let (mut slow, _) = RawPeer::welcomed(bus.connector().connect().unwrap()).await.unwrap();
+    let mut fields = FieldsBuilder::new();
+    fields.window(1_000_000, 1 << 30).unwrap();
+    fields.policy(Policy::DropOldest).unwrap();
+    slow.push_with(&Header::new(Kind::Subscribe, 1, 0), fields.as_bytes(), b"news", &[]);
+    slow.flush().await.unwrap();
+    eventually("the subscription is there", || bus.stats().subscriptions == 1).await;
+    let [publisher] = clients(&bus);
+    for _ in 0..40 {
+        publisher.publish_bytes("news", vec![0; 60_000]).await.unwrap();
+    }
+    assert!(bus.subscriptions()[0].parked > 0);
+    slow.send(&Header::new(Kind::Unsubscribe, 1, 0).flagged(Flags(1)), "", &[]).await.unwrap();
+    eventually("nothing new matches", || bus.stats().subscriptions == 0).await;
+    loop {
+        let frame = soon("the end of the subscription", slow.receive()).await.unwrap().unwrap();
+        if frame.header.kind == Kind::Ended {
+            assert_eq!(frame.header.sequence, 40);
+            break;
+        }
+    }
 }
 
 #[tokio::test]

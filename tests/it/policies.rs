@@ -132,6 +132,52 @@ async fn drop_oldest_keeps_to_its_bytes_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_last_member_of_a_group_takes_along_waits_no_longer_than_before() {
+    let mut pair = pair(SubscribeOptions::default().window(1, 1024).group("workers")).await;
+    for payload in ["one", "two", "three"] {
+        pair.publish(payload).await;
+    }
+    pass(500).await;
+    pair.subscription.drain().await.unwrap();
+    assert_eq!(pair.parked(), 2);
+    pass(600).await;
+    assert_eq!(pair.parked(), 0);
+    assert_eq!(pair.message().await, "one");
+    assert_eq!(pair.gap().await, (2, GapReason::Lagging));
+    assert!(pair.subscription.recv().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_message_waits_its_own_time_however_many_were_parked_before() {
+    let mut pair = pair(SubscribeOptions::default().window(1, 1024)).await;
+    pair.publish("taken").await;
+    pair.publish("parked").await;
+    pass(600).await;
+    assert_eq!(pair.message().await, "taken");
+    // The next one is parked after the time of an earlier one was noted, and before it is over.
+    pair.publish("parked later").await;
+    pass(500).await;
+    assert_eq!((pair.parked(), pair.lags()), (1, false));
+    pass(600).await;
+    assert_eq!((pair.parked(), pair.lags()), (0, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_keeps_its_time_also_when_it_was_emptied_in_between() {
+    let mut pair = pair(SubscribeOptions::default().window(1, 1024).group("workers")).await;
+    pair.publish("taken").await;
+    pair.publish("parked").await;
+    pass(600).await;
+    assert_eq!(pair.message().await, "taken");
+    pair.publish("parked later").await;
+    pass(500).await;
+    assert_eq!(pair.bus.stats().parked_messages, 1);
+    pass(600).await;
+    assert_eq!(pair.bus.stats().parked_messages, 0);
+    assert_eq!(pair.bus.stats().dropped.get("lagging"), Some(&1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_parked_when_a_subscription_ends_is_counted_as_lost_with_its_link() {
     let pair = pair(SubscribeOptions::default().window(1, 1024)).await;
     for payload in ["one", "two", "three"] {
