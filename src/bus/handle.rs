@@ -113,7 +113,8 @@ impl BusHandle {
     /// Takes nothing new, tells clients so, waits until what is in flight has been finished or
     /// `grace` has passed, and stops.
     ///
-    /// In flight are unanswered requests, parked messages and bytes that clients have yet to read.
+    /// In flight are unanswered requests, those that wait for a server included, parked messages, those
+    /// of queue groups included, and bytes that clients have yet to read.
     ///
     /// # Cancel safety
     /// When dropped, the bus goes on draining; it stops with its handle.
@@ -178,10 +179,14 @@ impl fmt::Debug for BusHandle {
 impl Shared {
     /// Whether nothing is in flight for any client.
     fn is_quiet(&self) -> bool {
-        self.clients().iter().all(|session| {
-            let state = session.lock();
-            state.in_flight() == 0 && state.parked_bytes == 0 && state.lanes.waiting() == 0
-        })
+        // A request that waits for a server is in flight at its requester. The groups come first: what
+        // leaves one of them is seen at the session that it goes to.
+        let groups_are_empty = self.router.parked_in_groups() == (0, 0);
+        groups_are_empty
+            && self.clients().iter().all(|session| {
+                let state = session.lock();
+                state.in_flight() == 0 && state.parked_bytes == 0 && state.lanes.waiting() == 0
+            })
     }
 
     pub(super) fn stats(&self) -> BusStats {
@@ -213,6 +218,7 @@ impl Shared {
             served_topics: self.services.len().saturating_sub(super::introspect::TOPICS.len()),
             cached_routes,
             requests_in_flight,
+            requests_waiting: self.services.waiting(),
             queued_bytes: self.budget.used(),
             byte_budget: self.settings.byte_budget,
             parked_messages,

@@ -9,8 +9,8 @@
 //! 5. `session` writes what is queued, once per turn and destination.
 //!
 //! `calls` is everything else that a session asks for, `requests` and `service` are request/response,
-//! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of any. `introspect` is a session of
-//! the bus's own that answers questions about it.
+//! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
+//! any. `introspect` is a session of the bus's own that answers questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
 //! table or the table of services or the list of sessions, then a group or service, then one session.

@@ -297,6 +297,11 @@ impl Services {
         std::mem::take(&mut state.waiting)
     }
 
+    /// Requests that wait for a server with credit.
+    pub(crate) fn waiting(&self) -> usize {
+        self.read().by_topic.values().map(|(service, _)| service.lock().waiting.len()).sum()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.read().by_topic.len()
     }

@@ -94,6 +94,9 @@ pub struct BusStats {
     pub cached_routes: usize,
     /// Requests unanswered now.
     pub requests_in_flight: usize,
+    /// Of these, how many wait for a server with credit. One that was given up is counted until the bus
+    /// looks there again, a few times a second.
+    pub requests_waiting: usize,
     /// Bytes that wait in queues now, in steps of 4 KiB per session.
     pub queued_bytes: usize,
     /// Bytes that may wait.

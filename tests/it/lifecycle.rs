@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use whispeer::client::SubscribeOptions;
+use whispeer::client::{Policy, ServeOptions, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer_testkit::wait::{eventually, soon};
 
@@ -91,6 +91,51 @@ async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
     let (answer, ()) = tokio::join!(request, work);
     assert_eq!(answer.unwrap(), "in time");
     soon("the end of the client", client.closed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_waits_for_what_is_kept_for_a_queue_group() {
+    let (bus, connector) = listen_and_serve_memory().unwrap();
+    let (publisher, worker) =
+        (Client::new_memory(&connector).unwrap(), Client::new_memory(&connector).unwrap());
+    // What the ring keeps waits as long as nobody takes it.
+    let options = SubscribeOptions::default().group("workers").window(2, 1024).policy(Policy::DropOldest);
+    let mut jobs = worker.subscribe_bytes_with("jobs", options).await.unwrap();
+    for number in 0..4 {
+        publisher.publish_bytes("jobs", number.to_string()).await.unwrap();
+    }
+    assert_eq!(bus.stats().parked_messages, 2);
+    let mut drain = tokio::spawn(bus.drain(Duration::from_secs(3_600)));
+    let early = tokio::time::timeout(Duration::from_secs(60), &mut drain).await;
+    assert!(early.is_err(), "two jobs wait");
+    for number in 0..4 {
+        assert_eq!(jobs.recv().await.unwrap().1, number.to_string());
+    }
+    soon("the end of the drain", drain).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_waits_for_requests_that_no_server_has_credit_for() {
+    let (bus, connector) = listen_and_serve_memory().unwrap();
+    let (server, client) = (Client::new_memory(&connector).unwrap(), Client::new_memory(&connector).unwrap());
+    let mut serving = server.serve_bytes_with("work", ServeOptions::default().window(1, 1024)).await.unwrap();
+    let requests = async {
+        tokio::join!(client.request_bytes("work", "one".into()), client.request_bytes("work", "two".into()))
+    };
+    let work = async {
+        eventually("one of two waits", || bus.stats().requests_waiting == 1).await;
+        assert_eq!(bus.stats().requests_in_flight, 2);
+        let mut drain = tokio::spawn(bus.drain(Duration::from_secs(3_600)));
+        let early = tokio::time::timeout(Duration::from_secs(10), &mut drain).await;
+        assert!(early.is_err(), "two requests are unanswered");
+        for _ in 0..2 {
+            let (_, id, payload) = serving.recv().await.unwrap();
+            server.respond_bytes(id, payload).await.unwrap();
+        }
+        soon("the end of the drain", drain).await.unwrap();
+    };
+    let ((one, two), ()) = tokio::join!(requests, work);
+    assert_eq!((one.unwrap(), two.unwrap()), ("one".into(), "two".into()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -126,6 +126,10 @@ fn render_bus(bus: &BusStats) -> String {
         format!("{} of {}", human_size(bus.queued_bytes as u64), human_size(bus.byte_budget as u64)),
     );
     line(
+        "parked",
+        format!("{} ({})", human_count(bus.parked_messages as u64), human_size(bus.parked_bytes as u64)),
+    );
+    line(
         "published",
         format!(
             "{} ({}), {} failed",
@@ -139,9 +143,10 @@ fn render_bus(bus: &BusStats) -> String {
     line(
         "requests",
         format!(
-            "{}, {} in flight, {} failed",
+            "{}, {} in flight, {} of them waiting, {} failed",
             human_count(bus.requests),
             human_count(bus.requests_in_flight as u64),
+            human_count(bus.requests_waiting as u64),
             human_count(bus.failed_requests)
         ),
     );

@@ -169,6 +169,7 @@ pub async fn nothing_left(bus: &BusHandle) {
             ("subscriptions", stats.subscriptions),
             ("served topics", stats.served_topics),
             ("requests", stats.requests_in_flight),
+            ("requests that wait", stats.requests_waiting),
             ("queued bytes", stats.queued_bytes),
             ("parked messages", stats.parked_messages),
         ];
