@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use tempfile::TempDir;
 use whispeer::bus::{BusBuilder, Settings};
+use whispeer::client::{Handling, Subscription};
 use whispeer::prelude::*;
 use whispeer::transport::{Link, connect_unix};
 use whispeer_testkit::ledger::nothing_left;
@@ -57,25 +59,54 @@ impl Ground {
         [RawPeer::welcomed(memory).await.unwrap().0, RawPeer::welcomed(unix).await.unwrap().0]
     }
 
+    /// Clients that connect now and will want to be served whatever happens.
+    pub(crate) async fn bystander(&self) -> Bystander {
+        let (inside, outside) = (self.client(), Client::new_unix(&self.socket()).await.unwrap());
+        let news = inside.subscribe_bytes("good/news").await.unwrap();
+        let echo = outside.handle_bytes("good/echo", |payload| async { Ok(payload) }).await.unwrap();
+        Bystander { inside, outside, news, _echo: echo, rounds: 0 }
+    }
+
     /// Messages and requests of others go their way.
     pub(crate) async fn serves_others(&self) {
-        let (one, other) = (self.client(), Client::new_unix(&self.socket()).await.unwrap());
-        let mut subscription = one.subscribe_bytes("good/news").await.unwrap();
-        let handling = other.handle_bytes("good/echo", |payload| async { Ok(payload) }).await.unwrap();
-        assert_eq!(other.publish_bytes("good/news", "good").await.unwrap(), 1);
-        let received = soon("a message for a good client", subscription.recv()).await.unwrap();
-        assert_eq!(received.1, "good");
-        let answer = soon("an answer for a good client", one.request_bytes("good/echo", "hello".into()));
-        assert_eq!(answer.await.unwrap(), "hello");
-        handling.drain().await;
-        drop(subscription);
-        one.close().await.unwrap();
-        other.close().await.unwrap();
+        self.bystander().await.was_unharmed().await;
     }
 
     /// Everybody has gone: nothing is left, and the bus stops.
     pub(crate) async fn end(self) {
         nothing_left(&self.bus).await;
         soon("the end of the bus", self.bus.stop()).await;
+    }
+}
+
+/// Two well-behaved clients, one over memory and one over the Unix socket.
+pub(crate) struct Bystander {
+    inside: Client,
+    outside: Client,
+    news: Subscription<Bytes>,
+    _echo: Handling,
+    rounds: u64,
+}
+
+impl Bystander {
+    /// A message goes one way and a request the other.
+    pub(crate) async fn goes_on(&mut self) {
+        self.rounds += 1;
+        let payload = Bytes::from(self.rounds.to_string());
+        let publish = soon("a match", self.outside.publish_bytes("good/news", payload.clone()));
+        assert_eq!(publish.await.unwrap(), 1);
+        let received = soon("a message for a good client", self.news.recv()).await.unwrap();
+        assert_eq!(received.1, payload);
+        let answer = self.inside.request_bytes("good/echo", payload.clone());
+        assert_eq!(soon("an answer for a good client", answer).await.unwrap(), payload);
+    }
+
+    /// Goes on once more, has missed nothing, and leaves.
+    pub(crate) async fn was_unharmed(mut self) {
+        self.goes_on().await;
+        let counts = self.news.counts();
+        assert_eq!((counts.taken, counts.dropped()), (self.rounds, 0));
+        self.inside.close().await.unwrap();
+        self.outside.close().await.unwrap();
     }
 }

@@ -1,9 +1,14 @@
-//! The rules of gaps and lag to the millisecond, in paused time.
+//! The rules of gaps and lag: to the millisecond, in paused time; and the same under every schedule.
 
 use std::time::Duration;
 
 use whispeer::client::{Event, GapReason, Policy, SubscribeOptions, Subscription};
 use whispeer::prelude::*;
+use whispeer::proto::fields::{FieldsBuilder, decode_gap};
+use whispeer::proto::{Header, Kind, Refusal};
+use whispeer_testkit::wait::{eventually, soon};
+
+use crate::ground::Ground;
 
 struct Pair {
     bus: BusHandle,
@@ -184,8 +189,73 @@ async fn what_is_parked_when_a_subscription_ends_is_counted_as_lost_with_its_lin
         pair.publish(payload).await;
     }
     drop(pair.subscription);
-    whispeer_testkit::wait::eventually("it is gone", || pair.bus.stats().subscriptions == 0).await;
+    eventually("it is gone", || pair.bus.stats().subscriptions == 0).await;
     pass(100).await;
     let dropped: u64 = pair.bus.stats().dropped.values().sum();
     assert!(dropped >= 2, "{:?}", pair.bus.stats().dropped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_publishers_at_once_disconnect_a_slow_consumer_exactly_once() {
+    const ROUNDS: u32 = 50;
+    let ground = Ground::new(Bus::builder());
+    let publishers = [ground.client(), Client::new_unix(&ground.socket()).await.unwrap()];
+    for mut slow in ground.peers().await {
+        let before = ground.bus.stats();
+        for round in 0..ROUNDS {
+            // The second subscription hears the end of the round, behind all of the first.
+            let (id, end) = (2 * round + 1, 2 * round + 2);
+            let mut fields = FieldsBuilder::new();
+            fields.window(4, 1024).unwrap();
+            fields.policy(Policy::Disconnect).unwrap();
+            slow.push_with(&Header::new(Kind::Subscribe, id, 0), fields.as_bytes(), b"news", &[]);
+            slow.send(&Header::new(Kind::Subscribe, end, 0), "end", &[]).await.unwrap();
+            for _ in 0..2 {
+                let answer = soon("an answer", slow.receive()).await.unwrap().unwrap();
+                assert_eq!(answer.header.kind, Kind::Accepted);
+            }
+            let mut flooding = tokio::task::JoinSet::new();
+            for client in &publishers {
+                let news = client.publisher_bytes("news").unwrap();
+                flooding.spawn(async move {
+                    for _ in 0..20 {
+                        news.send(&"quick".into()).await.unwrap();
+                    }
+                    news.flush().await.unwrap();
+                });
+            }
+            while let Some(done) = soon("the end of the flood", flooding.join_next()).await {
+                done.unwrap();
+            }
+            assert_eq!(publishers[0].publish_bytes("end", "").await.unwrap(), 1);
+            let mut got = Vec::new();
+            loop {
+                let frame = soon("a frame", slow.receive()).await.unwrap().expect("the session lives");
+                match frame.header.kind {
+                    Kind::Deliver if frame.header.id == end => break,
+                    Kind::Ping | Kind::Credit => {}
+                    _ => got.push(frame),
+                }
+            }
+            let seen: Vec<_> =
+                got.iter().map(|frame| (frame.header.kind, frame.header.sequence, frame.header.id)).collect();
+            let mut expected: Vec<_> = (1..=4).map(|sequence| (Kind::Deliver, sequence, id)).collect();
+            expected.extend([(Kind::Gap, 5, id), (Kind::Ended, 5, id)]);
+            assert_eq!(seen, expected);
+            assert_eq!(decode_gap(&got[4].payload).unwrap(), (1, GapReason::Lagging));
+            let reason = Refusal::decode(&got[5].payload).unwrap().into_error();
+            assert!(matches!(reason, BusError::SlowConsumer { .. }), "{reason:?}");
+            slow.send(&Header::new(Kind::Unsubscribe, end, 0), "", &[]).await.unwrap();
+            let ended = soon("the end", slow.receive()).await.unwrap().unwrap();
+            assert_eq!((ended.header.kind, ended.header.id), (Kind::Ended, end));
+        }
+        let after = ground.bus.stats();
+        assert_eq!(after.dropped["lagging"], u64::from(ROUNDS) + before.dropped.get("lagging").unwrap_or(&0));
+        assert_eq!((after.subscriptions, after.sessions_cut_off), (0, 0));
+    }
+    for client in publishers {
+        client.close().await.unwrap();
+    }
+    ground.serves_others().await;
+    ground.end().await;
 }
