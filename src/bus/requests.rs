@@ -387,9 +387,18 @@ impl Shared {
                 }
             }
         };
-        let mut state = requester.lock();
         // A requester that leaves its replies unread gets errors in their place, which are small.
-        let crowded = !content.payload.is_empty() && state.lanes.waiting() > self.settings.request_bytes;
+        let is_crowded = |state: &State| {
+            !content.payload.is_empty() && state.lanes.waiting() > self.settings.request_bytes
+        };
+        let mut state = requester.lock();
+        if is_crowded(&state) {
+            // It may be waiting for the end of this turn only.
+            drop(state);
+            requester.flush();
+            state = requester.lock();
+        }
+        let crowded = is_crowded(&state);
         let overloaded = || {
             refusal_content(&BusError::Overloaded { what: "replies that this client has not read".into() })
         };

@@ -291,6 +291,12 @@ impl SessionTask {
         let mut state = self.session.lock();
         answer(&mut state);
         claim(&self.session, &mut state, &mut self.touched);
+        let pressed = state.is_pressed();
+        drop(state);
+        if pressed {
+            // A peer that reads is not to be cut off for what this turn has not sent yet.
+            self.session.flush();
+        }
     }
 
     fn owed_from_holds(&mut self) {

@@ -4,16 +4,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use whispeer::bus::Settings;
-use whispeer::client::{ManyOptions, Policy, ServeOptions, SubscribeOptions};
+use whispeer::client::{ManyOptions, Policy, RequestId, ServeOptions, SubscribeOptions};
+use whispeer::limits::{FRAME_LIMIT, READ_CHUNK, REQUEST_BYTES_PER_SESSION, REQUESTS_WAITING_PER_SERVICE};
 use whispeer::prelude::*;
-use whispeer::proto::{Header, Kind};
-use whispeer_testkit::raw::RawPeer;
+use whispeer::proto::fields::FieldsBuilder;
+use whispeer::proto::{Flags, HEADER_LEN, Header, Kind, Refusal};
+use whispeer_testkit::raw::{RawPeer, Received};
 use whispeer_testkit::wait::{eventually, soon};
 
 use crate::ground::{Ground, settings};
 
 fn is_limit<T: std::fmt::Debug>(result: BusResult<T>) {
     assert!(matches!(result, Err(BusError::LimitReached { .. })), "{result:?}");
+}
+
+/// The next answer to a request of this peer, and the error that it carries.
+async fn answer(peer: &mut RawPeer) -> (Received, Option<BusError>) {
+    loop {
+        let frame = soon("an answer", peer.receive()).await.unwrap().expect("the connection lives");
+        if frame.header.kind == Kind::Answer {
+            let failed = frame.header.flags.contains(Flags::ERROR);
+            let error = failed.then(|| Refusal::decode(&frame.payload).unwrap().into_error());
+            return (frame, error);
+        }
+    }
 }
 
 #[tokio::test]
@@ -119,6 +133,280 @@ async fn a_scattered_request_counts_once_for_each_server_that_has_not_answered()
         server.respond_bytes(id, "large".into()).await.unwrap();
     });
     assert_eq!(answer.unwrap(), "large");
+}
+
+#[tokio::test]
+async fn unanswered_requests_of_a_session_are_limited_by_their_bytes() {
+    let ground = Ground::new(settings(|settings| settings.request_bytes = 1_000));
+    let server = ground.client();
+    let mut serving = server.serve_bytes("work").await.unwrap();
+    for client in [ground.client(), Client::new_unix(&ground.socket()).await.unwrap()] {
+        let ask = |size: usize| {
+            let client = client.clone();
+            tokio::spawn(async move { client.request_bytes("work", vec![0; size].into()).await })
+        };
+        let mut requests: Vec<(_, RequestId)> = Vec::new();
+        for _ in 0..2 {
+            let request = ask(400);
+            requests.push((request, soon("a request", serving.recv()).await.unwrap().1));
+        }
+        is_limit(soon("a refusal", ask(400)).await.unwrap());
+        // What another session has unanswered does not count.
+        let echo = ground.client();
+        let other = tokio::spawn(async move { echo.request_bytes("work", vec![0; 900].into()).await });
+        let (_, id, _) = soon("the request of another", serving.recv()).await.unwrap();
+        server.respond_bytes(id, "other".into()).await.unwrap();
+        assert_eq!(soon("an answer", other).await.unwrap().unwrap(), "other");
+        // An answer makes room, and so does a request that is given up.
+        let (answered, id) = requests.pop().unwrap();
+        server.respond_bytes(id, "done".into()).await.unwrap();
+        assert_eq!(soon("an answer", answered).await.unwrap().unwrap(), "done");
+        let given_up = ask(400);
+        let (_, id, _) = soon("a request", serving.recv()).await.unwrap();
+        given_up.abort();
+        soon("the cancellation", id.cancelled()).await;
+        let last = ask(400);
+        requests.push((last, soon("a request", serving.recv()).await.unwrap().1));
+        is_limit(soon("a refusal", ask(400)).await.unwrap());
+        for (request, id) in requests {
+            server.respond_bytes(id, "done".into()).await.unwrap();
+            assert_eq!(soon("an answer", request).await.unwrap().unwrap(), "done");
+        }
+        // One always passes when nothing is outstanding.
+        let large = ask(100_000);
+        let (_, id, payload) = soon("the large request", serving.recv()).await.unwrap();
+        assert_eq!(payload.len(), 100_000);
+        server.respond_bytes(id, "large".into()).await.unwrap();
+        assert_eq!(soon("an answer", large).await.unwrap().unwrap(), "large");
+        client.close().await.unwrap();
+    }
+    drop(serving);
+    server.close().await.unwrap();
+    ground.serves_others().await;
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn requests_that_wait_at_a_service_are_limited_and_there_is_room_again() {
+    const LAST: u32 = REQUESTS_WAITING_PER_SERVICE as u32 + 1;
+    let ground = Ground::new(settings(|settings| settings.max_requests = 2 * LAST as usize));
+    let server = ground.client();
+    let busy = ServeOptions::default().window(1, 1024);
+    let mut serving = server.serve_bytes_with("work", busy).await.unwrap();
+    for mut peer in ground.peers().await {
+        // One is handed over; the others wait, up to the limit.
+        for id in 1..=LAST + 1 {
+            peer.push(&Header::new(Kind::Request, id, 0), "work", &[]);
+        }
+        peer.flush().await.unwrap();
+        let (refused, error) = answer(&mut peer).await;
+        assert_eq!(refused.header.id, LAST + 1);
+        assert!(matches!(error, Some(BusError::Overloaded { .. })), "{error:?}");
+        assert_eq!(ground.bus.served()[0].waiting, REQUESTS_WAITING_PER_SERVICE);
+        let (_, id, _) = soon("the first request", serving.recv()).await.unwrap();
+        server.respond_bytes(id, "done".into()).await.unwrap();
+        let (answered, error) = answer(&mut peer).await;
+        assert!(answered.header.id == 1 && error.is_none(), "{answered:?}: {error:?}");
+        eventually("the next one is handed over", || {
+            ground.bus.served()[0].waiting < REQUESTS_WAITING_PER_SERVICE
+        })
+        .await;
+        for id in [LAST + 2, LAST + 3] {
+            peer.push(&Header::new(Kind::Request, id, 0), "work", &[]);
+        }
+        peer.flush().await.unwrap();
+        let (refused, error) = answer(&mut peer).await;
+        assert_eq!(refused.header.id, LAST + 3, "the one before it found room");
+        assert!(matches!(error, Some(BusError::Overloaded { .. })), "{error:?}");
+        drop(peer);
+        // Those that wait go with their requester.
+        let (_, id, _) = soon("the second request", serving.recv()).await.unwrap();
+        soon("the cancellation", id.cancelled()).await;
+        eventually("none waits", || ground.bus.served()[0].waiting == 0).await;
+    }
+    drop(serving);
+    server.close().await.unwrap();
+    ground.serves_others().await;
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn requests_that_wait_at_a_service_are_limited_by_their_bytes_over_all_sessions() {
+    const PAYLOAD: usize = FRAME_LIMIT - 1024;
+    const FIT: usize = REQUEST_BYTES_PER_SESSION / PAYLOAD;
+    let ground = Ground::new(Bus::builder());
+    let server = ground.client();
+    let busy = ServeOptions::default().window(1, 1024);
+    let serving = server.serve_bytes_with("work", busy).await.unwrap();
+    let payload = Bytes::from(vec![0; PAYLOAD]);
+    let ask = |payload: &Bytes| {
+        let (client, payload) = (ground.client(), payload.clone());
+        tokio::spawn(async move { client.request_bytes("work", payload).await })
+    };
+    let waiting = || ground.bus.served()[0].waiting;
+    // The first is handed over and not taken; those behind it wait.
+    let mut asked = vec![ask(&Bytes::new())];
+    eventually("it is handed over", || ground.bus.stats().requests_in_flight == 1).await;
+    for count in 1..=FIT {
+        asked.push(ask(&payload));
+        eventually("it waits", || waiting() == count).await;
+    }
+    let refused = soon("a refusal", ask(&payload)).await.unwrap();
+    assert!(matches!(refused, Err(BusError::Overloaded { .. })), "{refused:?}");
+    asked.remove(FIT).abort();
+    eventually("its place is free", || waiting() < FIT).await;
+    asked.push(ask(&payload));
+    eventually("another one waits", || waiting() == FIT).await;
+    drop(serving);
+    for asked in asked {
+        let outcome = soon("an outcome", asked).await.unwrap();
+        let expected = matches!(outcome, Err(BusError::NoServer { .. } | BusError::Abandoned { .. }));
+        assert!(expected, "{outcome:?}");
+    }
+    server.close().await.unwrap();
+    ground.serves_others().await;
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn replies_that_come_in_one_piece_reach_a_requester_that_reads() {
+    const REQUESTS: usize = 200;
+    let ground = Ground::new(settings(|settings| settings.request_bytes = 64 * 1024));
+    let [mut server, _] = ground.peers().await;
+    server.send(&Header::new(Kind::Serve, 1, 0), "work", &[]).await.unwrap();
+    eventually("the topic is served", || ground.bus.stats().served_topics == 1).await;
+    let client = ground.client();
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..REQUESTS {
+        let client = client.clone();
+        asked.spawn(async move { client.request_bytes("work", Bytes::new()).await });
+    }
+    let mut tokens = Vec::new();
+    while tokens.len() < REQUESTS {
+        let frame = soon("a request", server.receive()).await.unwrap().unwrap();
+        if frame.header.kind == Kind::Ask {
+            tokens.push(frame.header.sequence);
+        }
+    }
+    for token in tokens {
+        server.push(&Header::new(Kind::Reply, 0, token), "", &[7; 4 * 1024]);
+    }
+    server.flush().await.unwrap();
+    while let Some(answer) = soon("an answer", asked.join_next()).await {
+        assert_eq!(answer.unwrap().unwrap().len(), 4 * 1024);
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_refused_calls_is_answered_to_a_peer_that_reads() {
+    // As many as one read brings; their answers are far larger, and all go to the control lane.
+    const CALLS: usize = READ_CHUNK / (HEADER_LEN + 1);
+    let ground = Ground::new(Bus::builder());
+    for mut peer in ground.peers().await {
+        for id in 1..=CALLS as u32 {
+            peer.push(&Header::new(Kind::Request, id, 0), "*", &[]);
+        }
+        peer.flush().await.unwrap();
+        for _ in 0..CALLS {
+            let (_, error) = answer(&mut peer).await;
+            assert!(matches!(error, Some(BusError::InvalidSettings(_))), "{error:?}");
+        }
+        peer.send(&Header::new(Kind::Request, 1, 0), "*", &[]).await.unwrap();
+        answer(&mut peer).await;
+    }
+    assert_eq!(ground.bus.stats().sessions_cut_off, 0);
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn replies_that_a_requester_leaves_unread_become_errors_until_it_reads() {
+    const REQUESTS: u32 = 1_000;
+    let ground = Ground::new(settings(|settings| settings.request_bytes = 64 * 1024));
+    let mut bystander = ground.bystander().await;
+    let server = ground.client();
+    let reply = Bytes::from(vec![7; 4 * 1024]);
+    let large = reply.clone();
+    let handling =
+        server.handle_bytes("large", move |_| std::future::ready(Ok(large.clone()))).await.unwrap();
+    for mut peer in ground.peers().await {
+        let answered = ground.bus.stats().requests + u64::from(REQUESTS);
+        for id in 1..=REQUESTS {
+            peer.push(&Header::new(Kind::Request, id, 0), "large", &[]);
+        }
+        peer.flush().await.unwrap();
+        eventually("all are answered", || {
+            let stats = ground.bus.stats();
+            stats.requests >= answered && stats.requests_in_flight == 0
+        })
+        .await;
+        bystander.goes_on().await;
+        // In the order of the requests: answers as long as there was room, then errors.
+        let (mut good, mut overloaded) = (0, 0);
+        for id in 1..=REQUESTS {
+            let (frame, error) = answer(&mut peer).await;
+            assert_eq!(frame.header.id, id);
+            match error {
+                None => {
+                    assert!(frame.payload == reply && overloaded == 0, "an answer after {overloaded} errors");
+                    good += 1;
+                }
+                Some(BusError::Overloaded { .. }) => overloaded += 1,
+                Some(error) => panic!("{error:?}"),
+            }
+        }
+        assert!(good > 0 && overloaded > 0, "{good} good answers and {overloaded} errors");
+        peer.send(&Header::new(Kind::Request, 1, 0), "large", &[]).await.unwrap();
+        assert!(answer(&mut peer).await.0.payload == reply, "there is room again");
+    }
+    drop(handling);
+    server.close().await.unwrap();
+    bystander.was_unharmed().await;
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_a_requester_leaves_unread_ends_as_overloaded_and_its_server_sees_it() {
+    let ground = Ground::new(settings(|settings| settings.request_bytes = 64 * 1024));
+    let mut bystander = ground.bystander().await;
+    let server = ground.client();
+    let mut serving = server.serve_bytes("endless").await.unwrap();
+    let item = Bytes::from(vec![7; 4 * 1024]);
+    for mut peer in ground.peers().await {
+        // No window would ever stop the server.
+        let mut fields = FieldsBuilder::new();
+        fields.window(1_000_000, 1 << 30).unwrap();
+        let stream = Header::new(Kind::Request, 1, 0).flagged(Flags::STREAM);
+        peer.push_with(&stream, fields.as_bytes(), b"endless", &[]);
+        peer.flush().await.unwrap();
+        let (_, id, _) = soon("the request", serving.recv()).await.unwrap();
+        let mut responder = server.respond_stream_bytes(id).unwrap();
+        let endless = async {
+            loop {
+                if let Err(error) = responder.send(&item).await {
+                    return error;
+                }
+            }
+        };
+        let reason = soon("the end of the stream", endless).await;
+        assert!(matches!(reason, BusError::Cancelled), "{reason:?}");
+        bystander.goes_on().await;
+        let mut items = 0;
+        let end = loop {
+            let (frame, error) = answer(&mut peer).await;
+            if !frame.header.flags.contains(Flags::MORE) {
+                assert!(frame.header.flags.contains(Flags::END), "{frame:?}");
+                break error;
+            }
+            assert!(frame.payload == item);
+            items += 1;
+        };
+        assert!(matches!(end, Some(BusError::Overloaded { .. })), "{end:?}");
+        assert!(items > 0);
+    }
+    drop(serving);
+    server.close().await.unwrap();
+    bystander.was_unharmed().await;
+    ground.end().await;
 }
 
 #[tokio::test]
