@@ -14,5 +14,6 @@ mod neighbours;
 mod policies;
 mod regressions;
 mod requests;
+mod slow_peers;
 mod totals;
 mod unix;

@@ -1,8 +1,10 @@
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
-use crate::support::Place;
+use crate::support::{LIMIT, Place};
 
 #[test]
 fn a_bus_is_started_by_its_address_alone_and_ends_well_when_asked_to() {
@@ -139,6 +141,31 @@ fn bench_measures_with_processes_of_its_own_and_loses_nothing() {
     let p50 = runs[0]["latency_microseconds"]["p50"].as_f64().unwrap();
     let mean = 1e6 / runs[0]["per_second"].as_f64().unwrap();
     assert!(p50 > 0.1 && p50 < mean * 2.0, "a median of {p50} µs does not fit a mean of {mean} µs");
+}
+
+#[test]
+fn what_strangers_write_to_the_socket_harms_nobody() {
+    let place = Place::new();
+    let bus = place.bus("bus");
+    let mut subscriber = place.start(&["sub", "--addr", "bus", "--count", "1", "news"]);
+    subscriber.wait_for("subscribed");
+    let silent = UnixStream::connect(place.path("bus")).unwrap();
+    for garbage in [&b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], &[0; 100], &[0xff; 100_000]] {
+        let mut stranger = UnixStream::connect(place.path("bus")).unwrap();
+        stranger.set_read_timeout(Some(LIMIT)).unwrap();
+        // The bus may hang up before it has all.
+        let _ = stranger.write_all(garbage);
+        let mut said = Vec::new();
+        if let Err(error) = stranger.read_to_end(&mut said) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+    }
+    drop(UnixStream::connect(place.path("bus")).unwrap());
+    place.run(&["pub", "--addr", "bus", "news", "7"]).success();
+    assert_eq!(subscriber.end().success(), "7\n");
+    drop(silent);
+    bus.signal("TERM");
+    assert_eq!(bus.end().code(), 0);
 }
 
 fn wait_for_request(place: &Place) {
