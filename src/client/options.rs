@@ -18,6 +18,7 @@ use crate::proto::fields::{Field, FieldsBuilder, Policy, ServeMode, iterate};
 /// let headers = Headers::new().with("traceparent", "00-ab-cd-01").with("shop", "7");
 /// assert_eq!(headers.find("shop"), Some("7"));
 /// assert_eq!(headers.iter().count(), 2);
+/// assert_eq!(headers, Headers::from_iter([("traceparent", "00-ab-cd-01"), ("shop", "7")]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Headers {
@@ -74,8 +75,14 @@ impl Headers {
         (headers, origin)
     }
 
-    fn write(&self, fields: &mut FieldsBuilder) -> BusResult<()> {
+    pub(super) fn write(&self, fields: &mut FieldsBuilder) -> BusResult<()> {
         self.iter().try_for_each(|(name, value)| fields.header(name, value))
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        Self { pairs: pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect() }
     }
 }
 
@@ -142,15 +149,9 @@ impl SubscribeOptions {
     }
 
     pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
-        check_window(self.window)?;
-        let mut fields = FieldsBuilder::new();
-        fields.window(self.window.0, self.window.1)?;
+        let mut fields = window_and_group(self.window, self.group.as_deref())?;
         if self.policy != Policy::default() {
             fields.policy(self.policy)?;
-        }
-        if let Some(group) = &self.group {
-            check_group(group)?;
-            fields.group(group)?;
         }
         Ok(fields.finish())
     }
@@ -204,13 +205,7 @@ impl ServeOptions {
     }
 
     pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
-        check_window(self.window)?;
-        let mut fields = FieldsBuilder::new();
-        fields.window(self.window.0, self.window.1)?;
-        if let Some(group) = &self.group {
-            check_group(group)?;
-            fields.group(group)?;
-        }
+        let mut fields = window_and_group(self.window, self.group.as_deref())?;
         if self.take_over {
             fields.mode(ServeMode::TakeOver)?;
         }
@@ -242,7 +237,7 @@ impl PublishOptions {
         self
     }
 
-    /// Sends these headers along.
+    /// Sends these headers along, in place of those given before.
     #[must_use]
     pub fn headers(mut self, headers: Headers) -> Self {
         self.headers = headers;
@@ -271,11 +266,20 @@ impl PublishOptions {
 }
 
 /// How to make a request.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use whispeer::client::RequestOptions;
+///
+/// let options = RequestOptions::default().timeout(Duration::from_secs(2)).header("shop", "7");
+/// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct RequestOptions {
     pub(super) timeout: Option<Duration>,
-    pub(super) headers: Headers,
+    headers: Headers,
+    window: Option<(u32, u64)>,
 }
 
 impl RequestOptions {
@@ -295,11 +299,27 @@ impl RequestOptions {
         self
     }
 
-    /// Sends these headers along.
+    /// Sends these headers along, in place of those given before.
     #[must_use]
     pub fn headers(mut self, headers: Headers) -> Self {
         self.headers = headers;
         self
+    }
+
+    /// How many answers of a stream, and bytes of them, may be on their way and not yet taken; a
+    /// request with a single answer has none. The default is [`limits::STREAM_WINDOW`] answers and
+    /// [`limits::WINDOW_BYTES`] bytes; at least 1 of each, at most [`limits::WINDOW_MESSAGES_MAX`] and
+    /// [`limits::WINDOW_BYTES_MAX`].
+    #[must_use]
+    pub fn window(mut self, answers: u32, bytes: u64) -> Self {
+        self.window = Some((answers, bytes));
+        self
+    }
+
+    /// The window for the answers of a stream.
+    pub(super) fn stream_window(&self) -> BusResult<(u32, u64)> {
+        let window = self.window.unwrap_or((limits::STREAM_WINDOW, limits::WINDOW_BYTES));
+        check_window(window).map(|()| window)
     }
 
     pub(super) fn fields(&self, window: Option<(u32, u64)>) -> BusResult<Vec<u8>> {
@@ -313,6 +333,15 @@ impl RequestOptions {
 }
 
 /// How to ask many servers.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use whispeer::client::ManyOptions;
+///
+/// // Content with the first three, or with what comes within 200 ms.
+/// let options = ManyOptions::default().count(3).timeout(Duration::from_millis(200));
+/// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ManyOptions {
@@ -341,6 +370,25 @@ impl ManyOptions {
         self.request = self.request.header(name, value);
         self
     }
+
+    /// Sends these headers along, in place of those given before.
+    #[must_use]
+    pub fn headers(mut self, headers: Headers) -> Self {
+        self.request = self.request.headers(headers);
+        self
+    }
+}
+
+/// The fields that subscribing and serving have in common.
+fn window_and_group(window: (u32, u64), group: Option<&str>) -> BusResult<FieldsBuilder> {
+    check_window(window)?;
+    let mut fields = FieldsBuilder::new();
+    fields.window(window.0, window.1)?;
+    if let Some(group) = group {
+        check_group(group)?;
+        fields.group(group)?;
+    }
+    Ok(fields)
 }
 
 /// Checked here, so that a window of nothing is refused before the wire.

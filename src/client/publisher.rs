@@ -11,12 +11,13 @@ use tokio::sync::oneshot;
 
 use super::Client;
 use super::codec::{Body, Encoder, encode_bytes, encode_typed, wire_publish, with_encoded};
-use super::options::PublishOptions;
+use super::options::{Headers, PublishOptions};
 use super::protocol::PublishProtocol;
 use super::shared::Connection;
 use super::window::{Origin, Ticket};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
+use crate::proto::fields::FieldsBuilder;
 use crate::proto::{Content, ContentRef};
 use crate::transport::Form;
 
@@ -28,7 +29,8 @@ const SENDS_PER_TURN: u32 = 1024;
 ///
 /// Made by [`Client::publisher`]. [`send`](Self::send) waits only for the window for publishes, and
 /// many small messages travel in one write. Failures are told by [`flush`](Self::flush). It keeps the
-/// connection alive, and may be used by several tasks at once.
+/// connection alive, and may be used by several tasks at once. Headers of all its messages are given to
+/// [`Client::publisher_with`], those of a single one to [`send_with`](Self::send_with).
 ///
 /// # Examples
 /// ```
@@ -56,6 +58,7 @@ pub struct Publisher<T> {
     id: u32,
     /// The full topic, in memory that value links share.
     topic: Bytes,
+    /// The fields of every message.
     fields: Bytes,
     values: bool,
     encode: Encoder<T>,
@@ -74,7 +77,46 @@ impl<T> Publisher<T> {
     /// # Cancel safety
     /// Dropped before it is done, the message is not sent.
     pub async fn send(&self, value: &T) -> BusResult<()> {
-        if self.offer(value)? {
+        self.send_fields(&self.fields, value).await
+    }
+
+    /// Sends a message with headers of its own, behind those of the publisher.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`BusError::HeadersTooLarge`].
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::client::{Event, Headers, PublishOptions};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let mut subscription = client.subscribe_bytes("orders").await?;
+    ///
+    /// let shop = PublishOptions::default().header("shop", "7");
+    /// let publisher = client.publisher_bytes_with("orders", shop)?;
+    /// publisher.send_with(&"two apples".into(), &Headers::new().with("trace", "ab12")).await?;
+    ///
+    /// let Some(Event::Message(order)) = subscription.next_event().await else { panic!("the bus runs") };
+    /// assert_eq!(order.headers, Headers::from_iter([("shop", "7"), ("trace", "ab12")]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn send_with(&self, value: &T, headers: &Headers) -> BusResult<()> {
+        let mut fields = FieldsBuilder::new();
+        fields.append(&self.fields)?;
+        headers.write(&mut fields)?;
+        self.send_fields(&fields.finish().into(), value).await
+    }
+
+    async fn send_fields(&self, fields: &Bytes, value: &T) -> BusResult<()> {
+        if self.offer(fields, value)? {
             // Several tasks may count past each other, which only moves the pause.
             let sent = self.sent_in_turn.load(Ordering::Relaxed);
             if sent < SENDS_PER_TURN {
@@ -90,7 +132,7 @@ impl<T> Publisher<T> {
         let mut ticket = Ticket::new(&self.connection.shared);
         poll_fn(|context| {
             let sent = with_encoded(self.encode, value, |body| {
-                self.with_content(body, |content| ticket.poll_publish(context, &mut origin, content))
+                self.with_content(fields, body, |content| ticket.poll_publish(context, &mut origin, content))
             });
             sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
         })
@@ -104,14 +146,14 @@ impl<T> Publisher<T> {
     /// [`BusError::Full`] when it has none, or others wait for it; otherwise as [`send`](Self::send).
     #[inline]
     pub fn try_send(&self, value: &T) -> BusResult<()> {
-        if self.offer(value)? { Ok(()) } else { Err(BusError::Full) }
+        if self.offer(&self.fields, value)? { Ok(()) } else { Err(BusError::Full) }
     }
 
     /// Sends a message if the window has room; `false` if it has none.
     #[inline]
-    fn offer(&self, value: &T) -> BriefResult<bool> {
+    fn offer(&self, fields: &Bytes, value: &T) -> BriefResult<bool> {
         with_encoded(self.encode, value, |body| {
-            self.with_content(body, |content| self.connection.shared.try_publish(self.id, content))
+            self.with_content(fields, body, |content| self.connection.shared.try_publish(self.id, content))
         })?
     }
 
@@ -128,19 +170,19 @@ impl<T> Publisher<T> {
     }
 
     #[inline]
-    fn with_content<R>(&self, body: &Body<'_>, send: impl FnOnce(&ContentRef<'_>) -> R) -> R {
+    fn with_content<R>(&self, fields: &Bytes, body: &Body<'_>, send: impl FnOnce(&ContentRef<'_>) -> R) -> R {
         let payload = match body {
             Body::Lent(payload) if !self.values => {
-                return send(&ContentRef::lent(&self.fields, &self.topic, payload));
+                return send(&ContentRef::lent(fields, &self.topic, payload));
             }
             Body::Owned(payload) if !self.values && payload.len() < limits::SHARED_PAYLOAD => {
-                return send(&ContentRef::lent(&self.fields, &self.topic, payload));
+                return send(&ContentRef::lent(fields, &self.topic, payload));
             }
             Body::Lent(payload) => Bytes::copy_from_slice(payload),
             Body::Owned(payload) => payload.clone(),
         };
         // All messages share the topic; only the payload is new.
-        send(&Arc::new(Content::new(self.fields.clone(), self.topic.clone(), payload)).borrowed())
+        send(&Arc::new(Content::new(fields.clone(), self.topic.clone(), payload)).borrowed())
     }
 }
 
@@ -251,7 +293,50 @@ impl Client {
     /// # Errors
     /// [`BusError::InvalidTopic`] and [`BusError::ReservedTopic`].
     pub fn publisher<P: PublishProtocol>(&self, topic: &str) -> BusResult<Publisher<P>> {
-        self.publisher_raw(&wire_publish(P::prefix(), topic)?, encode_typed::<P>)
+        self.publisher_with(topic, PublishOptions::default())
+    }
+
+    /// A publisher all of whose messages have the same options: headers, or less patience for
+    /// subscriptions that have no room.
+    ///
+    /// # Errors
+    /// As [`publisher`](Self::publisher), and [`BusError::HeadersTooLarge`].
+    ///
+    /// # Examples
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// use whispeer::client::{Event, PublishOptions};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[derive(Debug, Clone, Serialize, Deserialize)]
+    /// # struct Celsius(f64);
+    /// # impl PublishProtocol for Celsius {
+    /// #     fn prefix() -> &'static str { "celsius" }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let mut readings = client.subscribe::<Celsius>("*").await?;
+    ///
+    /// let options = PublishOptions::default().header("sensor", "roof");
+    /// let publisher = client.publisher_with::<Celsius>("outside", options)?;
+    /// for reading in [20.5, 20.7, 20.4] {
+    ///     publisher.send(&Celsius(reading)).await?;
+    /// }
+    /// publisher.flush().await?;
+    ///
+    /// let Some(Event::Message(first)) = readings.next_event().await else { panic!("the bus runs") };
+    /// assert_eq!((first.value.0, first.headers.find("sensor")), (20.5, Some("roof")));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn publisher_with<P: PublishProtocol>(
+        &self,
+        topic: &str,
+        options: PublishOptions,
+    ) -> BusResult<Publisher<P>> {
+        self.publisher_raw(&wire_publish(P::prefix(), topic)?, &options, encode_typed::<P>)
     }
 
     /// [`publisher`](Self::publisher) for payloads as they are and a whole topic.
@@ -259,18 +344,31 @@ impl Client {
     /// # Errors
     /// As [`publisher`](Self::publisher).
     pub fn publisher_bytes(&self, topic: &str) -> BusResult<Publisher<Bytes>> {
-        self.publisher_raw(&wire_publish("", topic)?, encode_bytes)
+        self.publisher_bytes_with(topic, PublishOptions::default())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "both callers return its result")]
-    fn publisher_raw<T>(&self, topic: &str, encode: Encoder<T>) -> BusResult<Publisher<T>> {
+    /// [`publisher_bytes`](Self::publisher_bytes) with options for all its messages.
+    ///
+    /// # Errors
+    /// As [`publisher_with`](Self::publisher_with).
+    pub fn publisher_bytes_with(&self, topic: &str, options: PublishOptions) -> BusResult<Publisher<Bytes>> {
+        self.publisher_raw(&wire_publish("", topic)?, &options, encode_bytes)
+    }
+
+    fn publisher_raw<T>(
+        &self,
+        topic: &str,
+        options: &PublishOptions,
+        encode: Encoder<T>,
+    ) -> BusResult<Publisher<T>> {
+        let fields = options.fields(&[])?.into();
         let shared = &self.connection.shared;
         Ok(Publisher {
             id: shared.add_publisher(),
             values: shared.form() == Form::Values,
             connection: Arc::clone(&self.connection),
             topic: Bytes::copy_from_slice(topic.as_bytes()),
-            fields: Bytes::new(),
+            fields,
             encode,
             sent_in_turn: AtomicU32::new(0),
         })

@@ -247,10 +247,10 @@ impl Client {
     ) -> BusResult<Answers> {
         // A stream has a window. The answers to a scattered request are one of each server asked, and
         // the bus bounds what it leaves unread; they take no credit and none is granted for them.
-        let stream = (limits::STREAM_WINDOW, limits::WINDOW_BYTES);
         let scattered = flags.contains(Flags::SCATTER);
-        let fields = options.fields((!scattered).then_some(stream))?;
-        let window = if scattered { (u32::MAX, u64::MAX) } else { stream };
+        let stream = if scattered { None } else { Some(options.stream_window()?) };
+        let fields = options.fields(stream)?;
+        let window = stream.unwrap_or((u32::MAX, u64::MAX));
         let inbox = Inbox::new(window);
         let call = Call::Many(Arc::clone(&inbox));
         let pending =

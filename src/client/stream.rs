@@ -294,13 +294,50 @@ impl Client {
         self.request_stream_with(topic, request, RequestOptions::default()).await
     }
 
-    /// [`request_stream`](Self::request_stream) with options.
+    /// Asks for a stream with a timeout, headers or a window of one's own.
     ///
     /// # Errors
-    /// As [`request_stream`](Self::request_stream).
+    /// As [`request_stream`](Self::request_stream), and [`BusError::HeadersTooLarge`];
+    /// [`BusError::InvalidSettings`] and [`BusError::LimitReached`] for a window of nothing or of too
+    /// much.
     ///
     /// # Cancel safety
     /// As [`request_stream`](Self::request_stream).
+    ///
+    /// # Examples
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// use std::time::Duration;
+    /// use whispeer::client::RequestOptions;
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[derive(Debug, Clone, Serialize, Deserialize)]
+    /// # struct Tail;
+    /// # impl RequestProtocol for Tail {
+    /// #     type Rsp = String;
+    /// #     fn prefix() -> &'static str { "tail" }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let mut serving = client.serve::<Tail>("log").await?;
+    ///
+    /// // Lines are long: at most four of them at a time, for as long as an hour.
+    /// let options = RequestOptions::default()
+    ///     .window(4, 64 * 1024)
+    ///     .timeout(Duration::from_secs(3_600))
+    ///     .header("level", "warn");
+    /// let mut lines = client.request_stream_with("log", &Tail, options).await?;
+    ///
+    /// let request = serving.next_request().await.expect("a request was made");
+    /// assert_eq!(request.headers.find("level"), Some("warn"));
+    /// let mut responder = client.respond_stream::<Tail>(request.id)?;
+    /// responder.send(&"disk almost full".into()).await?;
+    /// assert_eq!(lines.recv().await.expect("a line was sent")?, "disk almost full");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn request_stream_with<R: RequestProtocol>(
         &self,
         topic: &str,
@@ -322,8 +359,23 @@ impl Client {
     /// # Cancel safety
     /// As [`request_stream`](Self::request_stream).
     pub async fn request_stream_bytes(&self, topic: &str, payload: Bytes) -> BusResult<ReplyStream<Bytes>> {
+        self.request_stream_bytes_with(topic, payload, RequestOptions::default()).await
+    }
+
+    /// [`request_stream_bytes`](Self::request_stream_bytes) with options.
+    ///
+    /// # Errors
+    /// As [`request_stream_with`](Self::request_stream_with).
+    ///
+    /// # Cancel safety
+    /// As [`request_stream`](Self::request_stream).
+    pub async fn request_stream_bytes_with(
+        &self,
+        topic: &str,
+        payload: Bytes,
+        options: RequestOptions,
+    ) -> BusResult<ReplyStream<Bytes>> {
         let topic = wire_topic("", topic)?;
-        let options = RequestOptions::default();
         let patience = self.patience(&options);
         let answers = self.answers(&topic, &options, Flags::STREAM, encode_bytes, &payload, patience).await?;
         Ok(ReplyStream { answers, decode: decode_bytes })

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use whispeer::client::RequestOptions;
 use whispeer::limits;
 use whispeer::prelude::*;
-use whispeer_testkit::wait::soon;
+use whispeer_testkit::wait::{eventually, now_or_never, soon};
+
+use crate::ground::Ground;
 
 #[tokio::test(start_paused = true)]
 async fn a_request_gives_up_at_its_deadline_and_by_default_after_thirty_seconds() {
@@ -53,4 +55,44 @@ async fn ten_thousand_requests_find_their_answers() {
     while let Some(done) = soon("the last answer", asked.join_next()).await {
         done.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_requester_chooses_the_window_and_the_headers_of_its_stream() {
+    let ground = Ground::new(Bus::builder());
+    let server = ground.client();
+    let mut serving = server.serve_bytes("count").await.unwrap();
+    for client in [ground.client(), Client::new_unix(&ground.socket()).await.unwrap()] {
+        for window in [(0, 1), (1, 0), (u32::MAX, 1), (1, u64::MAX)] {
+            let options = RequestOptions::default().window(window.0, window.1);
+            let refused = client.request_stream_bytes_with("count", Bytes::new(), options).await.map(drop);
+            let expected =
+                matches!(refused, Err(BusError::InvalidSettings(_) | BusError::LimitReached { .. }));
+            assert!(expected, "{window:?}: {refused:?}");
+        }
+        let options = RequestOptions::default().window(2, 1_000).header("from", "one");
+        let mut answers = client.request_stream_bytes_with("count", Bytes::new(), options).await.unwrap();
+        let request = soon("the request", serving.next_request()).await.unwrap();
+        assert_eq!(request.headers.find("from"), Some("one"));
+        let mut responder = server.respond_stream_bytes(request.id).unwrap();
+        for number in 1..=50u8 {
+            // Two are on their way; the next has to wait until one is taken.
+            let (next, after) = (Bytes::from(vec![number]), Bytes::from(vec![number + 1]));
+            if number == 1 {
+                responder.send(&next).await.unwrap();
+                responder.send(&after).await.unwrap();
+            }
+            let third = Bytes::from(vec![number + 2]);
+            assert!(now_or_never(responder.send(&third)).await.is_none(), "three in a window of two");
+            assert_eq!(soon("an answer", answers.recv()).await.unwrap().unwrap(), next);
+            soon("room for the next", responder.send(&third)).await.unwrap();
+        }
+        responder.finish().unwrap();
+        for _ in 0..2 {
+            soon("an answer", answers.recv()).await.unwrap().unwrap();
+        }
+        assert!(soon("the end", answers.recv()).await.is_none());
+        client.close().await.unwrap();
+    }
+    eventually("nothing is under way", || ground.bus.stats().requests_in_flight == 0).await;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::client::PublishOptions;
+use crate::client::{Headers, PublishOptions};
 use crate::proto::HEADER_LEN;
 use crate::proto::fields::{Field, iterate};
 
@@ -101,6 +101,37 @@ async fn sending_stops_where_the_window_ends_and_goes_on_in_turn() {
         let publish = peer.expect(Kind::Publish).await;
         assert_eq!((publish.payload.as_slice(), publish.header.sequence), (expected.as_bytes(), sequence));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publishers_options_go_with_each_message_and_headers_of_one_with_that_one() {
+    let (client, mut peer) = connected_with(|welcome| welcome.publish_window = (2, 1_000_000)).await;
+    let options = PublishOptions::default().header("shop", "7").block_limit(Duration::from_millis(20));
+    let publisher = client.publisher_bytes_with("a", options).unwrap();
+    publisher.send(&"1".into()).await.unwrap();
+    let trace = Headers::new().with("trace", "ab");
+    publisher.send_with(&"2".into(), &trace).await.unwrap();
+    let third = "3".into();
+    {
+        let mut waiting = Box::pin(publisher.send_with(&third, &trace));
+        assert!(is_waiting(&mut waiting).await);
+        peer.credit(Lane::Publish, 0, 2, 200);
+        waiting.await.unwrap();
+    }
+    publisher.try_send(&"4".into()).unwrap();
+    let own = [Field::Header { name: "shop", value: "7" }, Field::BlockLimit(Duration::from_millis(20))];
+    let traced = [&own[..], &[Field::Header { name: "trace", value: "ab" }]].concat();
+    for (payload, expected) in [("1", &own[..]), ("2", &traced), ("3", &traced), ("4", &own)] {
+        let publish = peer.expect(Kind::Publish).await;
+        assert_eq!((publish.payload, publish.header.flags), (payload.as_bytes().to_vec(), Flags::NONE));
+        assert_eq!(iterate(&publish.fields).collect::<Vec<_>>(), expected, "message {payload}");
+    }
+    let large = Headers::from_iter([("large", "x".repeat(limits::FIELDS_LIMIT))]);
+    let refused = publisher.send_with(&"5".into(), &large).await;
+    assert!(matches!(refused, Err(BusError::HeadersTooLarge { .. })), "{refused:?}");
+    let refused = client.publisher_bytes_with("a", PublishOptions::default().headers(large)).map(drop);
+    assert!(matches!(refused, Err(BusError::HeadersTooLarge { .. })), "{refused:?}");
+    peer.expect_silence().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Who gets what, in which order, and what the publisher is told.
 
 use bytes::Bytes;
-use whispeer::client::{PublishOptions, SubscribeOptions};
+use whispeer::client::{Headers, PublishOptions, SubscribeOptions};
 use whispeer::prelude::*;
 
 use super::{number, numbers, take};
@@ -385,6 +385,25 @@ pub(crate) async fn headers_travel_with_a_message(kit: &Kit) -> Live {
     }
     let refused = publisher.publish_bytes_with("news", "", options).await;
     assert!(matches!(refused, Err(BusError::HeadersTooLarge { .. })), "{refused:?}");
+    // Those of a publisher go with each of its messages, without waiting for one.
+    let shop = PublishOptions::default().header("shop", "7");
+    let news = publisher.publisher_bytes_with("news", shop).unwrap();
+    for number in 0..100u32 {
+        let trace = Headers::new().with("trace", number.to_string());
+        news.send_with(&"traced".into(), &trace).await.unwrap();
+        news.send(&"plain".into()).await.unwrap();
+    }
+    for number in 0..100u32 {
+        let number = number.to_string();
+        for (payload, headers) in
+            [("traced", &[("shop", "7"), ("trace", &*number)][..]), ("plain", &[("shop", "7")])]
+        {
+            let event = soon("a message", subscription.next_event()).await;
+            let Some(Event::Message(message)) = event else { panic!("{event:?} and no message") };
+            assert_eq!(message.value, payload);
+            assert_eq!(message.headers.iter().collect::<Vec<_>>(), headers);
+        }
+    }
     Live::of(subscription)
 }
 
