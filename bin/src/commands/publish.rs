@@ -1,7 +1,7 @@
 //! `whispeer pub`: publishes.
 
 use clap::Args;
-use whispeer::client::{Headers, PublishOptions};
+use whispeer::client::PublishOptions;
 
 use crate::connection::{BusChoice, Connection};
 use crate::input::{self, LineForm, Lines};
@@ -99,9 +99,9 @@ impl Publish {
         interrupts: &Interrupts,
         published: &mut u64,
     ) -> anyhow::Result<()> {
-        let publisher = connection.check(connection.client.publisher_bytes(&self.topic))?;
+        let publisher =
+            connection.check(connection.client.publisher_bytes_with(&self.topic, self.options()))?;
         let mut lines = Lines::start(if self.raw { LineForm::Bytes } else { LineForm::String })?;
-        let options = self.options();
         let mut failed = Ok(());
         'input: loop {
             let payloads = tokio::select! {
@@ -119,17 +119,7 @@ impl Publish {
                 }
             };
             for payload in payloads {
-                // A publisher sends no headers; one by one, order is kept with them too.
-                let sent = if self.headers.is_empty() {
-                    publisher.send(&payload).await
-                } else {
-                    connection
-                        .client
-                        .publish_bytes_with(&self.topic, payload, options.clone())
-                        .await
-                        .map(|_| ())
-                };
-                if let Err(error) = sent {
+                if let Err(error) = publisher.send(&payload).await {
                     failed = Err(connection.failure(&error));
                     break 'input;
                 }
@@ -142,10 +132,6 @@ impl Publish {
     }
 
     fn options(&self) -> PublishOptions {
-        let mut headers = Headers::new();
-        for (name, value) in &self.headers {
-            headers.push(name, value);
-        }
-        PublishOptions::default().headers(headers)
+        PublishOptions::default().headers(self.headers.iter().cloned().collect())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use whispeer::BusError;
-use whispeer::client::{ManyOptions, RequestOptions};
+use whispeer::client::{Headers, ManyOptions, RequestOptions};
 
 use crate::connection::{BusChoice, Connection};
 use crate::failure::{Failure, NO_SERVER, code_of};
@@ -48,7 +48,7 @@ pub(crate) struct Request {
     many: Option<usize>,
 
     /// Expect a stream of answers
-    #[arg(long, conflicts_with_all = ["many", "headers"])]
+    #[arg(long, conflicts_with = "many")]
     stream: bool,
 
     /// Send and print bytes as they are, instead of JSON
@@ -68,18 +68,14 @@ impl Request {
             None if self.raw => Bytes::new(),
             None => payload::from_json(b"null")?,
         };
-        let connection = bus.connect_for("req", self.timeout).await?;
+        let connection = bus.connect("req").await?;
         if let Some(count) = self.many {
             return self.ask_many(&connection, payload, count).await;
         }
         if self.stream {
             return self.ask_stream(&connection, payload).await;
         }
-        let mut options = RequestOptions::default().timeout(self.timeout);
-        for (name, value) in &self.headers {
-            options = options.header(name, value);
-        }
-        let answer = connection.client.request_bytes_with(&self.topic, payload, options).await;
+        let answer = connection.client.request_bytes_with(&self.topic, payload, self.options()).await;
         let mut text = Vec::new();
         self.push(&connection.check(answer)?, &mut text);
         if !self.raw {
@@ -90,8 +86,8 @@ impl Request {
 
     /// Answers are printed with a newline each, since several follow each other.
     async fn ask_stream(&self, connection: &Connection, payload: Bytes) -> anyhow::Result<()> {
-        let mut answers =
-            connection.check(connection.client.request_stream_bytes(&self.topic, payload).await)?;
+        let asked = connection.client.request_stream_bytes_with(&self.topic, payload, self.options());
+        let mut answers = connection.check(asked.await)?;
         let mut output = Output::start()?;
         let mut outcome = Ok(());
         while let Some(answer) = answers.recv().await {
@@ -109,12 +105,9 @@ impl Request {
     }
 
     async fn ask_many(&self, connection: &Connection, payload: Bytes, count: usize) -> anyhow::Result<()> {
-        let mut options = ManyOptions::default().timeout(self.timeout);
+        let mut options = ManyOptions::default().timeout(self.timeout).headers(self.headers());
         if count > 0 {
             options = options.count(count);
-        }
-        for (name, value) in &self.headers {
-            options = options.header(name, value);
         }
         let answers =
             connection.check(connection.client.request_many_bytes(&self.topic, payload, options).await)?;
@@ -154,6 +147,14 @@ impl Request {
                 Err(Failure::new(code_of(&error), format!("{failures} of the servers failed")).into())
             }
         }
+    }
+
+    fn headers(&self) -> Headers {
+        self.headers.iter().cloned().collect()
+    }
+
+    fn options(&self) -> RequestOptions {
+        RequestOptions::default().timeout(self.timeout).headers(self.headers())
     }
 
     fn push(&self, answer: &[u8], text: &mut Vec<u8>) {

@@ -92,6 +92,29 @@ fn lines_are_strings_and_a_subscriber_whose_output_nobody_reads_holds_nobody_up(
 }
 
 #[test]
+fn lines_take_headers_along_and_stay_in_order() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    let text = long_text();
+    let lines = text.iter().filter(|byte| **byte == b'\n').count();
+    let mut reading = place.start(&["sub", "--addr", "bus", "--json", "--count", &lines.to_string(), "text"]);
+    reading.wait_for("subscribed");
+    let reader = thread::spawn(move || reading.end());
+    let publish = ["pub", "--addr", "bus", "--lines", "--header", "book=7", "--header", "x=", "text"];
+    place.run_with_input(&publish, &text).success();
+    let read = reader.join().unwrap().success();
+    let expected = text.split(|byte| *byte == b'\n').map(|line| std::str::from_utf8(line).unwrap());
+    let mut count = 0;
+    for (line, expected) in read.lines().zip(expected) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["payload"], expected);
+        assert_eq!(line["headers"], json!([["book", "7"], ["x", ""]]));
+        count += 1;
+    }
+    assert_eq!(count, lines);
+}
+
+#[test]
 fn a_gap_is_told_on_standard_error_and_in_the_json() {
     let place = Place::new();
     let _bus = place.bus("bus");

@@ -84,6 +84,8 @@ fn a_request_that_takes_too_long_times_out() {
     server.wait_for("serving");
     let ended = place.run(&["req", "--addr", "bus", "--timeout", "50ms", "slow"]);
     assert_eq!(ended.code(), 5, "{ended:?}");
+    let ended = place.run(&["req", "--addr", "bus", "--timeout", "50ms", "--stream", "slow"]);
+    assert_eq!(ended.code(), 5, "{ended:?}");
     // The command was killed with the request, so nothing keeps the server from ending.
     server.signal("TERM");
     assert_eq!(server.end().code(), 0);
@@ -111,6 +113,8 @@ fn a_stream_of_answers_ends_after_a_single_one_too() {
     let mut server = place.start(&["reply", "--addr", "bus", "t", "7"]);
     server.wait_for("serving");
     assert_eq!(place.run(&["req", "--addr", "bus", "--stream", "t"]).success(), "7\n");
+    let with_header = ["req", "--addr", "bus", "--stream", "--header", "from=here", "t"];
+    assert_eq!(place.run(&with_header).success(), "7\n");
 }
 
 #[test]
