@@ -365,6 +365,58 @@ async fn replies_that_a_requester_leaves_unread_become_errors_until_it_reads() {
 }
 
 #[tokio::test]
+async fn each_server_of_a_scattered_request_is_accounted_for_even_if_its_reply_finds_no_room() {
+    const TOPICS: u64 = 50;
+    const REQUESTS: u32 = 20;
+    let ground = Ground::new(settings(|settings| settings.request_bytes = 64 * 1024));
+    let mut bystander = ground.bystander().await;
+    let server = ground.client();
+    let reply = Bytes::from(vec![7; 4 * 1024]);
+    let mut handlings = Vec::new();
+    for topic in 0..TOPICS {
+        let large = reply.clone();
+        let topic = format!("part/{topic}");
+        let answer = move |_| std::future::ready(Ok(large.clone()));
+        handlings.push(server.handle_bytes(&topic, answer).await.unwrap());
+    }
+    for mut peer in ground.peers().await {
+        let before = ground.bus.stats().requests;
+        for id in 1..=REQUESTS {
+            peer.push(&Header::new(Kind::Request, id, 0).flagged(Flags::SCATTER), "part/*", &[]);
+        }
+        peer.flush().await.unwrap();
+        eventually("all are answered", || {
+            let stats = ground.bus.stats();
+            stats.requests >= before + u64::from(REQUESTS) && stats.requests_in_flight == 0
+        })
+        .await;
+        bystander.goes_on().await;
+        let mut replies = vec![0; REQUESTS as usize + 1];
+        let (mut ended, mut overloaded) = (0, 0);
+        while ended < REQUESTS {
+            let (frame, error) = answer(&mut peer).await;
+            let count = &mut replies[frame.header.id as usize];
+            if frame.header.flags.contains(Flags::END) {
+                assert_eq!((frame.header.sequence, *count), (TOPICS, TOPICS));
+                ended += 1;
+                continue;
+            }
+            *count += 1;
+            match error {
+                None => assert!(frame.payload == reply),
+                Some(BusError::Overloaded { .. }) => overloaded += 1,
+                Some(error) => panic!("{error:?}"),
+            }
+        }
+        assert!(overloaded > 0 && overloaded < u64::from(REQUESTS) * TOPICS, "{overloaded} errors");
+    }
+    drop(handlings);
+    server.close().await.unwrap();
+    bystander.was_unharmed().await;
+    ground.end().await;
+}
+
+#[tokio::test]
 async fn a_stream_that_a_requester_leaves_unread_ends_as_overloaded_and_its_server_sees_it() {
     let ground = Ground::new(settings(|settings| settings.request_bytes = 64 * 1024));
     let mut bystander = ground.bystander().await;
