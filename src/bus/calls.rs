@@ -341,6 +341,7 @@ impl Shared {
             let mut state = session.lock();
             state.parked_bytes = 0;
             state.request_bytes = 0;
+            state.groups_without_room.clear();
             state.request_times = Deadlines::default();
             (
                 state.subscriptions.take(),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::backlog::{Backlog, Next, Verdict};
 use super::budget::{Budget, Share};
 use super::hold::Holds;
+use super::requests::claim;
 use super::session::{Session, State};
 use super::stats::Totals;
 use super::subscription::{Offered, Outcome, Slot, Subscription};
@@ -85,7 +86,7 @@ impl Group {
     /// Gives each message to the next member with credit, or leaves it to the policy. None matches when
     /// no member takes what this publisher sends. The sessions written to are added to `touched`.
     pub(crate) fn offer(
-        &self,
+        self: &Arc<Self>,
         offered: &Offered<'_>,
         touched: &mut Vec<Arc<Session>>,
         totals: &mut Totals,
@@ -96,10 +97,10 @@ impl Group {
         let GroupState { members, backlog, watched, share, .. } = &mut *state;
         let mut outcome = Outcome::default();
         // What waits goes first, to whoever has credit by now.
-        feed(members, backlog, touched);
+        feed(self, members, backlog, touched);
         for (index, content) in offered.contents.iter().enumerate() {
             let given = backlog.is_empty()
-                && give(members, Some(publisher), touched, &mut |subscription, lanes, totals| {
+                && give(self, members, Some(publisher), touched, &mut |subscription, lanes, totals| {
                     subscription.matched += 1;
                     subscription.deliver(content, lanes, totals);
                 });
@@ -125,10 +126,10 @@ impl Group {
     }
 
     /// Gives what waits to members that have credit again.
-    pub(crate) fn pump(&self, touched: &mut Vec<Arc<Session>>) {
+    pub(crate) fn pump(self: &Arc<Self>, touched: &mut Vec<Arc<Session>>) {
         let mut state = self.lock();
         let GroupState { members, backlog, share, .. } = &mut *state;
-        feed(members, backlog, touched);
+        feed(self, members, backlog, touched);
         share.follow(backlog.bytes(), &self.budget);
     }
 
@@ -158,46 +159,46 @@ impl Group {
 }
 
 impl Member {
-    /// Whether it could be given what this publisher sent, or a gap.
-    fn has_credit_for(&self, publisher: Option<u64>) -> bool {
-        self.session
-            .lock()
-            .subscriptions
-            .at(self.slot)
-            .is_some_and(|own| own.credit.is_left() && !(own.no_echo && publisher == Some(self.session.id)))
-    }
-
     fn takes_from(&self, publisher: u64) -> bool {
         self.session.id != publisher
             || self.session.lock().subscriptions.at(self.slot).is_some_and(|own| !own.no_echo)
     }
 }
 
-/// Gives what waits to members that have credit.
-fn feed(members: &mut VecDeque<Member>, backlog: &mut Backlog, touched: &mut Vec<Arc<Session>>) {
+/// Gives what waits to members that have credit and room.
+fn feed(
+    group: &Arc<Group>,
+    members: &mut VecDeque<Member>,
+    backlog: &mut Backlog,
+    touched: &mut Vec<Arc<Session>>,
+) {
     while let Some(publisher) = backlog.next_publisher() {
-        if !members.iter().any(|member| member.has_credit_for(publisher)) {
-            break;
-        }
-        backlog.resume();
-        let Some(next) = backlog.next() else { break };
-        give(members, publisher, touched, &mut |subscription, lanes, totals| match &next {
-            Next::Gap(count, reason) => {
-                subscription.matched += count;
-                subscription.dropped[reason.index()] += count;
-                subscription.tell_gap(*count, *reason, lanes);
-            }
-            Next::Message(content) => {
-                subscription.matched += 1;
-                subscription.deliver(content, lanes, totals);
+        let given = give(group, members, publisher, touched, &mut |subscription, lanes, totals| {
+            backlog.resume();
+            match backlog.next() {
+                Some(Next::Gap(count, reason)) => {
+                    subscription.matched += count;
+                    subscription.dropped[reason.index()] += count;
+                    subscription.tell_gap(count, reason, lanes);
+                }
+                Some(Next::Message(content)) => {
+                    subscription.matched += 1;
+                    subscription.deliver(&content, lanes, totals);
+                }
+                None => {}
             }
         });
+        if !given {
+            break;
+        }
     }
     backlog.settle();
 }
 
-/// Lets `deliver` write to the next member that has credit and takes what `publisher` sends.
+/// Lets `deliver` write to the next member that has credit and room, and takes what `publisher` sends.
+/// A member that has credit only is noted, so that the group is looked at again when it has room.
 fn give(
+    group: &Arc<Group>,
     members: &mut VecDeque<Member>,
     publisher: Option<u64>,
     touched: &mut Vec<Arc<Session>>,
@@ -207,17 +208,21 @@ fn give(
         members.rotate_left(1);
         let Some(Member { session, slot }) = members.back() else { break };
         let mut state = session.lock();
-        let State { subscriptions, lanes, totals, .. } = &mut *state;
+        let State { subscriptions, lanes, totals, crowded, groups_without_room, .. } = &mut *state;
         let Some(subscription) = subscriptions.at(*slot) else { continue };
         let own = publisher == Some(session.id);
         if !subscription.credit.is_left() || (own && subscription.no_echo) {
             continue;
         }
-        deliver(subscription, lanes, totals);
-        state.account(session.budget());
-        if state.claim_flush() {
-            touched.push(Arc::clone(session));
+        if !lanes.has_room() {
+            *crowded = true;
+            if !groups_without_room.iter().any(|other| Arc::ptr_eq(other, group)) {
+                groups_without_room.push(Arc::clone(group));
+            }
+            continue;
         }
+        deliver(subscription, lanes, totals);
+        claim(session, &mut state, touched);
         return true;
     }
     false

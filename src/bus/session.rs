@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, Share};
 use super::deadlines::Deadlines;
+use super::group::Group;
 use super::requests::{Asked, Pending};
 use super::service::Service;
 use super::stats::Totals;
@@ -59,6 +60,8 @@ pub(crate) struct State {
     pub(crate) expiry: Option<Instant>,
     /// The link was full to its part of the budget; what waits goes on when there is room again.
     pub(crate) crowded: bool,
+    /// Groups that had something for this session then, each once.
+    pub(crate) groups_without_room: Vec<Arc<Group>>,
     /// Publish credit is due but was withheld, as the peer left too much unread.
     pub(crate) grant_withheld: bool,
     /// Somebody has queued a frame and will flush at the end of its turn.
@@ -96,6 +99,7 @@ impl Session {
                 parked_bytes: 0,
                 expiry: None,
                 crowded: false,
+                groups_without_room: Vec::new(),
                 grant_withheld: false,
                 flush_pending: false,
                 cut: None,
@@ -136,6 +140,10 @@ impl Session {
                     step = state.lanes.finish(batch, &sent);
                     if state.crowded && state.lanes.has_ample_room() {
                         state.pump_crowded();
+                        if !state.crowded && !state.groups_without_room.is_empty() {
+                            // A group writes to several sessions, which is not done from within one.
+                            self.task.wake();
+                        }
                         if matches!(step, Step::Idle) {
                             step = state.lanes.begin();
                         }

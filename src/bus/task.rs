@@ -135,6 +135,7 @@ impl SessionTask {
             return Poll::Ready(reason);
         }
         self.owed_from_holds();
+        self.pump_groups();
         let mut reads = 0;
         self.matches = 0;
         loop {
@@ -297,6 +298,21 @@ impl SessionTask {
             // A peer that reads is not to be cut off for what this turn has not sent yet.
             self.session.flush();
         }
+    }
+
+    /// Takes what groups had for this session while its link had no room.
+    fn pump_groups(&mut self) {
+        let groups = {
+            let mut state = self.session.lock();
+            if state.groups_without_room.is_empty() || !state.lanes.has_ample_room() {
+                return;
+            }
+            std::mem::take(&mut state.groups_without_room)
+        };
+        for group in groups {
+            group.pump(&mut self.touched);
+        }
+        self.end_turn();
     }
 
     fn owed_from_holds(&mut self) {

@@ -154,6 +154,39 @@ async fn a_slow_reader_cannot_spend_the_byte_budget_of_all() {
     assert!(bus.stats().queued_bytes < 6 << 20, "{} bytes wait", bus.stats().queued_bytes);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_member_of_a_group_that_does_not_read_cannot_spend_the_budget_and_gets_the_rest_when_it_does() {
+    let settings =
+        Settings { byte_budget: 16 << 20, block_limit: Duration::from_millis(50), ..Settings::default() };
+    let bus = Bus::builder().settings(settings).start().unwrap();
+    let (mut slow, _) = RawPeer::welcomed(bus.connector().connect().unwrap()).await.unwrap();
+    let mut fields = FieldsBuilder::new();
+    fields.window(1_000_000, 1 << 30).unwrap();
+    fields.policy(Policy::DropOldest).unwrap();
+    fields.group("workers").unwrap();
+    slow.push_with(&Header::new(Kind::Subscribe, 1, 0), fields.as_bytes(), b"noise", &[]);
+    slow.flush().await.unwrap();
+    eventually("the subscription is there", || bus.stats().subscriptions == 1).await;
+    let [noisy, publisher, reader] = clients(&bus);
+    for _ in 0..1_000 {
+        noisy.publish_bytes("noise", vec![0; 60_000]).await.unwrap();
+    }
+    let mut subscription = reader.subscribe_bytes("good").await.unwrap();
+    assert_eq!(publisher.publish_bytes("good", "hi").await.unwrap(), 1);
+    assert!(subscription.recv().await.is_some());
+    assert!(bus.stats().queued_bytes < 6 << 20, "{} bytes wait", bus.stats().queued_bytes);
+    noisy.publish_bytes("noise", "the last").await.unwrap();
+    let last = async {
+        loop {
+            let frame = slow.receive().await.unwrap().expect("the link lives");
+            if frame.payload == "the last" {
+                return;
+            }
+        }
+    };
+    soon("the last message", last).await;
+}
+
 #[tokio::test]
 async fn a_drain_ends_also_when_the_link_had_no_room_for_what_waited() {
     let settings = Settings { frame_limit: 128 * 1024, byte_budget: 1 << 20, ..Settings::default() };
