@@ -116,15 +116,15 @@ impl<T> Publisher<T> {
     }
 
     async fn send_fields(&self, fields: &Bytes, value: &T) -> BusResult<()> {
-        if self.offer(fields, value)? {
-            // Several tasks may count past each other, which only moves the pause.
-            let sent = self.sent_in_turn.load(Ordering::Relaxed);
-            if sent < SENDS_PER_TURN {
-                self.sent_in_turn.store(sent + 1, Ordering::Relaxed);
-                return Ok(());
-            }
+        // Several tasks may count past each other, which only moves the pause.
+        let sent = self.sent_in_turn.load(Ordering::Relaxed);
+        if sent >= SENDS_PER_TURN {
             self.sent_in_turn.store(0, Ordering::Relaxed);
             tokio::task::yield_now().await;
+        } else {
+            self.sent_in_turn.store(sent + 1, Ordering::Relaxed);
+        }
+        if self.offer(fields, value)? {
             return Ok(());
         }
         self.sent_in_turn.store(0, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use whispeer::prelude::*;
 use whispeer::topic::Topic;
 use whispeer_testkit::protocols::{NotANumber, Number};
-use whispeer_testkit::wait::{eventually, soon};
+use whispeer_testkit::wait::{eventually, now_or_never, soon};
 
 use crate::ground::{Ground, settings};
 
@@ -155,4 +155,20 @@ async fn a_failed_handshake_does_not_hold_up_the_next() {
     ground.serves_others().await;
     drop(silent);
     ground.end().await;
+}
+
+#[tokio::test]
+async fn a_send_that_is_dropped_before_it_is_done_sends_nothing() {
+    let ground = Ground::new(settings(|settings| settings.publish_window = (100_000, 1 << 30)));
+    let client = ground.client();
+    client.ping().await.unwrap();
+    let publisher = client.publisher_bytes("news").unwrap();
+    let mut done = 0;
+    // More than a publisher sends before it lets others run.
+    for _ in 0..5_000 {
+        done += u64::from(now_or_never(publisher.send(&"x".into())).await.is_some());
+    }
+    publisher.flush().await.unwrap();
+    assert!(done < 5_000, "some were dropped");
+    assert_eq!(ground.bus.stats().published, done);
 }
