@@ -184,7 +184,9 @@ impl<S> Inbox<S> {
     pub(super) fn gap(&self, sequence: u64, count: u64, reason: GapReason) -> BusResult<Option<Waker>> {
         let mut state = self.lock();
         let until = state.last.checked_add(count).filter(|until| count > 0 && *until <= sequence);
-        let Some(until) = until else { return Err(out_of_order(sequence, state.last + count.max(1))) };
+        let Some(until) = until else {
+            return Err(out_of_order(sequence, state.last.saturating_add(count.max(1))));
+        };
         if sequence > until {
             state.gap(sequence - until, GapReason::Link);
         }
@@ -266,8 +268,8 @@ impl<S> InboxState<S> {
         }
         self.credit.spend(content.frame_size());
         if let Some(sequence) = sequence {
-            let expected = self.last + 1;
-            if sequence < expected {
+            let expected = self.last.saturating_add(1);
+            if sequence < expected || sequence == self.last {
                 return Err(out_of_order(sequence, expected));
             }
             if sequence > expected {
@@ -424,6 +426,19 @@ impl<S> Drop for Reader<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_at_the_end_of_their_range_are_violations_and_nothing_worse() {
+        let inbox = Inbox::new((1024, 1 << 20));
+        let content = ContentRef::payload(b"x");
+        assert!(inbox.deliver(Some(1), (), &content).is_ok());
+        assert!(inbox.gap(5, u64::MAX, GapReason::Link).is_err());
+        assert!(inbox.deliver(Some(u64::MAX), (), &content).is_ok());
+        assert!(inbox.deliver(Some(u64::MAX), (), &content).is_err());
+        assert!(inbox.deliver(Some(1), (), &content).is_err());
+        assert!(inbox.gap(u64::MAX, 1, GapReason::Link).is_err());
+        assert_eq!(inbox.counts().1.iter().sum::<u64>(), u64::MAX - 2);
+    }
 
     #[test]
     fn an_inbox_keeps_its_memory_while_it_is_used_and_gives_it_back_after() {
