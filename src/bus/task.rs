@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::stats::Totals;
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Refusal};
-use crate::transport::{Incoming, LinkReceiver};
+use crate::transport::{InPlace, Incoming, LinkReceiver, Turn};
 
 /// How long a closing session may take to write what waits.
 const CLOSING: Duration = limits::STOP_GRACE;
@@ -55,6 +55,8 @@ pub(super) struct SessionTask {
     /// The last tick by which something had arrived.
     last_heard: Instant,
     next_tick: Instant,
+    /// Fires when the next thing is due.
+    timer: Pin<Box<Sleep>>,
     pings: u64,
     /// Frames handled so far, and by the last tick; and ticks that passed within one frame.
     pub(super) frames: (u64, u64),
@@ -104,6 +106,7 @@ impl SessionTask {
             heard: false,
             last_heard: now,
             next_tick: now + keep_alive,
+            timer: Box::pin(sleep_until(now + keep_alive)),
             pings: 0,
             frames: (0, 0),
             unfinished_ticks: 0,
@@ -118,17 +121,24 @@ impl SessionTask {
     /// Serves the session until it ends.
     pub(super) async fn run(mut self) {
         // Frames may have come in one piece with the handshake.
-        let mut ended = self.take_frames().err();
+        let ended = self.take_frames().err();
         self.end_turn();
-        if ended.is_none() {
-            let mut sleep = pin!(sleep_until(self.next_tick));
-            ended = Some(poll_fn(|context| self.poll(context, sleep.as_mut())).await);
+        if let Some(reason) = ended {
+            return self.finish(reason).await;
         }
-        self.finish(ended.unwrap_or(BusError::Cancelled)).await;
+        let cell = Arc::new(InPlace::new(self));
+        cell.offer(|task, cell| task.receiver.run_in_place(cell));
+        let reason = poll_fn(|context| cell.poll(context)).await;
+        let task = cell.take();
+        // From here on whoever sends something wakes this task again.
+        drop(cell);
+        if let Some(task) = task {
+            task.finish(reason).await;
+        }
     }
 
     /// Works until there is nothing to do; ready with the reason when the session has to end.
-    fn poll(&mut self, context: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<BusError> {
+    fn work(&mut self, context: &mut Context<'_>) -> Poll<BusError> {
         self.session.task.register(context.waker());
         self.clock.turn();
         if let Some(reason) = self.poll_link(context) {
@@ -164,7 +174,7 @@ impl SessionTask {
             }
         }
         self.grant_publishes();
-        self.poll_times(context, sleep.as_mut())
+        self.poll_times(context)
     }
 
     /// Ends the session if somebody asked for it, and goes on writing when the link has room again.
@@ -340,7 +350,7 @@ impl SessionTask {
     }
 
     /// Does what is due and sets the timer for what comes next.
-    fn poll_times(&mut self, context: &mut Context<'_>, mut sleep: Pin<&mut Sleep>) -> Poll<BusError> {
+    fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<BusError> {
         loop {
             if !self.deferred.is_empty() {
                 self.retry_deferred();
@@ -354,10 +364,10 @@ impl SessionTask {
             if !self.deferred.is_empty() {
                 next = next.min(self.clock.now() + RETRY);
             }
-            if sleep.deadline() != next {
-                sleep.as_mut().reset(next);
+            if self.timer.deadline() != next {
+                self.timer.as_mut().reset(next);
             }
-            if sleep.as_mut().poll(context).is_pending() {
+            if self.timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
             self.clock.turn();
@@ -507,6 +517,14 @@ impl SessionTask {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Turn for SessionTask {
+    type End = BusError;
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<BusError> {
+        self.work(context)
     }
 }
 

@@ -14,7 +14,7 @@ use super::shared::{Shared, lost};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{ContentRef, Header, Hello, Kind, Refusal};
-use crate::transport::{Incoming, LinkReceiver};
+use crate::transport::{InPlace, Incoming, LinkReceiver, Turn};
 
 /// How long a connection whose handles are all gone may take to send what is queued.
 const CLOSE_GRACE: Duration = limits::STOP_GRACE;
@@ -96,8 +96,15 @@ impl Driver {
     }
 
     /// Runs until the connection ends, and tells everyone who waits.
-    pub(super) async fn run(mut self) {
-        let exit = poll_fn(|context| self.poll(context)).await;
+    pub(super) async fn run(self) {
+        let cell = Arc::new(InPlace::new(self));
+        cell.offer(|driver, cell| driver.receiver.run_in_place(cell));
+        let exit = poll_fn(|context| cell.poll(context)).await;
+        let Some(driver) = cell.take() else { return };
+        driver.finish(exit);
+    }
+
+    fn finish(self, exit: Exit) {
         let error = match exit {
             Exit::Peer(error) => error,
             Exit::Fault(error) => {
@@ -111,16 +118,8 @@ impl Driver {
         self.shared.end(error);
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
-        self.shared.driver.register(context.waker());
-        match self.turn(context) {
-            Ok(()) => Poll::Pending,
-            Err(exit) => Poll::Ready(exit),
-        }
-    }
-
-    /// One turn: send, receive, send what that caused, look at the clock.
-    fn turn(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
+    /// Send, receive, send what that caused, look at the clock.
+    fn work(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
         self.begin_closing();
         self.send(context);
         let received = self.receive(context);
@@ -280,6 +279,18 @@ impl Driver {
         self.rest();
         self.shared.control(&Header::new(Kind::Ping, 0, sequence), &[]);
         Ok(silent_until.min(now + interval))
+    }
+}
+
+impl Turn for Driver {
+    type End = Exit;
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<Exit> {
+        self.shared.driver.register(context.waker());
+        match self.work(context) {
+            Ok(()) => Poll::Pending,
+            Err(exit) => Poll::Ready(exit),
+        }
     }
 }
 

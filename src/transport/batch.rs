@@ -9,6 +9,9 @@ use super::{Form, pool};
 use crate::limits;
 use crate::proto::{ContentRef, Frame, Header, Kind};
 
+/// Frames for which an idle link keeps memory.
+const SPARE_FRAMES: usize = 64;
+
 /// A row of frames to be sent.
 ///
 /// For a byte link, headers and small payloads are copied into one contiguous buffer; large payloads
@@ -109,6 +112,15 @@ impl Batch {
     pub(super) fn recount(&mut self) {
         if let Frames::Values(frames) = &self.frames {
             self.size = frames.iter().map(|frame| frame.content.frame_size()).sum();
+        }
+    }
+
+    /// The memory of an empty batch that is worth keeping for the next one. Encoded frames have a pool
+    /// for theirs.
+    pub(crate) fn into_spare(self) -> Option<Self> {
+        match &self.frames {
+            Frames::Values(frames) if self.is_empty() && frames.capacity() <= SPARE_FRAMES => Some(self),
+            _ => None,
         }
     }
 

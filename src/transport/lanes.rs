@@ -25,6 +25,8 @@ pub(crate) struct Lanes {
     data: Batch,
     /// What the link did not take; it goes before everything else.
     rest: Option<Batch>,
+    /// The memory of a batch that was sent.
+    spare: Option<Batch>,
     /// Somebody is between `begin` and `finish`.
     writing: Option<usize>,
     /// The link was full; only the owner's task, which waits for room, begins again.
@@ -60,6 +62,7 @@ impl Lanes {
             control: Batch::new(form),
             data: Batch::new(form),
             rest: None,
+            spare: None,
             writing: None,
             blocked: false,
             closed: false,
@@ -168,6 +171,7 @@ impl Lanes {
         match sent {
             Ok(Sent::All) if batch.is_empty() => {
                 self.stuck_since = None;
+                self.spare = batch.into_spare();
                 self.next()
             }
             Ok(_) => {
@@ -192,6 +196,7 @@ impl Lanes {
         self.control = Batch::new(self.form);
         self.data = Batch::new(self.form);
         self.rest = None;
+        self.spare = None;
         self.waiting = self.writing.unwrap_or(0);
     }
 
@@ -199,11 +204,16 @@ impl Lanes {
         if self.closed {
             return Step::Idle;
         }
-        let batch = match self.rest.take() {
-            Some(rest) => rest,
-            None if !self.control.is_empty() => std::mem::replace(&mut self.control, Batch::new(self.form)),
-            None if !self.data.is_empty() => std::mem::replace(&mut self.data, Batch::new(self.form)),
-            None => return Step::Idle,
+        let batch = if let Some(rest) = self.rest.take() {
+            rest
+        } else {
+            let lane = match (self.control.is_empty(), self.data.is_empty()) {
+                (false, _) => &mut self.control,
+                (true, false) => &mut self.data,
+                (true, true) => return Step::Idle,
+            };
+            let empty = self.spare.take().unwrap_or_else(|| Batch::new(self.form));
+            std::mem::replace(lane, empty)
         };
         self.writing = Some(batch.size());
         Step::Write(batch)

@@ -3,12 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use atomic_waker::AtomicWaker;
 
-use super::{Accepted, Address, Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Listener, Peer, Sent};
+use super::{
+    Accepted, Address, Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Listener, Peer, RunInPlace,
+    Sent,
+};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -38,6 +41,8 @@ struct Pipe {
     state: Mutex<PipeState>,
     /// Waits for frames.
     receiver: AtomicWaker,
+    /// Takes the frames where they are sent.
+    in_place: OnceLock<Weak<dyn RunInPlace>>,
     /// Waits for room.
     sender: AtomicWaker,
 }
@@ -102,7 +107,10 @@ impl LinkSender for MemorySender {
         drop(state);
         let sent = if frames.is_empty() { Sent::All } else { Sent::Blocked };
         batch.recount();
-        self.pipe.receiver.wake();
+        match self.pipe.in_place.get().and_then(Weak::upgrade) {
+            Some(task) => task.run(),
+            None => self.pipe.receiver.wake(),
+        }
         Ok(sent)
     }
 
@@ -158,6 +166,11 @@ impl LinkReceiver for MemoryReceiver {
         drop(state);
         self.pipe.sender.wake();
         Poll::Ready(Ok(count))
+    }
+
+    fn run_in_place(&mut self, task: Weak<dyn RunInPlace>) {
+        // A second owner of the same receiver cannot be; the first one stays.
+        let _ = self.pipe.in_place.set(task);
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod address;
 mod batch;
+mod in_place;
 mod incoming;
 mod lanes;
 mod memory;
@@ -25,12 +26,14 @@ mod unix;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 pub use address::Address;
 pub use batch::Batch;
 pub(crate) use batch::EncodedRun;
+pub use in_place::RunInPlace;
+pub(crate) use in_place::{InPlace, Turn};
 pub use incoming::Incoming;
 pub(crate) use incoming::{Arrived, Next};
 pub(crate) use lanes::{Lanes, Step};
@@ -102,6 +105,12 @@ pub trait LinkReceiver: Send + 'static {
     /// The system's error; the link is then of no further use.
     fn poll_receive(&mut self, context: &mut Context<'_>, incoming: &mut Incoming)
     -> Poll<io::Result<usize>>;
+
+    /// Offers a link within the process to run the task that reads from it where something is sent to
+    /// it, instead of waking the task. Other links need not know of it.
+    fn run_in_place(&mut self, task: Weak<dyn RunInPlace>) {
+        drop(task);
+    }
 }
 
 /// Who is at the other end of an accepted link.

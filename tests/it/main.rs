@@ -7,6 +7,7 @@ mod examples;
 mod ground;
 mod hostile;
 mod import_rule;
+mod in_place;
 mod introspection;
 mod lifecycle;
 mod limits;

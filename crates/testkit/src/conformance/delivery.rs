@@ -298,8 +298,8 @@ pub(crate) async fn dropping_a_subscription_ends_it_at_the_bus(kit: &Kit) -> Liv
     subscriber.flush().await.unwrap();
     assert_eq!((bus.stats().subscriptions, bus.subscriptions().len()), (0, 0));
     assert_eq!(publisher.publish_bytes("news", "to nobody").await.unwrap(), 0);
-    let abandoned = subscriber.subscribe_bytes("news");
-    assert!(crate::wait::now_or_never(abandoned).await.is_none(), "the bus answers in its own turn");
+    // Within the process the answer may be there at once; then it is as if the future had ended.
+    drop(crate::wait::now_or_never(subscriber.subscribe_bytes("news")).await);
     subscriber.flush().await.unwrap();
     eventually("a subscribe that nobody waited for is undone", || bus.stats().subscriptions == 0).await;
     Live::none()
