@@ -4,13 +4,12 @@
 //! wrote to once. Nothing in a turn awaits.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::budget::Share;
@@ -23,7 +22,7 @@ use super::stats::Totals;
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Refusal};
-use crate::transport::{InPlace, Incoming, LinkReceiver, Turn};
+use crate::transport::{InPlace, Incoming, LinkReceiver, Timer, Turn};
 
 /// How long a closing session may take to write what waits.
 const CLOSING: Duration = limits::STOP_GRACE;
@@ -56,7 +55,7 @@ pub(super) struct SessionTask {
     last_heard: Instant,
     next_tick: Instant,
     /// Fires when the next thing is due.
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
     pings: u64,
     /// Frames handled so far, and by the last tick; and ticks that passed within one frame.
     pub(super) frames: (u64, u64),
@@ -106,7 +105,7 @@ impl SessionTask {
             heard: false,
             last_heard: now,
             next_tick: now + keep_alive,
-            timer: Box::pin(sleep_until(now + keep_alive)),
+            timer: Timer::new(now + keep_alive),
             pings: 0,
             frames: (0, 0),
             unfinished_ticks: 0,
@@ -364,10 +363,8 @@ impl SessionTask {
             if !self.deferred.is_empty() {
                 next = next.min(self.clock.now() + RETRY);
             }
-            if self.timer.deadline() != next {
-                self.timer.as_mut().reset(next);
-            }
-            if self.timer.as_mut().poll(context).is_pending() {
+            self.timer.set(next);
+            if self.timer.poll(context).is_pending() {
                 return Poll::Pending;
             }
             self.clock.turn();

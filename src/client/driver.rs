@@ -1,20 +1,19 @@
 //! The task that owns a link: it receives, dispatches, waits for room and keeps the link alive.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::inbox::Inbox;
 use super::shared::{Shared, lost};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{ContentRef, Header, Hello, Kind, Refusal};
-use crate::transport::{InPlace, Incoming, LinkReceiver, Turn};
+use crate::transport::{InPlace, Incoming, LinkReceiver, Timer, Turn};
 
 /// How long a connection whose handles are all gone may take to send what is queued.
 const CLOSE_GRACE: Duration = limits::STOP_GRACE;
@@ -52,7 +51,7 @@ pub(super) struct Driver {
 
 /// The clock of a connection: one timer for all that can be due.
 pub(super) struct KeepAlive {
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
     /// Something has arrived since the clock was looked at.
     heard: bool,
     /// The last look at the clock by which something had arrived.
@@ -76,7 +75,7 @@ impl Driver {
         shared.lock().lanes.control(&Header::new(Kind::Hello, 0, 0), &ContentRef::payload(&payload));
         let now = Instant::now();
         let keep_alive = KeepAlive {
-            timer: Box::pin(sleep_until(now + handshake)),
+            timer: Timer::new(now + handshake),
             heard: false,
             last_heard: now,
             spoke: now,
@@ -147,7 +146,7 @@ impl Driver {
         if closing && self.closing.is_none() {
             let until = Instant::now() + CLOSE_GRACE;
             self.closing = Some(until);
-            self.keep_alive.timer.as_mut().reset(until);
+            self.keep_alive.timer.set(until);
             if self.shared.session().is_some() {
                 self.say_goodbye(&BusError::Closed { what: "the client".into() });
             }
@@ -226,9 +225,9 @@ impl Driver {
     }
 
     fn look_at_clock(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
-        while self.keep_alive.timer.as_mut().poll(context).is_ready() {
+        while self.keep_alive.timer.poll(context).is_ready() {
             let next = self.due()?;
-            self.keep_alive.timer.as_mut().reset(next);
+            self.keep_alive.timer.set(next);
         }
         Ok(())
     }
@@ -302,7 +301,7 @@ impl KeepAlive {
         // The welcome itself is what was heard last.
         self.heard = false;
         self.last_heard = Instant::now();
-        self.timer.as_mut().reset(self.last_heard + interval);
+        self.timer.set(self.last_heard + interval);
     }
 }
 

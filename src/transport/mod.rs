@@ -18,6 +18,7 @@ mod incoming;
 mod lanes;
 mod memory;
 mod pool;
+mod timer;
 #[cfg(feature = "unix")]
 mod unix;
 #[cfg(not(feature = "unix"))]
@@ -38,6 +39,7 @@ pub use incoming::Incoming;
 pub(crate) use incoming::{Arrived, Next};
 pub(crate) use lanes::{Lanes, Step};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
+pub(crate) use timer::Timer;
 pub use unix::{UnixListener, UnixOptions, connect_unix};
 
 use crate::auth::Principal;
