@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use super::Shared;
 use super::session::Session;
-use super::task::SessionTask;
+use super::task::{Served, SessionTask};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -145,7 +145,19 @@ impl Drop for OpenLink {
 }
 
 /// Serves one link from the handshake to its end.
-async fn serve_link(shared: Arc<Shared>, accepted: Accepted, mut phase: watch::Receiver<Phase>) {
+async fn serve_link(shared: Arc<Shared>, accepted: Accepted, phase: watch::Receiver<Phase>) {
+    // What the handshake takes is given back before the session begins.
+    if let Some((_open, served)) = Box::pin(open_session(shared, accepted, phase)).await {
+        served.finished().await;
+    }
+}
+
+/// Makes a session of a link, unless the handshake fails.
+async fn open_session(
+    shared: Arc<Shared>,
+    accepted: Accepted,
+    mut phase: watch::Receiver<Phase>,
+) -> Option<(OpenLink, Served)> {
     let Accepted { link: Link { sender, mut receiver }, peer } = accepted;
     let mut incoming = Incoming::new(sender.form(), limits::HANDSHAKE_FRAME_LIMIT);
     let welcomed = async {
@@ -171,12 +183,13 @@ async fn serve_link(shared: Arc<Shared>, accepted: Accepted, mut phase: watch::R
         let token = random::<{ ResumeToken::LEN }>()?;
         Ok((open, hello, ResumeToken::new(token)))
     };
-    let (_open, hello, resume_token) = match Box::pin(welcomed).await {
+    let (open, hello, resume_token) = match welcomed.await {
         Ok(welcomed) => welcomed,
         Err(reason) => {
             shared.cut_off.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(peer = %peer.principal, %reason, "no session");
-            return refuse(&*sender, &reason);
+            refuse(&*sender, &reason);
+            return None;
         }
     };
     incoming.settle();
@@ -192,7 +205,7 @@ async fn serve_link(shared: Arc<Shared>, accepted: Accepted, mut phase: watch::R
         session.cut_off(BusError::Closed { what: "the bus".into() });
     }
     let task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive);
-    task.run().await;
+    Some((open, task.start()))
 }
 
 fn welcome(

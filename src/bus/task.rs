@@ -78,6 +78,29 @@ pub(super) struct Deferred {
     pub(super) until: Instant,
 }
 
+/// A session that is being served.
+pub(super) struct Served {
+    cell: Arc<InPlace<SessionTask>>,
+    ended: Option<BusError>,
+}
+
+impl Served {
+    /// Serves the session until it ends. All connections hold this future, so it is small.
+    pub(super) async fn finished(self) {
+        let Self { cell, ended } = self;
+        let reason = match ended {
+            Some(reason) => reason,
+            None => poll_fn(|context| cell.poll(context)).await,
+        };
+        let finish = cell.take().map(|task| Box::pin(task.finish(reason)));
+        // From here on whoever sends something wakes this task again.
+        drop(cell);
+        if let Some(finish) = finish {
+            finish.await;
+        }
+    }
+}
+
 impl SessionTask {
     pub(super) fn new(
         shared: Arc<Shared>,
@@ -117,23 +140,16 @@ impl SessionTask {
         }
     }
 
-    /// Serves the session until it ends.
-    pub(super) async fn run(mut self) {
+    /// Begins to serve the session.
+    pub(super) fn start(mut self) -> Served {
         // Frames may have come in one piece with the handshake.
         let ended = self.take_frames().err();
         self.end_turn();
-        if let Some(reason) = ended {
-            return self.finish(reason).await;
-        }
         let cell = Arc::new(InPlace::new(self));
-        cell.offer(|task, cell| task.receiver.run_in_place(cell));
-        let reason = poll_fn(|context| cell.poll(context)).await;
-        let task = cell.take();
-        // From here on whoever sends something wakes this task again.
-        drop(cell);
-        if let Some(task) = task {
-            task.finish(reason).await;
+        if ended.is_none() {
+            cell.offer(|task, cell| task.receiver.run_in_place(cell));
         }
+        Served { cell, ended }
     }
 
     /// Works until there is nothing to do; ready with the reason when the session has to end.
