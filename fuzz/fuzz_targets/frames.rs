@@ -65,7 +65,7 @@ fn read_all(stream: &[u8], sizes: &[u8]) -> (Frames, Option<MalformedFrame>, usi
                         header,
                         content.fields.to_vec(),
                         content.topic.to_vec(),
-                        content.payload.to_vec(),
+                        content.payload().to_vec(),
                     ));
                 }
                 Err(malformed) => return (frames, Some(malformed), 0),

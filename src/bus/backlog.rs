@@ -327,7 +327,7 @@ impl Backlog {
         deadline: Option<(Instant, bool)>,
     ) {
         let size = content.frame_size();
-        let body = if content.payload.len() < limits::SHARED_PAYLOAD {
+        let body = if !content.is_value() && content.payload().len() < limits::SHARED_PAYLOAD {
             if self.start > self.inline.len() / 2 {
                 self.inline.drain(..self.start);
                 self.start = 0;

@@ -251,7 +251,7 @@ impl SessionTask {
 
     pub(super) fn credit(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
         let malformed = || MalformedFrame::Content("a CREDIT without its number of bytes");
-        let bytes = u64::from_le_bytes(*content.payload.first_chunk().ok_or_else(malformed)?);
+        let bytes = u64::from_le_bytes(*content.payload().first_chunk().ok_or_else(malformed)?);
         let messages = header.id;
         let Ok(id) = u32::try_from(header.sequence) else { return Ok(()) };
         match Lane::from_u8(header.flags.0) {

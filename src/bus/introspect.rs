@@ -61,7 +61,7 @@ impl Answering {
         let mut incoming = Incoming::new(form, usize::MAX);
         let mut batch = Batch::new(form);
         let hello = Hello { name: "introspection".into(), ..Hello::default() };
-        batch.push(&Header::new(Kind::Hello, 0, 0), &ContentRef::payload(&hello.encode()));
+        batch.push(&Header::new(Kind::Hello, 0, 0), &ContentRef::of_payload(&hello.encode()));
         send(&*sender, &mut batch).await?;
         loop {
             while let Some((header, content)) = incoming.next_frame().map_err(io::Error::other)? {
@@ -86,14 +86,14 @@ impl Answering {
     fn answer(&self, header: &Header, content: &ContentRef<'_>, batch: &mut Batch) {
         let size = content.frame_size() as u64;
         let credit = Header::new(Kind::Credit, 1, u64::from(header.id)).flagged(Flags(Lane::Serving as u8));
-        batch.push(&credit, &ContentRef::payload(&size.to_le_bytes()));
+        batch.push(&credit, &ContentRef::of_payload(&size.to_le_bytes()));
         let reply = Header::new(Kind::Reply, 0, header.sequence);
         match self.encode(header.id) {
-            Ok(payload) => batch.push(&reply, &ContentRef::payload(&payload)),
+            Ok(payload) => batch.push(&reply, &ContentRef::of_payload(&payload)),
             Err(reason) => {
                 let error = BusError::Replied(ErrorReply::new("internal", reason));
                 let refusal = Refusal::from(&error).encode();
-                batch.push(&reply.flagged(Flags::ERROR), &ContentRef::payload(&refusal))
+                batch.push(&reply.flagged(Flags::ERROR), &ContentRef::of_payload(&refusal))
             }
         };
     }

@@ -145,6 +145,7 @@ impl SessionTask {
             offered: Offered {
                 contents,
                 bytes,
+                values: contents.iter().any(ContentRef::is_value),
                 encoded: encoded.as_ref(),
                 publisher: self.session.id,
                 patience: Patience { clock: &self.clock, bus, publisher: asked },
@@ -254,7 +255,7 @@ impl SessionTask {
         for topic in &topics {
             may_publish(&self.session, topic.as_str(), topic.is_reserved())?;
         }
-        let payload = content.shared().payload_bytes();
+        let payload = content.shared().shared_payload();
         let mut reached = HashSet::with_hasher(RandomState::default());
         let mut matches = 0;
         for topic in &topics {
@@ -278,7 +279,9 @@ fn is_plain(header: &Header) -> bool {
 fn encode_for(targets: &[Target], contents: &[ContentRef<'_>]) -> Option<EncodedRun> {
     let several = targets.len() > 1 && contents.len() > 1;
     let encoded = several
-        && contents.iter().all(|content| content.payload.len() < limits::SHARED_PAYLOAD)
+        && contents
+            .iter()
+            .all(|content| !content.is_value() && content.payload().len() < limits::SHARED_PAYLOAD)
         && targets.iter().any(|target| match target {
             Target::One { session, .. } => session.sender().form() == Form::Bytes,
             Target::Group(_) => false,
@@ -308,7 +311,7 @@ impl FanOut<'_> {
     fn deliver(mut self, targets: &[Target]) -> u64 {
         if targets.len() > 1 {
             for content in self.offered.contents {
-                if content.payload.len() >= limits::SHARED_PAYLOAD {
+                if !content.is_value() && content.payload().len() >= limits::SHARED_PAYLOAD {
                     // One copy for all, whatever their number.
                     let _ = content.shared();
                 }

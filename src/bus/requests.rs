@@ -290,7 +290,7 @@ impl Shared {
         let payload = ask.content.shared_payload();
         let content = match &payload {
             Some(payload) => ContentRef::with_payload(fields.as_bytes(), ask.content.topic, payload),
-            None => ContentRef::lent(fields.as_bytes(), ask.content.topic, ask.content.payload),
+            None => ContentRef::lent(fields.as_bytes(), ask.content.topic, ask.content.payload()),
         };
         let gone = || BusError::ServerGone { topic: service.topic.to_string() };
         {
@@ -388,9 +388,8 @@ impl Shared {
             }
         };
         // A requester that leaves its replies unread gets errors in their place, which are small.
-        let is_crowded = |state: &State| {
-            !content.payload.is_empty() && state.lanes.waiting() > self.settings.request_bytes
-        };
+        let is_crowded =
+            |state: &State| content.weight() > 0 && state.lanes.waiting() > self.settings.request_bytes;
         let mut state = requester.lock();
         if is_crowded(&state) {
             // It may be waiting for the end of this turn only.
@@ -451,7 +450,7 @@ impl Shared {
         }
         let Owed { messages, bytes } = std::mem::take(&mut asked.owed);
         let header = Header::new(Kind::Credit, messages, token).flagged(Flags(Lane::Stream as u8));
-        state.control(&header, &ContentRef::payload(&bytes.to_le_bytes()));
+        state.control(&header, &ContentRef::of_payload(&bytes.to_le_bytes()));
         drop(state);
         server.flush();
     }
@@ -596,7 +595,11 @@ impl State {
         }
         let content = content.as_content();
         let topic = service.topic.as_str().as_bytes();
-        let answer = ContentRef::lent(content.fields, topic, content.payload);
+        let payload = content.shared_payload();
+        let answer = match &payload {
+            Some(payload) => ContentRef::with_payload(content.fields, topic, payload),
+            None => ContentRef::lent(content.fields, topic, content.payload()),
+        };
         let error = if flags.contains(Flags::ERROR) { Flags::ERROR } else { Flags::NONE };
         self.data(&Header::new(Kind::Answer, id, 0).flagged(Flags::MORE.with(error)), &answer);
     }
@@ -647,7 +650,7 @@ pub(crate) fn refusal_content(error: &BusError) -> RefusalContent {
 
 impl RefusalContent {
     pub(crate) fn borrowed(&self) -> ContentRef<'_> {
-        ContentRef::payload(&self.0)
+        ContentRef::of_payload(&self.0)
     }
 }
 
@@ -664,7 +667,7 @@ impl AsContent for RefusalContent {
 
 impl AsContent for ContentRef<'_> {
     fn as_content(&self) -> ContentRef<'_> {
-        ContentRef::lent(self.fields, self.topic, self.payload)
+        self.reborrow()
     }
 }
 

@@ -169,7 +169,7 @@ impl Session {
 
     /// Queues a control frame for this peer and flushes it.
     pub(crate) fn send_control(&self, header: &Header, payload: &[u8]) {
-        self.lock().control(header, &ContentRef::payload(payload));
+        self.lock().control(header, &ContentRef::of_payload(payload));
         self.flush();
     }
 
@@ -233,7 +233,7 @@ impl State {
     /// Queues the answer that a call failed.
     pub(crate) fn fail(&mut self, kind: Kind, id: u32, sequence: u64, error: &BusError) {
         let payload = Refusal::from(error).encode();
-        self.control(&Header::answering(Kind::Failed, kind, id, sequence), &ContentRef::payload(&payload));
+        self.control(&Header::answering(Kind::Failed, kind, id, sequence), &ContentRef::of_payload(&payload));
     }
 
     /// Whether so many control frames wait that no publish credit is granted.

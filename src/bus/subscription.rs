@@ -14,7 +14,7 @@ use super::stats::Totals;
 use crate::proto::fields::{GapReason, Policy, encode_gap};
 use crate::proto::{ContentRef, Credit, Header, Kind};
 use crate::topic::{EntryId, TopicPattern};
-use crate::transport::{EncodedRun, Lanes};
+use crate::transport::{EncodedRun, Form, Lanes};
 
 /// One subscription.
 #[derive(Debug)]
@@ -68,6 +68,8 @@ pub(crate) struct Offered<'a> {
     pub(crate) contents: &'a [ContentRef<'a>],
     /// Bytes of their frames.
     pub(crate) bytes: usize,
+    /// Some are values of this process.
+    pub(crate) values: bool,
     /// Their frames, where several links take them.
     pub(crate) encoded: Option<&'a EncodedRun>,
     /// The session they come from.
@@ -121,11 +123,13 @@ impl Subscription {
         let messages = usize::try_from(self.credit.messages).unwrap_or(0).min(offered.contents.len());
         let mut credit = usize::try_from(self.credit.bytes).unwrap_or(0);
         let mut room = lanes.room_left();
-        if offered.bytes < credit.min(room) {
+        // A value that leaves the process takes what its bytes take.
+        let encoded = offered.values && lanes.form() == Form::Bytes;
+        if !encoded && offered.bytes < credit.min(room) {
             return messages;
         }
         let passes = |content: &&ContentRef<'_>| {
-            let size = content.frame_size();
+            let size = if encoded { content.encoded_size() } else { content.frame_size() };
             let passes = credit > 0 && room > 0;
             (credit, room) = (credit.saturating_sub(size), room.saturating_sub(size));
             passes
@@ -171,7 +175,7 @@ impl Subscription {
     pub(crate) fn tell_gap(&mut self, count: u64, reason: GapReason, lanes: &mut Lanes) {
         self.sequence += count;
         let payload = encode_gap(count, reason);
-        lanes.data(&Header::new(Kind::Gap, self.id, self.sequence), &ContentRef::payload(&payload));
+        lanes.data(&Header::new(Kind::Gap, self.id, self.sequence), &ContentRef::of_payload(&payload));
     }
 
     pub(crate) fn count_dropped(&mut self, count: u64, reason: GapReason, totals: &mut Totals) {
@@ -513,6 +517,7 @@ mod tests {
             let offered = Offered {
                 bytes: content.frame_size(),
                 contents: &[content],
+                values: false,
                 encoded: None,
                 publisher: 1,
                 patience,
@@ -551,13 +556,13 @@ mod tests {
                 match header.kind {
                     Kind::Deliver => {
                         assert_eq!(header.sequence, self.last_sequence + 1, "a hole that no gap explains");
-                        let number = u64::from_le_bytes(content.payload[..8].try_into().unwrap());
+                        let number = u64::from_le_bytes(content.payload()[..8].try_into().unwrap());
                         assert!(self.last_payload.is_none_or(|last| number > last), "disorder");
                         self.last_payload = Some(number);
                         self.arrived.push_back(content.frame_size());
                     }
                     Kind::Gap => {
-                        let (count, _) = decode_gap(content.payload).unwrap();
+                        let (count, _) = decode_gap(content.payload()).unwrap();
                         assert_eq!(header.sequence, self.last_sequence + count);
                         self.gaps += count;
                     }

@@ -243,7 +243,7 @@ async fn read_hello(
                 let what = format!("the first frame is {:?} and not HELLO", header.kind);
                 return Err(BusError::Protocol { what });
             }
-            return Ok(Hello::decode(content.payload)?);
+            return Ok(Hello::decode(content.payload())?);
         }
         let received = poll_fn(|context| receiver.poll_receive(context, incoming)).await;
         match received {
@@ -258,7 +258,7 @@ async fn read_hello(
 fn refuse(sender: &dyn LinkSender, reason: &BusError) {
     let payload = Refusal::from(reason).encode();
     let mut batch = Batch::new(sender.form());
-    batch.push(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::payload(&payload));
+    batch.push(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
     // Whether it arrives or not, the link is closed next.
     let _ = sender.try_send(&mut batch);
     sender.close();

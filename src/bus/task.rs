@@ -359,7 +359,7 @@ impl SessionTask {
         let owed = std::mem::take(&mut self.owed);
         self.credit.grant_within(owed.messages, owed.bytes, window);
         let header = Header::new(Kind::Credit, owed.messages, 0).flagged(Flags(Lane::Publish as u8));
-        state.control(&header, &ContentRef::payload(&owed.bytes.to_le_bytes()));
+        state.control(&header, &ContentRef::of_payload(&owed.bytes.to_le_bytes()));
         drop(state);
         self.session.flush();
     }
@@ -461,7 +461,10 @@ impl SessionTask {
         self.share.follow(0, self.session.budget());
         if link_lives {
             let payload = Refusal::from(&reason).encode();
-            self.session.lock().lanes.data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::payload(&payload));
+            self.session
+                .lock()
+                .lanes
+                .data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
             self.session.flush();
             let drained = poll_fn(|context| self.poll_drained(context));
             // A peer that does not read its goodbye is not waited for.

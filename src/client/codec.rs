@@ -1,24 +1,55 @@
 //! Values to payloads and back, and topics to what stands on the wire.
 
-use std::any::type_name;
+use std::any::{Any, type_name};
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::inbox::Raw;
+use super::shared::Shared;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
-use crate::proto::{Content, ContentRef};
+use crate::proto::{Content, ContentRef, HEADER_LEN, Payload, ProcessValue};
 use crate::topic::{Shape, Topic, TopicPattern, validate_pattern, validate_topic};
+use crate::transport::Form;
 
 /// Levels of nesting at which decoding stops: deeper payloads would only serve to overflow the stack.
 const DEPTH_LIMIT: usize = 128;
 
-/// Writes a value into the buffer, or gives the bytes that it consists of already.
-pub(super) type Encoder<T> = fn(&T, &mut Vec<u8>) -> BriefResult<Option<Bytes>>;
+/// How values of a type become payloads.
+pub(super) struct Encoder<T> {
+    /// Writes the value into the buffer, or gives the bytes that it consists of already.
+    write: fn(&T, &mut Vec<u8>) -> BriefResult<Option<Bytes>>,
+    /// The value as it is handed over within the process.
+    share: fn(&Self, &T, usize) -> Payload,
+    /// Bytes that a value has beside its own.
+    weight: fn(&T) -> usize,
+}
+
+impl<T> Clone for Encoder<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Encoder<T> {}
+
+impl<T: Serialize + Clone + Send + Sync + 'static> Encoder<T> {
+    /// The encoder of typed values.
+    pub(super) fn typed(weight: fn(&T) -> usize) -> Self {
+        Self { write: encode_typed, share: share_typed, weight }
+    }
+}
+
+impl Encoder<Bytes> {
+    /// The encoder of payloads that are bytes already.
+    pub(super) fn bytes() -> Self {
+        Self { write: encode_bytes, share: |_, bytes, _| Payload::Bytes(bytes.clone()), weight: Bytes::len }
+    }
+}
 
 /// Reads a value from a message as it arrived.
 pub(super) type Decoder<T> = fn(&Raw<'_>) -> BriefResult<T>;
@@ -34,6 +65,8 @@ pub(super) enum Body<'a> {
     Lent(&'a [u8]),
     /// In memory of its own, which may be shared.
     Owned(Bytes),
+    /// As it is, for a link within the process.
+    Shared(Payload),
 }
 
 impl Body<'_> {
@@ -54,17 +87,35 @@ impl Body<'_> {
                 let (fields, topic) = (Bytes::copy_from_slice(fields), Bytes::copy_from_slice(topic));
                 send(&Arc::new(Content::new(fields, topic, payload.clone())).borrowed())
             }
+            Self::Shared(payload) => send(&ContentRef::with_payload(fields, topic, payload)),
         }
     }
 }
 
-/// Encodes `value` into this thread's buffer and calls `send` with the payload.
+/// Makes a payload of `value` and calls `send` with it: the value itself over a link within the process,
+/// or its bytes in this thread's buffer. `beside` is what else the frame carries, in bytes.
 ///
 /// The buffer is taken out of its place meanwhile, so that a serialiser which itself publishes gets
 /// another one.
 #[inline]
 pub(super) fn with_encoded<T, R>(
-    encode: Encoder<T>,
+    shared: &Shared,
+    encoder: &Encoder<T>,
+    value: &T,
+    beside: usize,
+    send: impl FnOnce(&Body<'_>) -> R,
+) -> BriefResult<R> {
+    if shared.form() == Form::Values {
+        let limit = shared.session().map_or(limits::FRAME_LIMIT_MIN, |session| session.frame_limit);
+        let limit = limit.saturating_sub(HEADER_LEN + beside);
+        return Ok(send(&Body::Shared((encoder.share)(encoder, value, limit))));
+    }
+    with_bytes(encoder.write, value, send)
+}
+
+#[inline]
+fn with_bytes<T, R>(
+    encode: fn(&T, &mut Vec<u8>) -> BriefResult<Option<Bytes>>,
     value: &T,
     send: impl FnOnce(&Body<'_>) -> R,
 ) -> BriefResult<R> {
@@ -81,18 +132,60 @@ pub(super) fn with_encoded<T, R>(
     result
 }
 
-/// The [`Encoder`] of typed values.
+/// A value on its way through the process.
+struct Typed<T> {
+    value: T,
+    weight: usize,
+    /// Bytes that it may have when it is encoded.
+    limit: usize,
+    encoded: OnceLock<Bytes>,
+}
+
+impl<T: Serialize + Send + Sync + 'static> ProcessValue for Typed<T> {
+    fn weight(&self) -> usize {
+        self.weight
+    }
+
+    fn encoded(&self) -> &Bytes {
+        self.encoded.get_or_init(|| {
+            let mut buffer = Vec::new();
+            let reason = match rmp_serde::encode::write_named(&mut buffer, &self.value) {
+                Ok(()) if buffer.len() <= self.limit => return buffer.into(),
+                Ok(()) => format!("it has {} bytes, {} are allowed", buffer.len(), self.limit),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(what = type_name::<T>(), reason, "a value arrives empty outside of its process");
+            Bytes::new()
+        })
+    }
+}
+
+fn share_typed<T: Serialize + Clone + Send + Sync + 'static>(
+    encoder: &Encoder<T>,
+    value: &T,
+    limit: usize,
+) -> Payload {
+    let weight = size_of::<T>() + (encoder.weight)(value);
+    Payload::Value(Arc::new(Typed { value: value.clone(), weight, limit, encoded: OnceLock::new() }))
+}
+
+/// The value, if it is one of this process and of that type.
 #[inline]
-pub(super) fn encode_typed<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> BriefResult<Option<Bytes>> {
+fn of_process<T: Clone + 'static>(value: &Arc<dyn ProcessValue>) -> Option<T> {
+    let value: &dyn Any = &**value;
+    value.downcast_ref::<Typed<T>>().map(|typed| typed.value.clone())
+}
+
+#[inline]
+fn encode_typed<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> BriefResult<Option<Bytes>> {
     match rmp_serde::encode::write_named(buffer, value) {
         Ok(()) => Ok(None),
         Err(error) => Err(BusError::Encode { what: type_name::<T>(), reason: error.to_string() }.into()),
     }
 }
 
-/// The [`Encoder`] of payloads that are bytes already.
 #[inline]
-pub(super) fn encode_bytes(value: &Bytes, buffer: &mut Vec<u8>) -> BriefResult<Option<Bytes>> {
+fn encode_bytes(value: &Bytes, buffer: &mut Vec<u8>) -> BriefResult<Option<Bytes>> {
     if value.len() < limits::SHARED_PAYLOAD {
         buffer.extend_from_slice(value);
         return Ok(None);
@@ -102,8 +195,23 @@ pub(super) fn encode_bytes(value: &Bytes, buffer: &mut Vec<u8>) -> BriefResult<O
 
 /// The [`Decoder`] of typed values.
 #[inline]
-pub(super) fn decode_typed<T: DeserializeOwned>(raw: &Raw<'_>) -> BriefResult<T> {
-    decode(raw.payload, || String::from_utf8_lossy(raw.topic).into_owned())
+pub(super) fn decode_typed<T: DeserializeOwned + Clone + 'static>(raw: &Raw<'_>) -> BriefResult<T> {
+    if let Some(value) = raw.value().and_then(of_process) {
+        return Ok(value);
+    }
+    decode(raw.payload(), || String::from_utf8_lossy(raw.topic).into_owned())
+}
+
+/// As [`decode_typed`], of an answer; `topic` names it in an error.
+pub(super) fn decode_answer<T: DeserializeOwned + Clone + 'static>(
+    payload: &Payload,
+    topic: &str,
+) -> BriefResult<T> {
+    match payload {
+        Payload::Value(value) => of_process(value),
+        Payload::Bytes(_) => None,
+    }
+    .map_or_else(|| decode(payload.as_bytes(), || topic.to_owned()), Ok)
 }
 
 /// The [`Decoder`] of payloads as they are.
@@ -114,7 +222,7 @@ pub(super) fn decode_bytes(raw: &Raw<'_>) -> BriefResult<Bytes> {
 
 /// Reads a value from a payload; `topic` names it in an error.
 #[inline]
-pub(super) fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -> BriefResult<T> {
+fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -> BriefResult<T> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload);
     deserializer.set_max_depth(DEPTH_LIMIT);
     T::deserialize(&mut deserializer).map_err(|error| {
@@ -253,13 +361,13 @@ mod tests {
         struct Outer;
         impl Serialize for Outer {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                with_encoded(encode_typed::<u32>, &7, |_| ()).unwrap();
+                with_bytes(encode_typed::<u32>, &7, |_| ()).unwrap();
                 serializer.serialize_str("outer")
             }
         }
-        let payload = with_encoded(encode_typed::<Outer>, &Outer, |body| match body {
+        let payload = with_bytes(encode_typed::<Outer>, &Outer, |body| match body {
             Body::Lent(payload) => payload.to_vec(),
-            Body::Owned(payload) => payload.to_vec(),
+            Body::Owned(_) | Body::Shared(_) => unreachable!("it is encoded"),
         });
         assert_eq!(decode::<String>(&payload.unwrap(), String::new).unwrap(), "outer");
     }

@@ -11,7 +11,9 @@ use super::shared::{Call, Registration};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Options, decode_gap};
-use crate::proto::{ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Refusal, VERSION, Welcome};
+use crate::proto::{
+    ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Payload, Refusal, VERSION, Welcome,
+};
 use crate::transport::{Arrived, Incoming, Next};
 
 /// Messages that are put into an inbox under one lock at most.
@@ -34,8 +36,8 @@ impl Driver {
 
     fn dispatch_rare(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), Exit> {
         match header.kind {
-            Kind::Welcome => self.welcomed(content.payload)?,
-            Kind::Goodbye => return Err(Exit::Peer(refusal(content.payload).into_error())),
+            Kind::Welcome => self.welcomed(content.payload())?,
+            Kind::Goodbye => return Err(Exit::Peer(refusal(content.payload()).into_error())),
             _ if self.shared.session().is_none() => {
                 return Err(violation("a frame before WELCOME").into());
             }
@@ -46,16 +48,16 @@ impl Driver {
                     let _ = sender.send(());
                 }
             }
-            Kind::Credit => self.credited(header, content.payload)?,
+            Kind::Credit => self.credited(header, content.payload())?,
             Kind::Accepted => self.accepted(header)?,
-            Kind::Failed => self.failed(header, refusal(content.payload).into_error())?,
+            Kind::Failed => self.failed(header, refusal(content.payload()).into_error())?,
             Kind::Draining => tracing::info!("the bus is draining: it takes nothing new"),
             Kind::Gap => {
-                let (count, reason) = decode_gap(content.payload).map_err(BusError::from)?;
+                let (count, reason) = decode_gap(content.payload()).map_err(BusError::from)?;
                 let waker = self.inbox(header.id)?.gap(header.sequence, count, reason)?;
                 self.wakers.extend(waker);
             }
-            Kind::Ended => self.ended(header, content.payload)?,
+            Kind::Ended => self.ended(header, content.payload())?,
             Kind::Ask => self.asked(header, content)?,
             Kind::Answer => self.answered(header, content)?,
             Kind::Cancel => {
@@ -226,7 +228,7 @@ impl Driver {
                 topic: String::from_utf8_lossy(content.topic).into_owned(),
             });
             let reply = Header::new(Kind::Reply, 0, header.sequence).flagged(Flags::ERROR);
-            state.lanes.data(&reply, &ContentRef::payload(&refusal.encode()));
+            state.lanes.data(&reply, &ContentRef::of_payload(&refusal.encode()));
             return Ok(());
         };
         let inbox = Arc::clone(&serving.inbox);
@@ -269,21 +271,21 @@ impl Driver {
             self.wakers.extend(waker);
         }
         if last {
-            let reason = error.then(|| refusal(content.payload).into_error());
+            let reason = error.then(|| refusal(content.payload()).into_error());
             self.wakers.extend(inbox.end(reason, None));
         }
         Ok(())
     }
 }
 
-fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<Bytes> {
+fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<Payload> {
     if flags.contains(Flags::ERROR) {
-        return Err(refusal(content.payload).into_error());
+        return Err(refusal(content.payload()).into_error());
     }
     if flags.contains(Flags::END) {
         return Err(violation("the end of a stream as the answer to a plain request"));
     }
-    Ok(content.shared_payload().unwrap_or_else(|| Bytes::copy_from_slice(content.payload)))
+    Ok(content.shared_payload().unwrap_or_else(|| Bytes::copy_from_slice(content.payload()).into()))
 }
 
 fn take_accepted<S>(

@@ -72,7 +72,7 @@ impl Driver {
         handshake: Duration,
     ) -> Self {
         let payload = hello.encode();
-        shared.lock().lanes.control(&Header::new(Kind::Hello, 0, 0), &ContentRef::payload(&payload));
+        shared.lock().lanes.control(&Header::new(Kind::Hello, 0, 0), &ContentRef::of_payload(&payload));
         let now = Instant::now();
         let keep_alive = KeepAlive {
             timer: Timer::new(now + handshake),
@@ -155,7 +155,7 @@ impl Driver {
 
     fn say_goodbye(&self, reason: &BusError) {
         let payload = Refusal::from(reason).encode();
-        self.shared.lock().lanes.data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::payload(&payload));
+        self.shared.lock().lanes.data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
     }
 
     /// Sends what is queued; registers for room if the link is full.

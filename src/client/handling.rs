@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::Client;
-use super::codec::{Encoder, encode_bytes, encode_typed};
+use super::codec::Encoder;
 use super::protocol::RequestProtocol;
 use super::request_id::RequestId;
 use super::serving::Serving;
@@ -115,7 +115,7 @@ impl Client {
         Fut: Future<Output = Result<R::Rsp, ErrorReply>> + Send + 'static,
     {
         let serving = self.serve::<R>(topic).await?;
-        Ok(self.run_handler(serving, encode_typed::<R::Rsp>, handler))
+        Ok(self.run_handler(serving, Encoder::typed(R::response_weight), handler))
     }
 
     /// [`handle`](Self::handle) with bytes as they are and a whole topic.
@@ -131,7 +131,7 @@ impl Client {
         Fut: Future<Output = Result<Bytes, ErrorReply>> + Send + 'static,
     {
         let serving = self.serve_bytes(topic).await?;
-        Ok(self.run_handler(serving, encode_bytes, handler))
+        Ok(self.run_handler(serving, Encoder::bytes(), handler))
     }
 
     fn run_handler<R, A, F, Fut>(&self, serving: Serving<R>, encode: Encoder<A>, handler: F) -> Handling

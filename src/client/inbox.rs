@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::GapReason;
-use crate::proto::{Content, ContentRef, Credit, HEADER_LEN};
+use crate::proto::{Content, ContentRef, Credit, HEADER_LEN, ProcessValue};
 
 /// Bytes of a queue's buffer that are kept by an inbox that has not been used for a while. A busy one
 /// keeps all that it needed last, which its window bounds: fresh memory costs more than old.
@@ -26,14 +26,28 @@ const RETAINED_ENTRIES: usize = 16;
 pub(super) struct Raw<'a> {
     pub(super) fields: &'a [u8],
     pub(super) topic: &'a [u8],
-    pub(super) payload: &'a [u8],
+    /// The payload, if it is not shared.
+    payload: &'a [u8],
     shared: Option<&'a Content>,
 }
 
-impl Raw<'_> {
+impl<'a> Raw<'a> {
+    /// The payload as bytes; a value is encoded at the first call.
+    #[inline]
+    pub(super) fn payload(&self) -> &'a [u8] {
+        self.shared.map_or(self.payload, Content::payload)
+    }
+
     /// The payload in memory of its own; large ones are not copied.
+    #[inline]
     pub(super) fn payload_bytes(&self) -> Bytes {
         self.shared.map_or_else(|| Bytes::copy_from_slice(self.payload), Content::payload_bytes)
+    }
+
+    /// The payload, if it is a value of this process.
+    #[inline]
+    pub(super) fn value(&self) -> Option<&'a Arc<dyn ProcessValue>> {
+        self.shared.and_then(Content::value)
     }
 }
 
@@ -101,7 +115,7 @@ impl<S> Queue<S> {
     #[inline]
     fn push(&mut self, stamp: S, content: &ContentRef<'_>) {
         let (fields, topic) = (u16::try_from(content.fields.len()), u16::try_from(content.topic.len()));
-        match (fields, topic, u32::try_from(content.payload.len())) {
+        match (fields, topic, u32::try_from(content.weight())) {
             (Ok(fields), Ok(topic), Ok(payload)) if content.is_lent() => {
                 content.append_to(&mut self.bytes);
                 self.entries.push_back(Entry::Inline { stamp, fields, topic, payload });
@@ -380,12 +394,12 @@ impl<S> Reader<S> {
                 Some(Taken::Message { stamp, raw: Raw { fields, topic, payload, shared: None } })
             }
             Entry::Shared { stamp, content } => {
-                self.consume(content.fields().len() + content.topic().len() + content.payload().len());
+                self.consume(content.frame_size() - HEADER_LEN);
                 let content: &Content = self.current.insert(content);
                 let raw = Raw {
                     fields: content.fields(),
                     topic: content.topic(),
-                    payload: content.payload(),
+                    payload: &[],
                     shared: Some(content),
                 };
                 Some(Taken::Message { stamp, raw })
@@ -430,7 +444,7 @@ mod tests {
     #[test]
     fn numbers_at_the_end_of_their_range_are_violations_and_nothing_worse() {
         let inbox = Inbox::new((1024, 1 << 20));
-        let content = ContentRef::payload(b"x");
+        let content = ContentRef::of_payload(b"x");
         assert!(inbox.deliver(Some(1), (), &content).is_ok());
         assert!(inbox.gap(5, u64::MAX, GapReason::Link).is_err());
         assert!(inbox.deliver(Some(u64::MAX), (), &content).is_ok());
@@ -446,7 +460,7 @@ mod tests {
         let mut reader = Reader::new(Arc::clone(&inbox), (1024, 1 << 20));
         let mut context = Context::from_waker(Waker::noop());
         for sequence in 1..=100 {
-            inbox.deliver(Some(sequence), (), &ContentRef::payload(&[7; 100])).unwrap();
+            inbox.deliver(Some(sequence), (), &ContentRef::of_payload(&[7; 100])).unwrap();
         }
         assert!(reader.poll_ready(&mut context).is_ready());
         for _ in 0..100 {

@@ -28,6 +28,14 @@ use serde::de::DeserializeOwned;
 pub trait PublishProtocol: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// The topic that all topics of this type lie under; it has no wildcards and may be empty.
     fn prefix() -> &'static str;
+
+    /// Bytes that this value holds beside its own size, such as those of its strings (default 0).
+    ///
+    /// Within a process values are handed over without being encoded; this is what they count for, with
+    /// their size, in windows and budgets. It need not be exact.
+    fn weight(&self) -> usize {
+        0
+    }
 }
 
 /// A type of request, and of the response to it.
@@ -57,4 +65,15 @@ pub trait RequestProtocol: Serialize + DeserializeOwned + Clone + Send + Sync + 
 
     /// The topic that all topics of this type lie under; it has no wildcards and may be empty.
     fn prefix() -> &'static str;
+
+    /// Bytes that this request holds beside its own size; see [`PublishProtocol::weight`].
+    fn weight(&self) -> usize {
+        0
+    }
+
+    /// Bytes that a response holds beside its own size; see [`PublishProtocol::weight`].
+    fn response_weight(response: &Self::Rsp) -> usize {
+        let _ = response;
+        0
+    }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::Client;
-use super::codec::{Body, Encoder, encode_bytes, encode_typed, wire_publish, with_encoded};
+use super::codec::{Body, Encoder, wire_publish, with_encoded};
 use super::options::{Headers, PublishOptions};
 use super::protocol::PublishProtocol;
 use super::shared::Connection;
@@ -18,8 +18,7 @@ use super::window::{Origin, Ticket};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
-use crate::proto::{Content, ContentRef};
-use crate::transport::Form;
+use crate::proto::{Content, ContentRef, Payload};
 
 /// Messages that one task sends before it lets others run. Out of credit it pauses anyway; this is
 /// for one that gets new credit from another thread all the time.
@@ -60,7 +59,6 @@ pub struct Publisher<T> {
     topic: Bytes,
     /// The fields of every message.
     fields: Bytes,
-    values: bool,
     encode: Encoder<T>,
     sent_in_turn: AtomicU32,
 }
@@ -131,9 +129,12 @@ impl<T> Publisher<T> {
         let mut origin = Origin::Publisher(self.id);
         let mut ticket = Ticket::new(&self.connection.shared);
         poll_fn(|context| {
-            let sent = with_encoded(self.encode, value, |body| {
-                self.with_content(fields, body, |content| ticket.poll_publish(context, &mut origin, content))
-            });
+            let sent =
+                with_encoded(&self.connection.shared, &self.encode, value, self.beside(fields), |body| {
+                    self.with_content(fields, body, |content| {
+                        ticket.poll_publish(context, &mut origin, content)
+                    })
+                });
             sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
         })
         .await?;
@@ -152,7 +153,7 @@ impl<T> Publisher<T> {
     /// Sends a message if the window has room; `false` if it has none.
     #[inline]
     fn offer(&self, fields: &Bytes, value: &T) -> BriefResult<bool> {
-        with_encoded(self.encode, value, |body| {
+        with_encoded(&self.connection.shared, &self.encode, value, self.beside(fields), |body| {
             self.with_content(fields, body, |content| self.connection.shared.try_publish(self.id, content))
         })?
     }
@@ -169,17 +170,21 @@ impl<T> Publisher<T> {
         self.connection.shared.take_failure(self.id).map_or(Ok(()), Err)
     }
 
+    /// Bytes that a frame carries beside the payload.
+    #[inline]
+    fn beside(&self, fields: &Bytes) -> usize {
+        fields.len() + self.topic.len()
+    }
+
     #[inline]
     fn with_content<R>(&self, fields: &Bytes, body: &Body<'_>, send: impl FnOnce(&ContentRef<'_>) -> R) -> R {
         let payload = match body {
-            Body::Lent(payload) if !self.values => {
+            Body::Lent(payload) => return send(&ContentRef::lent(fields, &self.topic, payload)),
+            Body::Owned(payload) if payload.len() < limits::SHARED_PAYLOAD => {
                 return send(&ContentRef::lent(fields, &self.topic, payload));
             }
-            Body::Owned(payload) if !self.values && payload.len() < limits::SHARED_PAYLOAD => {
-                return send(&ContentRef::lent(fields, &self.topic, payload));
-            }
-            Body::Lent(payload) => Bytes::copy_from_slice(payload),
-            Body::Owned(payload) => payload.clone(),
+            Body::Owned(payload) => Payload::Bytes(payload.clone()),
+            Body::Shared(payload) => payload.clone(),
         };
         // All messages share the topic; only the payload is new.
         send(&Arc::new(Content::new(fields.clone(), self.topic.clone(), payload)).borrowed())
@@ -231,7 +236,7 @@ impl Client {
         options: PublishOptions,
     ) -> BusResult<usize> {
         let topic = wire_publish(P::prefix(), topic)?;
-        self.publish_raw(&topic, &options.fields(&[])?, encode_typed::<P>, message).await
+        self.publish_raw(&topic, &options.fields(&[])?, Encoder::typed(P::weight), message).await
     }
 
     /// Publishes bytes as they are, to a whole topic.
@@ -259,7 +264,7 @@ impl Client {
         options: PublishOptions,
     ) -> BusResult<usize> {
         let (topic, payload) = (wire_publish("", topic)?, payload.into());
-        self.publish_raw(&topic, &options.fields(&[])?, encode_bytes, &payload).await
+        self.publish_raw(&topic, &options.fields(&[])?, Encoder::bytes(), &payload).await
     }
 
     /// Publishes one message to several topics. A subscription that several of them meet gets it
@@ -285,7 +290,7 @@ impl Client {
             topics.iter().map(|topic| wire_publish(P::prefix(), topic)).collect::<BusResult<Vec<_>>>()?;
         let Some((first, further)) = topics.split_first() else { return Ok(0) };
         let fields = PublishOptions::default().fields(further)?;
-        self.publish_raw(first, &fields, encode_typed::<P>, message).await
+        self.publish_raw(first, &fields, Encoder::typed(P::weight), message).await
     }
 
     /// A publisher for one topic, which sends without waiting for each message.
@@ -336,7 +341,7 @@ impl Client {
         topic: &str,
         options: PublishOptions,
     ) -> BusResult<Publisher<P>> {
-        self.publisher_raw(&wire_publish(P::prefix(), topic)?, &options, encode_typed::<P>)
+        self.publisher_raw(&wire_publish(P::prefix(), topic)?, &options, Encoder::typed(P::weight))
     }
 
     /// [`publisher`](Self::publisher) for payloads as they are and a whole topic.
@@ -352,7 +357,7 @@ impl Client {
     /// # Errors
     /// As [`publisher_with`](Self::publisher_with).
     pub fn publisher_bytes_with(&self, topic: &str, options: PublishOptions) -> BusResult<Publisher<Bytes>> {
-        self.publisher_raw(&wire_publish("", topic)?, &options, encode_bytes)
+        self.publisher_raw(&wire_publish("", topic)?, &options, Encoder::bytes())
     }
 
     fn publisher_raw<T>(
@@ -365,7 +370,6 @@ impl Client {
         let shared = &self.connection.shared;
         Ok(Publisher {
             id: shared.add_publisher(),
-            values: shared.form() == Form::Values,
             connection: Arc::clone(&self.connection),
             topic: Bytes::copy_from_slice(topic.as_bytes()),
             fields,
@@ -387,7 +391,7 @@ impl Client {
         {
             let mut ticket = Ticket::new(shared);
             poll_fn(|context| {
-                let sent = with_encoded(encode, value, |body| {
+                let sent = with_encoded(shared, &encode, value, fields.len() + topic.len(), |body| {
                     body.with_content(fields, topic.as_bytes(), |content| {
                         ticket.poll_publish(context, &mut origin, content)
                     })

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::codec::{
-    Body, Encoder, decode, encode_bytes, encode_typed, wire_pattern, wire_topic, with_encoded,
+    Body, Encoder, decode_answer, decode_bytes, decode_typed, wire_pattern, wire_topic, with_encoded,
 };
 use super::inbox::Inbox;
 use super::options::{ManyOptions, RequestOptions};
@@ -19,7 +19,7 @@ use super::shared::{Call, Shared};
 use super::stream::Answers;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::{ContentRef, Flags, Header, Kind};
+use crate::proto::{ContentRef, Flags, Header, Kind, Payload};
 use crate::topic::Topic;
 
 /// Bytes of a request's field section that are left to the bus, which adds the deadline.
@@ -114,8 +114,8 @@ impl Client {
         options: RequestOptions,
     ) -> BusResult<R::Rsp> {
         let topic = wire_topic(R::prefix(), topic)?;
-        let answer = self.request_raw(&topic, &options, encode_typed::<R>, request).await?;
-        Ok(decode(&answer, || topic)?)
+        let answer = self.request_raw(&topic, &options, Encoder::typed(R::weight), request).await?;
+        Ok(decode_answer(&answer, &topic)?)
     }
 
     /// Asks the server of a whole topic with bytes as they are.
@@ -143,7 +143,8 @@ impl Client {
         options: RequestOptions,
     ) -> BusResult<Bytes> {
         let topic = wire_topic("", topic)?;
-        self.request_raw(&topic, &options, encode_bytes, &payload).await
+        let answer = self.request_raw(&topic, &options, Encoder::bytes(), &payload).await?;
+        Ok(answer.as_bytes().clone())
     }
 
     /// Asks one server of each topic that meets `pattern`, and gathers their answers until all have
@@ -183,9 +184,15 @@ impl Client {
     ) -> BusResult<Vec<BusResult<(Topic, R::Rsp)>>> {
         let (pattern, _) = wire_pattern(R::prefix(), pattern)?;
         let patience = self.patience(&options.request);
-        let asked =
-            self.answers(&pattern, &options.request, Flags::SCATTER, encode_typed::<R>, request, patience);
-        asked.await?.gather(R::prefix(), options.count, |payload, topic| Ok(decode(payload, topic)?)).await
+        let asked = self.answers(
+            &pattern,
+            &options.request,
+            Flags::SCATTER,
+            Encoder::typed(R::weight),
+            request,
+            patience,
+        );
+        asked.await?.gather(R::prefix(), options.count, decode_typed::<R::Rsp>).await
     }
 
     /// [`request_many`](Self::request_many) with bytes as they are and whole topics.
@@ -204,8 +211,8 @@ impl Client {
         let (pattern, _) = wire_pattern("", pattern)?;
         let patience = self.patience(&options.request);
         let asked =
-            self.answers(&pattern, &options.request, Flags::SCATTER, encode_bytes, &payload, patience);
-        asked.await?.gather("", options.count, |payload, _| Ok(Bytes::copy_from_slice(payload))).await
+            self.answers(&pattern, &options.request, Flags::SCATTER, Encoder::bytes(), &payload, patience);
+        asked.await?.gather("", options.count, decode_bytes).await
     }
 
     pub(super) fn patience(&self, options: &RequestOptions) -> Patience {
@@ -220,7 +227,7 @@ impl Client {
         options: &RequestOptions,
         encode: Encoder<T>,
         value: &T,
-    ) -> BusResult<Bytes> {
+    ) -> BusResult<Payload> {
         let patience = self.patience(options);
         let fields = options.fields(None)?;
         let shared = &self.connection.shared;
@@ -279,7 +286,7 @@ impl Client {
         let shared = &self.connection.shared;
         shared.opened().await?;
         shared.room().await?;
-        with_encoded(encode, value, |body: &Body<'_>| {
+        with_encoded(shared, &encode, value, fields.len() + topic.len(), |body: &Body<'_>| {
             body.with_content(fields, topic.as_bytes(), |content| {
                 shared.request(flags, content, patience, call)
             })

@@ -13,10 +13,7 @@ use tokio::task::coop;
 use tokio::time::Instant;
 
 use super::Client;
-use super::codec::{
-    Decoder, Encoder, TopicReader, decode_bytes, decode_typed, encode_bytes, encode_typed, wire_topic,
-    with_encoded,
-};
+use super::codec::{Decoder, Encoder, TopicReader, decode_bytes, decode_typed, wire_topic, with_encoded};
 use super::inbox::{Inbox, Reader, Taken};
 use super::options::{Headers, ServeOptions};
 use super::protocol::RequestProtocol;
@@ -319,7 +316,7 @@ impl Client {
     /// # Cancel safety
     /// Dropped before it is done, the request fails as [`BusError::Abandoned`].
     pub async fn respond<R: RequestProtocol>(&self, id: RequestId, response: &R::Rsp) -> BusResult<()> {
-        self.respond_raw(id, encode_typed::<R::Rsp>, response).await
+        self.respond_raw(id, Encoder::typed(R::response_weight), response).await
     }
 
     /// [`respond`](Self::respond) with bytes as they are.
@@ -330,7 +327,7 @@ impl Client {
     /// # Cancel safety
     /// As [`respond`](Self::respond).
     pub async fn respond_bytes(&self, id: RequestId, response: Bytes) -> BusResult<()> {
-        self.respond_raw(id, encode_bytes, &response).await
+        self.respond_raw(id, Encoder::bytes(), &response).await
     }
 
     /// Answers a request with an error that the requester can match on, as [`BusError::Replied`].
@@ -355,7 +352,9 @@ impl Client {
         self.check_owner(&id)?;
         self.connection.shared.room().await?;
         let mut id = Some(id);
-        let sent = with_encoded(encode, response, |body| id.take().map_or(Ok(()), |id| id.answer(body)));
+        let shared = &self.connection.shared;
+        let sent =
+            with_encoded(shared, &encode, response, 0, |body| id.take().map_or(Ok(()), |id| id.answer(body)));
         match sent {
             Ok(result) => result,
             Err(error) => {

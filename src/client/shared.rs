@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
-use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -22,7 +21,7 @@ use super::inbox::Inbox;
 use super::request_id::{Ask, RequestId};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
-use crate::proto::{ContentRef, Flags, Header, Kind, Lane, Welcome};
+use crate::proto::{ContentRef, Flags, Header, Kind, Lane, Payload, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
 /// Bytes in the lanes above which new requests and replies wait for the link.
@@ -118,7 +117,7 @@ pub(super) struct Registration<S> {
 /// A request without its last answer.
 pub(super) enum Call {
     /// One answer is due.
-    Single(oneshot::Sender<BusResult<Bytes>>),
+    Single(oneshot::Sender<BusResult<Payload>>),
     /// A stream of answers, or those of many servers.
     Many(Arc<Inbox<Flags>>),
 }
@@ -318,7 +317,7 @@ impl Shared {
     /// Sends a control frame.
     pub(super) fn control(&self, header: &Header, payload: &[u8]) {
         let mut state = self.lock();
-        state.lanes.control(header, &ContentRef::payload(payload));
+        state.lanes.control(header, &ContentRef::of_payload(payload));
         let step = state.lanes.begin();
         drop(state);
         self.write(step);

@@ -12,10 +12,7 @@ use tokio::task::coop;
 use tokio::time::{Sleep, sleep_until};
 
 use super::Client;
-use super::codec::{
-    Decoder, Encoder, TopicReader, decode_bytes, decode_typed, encode_bytes, encode_typed, wire_topic,
-    with_encoded,
-};
+use super::codec::{Decoder, Encoder, TopicReader, decode_bytes, decode_typed, wire_topic, with_encoded};
 use super::dispatch::refusal;
 use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::RequestOptions;
@@ -101,7 +98,7 @@ impl Answers {
         mut self,
         prefix: &'static str,
         count: Option<usize>,
-        read: impl Fn(&[u8], &dyn Fn() -> String) -> BusResult<T>,
+        read: Decoder<T>,
     ) -> BusResult<Vec<BusResult<(Topic, T)>>> {
         let mut topics = TopicReader::new(prefix);
         let mut answers = Vec::new();
@@ -109,10 +106,10 @@ impl Answers {
             let next = poll_fn(|context| {
                 self.poll_next(context, |flags, raw| {
                     if flags.contains(Flags::ERROR) {
-                        return Err(refusal(raw.payload).into_error());
+                        return Err(refusal(raw.payload()).into_error());
                     }
                     let topic = Topic::try_from(topics.read(raw.topic)?.clone())?;
-                    let value = read(raw.payload, &|| String::from_utf8_lossy(raw.topic).into_owned())?;
+                    let value = read(raw)?;
                     Ok((topic, value))
                 })
             });
@@ -195,7 +192,7 @@ impl<T> Responder<T> {
         let shared = &self.connection.shared;
         shared.room().await?;
         self.ask.allowed().await?;
-        with_encoded(self.encode, answer, |body| shared.reply(&self.ask, Flags::MORE, body))?
+        with_encoded(shared, &self.encode, answer, 0, |body| shared.reply(&self.ask, Flags::MORE, body))?
     }
 
     /// Ends the stream.
@@ -346,8 +343,9 @@ impl Client {
     ) -> BusResult<ReplyStream<R::Rsp>> {
         let topic = wire_topic(R::prefix(), topic)?;
         let patience = self.patience(&options);
-        let answers =
-            self.answers(&topic, &options, Flags::STREAM, encode_typed::<R>, request, patience).await?;
+        let answers = self
+            .answers(&topic, &options, Flags::STREAM, Encoder::typed(R::weight), request, patience)
+            .await?;
         Ok(ReplyStream { answers, decode: decode_typed::<R::Rsp> })
     }
 
@@ -377,7 +375,8 @@ impl Client {
     ) -> BusResult<ReplyStream<Bytes>> {
         let topic = wire_topic("", topic)?;
         let patience = self.patience(&options);
-        let answers = self.answers(&topic, &options, Flags::STREAM, encode_bytes, &payload, patience).await?;
+        let answers =
+            self.answers(&topic, &options, Flags::STREAM, Encoder::bytes(), &payload, patience).await?;
         Ok(ReplyStream { answers, decode: decode_bytes })
     }
 
@@ -387,7 +386,7 @@ impl Client {
     /// [`BusError::InvalidSettings`] when the request came to another client, or its requester wants a
     /// single answer, which it then is told.
     pub fn respond_stream<R: RequestProtocol>(&self, id: RequestId) -> BusResult<Responder<R::Rsp>> {
-        self.responder(id, encode_typed::<R::Rsp>)
+        self.responder(id, Encoder::typed(R::response_weight))
     }
 
     /// [`respond_stream`](Self::respond_stream) with bytes as they are.
@@ -395,7 +394,7 @@ impl Client {
     /// # Errors
     /// As [`respond_stream`](Self::respond_stream).
     pub fn respond_stream_bytes(&self, id: RequestId) -> BusResult<Responder<Bytes>> {
-        self.responder(id, encode_bytes)
+        self.responder(id, Encoder::bytes())
     }
 
     fn responder<T>(&self, id: RequestId, encode: Encoder<T>) -> BusResult<Responder<T>> {

@@ -1,11 +1,13 @@
 //! What a frame carries after its header.
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::header::{HEADER_LEN, Header};
+use super::value::{Payload, ProcessValue};
 
 /// The shared content of a frame: one per message, whatever the number of its destinations.
 ///
@@ -22,7 +24,7 @@ enum Parts {
     /// Fields, topic and payload one after the other, as they lie in a frame.
     Joined { all: Bytes, fields: u16, topic: u16 },
     /// Parts that come from different places.
-    Separate { fields: Bytes, topic: Bytes, payload: Bytes },
+    Separate { fields: Bytes, topic: Bytes, payload: Payload },
 }
 
 /// A form of a payload that is made once for all destinations that want it.
@@ -43,7 +45,8 @@ impl Encoding {
 impl Content {
     /// Content of these parts.
     #[must_use]
-    pub fn new(fields: Bytes, topic: Bytes, payload: Bytes) -> Self {
+    pub fn new(fields: Bytes, topic: Bytes, payload: impl Into<Payload>) -> Self {
+        let payload = payload.into();
         Self { parts: Parts::Separate { fields, topic, payload }, encodings: OnceLock::new() }
     }
 
@@ -78,22 +81,41 @@ impl Content {
         }
     }
 
-    /// The payload.
+    /// The payload as bytes; a value is encoded at the first call.
     #[inline]
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         match &self.parts {
             Parts::Joined { all, .. } => all.get(self.payload_start()..).unwrap_or_default(),
-            Parts::Separate { payload, .. } => payload,
+            Parts::Separate { payload, .. } => payload.as_bytes(),
         }
     }
 
-    /// The payload by reference.
+    /// The payload by reference, as bytes.
     #[must_use]
     pub fn payload_bytes(&self) -> Bytes {
         match &self.parts {
             Parts::Joined { all, .. } => all.slice(self.payload_start().min(all.len())..),
+            Parts::Separate { payload, .. } => payload.as_bytes().clone(),
+        }
+    }
+
+    /// The payload by reference, as it is.
+    #[must_use]
+    pub fn shared_payload(&self) -> Payload {
+        match &self.parts {
+            Parts::Joined { .. } => Payload::Bytes(self.payload_bytes()),
             Parts::Separate { payload, .. } => payload.clone(),
+        }
+    }
+
+    /// The payload, if it is a value of this process.
+    #[inline]
+    #[must_use]
+    pub fn value(&self) -> Option<&Arc<dyn ProcessValue>> {
+        match &self.parts {
+            Parts::Separate { payload: Payload::Value(value), .. } => Some(value),
+            _ => None,
         }
     }
 
@@ -115,14 +137,14 @@ impl Content {
         self.frame_size() - HEADER_LEN + encoded
     }
 
-    /// Bytes of a frame with this content, its header included.
+    /// Bytes of a frame with this content, its header included; a value counts as it says.
     #[inline]
     #[must_use]
     pub(crate) fn frame_size(&self) -> usize {
         HEADER_LEN
             + match &self.parts {
                 Parts::Joined { all, .. } => all.len(),
-                Parts::Separate { fields, topic, payload } => fields.len() + topic.len() + payload.len(),
+                Parts::Separate { fields, topic, payload } => fields.len() + topic.len() + payload.weight(),
             }
     }
 
@@ -130,9 +152,10 @@ impl Content {
     ///
     /// # Examples
     /// ```
+    /// use bytes::Bytes;
     /// use whispeer::proto::{Content, Encoding};
     ///
-    /// let content = Content::new("".into(), "greetings".into(), "hello".into());
+    /// let content = Content::new("".into(), "greetings".into(), Bytes::from("hello"));
     /// let json = content.encoded(Encoding::Json, || "\"hello\"".into());
     /// let again = content.encoded(Encoding::Json, || unreachable!("it is made once"));
     /// assert_eq!(json, again);
@@ -145,10 +168,12 @@ impl Content {
     /// A view of this content.
     #[must_use]
     pub fn borrowed(self: &Arc<Self>) -> ContentRef<'_> {
+        let value = self.value();
         ContentRef {
             fields: self.fields(),
             topic: self.topic(),
-            payload: self.payload(),
+            payload: if value.is_some() { &[] } else { self.payload() },
+            value: value.map(|value| &**value),
             source: Source::Shared(self),
             made: OnceCell::new(),
         }
@@ -165,19 +190,19 @@ pub struct Frame {
 }
 
 /// The content of a frame, borrowed from wherever it lies.
-#[derive(Debug)]
 pub struct ContentRef<'a> {
     /// The field section; see [`fields`](super::fields).
     pub fields: &'a [u8],
     /// The topic or pattern, in UTF-8 that the receiver has yet to check.
     pub topic: &'a [u8],
-    /// The payload.
-    pub payload: &'a [u8],
+    /// The payload, unless it is a value.
+    payload: &'a [u8],
+    value: Option<&'a dyn ProcessValue>,
     source: Source<'a>,
     made: OnceCell<Arc<Content>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy)]
 enum Source<'a> {
     /// Buffers that will be used again.
     Lent,
@@ -188,14 +213,25 @@ enum Source<'a> {
     /// A frame that was handed over as a value.
     Shared(&'a Arc<Content>),
     /// Fields and topic in buffers that will be used again, the payload in one of its own.
-    Payload(&'a Bytes),
+    Payload(&'a Payload),
+}
+
+impl fmt::Debug for ContentRef<'_> {
+    /// Never what the payload says: it may be secret.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ContentRef")
+            .field("topic", &String::from_utf8_lossy(self.topic))
+            .field("weight", &self.weight())
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> ContentRef<'a> {
     /// Content whose parts lie in buffers of the caller.
     #[must_use]
     pub fn lent(fields: &'a [u8], topic: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { fields, topic, payload, source: Source::Lent, made: OnceCell::new() }
+        Self { fields, topic, payload, value: None, source: Source::Lent, made: OnceCell::new() }
     }
 
     /// Content as it lies in a frame that is in a buffer that will be used again; `body` is all that
@@ -204,7 +240,7 @@ impl<'a> ContentRef<'a> {
     pub(crate) fn framed(body: &'a [u8], fields: usize, topic: usize) -> Self {
         let (fields, rest) = body.split_at_checked(fields).unwrap_or((body, &[]));
         let (topic, payload) = rest.split_at_checked(topic).unwrap_or((rest, &[]));
-        Self { fields, topic, payload, source: Source::Framed(body), made: OnceCell::new() }
+        Self { fields, topic, payload, value: None, source: Source::Framed(body), made: OnceCell::new() }
     }
 
     /// Appends fields, topic and payload to `buffer`.
@@ -216,25 +252,29 @@ impl<'a> ContentRef<'a> {
         }
         buffer.extend_from_slice(self.fields);
         buffer.extend_from_slice(self.topic);
-        buffer.extend_from_slice(self.payload);
+        buffer.extend_from_slice(self.payload());
     }
 
     /// Content whose payload is shared by reference, with other fields and topic than it came with.
     #[must_use]
-    pub fn with_payload(fields: &'a [u8], topic: &'a [u8], payload: &'a Bytes) -> Self {
-        Self { fields, topic, payload, source: Source::Payload(payload), made: OnceCell::new() }
+    pub fn with_payload(fields: &'a [u8], topic: &'a [u8], payload: &'a Payload) -> Self {
+        let (bytes, value): (&[u8], Option<&dyn ProcessValue>) = match payload {
+            Payload::Bytes(bytes) => (bytes, None),
+            Payload::Value(value) => (&[], Some(&**value)),
+        };
+        Self { fields, topic, payload: bytes, value, source: Source::Payload(payload), made: OnceCell::new() }
     }
 
     /// Content of a payload alone.
     #[must_use]
-    pub fn payload(payload: &'a [u8]) -> Self {
+    pub fn of_payload(payload: &'a [u8]) -> Self {
         Self::lent(&[], &[], payload)
     }
 
     /// No content.
     #[must_use]
     pub fn empty() -> Self {
-        Self::payload(&[])
+        Self::of_payload(&[])
     }
 
     /// The parts of a frame of its own buffer; `tail` is all that follows the header, and the
@@ -242,14 +282,51 @@ impl<'a> ContentRef<'a> {
     pub(crate) fn owned(tail: &'a Bytes, fields: usize, topic: usize) -> Self {
         let (fields, rest) = tail.split_at_checked(fields).unwrap_or((tail, &[]));
         let (topic, payload) = rest.split_at_checked(topic).unwrap_or((rest, &[]));
-        Self { fields, topic, payload, source: Source::Owned(tail), made: OnceCell::new() }
+        Self { fields, topic, payload, value: None, source: Source::Owned(tail), made: OnceCell::new() }
     }
 
-    /// Bytes of a frame with this content, its header included.
+    /// The same content once more.
+    pub(crate) fn reborrow(&self) -> ContentRef<'_> {
+        let Self { fields, topic, payload, value, source, .. } = *self;
+        ContentRef { fields, topic, payload, value, source, made: self.made.clone() }
+    }
+
+    /// The payload as bytes; a value is encoded at the first call.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        match self.value {
+            None => self.payload,
+            Some(value) => value.encoded(),
+        }
+    }
+
+    /// Whether the payload is a value of this process.
+    #[inline]
+    #[must_use]
+    pub fn is_value(&self) -> bool {
+        self.value.is_some()
+    }
+
+    /// Bytes that the payload counts for in windows and budgets.
+    #[inline]
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.value.map_or(self.payload.len(), ProcessValue::weight)
+    }
+
+    /// What a frame with this content counts for, its header included: its bytes, or what a value says.
     #[inline]
     #[must_use]
     pub fn frame_size(&self) -> usize {
-        HEADER_LEN + self.fields.len() + self.topic.len() + self.payload.len()
+        HEADER_LEN + self.fields.len() + self.topic.len() + self.weight()
+    }
+
+    /// Bytes of a frame with this content on a byte link.
+    #[inline]
+    #[must_use]
+    pub fn encoded_size(&self) -> usize {
+        HEADER_LEN + self.fields.len() + self.topic.len() + self.payload().len()
     }
 
     /// Whether the content lies in a buffer that will be used again, so that keeping it takes a copy.
@@ -261,11 +338,11 @@ impl<'a> ContentRef<'a> {
 
     /// The payload by reference, where that needs no copy.
     #[must_use]
-    pub fn shared_payload(&self) -> Option<Bytes> {
+    pub fn shared_payload(&self) -> Option<Payload> {
         match self.source {
-            Source::Lent | Source::Framed(_) => self.made.get().map(|content| content.payload_bytes()),
-            Source::Owned(tail) => Some(tail.slice_ref(self.payload)),
-            Source::Shared(content) => Some(content.payload_bytes()),
+            Source::Lent | Source::Framed(_) => self.made.get().map(|content| content.shared_payload()),
+            Source::Owned(tail) => Some(Payload::Bytes(tail.slice_ref(self.payload))),
+            Source::Shared(content) => Some(content.shared_payload()),
             Source::Payload(payload) => Some(payload.clone()),
         }
     }

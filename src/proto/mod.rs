@@ -16,6 +16,7 @@ pub mod fields;
 mod handshake;
 mod header;
 mod refusal;
+mod value;
 mod wire;
 
 pub use content::{Content, ContentRef, Encoding, Frame};
@@ -24,6 +25,7 @@ pub use handshake::{Capabilities, Hello, ResumeToken, VERSION, Welcome};
 pub(crate) use header::Layout;
 pub use header::{Flags, HEADER_LEN, Header, Kind, LENGTH_PREFIX, Lane, MalformedFrame};
 pub use refusal::{ErrorCode, Refusal};
+pub use value::{Payload, ProcessValue};
 
 #[cfg(test)]
 mod tests;

@@ -57,11 +57,16 @@ impl Batch {
     /// Adds a frame and returns its size in bytes.
     #[inline]
     pub fn push(&mut self, header: &Header, content: &ContentRef<'_>) -> usize {
-        let size = content.frame_size();
-        match &mut self.frames {
-            Frames::Bytes(encoded) => encoded.push(header, content),
-            Frames::Values(frames) => frames.push_back(Frame { header: *header, content: content.shared() }),
-        }
+        let size = match &mut self.frames {
+            Frames::Bytes(encoded) => {
+                encoded.push(header, content);
+                content.encoded_size()
+            }
+            Frames::Values(frames) => {
+                frames.push_back(Frame { header: *header, content: content.shared() });
+                content.frame_size()
+            }
+        };
         self.size += size;
         size
     }
@@ -146,7 +151,7 @@ impl EncodedRun {
         let mut run = Self { bytes: pool::writing(), ends: Vec::with_capacity(contents.len()) };
         for content in contents {
             let (fields, topic) = (content.fields.len(), content.topic.len());
-            let head = Header::new(kind, 0, 0).encode(fields, topic, content.payload.len());
+            let head = Header::new(kind, 0, 0).encode(fields, topic, content.payload().len());
             run.bytes.extend_from_slice(&head);
             content.append_to(&mut run.bytes);
             run.ends.push(run.bytes.len());
@@ -181,11 +186,12 @@ impl Encoded {
         if self.inline.capacity() == 0 {
             self.inline = pool::writing();
         }
-        let head = header.encode(content.fields.len(), content.topic.len(), content.payload.len());
+        let head = header.encode(content.fields.len(), content.topic.len(), content.payload().len());
         self.inline.extend_from_slice(&head);
-        if content.payload.len() >= limits::SHARED_PAYLOAD
+        if content.payload().len() >= limits::SHARED_PAYLOAD
             && let Some(payload) = content.shared_payload()
         {
+            let payload = payload.as_bytes().clone();
             self.inline.extend_from_slice(content.fields);
             self.inline.extend_from_slice(content.topic);
             self.shared.push_back((self.inline.len(), payload));

@@ -112,6 +112,12 @@ impl Lanes {
         }
     }
 
+    /// How the link carries frames.
+    #[inline]
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
     /// Bytes that wait in both lanes and with the writer.
     #[inline]
     pub(crate) fn waiting(&self) -> usize {
@@ -279,7 +285,7 @@ mod tests {
             if control {
                 lanes.control(&header, &ContentRef::empty());
             } else {
-                lanes.data(&header, &ContentRef::payload(&[producer as u8; 5]));
+                lanes.data(&header, &ContentRef::of_payload(&[producer as u8; 5]));
             }
         }
 

@@ -360,7 +360,7 @@ mod tests {
         let mut batch = Batch::new(Form::Values);
         for (number, size) in (1..).zip(sizes) {
             let header = Header::new(Kind::Publish, 0, number);
-            batch.push(&header, &ContentRef::payload(&vec![0; *size - HEADER_LEN]));
+            batch.push(&header, &ContentRef::of_payload(&vec![0; *size - HEADER_LEN]));
         }
         batch
     }

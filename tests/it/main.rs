@@ -18,3 +18,4 @@ mod requests;
 mod slow_peers;
 mod totals;
 mod unix;
+mod values;

@@ -50,7 +50,7 @@ impl SlowPeer {
             read += poll_fn(|context| incoming.poll_read_from(context, &mut &frame[read..])).await.unwrap();
         }
         let (header, content) = incoming.next_frame().unwrap().unwrap();
-        (header, content.payload.to_vec())
+        (header, content.payload().to_vec())
     }
 
     /// Reads all that is left, up to the reason for the end.

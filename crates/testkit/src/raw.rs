@@ -106,7 +106,7 @@ impl RawPeer {
                 return Ok(Some(Received {
                     header,
                     topic: Bytes::copy_from_slice(content.topic),
-                    payload: Bytes::copy_from_slice(content.payload),
+                    payload: Bytes::copy_from_slice(content.payload()),
                 }));
             }
             let Self { link, incoming, .. } = self;

@@ -81,7 +81,7 @@ impl Peer {
             loop {
                 if let Some((header, content)) = self.incoming.next_frame().unwrap() {
                     let topic = String::from_utf8(content.topic.to_vec()).unwrap();
-                    let (fields, payload) = (content.fields.to_vec(), content.payload.to_vec());
+                    let (fields, payload) = (content.fields.to_vec(), content.payload().to_vec());
                     return std::task::Poll::Ready(Some(Received { header, fields, topic, payload }));
                 }
                 match std::task::ready!(self.link.receiver.poll_receive(context, &mut self.incoming)) {

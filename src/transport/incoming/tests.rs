@@ -71,9 +71,9 @@ fn read_all(incoming: &mut Incoming, stream: &mut Steps<'_>) -> Result<Vec<Whole
         while let Some((header, content)) = incoming.next_frame()? {
             let shared = content.shared();
             assert_eq!((shared.fields(), shared.topic()), (content.fields, content.topic));
-            assert_eq!(shared.payload(), content.payload);
+            assert_eq!(shared.payload(), content.payload());
             let (fields, topic) = (content.fields.to_vec(), content.topic.to_vec());
-            frames.push(Whole { header, fields, topic, payload: content.payload.to_vec() });
+            frames.push(Whole { header, fields, topic, payload: content.payload().to_vec() });
         }
         incoming.settle();
     }
