@@ -247,10 +247,20 @@ impl Driver {
 
     fn answered(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
         let mut state = self.shared.lock();
-        let (inbox, last) = match state.calls.entries.get(&header.id) {
+        let last = !header.flags.contains(Flags::MORE);
+        let inbox = match state.calls.entries.get_mut(&header.id) {
             // The request was cancelled while its answer was on the way.
             None => return Ok(()),
-            Some(Call::Many(inbox)) => (Arc::clone(inbox), !header.flags.contains(Flags::MORE)),
+            Some(Call::Many(many)) => {
+                if !last {
+                    if !many.credit.is_left() {
+                        let what = "the bus sent past the window of a stream".into();
+                        return Err(BusError::CreditExceeded { what });
+                    }
+                    many.credit.spend(content.frame_size());
+                }
+                Arc::clone(&many.inbox)
+            }
             Some(Call::Single(_)) => {
                 let call = state.calls.entries.remove(&header.id);
                 drop(state);

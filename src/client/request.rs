@@ -15,11 +15,11 @@ use super::codec::{
 use super::inbox::Inbox;
 use super::options::{ManyOptions, RequestOptions};
 use super::protocol::RequestProtocol;
-use super::shared::{Call, Shared};
+use super::shared::{Call, Many, Shared};
 use super::stream::Answers;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::{ContentRef, Flags, Header, Kind, Payload};
+use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Payload};
 use crate::topic::Topic;
 
 /// Bytes of a request's field section that are left to the bus, which adds the deadline.
@@ -258,8 +258,9 @@ impl Client {
         let stream = if scattered { None } else { Some(options.stream_window()?) };
         let fields = options.fields(stream)?;
         let window = stream.unwrap_or((u32::MAX, u64::MAX));
-        let inbox = Inbox::new(window);
-        let call = Call::Many(Arc::clone(&inbox));
+        // The window is checked where answers arrive, which knows the last one; see `Many`.
+        let inbox = Inbox::new((u32::MAX, u64::MAX));
+        let call = Call::Many(Many { inbox: Arc::clone(&inbox), credit: Credit::new(window) });
         let pending =
             within(patience, topic, self.ask(topic, &fields, flags, encode, value, patience, call)).await?;
         Ok(Answers::new(Arc::clone(&self.connection), pending, inbox, window, topic.to_owned(), patience))

@@ -21,7 +21,7 @@ use super::inbox::Inbox;
 use super::request_id::{Ask, RequestId};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
-use crate::proto::{ContentRef, Flags, Header, Kind, Lane, Payload, Welcome};
+use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, Payload, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
 /// Bytes in the lanes above which new requests and replies wait for the link.
@@ -119,7 +119,15 @@ pub(super) enum Call {
     /// One answer is due.
     Single(oneshot::Sender<BusResult<Payload>>),
     /// A stream of answers, or those of many servers.
-    Many(Arc<Inbox<Flags>>),
+    Many(Many),
+}
+
+/// Where several answers go, and how many may come.
+pub(super) struct Many {
+    pub(super) inbox: Arc<Inbox<Flags>>,
+    /// What the bus may still send with `MORE`. It is kept here and not in the inbox, since the last answer
+    /// takes none of it.
+    pub(super) credit: Credit,
 }
 
 impl<K: Eq + Hash, V> Default for Table<K, V> {
@@ -314,6 +322,15 @@ impl Shared {
         self.control(&header, &bytes.to_le_bytes());
     }
 
+    /// Gives the bus more of a stream's window, unless the last answer has come.
+    pub(super) fn grant_stream(&self, call: u32, (messages, bytes): (u32, u64)) {
+        let mut state = self.lock();
+        let Some(Call::Many(many)) = state.calls.entries.get_mut(&call) else { return };
+        many.credit.grant(messages, bytes);
+        drop(state);
+        self.grant(Lane::Stream, call, (messages, bytes));
+    }
+
     /// Sends a control frame.
     pub(super) fn control(&self, header: &Header, payload: &[u8]) {
         let mut state = self.lock();
@@ -374,8 +391,8 @@ impl Shared {
             wake(registration.inbox.end(Some(error.clone()), None));
         }
         for call in calls.into_values() {
-            if let Call::Many(inbox) = call {
-                wake(inbox.end(Some(error.clone()), None));
+            if let Call::Many(many) = call {
+                wake(many.inbox.end(Some(error.clone()), None));
             }
         }
         for ask in asks.into_values() {

@@ -21,7 +21,7 @@ use super::request::{Patience, Pending};
 use super::request_id::{Ask, RequestId};
 use super::shared::Connection;
 use crate::error::{BusError, BusResult, ErrorReply};
-use crate::proto::{Flags, Lane, Refusal};
+use crate::proto::{Flags, Refusal};
 use crate::topic::Topic;
 
 /// The answers to one request, as they come.
@@ -84,11 +84,8 @@ impl Answers {
             Some(Taken::Message { stamp, raw }) => read(stamp, &raw),
             Some(Taken::Gap { .. }) | None => return Poll::Ready(None),
         };
-        if let Some(granted) = self.reader.finish()
-            && self.pending.is_some()
-            && self.reader.inbox().ended().is_none()
-        {
-            self.connection.shared.grant(Lane::Stream, self.id, granted);
+        if let Some(granted) = self.reader.finish() {
+            self.connection.shared.grant_stream(self.id, granted);
         }
         Poll::Ready(Some(Ok(answer)))
     }

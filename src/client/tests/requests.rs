@@ -139,6 +139,28 @@ async fn a_stream_past_its_window_cuts_the_bus_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_answer_of_a_stream_takes_no_credit() {
+    // Once the messages of the window are used up, and once its bytes.
+    for (window, answers) in [((2, 1 << 20), 2), ((256, 10), 1)] {
+        let (client, mut peer) = connected().await;
+        let options = RequestOptions::default().window(window.0, window.1);
+        let mut stream = client.request_stream_with("", &Double(1), options).await.unwrap();
+        let id = peer.expect(Kind::Request).await.header.id;
+        for number in 0..answers {
+            peer.send(Header::new(Kind::Answer, id, 0).flagged(Flags::MORE), &encoded(&number));
+        }
+        peer.send(Header::new(Kind::Answer, id, 0), &encoded(&answers));
+        settle().await;
+        assert!(client.close_reason().is_none(), "{:?}", client.close_reason());
+        for number in 0..=answers {
+            assert_eq!(stream.recv().await.unwrap().unwrap(), number);
+        }
+        assert!(stream.recv().await.is_none());
+        peer.expect_silence().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_may_be_a_single_answer_or_end_with_an_error() {
     let (client, mut peer) = connected().await;
     let mut single = client.request_stream("", &Double(1)).await.unwrap();
