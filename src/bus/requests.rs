@@ -286,7 +286,7 @@ impl Shared {
             .unwrap_or((limits::STREAM_WINDOW, limits::WINDOW_BYTES));
         let mut fields = FieldsBuilder::new();
         fields.deadline(ask.deadline.saturating_duration_since(now))?;
-        fields.append(ask.content.fields)?;
+        fields.append_without_deadline(ask.content.fields)?;
         let payload = ask.content.shared_payload();
         let content = match &payload {
             Some(payload) => ContentRef::with_payload(fields.as_bytes(), ask.content.topic, payload),

@@ -134,6 +134,23 @@ impl FieldsBuilder {
         Ok(())
     }
 
+    /// The fields of a well-formed section, after those that are here, but for any deadline: that is for
+    /// the bus to tell.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub(crate) fn append_without_deadline(&mut self, fields: &[u8]) -> BusResult<()> {
+        let mut rest = fields;
+        while let Some((tag, _, after)) = split(rest) {
+            if tag != DEADLINE {
+                let length = rest.len() - after.len();
+                self.append(rest.get(..length).unwrap_or_default())?;
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
     /// The encoded section.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {

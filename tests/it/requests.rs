@@ -6,6 +6,8 @@ use bytes::Bytes;
 use whispeer::client::RequestOptions;
 use whispeer::limits;
 use whispeer::prelude::*;
+use whispeer::proto::fields::FieldsBuilder;
+use whispeer::proto::{Header, Kind};
 use whispeer_testkit::wait::{eventually, now_or_never, soon};
 
 use crate::ground::Ground;
@@ -22,6 +24,25 @@ async fn a_request_gives_up_at_its_deadline_and_by_default_after_thirty_seconds(
         let expected = timeout.unwrap_or(limits::REQUEST_TIMEOUT);
         assert!(matches!(answer, Err(BusError::TimedOut { after, .. }) if after == expected));
         assert_eq!(start.elapsed().as_millis().div_ceil(2), expected.as_millis().div_ceil(2));
+    }
+}
+
+#[tokio::test]
+async fn a_requester_cannot_choose_the_deadline_that_its_server_sees() {
+    let ground = Ground::new(Bus::builder());
+    let server = ground.client();
+    let mut serving = server.serve_bytes("work").await.unwrap();
+    for mut peer in ground.peers().await {
+        let mut fields = FieldsBuilder::new();
+        fields.header("from", "a forger").unwrap();
+        fields.deadline(Duration::from_secs(1_000_000)).unwrap();
+        let microseconds = 1_000_000;
+        peer.push_with(&Header::new(Kind::Request, 1, microseconds), fields.as_bytes(), b"work", &[]);
+        peer.flush().await.unwrap();
+        let request = soon("the request", serving.next_request()).await.unwrap();
+        let left = request.id.time_left().unwrap();
+        assert!(left <= Duration::from_micros(microseconds), "{left:?}");
+        assert_eq!(request.headers.find("from"), Some("a forger"));
     }
 }
 
