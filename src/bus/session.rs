@@ -125,11 +125,15 @@ impl Session {
 
     /// Writes what waits, as far as the link takes it. Called without any lock held.
     pub(crate) fn flush(&self) {
-        let mut step = {
+        let (mut step, is_cut) = {
             let mut state = self.lock();
             state.flush_pending = false;
-            state.lanes.begin()
+            (state.lanes.begin(), state.cut.is_some())
         };
+        if is_cut {
+            // Whoever noted the reason may have been any task; only the session's own acts on it.
+            self.task.wake();
+        }
         loop {
             match step {
                 Step::Idle => return,
@@ -324,5 +328,50 @@ impl State {
             self.expiry = Some(at);
         }
         earlier
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::task::{Wake, Waker};
+
+    use super::*;
+    use crate::auth::Principal;
+    use crate::transport::{Link, memory_pair};
+
+    fn session(budget: usize) -> (Session, Link) {
+        let (bus_end, peer_end) = memory_pair();
+        let peer = Peer { principal: Principal::Local, transport: "memory" };
+        (Session::new(1, peer, String::new(), bus_end.sender, Arc::new(Budget::new(budget))), peer_end)
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_session_that_another_task_cuts_off_hears_of_it_at_the_next_flush() {
+        let (session, _peer) = session(1 << 20);
+        let woken = Arc::new(Woken::default());
+        session.task.register(&Waker::from(Arc::clone(&woken)));
+        let wakes = || woken.0.swap(false, Ordering::Relaxed);
+        // The first flush fills the link, which is what wakes the task then.
+        let ping = Header::new(Kind::Ping, 0, 0);
+        while !session.lock().lanes.is_blocked() {
+            session.send_control(&ping, &[]);
+        }
+        assert!(wakes());
+        while session.lock().cut.is_none() {
+            session.task.register(&Waker::from(Arc::clone(&woken)));
+            assert!(!wakes(), "it is woken although nothing has changed");
+            session.send_control(&ping, &[]);
+        }
+        assert!(wakes());
     }
 }
