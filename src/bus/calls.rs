@@ -199,7 +199,7 @@ impl SessionTask {
                 mode: options.mode,
             },
         )?;
-        self.session.lock().servings.insert(header.id, Arc::clone(&joined.service));
+        joined.service.note_at(&self.session, header.id);
         for (session, id) in joined.replaced {
             let content = refusal_content(&BusError::TakenOver { topic: topic.to_string() });
             let mut state = session.lock();

@@ -44,6 +44,12 @@ struct Server {
     credit: Credit,
 }
 
+impl Server {
+    fn is(&self, session: &Session, id: u32) -> bool {
+        self.session.id == session.id && self.id == id
+    }
+}
+
 /// A request that waits for a server with credit.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -112,12 +118,19 @@ impl Service {
         Ok(Choice::Waits { watched: std::mem::replace(&mut state.watched, true) })
     }
 
+    /// Notes at the session that it serves here, unless another session has taken over since it joined:
+    /// that one would have found nothing to take back.
+    pub(crate) fn note_at(self: &Arc<Self>, session: &Session, id: u32) {
+        let state = self.lock();
+        if state.members.iter().any(|server| server.is(session, id)) {
+            session.lock().servings.insert(id, Arc::clone(self));
+        }
+    }
+
     /// Adds credit to a server.
     pub(crate) fn grant(&self, session: &Session, id: u32, messages: u32, bytes: u64) {
         let mut state = self.lock();
-        if let Some(server) =
-            state.members.iter_mut().find(|server| server.session.id == session.id && server.id == id)
-        {
+        if let Some(server) = state.members.iter_mut().find(|server| server.is(session, id)) {
             server.credit.grant_within(messages, bytes, server.window);
         }
     }
@@ -283,7 +296,7 @@ impl Services {
     pub(crate) fn leave(&self, service: &Arc<Service>, session: &Session, id: u32) -> VecDeque<Waiting> {
         let mut table = self.write();
         let mut state = service.lock();
-        state.members.retain(|server| !(server.session.id == session.id && server.id == id));
+        state.members.retain(|server| !server.is(session, id));
         if !state.members.is_empty() {
             return VecDeque::new();
         }
@@ -310,5 +323,27 @@ impl Services {
         let services: Vec<_> =
             self.read().by_topic.values().map(|(service, _)| Arc::clone(service)).collect();
         services.iter().map(|service| service.stats()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(session: &Arc<Session>, mode: ServeMode) -> Candidate<'_> {
+        Candidate { session, id: 1, window: (1, 1024), group: None, mode }
+    }
+
+    #[test]
+    fn a_server_that_is_replaced_before_its_serving_is_noted_keeps_none() {
+        let services = Services::default();
+        let topic = Topic::new("work").unwrap();
+        let ((one, _peer), (other, _other_peer)) = (Session::alone(1), Session::alone(2));
+        let first = services.join(&topic, &candidate(&one, ServeMode::Join)).unwrap();
+        let second = services.join(&topic, &candidate(&other, ServeMode::TakeOver)).unwrap();
+        assert_eq!(second.replaced.len(), 1);
+        first.service.note_at(&one, 1);
+        second.service.note_at(&other, 1);
+        assert!(one.lock().servings.is_empty() && other.lock().servings.len() == 1);
     }
 }

@@ -332,19 +332,22 @@ impl State {
 }
 
 #[cfg(test)]
+impl Session {
+    /// A session without a bus, and its peer's end of the link.
+    pub(super) fn alone(id: u64) -> (Arc<Self>, crate::transport::Link) {
+        let (bus_end, peer_end) = crate::transport::memory_pair();
+        let peer = Peer { principal: crate::auth::Principal::Local, transport: "memory" };
+        let budget = Arc::new(Budget::new(1 << 20));
+        (Arc::new(Self::new(id, peer, String::new(), bus_end.sender, budget)), peer_end)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
     use std::task::{Wake, Waker};
 
     use super::*;
-    use crate::auth::Principal;
-    use crate::transport::{Link, memory_pair};
-
-    fn session(budget: usize) -> (Session, Link) {
-        let (bus_end, peer_end) = memory_pair();
-        let peer = Peer { principal: Principal::Local, transport: "memory" };
-        (Session::new(1, peer, String::new(), bus_end.sender, Arc::new(Budget::new(budget))), peer_end)
-    }
 
     #[derive(Default)]
     struct Woken(AtomicBool);
@@ -357,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_session_that_another_task_cuts_off_hears_of_it_at_the_next_flush() {
-        let (session, _peer) = session(1 << 20);
+        let (session, _peer) = Session::alone(1);
         let woken = Arc::new(Woken::default());
         session.task.register(&Waker::from(Arc::clone(&woken)));
         let wakes = || woken.0.swap(false, Ordering::Relaxed);
