@@ -18,7 +18,9 @@ use crate::topic::TopicPattern;
 
 /// A subscription whose messages go into a channel.
 ///
-/// Made by [`Client::subscribe_into`]. Dropping it ends the subscription; so does closing the channel.
+/// Made by [`Client::subscribe_into`]. Dropping it ends the subscription; so does closing the channel. What
+/// is in the channel then stays there; what found no room yet was not taken, and the bus counts it as
+/// dropped.
 pub struct Attached {
     task: JoinHandle<()>,
     progress: Arc<Progress>,
@@ -133,19 +135,24 @@ async fn forward<P, T>(
 ) {
     let channel_closed = || BusError::Closed { what: "the channel that the subscription goes into".into() };
     let reason = loop {
-        let received = unless_closed(&channel, subscription.recv()).await;
+        let arrived = poll_fn(|context| subscription.poll_arrived(context));
+        if unless_closed(&channel, arrived).await.is_none() {
+            break channel_closed();
+        }
+        // Room comes before the message: one that is taken counts as such, so it has to reach the channel
+        // even if this task is stopped. A place is not kept while nothing has arrived, since others use
+        // the channel too.
+        let Ok(place) = channel.reserve().await else { break channel_closed() };
+        let received = poll_fn(|context| Poll::Ready(subscription.poll_recv(context))).await;
         progress.gaps.store(subscription.gaps(), Ordering::Relaxed);
         match received {
-            None => break channel_closed(),
-            Some(None) => {
+            // All that had arrived was skipped.
+            Poll::Pending => {}
+            Poll::Ready(Some((topic, message))) => place.send(map(topic, message)),
+            Poll::Ready(None) => {
                 break subscription
                     .close_reason()
                     .unwrap_or(BusError::Closed { what: "the subscription".into() });
-            }
-            Some(Some((topic, message))) => {
-                if channel.send(map(topic, message)).await.is_err() {
-                    break channel_closed();
-                }
             }
         }
     };

@@ -119,7 +119,12 @@ impl<T> Subscription<T> {
         poll_fn(|context| self.poll_event(context)).await
     }
 
-    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<(TopicPattern, T)>> {
+    /// Waits until something can be taken, without taking it; `false` when nothing will come any more.
+    pub(super) fn poll_arrived(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        self.reader.poll_ready(context)
+    }
+
+    pub(super) fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<(TopicPattern, T)>> {
         let progress = ready!(coop::poll_proceed(context));
         loop {
             if !ready!(self.reader.poll_ready(context)) {

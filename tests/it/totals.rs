@@ -7,6 +7,7 @@ use whispeer::client::{Policy, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::proto::{Flags, Header, Kind, Lane};
 use whispeer_testkit::ledger::totals_balance;
+use whispeer_testkit::protocols::Number;
 use whispeer_testkit::raw::RawPeer;
 use whispeer_testkit::wait::{eventually, soon};
 
@@ -63,6 +64,36 @@ async fn what_an_ended_subscription_had_not_taken_counts_as_dropped() {
     assert_eq!((stats.matched, dropped(&stats)), (10, 7));
     assert_eq!(stats.dropped.get("link"), Some(&7));
     assert_eq!(stats.delivered - stats.untaken, 3, "what was taken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_found_no_room_in_a_channel_was_not_taken() {
+    let books = Books::new();
+    let client = books.client();
+    // The channel ends with its last message, or goes on without the subscription.
+    for keeps_channel in [true, false] {
+        let before = books.bus.stats();
+        let (sender, mut channel) = tokio::sync::mpsc::channel(2);
+        let attached = client.subscribe_into("news", &sender, |_, Number(number)| number).await.unwrap();
+        for number in 0..10 {
+            books.publisher.publish("news", &Number(number)).await.unwrap();
+        }
+        assert_eq!(soon("the first", channel.recv()).await, Some(0));
+        eventually("there is no room", || sender.capacity() == 0).await;
+        if keeps_channel {
+            drop(attached);
+        } else {
+            channel.close();
+        }
+        let stats = books.closed().await;
+        drop(sender);
+        let mut taken = 1;
+        while channel.recv().await.is_some() {
+            taken += 1;
+        }
+        assert_eq!(stats.delivered - stats.untaken - (before.delivered - before.untaken), taken);
+        assert_eq!(stats.matched - before.matched, 10);
+    }
 }
 
 #[tokio::test(start_paused = true)]
