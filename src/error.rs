@@ -220,9 +220,10 @@ pub enum BusError {
         /// Which window.
         what: String,
     },
-    /// The other side caused more control frames than it read. Its connection is ended.
+    /// The other side caused more control frames, or answers that are no larger than an error, than it
+    /// read. Its connection is ended.
     #[error(
-        "cut off: {bytes} bytes of control frames were left unread; read the connection while sending on it"
+        "cut off: {bytes} bytes of control frames or small answers were left unread; read the connection while sending on it"
     )]
     ControlOverrun {
         /// Bytes that waited.

@@ -81,7 +81,8 @@ pub const BLOCK_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes that all queues of the bus together may hold; the default of `Settings::byte_budget`.
 ///
 /// At it, new publishes wait up to the block limit and then fail as
-/// [`BusError::Overloaded`](crate::BusError::Overloaded).
+/// [`BusError::Overloaded`](crate::BusError::Overloaded); new requests do at once, but for those to the bus
+/// itself.
 pub const BYTE_BUDGET: usize = 512 * 1024 * 1024;
 
 /// Bytes in which a session takes its part of the byte budget, so that the shared counter is
@@ -89,7 +90,7 @@ pub const BYTE_BUDGET: usize = 512 * 1024 * 1024;
 pub const BUDGET_QUANTUM: usize = 4 * 1024;
 
 /// The part of the byte budget that one session may have waiting on its link, and again parked for its
-/// subscriptions: an eighth. Beyond it a subscription is treated as one without credit.
+/// subscriptions: an eighth. Beyond it a subscription or serving is treated as one without credit.
 pub const SESSION_PART: usize = 8;
 
 /// Connections a bus accepts; the default of `Settings::max_sessions`.
@@ -107,18 +108,35 @@ pub const SERVINGS_PER_SESSION: usize = 16_384;
 /// Requests one session may have unanswered; the default of `Settings::max_requests`.
 pub const REQUESTS_PER_SESSION: usize = 8_192;
 
-/// Bytes of requests one session may have unanswered, and bytes of replies that may wait for one
-/// session to read them. A request to one server always passes when nothing is outstanding.
+/// Bytes of requests one session may have unanswered; the default of `Settings::request_bytes`. A request to
+/// one server always passes when nothing is outstanding.
 ///
 /// A scattered request counts once for each server that has not answered, since each has a copy of it
 /// queued or a reference to it.
 ///
-/// The next request fails as `LimitReached`; a reply over it reaches the requester as `Overloaded`.
+/// The next request fails as `LimitReached`.
+///
+/// As many bytes, but no more than a session's [part](SESSION_PART) of the byte budget, may wait on a
+/// session's link when a reply comes for it or it asks again. Beyond that the reply reaches it as `Overloaded`,
+/// unless it is as small as that error, and the request is refused as such. If what was asked before brings
+/// so many of these small answers that they take another part of the budget
+/// ([`CONTROL_LANE_BYTES`] at least), the session is cut off with
+/// [`BusError::ControlOverrun`](crate::BusError::ControlOverrun).
 pub const REQUEST_BYTES_PER_SESSION: usize = 64 * 1024 * 1024;
 
-/// Requests that wait at the bus for one served topic while none of its servers has credit.
+/// Bytes that may wait on a link when a reply comes for it while the byte budget is spent.
 ///
-/// Beyond it a request fails as `Overloaded` at once, which tells more than a late timeout.
+/// As much as a default window, so that a stream and its reader go on. Beyond it a reply becomes
+/// `Overloaded`, whatever the session's own room: many sessions, each within its own, must not outgrow the
+/// budget.
+pub const ANSWERS_WHEN_SPENT: usize = 1024 * 1024;
+
+/// Requests that wait at the bus for one served topic while none of its servers has credit, and room on its
+/// link.
+///
+/// Beyond it a request fails as `Overloaded` at once, which tells more than a late timeout. So does one beyond
+/// as many bytes as one session may have unanswered or a session's [part](SESSION_PART) of the byte budget,
+/// whichever is less.
 pub const REQUESTS_WAITING_PER_SERVICE: usize = 8_192;
 
 /// Requests a serving may have outstanding (handed over, not yet taken by the application); the

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use super::answers::refusal_content;
 use super::backlog::Backlog;
 use super::deadlines::Deadlines;
 use super::group::Group;
-use super::requests::{Asked, Request, claim, refusal_content};
+use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
@@ -203,7 +204,7 @@ impl SessionTask {
         for (session, id) in joined.replaced {
             let content = refusal_content(&BusError::TakenOver { topic: topic.to_string() });
             let mut state = session.lock();
-            state.servings.remove(&id);
+            state.forget_serving(id);
             state.data(&Header::answering(Kind::Ended, Kind::Serve, id, 0), &content.borrowed());
             claim(&session, &mut state, &mut self.touched);
         }
@@ -212,7 +213,7 @@ impl SessionTask {
     }
 
     pub(super) fn unserve(&mut self, header: &Header) -> Result<(), BusError> {
-        let Some(service) = self.session.lock().servings.remove(&header.id) else { return Ok(()) };
+        let Some(service) = self.session.lock().forget_serving(header.id) else { return Ok(()) };
         let waiting = self.shared.services.leave(&service, &self.session, header.id);
         self.shared.fail_waiting(&service, waiting.into_iter(), &mut self.touched);
         self.answer(|state| {

@@ -8,7 +8,8 @@
 //! 4. `subscription` spends credit and queues the frame, or leaves it to the policy (`backlog`);
 //! 5. `session` writes what is queued, once per turn and destination.
 //!
-//! `calls` is everything else that a session asks for, `requests` and `service` are request/response,
+//! `calls` is everything else that a session asks for, `requests`, `service` and `answers` are
+//! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `introspect` is a session of the bus's own that answers questions about it.
 //!
@@ -16,6 +17,7 @@
 //! table or the table of services or the list of sessions, then a group or service, then one session.
 //! Two sessions are never locked at once.
 
+mod answers;
 mod backlog;
 mod budget;
 mod builder;

@@ -10,6 +10,8 @@
 //! server ends                                              asked is drained: ServerGone
 //! requester cancels       requests -= id, then asked -= token, CANCEL
 //! ```
+//!
+//! What goes back stands in `answers`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::answers::{fail_request, refusal_content, unread};
 use super::clock::Clock;
 use super::service::{Choice, Chosen, Service, Waiting};
 use super::session::{Session, State};
@@ -38,10 +41,10 @@ pub(crate) struct Pending {
     /// What it was sent to, for error messages.
     about: About,
     /// Bytes of its frame.
-    size: usize,
+    pub(super) size: usize,
     deadline: Instant,
     timeout: Duration,
-    replies: Replies,
+    pub(super) replies: Replies,
     servers: Vec<(Arc<Session>, u64)>,
 }
 
@@ -62,7 +65,7 @@ impl About {
 
 /// How many replies a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replies {
+pub(super) enum Replies {
     One,
     Stream,
     /// One of each server asked.
@@ -87,15 +90,30 @@ impl Replies {
 /// A request that a server has been asked and has not answered.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    requester: Arc<Session>,
-    request: u32,
-    service: Arc<Service>,
+    pub(super) requester: Arc<Session>,
+    pub(super) request: u32,
+    pub(super) service: Arc<Service>,
     /// Whether several replies are taken.
     stream: bool,
     window: (u32, u64),
     credit: Credit,
     /// Credit that the requester has granted and the server has not been told of.
     owed: Owed,
+}
+
+impl Asked {
+    /// Checks one of several replies against their window.
+    pub(super) fn spend(&mut self, size: usize) -> Result<(), BusError> {
+        if !self.stream {
+            let what = "several replies to a request that takes one".into();
+            return Err(BusError::Protocol { what });
+        }
+        if !self.credit.is_left() {
+            return Err(BusError::CreditExceeded { what: "a streaming reply's window".into() });
+        }
+        self.credit.spend(size);
+        Ok(())
+    }
 }
 
 /// Bytes of the `ASK` frame for content of that size.
@@ -142,6 +160,10 @@ impl Shared {
             return Err(BusError::HeadersTooLarge { size: request.content.fields.len(), limit: room });
         }
         Options::read(request.content.fields).map_err(Refusal::into_error)?;
+        // The bus tells about itself also when it has no room for anything else.
+        if !shape.reserved && self.budget.is_spent() {
+            return Err(BusError::Overloaded { what: "the bus's byte budget is spent".into() });
+        }
         if request.is_scatter() {
             return self.scatter(requester, request, &TopicPattern::new(text)?, touched);
         }
@@ -181,8 +203,9 @@ impl Shared {
         )?;
         for service in &services {
             if let Err(error) = self.hand_over(requester, request, service, touched) {
-                let mut state = requester.lock();
-                state.scattered_reply(request.id, service, Flags::ERROR, &refusal_content(&error));
+                let (mut state, _) = requester.lock_to_answer();
+                let refusal = refusal_content(&error);
+                state.scattered_reply(request.id, service, Flags::ERROR, &refusal.borrowed());
             }
         }
         let mut state = requester.lock();
@@ -213,7 +236,10 @@ impl Shared {
             left => left.min(limits::REQUEST_TIMEOUT_MAX),
         };
         let deadline = request.clock.now() + timeout;
-        let mut state = requester.lock();
+        let (mut state, crowded) = requester.lock_to_answer();
+        if crowded {
+            return Err(unread());
+        }
         if state.requests.len() >= settings.max_requests {
             let what = format!("{} requests of this session are unanswered", settings.max_requests);
             return Err(BusError::LimitReached { what });
@@ -357,78 +383,6 @@ impl Shared {
         }
     }
 
-    /// A reply of the server `session`.
-    pub(crate) fn reply(
-        &self,
-        session: &Arc<Session>,
-        header: &Header,
-        content: &ContentRef<'_>,
-        touched: &mut Vec<Arc<Session>>,
-    ) -> Result<(), BusError> {
-        let more = header.flags.contains(Flags::MORE);
-        let (requester, request, service) = {
-            let mut state = session.lock();
-            let Some(asked) = state.asked.get_mut(&header.sequence) else { return Ok(()) };
-            if more {
-                if !asked.stream {
-                    return Err(BusError::Protocol {
-                        what: "several replies to a request that takes one".into(),
-                    });
-                }
-                if !asked.credit.is_left() {
-                    return Err(BusError::CreditExceeded { what: "a streaming reply's window".into() });
-                }
-                asked.credit.spend(content.frame_size());
-                (Arc::clone(&asked.requester), asked.request, Arc::clone(&asked.service))
-            } else {
-                match state.asked.remove(&header.sequence) {
-                    Some(asked) => (asked.requester, asked.request, asked.service),
-                    None => return Ok(()),
-                }
-            }
-        };
-        // A requester that leaves its replies unread gets errors in their place, which are small.
-        let is_crowded =
-            |state: &State| content.weight() > 0 && state.lanes.waiting() > self.settings.request_bytes;
-        let mut state = requester.lock();
-        if is_crowded(&state) {
-            // It may be waiting for the end of this turn only.
-            drop(state);
-            requester.flush();
-            state = requester.lock();
-        }
-        let crowded = is_crowded(&state);
-        let overloaded = || {
-            refusal_content(&BusError::Overloaded { what: "replies that this client has not read".into() })
-        };
-        let answer = Header::new(Kind::Answer, request, 0);
-        let mut given_up = None;
-        if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
-            match crowded {
-                true => state.scattered_reply(request, &service, Flags::ERROR, &overloaded()),
-                false => state.scattered_reply(request, &service, header.flags, content),
-            }
-            state.end_scatter(request);
-        } else if more && !crowded {
-            if state.requests.contains_key(&request) {
-                state.data(&answer.flagged(header.flags), content);
-            }
-        } else if let Some(pending) = state.take_request(request) {
-            if crowded {
-                state.data(&answer.flagged(Flags::END.with(Flags::ERROR)), &overloaded().borrowed());
-                given_up = more.then_some(pending);
-            } else {
-                state.data(&answer.flagged(header.flags), content);
-            }
-        }
-        claim(&requester, &mut state, touched);
-        drop(state);
-        if let Some(pending) = given_up {
-            pending.cancel_at_servers();
-        }
-        Ok(())
-    }
-
     /// The requester wants more of a streaming reply.
     pub(crate) fn grant_stream(&self, requester: &Session, request: u32, messages: u32, bytes: u64) {
         let server = {
@@ -473,44 +427,19 @@ impl Shared {
         now: Instant,
         touched: &mut Vec<Arc<Session>>,
     ) {
-        let mut expired = Vec::new();
-        {
-            let mut state = requester.lock();
-            while let Some((id, pending)) = state.take_expired_request(now) {
-                let error = BusError::TimedOut {
-                    what: format!("the request to \"{}\"", pending.about.name()),
-                    after: pending.timeout,
-                };
-                let header = Header::new(Kind::Answer, id, 0).flagged(Flags::ERROR);
-                state.data(&header, &refusal_content(&error).borrowed());
-                state.totals.failed_requests += 1;
-                expired.push(pending);
-            }
+        loop {
+            let (mut state, _) = requester.lock_to_answer();
+            let Some((id, pending)) = state.take_expired_request(now) else { break };
+            let error = BusError::TimedOut {
+                what: format!("the request to \"{}\"", pending.about.name()),
+                after: pending.timeout,
+            };
+            let header = Header::new(Kind::Answer, id, 0).flagged(Flags::ERROR);
+            state.answer(&header, &refusal_content(&error).borrowed());
+            state.totals.failed_requests += 1;
             claim(requester, &mut state, touched);
-        }
-        for pending in expired {
+            drop(state);
             pending.cancel_at_servers();
-        }
-    }
-
-    /// A server has ended: whoever waits for it is told.
-    pub(crate) fn fail_asked(&self, asked: impl Iterator<Item = Asked>, touched: &mut Vec<Arc<Session>>) {
-        for asked in asked {
-            let error = BusError::ServerGone { topic: asked.service.topic.to_string() };
-            fail_request(&asked.requester, asked.request, &asked.service, &error, touched);
-        }
-    }
-
-    /// The last server of a service has left: requests that waited there are told.
-    pub(crate) fn fail_waiting(
-        &self,
-        service: &Service,
-        waiting: impl Iterator<Item = Waiting>,
-        touched: &mut Vec<Arc<Session>>,
-    ) {
-        for waiting in waiting {
-            let error = BusError::NoServer { topic: service.topic.to_string() };
-            fail_request(&waiting.requester, waiting.request, service, &error, touched);
         }
     }
 }
@@ -550,7 +479,7 @@ impl State {
         }
     }
 
-    fn take_request(&mut self, id: u32) -> Option<Pending> {
+    pub(super) fn take_request(&mut self, id: u32) -> Option<Pending> {
         let pending = self.remove_request(id)?;
         let Self { requests, request_times, .. } = self;
         request_times.call_off(|at, id| is_live(requests, at, id));
@@ -578,97 +507,14 @@ impl State {
     }
 
     /// Forgets a request that has been answered; returns whether it was known.
-    fn forget_request(&mut self, id: u32) -> bool {
+    pub(super) fn forget_request(&mut self, id: u32) -> bool {
         self.take_request(id).is_some()
-    }
-
-    /// Queues one of the replies to a scattered request.
-    fn scattered_reply(&mut self, id: u32, service: &Service, flags: Flags, content: &impl AsContent) {
-        let Some(Pending { replies: Replies::Scatter { outstanding, .. }, size, .. }) =
-            self.requests.get_mut(&id)
-        else {
-            return;
-        };
-        if *outstanding > 0 {
-            *outstanding -= 1;
-            self.request_bytes = self.request_bytes.saturating_sub(*size);
-        }
-        let content = content.as_content();
-        let topic = service.topic.as_str().as_bytes();
-        let payload = content.shared_payload();
-        let answer = match &payload {
-            Some(payload) => ContentRef::with_payload(content.fields, topic, payload),
-            None => ContentRef::lent(content.fields, topic, content.payload()),
-        };
-        let error = if flags.contains(Flags::ERROR) { Flags::ERROR } else { Flags::NONE };
-        self.data(&Header::new(Kind::Answer, id, 0).flagged(Flags::MORE.with(error)), &answer);
-    }
-
-    /// Ends a scattered request once all that were asked have replied.
-    fn end_scatter(&mut self, id: u32) {
-        if let Some(Pending { replies: Replies::Scatter { asked, outstanding: 0, complete: true }, .. }) =
-            self.requests.get(&id)
-        {
-            let header = Header::new(Kind::Answer, id, *asked).flagged(Flags::END);
-            self.forget_request(id);
-            self.data(&header, &ContentRef::empty());
-        }
     }
 }
 
 /// Whether that is when the request is given up.
 fn is_live(requests: &HashMap<u32, Pending, RandomState>, at: Instant, id: u32) -> bool {
     requests.get(&id).is_some_and(|pending| pending.given_up_at() == at)
-}
-
-/// Answers a request with an error, wherever it stands.
-fn fail_request(
-    requester: &Arc<Session>,
-    request: u32,
-    service: &Service,
-    error: &BusError,
-    touched: &mut Vec<Arc<Session>>,
-) {
-    let content = refusal_content(error);
-    let mut state = requester.lock();
-    if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
-        state.scattered_reply(request, service, Flags::ERROR, &content);
-        state.end_scatter(request);
-    } else if state.forget_request(request) {
-        state.totals.failed_requests += 1;
-        state.data(&Header::new(Kind::Answer, request, 0).flagged(Flags::ERROR), &content.borrowed());
-    }
-    claim(requester, &mut state, touched);
-}
-
-/// An error as the content of an answer.
-pub(crate) struct RefusalContent(Vec<u8>);
-
-pub(crate) fn refusal_content(error: &BusError) -> RefusalContent {
-    RefusalContent(Refusal::from(error).encode())
-}
-
-impl RefusalContent {
-    pub(crate) fn borrowed(&self) -> ContentRef<'_> {
-        ContentRef::of_payload(&self.0)
-    }
-}
-
-/// What a scattered reply carries: the server's content, or an error.
-trait AsContent {
-    fn as_content(&self) -> ContentRef<'_>;
-}
-
-impl AsContent for RefusalContent {
-    fn as_content(&self) -> ContentRef<'_> {
-        self.borrowed()
-    }
-}
-
-impl AsContent for ContentRef<'_> {
-    fn as_content(&self) -> ContentRef<'_> {
-        self.reborrow()
-    }
 }
 
 /// Notes that the session has to be flushed at the end of the turn, once.

@@ -1,4 +1,4 @@
-//! Served topics: who serves what, and requests that wait for a server with credit.
+//! Served topics: who serves what, and requests that wait for a server with credit and room on its link.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -50,7 +50,7 @@ impl Server {
     }
 }
 
-/// A request that waits for a server with credit.
+/// A request that waits for a server that can take it.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) requester: Arc<Session>,
@@ -93,8 +93,8 @@ impl Service {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next server with credit, which is spent for `size` bytes; otherwise the request waits, if
-    /// there is room.
+    /// The next server with credit and room on its link; the credit is spent for `size` bytes. If there is
+    /// none the request waits, unless too much does already.
     pub(crate) fn choose(&self, size: usize, wait: impl FnOnce() -> Waiting) -> BusResult<Choice> {
         let mut state = self.lock();
         if state.waiting.is_empty()
@@ -105,8 +105,9 @@ impl Service {
         if state.members.is_empty() {
             return Err(BusError::NoServer { topic: self.topic.to_string() });
         }
+        let bytes = limits::REQUEST_BYTES_PER_SESSION.min(self.budget.per_session());
         let full = state.waiting.len() >= limits::REQUESTS_WAITING_PER_SERVICE
-            || (!state.waiting.is_empty() && state.waiting_bytes + size > limits::REQUEST_BYTES_PER_SESSION);
+            || (!state.waiting.is_empty() && state.waiting_bytes + size > bytes);
         if full {
             return Err(BusError::Overloaded {
                 what: format!("{} requests wait for the server of \"{}\"", state.waiting.len(), self.topic),
@@ -135,7 +136,7 @@ impl Service {
         }
     }
 
-    /// The next request that waits, with the server that has credit for it.
+    /// The next request that waits, with the server that can take it.
     pub(crate) fn next_waiting(&self) -> Option<(Waiting, Chosen)> {
         let mut state = self.lock();
         let size = state.waiting.front()?.size;
@@ -192,7 +193,7 @@ impl ServiceState {
     fn next_server(&mut self, size: usize) -> Option<Chosen> {
         for _ in 0..self.members.len() {
             let server = self.members.front_mut()?;
-            if server.credit.is_left() {
+            if server.credit.is_left() && server.session.lock().has_room_for(server.id) {
                 server.credit.spend(size);
                 let chosen = Chosen { session: Arc::clone(&server.session), serving: server.id };
                 self.members.rotate_left(1);
@@ -310,7 +311,7 @@ impl Services {
         std::mem::take(&mut state.waiting)
     }
 
-    /// Requests that wait for a server with credit.
+    /// Requests that wait for a server that can take them.
     pub(crate) fn waiting(&self) -> usize {
         self.read().by_topic.values().map(|(service, _)| service.lock().waiting.len()).sum()
     }

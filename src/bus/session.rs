@@ -4,9 +4,9 @@
 //! another session's is held. Writing to the link happens outside of the lock, by whoever has
 //! something for this peer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atomic_waker::AtomicWaker;
@@ -37,6 +37,8 @@ pub(crate) struct Session {
     /// Credit of publishes that were parked and have been resolved since; see [`Hold`](super::hold::Hold).
     pub(super) returned_messages: AtomicU32,
     pub(super) returned_bytes: AtomicU64,
+    /// The link has room again for what waits at groups and services, which is for the task to see to.
+    room_again: AtomicBool,
     budget: Arc<Budget>,
 }
 
@@ -46,6 +48,10 @@ pub(crate) struct State {
     pub(crate) subscriptions: Subscriptions,
     /// Servings of this session by their id.
     pub(crate) servings: HashMap<u32, Arc<Service>, RandomState>,
+    /// Those that were passed over for want of room on the link; requests may wait there.
+    held_up: BTreeSet<u32>,
+    /// Which of them is the next to go on.
+    next_held_up: u32,
     /// Requests this session has made and not seen answered.
     pub(crate) requests: HashMap<u32, Pending, RandomState>,
     /// When they are given up.
@@ -54,14 +60,22 @@ pub(crate) struct State {
     pub(crate) request_bytes: usize,
     /// Requests this session was asked and has not answered, by token.
     pub(crate) asked: HashMap<u64, Asked, RandomState>,
+    /// Bytes that may wait on the link before the peer gets no more large answers; see
+    /// [`answers`](super::answers).
+    pub(super) answer_room: usize,
+    /// Bytes of small answers that were queued beyond that, and their bound.
+    pub(super) small_answers: usize,
+    pub(super) small_answer_room: usize,
     /// Bytes that wait in backlogs of this session's subscriptions.
     pub(crate) parked_bytes: usize,
     /// When the first parked message or unanswered request will be due.
     pub(crate) expiry: Option<Instant>,
-    /// The link was full to its part of the budget; what waits goes on when there is room again.
+    /// The link was full to its part of the budget; what waits for that goes on when there is room again.
     pub(crate) crowded: bool,
     /// Groups that had something for this session then, each once.
     pub(crate) groups_without_room: Vec<Arc<Group>>,
+    /// Who goes first when there is room again.
+    first: Waiter,
     /// Publish credit is due but was withheld, as the peer left too much unread.
     pub(crate) grant_withheld: bool,
     /// Somebody has queued a frame and will flush at the end of its turn.
@@ -74,6 +88,14 @@ pub(crate) struct State {
     share: Share,
 }
 
+/// What may wait for room on a link. Each goes first in turn, so that none takes all of the room each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiter {
+    Subscriptions,
+    Groups,
+    Servings,
+}
+
 impl Session {
     pub(crate) fn new(
         id: u64,
@@ -81,6 +103,7 @@ impl Session {
         name: String,
         sender: Arc<dyn LinkSender>,
         budget: Arc<Budget>,
+        request_bytes: usize,
     ) -> Self {
         let lanes = Lanes::with_room(sender.form(), budget.per_session());
         Self {
@@ -92,14 +115,20 @@ impl Session {
                 lanes,
                 subscriptions: Subscriptions::default(),
                 servings: HashMap::default(),
+                held_up: BTreeSet::new(),
+                next_held_up: 0,
                 requests: HashMap::default(),
                 request_times: Deadlines::default(),
                 request_bytes: 0,
                 asked: HashMap::default(),
+                answer_room: request_bytes.min(budget.per_session()),
+                small_answers: 0,
+                small_answer_room: budget.per_session().max(limits::CONTROL_LANE_BYTES),
                 parked_bytes: 0,
                 expiry: None,
                 crowded: false,
                 groups_without_room: Vec::new(),
+                first: Waiter::Subscriptions,
                 grant_withheld: false,
                 flush_pending: false,
                 cut: None,
@@ -110,6 +139,7 @@ impl Session {
             task: AtomicWaker::new(),
             returned_messages: AtomicU32::new(0),
             returned_bytes: AtomicU64::new(0),
+            room_again: AtomicBool::new(false),
             budget,
         }
     }
@@ -143,9 +173,8 @@ impl Session {
                     let mut state = self.lock();
                     step = state.lanes.finish(batch, &sent);
                     if state.crowded && state.lanes.has_ample_room() {
-                        state.pump_crowded();
-                        if !state.crowded && !state.groups_without_room.is_empty() {
-                            // A group writes to several sessions, which is not done from within one.
+                        if state.go_on() {
+                            self.room_again.store(true, Ordering::Release);
                             self.task.wake();
                         }
                         if matches!(step, Step::Idle) {
@@ -192,6 +221,11 @@ impl Session {
             messages: self.returned_messages.swap(0, Ordering::AcqRel),
             bytes: self.returned_bytes.swap(0, Ordering::AcqRel),
         }
+    }
+
+    /// Whether there is room again for what waits at groups and services; tells so once.
+    pub(crate) fn take_room_again(&self) -> bool {
+        self.room_again.load(Ordering::Relaxed) && self.room_again.swap(false, Ordering::Acquire)
     }
 
     pub(crate) fn shared_budget(&self) -> Arc<Budget> {
@@ -245,8 +279,81 @@ impl State {
         self.lanes.control_waiting() > limits::CONTROL_LANE_PRESSURE
     }
 
-    /// Goes on with what waited for room on the link.
-    fn pump_crowded(&mut self) {
+    /// Whether the link has room for a request to this serving. If not, the serving goes on when there is.
+    pub(crate) fn has_room_for(&mut self, serving: u32) -> bool {
+        if self.closed {
+            return false;
+        }
+        if self.lanes.has_room() {
+            return true;
+        }
+        self.held_up.insert(serving);
+        self.crowded = true;
+        false
+    }
+
+    /// The next service that was held up, as long as there is room.
+    pub(crate) fn next_held_up(&mut self) -> Option<Arc<Service>> {
+        while self.lanes.has_room() {
+            let next = self.held_up.range(self.next_held_up..).next().or(self.held_up.first());
+            let serving = *next?;
+            self.held_up.remove(&serving);
+            self.next_held_up = serving.wrapping_add(1);
+            if let Some(service) = self.servings.get(&serving) {
+                return Some(Arc::clone(service));
+            }
+        }
+        None
+    }
+
+    /// Takes a serving out.
+    pub(crate) fn forget_serving(&mut self, id: u32) -> Option<Arc<Service>> {
+        self.held_up.remove(&id);
+        self.servings.remove(&id)
+    }
+
+    /// Goes on with what waited for room on the link; whether the session's task has to go on with groups
+    /// and services, which are not locked from within a session.
+    fn go_on(&mut self) -> bool {
+        if !self.others_wait() {
+            self.pump_crowded();
+            return false;
+        }
+        self.first = match self.first {
+            Waiter::Subscriptions => Waiter::Groups,
+            Waiter::Groups => Waiter::Servings,
+            Waiter::Servings => Waiter::Subscriptions,
+        };
+        if self.first == Waiter::Subscriptions {
+            self.pump_crowded();
+        }
+        true
+    }
+
+    fn others_wait(&self) -> bool {
+        !self.held_up.is_empty() || !self.groups_without_room.is_empty()
+    }
+
+    /// Who is to go first with the room that there is.
+    pub(crate) fn first_waiter(&self) -> Waiter {
+        self.first
+    }
+
+    /// The groups that had no room, once there is some.
+    pub(crate) fn take_groups_without_room(&mut self) -> Vec<Arc<Group>> {
+        if !self.lanes.has_room() {
+            return Vec::new();
+        }
+        let mut groups = std::mem::take(&mut self.groups_without_room);
+        if groups.len() > 1 {
+            // The first may take all of the room and note itself again as the first.
+            groups.rotate_left(1);
+        }
+        groups
+    }
+
+    /// Goes on with subscriptions that waited for room on the link.
+    pub(crate) fn pump_crowded(&mut self) {
         let mut drained = Vec::new();
         let Self { subscriptions, lanes, totals, parked_bytes, .. } = self;
         subscriptions.pump_in_turn(|own| {
@@ -261,7 +368,7 @@ impl State {
         for id in drained {
             self.end_if_drained(id, false);
         }
-        self.crowded = !self.lanes.has_room();
+        self.crowded = !self.lanes.has_room() || self.others_wait();
     }
 
     /// Drops what has been parked for long enough, of all subscriptions.
@@ -338,7 +445,7 @@ impl Session {
         let (bus_end, peer_end) = crate::transport::memory_pair();
         let peer = Peer { principal: crate::auth::Principal::Local, transport: "memory" };
         let budget = Arc::new(Budget::new(1 << 20));
-        (Arc::new(Self::new(id, peer, String::new(), bus_end.sender, budget)), peer_end)
+        (Arc::new(Self::new(id, peer, String::new(), bus_end.sender, budget, 1 << 20)), peer_end)
     }
 }
 

@@ -38,7 +38,8 @@ pub struct Settings {
     pub max_servings: usize,
     /// Unanswered requests of one session (default 8,192).
     pub max_requests: usize,
-    /// Bytes of unanswered requests, and of unread replies, of one session (default 64 MiB).
+    /// Bytes of unanswered requests of one session (default 64 MiB). As many may wait unread on its link, but
+    /// no more than an eighth of the byte budget, before it gets no more large replies.
     pub request_bytes: usize,
     /// How often each side gives a sign of life (default 10 s). A client may ask for more often.
     pub keep_alive: Duration,

@@ -94,7 +94,7 @@ pub struct BusStats {
     pub cached_routes: usize,
     /// Requests unanswered now.
     pub requests_in_flight: usize,
-    /// Of these, how many wait for a server with credit. One that was given up is counted until the bus
+    /// Of these, how many wait for a server with credit and room on its link. One that was given up is counted until the bus
     /// looks there again, a few times a second.
     pub requests_waiting: usize,
     /// Bytes that wait in queues now, in steps of 4 KiB per session.
@@ -198,7 +198,7 @@ pub struct ServedStats {
     pub group: Option<String>,
     /// The sessions that serve it.
     pub sessions: Vec<u64>,
-    /// Requests that wait for a server with credit.
+    /// Requests that wait for a server with credit and room on its link.
     pub waiting: usize,
 }
 

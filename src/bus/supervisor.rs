@@ -196,7 +196,8 @@ async fn open_session(
     incoming.set_limit(shared.settings.frame_limit);
     let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
     let keep_alive = hello.keep_alive.max(SHORTEST_KEEP_ALIVE).min(shared.settings.keep_alive);
-    let session = Arc::new(Session::new(id, peer, hello.name, sender, Arc::clone(&shared.budget)));
+    let (budget, request_bytes) = (Arc::clone(&shared.budget), shared.settings.request_bytes);
+    let session = Arc::new(Session::new(id, peer, hello.name, sender, budget, request_bytes));
     let welcome = welcome(&shared, id, resume_token, keep_alive, hello.capabilities);
     session.send_control(&Header::new(Kind::Welcome, 0, 0), &welcome.encode());
     shared.sessions().insert(id, Arc::clone(&session));

@@ -17,7 +17,7 @@ use super::clock::Clock;
 use super::hold::Holds;
 use super::requests::claim;
 use super::router::RouteCache;
-use super::session::{Session, State};
+use super::session::{Session, State, Waiter};
 use super::stats::Totals;
 use crate::error::BusError;
 use crate::limits;
@@ -160,7 +160,9 @@ impl SessionTask {
             return Poll::Ready(reason);
         }
         self.owed_from_holds();
-        self.pump_groups();
+        if self.session.take_room_again() {
+            self.use_room();
+        }
         let mut reads = 0;
         self.matches = 0;
         loop {
@@ -212,6 +214,29 @@ impl SessionTask {
                     self.session.flush();
                 }
             }
+        }
+    }
+
+    /// Takes what groups and services had for this session while its link had no room.
+    fn use_room(&mut self) {
+        let first = self.session.lock().first_waiter();
+        if first == Waiter::Servings {
+            self.serve_held_up();
+        }
+        let groups = self.session.lock().take_groups_without_room();
+        for group in groups {
+            group.pump(&mut self.touched);
+        }
+        self.serve_held_up();
+        self.answer(State::pump_crowded);
+        self.end_turn();
+    }
+
+    fn serve_held_up(&mut self) {
+        loop {
+            let held_up = self.session.lock().next_held_up();
+            let Some(service) = held_up else { return };
+            self.shared.serve_waiting(&service, self.clock.now(), &mut self.touched);
         }
     }
 
@@ -323,21 +348,6 @@ impl SessionTask {
             // A peer that reads is not to be cut off for what this turn has not sent yet.
             self.session.flush();
         }
-    }
-
-    /// Takes what groups had for this session while its link had no room.
-    fn pump_groups(&mut self) {
-        let groups = {
-            let mut state = self.session.lock();
-            if state.groups_without_room.is_empty() || !state.lanes.has_ample_room() {
-                return;
-            }
-            std::mem::take(&mut state.groups_without_room)
-        };
-        for group in groups {
-            group.pump(&mut self.touched);
-        }
-        self.end_turn();
     }
 
     fn owed_from_holds(&mut self) {

@@ -285,12 +285,6 @@ impl<'a> ContentRef<'a> {
         Self { fields, topic, payload, value: None, source: Source::Owned(tail), made: OnceCell::new() }
     }
 
-    /// The same content once more.
-    pub(crate) fn reborrow(&self) -> ContentRef<'_> {
-        let Self { fields, topic, payload, value, source, .. } = *self;
-        ContentRef { fields, topic, payload, value, source, made: self.made.clone() }
-    }
-
     /// The payload as bytes; a value is encoded at the first call.
     #[inline]
     #[must_use]

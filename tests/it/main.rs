@@ -18,4 +18,5 @@ mod requests;
 mod slow_peers;
 mod totals;
 mod unix;
+mod unread;
 mod values;
