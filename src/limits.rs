@@ -235,7 +235,8 @@ pub const ROUTE_TARGETS: usize = 4_096;
 /// Targets of all cached routes together, 16 bytes each; beyond it the table is emptied.
 pub const ROUTES_TARGETS: usize = 1_048_576;
 
-/// Rows of one introspection reply; what is left out is counted in the reply.
+/// Rows of one introspection reply, if the frame limit leaves room for them; what is left out is counted in
+/// the reply.
 pub const INTROSPECTION_ROWS: usize = 10_000;
 
 /// How long `BusHandle::stop` waits for sessions to write what they have queued.

@@ -14,12 +14,13 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Weak};
 
+use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Shared;
 use super::handle::ROWS;
+use super::{Rows, Shared};
 use crate::auth::Principal;
 use crate::error::{BusError, ErrorReply};
 use crate::limits;
@@ -29,6 +30,9 @@ use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, 
 
 /// The topics served, and by which id.
 pub(super) const TOPICS: [&str; 4] = ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served"];
+
+/// Bytes of a reply beside its rows, at the most: two short names, a map, an array and an integer.
+const ROWS_OVERHEAD: usize = 64;
 
 /// Connects the session and starts the task that answers for it. The task ends with the bus.
 pub(super) fn start(
@@ -100,19 +104,39 @@ impl Answering {
 
     fn encode(&self, serving: u32) -> Result<Vec<u8>, String> {
         let Some(shared) = self.shared.upgrade() else { return Err("the bus has ended".into()) };
+        let limit = shared.settings.frame_limit - limits::FRAME_SLACK;
         let encoded = match serving {
             0 => rmp_serde::to_vec_named(&shared.stats()),
-            1 => rmp_serde::to_vec_named(&shared.session_stats(ROWS)),
-            2 => rmp_serde::to_vec_named(&shared.subscription_stats(ROWS)),
-            _ => rmp_serde::to_vec_named(&shared.served_stats(ROWS)),
+            1 => encode_rows(shared.session_stats(ROWS), limit),
+            2 => encode_rows(shared.subscription_stats(ROWS), limit),
+            _ => encode_rows(shared.served_stats(ROWS), limit),
         };
         let encoded = encoded.map_err(|error| error.to_string())?;
-        let limit = shared.settings.frame_limit - limits::FRAME_SLACK;
         if encoded.len() > limit {
             return Err(format!("the reply has {} bytes and the frame limit leaves {limit}", encoded.len()));
         }
         Ok(encoded)
     }
+}
+
+/// Encodes the rows in `limit` bytes; those that do not fit are left out and counted as such.
+fn encode_rows<T: Serialize>(all: Rows<T>, limit: usize) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    let encoded = rmp_serde::to_vec_named(&all)?;
+    if encoded.len() <= limit {
+        return Ok(encoded);
+    }
+    let mut room = limit.saturating_sub(ROWS_OVERHEAD);
+    let mut fitting = Rows { rows: Vec::new(), left_out: all.left_out };
+    for row in all.rows {
+        let size = rmp_serde::to_vec_named(&row)?.len();
+        if size <= room {
+            room -= size;
+            fitting.rows.push(row);
+        } else {
+            fitting.left_out += 1;
+        }
+    }
+    rmp_serde::to_vec_named(&fitting)
 }
 
 async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {

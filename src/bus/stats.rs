@@ -205,8 +205,8 @@ pub struct ServedStats {
 /// Rows of introspection, and how many were left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows<T> {
-    /// At most [`INTROSPECTION_ROWS`](crate::limits::INTROSPECTION_ROWS).
+    /// At most [`INTROSPECTION_ROWS`](crate::limits::INTROSPECTION_ROWS), and no more than fit a frame.
     pub rows: Vec<T>,
-    /// Rows beyond that.
+    /// Rows that there are beside these.
     pub left_out: usize,
 }

@@ -6,7 +6,7 @@ use whispeer::auth::Principal;
 use whispeer::bus::{BusStats, Rows, ServedStats, SessionStats, SubscriptionStats};
 use whispeer::prelude::*;
 
-use crate::ground::Ground;
+use crate::ground::{Ground, settings};
 
 async fn ask<T: DeserializeOwned>(client: &Client, topic: &str) -> T {
     rmp_serde::from_slice(&client.request_bytes(topic, Bytes::new()).await.unwrap()).unwrap()
@@ -34,6 +34,27 @@ async fn local_clients_and_the_own_user_may_ask_the_bus_about_itself() {
         assert_eq!(served.rows.len(), 1, "the bus's own servings are not listed");
         assert_eq!(served.rows[0].topic, "work");
     }
+}
+
+#[tokio::test]
+async fn what_does_not_fit_one_frame_is_left_out_and_counted() {
+    const ROWS: usize = 1_000;
+    let ground = Ground::new(settings(|settings| settings.frame_limit = 128 * 1024));
+    let client = Client::new_unix(&ground.socket()).await.unwrap();
+    let (mut subscriptions, mut servings) = (Vec::new(), Vec::new());
+    for number in 0..ROWS {
+        let topic = format!("{}/{number}", "x".repeat(250));
+        subscriptions.push(client.subscribe_bytes(&topic).await.unwrap());
+        servings.push(client.serve_bytes(&topic).await.unwrap());
+    }
+    let shown: Rows<SubscriptionStats> = ask(&client, "$bus/subscriptions").await;
+    assert_eq!(shown.rows.len() + shown.left_out, ROWS);
+    assert!(shown.rows.len() > 250, "{} rows are shown", shown.rows.len());
+    let shown: Rows<ServedStats> = ask(&client, "$bus/served").await;
+    assert_eq!(shown.rows.len() + shown.left_out, ROWS);
+    assert!(shown.rows.len() > 250, "{} rows are shown", shown.rows.len());
+    let shown: Rows<SessionStats> = ask(&client, "$bus/sessions").await;
+    assert_eq!((shown.rows.len(), shown.left_out), (1, 0));
 }
 
 #[tokio::test]
