@@ -17,7 +17,7 @@ pub(crate) struct Totals {
     pub(crate) matched: u64,
     pub(crate) delivered: u64,
     pub(crate) delivered_bytes: u64,
-    /// Of those delivered, what the subscriber never took; counted as dropped, too.
+    /// Of those delivered, what the subscriber is known not to have taken; counted as dropped, too.
     pub(crate) untaken: u64,
     pub(crate) dropped: [u64; GapReason::ALL.len()],
     pub(crate) failed_publishes: u64,
@@ -63,8 +63,8 @@ pub(crate) fn dropped_by_name(dropped: &[u64; GapReason::ALL.len()]) -> Dropped 
 /// The state of a bus at one moment. Counts are since it started, unless they say otherwise.
 ///
 /// When no publish is under way, `matched` = `delivered` − `untaken` + all of `dropped` +
-/// `parked_messages`: every match was taken by its subscriber or still may be, was dropped, or is
-/// parked. What has ended stays in these counts.
+/// `parked_messages`: every match was handed to its subscriber, was dropped, or is parked. What has ended
+/// stays in these counts.
 ///
 /// Served at `$bus/stats`, and given by [`BusHandle::stats`](super::BusHandle::stats).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,8 +117,12 @@ pub struct BusStats {
     pub delivered: u64,
     /// Bytes of their frames.
     pub delivered_bytes: u64,
-    /// Of those delivered, how many their subscriber never took, because its subscription or link ended
-    /// first. They are among the dropped, too, with the reason `link`.
+    /// Of those delivered, how many their subscriber had not taken when it ended its subscription, or when its
+    /// link broke. They are among the dropped, too, with the reason `link`.
+    ///
+    /// What a subscription was delivered that ended by a drain, for falling behind (policy `Disconnect`), or
+    /// with a client that said goodbye, is its client's and not counted here, whether or not it is taken and
+    /// whatever becomes of the link: the bus keeps nothing of a subscription that has ended.
     pub untaken: u64,
     /// Matches dropped, by reason.
     pub dropped: Dropped,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use whispeer::bus::BusStats;
 use whispeer::client::{Policy, SubscribeOptions};
 use whispeer::prelude::*;
+use whispeer::proto::fields::FieldsBuilder;
 use whispeer::proto::{Flags, Header, Kind, Lane};
 use whispeer_testkit::ledger::totals_balance;
 use whispeer_testkit::protocols::Number;
@@ -136,6 +137,37 @@ async fn what_a_lost_link_had_not_acknowledged_counts_as_dropped() {
     drop(peer);
     let stats = books.closed().await;
     assert_eq!((stats.matched, stats.delivered, stats.untaken, dropped(&stats)), (10, 10, 6, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_delivered_before_a_subscription_ended_by_itself_stays_so_when_the_link_breaks() {
+    const DRAIN: Flags = Flags(1);
+    for policy in [Policy::Block, Policy::Disconnect] {
+        let books = Books::new();
+        let (mut peer, _) = RawPeer::welcomed(books.bus.connector().connect().unwrap()).await.unwrap();
+        let mut fields = FieldsBuilder::new();
+        fields.policy(policy).unwrap();
+        fields.window(4, 1024).unwrap();
+        peer.push_with(&Header::new(Kind::Subscribe, 1, 0), fields.as_bytes(), b"news", &[]);
+        peer.flush().await.unwrap();
+        eventually("it is there", || books.bus.stats().subscriptions == 1).await;
+        books.publish(4).await;
+        let dropped_for_it = match policy {
+            Policy::Block => {
+                peer.send(&Header::new(Kind::Unsubscribe, 1, 0).flagged(DRAIN), "", &[]).await.unwrap();
+                0
+            }
+            _ => {
+                books.publish(1).await;
+                1
+            }
+        };
+        eventually("it has ended", || books.bus.stats().subscriptions == 0).await;
+        drop(peer);
+        eventually("its session has ended", || books.bus.stats().sessions == 1).await;
+        let stats = books.closed().await;
+        assert_eq!((stats.delivered, stats.untaken, dropped(&stats)), (4, 0, dropped_for_it), "{policy:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
