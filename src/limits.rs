@@ -282,6 +282,14 @@ pub const MAX_TRIE_ENTRIES: usize = 1 << 25;
 /// one should give its memory back.
 pub const TRIE_RETAINED_NODES: usize = 4_096;
 
+/// Places of a subscription trie that one lookup may have before it at once, 16 bytes each.
+///
+/// Every child that a published wildcard may stand for is such a place: four times as many as there are
+/// connections by default, so that a topic with a fragment for each of them can be published to with a
+/// wildcard in its place. A lookup that needs more ends with
+/// [`LookupTooWide`](crate::topic::LookupTooWide).
+pub const LOOKUP_WIDTH: usize = 262_144;
+
 /// States whose memory a lookup's [`Scratch`](crate::topic::Scratch) keeps for the next lookup.
 ///
 /// A concrete topic needs a few dozen. A pattern published over a large trie can need millions once;

@@ -39,7 +39,7 @@ mod validate;
 pub use error::{TopicError, TopicErrorKind};
 pub use name::Topic;
 pub use pattern::TopicPattern;
-pub use trie::{EntryId, Scratch, Trie, TrieFull};
+pub use trie::{EntryId, LookupTooWide, Progress, Scratch, Trie, TrieFull};
 pub use validate::{Shape, validate_pattern, validate_pattern_bytes, validate_topic};
 
 #[cfg(test)]

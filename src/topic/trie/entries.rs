@@ -12,6 +12,13 @@ pub struct EntryId {
     serial: u64,
 }
 
+/// Where a visit of a list stopped: before this entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    index: u32,
+    serial: u64,
+}
+
 #[derive(Debug)]
 struct Entry<V> {
     /// `None` while the slot is free.
@@ -44,6 +51,11 @@ impl<V> Entries<V> {
     pub(super) fn release_memory(&mut self) {
         self.slots = Vec::new();
         self.free = Vec::new();
+    }
+
+    /// Bytes of memory that are held.
+    pub(super) fn memory(&self) -> usize {
+        self.slots.capacity() * size_of::<Entry<V>>() + self.free.capacity() * size_of::<u32>()
     }
 
     pub(super) fn find(&self, id: EntryId) -> Option<&V> {
@@ -101,16 +113,51 @@ impl<V> Entries<V> {
         value
     }
 
-    /// Calls `found` for each value of the list that begins at `first`.
+    /// The serial of the next entry; all so far have smaller ones.
     #[inline]
-    pub(super) fn visit(&self, first: u32, found: &mut impl FnMut(&V)) {
-        let mut index = first;
+    pub(super) fn next_serial(&self) -> u64 {
+        self.next_serial
+    }
+
+    /// Calls `found` for the values of the list that begins at `first`, in the order of their serials:
+    /// those below `until`, beginning at the `place` where an earlier call stopped, about `steps` of them.
+    /// Returns how many there were, and where to go on.
+    #[inline]
+    pub(super) fn visit(
+        &self,
+        first: u32,
+        place: Option<Place>,
+        until: u64,
+        steps: usize,
+        found: &mut impl FnMut(&V),
+    ) -> (usize, Option<Place>) {
+        let (mut index, from) = match place {
+            None => (first, 0),
+            Some(Place { index, serial }) => (self.resume(first, index, serial), serial),
+        };
+        let mut taken = 0;
         while index != NONE {
             let entry = &self.slots[index as usize];
-            if let Some(value) = &entry.value {
+            if entry.serial >= until {
+                break;
+            }
+            if entry.serial >= from
+                && let Some(value) = &entry.value
+            {
+                if taken == steps {
+                    return (taken, Some(Place { index, serial: entry.serial }));
+                }
                 found(value);
+                taken += 1;
             }
             index = entry.next;
         }
+        (taken, None)
+    }
+
+    /// The entry to go on with: the one at `index`, or all from the first if it was removed.
+    fn resume(&self, first: u32, index: u32, serial: u64) -> u32 {
+        let stays = |entry: &Entry<V>| entry.serial == serial && entry.value.is_some();
+        if self.slots.get(index as usize).is_some_and(stays) { index } else { first }
     }
 }

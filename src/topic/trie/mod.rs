@@ -12,7 +12,7 @@ use std::hash::{BuildHasher, Hash};
 use thiserror::Error;
 
 pub use entries::EntryId;
-pub use lookup::Scratch;
+pub use lookup::{Progress, Scratch};
 
 use self::entries::Entries;
 use self::nodes::{Label, NodeIndex, Nodes};
@@ -20,7 +20,7 @@ use self::symbols::Symbols;
 use super::pattern::TopicPattern;
 use super::steps::{MAX_STEPS, Step, Steps};
 use super::validate::is_reserved;
-use crate::limits::{MAX_TRIE_ENTRIES, TRIE_RETAINED_NODES};
+use crate::limits::{LOOKUP_WIDTH, MAX_TRIE_ENTRIES, TRIE_RETAINED_NODES};
 
 /// No node or entry. No index reaches it, since [`MAX_TRIE_ENTRIES`] keeps them all below.
 const NONE: u32 = u32::MAX;
@@ -33,6 +33,14 @@ const _: () = assert!(MAX_TRIE_ENTRIES < (NONE as usize - 2) / MAX_STEPS);
 #[non_exhaustive]
 pub struct TrieFull;
 
+/// A lookup leads to more than [`LOOKUP_WIDTH`] places at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "a wildcard stands for more than {LOOKUP_WIDTH} fragments of the subscription table; use a narrower pattern"
+)]
+#[non_exhaustive]
+pub struct LookupTooWide;
+
 /// Values under patterns, found by the topic or pattern they meet.
 ///
 /// The bus keeps one entry per subscription in it. It serves the opposite question too: with concrete
@@ -43,12 +51,13 @@ pub struct TrieFull;
 /// Let a published text have `m` fragments.
 ///
 /// - [`insert`](Self::insert) and [`remove`](Self::remove) touch one node per fragment.
-/// - [`visit`](Self::visit) sees each pair of a node and a position in the published text at most once,
-///   whatever the wildcards on either side: at most `nodes·(m + 2)` steps, and for a concrete topic over
-///   patterns without `**` those nodes only whose path matches. A fragment that a node asks for is found
-///   in constant time, however many children there are.
-/// - A node takes 36 bytes; an edge to a child that is not its parent's first about 20 more; an entry 24
-///   bytes and its value; each distinct fragment is kept once.
+/// - [`visit`](Self::visit) sees each node at most once, whatever the wildcards on either side, and looks
+///   there for at most `m` children or at all of them: a published wildcard can lead to every node. For a
+///   concrete topic over patterns without `**` it sees those nodes only whose path matches. A child is
+///   found in constant time, however many there are. [`proceed`](Self::proceed) does the same in pieces.
+/// - A node takes 32 bytes; an edge to a child that is not its parent's first about 20 more; an entry 24
+///   bytes and its value; each distinct fragment is kept once and takes about 40 bytes and its text.
+///   [`memory`](Self::memory) tells how much it is in all.
 ///
 /// Memory is used again after removals. The last entry to go takes all nodes with it.
 ///
@@ -100,6 +109,12 @@ impl<V> Trie<V> {
     #[must_use]
     pub fn node_count(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Bytes of memory that it holds, without what the values refer to and what the allocator adds.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.nodes.memory() + self.symbols.memory() + self.entries.memory()
     }
 
     /// Adds an entry. A pattern may have several; [`visit`](Self::visit) gives them in this order.
@@ -167,7 +182,7 @@ impl<V> Trie<V> {
     fn prune(&mut self, mut index: NodeIndex) {
         loop {
             let node = self.nodes.at(index);
-            if node.label == Label::Root || !node.is_unused() {
+            if node.label() == Label::Root || !node.is_unused() {
                 return;
             }
             let parent = node.parent;
@@ -208,6 +223,14 @@ fn shrink_if_sparse<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S
     const KEPT_CAPACITY: usize = 1_024;
     if table.capacity() > KEPT_CAPACITY && table.len() < table.capacity() / 8 {
         table.shrink_to(table.len() * 2);
+    }
+}
+
+/// Bytes of memory that a table holds: a byte and a place for each bucket, of which an eighth stays empty.
+fn table_memory<K, V, S>(table: &HashMap<K, V, S>) -> usize {
+    match table.capacity() {
+        0 => 0,
+        capacity => (capacity * 8 / 7).next_power_of_two() * (1 + size_of::<(K, V)>()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::symbols::Symbol;
-use super::{NONE, index_of, shrink_if_sparse};
+use super::{NONE, index_of, shrink_if_sparse, table_memory};
 
 /// Index of a node in [`Nodes`].
 pub(super) type NodeIndex = u32;
@@ -23,6 +23,34 @@ pub(super) enum Label {
     Literal(Symbol),
 }
 
+impl Label {
+    // Above all symbols, of which there are not more than nodes.
+    const ROOT: u32 = u32::MAX;
+    const ONE: u32 = u32::MAX - 1;
+    const MANY: u32 = u32::MAX - 2;
+
+    /// The label as a node keeps it: in half the size.
+    #[inline]
+    fn packed(self) -> u32 {
+        match self {
+            Self::Root => Self::ROOT,
+            Self::One => Self::ONE,
+            Self::Many => Self::MANY,
+            Self::Literal(symbol) => symbol.0,
+        }
+    }
+
+    #[inline]
+    fn unpacked(packed: u32) -> Self {
+        match packed {
+            Self::ROOT => Self::Root,
+            Self::ONE => Self::One,
+            Self::MANY => Self::Many,
+            symbol => Self::Literal(Symbol(symbol)),
+        }
+    }
+}
+
 /// A node: a prefix that patterns in the trie share.
 ///
 /// The children by literal form a list through the children themselves. The first of the list is
@@ -30,7 +58,7 @@ pub(super) enum Label {
 /// children, the common case, costs no table at all.
 #[derive(Debug)]
 pub(super) struct Node {
-    pub(super) label: Label,
+    label: u32,
     /// First of the entries that end here.
     pub(super) first_entry: u32,
     /// First child by literal.
@@ -48,7 +76,7 @@ pub(super) struct Node {
 impl Node {
     fn new(label: Label, parent: NodeIndex) -> Self {
         Self {
-            label,
+            label: label.packed(),
             first_entry: NONE,
             first_child: NONE,
             next_sibling: NONE,
@@ -57,6 +85,12 @@ impl Node {
             many: NONE,
             parent,
         }
+    }
+
+    /// How it is reached from its parent.
+    #[inline]
+    pub(super) fn label(&self) -> Label {
+        Label::unpacked(self.label)
     }
 
     /// Whether nothing ends at this node or below it.
@@ -100,6 +134,19 @@ impl Nodes {
         self.slots.capacity()
     }
 
+    /// Bytes of memory that are held.
+    pub(super) fn memory(&self) -> usize {
+        self.slots.capacity() * size_of::<Node>()
+            + self.free.capacity() * size_of::<NodeIndex>()
+            + table_memory(&self.edges)
+    }
+
+    /// The node in this place, if there is or was one.
+    #[inline]
+    pub(super) fn find(&self, index: NodeIndex) -> Option<&Node> {
+        self.slots.get(index as usize)
+    }
+
     #[inline]
     pub(super) fn at(&self, index: NodeIndex) -> &Node {
         &self.slots[index as usize]
@@ -116,7 +163,7 @@ impl Nodes {
             return NONE;
         }
         let first = self.at(parent.first_child);
-        if first.label == Label::Literal(symbol) {
+        if first.label == symbol.0 {
             return parent.first_child;
         }
         if first.next_sibling == NONE {
@@ -139,7 +186,7 @@ impl Nodes {
 
     /// Removes a node that has no children, and gives back its label.
     pub(super) fn remove(&mut self, index: NodeIndex) -> Label {
-        let (label, parent) = (self.at(index).label, self.at(index).parent);
+        let (label, parent) = (self.at(index).label(), self.at(index).parent);
         match label {
             Label::Root => return label,
             Label::One => self.at_mut(parent).one = NONE,
@@ -187,7 +234,7 @@ impl Nodes {
             self.at_mut(parent).first_child = next;
             // The one that moves up is found without the table from now on.
             if next != NONE
-                && let Label::Literal(promoted) = self.at(next).label
+                && let Label::Literal(promoted) = self.at(next).label()
             {
                 self.edges.remove(&(parent, promoted));
             }

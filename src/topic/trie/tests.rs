@@ -161,19 +161,159 @@ fn memory_is_used_again_and_given_back_when_the_trie_empties() {
     }
 }
 
+/// Steps of a whole lookup.
+fn steps<V>(trie: &Trie<V>, published: &str) -> usize {
+    let mut scratch = Scratch::new();
+    trie.begin(published, &mut scratch);
+    let progress = trie.proceed(published, &mut scratch, usize::MAX, |_| {}).unwrap();
+    assert!(progress.done);
+    progress.steps
+}
+
 #[test]
-fn many_double_wildcards_on_both_sides_stay_within_nodes_times_positions() {
+fn each_node_is_seen_once_however_many_double_wildcards_there_are_on_both_sides() {
     let mut trie = Trie::new();
     for last in 0..50 {
         let text = format!("{}/end{last}", ["**/a/a/a/a"; 8].join("/"));
         trie.insert(&pattern(&text), last).unwrap();
     }
-    let mut scratch = Scratch::new();
+    let hard = ["a/a/a/a/**"; 8].join("/");
     let mut count = 0;
-    trie.visit(&["a"; 64].join("/"), &mut scratch, |_| count += 1);
+    trie.visit(&["a"; 64].join("/"), &mut Scratch::new(), |_| count += 1);
     assert_eq!(count, 0);
-    trie.visit(&["a/a/a/a/**"; 8].join("/"), &mut scratch, |_| count += 1);
+    trie.visit(&hard, &mut Scratch::new(), |_| count += 1);
     assert_eq!(count, 50);
+    for published in [&*["a"; 64].join("/"), &*hard, "**/a/**/b/**/c/**/d", "**"] {
+        // A node is seen once and looked at once by its parent, or looked for once.
+        assert!(steps(&trie, published) <= 2 * trie.node_count() + 2 + trie.len(), "{published}");
+    }
+}
+
+#[test]
+fn a_concrete_topic_leads_to_no_more_nodes_than_its_own_path() {
+    let mut trie = Trie::new();
+    for number in 0..10_000 {
+        trie.insert(&pattern(&format!("a/{number}/b/c")), number).unwrap();
+    }
+    assert_eq!(steps(&trie, "a/77/b/c"), 10);
+    assert_eq!(steps(&trie, "unheard/of"), 1);
+    assert!(steps(&trie, "**/unheard/**/of") <= 2 * trie.node_count() + 2);
+}
+
+#[test]
+fn a_piece_of_a_lookup_ends_within_its_steps_and_the_children_of_one_node() {
+    let mut trie = Trie::new();
+    for number in 0..4_000 {
+        trie.insert(&pattern(&format!("a/{}/b/{number}", number % 100)), number).unwrap();
+    }
+    let mut scratch = Scratch::new();
+    let (mut found, mut all, mut pieces) = (0, 0, 0);
+    trie.begin("**/b/*", &mut scratch);
+    loop {
+        let progress = trie.proceed("**/b/*", &mut scratch, 50, |_| found += 1).unwrap();
+        assert!(progress.steps <= 50 + 101, "{progress:?}");
+        all += progress.steps;
+        pieces += 1;
+        if progress.done {
+            break;
+        }
+    }
+    assert_eq!((found, all), (4_000, steps(&trie, "**/b/*")));
+    assert!(pieces > 50, "{pieces}");
+}
+
+#[test]
+fn many_entries_of_one_pattern_are_found_in_pieces_in_their_order() {
+    let mut trie = Trie::new();
+    let ids: Vec<EntryId> = (0..1_000).map(|n| trie.insert(&pattern("a/*"), n).unwrap()).collect();
+    let mut scratch = Scratch::new();
+    let mut found = Vec::new();
+    trie.begin("a/b", &mut scratch);
+    let mut removed = Vec::new();
+    loop {
+        let progress = trie.proceed("a/b", &mut scratch, 50, |n| found.push(*n)).unwrap();
+        assert!(progress.steps <= 52, "{progress:?}");
+        if progress.done {
+            break;
+        }
+        // The one that comes next goes, then one that was found, and one comes that is new.
+        let next = found.last().map_or(0, |last| last + 1);
+        if next < 1_000 {
+            trie.remove(ids[next]).unwrap();
+            removed.push(next);
+        }
+        trie.remove(ids[found[0] + removed.len()]);
+        trie.insert(&pattern("a/*"), 1_000).unwrap();
+    }
+    let expected: Vec<_> = (0..1_000).filter(|n| !removed.contains(n)).collect();
+    assert_eq!(found, expected);
+    assert!(removed.len() > 10);
+}
+
+#[test]
+fn a_lookup_in_pieces_goes_on_when_all_that_it_was_to_see_has_gone() {
+    let mut trie = Trie::new();
+    let fill = |trie: &mut Trie<usize>, first: &str| -> Vec<EntryId> {
+        (0..5_000).map(|n| trie.insert(&pattern(&format!("{first}/{n}/c")), n).unwrap()).collect()
+    };
+    let ids = fill(&mut trie, "a");
+    let mut scratch = Scratch::new();
+    let mut found = Vec::new();
+    trie.begin("a/**", &mut scratch);
+    assert!(!trie.proceed("a/**", &mut scratch, 100, |n| found.push(*n)).unwrap().done);
+    for id in ids {
+        trie.remove(id);
+    }
+    assert_bare(&trie);
+    // What comes next takes the places, and the symbols, of what has gone.
+    fill(&mut trie, "b");
+    let before = found.len();
+    while !trie.proceed("a/**", &mut scratch, 100, |n| found.push(*n)).unwrap().done {}
+    assert_eq!(found.len(), before);
+}
+
+#[test]
+fn a_lookup_that_leads_to_too_many_places_at_once_is_refused_and_leaves_the_scratch_fit_for_use() {
+    let mut trie = Trie::new();
+    for number in 0..=LOOKUP_WIDTH {
+        trie.insert(&pattern(&format!("a/{number}")), number).unwrap();
+    }
+    let mut scratch = Scratch::new();
+    trie.begin("a/*", &mut scratch);
+    assert_eq!(trie.proceed("a/*", &mut scratch, usize::MAX, |_| {}), Err(LookupTooWide));
+    let mut found = Vec::new();
+    trie.begin("a/7", &mut scratch);
+    assert!(trie.proceed("a/7", &mut scratch, 100, |number| found.push(*number)).unwrap().done);
+    assert_eq!(found, [7]);
+    trie.visit("*/*", &mut scratch, |number| found.push(*number));
+    assert_eq!(found.len(), LOOKUP_WIDTH + 2);
+    assert!(scratch.held() <= 16 * SCRATCH_RETAINED_STATES, "{}", scratch.held());
+}
+
+#[test]
+fn fragments_whose_hashes_collide_are_told_apart() {
+    // Among so many some have the same 32 bits.
+    const COUNT: usize = 300_000;
+    let mut trie = Trie::new();
+    let ids: Vec<EntryId> =
+        (0..COUNT).map(|number| trie.insert(&pattern(&number.to_string()), number).unwrap()).collect();
+    let mut scratch = Scratch::new();
+    let mut check = |trie: &Trie<usize>, present: &dyn Fn(usize) -> bool| {
+        for number in 0..COUNT {
+            let mut found = None;
+            trie.visit(&number.to_string(), &mut scratch, |value| found = Some(*value));
+            assert_eq!(found, present(number).then_some(number));
+        }
+    };
+    check(&trie, &|_| true);
+    for id in ids.iter().step_by(2) {
+        trie.remove(*id);
+    }
+    check(&trie, &|number| number % 2 == 1);
+    for id in ids.iter().skip(1).step_by(2) {
+        trie.remove(*id);
+    }
+    assert_bare(&trie);
 }
 
 #[test]
@@ -181,12 +321,12 @@ fn a_lookup_of_a_concrete_topic_needs_no_new_memory_after_the_first() {
     let trie = trie_of(&["a/*/c", "a/**", "**/b/**/c", "**", "a/b/c"]);
     let mut scratch = Scratch::new();
     trie.visit("a/b/c/d/e", &mut scratch, |_| {});
-    let before = scratch.capacity();
+    let before = scratch.held();
     for _ in 0..100 {
         trie.visit("a/b/c/d/e", &mut scratch, |_| {});
         trie.visit("a/x/c", &mut scratch, |_| {});
     }
-    assert_eq!(scratch.capacity(), before);
+    assert_eq!(scratch.held(), before);
 }
 
 #[test]
@@ -199,9 +339,7 @@ fn a_scratch_gives_back_what_a_single_large_lookup_needed() {
     let mut count = 0;
     trie.visit("**/x/**", &mut scratch, |_| count += 1);
     assert_eq!(count, 50_000);
-    let (pending, seen) = scratch.capacity();
-    assert!(pending <= SCRATCH_RETAINED_STATES, "{pending}");
-    assert!(seen <= 4 * SCRATCH_RETAINED_STATES, "{seen}");
+    assert!(scratch.held() <= 16 * SCRATCH_RETAINED_STATES, "{}", scratch.held());
 }
 
 #[test]
@@ -295,5 +433,58 @@ proptest! {
             prop_assert_eq!(trie.remove(id), Some(value));
         }
         assert_bare(&trie);
+    }
+
+    #[test]
+    fn a_lookup_in_pieces_finds_all_that_stays_and_nothing_else_through_all_changes(
+        before in prop::collection::vec(fragments(), 0..40),
+        published in fragments(),
+        pieces in prop::collection::vec((1usize..6, changes()), 0..8),
+    ) {
+        let mut trie = Trie::new();
+        let mut list: Vec<(TopicPattern, EntryId, usize)> = Vec::new();
+        for text in &before {
+            let pattern = pattern(text);
+            let number = list.len();
+            let id = trie.insert(&pattern, number).unwrap();
+            list.push((pattern, id, number));
+        }
+        let sought = pattern(&published);
+        let meeting = |list: &[(TopicPattern, EntryId, usize)]| -> Vec<usize> {
+            let meeting = list.iter().filter(|(pattern, _, _)| pattern.meets(&sought));
+            meeting.map(|(_, _, number)| *number).filter(|number| *number < before.len()).collect()
+        };
+        let all = meeting(&list);
+        let mut next = before.len();
+        let mut found = Vec::new();
+        let mut scratch = Scratch::new();
+        trie.begin(&published, &mut scratch);
+        for (steps, changes) in pieces {
+            trie.proceed(&published, &mut scratch, steps, |number| found.push(*number)).unwrap();
+            for change in changes {
+                match change {
+                    Change::Insert(text) => {
+                        let pattern = pattern(&text);
+                        let id = trie.insert(&pattern, next).unwrap();
+                        list.push((pattern, id, next));
+                        next += 1;
+                    }
+                    Change::Remove(index) if !list.is_empty() => {
+                        let (_, id, _) = list.swap_remove(index.index(list.len()));
+                        trie.remove(id).unwrap();
+                    }
+                    Change::Remove(_) | Change::Publish(_) => {}
+                }
+            }
+        }
+        while !trie.proceed(&published, &mut scratch, 3, |number| found.push(*number)).unwrap().done {}
+        let times = |number: &usize| found.iter().filter(|found| *found == number).count();
+        for number in &found {
+            prop_assert_eq!(times(number), 1, "{} was found more than once", number);
+            prop_assert!(all.contains(number), "{} does not meet {}", number, published);
+        }
+        for number in meeting(&list) {
+            prop_assert_eq!(times(&number), 1, "{} was there all the time", number);
+        }
     }
 }
