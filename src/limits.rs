@@ -93,6 +93,33 @@ pub const BUDGET_QUANTUM: usize = 4 * 1024;
 /// subscriptions: an eighth. Beyond it a subscription or serving is treated as one without credit.
 pub const SESSION_PART: usize = 8;
 
+/// Bytes that the subscriptions of all sessions together may take; the default of
+/// `Settings::table_budget`.
+///
+/// A million ordinary ones, of four fragments. The next one fails as
+/// [`BusError::LimitReached`](crate::BusError::LimitReached).
+pub const TABLE_BUDGET: usize = 1024 * 1024 * 1024;
+
+/// Bytes of the smallest table budget that can be configured: a session's part of it has room for the
+/// largest subscription.
+pub const TABLE_BUDGET_MIN: usize = 256 * 1024;
+
+/// The part of the table budget that the subscriptions of one session may take: a quarter, by default
+/// 256 MiB. That is 2 KiB for each of [`SUBSCRIPTIONS_PER_SESSION`], of which ordinary ones take half.
+pub const TABLE_PART: usize = 4;
+
+/// Bytes that a subscription counts in the table budget, without its pattern: its state at the session,
+/// its places in the tables that find it, and what the allocator adds.
+pub const SUBSCRIPTION_BYTES: usize = 512;
+
+/// Bytes that a fragment of a subscription's pattern counts in the table budget: a node, an edge and a
+/// symbol of the trie, with the places that their tables keep free.
+pub const FRAGMENT_BYTES: usize = 160;
+
+/// Bytes that a subscription in a queue group counts in the table budget beside: the group, if it is the
+/// only member.
+pub const GROUP_BYTES: usize = 512;
+
 /// Connections a bus accepts; the default of `Settings::max_sessions`.
 ///
 /// One idle connection costs a few KiB, so this many cost less than the byte budget. The next one is

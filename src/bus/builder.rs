@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::handle::BusHandle;
 use super::supervisor::{Phase, Supervisor, random};
+use super::table::TableBudget;
 use super::{Settings, Shared, introspect};
 use crate::error::{BusError, BusResult};
 use crate::transport::{Address, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions};
@@ -183,6 +184,7 @@ impl BusBuilder {
 
         let shared = Arc::new(Shared {
             budget: Arc::new(Budget::new(self.settings.byte_budget)),
+            table: Arc::new(TableBudget::new(self.settings.table_budget)),
             settings: self.settings,
             id: u64::from_le_bytes(random()?),
             started: Instant::now(),

@@ -66,8 +66,11 @@ impl SessionTask {
                 let what = format!("this session has {} subscriptions", settings.max_subscriptions);
                 return Err(BusError::LimitReached { what });
             }
+            let held = state.subscriptions.table_bytes();
+            let room = self.shared.table.reserve(&pattern, options.group, held)?;
             state.subscriptions.insert(Subscription {
                 id: header.id,
+                room,
                 pattern: pattern.clone(),
                 policy: options.policy,
                 no_echo: header.flags.contains(Flags::NO_ECHO),

@@ -38,6 +38,7 @@ mod stats;
 mod subscription;
 mod supervisor;
 mod sweeper;
+mod table;
 mod task;
 
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ use self::service::Services;
 use self::session::Session;
 use self::stats::Totals;
 use self::sweeper::Sweeper;
+use self::table::TableBudget;
 use crate::auth::Principal;
 use crate::error::{BusError, ErrorClass};
 
@@ -72,6 +74,8 @@ pub(crate) struct Shared {
     router: Router,
     services: Services,
     budget: Arc<Budget>,
+    /// What subscriptions take.
+    table: Arc<TableBudget>,
     sweeper: Sweeper,
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
     next_session: AtomicU64,

@@ -22,6 +22,9 @@ pub struct Settings {
     pub frame_limit: usize,
     /// Bytes that all queues together may hold (default 512 MiB).
     pub byte_budget: usize,
+    /// Bytes that the subscriptions of all sessions together may take (default 1 GiB). One session may
+    /// take a quarter of it.
+    pub table_budget: usize,
     /// How long a publish is parked for a subscription without credit (default 1 s).
     pub block_limit: Duration,
     /// Whether subscriptions may ask for the policy `Block`, which can slow publishers down (default
@@ -54,6 +57,7 @@ impl Default for Settings {
         Self {
             frame_limit: limits::FRAME_LIMIT,
             byte_budget: limits::BYTE_BUDGET,
+            table_budget: limits::TABLE_BUDGET,
             block_limit: limits::BLOCK_LIMIT,
             allow_block: true,
             publish_window: (limits::PUBLISH_WINDOW_MESSAGES, limits::PUBLISH_WINDOW_BYTES),
@@ -88,6 +92,13 @@ impl Settings {
             return refuse(format!(
                 "byte_budget ({} bytes) is below frame_limit ({}): not even one frame would fit",
                 self.byte_budget, self.frame_limit
+            ));
+        }
+        if self.table_budget < limits::TABLE_BUDGET_MIN {
+            return refuse(format!(
+                "table_budget is {} bytes; it can be {} and more",
+                self.table_budget,
+                limits::TABLE_BUDGET_MIN
             ));
         }
         let (messages, bytes) = self.publish_window;

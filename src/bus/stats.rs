@@ -101,6 +101,10 @@ pub struct BusStats {
     pub queued_bytes: usize,
     /// Bytes that may wait.
     pub byte_budget: usize,
+    /// Bytes that subscriptions take now. Each counts as if it shared nothing of its pattern with others.
+    pub table_bytes: usize,
+    /// Bytes that subscriptions may take.
+    pub table_budget: usize,
     /// Matches that wait for credit now, those of queue groups included.
     pub parked_messages: usize,
     /// Bytes of their frames.
@@ -154,6 +158,8 @@ pub struct SessionStats {
     pub queued_bytes: usize,
     /// Bytes that are parked for its subscriptions.
     pub parked_bytes: usize,
+    /// Bytes that its subscriptions take.
+    pub table_bytes: usize,
     /// Messages it published.
     pub published: u64,
     /// Messages delivered to it.

@@ -11,6 +11,7 @@ use super::deadlines::Deadlines;
 use super::group::Group;
 use super::hold::Holds;
 use super::stats::Totals;
+use super::table::Room;
 use crate::proto::fields::{GapReason, Policy, encode_gap};
 use crate::proto::{ContentRef, Credit, Header, Kind};
 use crate::topic::{EntryId, TopicPattern};
@@ -20,6 +21,8 @@ use crate::transport::{EncodedRun, Form, Lanes};
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) id: u32,
+    /// What it takes of the table budget.
+    pub(crate) room: Room,
     pub(crate) pattern: TopicPattern,
     pub(crate) policy: Policy,
     pub(crate) no_echo: bool,
@@ -242,6 +245,8 @@ pub(crate) struct Subscriptions {
     slots: Slots,
     free: Vec<u32>,
     by_id: HashMap<u32, Slot, RandomState>,
+    /// What all of them take of the table budget.
+    table_bytes: usize,
     /// Places of those that have a backlog, or had one until a while ago.
     waiting: BTreeSet<u32>,
     /// Where [`pump_in_turn`](Self::pump_in_turn) stopped.
@@ -263,6 +268,11 @@ impl Subscriptions {
         self.by_id.len()
     }
 
+    /// Bytes that all of them take of the table budget.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.table_bytes
+    }
+
     pub(crate) fn contains(&self, id: u32) -> bool {
         self.by_id.contains_key(&id)
     }
@@ -274,6 +284,7 @@ impl Subscriptions {
     /// Adds a subscription; its id must be new.
     pub(crate) fn insert(&mut self, subscription: Subscription) -> Slot {
         let id = subscription.id;
+        self.table_bytes += subscription.room.bytes();
         let subscription = Some(Box::new(subscription));
         let slot = match self.free.pop() {
             Some(index) => {
@@ -310,6 +321,7 @@ impl Subscriptions {
         *serial = serial.wrapping_add(1);
         self.free.push(slot.index);
         let subscription = *place.take()?;
+        self.table_bytes = self.table_bytes.saturating_sub(subscription.room.bytes());
         if subscription.noted.waits {
             self.waiting.remove(&slot.index);
         }
@@ -326,6 +338,7 @@ impl Subscriptions {
     /// Takes all of them.
     pub(crate) fn take(&mut self) -> Vec<Subscription> {
         self.by_id.clear();
+        self.table_bytes = 0;
         self.free.clear();
         self.waiting.clear();
         self.deadlines = Deadlines::default();
@@ -413,6 +426,7 @@ mod tests {
     use crate::bus::budget::Budget;
     use crate::bus::clock::Clock;
     use crate::bus::session::Session;
+    use crate::bus::table::TableBudget;
     use crate::proto::fields::decode_gap;
     use crate::transport::{Form, Incoming, Peer, Step, memory_pair};
 
@@ -460,10 +474,12 @@ mod tests {
             let (end, _other) = memory_pair();
             let peer = Peer { principal: Principal::Local, transport: "memory" };
             let budget = Arc::new(Budget::new(usize::MAX));
+            let pattern = TopicPattern::new("a").unwrap();
             Self {
                 subscription: Subscription {
                     id: 1,
-                    pattern: TopicPattern::new("a").unwrap(),
+                    room: Arc::new(TableBudget::new(usize::MAX)).reserve(&pattern, None, 0).unwrap(),
+                    pattern,
                     policy,
                     no_echo: false,
                     entry: None,

@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use whispeer::bus::Settings;
 use whispeer::client::{ManyOptions, Policy, RequestId, ServeOptions, SubscribeOptions};
-use whispeer::limits::{FRAME_LIMIT, READ_CHUNK, REQUEST_BYTES_PER_SESSION, REQUESTS_WAITING_PER_SERVICE};
+use whispeer::limits::{
+    FRAME_LIMIT, READ_CHUNK, REQUEST_BYTES_PER_SESSION, REQUESTS_WAITING_PER_SERVICE,
+    SUBSCRIPTIONS_PER_SESSION, TABLE_BUDGET, TABLE_PART,
+};
 use whispeer::prelude::*;
 use whispeer::proto::fields::FieldsBuilder;
 use whispeer::proto::{Flags, HEADER_LEN, Header, Kind, Refusal};
@@ -65,6 +68,85 @@ async fn subscriptions_and_servings_of_a_session_are_limited() {
     drop(one);
     client.flush().await.unwrap();
     let _third = client.subscribe_bytes("b").await.unwrap();
+}
+
+/// A pattern that takes about as much memory as one can.
+fn large_pattern(number: usize) -> String {
+    let fragments: Vec<_> = (0..64).map(|fragment| format!("{number:08}{fragment:06}")).collect();
+    fragments.join("/")
+}
+
+#[tokio::test]
+async fn subscriptions_are_limited_by_their_bytes_in_each_session_and_over_all() {
+    const BUDGET: usize = 256 * 1024;
+    let ground = Ground::new(settings(|settings| settings.table_budget = BUDGET));
+    let mut clients = Vec::new();
+    let mut subscriptions = Vec::new();
+    let mut refused = 0;
+    for _ in 0..5 {
+        let client = ground.client();
+        for number in 0.. {
+            match client.subscribe_bytes(&large_pattern(number)).await {
+                Ok(subscription) => subscriptions.push(subscription),
+                Err(error) => {
+                    assert!(matches!(error, BusError::LimitReached { .. }), "{error:?}");
+                    assert!(error.to_string().contains("table budget"), "{error}");
+                    refused += 1;
+                    break;
+                }
+            }
+        }
+        clients.push(client);
+    }
+    assert_eq!(refused, 5);
+    let stats = ground.bus.stats();
+    assert!(stats.table_bytes <= BUDGET && stats.table_bytes > BUDGET / 2, "{stats:?}");
+    assert_eq!(stats.table_budget, BUDGET);
+    for session in ground.bus.sessions() {
+        assert!(session.table_bytes <= BUDGET / 4, "{session:?}");
+    }
+    let sum: usize = ground.bus.sessions().iter().map(|session| session.table_bytes).sum();
+    assert_eq!(sum, stats.table_bytes);
+    // What ends makes room, for its own session and for others.
+    let other = Client::new_unix(&ground.socket()).await.unwrap();
+    drop(subscriptions.drain(..4));
+    clients[0].flush().await.unwrap();
+    eventually("there is room", || ground.bus.stats().table_bytes < stats.table_bytes).await;
+    drop(soon("a subscription", other.subscribe_bytes(&large_pattern(7))).await.unwrap());
+    drop(soon("a subscription", clients[0].subscribe_bytes(&large_pattern(7))).await.unwrap());
+    for client in clients {
+        client.close().await.unwrap();
+    }
+    other.close().await.unwrap();
+    eventually("all is given back", || ground.bus.stats().table_bytes == 0).await;
+    drop(subscriptions);
+    ground.end().await;
+}
+
+#[tokio::test]
+async fn a_session_has_room_for_all_the_subscriptions_of_the_default_limit_if_they_are_ordinary() {
+    let ground = Ground::new(Bus::builder());
+    let client = ground.client();
+    let _one = client.subscribe_bytes("building/100000/floor/temperature").await.unwrap();
+    let each = ground.bus.stats().table_bytes;
+    assert!(each * SUBSCRIPTIONS_PER_SESSION <= TABLE_BUDGET / TABLE_PART, "{each}");
+    assert!(each * 1_000_000 <= 3 * TABLE_BUDGET / 2, "{each}");
+}
+
+#[tokio::test]
+async fn members_of_a_queue_group_take_room_as_others_do() {
+    let ground = Ground::new(Bus::builder());
+    let client = ground.client();
+    let alone = client.subscribe_bytes("job").await.unwrap();
+    let each = ground.bus.stats().table_bytes;
+    let options = SubscribeOptions::default().group("workers");
+    let one = client.subscribe_bytes_with("job", options.clone()).await.unwrap();
+    let other = client.subscribe_bytes_with("job", options).await.unwrap();
+    assert!(ground.bus.stats().table_bytes > 3 * each);
+    drop((alone, one, other));
+    client.close().await.unwrap();
+    eventually("all is given back", || ground.bus.stats().table_bytes == 0).await;
+    ground.end().await;
 }
 
 #[tokio::test]
@@ -540,10 +622,11 @@ async fn a_window_of_nothing_or_too_much_is_refused_before_the_wire() {
 
 #[tokio::test]
 async fn settings_that_make_no_sense_start_no_bus() {
-    let changes: [fn(&mut Settings); 9] = [
+    let changes: [fn(&mut Settings); 10] = [
         |settings| settings.frame_limit = 1,
         |settings| settings.frame_limit = usize::MAX,
         |settings| settings.byte_budget = 1,
+        |settings| settings.table_budget = 1,
         |settings| settings.publish_window = (0, 1),
         |settings| settings.max_sessions = 0,
         |settings| settings.request_bytes = 0,

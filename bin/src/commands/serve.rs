@@ -48,6 +48,10 @@ pub(crate) struct Serve {
     #[arg(long, value_parser = quantity::memory, value_name = "SIZE")]
     byte_budget: Option<usize>,
 
+    /// Bytes that all subscriptions together may take; one connection may take a quarter [default: 1GiB]
+    #[arg(long, value_parser = quantity::memory, value_name = "SIZE")]
+    table_budget: Option<usize>,
+
     /// How long a subscription without room may hold a publisher up [default: 1s]
     #[arg(long, value_parser = quantity::duration, value_name = "TIME")]
     block_limit: Option<Duration>,
@@ -160,6 +164,7 @@ impl Serve {
         Settings {
             frame_limit: self.frame_limit.unwrap_or(default.frame_limit),
             byte_budget: self.byte_budget.unwrap_or(default.byte_budget),
+            table_budget: self.table_budget.unwrap_or(default.table_budget),
             block_limit: self.block_limit.unwrap_or(default.block_limit),
             allow_block: !self.no_block,
             publish_window,
