@@ -243,8 +243,28 @@ pub const MEMORY_LINK_BYTES: usize = 1024 * 1024;
 pub const MEMORY_BACKLOG: usize = 1_024;
 
 /// Matches served in one turn of a session, before other sessions of its thread get theirs: some
-/// milliseconds of work. What has been read beyond waits for the next turn.
+/// milliseconds of work. What has been read beyond waits for the next turn, and so does the rest of a
+/// publish that has more matches.
 pub const TURN_MATCHES: u64 = 32_768;
+
+/// Matches of a turn that a step of a look-up counts for: a turn has 16,384 steps, some hundred
+/// microseconds. A publish that has to look further goes on in the next one.
+///
+/// A step is less work than a match. But a session may go on looking up for long, and while all threads
+/// have work, Tokio asks the system for what has arrived for others only once in 61 turns by default.
+pub const MATCHES_PER_STEP: usize = 2;
+
+/// Steps of a look-up for which it holds the lock of the routing table: a hundred microseconds at most may
+/// a subscribe have to wait for it. It is also the least that a look-up gets at the end of a turn.
+pub const LOOKUP_HOLD: usize = 4_096;
+
+/// Matches of a turn that a subscribe or an unsubscribe counts for, beside the steps that it takes to find
+/// the routes it touches: about as much work.
+pub const CHANGE_MATCHES: u64 = 16;
+
+/// Subscriptions of a session that has ended which are taken out of the tables in one turn: about a
+/// millisecond of work.
+pub const ENDED_PER_TURN: usize = 512;
 
 /// Reads in one turn of a session, before other sessions of its thread get theirs.
 pub const TURN_READS: usize = 4;
@@ -255,6 +275,18 @@ pub const ROUTES_PER_SESSION: usize = 512;
 /// Routes that the bus keeps for all sessions; a full table is emptied, which costs one lookup per
 /// topic still in use.
 pub const ROUTES: usize = 16_384;
+
+/// Bytes of the topics of all cached routes and of their places in the tables; beyond it the table is
+/// emptied. Room for [`ROUTES`] ordinary topics, of four fragments.
+pub const ROUTES_BYTES: usize = 24 * 1024 * 1024;
+
+/// Steps that a change to a subscription takes to find the cached routes it touches. If they do not
+/// suffice, the table is emptied, which keeps its lock for a shorter time.
+pub const ROUTES_STEPS: usize = 16_384;
+
+/// Cached routes that are taken out one by one when a change to a subscription touches them; if it touches
+/// more, the table is emptied.
+pub const ROUTES_TOUCHED: usize = 1_024;
 
 /// Targets of the largest route that is cached; one with more is looked up for each publish.
 pub const ROUTE_TARGETS: usize = 4_096;

@@ -185,6 +185,7 @@ impl BusBuilder {
         let shared = Arc::new(Shared {
             budget: Arc::new(Budget::new(self.settings.byte_budget)),
             table: Arc::new(TableBudget::new(self.settings.table_budget)),
+            publishes_waiting: AtomicUsize::new(0),
             settings: self.settings,
             id: u64::from_le_bytes(random()?),
             started: Instant::now(),

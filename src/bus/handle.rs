@@ -113,8 +113,9 @@ impl BusHandle {
     /// Takes nothing new, tells clients so, waits until what is in flight has been finished or
     /// `grace` has passed, and stops.
     ///
-    /// In flight are unanswered requests, those that wait for a server included, parked messages, those
-    /// of queue groups included, and bytes that clients have yet to read.
+    /// In flight are unanswered requests, those that wait for a server included, publishes that wait for
+    /// the byte budget or are under way, parked messages, those of queue groups included, and bytes that
+    /// clients have yet to read.
     ///
     /// # Cancel safety
     /// When dropped, the bus goes on draining; it stops with its handle.
@@ -179,10 +180,13 @@ impl fmt::Debug for BusHandle {
 impl Shared {
     /// Whether nothing is in flight for any client.
     fn is_quiet(&self) -> bool {
-        // A request that waits for a server is in flight at its requester. The groups come first: what
-        // leaves one of them is seen at the session that it goes to.
+        // A request that waits for a server is in flight at its requester. What leaves a publish that
+        // waits is seen at a group or a session, and what leaves a group at the session that it goes to:
+        // they are looked at in this order.
+        let none_waits = self.publishes_waiting.load(Ordering::Relaxed) == 0;
         let groups_are_empty = self.router.parked_in_groups() == (0, 0);
-        groups_are_empty
+        none_waits
+            && groups_are_empty
             && self.clients().iter().all(|session| {
                 let state = session.lock();
                 state.in_flight() == 0 && state.parked_bytes == 0 && state.lanes.waiting() == 0

@@ -4,7 +4,8 @@
 //!
 //! 1. `supervisor` accepts links and does the handshake;
 //! 2. `task` owns one link: it reads what has arrived and hands each frame on;
-//! 3. `publish` finds the targets (`router`) and offers them the message;
+//! 3. `publish` finds the targets (`router`) and offers them the message; `underway` does so in pieces
+//!    where it takes long;
 //! 4. `subscription` spends credit and queues the frame, or leaves it to the policy (`backlog`);
 //! 5. `session` writes what is queued, once per turn and destination.
 //!
@@ -40,6 +41,7 @@ mod supervisor;
 mod sweeper;
 mod table;
 mod task;
+mod underway;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -76,6 +78,8 @@ pub(crate) struct Shared {
     budget: Arc<Budget>,
     /// What subscriptions take.
     table: Arc<TableBudget>,
+    /// Publishes that the bus has taken in and not given to all their matches yet.
+    publishes_waiting: AtomicUsize,
     sweeper: Sweeper,
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
     next_session: AtomicU64,

@@ -1,10 +1,7 @@
 //! The hot path: from a publish to the queues of its matches.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-use foldhash::fast::RandomState;
 
 use super::Shared;
 use super::backlog::Patience;
@@ -16,12 +13,13 @@ use super::session::{Session, State};
 use super::stats::Totals;
 use super::subscription::{Offered, Slot, Subscription};
 use super::task::{Deferred, SessionTask};
+use super::underway::Waiting;
 use crate::auth::Principal;
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::fields::{Field, FieldsBuilder, Options, iterate};
+use crate::proto::fields::Options;
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
-use crate::topic::{TopicPattern, validate_pattern_bytes};
+use crate::topic::validate_pattern_bytes;
 use crate::transport::{Arrived, EncodedRun, Form, Incoming};
 
 /// Publishes that are routed together at most: what one read brings of small messages.
@@ -31,6 +29,9 @@ impl SessionTask {
     /// Takes a publish in. An error ends the session.
     pub(super) fn publish(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
         self.spend(header, content.frame_size())?;
+        if self.refused_by_draining(header, content) {
+            return Ok(());
+        }
         if self.session.budget().is_spent() {
             self.keep_for_later(header, content);
             return Ok(());
@@ -42,13 +43,28 @@ impl SessionTask {
     /// Puts a publish behind those that wait for the byte budget. An error ends the session.
     pub(super) fn defer(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
         self.spend(header, content.frame_size())?;
-        self.keep_for_later(header, content);
+        if !self.refused_by_draining(header, content) {
+            self.keep_for_later(header, content);
+        }
         Ok(())
     }
 
-    /// Routes what waited for the byte budget, or fails it when it has waited long enough.
+    /// A draining bus takes no more publishes; those that it has taken find their way.
+    fn refused_by_draining(&mut self, header: &Header, content: &ContentRef<'_>) -> bool {
+        let draining = self.shared.is_draining();
+        if draining {
+            let error = BusError::Draining { what: "the bus".into() };
+            self.conclude(header, content.frame_size(), Err(error));
+        }
+        draining
+    }
+
+    /// Routes what waited for the byte budget, or fails it when it has waited long enough, as far as the
+    /// turn allows.
     pub(super) fn retry_deferred(&mut self) {
-        while let Some(first) = self.deferred.front() {
+        while let Some(first) = self.deferred.front()
+            && self.matches_left() > 0
+        {
             let spent = self.session.budget().is_spent();
             if spent && first.until > self.clock.now() {
                 return;
@@ -60,9 +76,9 @@ impl SessionTask {
                 self.answer(|state| state.control(&pong, &ContentRef::empty()));
             } else if spent {
                 let what = "the bus's byte budget is spent".to_owned();
-                self.owed.add(1, content.frame_size() as u64);
-                self.refuse(&deferred.header, &BusError::Overloaded { what });
+                self.conclude(&deferred.header, content.frame_size(), Err(BusError::Overloaded { what }));
             } else {
+                self.matches += 1;
                 self.route(&deferred.header, &content);
             }
         }
@@ -70,7 +86,8 @@ impl SessionTask {
 
     fn keep_for_later(&mut self, header: &Header, content: &ContentRef<'_>) {
         let until = self.clock.now() + self.shared.settings.block_limit;
-        self.deferred.push_back(Deferred { header: *header, content: content.shared(), until });
+        let _waiting = Some(Waiting::new(&self.shared));
+        self.deferred.push_back(Deferred { header: *header, content: content.shared(), until, _waiting });
     }
 
     /// Takes publishes in that came one after the other, have the same topic and ask for nothing more:
@@ -172,101 +189,80 @@ impl SessionTask {
     }
 
     fn route(&mut self, header: &Header, content: &ContentRef<'_>) {
-        let size = content.frame_size();
-        match self.deliver_all(content) {
+        match self.deliver_all(header, content) {
+            Ok(Some(matches)) => self.conclude(header, content.frame_size(), Ok(matches)),
+            Ok(None) => {}
+            Err(error) => self.conclude(header, content.frame_size(), Err(error)),
+        }
+    }
+
+    /// Counts a publish of this size that every match has, or that failed, and answers it.
+    pub(super) fn conclude(&mut self, header: &Header, size: usize, result: Result<u64, BusError>) {
+        let sequence = header.sequence;
+        match result {
             Ok(matches) => {
-                self.matches += matches;
-                self.totals.matched += matches;
                 self.totals.published += 1;
                 self.totals.published_bytes += size as u64;
                 let (messages, bytes) = self.holds.settle([size].into_iter());
                 self.owed.add(messages, bytes);
                 if header.flags.contains(Flags::ACKNOWLEDGE) {
-                    let sequence = header.sequence;
                     let matches = u32::try_from(matches).unwrap_or(u32::MAX);
                     self.answer(|state| state.accept(Kind::Publish, matches, sequence));
                 }
             }
             Err(error) => {
                 self.owed.add(1, size as u64);
-                self.refuse(header, &error);
+                self.totals.failed_publishes += 1;
+                self.answer(|state| state.fail(Kind::Publish, 0, sequence, &error));
             }
         }
     }
 
-    fn refuse(&mut self, header: &Header, error: &BusError) {
-        self.totals.failed_publishes += 1;
-        let sequence = header.sequence;
-        self.answer(|state| state.fail(Kind::Publish, 0, sequence, error));
-    }
-
-    /// Gives the message to every match; returns how many there are.
-    fn deliver_all(&mut self, content: &ContentRef<'_>) -> Result<u64, BusError> {
-        if self.shared.is_draining() {
-            return Err(BusError::Draining { what: "the bus".into() });
-        }
+    /// Gives the message to every match; returns how many there are, or `None` if that takes more than
+    /// the turn.
+    fn deliver_all(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<Option<u64>, BusError> {
         let mut asked = None;
         if !content.fields.is_empty() {
             let options = Options::read(content.fields).map_err(Refusal::into_error)?;
             asked = options.block_limit;
             if options.several_topics {
-                return self.deliver_to_several(content, asked);
+                return self.begin_several(header, content, asked);
             }
         }
         let size = content.frame_size();
-        let contents = std::slice::from_ref(content);
         if let Some(route) = self.cache.cached(content.topic) {
-            return Ok(self.fan_out(&route.targets, contents, size, asked));
+            return Ok(Some(self.deliver(&route.targets, content, size, asked)));
         }
         let (text, shape) = validate_pattern_bytes(content.topic)?;
         may_publish(&self.session, text, shape.reserved)?;
-        Ok(match self.cache.look_up(text, shape, &self.shared.router)? {
-            Targets::Cached(route) => self.fan_out(&route.targets, contents, size, asked),
-            Targets::Fresh(mut targets) => {
-                let matches = self.fan_out(&targets, contents, size, asked);
-                targets.clear();
-                self.cache.keep(targets);
-                matches
+        let looked_up =
+            self.with_steps(|task, steps| task.cache.look_up(text, shape, &task.shared.router, steps))?;
+        match looked_up {
+            None => self.begin_one(header, content, asked, Vec::new()),
+            Some(Targets::Cached(route)) => Ok(Some(self.deliver(&route.targets, content, size, asked))),
+            Some(Targets::Fresh(targets)) if targets.len() > limits::ROUTE_TARGETS => {
+                self.begin_one(header, content, asked, targets)
             }
-        })
+            Some(Targets::Fresh(targets)) => {
+                let matches = self.deliver(&targets, content, size, asked);
+                self.cache.keep(targets);
+                Ok(Some(matches))
+            }
+        }
     }
 
-    /// A publish to several topics: each subscription gets it once, under the first topic it meets.
-    fn deliver_to_several(
+    /// Gives one message to every target and counts the matches; returns their number.
+    pub(super) fn deliver(
         &mut self,
+        targets: &[Target],
         content: &ContentRef<'_>,
+        size: usize,
         asked: Option<Duration>,
-    ) -> Result<u64, BusError> {
-        let mut topics = vec![TopicPattern::from_utf8(content.topic)?];
-        let mut kept = FieldsBuilder::new();
-        for field in iterate(content.fields) {
-            match field {
-                Field::Topic(topic) => topics.push(TopicPattern::new(topic)?),
-                Field::Header { name, value } => kept.header(name, value)?,
-                Field::Origin(bus) => kept.origin(bus)?,
-                _ => {}
-            }
-        }
-        if topics.len() > limits::PUBLISH_MANY_TOPICS {
-            let what =
-                format!("a publish to {} topics; at most {}", topics.len(), limits::PUBLISH_MANY_TOPICS);
-            return Err(BusError::LimitReached { what });
-        }
-        for topic in &topics {
-            may_publish(&self.session, topic.as_str(), topic.is_reserved())?;
-        }
-        let payload = content.shared().shared_payload();
-        let mut reached = HashSet::with_hasher(RandomState::default());
-        let mut matches = 0;
-        for topic in &topics {
-            let mut targets = Vec::new();
-            self.cache.collect(topic, &self.shared.router, &mut targets);
-            targets.retain(|target| reached.insert(target.identity()));
-            let one = ContentRef::with_payload(kept.as_bytes(), topic.as_str().as_bytes(), &payload);
-            let size = one.frame_size();
-            matches += self.fan_out(&targets, &[one], size, asked);
-        }
-        Ok(matches)
+    ) -> u64 {
+        let matches = self.fan_out(targets, std::slice::from_ref(content), size, asked);
+        self.matches += targets.len() as u64;
+        self.totals.matched += matches;
+        matches
     }
 }
 
@@ -290,7 +286,7 @@ fn encode_for(targets: &[Target], contents: &[ContentRef<'_>]) -> Option<Encoded
 }
 
 /// Whether the session may publish there.
-fn may_publish(session: &Session, topic: &str, reserved: bool) -> Result<(), BusError> {
+pub(super) fn may_publish(session: &Session, topic: &str, reserved: bool) -> Result<(), BusError> {
     if reserved && session.peer.principal != Principal::Bus {
         return Err(BusError::ReservedTopic { topic: topic.to_owned() });
     }

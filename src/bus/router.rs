@@ -3,9 +3,13 @@
 //! One table for the whole bus, read by every session and changed in place. Beside the trie of
 //! subscriptions lies an index of the routes that sessions have cached: a change to a subscription
 //! finds exactly the cached routes that it touches and marks them stale.
+//!
+//! A published wildcard may lead through the whole trie. So a look-up goes in pieces, with the lock free
+//! between them and for as many as the turn of its session allows, and a change that has to look at too
+//! many routes forgets all of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use foldhash::fast::RandomState;
@@ -14,9 +18,10 @@ use super::backlog::Backlog;
 use super::group::Group;
 use super::session::Session;
 use super::subscription::Slot;
+use super::table::bytes_of;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::topic::{EntryId, Scratch, Shape, TopicPattern, Trie};
+use crate::topic::{EntryId, LookupTooWide, Progress, Scratch, Shape, TopicPattern, Trie};
 
 /// Where a message goes.
 #[derive(Debug, Clone)]
@@ -60,6 +65,8 @@ impl Route {
 #[derive(Debug, Default)]
 pub(crate) struct Router {
     tables: RwLock<Tables>,
+    /// Steps that changes have taken to find the routes that they touch.
+    steps: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +77,22 @@ struct Tables {
     index: Trie<TopicPattern>,
     /// Targets of all cached routes together.
     route_targets: usize,
+    /// Bytes that the topics of all cached routes take.
+    route_bytes: usize,
+    /// Changes to the subscriptions so far.
+    changes: u64,
     scratch: Scratch,
+}
+
+/// Cached routes that no longer hold, to be dropped when the lock is free.
+type Forgotten = Option<Box<(HashMap<TopicPattern, (Arc<Route>, EntryId), RandomState>, Trie<TopicPattern>)>>;
+
+/// What a piece of a look-up has come to.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    progress: Progress,
+    /// Changes to the subscriptions before it.
+    changes: u64,
 }
 
 impl Router {
@@ -89,7 +111,7 @@ impl Router {
             .subscriptions
             .insert(pattern, target)
             .map_err(|full| BusError::LimitReached { what: full.to_string() })?;
-        tables.invalidate(pattern);
+        self.changed(tables, pattern);
         Ok(entry)
     }
 
@@ -97,8 +119,7 @@ impl Router {
     pub(crate) fn remove(&self, pattern: &TopicPattern, entry: EntryId) {
         let mut tables = self.write();
         let removed = tables.subscriptions.remove(entry);
-        tables.invalidate(pattern);
-        drop(tables);
+        self.changed(tables, pattern);
         drop(removed);
     }
 
@@ -125,7 +146,7 @@ impl Router {
             .map_err(|full| BusError::LimitReached { what: full.to_string() })?;
         group.set_entry(entry);
         tables.groups.insert(key, Arc::clone(&group));
-        tables.invalidate(pattern);
+        self.changed(tables, pattern);
         Ok(group)
     }
 
@@ -139,45 +160,80 @@ impl Router {
         if let Some(entry) = group.entry() {
             tables.subscriptions.remove(entry);
         }
-        tables.invalidate(&group.pattern);
-        drop(tables);
+        self.changed(tables, &group.pattern);
         Some(group.take_backlog())
     }
 
-    /// Adds the targets of `published`, which must be valid and canonical, to `targets`.
-    pub(crate) fn collect(&self, published: &str, scratch: &mut Scratch, targets: &mut Vec<Target>) {
-        self.read().subscriptions.visit(published, scratch, |target| targets.push(target.clone()));
+    /// Marks the cached routes that a change at `pattern` touches, and lets go of the lock.
+    fn changed(&self, mut tables: RwLockWriteGuard<'_, Tables>, pattern: &TopicPattern) {
+        tables.changes += 1;
+        if tables.routes.is_empty() {
+            return;
+        }
+        let (steps, forgotten) = tables.invalidate(pattern);
+        drop(tables);
+        drop(forgotten);
+        self.steps.fetch_add(steps as u64, Ordering::Relaxed);
     }
 
-    /// The route of `published`, to be kept until it is stale.
-    pub(crate) fn route(&self, published: &TopicPattern, scratch: &mut Scratch) -> Arc<Route> {
-        if let Some((route, _)) = self.read().routes.get(published) {
-            return Arc::clone(route);
-        }
+    /// Steps that all changes so far have taken to find the routes that they touch.
+    pub(crate) fn steps_of_changes(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Begins to look up `published`, which must be valid and canonical, and adds what a first piece of
+    /// about `steps` finds to `targets`.
+    fn begin(
+        &self,
+        published: &str,
+        scratch: &mut Scratch,
+        steps: usize,
+        targets: &mut Vec<Target>,
+    ) -> Result<Piece, LookupTooWide> {
+        let tables = self.read();
+        tables.subscriptions.begin(published, scratch);
+        tables.look_up(published, scratch, steps, targets)
+    }
+
+    /// Adds what one more piece finds.
+    fn proceed(
+        &self,
+        published: &str,
+        scratch: &mut Scratch,
+        steps: usize,
+        targets: &mut Vec<Target>,
+    ) -> Result<Piece, LookupTooWide> {
+        self.read().look_up(published, scratch, steps, targets)
+    }
+
+    /// The route of `published`, if a session has cached it.
+    fn cached(&self, published: &TopicPattern) -> Option<Arc<Route>> {
+        self.read().routes.get(published).map(|(route, _)| Arc::clone(route))
+    }
+
+    /// Keeps the targets of `published` as a route for all sessions, if no subscription has changed since
+    /// there were so many `changes`.
+    fn keep(&self, published: &TopicPattern, targets: &[Target], changes: u64) -> Option<Arc<Route>> {
         let mut tables = self.write();
         if let Some((route, _)) = tables.routes.get(published) {
-            return Arc::clone(route);
+            return Some(Arc::clone(route));
         }
-        let mut targets = Vec::new();
-        tables.subscriptions.visit(published.as_str(), scratch, |target| targets.push(target.clone()));
-        let large = targets.len() > limits::ROUTE_TARGETS;
-        let route = Arc::new(Route { targets: targets.into(), stale: AtomicBool::new(large) });
-        if large {
-            // So many targets cost more than finding them, and their memory adds up: not kept.
-            return route;
+        if tables.changes != changes {
+            return None;
         }
-        if tables.routes.len() >= limits::ROUTES || tables.route_targets >= limits::ROUTES_TARGETS {
-            tables.forget_routes();
-        }
-        tables.route_targets += route.targets.len();
-        match tables.index.insert(published, published.clone()) {
-            Ok(entry) => {
-                tables.routes.insert(published.clone(), (Arc::clone(&route), entry));
-            }
-            // Without a place in the index nobody would mark it: it serves this once.
-            Err(_) => route.stale.store(true, Ordering::Release),
-        }
-        route
+        let bytes = bytes_of(published, None);
+        let full = tables.routes.len() >= limits::ROUTES
+            || tables.route_targets >= limits::ROUTES_TARGETS
+            || tables.route_bytes + bytes > limits::ROUTES_BYTES;
+        let forgotten = if full { tables.forget_routes() } else { None };
+        let entry = tables.index.insert(published, published.clone()).ok()?;
+        let route = Arc::new(Route { targets: targets.into(), stale: AtomicBool::new(false) });
+        tables.route_targets += targets.len();
+        tables.route_bytes += bytes;
+        tables.routes.insert(published.clone(), (Arc::clone(&route), entry));
+        drop(tables);
+        drop(forgotten);
+        Some(route)
     }
 
     /// Messages that wait for groups, and their bytes.
@@ -197,28 +253,49 @@ impl Router {
 }
 
 impl Tables {
-    /// Marks the cached routes that a change at `pattern` touches, and forgets them.
-    fn invalidate(&mut self, pattern: &TopicPattern) {
-        if self.routes.is_empty() {
-            return;
-        }
+    fn look_up(
+        &self,
+        published: &str,
+        scratch: &mut Scratch,
+        steps: usize,
+        targets: &mut Vec<Target>,
+    ) -> Result<Piece, LookupTooWide> {
+        let found = |target: &Target| targets.push(target.clone());
+        let progress = self.subscriptions.proceed(published, scratch, steps, found)?;
+        Ok(Piece { progress, changes: self.changes })
+    }
+
+    /// Marks the cached routes that a change at `pattern` touches, and forgets them. Returns how many
+    /// steps it took to find them.
+    fn invalidate(&mut self, pattern: &TopicPattern) -> (usize, Forgotten) {
+        let Self { index, scratch, .. } = self;
         let mut touched = Vec::new();
-        self.index.visit(pattern.as_str(), &mut self.scratch, |published| touched.push(published.clone()));
+        index.begin(pattern.as_str(), scratch);
+        let found = |published: &TopicPattern| touched.push(published.clone());
+        let progress = index.proceed(pattern.as_str(), scratch, limits::ROUTES_STEPS, found);
+        let steps = progress.map_or(limits::ROUTES_STEPS, |progress| progress.steps);
+        let found_all = progress.is_ok_and(|progress| progress.done);
+        if !found_all || touched.len() > limits::ROUTES_TOUCHED {
+            return (steps, self.forget_routes());
+        }
         for published in touched {
             if let Some((route, entry)) = self.routes.remove(&published) {
                 self.route_targets = self.route_targets.saturating_sub(route.targets.len());
+                let bytes = bytes_of(&published, None);
+                self.route_bytes = self.route_bytes.saturating_sub(bytes);
                 route.stale.store(true, Ordering::Release);
                 self.index.remove(entry);
             }
         }
+        (steps, None)
     }
 
-    fn forget_routes(&mut self) {
-        self.route_targets = 0;
-        for (_, (route, entry)) in self.routes.drain() {
+    fn forget_routes(&mut self) -> Forgotten {
+        (self.route_targets, self.route_bytes) = (0, 0);
+        for (route, _) in self.routes.values() {
             route.stale.store(true, Ordering::Release);
-            self.index.remove(entry);
         }
+        Some(Box::new((std::mem::take(&mut self.routes), std::mem::take(&mut self.index))))
     }
 }
 
@@ -230,8 +307,22 @@ pub(crate) struct RouteCache {
     routes: HashMap<Box<[u8]>, Arc<Route>, RandomState>,
     /// Fingerprints of topics seen once: only a topic that comes again is worth a cached route.
     seen: Box<[u32]>,
+    /// The look-up that waits for its next piece.
+    search: Option<Search>,
     scratch: Scratch,
+    /// What it has found.
     targets: Vec<Target>,
+}
+
+/// A look-up that is under way.
+#[derive(Debug)]
+struct Search {
+    /// What is looked up in canonical form, if the route is to be kept or the text was not in that form.
+    pattern: Option<TopicPattern>,
+    /// Whether the route is to be kept.
+    keep: bool,
+    /// Changes to the subscriptions before its first piece.
+    changes: Option<u64>,
 }
 
 /// Fingerprints kept by [`RouteCache`].
@@ -266,27 +357,103 @@ impl RouteCache {
         Some(route)
     }
 
-    /// The targets of a topic that is not cached: the text of `shape`, as the publisher wrote it.
-    pub(crate) fn look_up(&mut self, text: &str, shape: Shape, router: &Router) -> BusResult<Targets> {
-        let again = self.comes_again(text.as_bytes());
-        if !again && !shape.needs_canonical {
-            let mut targets = std::mem::take(&mut self.targets);
-            router.collect(text, &mut self.scratch, &mut targets);
-            return Ok(Targets::Fresh(targets));
+    /// The targets of a topic that is not cached: the text of `shape`, as the publisher wrote it. `None`
+    /// if the `steps` that are left, which are counted down, do not suffice: the next call goes on.
+    pub(crate) fn look_up(
+        &mut self,
+        text: &str,
+        shape: Shape,
+        router: &Router,
+        steps: &mut usize,
+    ) -> BusResult<Option<Targets>> {
+        if self.search.is_none() {
+            let keep = self.comes_again(text.as_bytes());
+            let pattern = if keep || shape.needs_canonical { Some(TopicPattern::new(text)?) } else { None };
+            if let Some(pattern) = &pattern
+                && let Some(route) = router.cached(pattern)
+            {
+                return Ok(Some(self.remember(text, route)));
+            }
+            self.search = Some(Search { pattern, keep, changes: None });
         }
-        let route = router.route(&TopicPattern::new(text)?, &mut self.scratch);
+        let Some(search) = self.go_on(text, router, steps)? else { return Ok(None) };
+        if let Search { pattern: Some(pattern), keep: true, changes: Some(changes) } = &search
+            && self.targets.len() <= limits::ROUTE_TARGETS
+            && let Some(route) = router.keep(pattern, &self.targets, *changes)
+        {
+            self.targets.clear();
+            return Ok(Some(self.remember(text, route)));
+        }
+        Ok(Some(Targets::Fresh(std::mem::take(&mut self.targets))))
+    }
+
+    /// Looks up one of several topics, which no route is kept for, as [`look_up`](Self::look_up) does.
+    /// Whether that was all; what was found meanwhile is [taken](Self::found) after each call.
+    pub(crate) fn look_up_once(
+        &mut self,
+        topic: &TopicPattern,
+        router: &Router,
+        steps: &mut usize,
+    ) -> BusResult<bool> {
+        if self.search.is_none() {
+            self.search = Some(Search { pattern: None, keep: false, changes: None });
+        }
+        Ok(self.go_on(topic.as_str(), router, steps)?.is_some())
+    }
+
+    /// Takes what was found so far.
+    pub(crate) fn found(&mut self) -> impl ExactSizeIterator<Item = Target> {
+        self.targets.drain(..)
+    }
+
+    /// Does pieces of the look-up that is under way until it is done or no steps are left.
+    fn go_on(&mut self, text: &str, router: &Router, steps: &mut usize) -> BusResult<Option<Search>> {
+        let Some(mut search) = self.search.take() else { return Ok(None) };
+        let Self { scratch, targets, .. } = self;
+        let sought = search.pattern.as_ref().map_or(text, TopicPattern::as_str);
+        while *steps > 0 {
+            let most = limits::LOOKUP_HOLD.min(*steps);
+            let piece = match search.changes {
+                None => router.begin(sought, scratch, most, targets),
+                Some(_) => router.proceed(sought, scratch, most, targets),
+            };
+            let Piece { progress, changes } = match piece {
+                Ok(piece) => piece,
+                Err(wide) => {
+                    self.targets = Vec::new();
+                    let what = format!("publishing to \"{sought}\": {wide}");
+                    return Err(BusError::LimitReached { what });
+                }
+            };
+            search.changes.get_or_insert(changes);
+            *steps = steps.saturating_sub(progress.steps);
+            if progress.done {
+                return Ok(Some(search));
+            }
+        }
+        self.search = Some(search);
+        Ok(None)
+    }
+
+    fn remember(&mut self, text: &str, route: Arc<Route>) -> Targets {
         if self.routes.len() >= limits::ROUTES_PER_SESSION {
             self.routes.clear();
         }
-        if !route.is_stale() {
-            self.routes.insert(text.as_bytes().into(), Arc::clone(&route));
-        }
-        Ok(Targets::Cached(route))
+        self.routes.insert(text.as_bytes().into(), Arc::clone(&route));
+        Targets::Cached(route)
+    }
+
+    /// Bytes of memory that the look-up under way holds.
+    pub(crate) fn held(&self) -> usize {
+        self.scratch.held() + self.targets.capacity() * size_of::<Target>()
     }
 
     /// Takes the memory of fresh targets back, for the next ones.
-    pub(crate) fn keep(&mut self, targets: Vec<Target>) {
-        self.targets = targets;
+    pub(crate) fn keep(&mut self, mut targets: Vec<Target>) {
+        targets.clear();
+        if targets.capacity() <= limits::ROUTE_TARGETS {
+            self.targets = targets;
+        }
     }
 
     /// The topic that [`cached`](Self::cached) found last.
@@ -294,14 +461,11 @@ impl RouteCache {
         self.last.as_ref().map_or(&[], |(topic, _)| topic)
     }
 
-    /// Adds the targets of one of several topics.
-    pub(crate) fn collect(&mut self, published: &TopicPattern, router: &Router, targets: &mut Vec<Target>) {
-        router.collect(published.as_str(), &mut self.scratch, targets);
-    }
-
     /// Lets go of routes that no longer hold, and with them of sessions that have ended.
     pub(crate) fn tidy(&mut self) {
-        self.targets = Vec::new();
+        if self.search.is_none() {
+            self.targets = Vec::new();
+        }
         self.routes.retain(|_, route| !route.is_stale());
         self.last.take_if(|(_, route)| route.is_stale());
         if self.routes.is_empty() {
@@ -321,3 +485,6 @@ impl RouteCache {
         std::mem::replace(place, fingerprint) == fingerprint
     }
 }
+
+#[cfg(test)]
+mod tests;

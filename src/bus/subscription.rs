@@ -186,7 +186,8 @@ impl Subscription {
         totals.dropped[reason.index()] += count;
     }
 
-    /// Delivers from the backlog as far as credit goes; gaps at its head are told at once.
+    /// Delivers from the backlog as far as credit goes, and tells the gaps on the way. A gap costs no
+    /// credit, and waits for some like the messages behind it.
     pub(crate) fn pump(&mut self, lanes: &mut Lanes, totals: &mut Totals) {
         if self.credit.is_left() {
             self.backlog.resume();
@@ -273,6 +274,12 @@ impl Subscriptions {
         self.table_bytes
     }
 
+    /// A slot for tests that need no subscription in it.
+    #[cfg(test)]
+    pub(crate) fn any_slot() -> Slot {
+        Slot { index: 0, serial: 0 }
+    }
+
     pub(crate) fn contains(&self, id: u32) -> bool {
         self.by_id.contains_key(&id)
     }
@@ -329,6 +336,11 @@ impl Subscriptions {
             self.deadlines.call_off(|at, slot| is_live(&self.slots, at, slot));
         }
         Some(subscription)
+    }
+
+    /// Ids and slots of as many as there are, up to a limit.
+    pub(crate) fn some(&self, limit: usize) -> Vec<(u32, Slot)> {
+        self.by_id.iter().take(limit).map(|(id, slot)| (*id, *slot)).collect()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Subscription> {

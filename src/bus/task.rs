@@ -19,8 +19,10 @@ use super::requests::claim;
 use super::router::RouteCache;
 use super::session::{Session, State, Waiter};
 use super::stats::Totals;
+use super::underway::{Underway, Waiting};
 use crate::error::BusError;
 use crate::limits;
+use crate::proto::fields::GapReason;
 use crate::proto::{Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Refusal};
 use crate::transport::{InPlace, Incoming, LinkReceiver, Timer, Turn};
 
@@ -43,6 +45,8 @@ pub(super) struct SessionTask {
     pub(super) published: u64,
     /// Frames that wait for the byte budget.
     pub(super) deferred: VecDeque<Deferred>,
+    /// The publish that takes more than one turn; nothing else is taken in before it is done.
+    pub(super) underway: Option<Underway>,
     pub(super) touched: Vec<Arc<Session>>,
     /// Hold the credit of what this turn's publishes left parked.
     pub(super) holds: Holds,
@@ -76,6 +80,8 @@ pub(super) struct Deferred {
     pub(super) header: Header,
     pub(super) content: Arc<Content>,
     pub(super) until: Instant,
+    /// For a publish: draining waits for it.
+    pub(super) _waiting: Option<Waiting>,
 }
 
 /// A session that is being served.
@@ -121,6 +127,7 @@ impl SessionTask {
             owed: Owed::default(),
             published: 0,
             deferred: VecDeque::new(),
+            underway: None,
             touched: Vec::new(),
             totals: Totals::default(),
             clock: Clock::default(),
@@ -251,6 +258,10 @@ impl SessionTask {
     }
 
     fn take_all(&mut self, incoming: &mut Incoming) -> Result<(), BusError> {
+        if !self.proceed() {
+            self.interrupted = true;
+            return Ok(());
+        }
         let mut run = Vec::new();
         loop {
             incoming.release();
@@ -287,8 +298,8 @@ impl SessionTask {
                 self.shared.cancel(&self.session, header.id);
                 Ok(())
             }
-            Kind::Subscribe => self.subscribe(header, content),
-            Kind::Unsubscribe => self.unsubscribe(header),
+            Kind::Subscribe => self.counting_changes(|task| task.subscribe(header, content)),
+            Kind::Unsubscribe => self.counting_changes(|task| task.unsubscribe(header)),
             Kind::Serve => self.serve(header, content),
             Kind::Unserve => self.unserve(header),
             Kind::Ping => {
@@ -305,13 +316,26 @@ impl SessionTask {
         }
     }
 
+    /// Counts what a change to the routing table costs as matches of the turn. What others change at the
+    /// same time is counted with it, which does no harm.
+    fn counting_changes(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<(), BusError>,
+    ) -> Result<(), BusError> {
+        let before = self.shared.router.steps_of_changes();
+        let result = change(self);
+        let steps = self.shared.router.steps_of_changes().saturating_sub(before);
+        self.matches += limits::CHANGE_MATCHES + steps * limits::MATCHES_PER_STEP as u64;
+        result
+    }
+
     /// While publishes wait for the byte budget, what must not overtake them waits behind.
     fn handle_behind_deferred(&mut self, header: &Header, content: ContentRef<'_>) -> Result<(), BusError> {
         match header.kind {
             Kind::Publish => self.defer(header, &content),
             Kind::Ping => {
                 let until = self.clock.now() + self.shared.settings.block_limit;
-                let deferred = Deferred { header: *header, content: content.shared(), until };
+                let deferred = Deferred { header: *header, content: content.shared(), until, _waiting: None };
                 if self.deferred.len() >= 2 * self.shared.settings.publish_window.0 as usize {
                     return Err(BusError::ControlOverrun { bytes: self.deferred.len() * 24 });
                 }
@@ -324,7 +348,9 @@ impl SessionTask {
 
     /// Flushes everything that this turn wrote to.
     fn end_turn(&mut self) {
-        self.holds.close();
+        if self.underway.is_none() {
+            self.holds.close();
+        }
         if self.totals != Totals::default() {
             let totals = std::mem::take(&mut self.totals);
             self.session.lock().totals.add(&totals);
@@ -334,7 +360,8 @@ impl SessionTask {
             session.flush();
         }
         let deferred: usize = self.deferred.iter().map(|deferred| deferred.content.size()).sum();
-        self.share.follow(self.incoming.held() + deferred, self.session.budget());
+        let underway = self.underway.as_ref().map_or(0, |publish| publish.held() + self.cache.held());
+        self.share.follow(self.incoming.held() + deferred + underway, self.session.budget());
     }
 
     /// Queues an answer to this session, to be flushed at the end of the turn.
@@ -377,9 +404,14 @@ impl SessionTask {
     /// Does what is due and sets the timer for what comes next.
     fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<BusError> {
         loop {
-            if !self.deferred.is_empty() {
+            if !self.deferred.is_empty() && self.underway.is_none() {
                 self.retry_deferred();
                 self.end_turn();
+                if self.matches_left() == 0 {
+                    // The rest, or what is under way, goes on in the next turn.
+                    self.interrupted = true;
+                    context.waker().wake_by_ref();
+                }
             }
             let expiry = self.session.lock().expiry;
             let mut next = self.next_tick;
@@ -459,11 +491,19 @@ impl SessionTask {
 
     /// Ends the session: says why, writes what waits for a moment, and undoes everything.
     async fn finish(mut self, reason: BusError) {
+        // What some have, all others get, too.
+        while self.underway.as_ref().is_some_and(Underway::is_delivering) {
+            self.matches = 0;
+            self.proceed();
+            self.end_turn();
+            tokio::task::yield_now().await;
+        }
         let unrouted = self.deferred.iter().filter(|deferred| deferred.header.kind == Kind::Publish).count();
         self.totals.failed_publishes += unrouted as u64;
         self.deferred.clear();
         self.end_turn();
         let link_lives = !matches!(reason, BusError::Disconnected { .. });
+        self.end_subscriptions(is_clean(&reason)).await;
         self.undo(&reason);
         for session in self.touched.drain(..) {
             session.flush();
@@ -482,14 +522,49 @@ impl SessionTask {
         }
     }
 
+    /// Ends subscriptions as long as there are many of them, a few at a time so that others get their
+    /// turns; the rest is taken back with all else.
+    async fn end_subscriptions(&mut self, clean: bool) {
+        loop {
+            let some = self.session.lock().subscriptions.some(limits::ENDED_PER_TURN);
+            if some.len() < limits::ENDED_PER_TURN {
+                return;
+            }
+            for (id, slot) in some {
+                let left = self.shared.leave_table(&self.session, slot);
+                let ended = {
+                    let mut state = self.session.lock();
+                    let ended = state.subscriptions.remove(id);
+                    let parked = ended.as_ref().map_or(0, |own| own.backlog.bytes());
+                    state.parked_bytes = state.parked_bytes.saturating_sub(parked);
+                    ended
+                };
+                let mut past = self.shared.past();
+                let lost = left.map_or(0, |mut left| left.abandon());
+                past.dropped[GapReason::Link.index()] += lost;
+                if let Some(mut own) = ended {
+                    past.dropped[GapReason::Link.index()] += own.backlog.abandon();
+                    if !clean {
+                        past.count_untaken(own.unacknowledged());
+                    }
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Takes back all that the session has at the bus, and tells those who wait for it.
     fn undo(&mut self, reason: &BusError) {
         self.undone = true;
+        match self.underway.take() {
+            Some(publish) if publish.is_delivering() => self.totals.published += 1,
+            Some(_) => self.totals.failed_publishes += 1,
+            None => {}
+        }
         // A task that was stopped within a turn has not added its counts yet.
         let totals = std::mem::take(&mut self.totals);
         self.session.lock().totals.add(&totals);
-        let clean = matches!(reason, BusError::Closed { .. });
-        let asked = self.shared.undo(&self.session, clean);
+        let asked = self.shared.undo(&self.session, is_clean(reason));
         self.shared.session_ended(&self.session, reason);
         self.shared.fail_asked(asked.into_iter(), &mut self.touched);
     }
@@ -569,6 +644,11 @@ impl Drop for SessionTask {
         state.lanes.close();
         state.account(self.session.budget());
     }
+}
+
+/// Whether the client ended the session, and nothing that it had not taken is lost.
+fn is_clean(reason: &BusError) -> bool {
+    matches!(reason, BusError::Closed { .. })
 }
 
 fn closed_by_peer() -> BusError {

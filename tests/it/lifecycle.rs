@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use whispeer::client::{Policy, ServeOptions, SubscribeOptions};
 use whispeer::prelude::*;
-use whispeer_testkit::wait::{eventually, soon};
+use whispeer_testkit::wait::{eventually, now_or_never, soon};
 
-use crate::ground::Ground;
+use crate::ground::{Ground, settings};
 
 #[test]
 fn outside_of_a_runtime_constructors_say_so() {
@@ -110,6 +110,46 @@ async fn draining_waits_for_what_is_kept_for_a_queue_group() {
     assert!(early.is_err(), "two jobs wait");
     for number in 0..4 {
         assert_eq!(jobs.recv().await.unwrap().1, number.to_string());
+    }
+    soon("the end of the drain", drain).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_waits_for_publishes_that_wait_for_the_byte_budget() {
+    let settings = settings(|settings| {
+        settings.frame_limit = 128 * 1024;
+        settings.byte_budget = 128 * 1024;
+        settings.block_limit = Duration::from_secs(60);
+    });
+    let bus = settings.start().unwrap();
+    let publisher = Client::new_memory(&bus.connector()).unwrap();
+    let mut subscriptions = Vec::new();
+    for _ in 0..4 {
+        let client = Client::new_memory(&bus.connector()).unwrap();
+        let options = SubscribeOptions::default().policy(Policy::DropOldest).window(3, 1024 * 1024);
+        subscriptions.push(client.subscribe_bytes_with("news", options).await.unwrap());
+    }
+    for _ in 0..4 {
+        publisher.publish_bytes("news", vec![1; 60 * 1024]).await.unwrap();
+    }
+    let mut waiting = Box::pin(publisher.publish_bytes("news", "small"));
+    assert!(now_or_never(&mut waiting).await.is_none());
+    // The flush behind it tells that the bus has it.
+    let flushing = tokio::time::timeout(Duration::from_secs(1), publisher.ping()).await;
+    assert!(flushing.is_err(), "the publish waits");
+    let drain = tokio::spawn(bus.drain(Duration::from_secs(3_600)));
+    let mut refused = publisher.subscribe_bytes("else").await.map(drop);
+    while refused.is_ok() {
+        refused = publisher.subscribe_bytes("else").await.map(drop);
+    }
+    for subscription in &mut subscriptions {
+        for _ in 0..4 {
+            subscription.recv().await.unwrap();
+        }
+    }
+    assert_eq!(waiting.await.unwrap(), 4);
+    for subscription in &mut subscriptions {
+        assert_eq!(subscription.recv().await.unwrap().1, "small");
     }
     soon("the end of the drain", drain).await.unwrap();
 }

@@ -17,6 +17,7 @@ mod regressions;
 mod requests;
 mod slow_peers;
 mod totals;
+mod turns;
 mod unix;
 mod unread;
 mod values;
