@@ -65,7 +65,10 @@ impl BusChoice {
         set: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> anyhow::Result<Connection> {
         let address = self.address()?;
-        if matches!(address.parse(), Ok(Address::Memory(_))) {
+        let parsed = address.parse().map_err(|error| {
+            Failure::of_address(&error).help("give the path of a Unix socket, such as --addr my_bus")
+        })?;
+        if matches!(parsed, Address::Memory(_)) {
             let failure = Failure::usage(format!("{address} is an address within one process"));
             return Err(failure.help("give the path of a Unix socket, such as --addr my_bus").into());
         }

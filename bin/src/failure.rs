@@ -53,6 +53,14 @@ impl Failure {
         Self { code, message: message.into(), help: None }
     }
 
+    /// The text that gave this error is not the address of any bus.
+    pub(crate) fn of_address(error: &BusError) -> Self {
+        Self::usage(match error {
+            BusError::Connect { address, reason, .. } => format!("\"{address}\" is no address: {reason}"),
+            error => error.to_string(),
+        })
+    }
+
     /// Adds what to type next.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -61,7 +69,7 @@ impl Failure {
 
     /// The failure that an error of the bus at `address` is to the person who typed the command.
     pub(crate) fn of_bus(error: &BusError, address: &str) -> Self {
-        let failure = Self::new(code_of(error), error.to_string());
+        let failure = Self::new(code_of(error), without_hint(error));
         match error {
             BusError::Connect { .. } => failure.help(format!(
                 "start a bus there with `whispeer serve {}`, or choose another with --addr ADDR or WHISPEER_ADDR",
@@ -94,6 +102,15 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// What the error says, without how to start a bus: the help says it as it has to be typed.
+fn without_hint(error: &BusError) -> String {
+    let text = error.to_string();
+    match (error, text.split_once("; start a bus with")) {
+        (BusError::Connect { .. }, Some((text, _))) => text.to_owned(),
+        _ => text,
+    }
+}
 
 /// The exit code for an error of the bus.
 pub(crate) fn code_of(error: &BusError) -> u8 {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use whispeer::client::{Request, ServeOptions};
 use whispeer::{BusError, BusResult, ErrorReply, limits};
@@ -35,7 +36,7 @@ Examples:
 
 All that follows --exec belongs to the command; it is run once per request, with the topic in
 WHISPEER_TOPIC. When it fails, the requester gets an error with the code exit_N and what the command
-wrote to standard error; when the requester gives up, it is killed.";
+wrote to standard error; when the requester gives up, it is killed with all that it started.";
 
 /// Answer requests, with a fixed value or by a command
 #[derive(Debug, Args)]
@@ -208,9 +209,11 @@ async fn run_command(words: &[String], form: Form, topic: &str, request: &[u8]) 
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed("cannot run", error))?;
+    let group = Group::of(&child);
     let input = match form {
         Form::Bytes => request.to_vec(),
         Form::Json | Form::Text => {
@@ -229,7 +232,10 @@ async fn run_command(words: &[String], form: Form, topic: &str, request: &[u8]) 
     let ((), written, complaint) = tokio::join!(write, read_output(stdout), read_complaint(stderr));
     let written = written.map_err(|error| failed("cannot read from", error))?;
     let status = match tokio::time::timeout(EXIT_GRACE, child.wait()).await {
-        Ok(status) => status.map_err(|error| failed("cannot wait for", error))?,
+        Ok(status) => {
+            group.ended();
+            status.map_err(|error| failed("cannot wait for", error))?
+        }
         Err(_) => {
             return Err(ErrorReply::new("exec", format!("{program} closed its output and did not end")));
         }
@@ -244,6 +250,31 @@ async fn run_command(words: &[String], form: Form, topic: &str, request: &[u8]) 
         ));
     }
     encode(written, form, program)
+}
+
+/// The processes that a command has started, itself included. They are killed when it is dropped: a shell
+/// that is killed alone leaves behind what it waits for.
+struct Group(Option<Pid>);
+
+impl Group {
+    /// Of a child that leads a group of its own.
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    /// The command has ended by itself, and its number may go to another: what it left running is left.
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // None of them may be there any more.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
 }
 
 fn encode(written: Vec<u8>, form: Form, program: &str) -> Result<Bytes, ErrorReply> {

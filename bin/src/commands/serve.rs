@@ -140,7 +140,10 @@ impl Serve {
     fn start(&self, addresses: &[String]) -> anyhow::Result<BusHandle> {
         let mut builder = Bus::builder().settings(self.settings());
         for address in addresses {
-            builder = match address.parse().map_err(|error| Failure::of_bus(&error, address))? {
+            let parsed = address.parse().map_err(|error| {
+                Failure::of_address(&error).help("give a socket's path, such as `whispeer serve my_bus`")
+            })?;
+            builder = match parsed {
                 Address::Unix(path) => {
                     builder.listen_unix_with(&path, UnixOptions::default().mode(self.mode))
                 }

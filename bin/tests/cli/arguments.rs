@@ -30,8 +30,28 @@ fn an_address_where_no_bus_is_says_how_to_start_one() {
     let place = Place::new();
     let ended = place.run(&["sub", "--addr", "nowhere", "a"]);
     assert_eq!(ended.code(), 3);
-    assert!(ended.errors.starts_with("error: cannot connect to unix:nowhere"), "{ended:?}");
-    assert!(ended.errors.contains("whispeer serve nowhere"), "{ended:?}");
+    assert_eq!(
+        ended.errors,
+        "error: cannot connect to unix:nowhere: there is no such socket\n\
+         help: start a bus there with `whispeer serve nowhere`, or choose another with --addr ADDR or \
+         WHISPEER_ADDR\n"
+    );
+}
+
+#[test]
+fn what_is_no_address_is_refused_with_one_that_is() {
+    let place = Place::new();
+    for (arguments, help) in [
+        (&["serve", ""][..], "help: give a socket's path, such as `whispeer serve my_bus`\n"),
+        (&["serve", "tcp://host"], "help: give a socket's path, such as `whispeer serve my_bus`\n"),
+        (&["info", "--addr", ""], "help: give the path of a Unix socket, such as --addr my_bus\n"),
+        (&["info", "--addr", "unix:"], "help: give the path of a Unix socket, such as --addr my_bus\n"),
+    ] {
+        let refused = place.run(arguments);
+        assert_eq!(refused.code(), 2, "{refused:?}");
+        assert!(refused.errors.contains("is no address: "), "{refused:?}");
+        assert!(refused.errors.ends_with(help), "{refused:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
+use std::io::Read;
+use std::sync::mpsc::sync_channel;
+
 use serde_json::{Value, json};
 
-use crate::support::Place;
+use crate::support::{LIMIT, Place};
 
 #[test]
 fn a_fixed_value_answers_every_request() {
@@ -87,6 +90,31 @@ fn a_request_that_takes_too_long_times_out() {
     let ended = place.run(&["req", "--addr", "bus", "--timeout", "50ms", "--stream", "slow"]);
     assert_eq!(ended.code(), 5, "{ended:?}");
     // The command was killed with the request, so nothing keeps the server from ending.
+    server.signal("TERM");
+    assert_eq!(server.end().code(), 0);
+}
+
+#[test]
+fn a_command_is_killed_with_all_that_it_started_when_the_requester_gives_up() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    let pipe = place.path("held");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // The shell waits for a process of its own, which keeps the pipe open for as long as it lives.
+    let mut server =
+        place.start(&["reply", "--addr", "bus", "slow", "--exec", "sh", "-c", "sleep 300 >held; cat"]);
+    server.wait_for("serving");
+    let (sender, events) = sync_channel(2);
+    std::thread::spawn(move || {
+        let mut reader = std::fs::File::open(pipe).unwrap();
+        sender.send("it runs").unwrap();
+        reader.read_to_end(&mut Vec::new()).unwrap();
+        sender.send("it has ended").unwrap();
+    });
+    let requester = place.start(&["req", "--addr", "bus", "slow"]);
+    assert_eq!(events.recv_timeout(LIMIT), Ok("it runs"));
+    requester.signal("INT");
+    assert_eq!(events.recv_timeout(LIMIT), Ok("it has ended"));
     server.signal("TERM");
     assert_eq!(server.end().code(), 0);
 }
