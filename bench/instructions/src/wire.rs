@@ -22,6 +22,9 @@ const KIND: usize = 4;
 const SEQUENCE: usize = 16;
 
 /// The other end of a byte link to a bus.
+/// Turns that what is given at once may take; a session that has ended takes none of it.
+const TURNS: usize = 10_000;
+
 #[derive(Default)]
 pub struct Wire {
     state: Mutex<State>,
@@ -34,6 +37,8 @@ struct State {
     given: usize,
     /// How much of `input` the bus has read.
     read: usize,
+    /// The bus has handled what it has read, and asked for more.
+    settled: bool,
     /// Bytes that the bus has sent.
     sent: u64,
     /// The header of the first frame that the bus sent last.
@@ -78,15 +83,19 @@ impl Wire {
     }
 
     /// Gives the bus the next `count` bytes of what was loaded, and its session turns on this thread
-    /// until it has read them.
+    /// until it has handled them and asks for more.
     pub fn give(&self, count: usize) {
         let task = {
             let mut state = self.lock();
             state.given += count;
+            state.settled = false;
             state.task.as_ref().and_then(Weak::upgrade)
         };
         let Some(task) = task else { return };
-        while self.has_unread() {
+        for _ in 0..TURNS {
+            if self.lock().settled {
+                return;
+            }
             task.run();
         }
     }
@@ -115,11 +124,6 @@ impl Wire {
         let state = self.lock();
         let sequence = state.last.get(SEQUENCE..).and_then(<[u8]>::first_chunk);
         u64::from_le_bytes(sequence.copied().unwrap_or_default())
-    }
-
-    fn has_unread(&self) -> bool {
-        let state = self.lock();
-        state.read < state.given.min(state.input.len())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -176,6 +180,7 @@ impl LinkReceiver for WireReceiver {
         let mut state = self.0.lock();
         let mut unread = state.input.get(state.read..state.given).unwrap_or_default();
         if unread.is_empty() {
+            state.settled = true;
             if state.task.is_none() {
                 state.waker = Some(context.waker().clone());
             }
