@@ -93,7 +93,7 @@ pub const BUDGET_QUANTUM: usize = 4 * 1024;
 /// subscriptions: an eighth. Beyond it a subscription or serving is treated as one without credit.
 pub const SESSION_PART: usize = 8;
 
-/// Bytes that the subscriptions of all sessions together may take; the default of
+/// Bytes that the subscriptions and servings of all sessions together may take; the default of
 /// `Settings::table_budget`.
 ///
 /// A million ordinary ones, of four fragments. The next one fails as
@@ -104,11 +104,11 @@ pub const TABLE_BUDGET: usize = 1024 * 1024 * 1024;
 /// largest subscription.
 pub const TABLE_BUDGET_MIN: usize = 256 * 1024;
 
-/// The part of the table budget that the subscriptions of one session may take: a quarter, by default
+/// The part of the table budget that one session's may take: a quarter, by default
 /// 256 MiB. That is 2 KiB for each of [`SUBSCRIPTIONS_PER_SESSION`], of which ordinary ones take half.
 pub const TABLE_PART: usize = 4;
 
-/// Bytes that a subscription counts in the table budget, without its pattern: its state at the session,
+/// Bytes that a subscription, or a serving, counts in the table budget, without its pattern: its state at the session,
 /// its places in the tables that find it, and what the allocator adds.
 pub const SUBSCRIPTION_BYTES: usize = 512;
 
@@ -190,6 +190,10 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// Servers that one scattered request reaches at most; the rest of the matches are left out and the
 /// number asked is told with the end of the replies.
 pub const SCATTER_LIMIT: usize = 4_096;
+
+/// Steps that it may take to find them: some milliseconds. A pattern that leads to more places among
+/// the served topics is refused.
+pub const SCATTER_STEPS: usize = 65_536;
 
 /// Topics of one `publish_many`.
 pub const PUBLISH_MANY_TOPICS: usize = 256;

@@ -66,7 +66,7 @@ impl SessionTask {
                 let what = format!("this session has {} subscriptions", settings.max_subscriptions);
                 return Err(BusError::LimitReached { what });
             }
-            let held = state.subscriptions.table_bytes();
+            let held = state.table_bytes();
             let room = self.shared.table.reserve(&pattern, options.group, held)?;
             state.subscriptions.insert(Subscription {
                 id: header.id,
@@ -168,7 +168,7 @@ impl SessionTask {
     }
 
     pub(super) fn serve(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
-        if self.session.lock().servings.contains_key(&header.id) {
+        if self.session.lock().servings.get(header.id).is_some() {
             return Err(BusError::Protocol { what: format!("serving {} exists already", header.id) });
         }
         let result = self.try_serve(header, content);
@@ -190,9 +190,18 @@ impl SessionTask {
             return Err(BusError::Draining { what: "the bus".into() });
         }
         let limit = self.shared.settings.max_servings;
-        if self.session.lock().servings.len() >= limit {
+        let (servings, held) = {
+            let state = self.session.lock();
+            (state.servings.len(), state.table_bytes())
+        };
+        if servings >= limit {
             return Err(BusError::LimitReached { what: format!("this session has {limit} servings") });
         }
+        // The bus's own are few and always the same.
+        let room = match self.session.peer.principal {
+            Principal::Bus => None,
+            _ => Some(self.shared.table.reserve(&topic.clone().into(), options.group, held)?),
+        };
         let joined = self.shared.services.join(
             &topic,
             &Candidate {
@@ -203,7 +212,7 @@ impl SessionTask {
                 mode: options.mode,
             },
         )?;
-        joined.service.note_at(&self.session, header.id);
+        joined.service.note_at(&self.session, header.id, room);
         for (session, id) in joined.replaced {
             let content = refusal_content(&BusError::TakenOver { topic: topic.to_string() });
             let mut state = session.lock();
@@ -240,7 +249,7 @@ impl SessionTask {
         let result = if self.shared.is_draining() {
             Err(BusError::Draining { what: "the bus".into() })
         } else {
-            self.shared.request(&self.session, &request, &mut self.touched)
+            self.shared.request(&self.session, &request, &mut self.touched, &mut self.matches)
         };
         if let Err(error) = result {
             self.totals.failed_requests += 1;
@@ -261,7 +270,7 @@ impl SessionTask {
         match Lane::from_u8(header.flags.0) {
             Some(Lane::Subscription) => self.grant_subscription(id, messages, bytes),
             Some(Lane::Serving) => {
-                let service = self.session.lock().servings.get(&id).cloned();
+                let service = self.session.lock().servings.get(id).cloned();
                 if let Some(service) = service {
                     service.grant(&self.session, id, messages, bytes);
                     self.shared.serve_waiting(&service, self.clock.now(), &mut self.touched);
@@ -349,7 +358,7 @@ impl Shared {
             state.request_times = Deadlines::default();
             (
                 state.subscriptions.take(),
-                std::mem::take(&mut state.servings),
+                state.servings.take(),
                 std::mem::take(&mut state.requests),
                 std::mem::take(&mut state.asked),
             )

@@ -257,7 +257,7 @@ impl Shared {
                 requests_in_flight: state.in_flight(),
                 queued_bytes: state.lanes.waiting(),
                 parked_bytes: state.parked_bytes,
-                table_bytes: state.subscriptions.table_bytes(),
+                table_bytes: state.table_bytes(),
                 published: state.totals.published,
                 delivered: state.totals.delivered,
                 dropped: dropped_by_name(&state.totals.dropped),

@@ -142,12 +142,14 @@ impl Request<'_> {
 }
 
 impl Shared {
-    /// Takes a request in. An error is to be sent back as its answer.
+    /// Takes a request in. An error is to be sent back as its answer. What takes longer than a single
+    /// request is counted in `work`, in matches of a turn.
     pub(crate) fn request(
         &self,
         requester: &Arc<Session>,
         request: &Request<'_>,
         touched: &mut Vec<Arc<Session>>,
+        work: &mut u64,
     ) -> Result<(), BusError> {
         let (text, shape) = validate_pattern_bytes(request.content.topic)?;
         if shape.reserved && !requester.peer.principal.reads_reserved(self.own_uid()) {
@@ -165,7 +167,7 @@ impl Shared {
             return Err(BusError::Overloaded { what: "the bus's byte budget is spent".into() });
         }
         if request.is_scatter() {
-            return self.scatter(requester, request, &TopicPattern::new(text)?, touched);
+            return self.scatter(requester, request, &TopicPattern::new(text)?, touched, work);
         }
         if !shape.concrete {
             return Err(BusError::InvalidSettings(format!(
@@ -191,8 +193,10 @@ impl Shared {
         request: &Request<'_>,
         pattern: &TopicPattern,
         touched: &mut Vec<Arc<Session>>,
+        work: &mut u64,
     ) -> Result<(), BusError> {
-        let services = self.services.meeting(pattern);
+        let (services, steps) = self.services.meeting(pattern)?;
+        *work += (steps * limits::MATCHES_PER_STEP + services.len()) as u64;
         let about = About::Pattern(pattern.as_str().into());
         let asked = services.len() as u64;
         self.note(

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::budget::{Budget, Share};
 use super::session::Session;
 use super::stats::ServedStats;
+use super::table::Room;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::ServeMode;
@@ -121,10 +122,10 @@ impl Service {
 
     /// Notes at the session that it serves here, unless another session has taken over since it joined:
     /// that one would have found nothing to take back.
-    pub(crate) fn note_at(self: &Arc<Self>, session: &Session, id: u32) {
+    pub(crate) fn note_at(self: &Arc<Self>, session: &Session, id: u32, room: Option<Room>) {
         let state = self.lock();
         if state.members.iter().any(|server| server.is(session, id)) {
-            session.lock().servings.insert(id, Arc::clone(self));
+            session.lock().servings.insert(id, Arc::clone(self), room);
         }
     }
 
@@ -205,6 +206,45 @@ impl ServiceState {
     }
 }
 
+/// What one session serves, by its ids.
+#[derive(Debug, Default)]
+pub(crate) struct Servings {
+    by_id: HashMap<u32, (Arc<Service>, Option<Room>), RandomState>,
+    /// Bytes that they take of the table budget.
+    table_bytes: usize,
+}
+
+impl Servings {
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.table_bytes
+    }
+
+    pub(crate) fn get(&self, id: u32) -> Option<&Arc<Service>> {
+        self.by_id.get(&id).map(|(service, _)| service)
+    }
+
+    fn insert(&mut self, id: u32, service: Arc<Service>, room: Option<Room>) {
+        self.table_bytes += room.as_ref().map_or(0, Room::bytes);
+        self.by_id.insert(id, (service, room));
+    }
+
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Arc<Service>> {
+        let (service, room) = self.by_id.remove(&id)?;
+        self.table_bytes = self.table_bytes.saturating_sub(room.as_ref().map_or(0, Room::bytes));
+        Some(service)
+    }
+
+    /// Takes all of them out.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = (u32, Arc<Service>)> + use<> {
+        let taken = std::mem::take(self);
+        taken.by_id.into_iter().map(|(id, (service, _))| (id, service))
+    }
+}
+
 /// What became of a wish to serve.
 #[derive(Debug)]
 pub(crate) struct Joined {
@@ -239,15 +279,33 @@ impl Services {
         self.read().by_topic.get(topic).map(|(service, _)| Arc::clone(service))
     }
 
-    /// All services whose topic the pattern meets, up to a limit.
-    pub(crate) fn meeting(&self, pattern: &TopicPattern) -> Vec<Arc<Service>> {
+    /// The services whose topic the pattern meets, up to a limit, and the steps that it took to find them.
+    /// The look-up goes in pieces, between which the lock is free.
+    pub(crate) fn meeting(&self, pattern: &TopicPattern) -> BusResult<(Vec<Arc<Service>>, usize)> {
+        let pattern = pattern.as_str();
         let mut services = Vec::new();
-        self.read().trie.visit(pattern.as_str(), &mut Scratch::new(), |service| {
-            if services.len() < limits::SCATTER_LIMIT {
-                services.push(Arc::clone(service));
+        let mut scratch = Scratch::new();
+        let mut steps = 0;
+        self.read().trie.begin(pattern, &mut scratch);
+        while services.len() < limits::SCATTER_LIMIT {
+            let found = |service: &Arc<Service>| services.push(Arc::clone(service));
+            let piece = self.read().trie.proceed(pattern, &mut scratch, limits::LOOKUP_HOLD, found);
+            let progress = piece.map_err(|wide| BusError::LimitReached { what: wide.to_string() })?;
+            steps += progress.steps;
+            if progress.done {
+                break;
             }
-        });
-        services
+            if steps >= limits::SCATTER_STEPS {
+                let what = format!(
+                    "to find who serves \"{pattern}\" leads through more than {} places among the served \
+                     topics; name more of the topic",
+                    limits::SCATTER_STEPS
+                );
+                return Err(BusError::LimitReached { what });
+            }
+        }
+        services.truncate(limits::SCATTER_LIMIT);
+        Ok((services, steps))
     }
 
     /// Lets a session serve the topic, alone, in a group or in place of another.
@@ -329,6 +387,7 @@ impl Services {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::TableBudget;
     use super::*;
 
     fn candidate(session: &Arc<Session>, mode: ServeMode) -> Candidate<'_> {
@@ -343,8 +402,38 @@ mod tests {
         let first = services.join(&topic, &candidate(&one, ServeMode::Join)).unwrap();
         let second = services.join(&topic, &candidate(&other, ServeMode::TakeOver)).unwrap();
         assert_eq!(second.replaced.len(), 1);
-        first.service.note_at(&one, 1);
-        second.service.note_at(&other, 1);
-        assert!(one.lock().servings.is_empty() && other.lock().servings.len() == 1);
+        let table = Arc::new(TableBudget::new(usize::MAX));
+        let room = || Some(table.reserve(&topic.clone().into(), None, 0).unwrap());
+        first.service.note_at(&one, 1, room());
+        second.service.note_at(&other, 1, room());
+        assert_eq!((one.lock().servings.len(), other.lock().servings.len()), (0, 1));
+        assert_eq!(table.used(), other.lock().servings.table_bytes());
+    }
+
+    #[test]
+    fn what_a_scattered_request_meets_is_sought_within_bounds() {
+        let services = Services::default();
+        let (session, _peer) = Session::alone(1);
+        let candidate = candidate(&session, ServeMode::Join);
+        let serve = |topic: String| services.join(&Topic::new(topic).unwrap(), &candidate).unwrap();
+        let meeting = |pattern: &str| services.meeting(&TopicPattern::new(pattern).unwrap());
+        for number in 0..limits::SCATTER_LIMIT * 2 {
+            serve(format!("{number}/part"));
+        }
+        let (found, steps) = meeting("17/*").unwrap();
+        assert!(found.len() == 1 && steps < 10, "{} in {steps}", found.len());
+        let (found, steps) = meeting("**").unwrap();
+        assert_eq!(found.len(), limits::SCATTER_LIMIT, "it stops with the last that is asked");
+        assert!(steps < limits::SCATTER_LIMIT * 8, "{steps}");
+        serve("needle/whole".to_owned());
+        assert_eq!(meeting("*/whole").unwrap().0.len(), 1);
+        for number in limits::SCATTER_LIMIT * 2..limits::SCATTER_STEPS {
+            serve(format!("{number}/part"));
+        }
+        let refused = meeting("*/whole").map(|(found, _)| found.len());
+        assert!(
+            matches!(&refused, Err(BusError::LimitReached { what }) if what.contains("*/whole")),
+            "{refused:?}"
+        );
     }
 }

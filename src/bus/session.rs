@@ -17,7 +17,7 @@ use super::budget::{Budget, Share};
 use super::deadlines::Deadlines;
 use super::group::Group;
 use super::requests::{Asked, Pending};
-use super::service::Service;
+use super::service::{Service, Servings};
 use super::stats::Totals;
 use super::subscription::{Slot, Subscriptions};
 use crate::error::BusError;
@@ -47,7 +47,7 @@ pub(crate) struct State {
     pub(crate) lanes: Lanes,
     pub(crate) subscriptions: Subscriptions,
     /// Servings of this session by their id.
-    pub(crate) servings: HashMap<u32, Arc<Service>, RandomState>,
+    pub(crate) servings: Servings,
     /// Those that were passed over for want of room on the link; requests may wait there.
     held_up: BTreeSet<u32>,
     /// Which of them is the next to go on.
@@ -114,7 +114,7 @@ impl Session {
             state: Mutex::new(State {
                 lanes,
                 subscriptions: Subscriptions::default(),
-                servings: HashMap::default(),
+                servings: Servings::default(),
                 held_up: BTreeSet::new(),
                 next_held_up: 0,
                 requests: HashMap::default(),
@@ -299,17 +299,22 @@ impl State {
             let serving = *next?;
             self.held_up.remove(&serving);
             self.next_held_up = serving.wrapping_add(1);
-            if let Some(service) = self.servings.get(&serving) {
+            if let Some(service) = self.servings.get(serving) {
                 return Some(Arc::clone(service));
             }
         }
         None
     }
 
+    /// Bytes that it takes of the table budget.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.subscriptions.table_bytes() + self.servings.table_bytes()
+    }
+
     /// Takes a serving out.
     pub(crate) fn forget_serving(&mut self, id: u32) -> Option<Arc<Service>> {
         self.held_up.remove(&id);
-        self.servings.remove(&id)
+        self.servings.remove(id)
     }
 
     /// Goes on with what waited for room on the link; whether the session's task has to go on with groups

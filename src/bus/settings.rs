@@ -22,8 +22,8 @@ pub struct Settings {
     pub frame_limit: usize,
     /// Bytes that all queues together may hold (default 512 MiB).
     pub byte_budget: usize,
-    /// Bytes that the subscriptions of all sessions together may take (default 1 GiB). One session may
-    /// take a quarter of it.
+    /// Bytes that the subscriptions and servings of all sessions together may take (default 1 GiB). One
+    /// session may take a quarter of it.
     pub table_budget: usize,
     /// How long a publish is parked for a subscription without credit (default 1 s).
     pub block_limit: Duration,

@@ -101,9 +101,10 @@ pub struct BusStats {
     pub queued_bytes: usize,
     /// Bytes that may wait.
     pub byte_budget: usize,
-    /// Bytes that subscriptions take now. Each counts as if it shared nothing of its pattern with others.
+    /// Bytes that subscriptions and servings take now. Each counts as if it shared nothing of its pattern with
+    /// others.
     pub table_bytes: usize,
-    /// Bytes that subscriptions may take.
+    /// Bytes that they may take.
     pub table_budget: usize,
     /// Matches that wait for credit now, those of queue groups included.
     pub parked_messages: usize,
@@ -158,7 +159,7 @@ pub struct SessionStats {
     pub queued_bytes: usize,
     /// Bytes that are parked for its subscriptions.
     pub parked_bytes: usize,
-    /// Bytes that its subscriptions take.
+    /// Bytes that its subscriptions and servings take.
     pub table_bytes: usize,
     /// Messages it published.
     pub published: u64,

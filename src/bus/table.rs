@@ -1,4 +1,4 @@
-//! The memory that subscriptions take, bounded for each session and for all of them.
+//! The memory that subscriptions and servings take, bounded for each session and for all of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use crate::error::{BusError, BusResult};
 use crate::limits::{FRAGMENT_BYTES, GROUP_BYTES, SUBSCRIPTION_BYTES, TABLE_PART};
 use crate::topic::TopicPattern;
 
-/// Bytes that the subscriptions of all sessions may take, and do.
+/// Bytes that the subscriptions and servings of all sessions may take, and do.
 ///
 /// Each counts with what it would take if it shared nothing of its pattern with others: so what it counts
 /// does not change when others come and go.
@@ -26,12 +26,12 @@ impl TableBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the subscriptions of one session may take.
+    /// Bytes that those of one session may take.
     fn per_session(&self) -> usize {
         self.limit / TABLE_PART
     }
 
-    /// Room for one more subscription of a session whose others take `held` bytes.
+    /// Room for one more subscription or serving of a session whose others take `held` bytes.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         pattern: &TopicPattern,
@@ -41,7 +41,7 @@ impl TableBudget {
         let bytes = bytes_of(pattern, group);
         if held + bytes > self.per_session() {
             let what = format!(
-                "the subscriptions of this session take {held} bytes of {}, a part of the bus's table budget",
+                "subscriptions and servings of this session take {held} bytes of {}, its part of the bus's table budget",
                 self.per_session()
             );
             return Err(BusError::LimitReached { what });
@@ -50,7 +50,7 @@ impl TableBudget {
         let room = Room { budget: Arc::clone(self), bytes };
         if used + bytes > self.limit {
             let what = format!(
-                "the subscriptions of all sessions take {used} bytes of the bus's table budget, {} bytes",
+                "subscriptions and servings of all sessions take {used} bytes of the bus's table budget, {} bytes",
                 self.limit
             );
             return Err(BusError::LimitReached { what });
@@ -59,7 +59,7 @@ impl TableBudget {
     }
 }
 
-/// What one subscription takes; given back when it is dropped.
+/// What one of them takes; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Room {
     budget: Arc<TableBudget>,
@@ -78,7 +78,7 @@ impl Drop for Room {
     }
 }
 
-/// Bytes that a subscription to this pattern takes at most.
+/// Bytes that a subscription to this pattern takes at most, or a serving of this topic.
 pub(crate) fn bytes_of(pattern: &TopicPattern, group: Option<&str>) -> usize {
     let text = pattern.as_str();
     let separators = text.bytes().filter(|byte| *byte == b'/').count();

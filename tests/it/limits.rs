@@ -77,6 +77,41 @@ fn large_pattern(number: usize) -> String {
 }
 
 #[tokio::test]
+async fn servings_count_with_the_subscriptions_of_their_session() {
+    let ground = Ground::new(settings(|settings| settings.table_budget = 256 * 1024));
+    let client = ground.client();
+    let mut subscriptions = Vec::new();
+    for number in 0..2 {
+        subscriptions.push(client.subscribe_bytes(&large_pattern(number)).await.unwrap());
+    }
+    let mut servings = Vec::new();
+    let refused = loop {
+        match client.serve_bytes(&large_pattern(servings.len())).await {
+            Ok(serving) => servings.push(serving),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, BusError::LimitReached { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("table budget"), "{refused}");
+    let full = ground.bus.stats().table_bytes;
+    assert!(full <= 64 * 1024, "{full}");
+    assert_eq!(ground.bus.sessions().iter().map(|session| session.table_bytes).sum::<usize>(), full);
+    // What ends makes room, also for a subscription, and what is taken over counts at who has it.
+    drop(servings.pop());
+    eventually("there is room", || ground.bus.stats().table_bytes < full).await;
+    subscriptions.push(client.subscribe_bytes(&large_pattern(9)).await.unwrap());
+    let other = Client::new_unix(&ground.socket()).await.unwrap();
+    let options = ServeOptions::default().take_over();
+    let taken = other.serve_bytes_with(&large_pattern(0), options).await.unwrap();
+    assert_eq!(ground.bus.stats().table_bytes, full);
+    client.close().await.unwrap();
+    drop(taken);
+    other.close().await.unwrap();
+    eventually("all is given back", || ground.bus.stats().table_bytes == 0).await;
+    ground.end().await;
+}
+
+#[tokio::test]
 async fn subscriptions_are_limited_by_their_bytes_in_each_session_and_over_all() {
     const BUDGET: usize = 256 * 1024;
     let ground = Ground::new(settings(|settings| settings.table_budget = BUDGET));

@@ -48,7 +48,7 @@ pub(crate) struct Serve {
     #[arg(long, value_parser = quantity::memory, value_name = "SIZE")]
     byte_budget: Option<usize>,
 
-    /// Bytes that all subscriptions together may take; one connection may take a quarter [default: 1GiB]
+    /// Bytes that all subscriptions and servings may take; one connection may take a quarter [default: 1GiB]
     #[arg(long, value_parser = quantity::memory, value_name = "SIZE")]
     table_budget: Option<usize>,
 
