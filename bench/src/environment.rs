@@ -7,6 +7,17 @@ use serde::Serialize;
 /// The lock file of the measurements, which names the versions that were built.
 const LOCK_FILE: &str = include_str!("../Cargo.lock");
 
+/// The crates of the peers' clients, and of the peers that have no program.
+const PEER_CLIENTS: [&str; 7] = [
+    "async-nats",
+    "redis",
+    "rumqttc",
+    "zenoh",
+    "tarpc",
+    "tonic",
+    "iceoryx2",
+];
+
 /// Where the measurements were built.
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -32,14 +43,24 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// What can be found out here; what cannot says so.
-    pub fn here() -> Self {
-        let versions = ["whispeer", "tokio", "t2_bus"].map(|name| {
-            (
-                name,
-                locked_version(LOCK_FILE, name).unwrap_or_else(unknown),
-            )
-        });
+    /// What can be found out here; what cannot says so. `programs` are those that were found, with
+    /// their versions.
+    pub fn here(programs: Vec<(&'static str, String)>) -> Self {
+        let clients: &[&str] = if cfg!(feature = "peers") {
+            &PEER_CLIENTS
+        } else {
+            &[]
+        };
+        let crates = ["whispeer", "tokio", "t2_bus"].iter().chain(clients);
+        let versions = crates
+            .map(|name| {
+                (
+                    *name,
+                    locked_version(LOCK_FILE, name).unwrap_or_else(unknown),
+                )
+            })
+            .chain(programs)
+            .collect();
         Self {
             date: output("date", &["-u", "+%Y-%m-%d"]),
             processor: named_value("/proc/cpuinfo", "model name"),
@@ -49,7 +70,7 @@ impl Environment {
             rustc: output("rustc", &["--version"]),
             // The runner may be started from anywhere; the commit is that of its source.
             commit: output("git", &["-C", SOURCE, "describe", "--always", "--dirty"]),
-            versions: versions.into(),
+            versions,
         }
     }
 }

@@ -1,21 +1,26 @@
 //! Measures whispeer's limits and its peers side by side, in one run.
 //!
-//! A run starts a process for the subject (a relay, or a bus) and others for the load, all of them
-//! this binary under its hidden subcommand `role`. The way of a figure is the way of the files:
-//! [`plan`] says what is measured, [`run`] lets the subjects take turns, [`measure`] starts the
-//! processes of one turn, [`role`] is what happens in them, [`report`] sums up, [`markdown`] writes
-//! the tables.
+//! A run starts a process for the subject (a relay, or a bus) and others for the load, which are
+//! this binary under its hidden subcommand `role`, or the program that is the bus. The way of a
+//! figure is the way of the files: [`plan`] says what is measured, [`run`] lets the subjects take
+//! turns, [`measure`] starts the processes of one turn, [`role`] is what happens in them,
+//! [`report`] sums up, [`markdown`] writes the tables and [`plot`] draws them.
 //!
-//! To add a subject, give it a variant in [`subject::Subject`], a client in [`role`], and its
-//! place in [`plan`]. [`process`] pins whatever program it starts, so that a bus may be another
-//! binary.
+//! To add a peer, give it a variant in [`subject::Subject`] and a file in [`peers`] that implements
+//! the traits of [`load::client`]; [`plan`] says where it takes part.
 
+mod address;
+mod clock;
 mod environment;
 mod frames;
+mod installation;
 mod load;
 mod markdown;
 mod measure;
+mod notes;
+mod peers;
 mod plan;
+mod plot;
 mod process;
 mod quantity;
 mod reference;
@@ -28,25 +33,27 @@ mod target;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::environment::Environment;
+use crate::installation::{Installation, Missing};
 use crate::load::Phases;
 use crate::measure::Setting;
-use crate::plan::Family;
+use crate::plan::Case;
 use crate::report::{CaseSummary, Report};
+use crate::role::Role;
 use crate::subject::Subject;
 
-/// Rounds, warm-up and counted time of a full run. Five rounds bear one disturbed one on each side
-/// of the median; the whole takes about twelve minutes.
+/// Rounds, warm-up and counted time of a full run, which takes about half an hour with all peers.
+/// Three rounds bear one disturbed one.
 const FULL: (u32, Duration, Duration) =
-    (5, Duration::from_millis(300), Duration::from_millis(1500));
+    (3, Duration::from_millis(200), Duration::from_millis(1000));
 
-/// The same for a quick run, which shows orders of magnitude in under three minutes.
+/// The same for a quick run, which shows orders of magnitude.
 const QUICK: (u32, Duration, Duration) =
-    (3, Duration::from_millis(150), Duration::from_millis(400));
+    (1, Duration::from_millis(100), Duration::from_millis(300));
 
 /// The longest that may be counted, in milliseconds: t2_bus ends 30 s after a request.
 const LONGEST_MEASURE_MILLISECONDS: u64 = 20_000;
@@ -66,7 +73,10 @@ struct Arguments {
 enum Part {
     /// Plays one part in a measurement.
     #[command(hide = true)]
-    Role(role::Role),
+    Role {
+        /// What to do, as JSON.
+        role: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,17 +85,21 @@ struct Options {
     #[arg(long)]
     quick: bool,
 
-    /// Measure only these families.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Family>,
+    /// Measure only these families or single measurements; `--list` names them.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
 
-    /// Measure only these subjects, beside the limits.
-    #[arg(long, value_enum, value_delimiter = ',')]
+    /// Measure only these subjects, beside the limits and whispeer.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SUBJECT")]
     subjects: Vec<Subject>,
+
+    /// Say which measurements there are, with which subjects, and what is missing; measure nothing.
+    #[arg(long)]
+    list: bool,
 
     /// Rounds of each measurement.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    repetitions: Option<u32>,
+    rounds: Option<u32>,
 
     /// Time counted in each run, in milliseconds.
     #[arg(long, value_name = "MS",
@@ -103,67 +117,56 @@ struct Options {
     /// The `whispeer` program, which is then whispeer's bus. By default this program is.
     #[arg(long, value_name = "FILE")]
     whispeer: Option<PathBuf>,
+
+    /// Where `bench/run --install` put the programs of peers.
+    #[arg(long, value_name = "DIRECTORY")]
+    peers: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.part {
-        Some(Part::Role(role)) => role.play(),
+        Some(Part::Role { role }) => serde_json::from_str::<Role>(&role)?.play(),
+        None if arguments.options.list => arguments.options.list(),
         None => measure_all(&arguments.options),
     }
 }
 
 fn measure_all(options: &Options) -> Result<()> {
-    let (repetitions, warm_up, measure) = if options.quick { QUICK } else { FULL };
-    let repetitions = options.repetitions.unwrap_or(repetitions);
+    let (rounds, warm_up, measure) = if options.quick { QUICK } else { FULL };
+    let rounds = options.rounds.unwrap_or(rounds);
     let phases = Phases {
         warm_up,
         measure: options.measure.map_or(measure, Duration::from_millis),
     };
+    let cases = options.cases()?;
+    let installation = options.installation();
     allow_many_files()?;
     let directory = tempfile::tempdir().context("cannot make a directory for sockets")?;
     let setting = Setting {
         phases,
         directory: directory.path(),
-        whispeer: options.whispeer.as_deref(),
+        installation: &installation,
     };
     let mut report = Report {
-        environment: Environment::here(),
+        environment: Environment::here(installation.versions()),
         arguments: options.repeating(),
         is_program: options.whispeer.is_some(),
-        repetitions,
+        rounds,
         warm_up_milliseconds: phases.warm_up.as_millis(),
         measure_milliseconds: phases.measure.as_millis(),
         cases: Vec::new(),
-        failures: Vec::new(),
+        missing: missing(&cases, &installation),
     };
-    for case in plan::cases() {
-        if !options.only.is_empty() && !options.only.contains(&case.family) {
-            continue;
-        }
-        let subjects: Vec<Subject> = case
-            .subjects
-            .iter()
-            .copied()
-            .filter(|subject| {
-                options.subjects.is_empty()
-                    || *subject == case.limit
-                    || options.subjects.contains(subject)
-            })
-            .collect();
-        eprintln!("measuring {} …", case.title);
-        match run::run(&case, &subjects, repetitions, setting) {
-            Ok(rounds) => report
-                .cases
-                .push(CaseSummary::new(&case, &rounds, &subjects)),
-            Err(error) => report.failures.push(format!("{}: {error:#}", case.title)),
-        }
+    for (case, number) in cases.iter().zip(1..) {
+        let subjects = options.subjects(case, &installation);
+        eprintln!("{number} of {}: {} …", cases.len(), case.title);
+        let rounds = run::run(case, &subjects, rounds, setting);
+        report
+            .cases
+            .push(CaseSummary::new(case, &rounds, &subjects));
     }
-    ensure!(
-        !report.cases.is_empty(),
-        "nothing could be measured: {}",
-        report.failures.join("; ")
-    );
+    peers::tidy();
     println!("{report}");
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&report)?;
@@ -175,6 +178,18 @@ fn measure_all(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The subjects of `cases` that cannot be measured here.
+fn missing(cases: &[Case], installation: &Installation) -> Vec<Missing> {
+    let subjects: std::collections::BTreeSet<Subject> = cases
+        .iter()
+        .flat_map(|case| case.subjects.iter().copied())
+        .collect();
+    subjects
+        .into_iter()
+        .filter_map(|subject| installation.missing(subject))
+        .collect()
+}
+
 /// Allows this process, and those that it starts, as many open files as the system lets it.
 fn allow_many_files() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -182,6 +197,53 @@ fn allow_many_files() -> Result<()> {
 }
 
 impl Options {
+    /// The measurements that are wanted.
+    fn cases(&self) -> Result<Vec<Case>> {
+        if let Some(name) = plan::unknown(&self.only) {
+            bail!("there is no measurement `{name}`; `--list` names those that there are");
+        }
+        let mut cases = plan::cases();
+        cases.retain(|case| plan::is_selected(case, &self.only));
+        ensure!(!cases.is_empty(), "nothing is to be measured");
+        Ok(cases)
+    }
+
+    /// The subjects of `case` that are wanted and can be measured.
+    fn subjects(&self, case: &Case, installation: &Installation) -> Vec<Subject> {
+        case.subjects
+            .iter()
+            .copied()
+            .filter(|subject| installation.missing(*subject).is_none())
+            .filter(|subject| {
+                self.subjects.is_empty()
+                    || case.limit == Some(*subject)
+                    || *subject == Subject::Whispeer
+                    || self.subjects.contains(subject)
+            })
+            .collect()
+    }
+
+    fn installation(&self) -> Installation {
+        Installation::find(self.peers.as_deref(), self.whispeer.as_deref())
+    }
+
+    /// Says what would be measured.
+    fn list(&self) -> Result<()> {
+        let cases = self.cases()?;
+        let installation = self.installation();
+        for case in &cases {
+            let subjects = self.subjects(case, &installation);
+            println!("{:<21} {}", case.id, names(&subjects));
+        }
+        for (name, version) in Environment::here(installation.versions()).versions {
+            println!("version: {name} {version}");
+        }
+        for missing in missing(&cases, &installation) {
+            println!("missing: {}: {}", missing.title, missing.why);
+        }
+        Ok(())
+    }
+
     /// The arguments of `bench/run` that repeat the run, without those that only say where its
     /// result goes.
     fn repeating(&self) -> Vec<String> {
@@ -190,13 +252,13 @@ impl Options {
             arguments.push("--quick".to_owned());
         }
         if !self.only.is_empty() {
-            arguments.push(format!("--only {}", names(&self.only)));
+            arguments.push(format!("--only {}", self.only.join(",")));
         }
         if !self.subjects.is_empty() {
             arguments.push(format!("--subjects {}", names(&self.subjects)));
         }
-        if let Some(repetitions) = self.repetitions {
-            arguments.push(format!("--repetitions {repetitions}"));
+        if let Some(rounds) = self.rounds {
+            arguments.push(format!("--rounds {rounds}"));
         }
         if let Some(measure) = self.measure {
             arguments.push(format!("--measure {measure}"));

@@ -5,64 +5,55 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::quantity::{Quantity, Unit};
-use crate::reference::{seen, share};
+use crate::load::measured::Metric;
+use crate::notes::SUBJECTS;
+use crate::plan::{Family, family_name};
+use crate::plot;
+use crate::quantity::Quantity;
+use crate::reference::share;
 use crate::report::{CaseSummary, Report, Spread, SubjectSummary};
+use crate::subject::Standing;
 
 /// The lines around the part of a document that is replaced.
 const BEGIN: &str = "<!-- measured: begin (written by `bench/run --write`) -->";
 const END: &str = "<!-- measured: end -->";
 
+/// The directory of the plots beside the document.
+const PLOTS: &str = "benchmarks";
+
 /// The text of a new document before the part that is replaced.
 const INTRODUCTION: &str = "# Benchmarks\n\n\
-    What whispeer reaches, beside the limits of the machine in the same run. `bench/run` repeats \
-    it; the part between the two comments is replaced by `bench/run --write`.\n\n";
+    What whispeer reaches, beside other systems and the limits of the machine in the same run. \
+    `bench/run --install` repeats it; the part between the two comments is replaced by \
+    `bench/run --write`.\n\n";
 
-/// What the subjects are, so far as their names do not say it.
-const SUBJECTS: &str = "\
-- **frame relay, one thread** is the limit for publishing: client, relay, client over Unix sockets. \
-  The relay reads 64 KiB at a time, parses length-prefixed frames, writes once per destination and \
-  read, and allocates nothing per frame. Its publisher gives each message to an asynchronous send \
-  with a buffer of 64 KiB, and its subscriber gets each message as an owned value: the least that \
-  a client does that sends and receives messages.
-- **frame relay, load through Tokio's codec** is the same relay between clients that use \
-  `LengthDelimitedCodec` with its default buffers.
-- **frame relay, one write a message** is the same relay with a publisher that writes each message \
-  at once.
-- **frame relay, load in bulk** is the same relay with prepared batches of 64 KiB, which no \
-  application could look at message by message: what the sockets carry.
-- **chunk relay** copies whatever a read gives; requests through it are the limit for \
-  request/response. With 64 outstanding each request is a write of its own, unless it says \
-  otherwise; in 1→1 its load is in bulk.
-- **raw ping-pong, one hop** has nothing between requester and answerer.
-- **tokio mpsc** is the limit in memory: a bounded channel, with a `oneshot` for the answer. Where \
-  whispeer runs on several threads, the channel on two threads shows what waking one costs.
-- **whispeer** over sockets: `publisher_bytes().send`, `subscribe_bytes`, `request_bytes` and \
-  `serve_bytes`, with default windows; 64 outstanding are 64 tasks on one client. In memory: \
-  `publisher().send` and `request` with values of 16 bytes as MessagePack, unless the row says \
-  bytes.
-- **idle connections** have one subscription each, to a topic of its own, made by the ordinary \
-  client. Counted is what the resident memory of the bus process grew by. The frame relay does no \
-  more than to hold the sockets.
-- **seen elsewhere** are figures of another machine with two cores, whose relay and load are not \
-  this code. They say how far the machines compare; targets are judged within the run.
-";
-
-/// Replaces the measured part of the document at `path` with `report`, or makes the document.
+/// Replaces the measured part of the document at `path` with `report`, or makes the document; and
+/// draws its plots beside it.
 ///
 /// # Errors
-/// When it cannot be read or written.
+/// When something cannot be read or written.
 pub fn write_into(path: &Path, report: &Report) -> Result<()> {
     let old = if path.exists() {
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
     } else {
         String::new()
     };
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
+    let plots = path
+        .parent()
+        .context("the document has no directory")?
+        .join(PLOTS);
+    std::fs::create_dir_all(&plots)?;
+    for family in report.families() {
+        let file = plots.join(plot_name(family));
+        std::fs::write(&file, plot::draw(family, &report.of(family)))
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     std::fs::write(path, replaced(&old, &report.to_string()))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn plot_name(family: Family) -> String {
+    format!("{}.svg", family_name(family))
 }
 
 fn replaced(old: &str, measured: &str) -> String {
@@ -81,17 +72,41 @@ fn replaced(old: &str, measured: &str) -> String {
 
 impl Display for Report {
     fn fmt(&self, output: &mut Formatter<'_>) -> fmt::Result {
+        self.standings(output)?;
+        self.targets(output)?;
+        for family in self.families() {
+            writeln!(output, "## {}\n", family.title())?;
+            writeln!(
+                output,
+                "![{}: a plot of the tables below]({PLOTS}/{})\n",
+                family.title(),
+                plot_name(family)
+            )?;
+            for case in self.of(family) {
+                table(output, case)?;
+            }
+        }
         self.circumstances(output)?;
         writeln!(output, "## What is compared\n\n{SUBJECTS}")?;
-        self.targets(output)?;
-        self.table(output, Unit::Nanoseconds)?;
-        self.table(output, Unit::PerSecond)?;
-        self.table(output, Unit::Bytes)?;
         self.remarks(output)
     }
 }
 
 impl Report {
+    /// The families that were measured, in the order of the plan.
+    fn families(&self) -> Vec<Family> {
+        let mut families: Vec<Family> = self.cases.iter().map(|case| case.family).collect();
+        families.dedup();
+        families
+    }
+
+    fn of(&self, family: Family) -> Vec<&CaseSummary> {
+        self.cases
+            .iter()
+            .filter(|case| case.family == family)
+            .collect()
+    }
+
     fn circumstances(&self, output: &mut Formatter<'_>) -> fmt::Result {
         let environment = &self.environment;
         let versions: Vec<String> = environment
@@ -105,7 +120,7 @@ impl Report {
              - **repeat:** `bench/run{}{}`\n\
              - **date:** {}, commit {}\n\
              - **machine:** {}, {} processors, {} of memory\n\
-             - **software:** {}; {}; {}; release build\n\
+             - **software:** {}; {}; {}; all release builds\n\
              - **whispeer's bus:** {}",
             if self.arguments.is_empty() { "" } else { " " },
             self.arguments.join(" "),
@@ -124,75 +139,103 @@ impl Report {
                  thread per processor"
             },
         )?;
+        for missing in &self.missing {
+            writeln!(output, "- **missing:** {}: {}", missing.title, missing.why)?;
+        }
         writeln!(
             output,
-            "\n{} rounds, subjects in turn; {} ms counted in each run after {} ms of warm-up. \
-             Figures are medians over rounds, with minimum–maximum. Ratios are taken within each \
-             round. Publishers, subscribers, requesters and answerers are processes apart from the \
-             subject, with one thread each; they share the processors with it. Every delivery is \
+            "\n{} rounds (fewer where a measurement takes long), subjects in turn; {} ms counted \
+             in each run after {} ms of warm-up. Figures are medians over rounds, with \
+             minimum–maximum. Ratios are taken within each round. Publishers, subscribers, \
+             requesters and answerers are processes apart from the subject, with one thread each \
+             where the client allows it; they share the processors with it. Every delivery is \
              counted and checked at its subscriber, and a run in which one is lost, doubled or out \
-             of order fails.\n",
-            self.repetitions, self.measure_milliseconds, self.warm_up_milliseconds,
+             of order fails. Processor time is that of the bus's process, in user space and in the \
+             kernel.\n",
+            self.rounds, self.measure_milliseconds, self.warm_up_milliseconds,
         )
     }
 
-    /// whispeer against its limits and targets, one row for each measurement.
-    fn targets(&self, output: &mut Formatter<'_>) -> fmt::Result {
+    /// whispeer against the best of its peers, one row for each measurement.
+    fn standings(&self, output: &mut Formatter<'_>) -> fmt::Result {
         let rows: Vec<_> = self
             .cases
             .iter()
-            .flat_map(|case| case.subjects.iter().map(move |subject| (case, subject)))
-            .filter(|(_, summary)| summary.subject.is_whispeer())
+            .filter_map(|case| Some((case, case.whispeer()?, case.best_peer()?)))
             .collect();
         if rows.is_empty() {
             return Ok(());
         }
         writeln!(
             output,
-            "## whispeer against its limits\n\n\
-             | measurement | subject | figure | limit in this run | ratio | target | met | limit \
-             seen elsewhere | ratio to that |\n|---|---|--:|--:|--:|--:|---|--:|--:|"
+            "## whispeer and the best of the others\n\n\
+             How many times better whispeer is than the best peer of the row, in the median of \
+             rounds: above 1 it is ahead, below 1 it is behind.\n\n\
+             | measurement | whispeer | the best peer | its figure | whispeer is |\n\
+             |---|--:|---|--:|---|"
         )?;
-        for (case, summary) in rows {
-            target_row(output, case, summary)?;
+        for (case, whispeer, peer) in rows {
+            let Some(ahead) = peer.ahead else { continue };
+            let word = if ahead.median < 1.0 {
+                "**behind**"
+            } else {
+                "ahead"
+            };
+            writeln!(
+                output,
+                "| {} | {} | {} | {} | {} {word} |",
+                case.title,
+                figure(whispeer, case.metric),
+                peer.title,
+                figure(peer, case.metric),
+                times(ahead.median),
+            )?;
         }
         writeln!(output)
     }
 
-    fn table(&self, output: &mut Formatter<'_>, unit: Unit) -> fmt::Result {
-        let cases: Vec<_> = self.cases.iter().filter(|case| case.unit == unit).collect();
-        if cases.is_empty() {
+    fn targets(&self, output: &mut Formatter<'_>) -> fmt::Result {
+        let rows: Vec<_> = self
+            .cases
+            .iter()
+            .flat_map(|case| case.targets.iter().map(move |target| (case, target)))
+            .collect();
+        if rows.is_empty() {
             return Ok(());
         }
-        match unit {
-            Unit::Nanoseconds => writeln!(
+        writeln!(
+            output,
+            "## Targets\n\n| measurement | whispeer is to reach | reached | min–max | met |\n\
+             |---|---|--:|--:|---|"
+        )?;
+        for (case, summary) in rows {
+            let target = summary.target;
+            let (reached, spread, met) = match summary.reached {
+                None => (String::new(), String::new(), "not measured"),
+                Some(reached) => (
+                    target.written(reached.median),
+                    format!(
+                        "{}–{}",
+                        target.written(reached.minimum),
+                        target.written(reached.maximum)
+                    ),
+                    if target.is_met(reached.median) {
+                        "yes"
+                    } else {
+                        "**no**"
+                    },
+                ),
+            };
+            writeln!(
                 output,
-                "## Latency\n\n| latency | subject | p50 | min–max | p99 | p99.9 | ratio to limit \
-                 | seen elsewhere | against seen |\n|---|---|--:|--:|--:|--:|--:|--:|--:|"
-            )?,
-            Unit::PerSecond => writeln!(
-                output,
-                "## Throughput\n\n| throughput | subject | per second | min–max | ratio to limit \
-                 | seen elsewhere | against seen |\n|---|---|--:|--:|--:|--:|--:|"
-            )?,
-            Unit::Bytes => writeln!(
-                output,
-                "## Memory\n\n| resident | subject | bytes | min–max | ratio to limit | seen \
-                 elsewhere | against seen |\n|---|---|--:|--:|--:|--:|--:|"
-            )?,
-        }
-        for case in cases {
-            for subject in &case.subjects {
-                row(output, case, subject)?;
-            }
+                "| {} | {target} | {reached} | {spread} | {met} |",
+                case.title
+            )?;
         }
         writeln!(output)
     }
 
     fn remarks(&self, output: &mut Formatter<'_>) -> fmt::Result {
-        for failure in &self.failures {
-            writeln!(output, "- not measured: {failure}")?;
-        }
         for case in &self.cases {
             for subject in &case.subjects {
                 for failure in &subject.failures {
@@ -215,117 +258,191 @@ impl Report {
     }
 }
 
-fn target_row(
+/// The table of one measurement, the best first.
+fn table(output: &mut Formatter<'_>, case: &CaseSummary) -> fmt::Result {
+    let has_limit = case.limit.is_some();
+    let has_seen = case.subjects.iter().any(|subject| subject.seen.is_some());
+    write!(
+        output,
+        "| {} | {} | min–max |",
+        case.title,
+        case.metric.title()
+    )?;
+    for metric in &case.beside {
+        write!(output, " {} |", metric.title())?;
+    }
+    if has_limit {
+        write!(output, " ratio to the limit |")?;
+    }
+    write!(output, " whispeer is |")?;
+    if has_seen {
+        write!(output, " seen elsewhere |")?;
+    }
+    let columns = case.beside.len() + usize::from(has_limit) + usize::from(has_seen);
+    writeln!(output, "\n|---|--:|--:|{}--:|", "--:|".repeat(columns))?;
+    for subject in ranked(case) {
+        row(output, case, subject, has_limit, has_seen)?;
+    }
+    writeln!(output)
+}
+
+/// The subjects of a measurement, the best first and those that failed last.
+pub fn ranked(case: &CaseSummary) -> Vec<&SubjectSummary> {
+    let mut subjects: Vec<&SubjectSummary> = case.subjects.iter().collect();
+    let rank = |subject: &SubjectSummary| {
+        case.main(subject)
+            .map_or(0.0, |figure| share(figure.median, 1.0, case.metric.unit()))
+    };
+    subjects.sort_by(|one, other| rank(other).total_cmp(&rank(one)));
+    subjects
+}
+
+fn row(
     output: &mut Formatter<'_>,
     case: &CaseSummary,
-    summary: &SubjectSummary,
+    subject: &SubjectSummary,
+    has_limit: bool,
+    has_seen: bool,
 ) -> fmt::Result {
-    let unit = case.unit;
-    let quantity = |value: f64| Quantity { value, unit }.to_string();
-    let limit = case.limit().and_then(|limit| limit.figure);
-    let reference = seen(case.id, case.limit);
-    let figure = summary.figure.map(|figure| figure.median);
-    let ratio = summary.ratio.map(|ratio| ratio.median);
-    let met = match (case.target, figure.zip(ratio)) {
-        (None, _) => "",
-        (Some(_), None) => "**no**",
-        (Some(target), Some((figure, ratio))) if target.is_met(figure, ratio) => "yes",
-        (Some(_), Some(_)) => "**no**",
+    let is_limit = case.limit == Some(subject.subject);
+    let emphasis = match subject.standing {
+        Standing::Whispeer => "**",
+        Standing::Limit => "_",
+        Standing::Peer => "",
     };
-    writeln!(
-        output,
-        "| {} | {} | {} | {} | {} | {} | {met} | {} | {} |",
-        case.title,
-        summary.title,
-        figure.map_or("failed".to_owned(), |value| format!(
-            "**{}**",
-            quantity(value)
-        )),
-        limit
-            .map(|limit| quantity(limit.median))
-            .unwrap_or_default(),
-        ratio.map(times).unwrap_or_default(),
-        case.target
-            .map(|target| target.written(unit).to_string())
-            .unwrap_or_default(),
-        reference.map(quantity).unwrap_or_default(),
-        figure
-            .zip(reference)
-            .map(|(figure, reference)| times(figure / reference))
-            .unwrap_or_default(),
-    )
-}
-
-fn times(ratio: f64) -> String {
-    format!("{ratio:.2} ×")
-}
-
-fn row(output: &mut Formatter<'_>, case: &CaseSummary, subject: &SubjectSummary) -> fmt::Result {
-    let is_limit = subject.subject == case.limit;
-    write!(output, "| {} | {}", case.title, subject.title)?;
+    write!(output, "| {emphasis}{}{emphasis}", subject.title)?;
     if is_limit {
         write!(output, " (limit)")?;
     }
     if is_limit && case.weak_rounds > 0 {
         write!(output, " †{}", case.weak_rounds)?;
     }
-    let quantity = |value: f64| Quantity {
-        value,
-        unit: case.unit,
-    };
-    match subject.figure {
-        None => write!(output, " | failed | ")?,
+    match case.main(subject) {
+        None => write!(output, " | failed | |")?,
         Some(Spread {
             median,
             minimum,
             maximum,
-        }) => write!(
-            output,
-            " | **{}** | {}–{}",
-            quantity(median),
-            quantity(minimum),
-            quantity(maximum)
-        )?,
-    }
-    if case.unit == Unit::Nanoseconds {
-        for tail in [subject.p99, subject.p999] {
-            write!(output, " | ")?;
-            if let Some(spread) = tail {
-                write!(output, "{}", quantity(spread.median))?;
-            }
+        }) => {
+            let quantity = |value| Quantity::of(case.metric, value);
+            write!(
+                output,
+                " | {emphasis}{}{emphasis} | {}–{} |",
+                quantity(median),
+                quantity(minimum),
+                quantity(maximum)
+            )?;
         }
     }
-    write!(output, " | ")?;
-    if let Some(Spread {
-        median,
-        minimum,
-        maximum,
-    }) = subject.ratio
-    {
-        if is_limit {
-            write!(output, "1")?;
-        } else {
-            write!(output, "{median:.3} ({minimum:.3}–{maximum:.3})")?;
-        }
+    for metric in &case.beside {
+        write!(output, " {} |", figure(subject, *metric))?;
     }
-    match (subject.seen, subject.figure) {
-        (Some(seen), Some(figure)) => {
-            let share = share(figure.median, seen, case.unit);
-            writeln!(output, " | {} | {share:.2} × |", quantity(seen))
-        }
-        _ => writeln!(output, " | | |"),
+    if has_limit {
+        write!(output, " {} |", spread(subject.ratio))?;
     }
+    let ahead = if subject.standing == Standing::Whispeer {
+        None
+    } else {
+        subject.ahead
+    };
+    write!(output, " {} |", spread(ahead))?;
+    if has_seen {
+        let seen = subject
+            .seen
+            .map(|seen| Quantity::of(case.metric, seen).to_string());
+        write!(output, " {} |", seen.unwrap_or_default())?;
+    }
+    writeln!(output)
+}
+
+/// The median of a figure, or nothing.
+fn figure(subject: &SubjectSummary, metric: Metric) -> String {
+    subject
+        .figures
+        .get(&metric)
+        .map(|figure| Quantity::of(metric, figure.median).to_string())
+        .unwrap_or_default()
+}
+
+/// A ratio with its extremes, or nothing.
+fn spread(ratio: Option<Spread>) -> String {
+    ratio.map_or_else(String::new, |ratio| {
+        format!(
+            "{} ({:.2}–{:.2})",
+            times(ratio.median),
+            ratio.minimum,
+            ratio.maximum
+        )
+    })
+}
+
+fn times(ratio: f64) -> String {
+    format!("{ratio:.2} ×")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::Environment;
+    use crate::installation::Missing;
+    use crate::report::tests::example;
+
+    fn report() -> Report {
+        Report {
+            environment: Environment::here(Vec::new()),
+            arguments: vec!["--quick".to_owned()],
+            is_program: true,
+            rounds: 2,
+            warm_up_milliseconds: 100,
+            measure_milliseconds: 1000,
+            cases: vec![example()],
+            missing: vec![Missing {
+                title: "Mosquitto",
+                why: "it was not found".to_owned(),
+            }],
+        }
+    }
 
     #[test]
-    fn a_new_document_gets_an_introduction() {
-        let text = replaced("", "figures");
+    fn the_best_peer_stands_beside_whispeer() {
+        let text = report().to_string();
+        assert!(
+            text.contains("| 1→1, 16 B | 2.00 M | NATS | 1.50 M | 1.50 × ahead |"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_failed_is_named_with_its_reason() {
+        let text = report().to_string();
+        assert!(text.contains("- **missing:** Mosquitto: it was not found"));
+        assert!(text.contains("| Redis | failed | |"));
+        assert!(text.contains("- 1→1, 16 B, Redis: failed: Redis ended"));
+    }
+
+    #[test]
+    fn all_rows_of_a_table_have_the_columns_of_its_head() {
+        let text = report().to_string();
+        let mut columns = None;
+        for line in text.lines() {
+            if !line.starts_with('|') {
+                columns = None;
+                continue;
+            }
+            let count = line.matches('|').count();
+            assert_eq!(*columns.get_or_insert(count), count, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_new_document_gets_an_introduction_and_its_plots() {
+        let directory = tempfile::tempdir().unwrap();
+        let document = directory.path().join("BENCHMARKS.md");
+        write_into(&document, &report()).unwrap();
+        let text = std::fs::read_to_string(&document).unwrap();
         assert!(text.starts_with("# Benchmarks"));
-        assert!(text.contains(&format!("{BEGIN}\nfigures\n{END}\n")));
+        assert!(text.contains("](benchmarks/one-to-one.svg)"));
+        assert!(directory.path().join("benchmarks/one-to-one.svg").exists());
     }
 
     #[test]

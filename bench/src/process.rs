@@ -1,23 +1,31 @@
 //! Starts the processes of a measurement, waits for what they say, and ends them.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use crate::load::Measured;
-use crate::role::{READY, RESULT, Role};
-use crate::subject::whispeer::PROGRAM_READY;
+use crate::address::Address;
+use crate::clock;
+use crate::load::measured::Measured;
+use crate::role::{LOG, READY, RESULT, Role, STARTING};
 
 /// Time for a process to begin; it includes loading the binary on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(15);
 
 /// Lines of output kept for the runner. Subjects log a few lines for each connection.
 const OUTPUT_LINES: usize = 1024;
+
+/// How often a program is tried that has to open its address.
+const CONNECT_INTERVAL: Duration = Duration::from_micros(200);
+
+/// How often the processes that a result depends on are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The processors on which the processes of a measurement may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +52,12 @@ impl Process {
     /// When the process or its place cannot be had.
     pub fn start(role: &Role, placement: Placement) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(role.arguments());
-        Self::spawn(
-            command,
-            placement,
-            format!("{:?} {}", role.kind, role.subject.title()),
-        )
-    }
-
-    /// Starts any program.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    fn spawn(mut command: Command, placement: Placement, name: String) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .arg("role")
+            .arg(serde_json::to_string(role)?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let name = format!("{:?} {}", role.kind, role.subject.title());
         // A child inherits the processors of its parent, whatever the program.
         let affinity = Affinity::enter(placement)?;
         let child = command
@@ -86,35 +86,65 @@ impl Process {
         })
     }
 
-    /// Waits until the process says that it can be used.
+    /// Waits until the process says that it can be used, which may take it `limit` beside its
+    /// start.
     ///
     /// # Errors
     /// When it ends before, or is silent for too long.
-    pub fn wait_until_ready(&mut self) -> Result<()> {
-        self.wait_for_line(START_LIMIT, |line| {
-            (line == READY || line.starts_with(PROGRAM_READY)).then_some(())
+    pub fn wait_until_ready(&mut self, limit: Duration) -> Result<()> {
+        self.wait_for_line(START_LIMIT + limit, &mut [], |line| {
+            (line == READY).then_some(())
         })
     }
 
-    /// Waits for the measurement.
+    /// Waits until the program that this process becomes listens at `address`, and says how long
+    /// that took it from its start. Its log is in `directory`.
     ///
     /// # Errors
-    /// When the process ends without one, or `limit` passes.
-    pub fn wait_for_result(&mut self, limit: Duration) -> Result<Measured> {
-        let json = self.wait_for_line(limit, |line| {
+    /// When it ends before, or does not listen for too long.
+    pub fn wait_until_open(&mut self, address: &Address, directory: &Path) -> Result<Duration> {
+        let starting: u64 = self
+            .wait_for_line(START_LIMIT, &mut [], |line| {
+                line.strip_prefix(STARTING).map(ToOwned::to_owned)
+            })?
+            .parse()?;
+        let until = Instant::now() + START_LIMIT;
+        while !address.is_open() {
+            if let Some(status) = self.child.try_wait()? {
+                let log = std::fs::read_to_string(directory.join(LOG)).unwrap_or_default();
+                let last = log.lines().last().unwrap_or_default();
+                bail!("{} ended with {status}: {last}", self.name);
+            }
+            if Instant::now() >= until {
+                bail!("{} did not listen for {START_LIMIT:?}", self.name);
+            }
+            std::thread::sleep(CONNECT_INTERVAL);
+        }
+        Ok(Duration::from_nanos(
+            clock::nanoseconds().saturating_sub(starting),
+        ))
+    }
+
+    /// Waits for the measurement, which fails with any of the processes that it depends on.
+    ///
+    /// # Errors
+    /// When one of the processes ends without one, or `limit` passes.
+    pub fn wait_for_result(
+        &mut self,
+        limit: Duration,
+        others: &mut [&mut Process],
+    ) -> Result<Measured> {
+        let json = self.wait_for_line(limit, others, |line| {
             line.strip_prefix(RESULT).map(ToOwned::to_owned)
         })?;
         Ok(serde_json::from_str(&json)?)
     }
 
-    /// Fails if the process has failed.
-    ///
-    /// # Errors
-    /// With its exit status.
-    pub fn check(&mut self) -> Result<()> {
+    /// Fails if the process has ended.
+    fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
-            Some(status) if !status.success() => bail!("{} ended with {status}", self.name),
-            _ => Ok(()),
+            Some(status) => bail!("{} ended with {status}", self.name),
+            None => Ok(()),
         }
     }
 
@@ -124,8 +154,7 @@ impl Process {
     /// When it has ended, or the system does not say.
     pub fn resident_bytes(&self) -> Result<u64> {
         const KIBIBYTE: u64 = 1024;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .with_context(|| format!("{} has ended", self.name))?;
+        let status = self.told("status")?;
         let kibibytes: u64 = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
@@ -135,23 +164,46 @@ impl Process {
         Ok(kibibytes * KIBIBYTE)
     }
 
+    /// The processor time that the process has taken, in seconds, in user space and for it in the
+    /// kernel.
+    ///
+    /// # Errors
+    /// When it has ended, or the system does not say.
+    pub fn processor_seconds(&self) -> Result<f64> {
+        let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.context("the system has no ticks")?;
+        let ticks = processor_ticks(&self.told("stat")?)
+            .with_context(|| format!("the system says nothing of {}", self.name))?;
+        Ok(ticks as f64 / ticks_a_second as f64)
+    }
+
+    fn told(&self, what: &str) -> Result<String> {
+        std::fs::read_to_string(format!("/proc/{}/{what}", self.child.id()))
+            .with_context(|| format!("{} has ended", self.name))
+    }
+
     fn wait_for_line<T>(
         &mut self,
         limit: Duration,
+        others: &mut [&mut Process],
         mut wanted: impl FnMut(&str) -> Option<T>,
     ) -> Result<T> {
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
+            match self.lines.recv_timeout(left.min(WATCH_INTERVAL)) {
                 Ok(line) => {
                     if let Some(found) = wanted(&line) {
                         return Ok(found);
                     }
                     self.last_line = line;
                 }
-                Err(RecvTimeoutError::Timeout) => {
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
                     bail!("{} said nothing for {limit:?}", self.name);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    for other in others.iter_mut() {
+                        other.check()?;
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait()?;
@@ -160,6 +212,17 @@ impl Process {
             }
         }
     }
+}
+
+/// The ticks in user space and in the kernel that a line of `/proc/PID/stat` tells.
+fn processor_ticks(line: &str) -> Option<u64> {
+    // The name, in parentheses, may itself hold spaces and parentheses.
+    let (_, fields) = line.rsplit_once(')')?;
+    // Counted from the state, which follows the name.
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let kernel: u64 = fields.next()?.parse().ok()?;
+    Some(user + kernel)
 }
 
 impl Drop for Process {
@@ -194,5 +257,17 @@ impl Affinity {
 
     fn leave(self) -> Result<()> {
         sched_setaffinity(Pid::from_raw(0), &self.usual).context("cannot undo the pinning")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_whatever_the_name_of_the_program() {
+        let line = "7 (a) b) S 1 7 7 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 5 1000 10";
+        assert_eq!(processor_ticks(line), Some(42));
+        assert_eq!(processor_ticks("nothing"), None);
     }
 }

@@ -5,39 +5,77 @@
 //! [`RESULT`] and the measurement as JSON. All else on standard output is ignored, because
 //! subjects log there.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::load::{Measured, Phases, raw_publish, raw_request};
+use crate::address::Address;
+use crate::clock;
+use crate::load::client::{PubSub, Requester};
+use crate::load::measured::Measured;
+use crate::load::publish::{self, Pace};
+use crate::load::raw_publish::{ByCodec, ByMessage, ByWrite, InBulk, Raw};
+use crate::load::receiver::{self, Expecting, Receiver};
+use crate::load::{Phases, Streams, hold, raw_request, requests, routing, subscribe};
+use crate::peers::{self, t2_bus};
 use crate::subject::relay::{self, Unit};
-use crate::subject::{Subject, Threads, idle, memory, ping, t2, whispeer};
+use crate::subject::whispeer::{self, Whispeer};
+use crate::subject::{Program, Serving, Subject, Threads, memory, ping};
 
 /// The line that says that a role can be used.
 pub const READY: &str = "ready";
 
+/// What a line begins with that says when a program was started, in nanoseconds of the clock.
+pub const STARTING: &str = "starting ";
+
 /// What a line with a measurement begins with.
 pub const RESULT: &str = "result ";
 
+/// The name of the file that takes what a program writes.
+pub const LOG: &str = "server.log";
+
 /// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Is the subject.
     Serve,
     /// Answers requests through the subject.
     Answer,
     /// Requests through the subject and measures.
-    Request,
+    Request {
+        /// Requests under way at once.
+        outstanding: u64,
+    },
     /// Publishes through the subject.
-    Publish,
+    Publish(Streams, Pace),
     /// Subscribes through the subject and measures.
-    Subscribe,
+    Subscribe(Streams, Expecting),
+    /// Publishes each message to a topic of its own.
+    PublishFresh {
+        /// Groups of patterns.
+        groups: u32,
+    },
+    /// Subscribes to many patterns and measures.
+    SubscribeMany {
+        /// Groups of patterns.
+        groups: u32,
+    },
     /// Holds connections over which nothing goes.
-    Idle,
+    Idle {
+        /// The number of the first.
+        first: u32,
+        /// How many.
+        connections: u32,
+    },
+    /// Makes and ends subscriptions.
+    Change,
     /// Is subject and load at once: requests within one process.
     RequestInMemory,
     /// Is subject and load at once: publishes within one process.
@@ -45,72 +83,40 @@ pub enum Kind {
 }
 
 /// A part in a measurement, and what there is to know for it.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Role {
     /// What to do.
     pub kind: Kind,
     /// With what.
     pub subject: Subject,
     /// Where the subject listens.
-    #[arg(long)]
-    pub socket: PathBuf,
+    pub address: Address,
+    /// Where it may keep files.
+    pub directory: PathBuf,
+    /// The program that is the subject.
+    pub program: Option<PathBuf>,
     /// Bytes of each payload.
-    #[arg(long)]
     pub payload_bytes: usize,
-    /// Requests under way at once.
-    #[arg(long)]
-    pub outstanding: u64,
-    /// Streams that are published at once, each on a connection of its own.
-    #[arg(long)]
-    pub publishers: u16,
-    /// Connections that subscribe, dealt out over the publishers; or that are held idle.
-    #[arg(long)]
-    pub subscribers: u16,
-    /// The number of the first idle connection.
-    #[arg(long)]
-    pub first: u16,
-    /// The `whispeer` program, which is then the bus.
-    #[arg(long)]
-    pub whispeer: Option<PathBuf>,
-    /// Time before counting, in milliseconds.
-    #[arg(long)]
-    pub warm_up: u64,
-    /// Time that is counted, in milliseconds.
-    #[arg(long)]
-    pub measure: u64,
+    /// How long the load runs.
+    pub phases: Phases,
+}
+
+/// Publishes on one task and receives on another.
+macro_rules! between_tasks {
+    ($publisher:expr, $receiving:expr, $phases:expr) => {{
+        let (mut publisher, phases) = ($publisher, $phases);
+        let receiving = tokio::spawn($receiving);
+        let publishing = tokio::spawn(async move {
+            publish::stream(&mut publisher, phases).await?;
+            anyhow::Ok(publisher)
+        });
+        let receiver = receiving.await??;
+        publishing.await??;
+        receiver
+    }};
 }
 
 impl Role {
-    /// The arguments that make this binary play the role.
-    pub fn arguments(&self) -> Vec<String> {
-        let mut arguments = vec!["role".to_owned()];
-        for value in [
-            self.kind.to_possible_value(),
-            self.subject.to_possible_value(),
-        ] {
-            arguments.extend(value.map(|value| value.get_name().to_owned()));
-        }
-        let options = [
-            ("--socket", self.socket.display().to_string()),
-            ("--payload-bytes", self.payload_bytes.to_string()),
-            ("--outstanding", self.outstanding.to_string()),
-            ("--publishers", self.publishers.to_string()),
-            ("--subscribers", self.subscribers.to_string()),
-            ("--first", self.first.to_string()),
-            ("--warm-up", self.warm_up.to_string()),
-            ("--measure", self.measure.to_string()),
-        ];
-        for (name, value) in options {
-            arguments.push(name.to_owned());
-            arguments.push(value);
-        }
-        if let Some(program) = &self.whispeer {
-            arguments.push("--whispeer".to_owned());
-            arguments.push(program.display().to_string());
-        }
-        arguments
-    }
-
     /// Plays the role until its load is done or, for what serves, until the process is ended.
     ///
     /// # Errors
@@ -119,10 +125,8 @@ impl Role {
         // A role must not outlive a runner that was killed before it could end its roles.
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
             .context("cannot bind the life of this process to its parent's")?;
-        if let (Kind::Serve, Subject::Whispeer, Some(program)) =
-            (self.kind, self.subject, &self.whispeer)
-        {
-            match whispeer::become_program(program, &self.socket)? {}
+        if let (Kind::Serve, Some(program)) = (self.kind, self.command()?) {
+            return self.become_program(program);
         }
         let runtime = runtime(self.threads())?;
         match runtime.block_on(self.perform())? {
@@ -134,171 +138,63 @@ impl Role {
         }
     }
 
-    /// Load generators run on one thread whatever their subject, so that they differ only in the
-    /// client that they use.
+    /// The command of the program that is the subject, if one is.
+    fn command(&self) -> Result<Option<Command>> {
+        match (self.subject.serving(), &self.program) {
+            (Serving::Program(Program::Whispeer), None) => Ok(None),
+            (Serving::Program(Program::Whispeer), Some(path)) => {
+                whispeer::command(path, &self.address).map(Some)
+            }
+            (Serving::Program(_), Some(path)) => {
+                peers::command(self.subject, path, &self.address, &self.directory).map(Some)
+            }
+            (Serving::Program(_), None) => self.unsupported(),
+            (Serving::Role | Serving::Nothing, _) => Ok(None),
+        }
+    }
+
+    fn become_program(&self, mut command: Command) -> Result<()> {
+        let log = File::create(self.directory.join(LOG))?;
+        command
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .current_dir(&self.directory);
+        say(&format!("{STARTING}{}", clock::nanoseconds()));
+        Err(command.exec()).with_context(|| format!("cannot run {:?}", command.get_program()))
+    }
+
     fn threads(&self) -> Threads {
         match self.kind {
             Kind::Serve | Kind::RequestInMemory | Kind::PublishInMemory => self.subject.threads(),
-            Kind::Answer | Kind::Request | Kind::Publish | Kind::Subscribe | Kind::Idle => {
-                Threads::One
-            }
+            _ => self.subject.load_threads(),
         }
     }
 
     async fn perform(&self) -> Result<Option<Measured>> {
         match self.kind {
             Kind::Serve => self.serve().await.map(|()| None),
-            Kind::Answer => self.answer().await.map(|()| None),
-            Kind::Publish => self.publish().await.map(|()| None),
-            Kind::Idle => self.idle().await.map(|()| None),
-            Kind::Request => self.request().await.map(Some),
-            Kind::Subscribe => self.subscribe().await.map(Some),
             Kind::RequestInMemory => self.request_in_memory().await.map(Some),
             Kind::PublishInMemory => self.publish_in_memory().await.map(Some),
+            _ => self.load().await,
         }
     }
 
     async fn serve(&self) -> Result<()> {
-        match Client::of(self.subject) {
-            Client::Raw if self.subject == Subject::PingPong => {
-                ping::serve(&self.socket, say_ready).await
-            }
-            Client::Raw => relay::serve(&self.socket, unit(self.subject), say_ready).await,
-            Client::T2 => t2::serve(&self.socket, say_ready).await,
-            Client::Whispeer => whispeer::serve(&self.socket, say_ready).await,
-            Client::None => self.unsupported(),
-        }
+        let unit = match self.subject {
+            Subject::PingPong => return ping::serve(self.address.path()?, say_ready).await,
+            Subject::T2Bus => return t2_bus::serve(&self.address, say_ready).await,
+            Subject::Whispeer => return whispeer::serve(&self.address, say_ready).await,
+            Subject::ChunkRelay | Subject::ChunkRelayBatched => Unit::Chunk,
+            _ => Unit::Frame,
+        };
+        relay::serve(self.address.path()?, unit, say_ready).await
     }
 
-    async fn answer(&self) -> Result<()> {
-        match Client::of(self.subject) {
-            Client::Raw => raw_request::answer(&self.socket, say_ready).await,
-            Client::T2 => t2::answer(&self.socket, say_ready).await,
-            Client::Whispeer => whispeer::answer(&self.socket, say_ready).await,
-            Client::None => self.unsupported(),
-        }
-    }
-
-    async fn request(&self) -> Result<Measured> {
-        let (socket, phases) = (&self.socket, self.phases());
-        match (Client::of(self.subject), self.outstanding) {
-            (Client::Raw, 1) => raw_request::request(socket, self.payload_bytes, phases).await,
-            (Client::Raw, many) => {
-                let requesting = self.subject.requesting();
-                raw_request::request_many(socket, self.payload_bytes, many, requesting, phases)
-                    .await
-            }
-            (Client::T2, 1) => t2::request(socket, phases).await,
-            (Client::T2, many) => t2::request_many(socket, many, phases).await,
-            (Client::Whispeer, 1) => whispeer::request(socket, self.payload_bytes, phases).await,
-            (Client::Whispeer, many) => {
-                whispeer::request_many(socket, self.payload_bytes, many, phases).await
-            }
-            (Client::None, _) => self.unsupported(),
-        }
-    }
-
-    async fn publish(&self) -> Result<()> {
-        let (socket, phases) = (&self.socket, self.phases());
-        match Client::of(self.subject) {
-            Client::Raw => {
-                let handling = self.subject.handling();
-                raw_publish::publish(
-                    socket,
-                    self.publishers,
-                    self.payload_bytes,
-                    handling,
-                    phases,
-                )
-                .await
-            }
-            Client::T2 => t2::publish(socket, self.payload_bytes, phases).await,
-            Client::Whispeer => {
-                whispeer::publish(socket, self.publishers, self.payload_bytes, phases).await
-            }
-            Client::None => self.unsupported(),
-        }
-    }
-
-    async fn subscribe(&self) -> Result<Measured> {
-        let (socket, phases) = (&self.socket, self.phases());
-        let (connections, channels) = (self.subscribers, self.publishers);
-        match Client::of(self.subject) {
-            Client::Raw => {
-                let handling = self.subject.handling();
-                raw_publish::subscribe(socket, connections, channels, handling, phases, say_ready)
-                    .await
-            }
-            Client::T2 => t2::subscribe(socket, phases, say_ready).await,
-            Client::Whispeer => {
-                whispeer::subscribe(socket, connections, channels, phases, say_ready).await
-            }
-            Client::None => self.unsupported(),
-        }
-    }
-
-    async fn idle(&self) -> Result<()> {
-        let (socket, first, connections) = (&self.socket, self.first, self.subscribers);
-        match Client::of(self.subject) {
-            Client::Raw => idle::hold(socket, first, connections, say_ready).await,
-            Client::Whispeer => whispeer::idle(socket, first, connections, say_ready).await,
-            Client::T2 | Client::None => self.unsupported(),
-        }
-    }
-
-    async fn request_in_memory(&self) -> Result<Measured> {
+    /// Loads the subject through its client.
+    async fn load(&self) -> Result<Option<Measured>> {
         match self.subject {
-            Subject::Mpsc | Subject::MpscTwoThreads => memory::request(self.phases()).await,
-            Subject::T2Bus => t2::request_in_memory(self.phases()).await,
-            Subject::Whispeer | Subject::WhispeerOneThread => {
-                whispeer::memory::request(self.phases()).await
-            }
-            Subject::WhispeerBytes => {
-                whispeer::memory::request_of_bytes(self.payload_bytes, self.phases()).await
-            }
-            _ => self.unsupported(),
-        }
-    }
-
-    async fn publish_in_memory(&self) -> Result<Measured> {
-        let phases = self.phases();
-        match self.subject {
-            Subject::Mpsc | Subject::MpscTwoThreads => memory::one_to_one(phases).await,
-            Subject::T2Bus => t2::one_to_one_in_memory(self.payload_bytes, phases).await,
-            Subject::Whispeer | Subject::WhispeerOneThread => {
-                whispeer::memory::one_to_one(phases).await
-            }
-            Subject::WhispeerBytes => {
-                whispeer::memory::one_to_one_of_bytes(self.payload_bytes, phases).await
-            }
-            _ => self.unsupported(),
-        }
-    }
-
-    fn phases(&self) -> Phases {
-        Phases {
-            warm_up: Duration::from_millis(self.warm_up),
-            measure: Duration::from_millis(self.measure),
-        }
-    }
-
-    fn unsupported<T>(&self) -> Result<T> {
-        bail!("{} cannot {:?}", self.subject.title(), self.kind)
-    }
-}
-
-/// Whose client the load on a subject uses over sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Client {
-    Raw,
-    T2,
-    Whispeer,
-    None,
-}
-
-impl Client {
-    fn of(subject: Subject) -> Self {
-        match subject {
+            Subject::Whispeer => self.through::<Whispeer>().await,
+            Subject::T2Bus => self.through::<t2_bus::T2>().await,
             Subject::PingPong
             | Subject::ChunkRelay
             | Subject::ChunkRelayBatched
@@ -306,21 +202,160 @@ impl Client {
             | Subject::FrameRelayTwoThreads
             | Subject::FrameRelayInBulk
             | Subject::FrameRelayByCodec
-            | Subject::FrameRelayByWrite => Self::Raw,
-            Subject::T2Bus => Self::T2,
-            Subject::Whispeer => Self::Whispeer,
-            Subject::Mpsc
-            | Subject::MpscTwoThreads
-            | Subject::WhispeerOneThread
-            | Subject::WhispeerBytes => Self::None,
+            | Subject::FrameRelayByWrite => self.raw().await,
+            _ => peers::play(self).await,
         }
     }
-}
 
-fn unit(relay: Subject) -> Unit {
-    match relay {
-        Subject::ChunkRelay | Subject::ChunkRelayBatched => Unit::Chunk,
-        _ => Unit::Frame,
+    async fn raw(&self) -> Result<Option<Measured>> {
+        let socket = self.address.path()?;
+        match self.kind {
+            Kind::Answer => raw_request::answer(socket, say_ready).await.map(|()| None),
+            Kind::Request { outstanding: 1 } => {
+                raw_request::request(socket, self.payload_bytes, self.phases)
+                    .await
+                    .map(Some)
+            }
+            Kind::Request { outstanding } => {
+                let requesting = self.subject.requesting();
+                raw_request::request_many(
+                    socket,
+                    self.payload_bytes,
+                    outstanding,
+                    requesting,
+                    self.phases,
+                )
+                .await
+                .map(Some)
+            }
+            _ => match self.subject {
+                Subject::FrameRelayInBulk | Subject::ChunkRelay => {
+                    self.publishing::<Raw<InBulk>>().await
+                }
+                Subject::FrameRelayByCodec => self.publishing::<Raw<ByCodec>>().await,
+                Subject::FrameRelayByWrite => self.publishing::<Raw<ByWrite>>().await,
+                _ => self.publishing::<Raw<ByMessage>>().await,
+            },
+        }
+    }
+
+    /// Loads the subject through a client that can do all.
+    ///
+    /// # Errors
+    /// When the load fails or a delivery is missing, doubled or out of order.
+    pub async fn through<C: PubSub + Requester>(&self) -> Result<Option<Measured>> {
+        match self.kind {
+            Kind::Answer | Kind::Request { .. } => self.requesting::<C>().await,
+            _ => self.publishing::<C>().await,
+        }
+    }
+
+    /// Loads the subject through a client that publishes and subscribes.
+    ///
+    /// # Errors
+    /// When the load fails or a delivery is missing, doubled or out of order.
+    pub async fn publishing<C: PubSub>(&self) -> Result<Option<Measured>> {
+        let (address, phases, size) = (&self.address, self.phases, self.payload_bytes);
+        match self.kind {
+            Kind::Publish(streams, pace) => {
+                // The connections must live until the last message has arrived, and the runner
+                // knows when that is.
+                let _connections =
+                    publish::publish::<C>(address, streams, size, pace, phases).await?;
+                std::future::pending().await
+            }
+            Kind::PublishFresh { groups } => {
+                let _connection = routing::publish::<C>(address, groups, size, phases).await?;
+                std::future::pending().await
+            }
+            Kind::Subscribe(streams, expecting) => {
+                subscribe::subscribe::<C>(address, streams, expecting, phases, say_ready)
+                    .await
+                    .map(Some)
+            }
+            Kind::SubscribeMany { groups } => {
+                routing::subscribe::<C>(address, groups, phases, say_ready)
+                    .await
+                    .map(Some)
+            }
+            Kind::Idle { first, connections } => {
+                hold::idle::<C>(address, first, connections, say_ready)
+                    .await
+                    .map(|()| None)
+            }
+            Kind::Change => hold::change::<C>(address, phases, say_ready)
+                .await
+                .map(Some),
+            _ => self.unsupported(),
+        }
+    }
+
+    /// Loads the subject through a client that asks and answers.
+    ///
+    /// # Errors
+    /// When the load fails or an answer is not the request's.
+    pub async fn requesting<R: Requester>(&self) -> Result<Option<Measured>> {
+        match self.kind {
+            Kind::Answer => {
+                let answerer = R::answerer(&self.address).await?;
+                answerer.answer(say_ready).await.map(|()| None)
+            }
+            Kind::Request { outstanding } => {
+                requests::request::<R>(&self.address, self.payload_bytes, outstanding, self.phases)
+                    .await
+                    .map(Some)
+            }
+            _ => self.unsupported(),
+        }
+    }
+
+    async fn request_in_memory(&self) -> Result<Measured> {
+        match self.subject {
+            Subject::Mpsc | Subject::MpscTwoThreads => memory::request(self.phases).await,
+            Subject::T2Bus => t2_bus::request_in_memory(self.phases).await,
+            Subject::Whispeer | Subject::WhispeerOneThread => {
+                whispeer::memory::request(self.phases).await
+            }
+            Subject::WhispeerBytes => {
+                whispeer::memory::request_of_bytes(self.payload_bytes, self.phases).await
+            }
+            _ => self.unsupported(),
+        }
+    }
+
+    async fn publish_in_memory(&self) -> Result<Measured> {
+        let phases = self.phases;
+        let receiver = Receiver::new(Expecting::InOrder, 0, 1, phases.warm_up)?;
+        let receiver = match self.subject {
+            Subject::Mpsc | Subject::MpscTwoThreads => {
+                let (publisher, receiving) = memory::mpsc(receiver);
+                between_tasks!(publisher, receiving, phases)
+            }
+            Subject::Broadcast => {
+                let (publisher, receiving) = memory::broadcast(receiver);
+                between_tasks!(publisher, receiving, phases)
+            }
+            Subject::T2Bus => {
+                let (_bus, publisher, receiving) =
+                    t2_bus::in_memory(self.payload_bytes, receiver).await?;
+                between_tasks!(publisher, receiving, phases)
+            }
+            Subject::Whispeer | Subject::WhispeerOneThread => {
+                let (_bus, publisher, receiving) = whispeer::memory::of_values(receiver).await?;
+                between_tasks!(publisher, receiving, phases)
+            }
+            Subject::WhispeerBytes => {
+                let (_bus, publisher, receiving) =
+                    whispeer::memory::of_bytes(self.payload_bytes, receiver).await?;
+                between_tasks!(publisher, receiving, phases)
+            }
+            _ => return self.unsupported(),
+        };
+        receiver::measured(vec![receiver])
+    }
+
+    fn unsupported<T>(&self) -> Result<T> {
+        bail!("{} cannot {:?}", self.subject.title(), self.kind)
     }
 }
 

@@ -2,25 +2,39 @@
 //! doubled or reordered.
 //!
 //! ```text
-//! | sequence: u64 LE            | complement of the sequence: u64 LE | zeroes … |
-//! | u64::MAX, the end of a run  | messages sent before it: u64 LE    | zeroes … |
+//! | stream: u16, sequence: u48   | complement of the first word, or when it was due | zeroes … |
+//! | stream: u16, 2⁴⁸ - 1: the end | messages sent before it: u64                     | zeroes … |
 //! ```
+//!
+//! Both words are little-endian; the stream is in the upper bits of the first.
 
 use anyhow::{Context, Result, bail};
 
 /// The smallest payload that holds both words, in bytes.
 pub const SMALLEST_BYTES: usize = 16;
 
-const END: u64 = u64::MAX;
+const SEQUENCE_BITS: u32 = 48;
 
-/// Writes message number `sequence` into `payload`.
-pub fn write_message(payload: &mut [u8], sequence: u64) {
-    write_words(payload, sequence, !sequence);
+const END: u64 = (1 << SEQUENCE_BITS) - 1;
+
+/// Writes message number `sequence` of `stream` into `payload`.
+pub fn write_message(payload: &mut [u8], stream: u16, sequence: u64) {
+    let first = first_word(stream, sequence);
+    write_words(payload, first, !first);
 }
 
-/// Writes the end of a run of `count` messages into `payload`.
-pub fn write_end(payload: &mut [u8], count: u64) {
-    write_words(payload, END, count);
+/// Writes message number `sequence` of `stream`, which was due at `due`, into `payload`.
+pub fn write_due(payload: &mut [u8], stream: u16, sequence: u64, due: u64) {
+    write_words(payload, first_word(stream, sequence), due);
+}
+
+/// Writes the end of `stream` after `count` messages into `payload`.
+pub fn write_end(payload: &mut [u8], stream: u16, count: u64) {
+    write_words(payload, first_word(stream, END), count);
+}
+
+fn first_word(stream: u16, sequence: u64) -> u64 {
+    (u64::from(stream) << SEQUENCE_BITS) | sequence
 }
 
 fn write_words(payload: &mut [u8], first: u64, second: u64) {
@@ -30,43 +44,67 @@ fn write_words(payload: &mut [u8], first: u64, second: u64) {
     }
 }
 
-/// What comes next on one stream of messages.
+/// What a payload says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The expected message.
-    Message,
-    /// The end, after as many messages as were sent.
-    End,
+pub enum Message {
+    /// A message.
+    Numbered {
+        /// Of which stream.
+        stream: u16,
+        /// Its number there.
+        sequence: u64,
+        /// What follows the number.
+        second: u64,
+    },
+    /// The end of a stream.
+    End {
+        /// Of which stream.
+        stream: u16,
+        /// Messages before it.
+        count: u64,
+    },
 }
 
-/// The receiving end of one stream of messages: accepts each exactly once and in order.
-#[derive(Debug, Default)]
-pub struct Sequence {
-    next: u64,
-}
-
-impl Sequence {
-    /// Checks the next payload.
+impl Message {
+    /// Reads a payload.
     ///
     /// # Errors
-    /// When it is not the message that has to come next, or the end comes too early.
-    pub fn accept(&mut self, payload: &[u8]) -> Result<Step> {
+    /// When it is too short.
+    pub fn read(payload: &[u8]) -> Result<Self> {
         let words = payload
             .first_chunk::<SMALLEST_BYTES>()
             .context("a payload was cut short")?;
         let both = u128::from_le_bytes(*words);
         let (first, second) = (both as u64, (both >> 64) as u64);
-        if first == END {
-            if second != self.next {
-                bail!("{second} messages were sent and {} arrived", self.next);
+        let (stream, sequence) = ((first >> SEQUENCE_BITS) as u16, first & END);
+        if sequence == END {
+            return Ok(Self::End {
+                stream,
+                count: second,
+            });
+        }
+        Ok(Self::Numbered {
+            stream,
+            sequence,
+            second,
+        })
+    }
+
+    /// Fails unless the second word is the complement of the first.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Numbered {
+                stream,
+                sequence,
+                second,
+            } if second != !first_word(stream, sequence) => {
+                bail!("message {sequence} of stream {stream} was changed on its way")
             }
-            return Ok(Step::End);
+            Self::Numbered { .. } | Self::End { .. } => Ok(()),
         }
-        if first != self.next || second != !first {
-            bail!("message {first} arrived where {} was due", self.next);
-        }
-        self.next += 1;
-        Ok(Step::Message)
     }
 }
 
@@ -74,44 +112,34 @@ impl Sequence {
 mod tests {
     use super::*;
 
-    fn message(sequence: u64) -> [u8; SMALLEST_BYTES] {
+    #[test]
+    fn a_payload_says_what_was_written_into_it() {
         let mut payload = [0; SMALLEST_BYTES];
-        write_message(&mut payload, sequence);
-        payload
+        write_message(&mut payload, 3, 7);
+        let message = Message::read(&payload).unwrap();
+        assert!(message.check().is_ok());
+        assert!(matches!(
+            message,
+            Message::Numbered {
+                stream: 3,
+                sequence: 7,
+                ..
+            }
+        ));
+        write_end(&mut payload, 3, 8);
+        let end = Message::End {
+            stream: 3,
+            count: 8,
+        };
+        assert_eq!(Message::read(&payload).unwrap(), end);
     }
 
-    fn end(count: u64) -> [u8; SMALLEST_BYTES] {
+    #[test]
+    fn a_changed_payload_is_noticed() {
         let mut payload = [0; SMALLEST_BYTES];
-        write_end(&mut payload, count);
-        payload
-    }
-
-    #[test]
-    fn a_complete_run_is_accepted() {
-        let mut sequence = Sequence::default();
-        assert_eq!(sequence.accept(&message(0)).unwrap(), Step::Message);
-        assert_eq!(sequence.accept(&message(1)).unwrap(), Step::Message);
-        assert_eq!(sequence.accept(&end(2)).unwrap(), Step::End);
-    }
-
-    #[test]
-    fn a_lost_message_is_noticed() {
-        let mut sequence = Sequence::default();
-        sequence.accept(&message(0)).unwrap();
-        assert!(sequence.accept(&message(2)).is_err());
-    }
-
-    #[test]
-    fn a_doubled_message_is_noticed() {
-        let mut sequence = Sequence::default();
-        sequence.accept(&message(0)).unwrap();
-        assert!(sequence.accept(&message(0)).is_err());
-    }
-
-    #[test]
-    fn a_message_lost_just_before_the_end_is_noticed() {
-        let mut sequence = Sequence::default();
-        sequence.accept(&message(0)).unwrap();
-        assert!(sequence.accept(&end(2)).is_err());
+        write_message(&mut payload, 0, 7);
+        payload[0] = 8;
+        assert!(Message::read(&payload).unwrap().check().is_err());
+        assert!(Message::read(&payload[..15]).is_err());
     }
 }

@@ -1,19 +1,26 @@
 //! Load generators: what requests, answers, publishes and subscribes, in processes apart from the
-//! subject that is measured.
+//! subject that is measured. [`client`] says what a client has to be able to do; the rest is
+//! written against that.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub mod deliveries;
+pub mod client;
+pub mod hold;
+pub mod measured;
 pub mod message;
 pub mod payloads;
+pub mod publish;
 pub mod raw_publish;
 pub mod raw_request;
-pub mod round_trips;
+pub mod receiver;
+pub mod requests;
+pub mod routing;
+pub mod subscribe;
 
 /// How long a load runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Phases {
     /// Time before anything is counted, for buffers, caches and windows to settle.
     pub warm_up: Duration,
@@ -21,77 +28,60 @@ pub struct Phases {
     pub measure: Duration,
 }
 
-/// What one run of one subject showed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Measured {
-    /// Times of single round trips.
-    Latency {
-        /// Median, in nanoseconds.
-        p50_nanoseconds: u64,
-        /// 99th percentile, in nanoseconds.
-        p99_nanoseconds: u64,
-        /// 99.9th percentile, in nanoseconds.
-        p999_nanoseconds: u64,
-        /// Round trips counted.
-        count: u64,
-    },
-    /// Completed operations: answered requests, or messages delivered and checked.
-    Rate {
-        /// Operations a second.
-        per_second: f64,
-        /// Operations counted.
-        count: u64,
-        /// Time they took, in seconds.
-        seconds: f64,
-    },
-    /// Resident memory of the subject that connections took.
-    Memory {
-        /// What one connection took, in bytes.
-        bytes_a_connection: f64,
-        /// Connections held.
-        connections: u64,
-        /// Resident memory of the subject before the first connection, in bytes.
-        bytes_before: u64,
-        /// The most that was resident while all were held, in bytes.
-        bytes_after: u64,
-    },
+impl Phases {
+    /// Both together.
+    pub fn total(self) -> Duration {
+        self.warm_up + self.measure
+    }
 }
 
-impl Measured {
-    /// The rate of `count` operations in `elapsed`.
-    pub fn rate(count: u64, elapsed: Duration) -> Self {
-        let seconds = elapsed.as_secs_f64();
-        Self::Rate {
-            per_second: count as f64 / seconds,
-            count,
-            seconds,
-        }
+/// Who publishes to whom: publishers and subscribers are dealt out over as many channels as there
+/// are of the fewer. Each publisher is a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streams {
+    /// Connections that publish.
+    pub publishers: u16,
+    /// Connections that subscribe.
+    pub subscribers: u16,
+}
+
+impl Streams {
+    fn channels(self) -> u16 {
+        self.publishers.min(self.subscribers).max(1)
     }
 
-    /// The memory of `connections` connections that took a subject from `bytes_before` to
-    /// `bytes_after`.
-    pub fn memory(connections: u64, bytes_before: u64, bytes_after: u64) -> Self {
-        let taken = bytes_after.saturating_sub(bytes_before);
-        Self::Memory {
-            bytes_a_connection: taken as f64 / connections as f64,
-            connections,
-            bytes_before,
-            bytes_after,
-        }
+    /// The channel of connection number `connection`, on either side.
+    pub fn channel(self, connection: u16) -> u16 {
+        connection % self.channels()
     }
 
-    /// The one number that stands for the run: the median in nanoseconds, operations a second, or
-    /// bytes a connection.
-    pub fn figure(&self) -> f64 {
-        match self {
-            Self::Latency {
-                p50_nanoseconds, ..
-            } => *p50_nanoseconds as f64,
-            Self::Rate { per_second, .. } => *per_second,
-            Self::Memory {
-                bytes_a_connection, ..
-            } => *bytes_a_connection,
-        }
+    /// The first stream of `channel`, and how many it has.
+    pub fn of(self, channel: u16) -> (u16, u16) {
+        // Either each channel has one publisher, or all are on the only channel.
+        (channel, self.publishers / self.channels())
+    }
+}
+
+/// The topic of a channel.
+pub fn topic(channel: u16) -> String {
+    format!("bench/{channel}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_dealt_out_over_the_channels() {
+        let streams = |publishers, subscribers| Streams {
+            publishers,
+            subscribers,
+        };
+        assert_eq!(streams(1, 64).channel(63), 0);
+        assert_eq!(streams(1, 64).of(0), (0, 1));
+        assert_eq!(streams(64, 1).channel(63), 0);
+        assert_eq!(streams(64, 1).of(0), (0, 64));
+        assert_eq!(streams(4, 4).channel(3), 3);
+        assert_eq!(streams(4, 4).of(3), (3, 1));
     }
 }

@@ -3,27 +3,22 @@
 //! How a publisher and a subscriber handle single messages decides at 16 B what a relay can reach,
 //! so it is stated with every figure, as [`Handling`].
 
-use std::cell::RefCell;
-use std::path::Path;
-use std::time::Instant;
+use std::marker::PhantomData;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use bytes::{Bytes, BytesMut};
-use futures_util::future::try_join_all;
-use futures_util::{SinkExt, TryStreamExt};
+use futures_util::{FutureExt, SinkExt, TryStreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::UnixStream;
-use tokio_util::codec::LengthDelimitedCodec;
 use tokio_util::codec::length_delimited::Builder;
+use tokio_util::codec::{FramedWrite, LengthDelimitedCodec};
 
-use super::deliveries::Deliveries;
-use super::message::{self, Sequence, Step};
-use super::{Measured, Phases};
+use super::client::{PubSub, Publisher, Receiving};
+use super::receiver::{Receiver, Step};
+use crate::address::Address;
 use crate::frames::{FrameReader, HEADER_BYTES, READ_BYTES, append_frame};
 use crate::subject::hello::{self, Part};
-
-/// Messages sent between two looks at the clock, where each is sent by itself.
-const MESSAGES_A_LOOK: u64 = 64;
 
 /// What publishers and subscribers do with single messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,100 +38,183 @@ pub enum Handling {
     InBulk,
 }
 
-/// Publishes at full speed on each of `channels` over a connection of its own, then says how many
-/// messages there were.
-///
-/// # Errors
-/// When the subject cannot be reached or a stream fails.
-pub async fn publish(
-    socket: &Path,
-    channels: u16,
-    payload_bytes: usize,
-    handling: Handling,
-    phases: Phases,
-) -> Result<()> {
-    let until = Instant::now() + phases.warm_up + phases.measure;
-    let streams = (0..channels).map(|channel| async move {
-        let mut stream = hello::connect(socket, Part::Publisher, channel).await?;
-        let count = match handling {
-            Handling::InBulk => send_batches(&mut stream, payload_bytes, until).await,
-            Handling::ByMessage => send_each(&mut stream, payload_bytes, false, until).await,
-            Handling::ByCodec => send_through_codec(&mut stream, payload_bytes, until).await,
-            Handling::ByWrite => send_each(&mut stream, payload_bytes, true, until).await,
-        }
-        .context("the subject hung up on a publisher")?;
-        let mut end = Vec::new();
-        append_frame(&mut end, payload_bytes, |payload| {
-            message::write_end(payload, count)
-        });
-        anyhow::Ok(stream.write_all(&end).await?)
-    });
-    try_join_all(streams).await?;
-    Ok(())
+/// A [`Handling`] as a type, so that it costs nothing to know it.
+pub trait Style {
+    /// Which.
+    const HANDLING: Handling;
 }
 
-async fn send_batches(
-    stream: &mut UnixStream,
-    payload_bytes: usize,
-    until: Instant,
-) -> Result<u64> {
-    let frame_bytes = HEADER_BYTES + payload_bytes;
-    let frames_a_batch = (READ_BYTES / frame_bytes).max(1);
-    let mut batch = Vec::with_capacity(frames_a_batch * frame_bytes);
-    for _ in 0..frames_a_batch {
-        append_frame(&mut batch, payload_bytes, |_| {});
-    }
-    let mut sequence = 0;
-    while Instant::now() < until {
-        for frame in batch.chunks_exact_mut(frame_bytes) {
-            let payload = frame.get_mut(HEADER_BYTES..).unwrap_or_default();
-            message::write_message(payload, sequence);
-            sequence += 1;
+macro_rules! styles {
+    ($($name:ident),*) => {$(
+        #[doc = concat!("[`Handling::", stringify!($name), "`].")]
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Style for $name {
+            const HANDLING: Handling = Handling::$name;
         }
-        stream.write_all(&batch).await?;
-    }
-    Ok(sequence)
+    )*};
 }
 
-async fn send_each(
-    stream: &mut UnixStream,
-    payload_bytes: usize,
-    flush_each: bool,
-    until: Instant,
-) -> Result<u64> {
-    let length = u32::try_from(payload_bytes)?;
-    let mut payload = vec![0; payload_bytes];
-    let mut output = BufWriter::with_capacity(READ_BYTES, stream);
-    let mut sequence: u64 = 0;
-    while !sequence.is_multiple_of(MESSAGES_A_LOOK) || Instant::now() < until {
-        message::write_message(&mut payload, sequence);
-        output.write_u32_le(length).await?;
-        output.write_all(&payload).await?;
-        if flush_each {
-            output.flush().await?;
-        }
-        sequence += 1;
-    }
-    output.flush().await?;
-    Ok(sequence)
+styles!(ByMessage, ByCodec, ByWrite, InBulk);
+
+/// A client of the raw subjects. Each publisher and subscription is a connection of its own.
+#[derive(Debug)]
+pub struct Raw<S> {
+    socket: PathBuf,
+    style: PhantomData<S>,
 }
 
-async fn send_through_codec(
-    stream: &mut UnixStream,
-    payload_bytes: usize,
-    until: Instant,
-) -> Result<u64> {
-    let template = vec![0; payload_bytes];
-    let mut output = codec().new_write(stream);
-    let mut sequence: u64 = 0;
-    while !sequence.is_multiple_of(MESSAGES_A_LOOK) || Instant::now() < until {
-        let mut payload = BytesMut::from(template.as_slice());
-        message::write_message(&mut payload, sequence);
-        output.feed(payload.freeze()).await?;
-        sequence += 1;
+impl<S: Style> PubSub for Raw<S> {
+    type Publisher = RawPublisher<S>;
+    type Held = UnixStream;
+
+    async fn connect(address: &Address) -> Result<Self> {
+        Ok(Self {
+            socket: address.path()?.to_path_buf(),
+            style: PhantomData,
+        })
     }
-    SinkExt::<Bytes>::flush(&mut output).await?;
-    Ok(sequence)
+
+    async fn publisher(&self, topic: &str, payload_bytes: usize) -> Result<RawPublisher<S>> {
+        let stream = hello::connect(&self.socket, Part::Publisher, channel(topic)?).await?;
+        RawPublisher::new(stream, payload_bytes)
+    }
+
+    async fn subscribe(&self, patterns: Vec<String>, mut receiver: Receiver) -> Result<Receiving> {
+        let [topic] = patterns.as_slice() else {
+            bail!("a raw subscriber has one channel")
+        };
+        let stream = hello::connect(&self.socket, Part::Subscriber, channel(topic)?).await?;
+        Ok(async move {
+            match S::HANDLING {
+                Handling::InBulk => receive_batches(stream, &mut receiver).await,
+                Handling::ByCodec => receive_through_codec(stream, &mut receiver).await,
+                Handling::ByMessage | Handling::ByWrite => {
+                    receive_each(stream, &mut receiver).await
+                }
+            }
+            .context("a subscriber was cut off")?;
+            Ok(receiver)
+        }
+        .boxed_local())
+    }
+
+    async fn hold(&self, pattern: &str) -> Result<UnixStream> {
+        hello::connect(&self.socket, Part::Subscriber, channel(pattern)?).await
+    }
+
+    async fn release(&self, held: UnixStream) -> Result<()> {
+        drop(held);
+        Ok(())
+    }
+}
+
+/// The channel that a topic ends with.
+fn channel(topic: &str) -> Result<u16> {
+    let (_, number) = topic
+        .rsplit_once('/')
+        .context("a raw topic ends with the number of its channel")?;
+    Ok(number.parse()?)
+}
+
+/// The sending end of a raw channel.
+#[derive(Debug)]
+pub struct RawPublisher<S> {
+    output: Output,
+    payload: Vec<u8>,
+    style: PhantomData<S>,
+}
+
+#[derive(Debug)]
+enum Output {
+    Buffered(BufWriter<UnixStream>),
+    Codec(FramedWrite<UnixStream, LengthDelimitedCodec>),
+    Bulk {
+        stream: UnixStream,
+        /// Frames with their headers.
+        batch: Vec<u8>,
+        filled: usize,
+    },
+}
+
+impl<S: Style> RawPublisher<S> {
+    fn new(stream: UnixStream, payload_bytes: usize) -> Result<Self> {
+        let output = match S::HANDLING {
+            Handling::ByMessage | Handling::ByWrite => {
+                Output::Buffered(BufWriter::with_capacity(READ_BYTES, stream))
+            }
+            Handling::ByCodec => Output::Codec(codec().new_write(stream)),
+            Handling::InBulk => {
+                let frames = (READ_BYTES / (HEADER_BYTES + payload_bytes)).max(1);
+                let mut batch = Vec::new();
+                for _ in 0..frames {
+                    append_frame(&mut batch, payload_bytes, |_| {});
+                }
+                Output::Bulk {
+                    stream,
+                    batch,
+                    filled: 0,
+                }
+            }
+        };
+        Ok(Self {
+            output,
+            payload: vec![0; payload_bytes],
+            style: PhantomData,
+        })
+    }
+}
+
+impl<S: Style> Publisher for RawPublisher<S> {
+    async fn send(&mut self, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        match &mut self.output {
+            Output::Buffered(output) => {
+                write(&mut self.payload);
+                output.write_u32_le(self.payload.len() as u32).await?;
+                output.write_all(&self.payload).await?;
+                if S::HANDLING == Handling::ByWrite {
+                    output.flush().await?;
+                }
+            }
+            Output::Codec(output) => {
+                let mut payload = BytesMut::from(self.payload.as_slice());
+                write(&mut payload);
+                output.feed(payload.freeze()).await?;
+            }
+            Output::Bulk {
+                stream,
+                batch,
+                filled,
+            } => {
+                let payload = *filled + HEADER_BYTES..*filled + HEADER_BYTES + self.payload.len();
+                *filled = payload.end;
+                write(batch.get_mut(payload).unwrap_or_default());
+                if *filled == batch.len() {
+                    stream.write_all(batch).await?;
+                    *filled = 0;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn push(&mut self) -> Result<()> {
+        match &mut self.output {
+            Output::Buffered(output) => output.flush().await?,
+            Output::Codec(output) => SinkExt::<Bytes>::flush(output).await?,
+            Output::Bulk {
+                stream,
+                batch,
+                filled,
+            } => {
+                let unsent = batch.get(..*filled).unwrap_or_default();
+                stream.write_all(unsent).await?;
+                *filled = 0;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The codec's settings that make it speak the frames of the raw subjects.
@@ -146,80 +224,36 @@ fn codec() -> Builder {
     settings
 }
 
-/// Subscribes over `connections` connections, dealt out over `channels`, and counts what arrives
-/// until each has seen its end.
-///
-/// # Errors
-/// When the subject cannot be reached, or a delivery is lost, doubled or out of order.
-pub async fn subscribe(
-    socket: &Path,
-    connections: u16,
-    channels: u16,
-    handling: Handling,
-    phases: Phases,
-    ready: impl FnOnce(),
-) -> Result<Measured> {
-    let deliveries = RefCell::new(Deliveries::new(phases.warm_up));
-    let mut streams = Vec::new();
-    for connection in 0..connections {
-        let channel = connection % channels.max(1);
-        streams.push(hello::connect(socket, Part::Subscriber, channel).await?);
-    }
-    ready();
-    let receiving = streams.into_iter().map(async |stream| match handling {
-        Handling::InBulk => receive_batches(stream, &deliveries).await,
-        Handling::ByCodec => receive_through_codec(stream, &deliveries).await,
-        Handling::ByMessage | Handling::ByWrite => receive_each(stream, &deliveries).await,
-    });
-    try_join_all(receiving)
-        .await
-        .context("a subscriber was cut off")?;
-    deliveries.into_inner().measured()
-}
-
-async fn receive_batches(mut stream: UnixStream, deliveries: &RefCell<Deliveries>) -> Result<()> {
+async fn receive_batches(mut stream: UnixStream, receiver: &mut Receiver) -> Result<()> {
     let mut input = FrameReader::new();
-    let mut sequence = Sequence::default();
     loop {
         if input.fill(&mut stream).await? == 0 {
             bail!("the subject hung up");
         }
-        let mut count = 0;
         while let Some(payload) = input.next_payload()? {
-            if sequence.accept(payload)? == Step::End {
-                let mut deliveries = deliveries.borrow_mut();
-                deliveries.add(count);
-                deliveries.end_stream();
+            if receiver.accept(payload)? == Step::End {
                 return Ok(());
             }
-            count += 1;
         }
-        deliveries.borrow_mut().add(count);
     }
 }
 
-async fn receive_each(stream: UnixStream, deliveries: &RefCell<Deliveries>) -> Result<()> {
+async fn receive_each(stream: UnixStream, receiver: &mut Receiver) -> Result<()> {
     let mut input = BufReader::with_capacity(READ_BYTES, stream);
-    let mut sequence = Sequence::default();
     loop {
         let message = receive_one(&mut input).await?;
-        if sequence.accept(&message)? == Step::End {
-            deliveries.borrow_mut().end_stream();
+        if receiver.accept(&message)? == Step::End {
             return Ok(());
         }
-        deliveries.borrow_mut().add(1);
     }
 }
 
-async fn receive_through_codec(stream: UnixStream, deliveries: &RefCell<Deliveries>) -> Result<()> {
+async fn receive_through_codec(stream: UnixStream, receiver: &mut Receiver) -> Result<()> {
     let mut input = codec().new_read(stream);
-    let mut sequence = Sequence::default();
     while let Some(message) = input.try_next().await? {
-        if sequence.accept(&message)? == Step::End {
-            deliveries.borrow_mut().end_stream();
+        if receiver.accept(&message)? == Step::End {
             return Ok(());
         }
-        deliveries.borrow_mut().add(1);
     }
     bail!("the subject hung up")
 }

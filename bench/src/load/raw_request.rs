@@ -6,9 +6,10 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::message::{self, Sequence, Step};
-use super::round_trips::{Answers, one_at_a_time};
-use super::{Measured, Phases};
+use super::Phases;
+use super::measured::Measured;
+use super::message::{self, Message};
+use super::requests::{Answers, one_at_a_time};
 use crate::frames::{FrameReader, HEADER_BYTES, READ_BYTES, append_frame};
 use crate::subject::hello::{self, Part};
 
@@ -88,8 +89,7 @@ pub async fn request_many(
     let mut stream = hello::connect(socket, Part::Peer, CHANNEL).await?;
     let mut input = FrameReader::new();
     let mut answers = Answers::new(phases);
-    let mut expected = Sequence::default();
-    let mut sequence = 0;
+    let (mut sequence, mut answered) = (0, 0);
     let mut requests = Vec::new();
     let mut free = outstanding;
     let mut measured = None;
@@ -110,10 +110,13 @@ pub async fn request_many(
         }
         let before = free;
         while let Some(payload) = input.next_payload()? {
+            let message = Message::read(payload)?;
+            message.check()?;
             ensure!(
-                expected.accept(payload)? == Step::Message,
-                "an answer said that all ended"
+                matches!(message, Message::Numbered { sequence, .. } if sequence == answered),
+                "an answer came where that to request {answered} was due"
             );
+            answered += 1;
             free += 1;
         }
         measured = measured.or_else(|| answers.add(free - before));
@@ -123,6 +126,6 @@ pub async fn request_many(
 
 fn append_request(target: &mut Vec<u8>, payload_bytes: usize, sequence: u64) {
     append_frame(target, payload_bytes, |payload| {
-        message::write_message(payload, sequence)
+        message::write_message(payload, 0, sequence)
     });
 }

@@ -1,62 +1,84 @@
 //! Tokio's channels: the limit for a bus within one process.
 
 use anyhow::{Context, Result, ensure};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::load::deliveries::Deliveries;
-use crate::load::message::{self, SMALLEST_BYTES, Sequence, Step};
-use crate::load::round_trips::one_at_a_time;
-use crate::load::{Measured, Phases};
+use crate::load::Phases;
+use crate::load::client::Publisher;
+use crate::load::measured::Measured;
+use crate::load::message::{self, SMALLEST_BYTES};
+use crate::load::receiver::{Receiver, Step};
+use crate::load::requests::one_at_a_time;
 
-/// Messages that the channel holds before its sender has to wait.
+/// Messages that a channel holds before its sender has to wait.
 const CAPACITY_MESSAGES: usize = 1024;
-
-/// Messages sent between two looks at the clock; at 3 million a second that is every 20 µs.
-const MESSAGES_A_LOOK: u64 = 64;
 
 type Message = [u8; SMALLEST_BYTES];
 
-/// One task sends messages by value to another through a bounded channel.
-///
-/// # Errors
-/// When a message is lost or out of order.
-pub async fn one_to_one(phases: Phases) -> Result<Measured> {
-    let (sender, mut receiver) = mpsc::channel::<Message>(CAPACITY_MESSAGES);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move { send_all(sender, phases).await });
-    let receiving = tokio::spawn(async move {
-        let mut deliveries = Deliveries::new(phases.warm_up);
-        let mut sequence = Sequence::default();
-        while let Some(message) = receiver.recv().await {
-            if sequence.accept(&message)? == Step::End {
-                deliveries.end_stream();
-            } else {
-                deliveries.add(1);
-            }
-        }
-        deliveries.measured()
-    });
-    let measured = receiving.await??;
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
+/// The sending end of a bounded channel.
+#[derive(Debug)]
+pub struct MpscPublisher(mpsc::Sender<Message>);
+
+impl Publisher for MpscPublisher {
+    async fn send(&mut self, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        let mut message = Message::default();
+        write(&mut message);
+        Ok(self.0.send(message).await?)
     }
-    Ok(measured)
 }
 
-async fn send_all(sender: mpsc::Sender<Message>, phases: Phases) -> Result<()> {
-    let until = std::time::Instant::now() + phases.warm_up + phases.measure;
-    let mut message = Message::default();
-    let mut sequence = 0;
-    while std::time::Instant::now() < until {
-        for _ in 0..MESSAGES_A_LOOK {
-            message::write_message(&mut message, sequence);
-            sender.send(message).await?;
-            sequence += 1;
+/// Both ends of a bounded channel.
+pub fn mpsc(
+    mut receiver: Receiver,
+) -> (
+    MpscPublisher,
+    impl Future<Output = Result<Receiver>> + Send + 'static,
+) {
+    let (sender, mut messages) = mpsc::channel::<Message>(CAPACITY_MESSAGES);
+    let receiving = async move {
+        while let Some(message) = messages.recv().await {
+            if receiver.accept(&message)? == Step::End {
+                break;
+            }
         }
+        Ok(receiver)
+    };
+    (MpscPublisher(sender), receiving)
+}
+
+/// The sending end of a broadcast channel. It would overwrite what nobody has taken yet, so it
+/// lets others run while the channel is full.
+#[derive(Debug)]
+pub struct BroadcastPublisher(broadcast::Sender<Message>);
+
+impl Publisher for BroadcastPublisher {
+    async fn send(&mut self, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        while self.0.len() >= CAPACITY_MESSAGES {
+            tokio::task::yield_now().await;
+        }
+        let mut message = Message::default();
+        write(&mut message);
+        self.0.send(message)?;
+        Ok(())
     }
-    message::write_end(&mut message, sequence);
-    Ok(sender.send(message).await?)
+}
+
+/// Both ends of a broadcast channel.
+pub fn broadcast(
+    mut receiver: Receiver,
+) -> (
+    BroadcastPublisher,
+    impl Future<Output = Result<Receiver>> + Send + 'static,
+) {
+    let (sender, mut messages) = broadcast::channel::<Message>(CAPACITY_MESSAGES);
+    let receiving = async move {
+        loop {
+            if receiver.accept(&messages.recv().await?)? == Step::End {
+                return Ok(receiver);
+            }
+        }
+    };
+    (BroadcastPublisher(sender), receiving)
 }
 
 /// One task asks another through a bounded channel and is answered through a `oneshot`.
@@ -74,7 +96,7 @@ pub async fn request(phases: Phases) -> Result<Measured> {
     });
     let mut message = Message::default();
     let measured = one_at_a_time(phases, async |sequence| {
-        message::write_message(&mut message, sequence);
+        message::write_message(&mut message, 0, sequence);
         let (answer, answered) = oneshot::channel();
         sender
             .send((message, answer))

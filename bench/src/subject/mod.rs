@@ -3,19 +3,18 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::load::raw_publish::Handling;
 use crate::load::raw_request::Requesting;
 
 pub mod hello;
-pub mod idle;
 pub mod memory;
 pub mod ping;
 pub mod relay;
-pub mod t2;
 pub mod whispeer;
 
 /// Something that carries messages or requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// One socket between the two sides, nothing in between.
@@ -34,10 +33,12 @@ pub enum Subject {
     FrameRelayByCodec,
     /// The frame relay on one thread, with a publisher that writes each message at once.
     FrameRelayByWrite,
-    /// Tokio's channels, both tasks on one thread.
+    /// Tokio's bounded channel, both tasks on one thread.
     Mpsc,
-    /// Tokio's channels, on a runtime with two threads.
+    /// Tokio's bounded channel, on a runtime with two threads.
     MpscTwoThreads,
+    /// Tokio's broadcast channel, both tasks on one thread.
+    Broadcast,
     /// whispeer as its users run it: the bus on as many threads as it takes by itself.
     Whispeer,
     /// whispeer with bus and clients on one thread, within one process.
@@ -46,6 +47,24 @@ pub enum Subject {
     WhispeerBytes,
     /// t2_bus 0.2.
     T2Bus,
+    /// nats-server from PyPI.
+    Nats,
+    /// nats-server from Debian.
+    NatsDebian,
+    /// Redis.
+    Redis,
+    /// Mosquitto.
+    Mosquitto,
+    /// Zenoh's router over Unix sockets.
+    ZenohUnix,
+    /// Zenoh's router over TCP.
+    ZenohTcp,
+    /// tarpc, client to server.
+    Tarpc,
+    /// tonic, client to server.
+    Tonic,
+    /// iceoryx2, through shared memory.
+    Iceoryx2,
 }
 
 /// The threads of the runtime on which a process runs its part.
@@ -58,6 +77,46 @@ pub enum Threads {
     /// A multi-thread runtime with as many workers as processors may be used, as the `whispeer`
     /// program has it.
     OnePerProcessor,
+}
+
+/// What a subject is for the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// A limit of the machine, which does less than any bus.
+    Limit,
+    /// whispeer in some form.
+    Whispeer,
+    /// Another system.
+    Peer,
+}
+
+/// What runs as the process of a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// This binary.
+    Role,
+    /// Another program.
+    Program(Program),
+    /// Nothing: the clients talk to each other.
+    Nothing,
+}
+
+/// A program that is a bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// `whispeer`, without which this binary serves the library.
+    Whispeer,
+    /// `nats-server` of the newest version.
+    Nats,
+    /// `nats-server` as the system has it.
+    NatsDebian,
+    /// `redis-server`.
+    Redis,
+    /// `mosquitto`.
+    Mosquitto,
+    /// `zenohd`.
+    Zenohd,
 }
 
 impl Subject {
@@ -74,11 +133,63 @@ impl Subject {
             Self::FrameRelayByWrite => "frame relay, one write a message",
             Self::Mpsc => "tokio mpsc, one thread",
             Self::MpscTwoThreads => "tokio mpsc, two threads",
+            Self::Broadcast => "tokio broadcast, one thread",
             Self::Whispeer => "whispeer",
             Self::WhispeerOneThread => "whispeer, one thread",
             Self::WhispeerBytes => "whispeer, one thread, bytes",
             Self::T2Bus => "t2_bus 0.2",
+            Self::Nats => "NATS",
+            Self::NatsDebian => "NATS, Debian's",
+            Self::Redis => "Redis",
+            Self::Mosquitto => "Mosquitto",
+            Self::ZenohUnix => "Zenoh's router, Unix",
+            Self::ZenohTcp => "Zenoh's router, TCP",
+            Self::Tarpc => "tarpc, no bus",
+            Self::Tonic => "tonic, no bus",
+            Self::Iceoryx2 => "iceoryx2, shared memory",
         }
+    }
+
+    /// What it is for the comparison.
+    pub fn standing(self) -> Standing {
+        match self {
+            Self::Whispeer | Self::WhispeerOneThread | Self::WhispeerBytes => Standing::Whispeer,
+            Self::T2Bus
+            | Self::Nats
+            | Self::NatsDebian
+            | Self::Redis
+            | Self::Mosquitto
+            | Self::ZenohUnix
+            | Self::ZenohTcp
+            | Self::Tarpc
+            | Self::Tonic => Standing::Peer,
+            // Shared memory has no bus either, and no copy: it is a limit too.
+            _ => Standing::Limit,
+        }
+    }
+
+    /// What runs as its process.
+    pub fn serving(self) -> Serving {
+        match self {
+            Self::Whispeer => Serving::Program(Program::Whispeer),
+            Self::Nats => Serving::Program(Program::Nats),
+            Self::NatsDebian => Serving::Program(Program::NatsDebian),
+            Self::Redis => Serving::Program(Program::Redis),
+            Self::Mosquitto => Serving::Program(Program::Mosquitto),
+            Self::ZenohUnix | Self::ZenohTcp => Serving::Program(Program::Zenohd),
+            Self::Iceoryx2 | Self::Tarpc | Self::Tonic => Serving::Nothing,
+            _ => Serving::Role,
+        }
+    }
+
+    /// Whether it is served at a port of the loopback, for want of Unix sockets or to compare.
+    pub fn is_over_tcp(self) -> bool {
+        matches!(self, Self::Nats | Self::NatsDebian | Self::ZenohTcp)
+    }
+
+    /// Whether its client is built only with the feature `peers`.
+    pub fn needs_peers(self) -> bool {
+        self.standing() == Standing::Peer && self != Self::T2Bus || self == Self::Iceoryx2
     }
 
     /// The threads on which the subject itself runs. Two are what a bus gets by default on the two
@@ -91,21 +202,12 @@ impl Subject {
         }
     }
 
-    /// Whether it is whispeer in some form: what targets are for.
-    pub fn is_whispeer(self) -> bool {
-        matches!(
-            self,
-            Self::Whispeer | Self::WhispeerOneThread | Self::WhispeerBytes
-        )
-    }
-
-    /// How the load on a raw subject handles messages.
-    pub fn handling(self) -> Handling {
+    /// The threads of the load on it. One, so that subjects differ only in the client; Zenoh's
+    /// client refuses to run on a single-threaded runtime.
+    pub fn load_threads(self) -> Threads {
         match self {
-            Self::FrameRelayInBulk | Self::ChunkRelay => Handling::InBulk,
-            Self::FrameRelayByCodec => Handling::ByCodec,
-            Self::FrameRelayByWrite => Handling::ByWrite,
-            _ => Handling::ByMessage,
+            Self::ZenohUnix | Self::ZenohTcp => Threads::OnePerProcessor,
+            _ => Threads::One,
         }
     }
 

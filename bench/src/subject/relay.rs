@@ -6,10 +6,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::hello::{self, Part};
@@ -24,10 +26,13 @@ pub enum Unit {
     Frame,
 }
 
-/// Who is connected to a channel and waits for its counterpart.
+/// Where a pump writes. Several pumps may share it; each writes whole frames while it has it.
+type Destination<W> = Arc<Mutex<W>>;
+
+/// Who is connected to a channel.
 #[derive(Debug, Default)]
 struct Channel {
-    subscribers: Vec<UnixStream>,
+    subscribers: Vec<Destination<UnixStream>>,
     peer: Option<UnixStream>,
 }
 
@@ -61,9 +66,9 @@ async fn register(
     hello::confirm(&mut stream).await?;
     let channel = channels.entry(number).or_default();
     match part {
-        Part::Subscriber => channel.subscribers.push(stream),
+        Part::Subscriber => channel.subscribers.push(shared(stream)),
         Part::Publisher => {
-            let destinations = std::mem::take(&mut channel.subscribers);
+            let destinations = channel.subscribers.clone();
             ensure!(
                 !destinations.is_empty(),
                 "channel {number} has no subscriber to publish to"
@@ -75,15 +80,19 @@ async fn register(
             Some(other) => {
                 let (read, write) = stream.into_split();
                 let (other_read, other_write) = other.into_split();
-                pumps.spawn(pump(unit, read, vec![other_write]));
-                pumps.spawn(pump(unit, other_read, vec![write]));
+                pumps.spawn(pump(unit, read, vec![shared(other_write)]));
+                pumps.spawn(pump(unit, other_read, vec![shared(write)]));
             }
         },
     }
     Ok(())
 }
 
-async fn pump<R, W>(unit: Unit, source: R, destinations: Vec<W>) -> Result<()>
+fn shared<W>(writer: W) -> Destination<W> {
+    Arc::new(Mutex::new(writer))
+}
+
+async fn pump<R, W>(unit: Unit, source: R, destinations: Vec<Destination<W>>) -> Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -94,7 +103,7 @@ where
     }
 }
 
-async fn pump_chunks<R, W>(mut source: R, mut destinations: Vec<W>) -> Result<()>
+async fn pump_chunks<R, W>(mut source: R, destinations: Vec<Destination<W>>) -> Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -105,7 +114,8 @@ where
         if count == 0 {
             return Ok(());
         }
-        for destination in &mut destinations {
+        for destination in &destinations {
+            let mut destination = destination.lock().await;
             destination
                 .write_all(chunk.get(..count).unwrap_or_default())
                 .await?;
@@ -113,13 +123,13 @@ where
     }
 }
 
-async fn pump_frames<R, W>(mut source: R, destinations: Vec<W>) -> Result<()>
+async fn pump_frames<R, W>(mut source: R, destinations: Vec<Destination<W>>) -> Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut input = FrameReader::new();
-    let mut outputs: Vec<(W, Vec<u8>)> = destinations
+    let mut outputs: Vec<(Destination<W>, Vec<u8>)> = destinations
         .into_iter()
         .map(|destination| (destination, Vec::with_capacity(2 * READ_BYTES)))
         .collect();
@@ -131,7 +141,7 @@ where
         }
         for (destination, output) in &mut outputs {
             if !output.is_empty() {
-                destination.write_all(output).await?;
+                destination.lock().await.write_all(output).await?;
                 output.clear();
             }
         }

@@ -1,25 +1,20 @@
 //! whispeer within one process: the bus and both clients are tasks of one runtime.
 
-use std::time::Instant;
-
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use whispeer::Client;
-use whispeer::client::Subscription;
+use whispeer::client::Publisher;
 use whispeer::prelude::{PublishProtocol, RequestProtocol, listen_and_serve_memory};
 
-use super::{answer_through, ended, publish_through, request_through};
-use crate::load::deliveries::Deliveries;
-use crate::load::message::{SMALLEST_BYTES, Sequence, Step};
-use crate::load::round_trips::one_at_a_time;
-use crate::load::{Measured, Phases};
-
-/// Messages sent between two looks at the clock.
-const MESSAGES_A_LOOK: u64 = 64;
-
-const TOPIC: &str = "bench";
+use super::{WhispeerPublisher, answer_through, ended, receive};
+use crate::load::client;
+use crate::load::measured::Measured;
+use crate::load::message::{SMALLEST_BYTES, write_message};
+use crate::load::receiver::{Receiver, Step};
+use crate::load::requests::one_at_a_time;
+use crate::load::{Phases, topic};
 
 /// Sixteen bytes as a value, which travels as MessagePack: what [`message`](crate::load::message)
 /// writes into a payload.
@@ -27,12 +22,11 @@ const TOPIC: &str = "bench";
 struct Sixteen(u64, u64);
 
 impl Sixteen {
-    fn message(sequence: u64) -> Self {
-        Self(sequence, !sequence)
-    }
-
-    fn end(count: u64) -> Self {
-        Self(u64::MAX, count)
+    fn written(write: impl FnOnce(&mut [u8])) -> Self {
+        let mut payload = [0; SMALLEST_BYTES];
+        write(&mut payload);
+        let both = u128::from_le_bytes(payload);
+        Self(both as u64, (both >> 64) as u64)
     }
 
     fn payload(self) -> [u8; SMALLEST_BYTES] {
@@ -54,56 +48,66 @@ impl RequestProtocol for Sixteen {
     }
 }
 
-/// Measures 1→1 with values.
-///
-/// # Errors
-/// When a delivery is lost, doubled or out of order.
-pub async fn one_to_one(phases: Phases) -> Result<Measured> {
-    let (_bus, connector) = listen_and_serve_memory()?;
-    let subscription = Client::new_memory(&connector)?
-        .subscribe::<Sixteen>(TOPIC)
-        .await?;
-    let publisher = Client::new_memory(&connector)?.publisher::<Sixteen>(TOPIC)?;
-    let until = Instant::now() + phases.warm_up + phases.measure;
-    let mut publishing = JoinSet::new();
-    publishing.spawn(async move {
-        let mut sequence: u64 = 0;
-        while !sequence.is_multiple_of(MESSAGES_A_LOOK) || Instant::now() < until {
-            publisher.send(&Sixteen::message(sequence)).await?;
-            sequence += 1;
-        }
-        publisher.send(&Sixteen::end(sequence)).await?;
-        anyhow::Ok(publisher.flush().await?)
-    });
-    let accept = |sequence: &mut Sequence, message: &Sixteen| sequence.accept(&message.payload());
-    let receiving = tokio::spawn(receive(subscription, accept, phases));
-    let measured = receiving.await??;
-    while let Some(published) = publishing.join_next().await {
-        published??;
+/// Publishes values.
+#[derive(Debug)]
+pub struct ValuePublisher(Publisher<Sixteen>);
+
+impl client::Publisher for ValuePublisher {
+    async fn send(&mut self, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        Ok(self.0.send(&Sixteen::written(write)).await?)
     }
-    Ok(measured)
+
+    async fn finish(&mut self) -> Result<()> {
+        Ok(self.0.flush().await?)
+    }
 }
 
-/// Measures 1→1 with bytes.
+/// A publisher and a subscriber of values, and the bus between them.
 ///
 /// # Errors
-/// As [`one_to_one`].
-pub async fn one_to_one_of_bytes(payload_bytes: usize, phases: Phases) -> Result<Measured> {
-    let (_bus, connector) = listen_and_serve_memory()?;
-    let subscription = Client::new_memory(&connector)?
-        .subscribe_bytes(TOPIC)
+/// When the bus cannot start.
+pub async fn of_values(
+    mut receiver: Receiver,
+) -> Result<(
+    impl Send,
+    ValuePublisher,
+    impl Future<Output = Result<Receiver>> + Send + 'static,
+)> {
+    let (bus, connector) = listen_and_serve_memory()?;
+    let mut subscription = Client::new_memory(&connector)?
+        .subscribe::<Sixteen>(&topic(0))
         .await?;
-    let publisher = Client::new_memory(&connector)?.publisher_bytes(TOPIC)?;
-    let until = Instant::now() + phases.warm_up + phases.measure;
-    let mut publishing = JoinSet::new();
-    publishing.spawn(async move { publish_through(&publisher, payload_bytes, until).await });
-    let accept = |sequence: &mut Sequence, payload: &Bytes| sequence.accept(payload);
-    let receiving = tokio::spawn(receive(subscription, accept, phases));
-    let measured = receiving.await??;
-    while let Some(published) = publishing.join_next().await {
-        published??;
-    }
-    Ok(measured)
+    let publisher = Client::new_memory(&connector)?.publisher::<Sixteen>(&topic(0))?;
+    let receiving = async move {
+        while let Some((_, message)) = subscription.recv().await {
+            if receiver.accept(&message.payload())? == Step::End {
+                return Ok(receiver);
+            }
+        }
+        Err(ended(&subscription))
+    };
+    Ok((bus, ValuePublisher(publisher), receiving))
+}
+
+/// A publisher and a subscriber of bytes, and the bus between them.
+///
+/// # Errors
+/// When the bus cannot start.
+pub async fn of_bytes(
+    payload_bytes: usize,
+    receiver: Receiver,
+) -> Result<(
+    impl Send,
+    WhispeerPublisher,
+    impl Future<Output = Result<Receiver>> + Send + 'static,
+)> {
+    let (bus, connector) = listen_and_serve_memory()?;
+    let subscription = Client::new_memory(&connector)?
+        .subscribe_bytes(&topic(0))
+        .await?;
+    let client = Client::new_memory(&connector)?;
+    let publisher = WhispeerPublisher::new(&client, &topic(0), payload_bytes)?;
+    Ok((bus, publisher, receive(subscription, receiver)))
 }
 
 /// Measures round trips with values.
@@ -114,7 +118,7 @@ pub async fn request(phases: Phases) -> Result<Measured> {
     let (_bus, connector) = listen_and_serve_memory()?;
     let server = Client::new_memory(&connector)?;
     let client = Client::new_memory(&connector)?;
-    let mut serving = server.serve::<Sixteen>(TOPIC).await?;
+    let mut serving = server.serve::<Sixteen>("").await?;
     let mut answering = JoinSet::new();
     answering.spawn(async move {
         while let Some((_, id, request)) = serving.recv().await {
@@ -123,8 +127,8 @@ pub async fn request(phases: Phases) -> Result<Measured> {
         anyhow::Ok(())
     });
     one_at_a_time(phases, async |sequence| {
-        let request = Sixteen::message(sequence);
-        let answer = client.request(TOPIC, &request).await?;
+        let request = Sixteen(sequence, !sequence);
+        let answer = client.request("", &request).await?;
         ensure!(
             request == answer,
             "request {sequence} got the answer to another"
@@ -152,22 +156,18 @@ pub async fn request_of_bytes(payload_bytes: usize, phases: Phases) -> Result<Me
         answer_through(server, say_ready).await
     });
     is_ready.await.context("the server did not start")?;
-    request_through(&client, payload_bytes, phases).await
-}
-
-async fn receive<T>(
-    mut subscription: Subscription<T>,
-    accept: impl Fn(&mut Sequence, &T) -> Result<Step>,
-    phases: Phases,
-) -> Result<Measured> {
-    let mut deliveries = Deliveries::new(phases.warm_up);
-    let mut sequence = Sequence::default();
-    while let Some((_, message)) = subscription.recv().await {
-        if accept(&mut sequence, &message)? == Step::End {
-            deliveries.end_stream();
-            return deliveries.measured();
-        }
-        deliveries.add(1);
-    }
-    Err(ended(&subscription))
+    one_at_a_time(phases, async |sequence| {
+        let mut request = vec![0; payload_bytes.max(SMALLEST_BYTES)];
+        write_message(&mut request, 0, sequence);
+        let request = Bytes::from(request);
+        let answer = client
+            .request_bytes(super::SERVED_TOPIC, request.clone())
+            .await?;
+        ensure!(
+            request == answer,
+            "request {sequence} got the answer to another"
+        );
+        Ok(())
+    })
+    .await
 }

@@ -3,193 +3,107 @@
 //!
 //! Over sockets the load uses the bytes API, as the raw subjects do; [`memory`] adds the typed one.
 
-use std::cell::RefCell;
-use std::convert::Infallible;
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use bytes::Bytes;
-use futures_util::future::try_join_all;
-use tokio::task::JoinSet;
+use futures_util::future::FutureExt;
+use futures_util::stream::{self, SelectAll, StreamExt};
 use whispeer::client::{Publisher, Subscription};
 use whispeer::{Bus, Client};
 
-use crate::load::deliveries::Deliveries;
-use crate::load::message::{self, SMALLEST_BYTES, Sequence, Step};
+use crate::address::Address;
+use crate::load::client::{self, PubSub, Receiving, Requester};
 use crate::load::payloads::Payloads;
-use crate::load::round_trips::one_at_a_time;
-use crate::load::{Measured, Phases};
+use crate::load::receiver::{Receiver, Step};
 
 pub mod memory;
 
-/// What the program's line begins with that says that its bus accepts connections.
-pub const PROGRAM_READY: &str = "whispeer: ready";
-
-/// Messages sent between two looks at the clock, as for the raw subjects.
-const MESSAGES_A_LOOK: u64 = 64;
-
 const SERVED_TOPIC: &str = "bench/echo";
 
-/// Becomes the program at `program`, with a bus at `socket`. What the program logs goes to standard
-/// output, where the runner looks for its readiness.
+/// Subscriptions that are asked for before the first answer is waited for.
+const SUBSCRIBES_UNDER_WAY: usize = 256;
+
+/// How the `whispeer` program is started as the bus.
 ///
 /// # Errors
-/// When the program cannot be run. Otherwise this does not return.
-pub fn become_program(program: &Path, socket: &Path) -> Result<Infallible> {
-    let log = std::io::stdout().as_fd().try_clone_to_owned()?;
-    let mut address = std::ffi::OsString::from("unix:");
-    address.push(socket);
-    let error = Command::new(program)
+/// When the address is not a Unix socket.
+pub fn command(program: &Path, address: &Address) -> Result<Command> {
+    let mut command = Command::new(program);
+    command
         .arg("serve")
-        .arg(address)
-        .stderr(Stdio::from(log))
-        .exec();
-    Err(error).with_context(|| format!("cannot run {}", program.display()))
+        .arg(format!("unix:{}", address.path()?.display()));
+    Ok(command)
 }
 
-/// Runs a bus at `socket` until the process is ended.
+/// Runs a bus until the process is ended.
 ///
 /// # Errors
 /// When the bus cannot start.
-pub async fn serve(socket: &Path, ready: impl FnOnce()) -> Result<()> {
-    let mut bus = Bus::builder().listen_unix(socket).start()?;
+pub async fn serve(address: &Address, ready: impl FnOnce()) -> Result<()> {
+    let mut bus = Bus::builder().listen_unix(address.path()?).start()?;
     ready();
     bus.join().await;
     Ok(())
 }
 
-/// Answers requests over the bus at `socket` until the process is ended.
-///
-/// # Errors
-/// When the bus cannot be reached or goes away.
-pub async fn answer(socket: &Path, ready: impl FnOnce()) -> Result<()> {
-    answer_through(connect(socket).await?, ready).await
+/// A connection to whispeer.
+#[derive(Debug)]
+pub struct Whispeer {
+    client: Client,
 }
 
-/// Measures round trips over the bus at `socket` with one request outstanding.
-///
-/// # Errors
-/// When the bus cannot be reached or an answer is not the request's.
-pub async fn request(socket: &Path, payload_bytes: usize, phases: Phases) -> Result<Measured> {
-    request_through(&connect(socket).await?, payload_bytes, phases).await
-}
+impl PubSub for Whispeer {
+    type Publisher = WhispeerPublisher;
+    type Held = Subscription<Bytes>;
 
-/// Measures the rate of answers over the bus at `socket` with `outstanding` tasks on one
-/// connection, each of which makes a request as soon as it has the answer to its last.
-///
-/// # Errors
-/// As [`request`].
-pub async fn request_many(
-    socket: &Path,
-    payload_bytes: usize,
-    outstanding: u64,
-    phases: Phases,
-) -> Result<Measured> {
-    let client = connect(socket).await?;
-    let warm = Instant::now() + phases.warm_up;
-    let until = warm + phases.measure;
-    let mut askers = JoinSet::new();
-    for asker in 0..outstanding {
-        let client = client.clone();
-        askers.spawn(async move {
-            let (mut sequence, mut counted) = (asker, 0);
-            let mut now = Instant::now();
-            while now < until {
-                ask(&client, payload_bytes, sequence).await?;
-                sequence += outstanding;
-                now = Instant::now();
-                counted += u64::from(now >= warm && now < until);
-            }
-            anyhow::Ok(counted)
-        });
+    async fn connect(address: &Address) -> Result<Self> {
+        let client = Client::new_unix(&address.path()?.to_path_buf()).await?;
+        Ok(Self { client })
     }
-    let mut count = 0;
-    while let Some(counted) = askers.join_next().await {
-        count += counted??;
+
+    async fn publisher(&self, topic: &str, payload_bytes: usize) -> Result<WhispeerPublisher> {
+        WhispeerPublisher::new(&self.client, topic, payload_bytes)
     }
-    ensure!(count > 0, "no request was answered in time");
-    Ok(Measured::rate(count, phases.measure))
-}
 
-/// Publishes at full speed on each of `channels` over a connection of its own, then says how many
-/// messages there were.
-///
-/// # Errors
-/// When the bus cannot be reached or goes away, or a publish fails.
-pub async fn publish(
-    socket: &Path,
-    channels: u16,
-    payload_bytes: usize,
-    phases: Phases,
-) -> Result<()> {
-    let until = Instant::now() + phases.warm_up + phases.measure;
-    let streams = (0..channels).map(async |channel| {
-        let client = connect(socket).await?;
-        let publisher = client.publisher_bytes(&topic(channel))?;
-        publish_through(&publisher, payload_bytes, until).await
-    });
-    try_join_all(streams).await?;
-    Ok(())
-}
-
-/// Subscribes over `connections` connections, dealt out over `channels`, and counts what arrives
-/// until each has seen its end.
-///
-/// # Errors
-/// When the bus cannot be reached, or a delivery is lost, doubled or out of order.
-pub async fn subscribe(
-    socket: &Path,
-    connections: u16,
-    channels: u16,
-    phases: Phases,
-    ready: impl FnOnce(),
-) -> Result<Measured> {
-    let deliveries = RefCell::new(Deliveries::new(phases.warm_up));
-    let mut subscriptions = Vec::new();
-    for connection in 0..connections {
-        let topic = topic(connection % channels.max(1));
-        subscriptions.push(connect(socket).await?.subscribe_bytes(&topic).await?);
+    async fn subscribe(&self, patterns: Vec<String>, receiver: Receiver) -> Result<Receiving> {
+        if let [pattern] = patterns.as_slice() {
+            let subscription = self.client.subscribe_bytes(pattern).await?;
+            return Ok(receive(subscription, receiver).boxed_local());
+        }
+        let subscriptions: Vec<_> = stream::iter(patterns)
+            .map(async |pattern| self.client.subscribe_bytes(&pattern).await)
+            .buffer_unordered(SUBSCRIBES_UNDER_WAY)
+            .collect()
+            .await;
+        let subscriptions: Vec<_> = subscriptions.into_iter().collect::<Result<_, _>>()?;
+        Ok(receive_all(subscriptions, receiver).boxed_local())
     }
-    ready();
-    let receiving = subscriptions
-        .into_iter()
-        .map(|subscription| receive(subscription, &deliveries));
-    try_join_all(receiving).await?;
-    deliveries.into_inner().measured()
-}
 
-/// Holds `connections` connections with a subscription each, to a topic of its own, until the
-/// process is ended. `first` numbers the first one.
-///
-/// # Errors
-/// When the bus cannot be reached or ends a connection.
-pub async fn idle(socket: &Path, first: u16, connections: u16, ready: impl FnOnce()) -> Result<()> {
-    let mut subscriptions = Vec::new();
-    for connection in 0..connections {
-        let topic = format!("bench/idle/{}", u32::from(first) + u32::from(connection));
-        subscriptions.push(connect(socket).await?.subscribe_bytes(&topic).await?);
+    async fn hold(&self, pattern: &str) -> Result<Subscription<Bytes>> {
+        Ok(self.client.subscribe_bytes(pattern).await?)
     }
-    ready();
-    try_join_all(subscriptions.iter_mut().map(
-        async |subscription| match subscription.recv().await {
-            Some(_) => bail!("a message came where nobody publishes"),
-            None => Err(ended(subscription)),
-        },
-    ))
-    .await
-    .map(|_: Vec<Infallible>| ())
+
+    async fn release(&self, held: Subscription<Bytes>) -> Result<()> {
+        held.unsubscribe();
+        Ok(())
+    }
 }
 
-async fn connect(socket: &Path) -> Result<Client> {
-    Ok(Client::new_unix(&socket.to_path_buf()).await?)
-}
+impl Requester for Whispeer {
+    async fn connect(address: &Address) -> Result<Self> {
+        <Self as PubSub>::connect(address).await
+    }
 
-fn topic(channel: u16) -> String {
-    format!("bench/{channel}")
+    async fn answer(self, ready: impl FnOnce()) -> Result<()> {
+        answer_through(self.client, ready).await
+    }
+
+    async fn request<T>(&self, payload: Bytes, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let answer = self.client.request_bytes(SERVED_TOPIC, payload).await?;
+        Ok(look(&answer))
+    }
 }
 
 async fn answer_through(client: Client, ready: impl FnOnce()) -> Result<()> {
@@ -201,60 +115,62 @@ async fn answer_through(client: Client, ready: impl FnOnce()) -> Result<()> {
     bail!("the serving ended: {:?}", serving.close_reason())
 }
 
-async fn request_through(
-    client: &Client,
-    payload_bytes: usize,
-    phases: Phases,
-) -> Result<Measured> {
-    one_at_a_time(phases, async |sequence| {
-        ask(client, payload_bytes, sequence).await
-    })
-    .await
+/// Publishes through a [`Publisher`], or through a new one for each topic that is used once.
+#[derive(Debug)]
+pub struct WhispeerPublisher {
+    client: Client,
+    publisher: Publisher<Bytes>,
+    payloads: Payloads,
 }
 
-async fn ask(client: &Client, payload_bytes: usize, sequence: u64) -> Result<()> {
-    let mut request = vec![0; payload_bytes.max(SMALLEST_BYTES)];
-    message::write_message(&mut request, sequence);
-    let request = Bytes::from(request);
-    let answer = client.request_bytes(SERVED_TOPIC, request.clone()).await?;
-    ensure!(
-        request == answer,
-        "request {sequence} got the answer to another"
-    );
-    Ok(())
-}
-
-async fn publish_through(
-    publisher: &Publisher<Bytes>,
-    payload_bytes: usize,
-    until: Instant,
-) -> Result<()> {
-    let mut payloads = Payloads::new(payload_bytes);
-    let mut sequence: u64 = 0;
-    while !sequence.is_multiple_of(MESSAGES_A_LOOK) || Instant::now() < until {
-        let payload = payloads.next(|payload| message::write_message(payload, sequence));
-        publisher.send(payload).await?;
-        sequence += 1;
+impl WhispeerPublisher {
+    fn new(client: &Client, topic: &str, payload_bytes: usize) -> Result<Self> {
+        Ok(Self {
+            client: client.clone(),
+            publisher: client.publisher_bytes(topic)?,
+            payloads: Payloads::new(payload_bytes),
+        })
     }
-    publisher
-        .send(payloads.next(|payload| message::write_end(payload, sequence)))
-        .await?;
-    Ok(publisher.flush().await?)
+}
+
+impl client::Publisher for WhispeerPublisher {
+    async fn send(&mut self, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        Ok(self.publisher.send(self.payloads.next(write)).await?)
+    }
+
+    async fn send_to(&mut self, topic: &str, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        let publisher = self.client.publisher_bytes(topic)?;
+        Ok(publisher.send(self.payloads.next(write)).await?)
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        Ok(self.publisher.flush().await?)
+    }
 }
 
 async fn receive(
     mut subscription: Subscription<Bytes>,
-    deliveries: &RefCell<Deliveries>,
-) -> Result<()> {
-    let mut sequence = Sequence::default();
+    mut receiver: Receiver,
+) -> Result<Receiver> {
     while let Some((_, payload)) = subscription.recv().await {
-        if sequence.accept(&payload)? == Step::End {
-            deliveries.borrow_mut().end_stream();
-            return Ok(());
+        if receiver.accept(&payload)? == Step::End {
+            return Ok(receiver);
         }
-        deliveries.borrow_mut().add(1);
     }
     Err(ended(&subscription))
+}
+
+async fn receive_all(
+    subscriptions: Vec<Subscription<Bytes>>,
+    mut receiver: Receiver,
+) -> Result<Receiver> {
+    let mut messages: SelectAll<_> = subscriptions.into_iter().collect();
+    while let Some((_, payload)) = messages.next().await {
+        if receiver.accept(&payload)? == Step::End {
+            return Ok(receiver);
+        }
+    }
+    bail!("all subscriptions ended")
 }
 
 fn ended<T>(subscription: &Subscription<T>) -> anyhow::Error {
