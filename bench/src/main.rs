@@ -31,6 +31,7 @@ mod subject;
 mod target;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -123,13 +124,19 @@ struct Options {
     peers: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.part {
-        Some(Part::Role { role }) => serde_json::from_str::<Role>(&role)?.play(),
-        None if arguments.options.list => arguments.options.list(),
-        None => measure_all(&arguments.options),
+        Some(Part::Role { role }) => {
+            if let Err(error) = serde_json::from_str::<Role>(&role)?.play() {
+                Role::say_failed(&error);
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        None if arguments.options.list => arguments.options.list()?,
+        None => measure_all(&arguments.options)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn measure_all(options: &Options) -> Result<()> {

@@ -143,7 +143,10 @@ impl Process {
     /// Fails if the process has ended.
     fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
-            Some(status) => bail!("{} ended with {status}", self.name),
+            Some(status) => {
+                self.last_line = self.lines.iter().last().unwrap_or_default();
+                bail!("{} ended with {status}: {}", self.name, self.last_line)
+            }
             None => Ok(()),
         }
     }

@@ -21,7 +21,7 @@ use crate::load::client::{PubSub, Requester};
 use crate::load::measured::Measured;
 use crate::load::publish::{self, Pace};
 use crate::load::raw_publish::{ByCodec, ByMessage, ByWrite, InBulk, Raw};
-use crate::load::receiver::{self, Expecting, Receiver};
+use crate::load::receiver::{self, Expecting, Receiver, WarmUp};
 use crate::load::{Phases, Streams, hold, raw_request, requests, routing, subscribe};
 use crate::peers::{self, t2_bus};
 use crate::subject::relay::{self, Unit};
@@ -136,6 +136,11 @@ impl Role {
             }
             None => Ok(()),
         }
+    }
+
+    /// Says on standard output, where the runner reads, why the role could not be played.
+    pub fn say_failed(error: &anyhow::Error) {
+        say(&format!("{error:#}"));
     }
 
     /// The command of the program that is the subject, if one is.
@@ -325,7 +330,7 @@ impl Role {
 
     async fn publish_in_memory(&self) -> Result<Measured> {
         let phases = self.phases;
-        let receiver = Receiver::new(Expecting::InOrder, 0, 1, phases.warm_up)?;
+        let receiver = Receiver::new(Expecting::InOrder, 0, 1, WarmUp::new(phases.warm_up))?;
         let receiver = match self.subject {
             Subject::Mpsc | Subject::MpscTwoThreads => {
                 let (publisher, receiving) = memory::mpsc(receiver);

@@ -1,6 +1,8 @@
 //! Runs measurements: subjects take turns (A B C A B C …), so that a slow minute of the machine
 //! falls on all of them, and a round in which the limit was far below its reference is repeated.
 
+use std::time::Instant;
+
 use anyhow::Result;
 
 use crate::load::measured::{Measured, Metric};
@@ -39,10 +41,20 @@ impl Round {
 /// Runs `rounds` rounds of `case` with `subjects`, or as many as are worth their time.
 pub fn run(case: &Case, subjects: &[Subject], rounds: u32, setting: Setting<'_>) -> Vec<Round> {
     let turn = || {
-        subjects
+        let mut times = Vec::new();
+        let results = subjects
             .iter()
-            .map(|subject| (*subject, measure(case, *subject, setting)))
-            .collect()
+            .map(|subject| {
+                let begun = Instant::now();
+                let result = measure(case, *subject, setting);
+                let word = if result.is_ok() { "" } else { " failed after" };
+                let seconds = begun.elapsed().as_secs_f64();
+                times.push(format!("{}{word} {seconds:.1} s", subject.title()));
+                (*subject, result)
+            })
+            .collect();
+        eprintln!("  {}", times.join("; "));
+        results
     };
     (0..rounds.min(case.most_rounds))
         .map(|_| best_round(case, turn))

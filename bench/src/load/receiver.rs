@@ -1,6 +1,7 @@
 //! The receiving end of streams of messages: proves that each message came exactly once and in
 //! order, counts deliveries without those of the warm-up, and times them.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,6 +28,29 @@ pub enum Expecting {
     InAnyOrder,
 }
 
+/// The warm-up of all subscriptions of a process, which begins with the first message to any.
+#[derive(Debug, Clone)]
+pub struct WarmUp {
+    nanoseconds: u64,
+    begun: Arc<OnceLock<u64>>,
+}
+
+impl WarmUp {
+    /// A warm-up that lasts for `duration`.
+    pub fn new(duration: Duration) -> Self {
+        Self {
+            nanoseconds: u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
+            begun: Arc::default(),
+        }
+    }
+
+    /// Whether it is over; the first call begins it.
+    fn is_over(&self, now: u64) -> bool {
+        let begun = *self.begun.get_or_init(|| now);
+        now.saturating_sub(begun) >= self.nanoseconds
+    }
+}
+
 /// What came next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -40,12 +64,11 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Receiver {
     expecting: Expecting,
-    warm_up: u64,
+    warm_up: WarmUp,
     first_stream: u16,
     streams: Vec<Stream>,
     open: usize,
     total: u64,
-    first: Option<u64>,
     counted_from: Option<(u64, u64)>,
     ended: u64,
     latencies: Option<Histogram<u64>>,
@@ -69,8 +92,7 @@ impl Stream {
 }
 
 impl Receiver {
-    /// A receiver of `streams` streams, of which the first has the number `first_stream`. Its
-    /// warm-up begins with the first message.
+    /// A receiver of `streams` streams, of which the first has the number `first_stream`.
     ///
     /// # Errors
     /// When there is no memory for the times.
@@ -78,19 +100,18 @@ impl Receiver {
         expecting: Expecting,
         first_stream: u16,
         streams: u16,
-        warm_up: Duration,
+        warm_up: WarmUp,
     ) -> Result<Self> {
         let latencies = (expecting == Expecting::InOrderTimed)
             .then(|| Histogram::new(SIGNIFICANT_DIGITS))
             .transpose()?;
         Ok(Self {
             expecting,
-            warm_up: u64::try_from(warm_up.as_nanos())?,
+            warm_up,
             first_stream,
             streams: vec![Stream::default(); usize::from(streams)],
             open: usize::from(streams),
             total: 0,
-            first: None,
             counted_from: None,
             ended: 0,
             latencies,
@@ -179,8 +200,7 @@ impl Receiver {
         self.total += 1;
         if self.counted_from.is_none() {
             let now = clock::nanoseconds();
-            let first = *self.first.get_or_insert(now);
-            if now - first >= self.warm_up {
+            if self.warm_up.is_over(now) {
                 self.counted_from = Some((now, self.total));
             }
         } else if let Some(latencies) = &mut self.latencies {
@@ -208,24 +228,25 @@ fn check_sums(stream: &Stream) -> Result<()> {
 /// last end, and the times.
 ///
 /// # Errors
-/// When the streams ended during the warm-up.
+/// When all streams ended during the warm-up.
 pub fn measured(receivers: Vec<Receiver>) -> Result<Measured> {
     let (mut counted, mut total) = (0, 0);
     let (mut from, mut ended) = (u64::MAX, 0);
     let mut latencies: Option<Histogram<u64>> = None;
     for receiver in receivers {
-        let (begun, before) = receiver
-            .counted_from
-            .context("a stream ended during the warm-up")?;
-        counted += receiver.total - before;
+        // A subscription that had all of its messages during the warm-up counts for nothing.
+        if let Some((begun, before)) = receiver.counted_from {
+            counted += receiver.total - before;
+            from = from.min(begun);
+        }
         total += receiver.total;
-        from = from.min(begun);
         ended = ended.max(receiver.ended);
         match (&mut latencies, receiver.latencies) {
             (Some(all), Some(latencies)) => all.add(latencies)?,
             (none, latencies) => *none = latencies,
         }
     }
+    ensure!(counted > 0, "all streams ended during the warm-up");
     let elapsed = Duration::from_nanos(ended.saturating_sub(from));
     let mut measured = match latencies {
         Some(latencies) => Measured::latency(&latencies)?,
@@ -242,7 +263,7 @@ mod tests {
     use crate::load::message::{SMALLEST_BYTES, write_due, write_end, write_message};
 
     fn receiver(expecting: Expecting, streams: u16) -> Receiver {
-        Receiver::new(expecting, 0, streams, Duration::ZERO).unwrap()
+        Receiver::new(expecting, 0, streams, WarmUp::new(Duration::ZERO)).unwrap()
     }
 
     fn message(stream: u16, sequence: u64) -> [u8; SMALLEST_BYTES] {

@@ -11,7 +11,7 @@ use super::client::{PubSub, Publisher};
 use super::measured::{Measured, Metric};
 use super::message::{write_end, write_message};
 use super::publish::MESSAGES_A_LOOK;
-use super::receiver::{self, Expecting, Receiver};
+use super::receiver::{self, Expecting, Receiver, WarmUp};
 use super::{Phases, topic};
 use crate::address::Address;
 
@@ -37,10 +37,11 @@ pub async fn subscribe<C: PubSub>(
     for _ in 0..MATCHES {
         clients.push(C::connect(address).await?);
     }
+    let warm_up = WarmUp::new(phases.warm_up);
     let begun = Instant::now();
     let subscribing = clients.iter().zip(0..).map(async |(client, form)| {
         let patterns = (0..groups).map(|group| pattern(form, group)).collect();
-        let receiver = Receiver::new(Expecting::InAnyOrder, 0, 1, phases.warm_up)?;
+        let receiver = Receiver::new(Expecting::InAnyOrder, 0, 1, warm_up.clone())?;
         client.subscribe(patterns, receiver).await
     });
     let receiving = try_join_all(subscribing).await?;

@@ -5,7 +5,7 @@ use futures_util::future::try_join_all;
 
 use super::client::PubSub;
 use super::measured::Measured;
-use super::receiver::{self, Expecting, Receiver};
+use super::receiver::{self, Expecting, Receiver, WarmUp};
 use super::{Phases, Streams, topic};
 use crate::address::Address;
 
@@ -21,12 +21,13 @@ pub async fn subscribe<C: PubSub>(
     phases: Phases,
     ready: impl FnOnce(),
 ) -> Result<Measured> {
+    let warm_up = WarmUp::new(phases.warm_up);
     let mut clients = Vec::new();
     let mut receiving = Vec::new();
     for connection in 0..streams.subscribers {
         let channel = streams.channel(connection);
         let (first, count) = streams.of(channel);
-        let receiver = Receiver::new(expecting, first, count, phases.warm_up)?;
+        let receiver = Receiver::new(expecting, first, count, warm_up.clone())?;
         let client = C::connect(address).await?;
         receiving.push(client.subscribe(vec![topic(channel)], receiver).await?);
         clients.push(client);

@@ -4,6 +4,7 @@
 //! publisher waits while a subscriber's buffer is full.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
@@ -28,6 +29,9 @@ const PORTS: usize = 64;
 
 /// Requests under way.
 const REQUESTS: usize = 64;
+
+/// Time for all subscribers to see a new publisher.
+const MEETING: Duration = Duration::from_millis(200);
 
 /// Bytes of the largest payload.
 const PAYLOAD_BYTES: usize = 64 * 1024;
@@ -71,6 +75,7 @@ impl Iceoryx2 {
             .subscriber_max_buffer_size(BUFFER_MESSAGES)
             .max_publishers(PORTS)
             .max_subscribers(PORTS)
+            .max_nodes(2 * PORTS)
             .open_or_create()
             .map_err(failed)
     }
@@ -103,6 +108,9 @@ impl PubSub for Iceoryx2 {
             .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
             .create()
             .map_err(failed)?;
+        // What overflows the buffer of a subscriber that has not seen its publisher yet is
+        // dropped. Subscribers look for publishers when they poll.
+        tokio::time::sleep(MEETING).await;
         Ok(Iceoryx2Publisher {
             port,
             payload_bytes,

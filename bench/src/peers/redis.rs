@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::{MultiplexedConnection, PubSub as Subscriptions, PubSubSink, PubSubStream};
-use redis::{AsyncCommands, Pipeline};
+use redis::{AsyncCommands, AsyncConnectionConfig, Pipeline};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -87,6 +87,18 @@ struct Asking {
     _answers: JoinSet<Result<()>>,
 }
 
+impl Redis {
+    /// A connection without the client's limit of half a second on a response, which a pipeline
+    /// takes longer than where each of its messages is compared with 100,000 patterns.
+    async fn connection(&self) -> Result<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let client = &self.client;
+        Ok(client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?)
+    }
+}
+
 impl PubSub for Redis {
     type Publisher = RedisPublisher;
     type Held = String;
@@ -102,7 +114,7 @@ impl PubSub for Redis {
 
     async fn publisher(&self, topic: &str, payload_bytes: usize) -> Result<RedisPublisher> {
         Ok(RedisPublisher {
-            connection: self.client.get_multiplexed_async_connection().await?,
+            connection: self.connection().await?,
             topic: topic.to_owned(),
             payload: vec![0; payload_bytes.max(SMALLEST_BYTES)],
             pipeline: Pipeline::new(),
@@ -168,7 +180,7 @@ impl Requester for Redis {
             bail!("the server hung up")
         });
         this.asking = Some(Asking {
-            connection: this.client.get_multiplexed_async_connection().await?,
+            connection: this.connection().await?,
             waiting,
             _answers: answers,
         });
@@ -180,7 +192,7 @@ impl Requester for Redis {
     }
 
     async fn answer(self, ready: impl FnOnce()) -> Result<()> {
-        let mut connection = self.client.get_multiplexed_async_connection().await?;
+        let mut connection = self.connection().await?;
         let mut subscriptions = self.client.get_async_pubsub().await?;
         subscriptions.subscribe(ASKED).await?;
         ready();
