@@ -169,9 +169,9 @@ impl Report {
         writeln!(
             output,
             "## whispeer and the best of the others\n\n\
-             How many times better whispeer is than the best peer of the row, in the median of \
+             How many times better whispeer is than the best of the other buses, in the median of \
              rounds: above 1 it is ahead, below 1 it is behind.\n\n\
-             | measurement | whispeer | the best peer | its figure | whispeer is |\n\
+             | measurement | whispeer | the best other bus | its figure | whispeer is |\n\
              |---|--:|---|--:|---|"
         )?;
         for (case, whispeer, peer) in rows {
@@ -308,7 +308,7 @@ fn row(
     let emphasis = match subject.standing {
         Standing::Whispeer => "**",
         Standing::Limit => "_",
-        Standing::Peer => "",
+        Standing::Peer | Standing::Direct => "",
     };
     write!(output, "| {emphasis}{}{emphasis}", subject.title)?;
     if is_limit {

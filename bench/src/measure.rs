@@ -11,7 +11,7 @@ use crate::installation::Installation;
 use crate::load::measured::{Measured, Metric};
 use crate::load::publish::Pace;
 use crate::load::receiver::Expecting;
-use crate::load::{Phases, Streams};
+use crate::load::{Holding, Phases, Streams};
 use crate::plan::{Case, Workload};
 use crate::process::{Placement, Process};
 use crate::role::{Kind, Role};
@@ -42,6 +42,19 @@ const STARTS: usize = 5;
 
 /// The share of the rate at full speed at which latency is measured.
 const PART_LOAD: f64 = 0.5;
+
+/// Messages that may be under way over all streams where a bus does not hold publishers back
+/// itself: tens of milliseconds of them, which is enough for every client to batch.
+const MOST_WINDOW: u64 = 16_384;
+
+/// The same for large messages, so that those of a fan-out fit the memory of the machine.
+const WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The least of either.
+const LEAST_WINDOW: u64 = 256;
+
+/// The part of it where a message takes some brokers milliseconds.
+const ROUTING_WINDOW_PART: u64 = 64;
 
 const MILLION: f64 = 1e6;
 
@@ -114,7 +127,10 @@ impl Turn<'_> {
             kind: Kind::Serve,
             subject: self.subject,
             address,
-            directory: directory.path().to_path_buf(),
+            holding: Holding {
+                directory: directory.path().to_path_buf(),
+                messages: self.subject.needs_window().then(|| self.window()),
+            },
             program: program.map(Path::to_path_buf),
             payload_bytes: self.case.payload_bytes,
             phases,
@@ -137,6 +153,18 @@ impl Turn<'_> {
             starting,
             _directory: directory,
         })
+    }
+
+    /// Messages of a stream that may be under way where the bus sets no limit.
+    fn window(&self) -> u64 {
+        let by_bytes = WINDOW_BYTES / self.case.payload_bytes as u64;
+        let streams = match self.case.workload {
+            Workload::Publish(streams) => u64::from(streams.publishers),
+            // Where each message is compared with all patterns, a few are many.
+            Workload::Routing { .. } => ROUTING_WINDOW_PART,
+            _ => 1,
+        };
+        (by_bytes.clamp(LEAST_WINDOW, MOST_WINDOW) / streams).max(LEAST_WINDOW / streams)
     }
 
     fn request(&self, outstanding: u64) -> Result<Measured> {
@@ -259,7 +287,10 @@ impl Turn<'_> {
             kind,
             subject: self.subject,
             address: Address::Unix(self.setting.directory.join("unused")),
-            directory: self.setting.directory.to_path_buf(),
+            holding: Holding {
+                directory: self.setting.directory.to_path_buf(),
+                messages: None,
+            },
             program: None,
             payload_bytes: self.case.payload_bytes,
             phases,

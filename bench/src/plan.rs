@@ -325,7 +325,11 @@ fn wildcards() -> [Case; 2] {
     let routing = Case {
         beside: vec![Metric::Rate, Metric::Subscribing],
         most_rounds: FEW_ROUNDS,
-        subjects: BUSES.to_vec(),
+        // Zenoh's router took more than two minutes to take as many subscriptions.
+        subjects: BUSES
+            .into_iter()
+            .filter(|subject| !matches!(subject, ZenohUnix | ZenohTcp))
+            .collect(),
         ..Case::new(
             "routing".to_owned(),
             "a fresh topic each message, 10 matches among 100,000 wildcard subscriptions"

@@ -198,7 +198,7 @@ impl Drawing {
     ) {
         let (class, weight) = match standing {
             Standing::Whispeer => ("whispeer", "strong"),
-            Standing::Peer => ("peer", ""),
+            Standing::Peer | Standing::Direct => ("peer", ""),
             Standing::Limit => ("limit", "faint"),
         };
         let below = y + 4.0;

@@ -22,7 +22,7 @@ use crate::load::measured::Measured;
 use crate::load::publish::{self, Pace};
 use crate::load::raw_publish::{ByCodec, ByMessage, ByWrite, InBulk, Raw};
 use crate::load::receiver::{self, Expecting, Receiver, WarmUp};
-use crate::load::{Phases, Streams, hold, raw_request, requests, routing, subscribe};
+use crate::load::{Holding, Phases, Streams, hold, raw_request, requests, routing, subscribe};
 use crate::peers::{self, t2_bus};
 use crate::subject::relay::{self, Unit};
 use crate::subject::whispeer::{self, Whispeer};
@@ -91,12 +91,12 @@ pub struct Role {
     pub subject: Subject,
     /// Where the subject listens.
     pub address: Address,
-    /// Where it may keep files.
-    pub directory: PathBuf,
     /// The program that is the subject.
     pub program: Option<PathBuf>,
     /// Bytes of each payload.
     pub payload_bytes: usize,
+    /// How publishers are held back.
+    pub holding: Holding,
     /// How long the load runs.
     pub phases: Phases,
 }
@@ -151,7 +151,7 @@ impl Role {
                 whispeer::command(path, &self.address).map(Some)
             }
             (Serving::Program(_), Some(path)) => {
-                peers::command(self.subject, path, &self.address, &self.directory).map(Some)
+                peers::command(self.subject, path, &self.address, &self.holding.directory).map(Some)
             }
             (Serving::Program(_), None) => self.unsupported(),
             (Serving::Role | Serving::Nothing, _) => Ok(None),
@@ -159,11 +159,11 @@ impl Role {
     }
 
     fn become_program(&self, mut command: Command) -> Result<()> {
-        let log = File::create(self.directory.join(LOG))?;
+        let log = File::create(self.holding.directory.join(LOG))?;
         command
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log))
-            .current_dir(&self.directory);
+            .current_dir(&self.holding.directory);
         say(&format!("{STARTING}{}", clock::nanoseconds()));
         Err(command.exec()).with_context(|| format!("cannot run {:?}", command.get_program()))
     }
@@ -261,25 +261,27 @@ impl Role {
     /// When the load fails or a delivery is missing, doubled or out of order.
     pub async fn publishing<C: PubSub>(&self) -> Result<Option<Measured>> {
         let (address, phases, size) = (&self.address, self.phases, self.payload_bytes);
+        let holding = &self.holding;
         match self.kind {
             Kind::Publish(streams, pace) => {
                 // The connections must live until the last message has arrived, and the runner
                 // knows when that is.
                 let _connections =
-                    publish::publish::<C>(address, streams, size, pace, phases).await?;
+                    publish::publish::<C>(address, streams, size, pace, holding, phases).await?;
                 std::future::pending().await
             }
             Kind::PublishFresh { groups } => {
-                let _connection = routing::publish::<C>(address, groups, size, phases).await?;
+                let _connection =
+                    routing::publish::<C>(address, groups, size, holding, phases).await?;
                 std::future::pending().await
             }
             Kind::Subscribe(streams, expecting) => {
-                subscribe::subscribe::<C>(address, streams, expecting, phases, say_ready)
+                subscribe::subscribe::<C>(address, streams, expecting, holding, phases, say_ready)
                     .await
                     .map(Some)
             }
             Kind::SubscribeMany { groups } => {
-                routing::subscribe::<C>(address, groups, phases, say_ready)
+                routing::subscribe::<C>(address, groups, holding, phases, say_ready)
                     .await
                     .map(Some)
             }

@@ -2,9 +2,14 @@
 //! subject that is measured. [`client`] says what a client has to be able to do; the rest is
 //! written against that.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
+
+use self::window::{Progress, Window};
 
 pub mod client;
 pub mod hold;
@@ -17,7 +22,9 @@ pub mod raw_request;
 pub mod receiver;
 pub mod requests;
 pub mod routing;
+pub mod shared;
 pub mod subscribe;
+pub mod window;
 
 /// How long a load runs.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -55,10 +62,51 @@ impl Streams {
         connection % self.channels()
     }
 
+    /// Which of the subscribers of its channel subscriber number `connection` is, and how many
+    /// there are.
+    pub fn place(self, connection: u16) -> (usize, usize) {
+        let channels = self.channels();
+        (
+            usize::from(connection / channels),
+            usize::from(self.subscribers / channels),
+        )
+    }
+
     /// The first stream of `channel`, and how many it has.
     pub fn of(self, channel: u16) -> (u16, u16) {
         // Either each channel has one publisher, or all are on the only channel.
         (channel, self.publishers / self.channels())
+    }
+}
+
+/// How publishers are held back whose bus does not do it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Holding {
+    /// Where both sides meet.
+    pub directory: PathBuf,
+    /// Messages of a stream that may be under way, or no limit.
+    pub messages: Option<u64>,
+}
+
+impl Holding {
+    /// The window of a publisher.
+    ///
+    /// # Errors
+    /// When no subscriber counts.
+    pub fn window(&self, stream: u16) -> Result<Option<Window>> {
+        self.messages
+            .map(|messages| Window::open(&self.directory, stream, messages))
+            .transpose()
+    }
+
+    /// What `subscriptions` subscriptions to each stream count in.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn progress(&self, subscriptions: usize) -> Result<Option<Arc<Progress>>> {
+        self.messages
+            .map(|messages| Progress::new(&self.directory, subscriptions, messages))
+            .transpose()
     }
 }
 
@@ -79,9 +127,11 @@ mod tests {
         };
         assert_eq!(streams(1, 64).channel(63), 0);
         assert_eq!(streams(1, 64).of(0), (0, 1));
+        assert_eq!(streams(1, 64).place(63), (63, 64));
         assert_eq!(streams(64, 1).channel(63), 0);
         assert_eq!(streams(64, 1).of(0), (0, 64));
         assert_eq!(streams(4, 4).channel(3), 3);
         assert_eq!(streams(4, 4).of(3), (3, 1));
+        assert_eq!(streams(4, 4).place(3), (0, 1));
     }
 }

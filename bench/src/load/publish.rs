@@ -7,7 +7,8 @@ use futures_util::future::try_join_all;
 
 use super::client::{PubSub, Publisher};
 use super::message::{write_due, write_end, write_message};
-use super::{Phases, Streams, topic};
+use super::window::Window;
+use super::{Holding, Phases, Streams, topic};
 use crate::address::Address;
 use crate::clock::{self, Ticks};
 
@@ -40,6 +41,7 @@ pub async fn publish<C: PubSub>(
     streams: Streams,
     payload_bytes: usize,
     pace: Pace,
+    holding: &Holding,
     phases: Phases,
 ) -> Result<Vec<(C, C::Publisher)>> {
     let mut connections = Vec::new();
@@ -54,7 +56,10 @@ pub async fn publish<C: PubSub>(
         .into_iter()
         .map(async |(stream, client, mut publisher)| {
             let count = match pace {
-                Pace::Full => at_full_speed(&mut publisher, stream, several, phases).await?,
+                Pace::Full => {
+                    let window = holding.window(stream)?;
+                    at_full_speed(&mut publisher, stream, several, window, phases).await?
+                }
                 Pace::Rate(all) => {
                     let rate = all / f64::from(streams.publishers);
                     on_schedule(&mut publisher, stream, rate, phases).await?
@@ -74,7 +79,7 @@ pub async fn publish<C: PubSub>(
 /// # Errors
 /// When a publish fails.
 pub async fn stream(publisher: &mut impl Publisher, phases: Phases) -> Result<()> {
-    let count = at_full_speed(publisher, 0, false, phases).await?;
+    let count = at_full_speed(publisher, 0, false, None, phases).await?;
     publisher
         .send(|payload| write_end(payload, 0, count))
         .await?;
@@ -85,6 +90,7 @@ async fn at_full_speed(
     publisher: &mut impl Publisher,
     stream: u16,
     several: bool,
+    mut window: Option<Window>,
     phases: Phases,
 ) -> Result<u64> {
     let until = Instant::now() + phases.total();
@@ -98,11 +104,29 @@ async fn at_full_speed(
                 tokio::task::yield_now().await;
             }
         }
+        hold(&mut window, sequence, publisher).await?;
         publisher
             .send(|payload| write_message(payload, stream, sequence))
             .await?;
         sequence += 1;
     }
+}
+
+/// Waits until message number `sequence` is within the window, if there is one; what was sent
+/// before must not wait for it.
+#[inline]
+pub async fn hold(
+    window: &mut Option<Window>,
+    sequence: u64,
+    publisher: &mut impl Publisher,
+) -> Result<()> {
+    if let Some(window) = window
+        && !window.has_room(sequence)
+    {
+        publisher.push().await?;
+        window.wait(sequence).await?;
+    }
+    Ok(())
 }
 
 async fn on_schedule(

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::{Measured, Metric};
 use super::message::Message;
+use super::window::Progress;
 use crate::clock;
 
 /// Decimal digits kept of each recorded time; three keep the error below 0.1 %.
@@ -72,6 +73,8 @@ pub struct Receiver {
     counted_from: Option<(u64, u64)>,
     ended: u64,
     latencies: Option<Histogram<u64>>,
+    /// Where a publisher looks that is held back, and the number of this subscription there.
+    progress: Option<(Arc<Progress>, usize)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -115,7 +118,14 @@ impl Receiver {
             counted_from: None,
             ended: 0,
             latencies,
+            progress: None,
         })
+    }
+
+    /// Tells `progress` what has come, as subscription number `subscription`.
+    pub fn telling(mut self, progress: Option<&Arc<Progress>>, subscription: usize) -> Self {
+        self.progress = progress.map(|progress| (Arc::clone(progress), subscription));
+        self
     }
 
     /// Takes the next message.
@@ -155,6 +165,7 @@ impl Receiver {
             );
         }
         stream.count += 1;
+        let count = stream.count;
         if in_any_order {
             stream.sum = stream.sum.wrapping_add(sequence);
             stream.squares = stream.squares.wrapping_add(sequence.wrapping_mul(sequence));
@@ -162,6 +173,9 @@ impl Receiver {
                 check_sums(stream)?;
                 self.open -= 1;
             }
+        }
+        if let Some((progress, subscription)) = &self.progress {
+            progress.note(*subscription, number, count)?;
         }
         Ok(())
     }

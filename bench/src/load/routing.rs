@@ -10,9 +10,9 @@ use futures_util::future::try_join_all;
 use super::client::{PubSub, Publisher};
 use super::measured::{Measured, Metric};
 use super::message::{write_end, write_message};
-use super::publish::MESSAGES_A_LOOK;
+use super::publish::{MESSAGES_A_LOOK, hold};
 use super::receiver::{self, Expecting, Receiver, WarmUp};
-use super::{Phases, topic};
+use super::{Holding, Phases, topic};
 use crate::address::Address;
 
 /// Patterns that match one topic, each at a connection of its own, so that a bus which delivers
@@ -30,9 +30,11 @@ const STRIDE: u64 = 7919;
 pub async fn subscribe<C: PubSub>(
     address: &Address,
     groups: u32,
+    holding: &Holding,
     phases: Phases,
     ready: impl FnOnce(),
 ) -> Result<Measured> {
+    let progress = holding.progress(usize::from(MATCHES))?;
     let mut clients = Vec::new();
     for _ in 0..MATCHES {
         clients.push(C::connect(address).await?);
@@ -41,7 +43,8 @@ pub async fn subscribe<C: PubSub>(
     let begun = Instant::now();
     let subscribing = clients.iter().zip(0..).map(async |(client, form)| {
         let patterns = (0..groups).map(|group| pattern(form, group)).collect();
-        let receiver = Receiver::new(Expecting::InAnyOrder, 0, 1, warm_up.clone())?;
+        let receiver = Receiver::new(Expecting::InAnyOrder, 0, 1, warm_up.clone())?
+            .telling(progress.as_ref(), usize::from(form));
         client.subscribe(patterns, receiver).await
     });
     let receiving = try_join_all(subscribing).await?;
@@ -65,14 +68,17 @@ pub async fn publish<C: PubSub>(
     address: &Address,
     groups: u32,
     payload_bytes: usize,
+    holding: &Holding,
     phases: Phases,
 ) -> Result<(C, C::Publisher)> {
     let client = C::connect(address).await?;
     let mut publisher = client.publisher(&topic(0), payload_bytes).await?;
+    let mut window = holding.window(0)?;
     let until = Instant::now() + phases.total();
     let mut fresh = String::new();
     let mut sequence: u64 = 0;
     while !sequence.is_multiple_of(MESSAGES_A_LOOK) || Instant::now() < until {
+        hold(&mut window, sequence, &mut publisher).await?;
         write_topic(&mut fresh, groups, sequence)?;
         publisher
             .send_to(&fresh, |payload| write_message(payload, 0, sequence))

@@ -7,17 +7,20 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use async_nats::{Client, ConnectOptions, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, try_join_all};
-use futures_util::stream::{SelectAll, StreamExt};
+use futures_util::stream::StreamExt;
+use tokio::task::JoinSet;
 
 use crate::address::Address;
 use crate::load::client::{PubSub, Publisher, Receiving, Requester};
 use crate::load::payloads::Payloads;
 use crate::load::receiver::{Receiver, Step};
+use crate::load::shared::Shared;
 
 /// What differs from the server's defaults: bytes that may wait for a client (64 MB), and the time
 /// that a write to it may take (10 s), beyond which it is cut off; and the file of its log, none.
@@ -109,13 +112,17 @@ async fn receive(mut subscribers: Vec<Subscriber>, mut receiver: Receiver) -> Re
         }
         bail!("the server hung up");
     }
-    let mut messages: SelectAll<_> = subscribers.into_iter().collect();
-    while let Some(message) = messages.next().await {
-        if receiver.accept(&message.payload)? == Step::End {
-            return Ok(receiver);
-        }
+    let (shared, received) = Shared::new(receiver);
+    let mut tasks = JoinSet::new();
+    for mut subscriber in subscribers {
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            while let Some(message) = subscriber.next().await {
+                shared.take(&message.payload);
+            }
+        });
     }
-    bail!("the server hung up")
+    received.await?
 }
 
 impl Requester for Nats {

@@ -6,13 +6,13 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use bytes::Bytes;
 use futures_util::future::FutureExt;
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
 use zenoh::pubsub::{Publisher as ZenohPublisher, Subscriber};
 use zenoh::qos::CongestionControl;
 use zenoh::query::{ConsolidationMode, QueryTarget, Queryable};
@@ -22,7 +22,8 @@ use crate::address::Address;
 use crate::load::client::{PubSub, Publisher, Receiving, Requester};
 use crate::load::message::{SMALLEST_BYTES, write_end};
 use crate::load::payloads::Payloads;
-use crate::load::receiver::{Receiver, Step};
+use crate::load::receiver::Receiver;
+use crate::load::shared::Shared;
 
 const SERVED: &str = "bench/echo";
 
@@ -97,14 +98,22 @@ impl PubSub for Zenoh {
     }
 
     async fn subscribe(&self, patterns: Vec<String>, receiver: Receiver) -> Result<Receiving> {
-        let (taken, mut probed, received) = Taken::new(receiver);
+        let (shared, received) = Shared::new(receiver);
+        let probed = Arc::new(Notify::new());
         let mut subscribers = Vec::new();
         for pattern in &patterns {
-            let taken = Arc::clone(&taken);
+            let (shared, probed) = (Arc::clone(&shared), Arc::clone(&probed));
             let subscriber = self
                 .session
                 .declare_subscriber(pattern.clone())
-                .callback(move |sample| taken.take(&sample.payload().to_bytes()))
+                .callback(move |sample| {
+                    let payload = sample.payload().to_bytes();
+                    if is_probe(&payload) {
+                        probed.notify_one();
+                    } else {
+                        shared.take(&payload);
+                    }
+                })
                 .await
                 .map_err(boxed)?;
             subscribers.push(subscriber);
@@ -113,7 +122,7 @@ impl PubSub for Zenoh {
         // last one has arrived. It comes from another session, because one's own take a short cut.
         if let Some(last) = patterns.last() {
             let probing = <Self as PubSub>::connect(&self.address).await?;
-            probing.probe(&concrete(last), &mut probed).await?;
+            probing.probe(&concrete(last), &probed).await?;
         }
         let session = self.session.clone();
         Ok(async move {
@@ -139,7 +148,7 @@ impl PubSub for Zenoh {
 
 impl Zenoh {
     /// Publishes to `topic` until it has been received.
-    async fn probe(&self, topic: &str, probed: &mut oneshot::Receiver<()>) -> Result<()> {
+    async fn probe(&self, topic: &str, probed: &Notify) -> Result<()> {
         let mut probe = vec![0; SMALLEST_BYTES];
         write_end(&mut probe, PROBES, 0);
         for _ in 0..PROBE_LIMIT {
@@ -148,7 +157,7 @@ impl Zenoh {
                 .congestion_control(CongestionControl::Block)
                 .await
                 .map_err(boxed)?;
-            if tokio::time::timeout(PROBE_INTERVAL, &mut *probed)
+            if tokio::time::timeout(PROBE_INTERVAL, probed.notified())
                 .await
                 .is_ok()
             {
@@ -174,57 +183,6 @@ impl Zenoh {
 /// A topic that `pattern` matches.
 fn concrete(pattern: &str) -> String {
     pattern.replace("**", "x").replace('*', "x")
-}
-
-/// What callbacks have taken.
-struct Taken {
-    state: Mutex<State>,
-}
-
-struct State {
-    receiver: Option<Receiver>,
-    probed: Option<oneshot::Sender<()>>,
-    received: Option<oneshot::Sender<Result<Receiver>>>,
-}
-
-type TakenParts = (
-    Arc<Taken>,
-    oneshot::Receiver<()>,
-    oneshot::Receiver<Result<Receiver>>,
-);
-
-impl Taken {
-    fn new(receiver: Receiver) -> TakenParts {
-        let (probed, is_probed) = oneshot::channel();
-        let (received, is_received) = oneshot::channel();
-        let state = Mutex::new(State {
-            receiver: Some(receiver),
-            probed: Some(probed),
-            received: Some(received),
-        });
-        (Arc::new(Self { state }), is_probed, is_received)
-    }
-
-    fn take(&self, payload: &[u8]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_probe(payload) {
-            // Later probes find nobody who waits for them.
-            state.probed.take().map(|probed| probed.send(()));
-            return;
-        }
-        let Some(receiver) = &mut state.receiver else {
-            return;
-        };
-        let result = match receiver.accept(payload) {
-            Ok(Step::Message) => return,
-            Ok(Step::End) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Some((received, receiver)) = state.received.take().zip(state.receiver.take()) {
-            // Who waits for this has not ended, or else nobody wants to know.
-            let _ = received.send(result.map(|()| receiver));
-        }
-    }
 }
 
 fn is_probe(payload: &[u8]) -> bool {

@@ -87,8 +87,10 @@ pub enum Standing {
     Limit,
     /// whispeer in some form.
     Whispeer,
-    /// Another system.
+    /// Another bus.
     Peer,
+    /// Another system that has no bus between client and server.
+    Direct,
 }
 
 /// What runs as the process of a subject.
@@ -160,9 +162,8 @@ impl Subject {
             | Self::Redis
             | Self::Mosquitto
             | Self::ZenohUnix
-            | Self::ZenohTcp
-            | Self::Tarpc
-            | Self::Tonic => Standing::Peer,
+            | Self::ZenohTcp => Standing::Peer,
+            Self::Tarpc | Self::Tonic => Standing::Direct,
             // Shared memory has no bus either, and no copy: it is a limit too.
             _ => Standing::Limit,
         }
@@ -187,9 +188,23 @@ impl Subject {
         matches!(self, Self::Nats | Self::NatsDebian | Self::ZenohTcp)
     }
 
+    /// Whether nothing holds its publishers back, so that at full speed it would drop messages, cut
+    /// its subscribers off or fill the memory: then the measurement keeps a window.
+    pub fn needs_window(self) -> bool {
+        matches!(
+            self,
+            Self::Nats | Self::NatsDebian | Self::Redis | Self::Mosquitto
+        )
+    }
+
     /// Whether its client is built only with the feature `peers`.
     pub fn needs_peers(self) -> bool {
-        self.standing() == Standing::Peer && self != Self::T2Bus || self == Self::Iceoryx2
+        match self.standing() {
+            Standing::Peer => self != Self::T2Bus,
+            Standing::Direct => true,
+            Standing::Limit => self == Self::Iceoryx2,
+            Standing::Whispeer => false,
+        }
     }
 
     /// The threads on which the subject itself runs. Two are what a bus gets by default on the two

@@ -5,11 +5,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
 use futures_util::future::FutureExt;
-use futures_util::stream::{self, SelectAll, StreamExt};
+use futures_util::stream::{self, StreamExt};
+use tokio::task::JoinSet;
 use whispeer::client::{Publisher, Subscription};
 use whispeer::{Bus, Client};
 
@@ -17,6 +19,7 @@ use crate::address::Address;
 use crate::load::client::{self, PubSub, Receiving, Requester};
 use crate::load::payloads::Payloads;
 use crate::load::receiver::{Receiver, Step};
+use crate::load::shared::Shared;
 
 pub mod memory;
 
@@ -160,17 +163,22 @@ async fn receive(
     Err(ended(&subscription))
 }
 
+/// Receives from many subscriptions, each on a task of its own, as their users do.
 async fn receive_all(
     subscriptions: Vec<Subscription<Bytes>>,
-    mut receiver: Receiver,
+    receiver: Receiver,
 ) -> Result<Receiver> {
-    let mut messages: SelectAll<_> = subscriptions.into_iter().collect();
-    while let Some((_, payload)) = messages.next().await {
-        if receiver.accept(&payload)? == Step::End {
-            return Ok(receiver);
-        }
+    let (shared, received) = Shared::new(receiver);
+    let mut tasks = JoinSet::new();
+    for mut subscription in subscriptions {
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            while let Some((_, payload)) = subscription.recv().await {
+                shared.take(&payload);
+            }
+        });
     }
-    bail!("all subscriptions ended")
+    received.await?
 }
 
 fn ended<T>(subscription: &Subscription<T>) -> anyhow::Error {
