@@ -41,9 +41,9 @@ Rows in italics are limits: they carry bytes and do nothing else that a bus does
 - **tarpc** (bincode) and **tonic** (prost) over a Unix socket, client to server, with nothing \
   between: what a request costs without a bus.
 - **a window** holds the publishers of NATS, Redis and Mosquitto back at full speed, because their \
-  buses do not: at most 16,384 messages, or 16 MiB, over all streams are on their way to the slowest \
+  buses do not, and those of Zenoh over TCP, whose sockets hold seconds of small messages: at most 16,384 messages, or 16 MiB, over all streams are on their way to the slowest \
   subscription (256 in wildcard routing). Without it they publish seconds ahead of what they deliver, \
-  and drop messages or cut subscribers off in the end. Subscribers count in a file that publishers \
+  and some drop messages or cut subscribers off in the end. Subscribers count in a file that publishers \
   look into; nothing of it goes over the bus.
 - **t2_bus** over its Unix socket, typed requests, publishes as bytes with 256 under way. It is \
   measured with 16 bytes.

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -73,7 +73,16 @@ impl Process {
         std::thread::spawn(move || {
             // Ends with the process, whose output it is, or with the runner's interest in it.
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
+                let is_wanted = match sender.try_send(line) {
+                    Ok(()) => true,
+                    // What a subject logs must not hold it up.
+                    Err(TrySendError::Full(line)) if is_for_runner(&line) => {
+                        sender.send(line).is_ok()
+                    }
+                    Err(TrySendError::Full(_)) => true,
+                    Err(TrySendError::Disconnected(_)) => false,
+                };
+                if !is_wanted {
                     return;
                 }
             }
@@ -215,6 +224,11 @@ impl Process {
             }
         }
     }
+}
+
+/// Whether the runner waits for a line like this.
+fn is_for_runner(line: &str) -> bool {
+    line == READY || line.starts_with(STARTING) || line.starts_with(RESULT)
 }
 
 /// The ticks in user space and in the kernel that a line of `/proc/PID/stat` tells.

@@ -27,6 +27,9 @@ use crate::load::shared::Shared;
 
 const SERVED: &str = "bench/echo";
 
+/// Sessions that the router accepts, 1,000 by default: as many as the measurement of memory needs.
+const SESSIONS: &str = "transport/unicast/max_sessions:20000";
+
 /// The stream of the messages that find out whether a subscription has reached the router.
 const PROBES: u16 = u16::MAX;
 
@@ -46,6 +49,7 @@ pub fn command(program: &Path, address: &Address) -> Result<Command> {
         .args(["--listen", &endpoint(address)])
         .args(["--no-multicast-scouting", "--no-timestamp"])
         .args(["--cfg", "scouting/gossip/enabled:false"])
+        .args(["--cfg", SESSIONS])
         .env("RUST_LOG", "error");
     Ok(command)
 }
@@ -253,6 +257,9 @@ impl Publisher for ZenohPut {
     }
 }
 
+/// An error without the place in Zenoh's source that it ends with.
 fn boxed(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("{error}")
+    let text = error.to_string();
+    let told = text.split_once(" at /").map_or(&text[..], |(told, _)| told);
+    anyhow!("{told}")
 }

@@ -189,11 +189,12 @@ impl Subject {
     }
 
     /// Whether nothing holds its publishers back, so that at full speed it would drop messages, cut
-    /// its subscribers off or fill the memory: then the measurement keeps a window.
+    /// its subscribers off or fill the memory; or only when the buffers of its sockets are full,
+    /// which over TCP hold seconds of small messages. Then the measurement keeps a window.
     pub fn needs_window(self) -> bool {
         matches!(
             self,
-            Self::Nats | Self::NatsDebian | Self::Redis | Self::Mosquitto
+            Self::Nats | Self::NatsDebian | Self::Redis | Self::Mosquitto | Self::ZenohTcp
         )
     }
 
