@@ -14,8 +14,7 @@ Rows in italics are limits: they carry bytes and do nothing else that a bus does
   writes each message at once; **load in bulk** has prepared batches of 64 KiB, which no \
   application could look at message by message: what the sockets carry.
 - **chunk relay** copies whatever a read gives; requests through it are the limit for \
-  request/response. With 64 outstanding each request is a write of its own, unless it says \
-  otherwise; in 1→1 its load is in bulk.
+  request/response, each request in a write of its own. In 1→1 its load is in bulk.
 - **raw ping-pong, one hop** has nothing between requester and answerer.
 - **tokio mpsc** is the limit in memory: a bounded channel, with a `oneshot` for the answer. \
   **tokio broadcast** has the same capacity; its publisher yields while it is full, because it would \

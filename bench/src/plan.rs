@@ -8,10 +8,10 @@ use crate::load::measured::Metric;
 use crate::load::message::SMALLEST_BYTES;
 use crate::process::Placement;
 use crate::subject::Subject::{
-    self, Broadcast, ChunkRelay, ChunkRelayBatched, FrameRelay, FrameRelayByCodec,
-    FrameRelayByWrite, FrameRelayInBulk, FrameRelayTwoThreads, Iceoryx2, Mosquitto, Mpsc,
-    MpscTwoThreads, Nats, NatsDebian, PingPong, Redis, T2Bus, Tarpc, Tonic, Whispeer,
-    WhispeerBytes, WhispeerOneThread, ZenohTcp, ZenohUnix,
+    self, Broadcast, ChunkRelay, FrameRelay, FrameRelayByCodec, FrameRelayByWrite,
+    FrameRelayInBulk, FrameRelayTwoThreads, Iceoryx2, Mosquitto, Mpsc, MpscTwoThreads, Nats,
+    NatsDebian, PingPong, Redis, T2Bus, Tarpc, Tonic, Whispeer, WhispeerBytes, WhispeerOneThread,
+    ZenohTcp, ZenohUnix,
 };
 use crate::target::Target;
 
@@ -224,8 +224,6 @@ fn requests() -> Vec<Case> {
         let mut subjects = with_buses(&[ChunkRelay, PingPong, Tarpc, Tonic], bytes);
         if outstanding == 1 {
             subjects.push(Iceoryx2);
-        } else {
-            subjects.insert(1, ChunkRelayBatched);
         }
         cases.push(Case {
             payload_bytes: bytes,

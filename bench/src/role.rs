@@ -189,7 +189,7 @@ impl Role {
             Subject::PingPong => return ping::serve(self.address.path()?, say_ready).await,
             Subject::T2Bus => return t2_bus::serve(&self.address, say_ready).await,
             Subject::Whispeer => return whispeer::serve(&self.address, say_ready).await,
-            Subject::ChunkRelay | Subject::ChunkRelayBatched => Unit::Chunk,
+            Subject::ChunkRelay => Unit::Chunk,
             _ => Unit::Frame,
         };
         relay::serve(self.address.path()?, unit, say_ready).await
@@ -202,7 +202,6 @@ impl Role {
             Subject::T2Bus => self.through::<t2_bus::T2>().await,
             Subject::PingPong
             | Subject::ChunkRelay
-            | Subject::ChunkRelayBatched
             | Subject::FrameRelay
             | Subject::FrameRelayTwoThreads
             | Subject::FrameRelayInBulk
@@ -221,18 +220,14 @@ impl Role {
                     .await
                     .map(Some)
             }
-            Kind::Request { outstanding } => {
-                let requesting = self.subject.requesting();
-                raw_request::request_many(
-                    socket,
-                    self.payload_bytes,
-                    outstanding,
-                    requesting,
-                    self.phases,
-                )
-                .await
-                .map(Some)
-            }
+            Kind::Request { outstanding } => raw_request::request_many(
+                socket,
+                self.payload_bytes,
+                usize::try_from(outstanding)?,
+                self.phases,
+            )
+            .await
+            .map(Some),
             _ => match self.subject {
                 Subject::FrameRelayInBulk | Subject::ChunkRelay => {
                     self.publishing::<Raw<InBulk>>().await

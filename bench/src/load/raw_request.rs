@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::net::unix::{ReadHalf, WriteHalf};
+use tokio::sync::Semaphore;
 
 use super::Phases;
 use super::measured::Measured;
@@ -15,15 +17,6 @@ use crate::subject::hello::{self, Part};
 
 /// The channel on which the two peers meet.
 const CHANNEL: u16 = 0;
-
-/// How requests that are due at the same time are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Requesting {
-    /// Each in a write of its own, as requesters that know nothing of each other do.
-    OneWriteEach,
-    /// All in one write.
-    Batched,
-}
 
 /// Connects as the answering peer and sends every chunk back until the stream ends.
 ///
@@ -82,33 +75,59 @@ pub async fn request(socket: &Path, payload_bytes: usize, phases: Phases) -> Res
 pub async fn request_many(
     socket: &Path,
     payload_bytes: usize,
-    outstanding: u64,
-    requesting: Requesting,
+    outstanding: usize,
     phases: Phases,
 ) -> Result<Measured> {
     let mut stream = hello::connect(socket, Part::Peer, CHANNEL).await?;
+    let (read, write) = stream.split();
+    // Requests that may still be made. Both sides run at once, because neither could go on where
+    // all requests are more than the sockets hold.
+    let free = Semaphore::new(outstanding);
+    let (measured, ()) = tokio::try_join!(
+        take_answers(read, &free, outstanding, phases),
+        make_requests(write, &free, payload_bytes),
+    )?;
+    Ok(measured)
+}
+
+/// Makes requests as long as there are free ones, until there will be no more. Each is a write of
+/// its own, as those of requesters that know nothing of each other are.
+async fn make_requests(
+    mut output: WriteHalf<'_>,
+    free: &Semaphore,
+    payload_bytes: usize,
+) -> Result<()> {
+    let mut request = Vec::new();
+    let mut sequence = 0;
+    while let Ok(permit) = free.acquire().await {
+        permit.forget();
+        request.clear();
+        append_request(&mut request, payload_bytes, sequence);
+        sequence += 1;
+        output.write_all(&request).await?;
+    }
+    Ok(())
+}
+
+/// Takes answers, which come in the order of the requests, and frees a request for each.
+async fn take_answers(
+    mut source: ReadHalf<'_>,
+    free: &Semaphore,
+    outstanding: usize,
+    phases: Phases,
+) -> Result<Measured> {
     let mut input = FrameReader::new();
     let mut answers = Answers::new(phases);
-    let (mut sequence, mut answered) = (0, 0);
-    let mut requests = Vec::new();
-    let mut free = outstanding;
+    let mut answered = 0;
     let mut measured = None;
-    while measured.is_none() || free < outstanding {
-        // After the measured time only what is under way is answered, so that the sockets are
-        // empty when they close.
-        while measured.is_none() && free > 0 {
-            append_request(&mut requests, payload_bytes, sequence);
-            sequence += 1;
-            free -= 1;
-            if requesting == Requesting::OneWriteEach || free == 0 {
-                stream.write_all(&requests).await?;
-                requests.clear();
-            }
-        }
-        if input.fill(&mut stream).await? == 0 {
+    // After the measured time only what is under way is answered, so that the sockets are empty
+    // when they close.
+    let mut left = outstanding;
+    while measured.is_none() || left > 0 {
+        if input.fill(&mut source).await? == 0 {
             bail!("the subject hung up");
         }
-        let before = free;
+        let before = answered;
         while let Some(payload) = input.next_payload()? {
             let message = Message::read(payload)?;
             message.check()?;
@@ -117,9 +136,19 @@ pub async fn request_many(
                 "an answer came where that to request {answered} was due"
             );
             answered += 1;
-            free += 1;
         }
-        measured = measured.or_else(|| answers.add(free - before));
+        let count = answered - before;
+        if measured.is_some() {
+            left -= usize::try_from(count)?;
+            continue;
+        }
+        measured = answers.add(count);
+        if measured.is_some() {
+            left -= free.available_permits() + usize::try_from(count)?;
+            free.close();
+        } else {
+            free.add_permits(usize::try_from(count)?);
+        }
     }
     measured.context("no request was answered in time")
 }

@@ -3,8 +3,6 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::load::raw_request::Requesting;
-
 pub mod hello;
 pub mod memory;
 pub mod ping;
@@ -21,8 +19,6 @@ pub enum Subject {
     PingPong,
     /// Copies what each read gives.
     ChunkRelay,
-    /// The chunk relay, with a requester that writes all requests due in one write.
-    ChunkRelayBatched,
     /// Forwards each frame, on one thread.
     FrameRelay,
     /// Forwards each frame, on two threads.
@@ -127,7 +123,6 @@ impl Subject {
         match self {
             Self::PingPong => "raw ping-pong, one hop",
             Self::ChunkRelay => "chunk relay",
-            Self::ChunkRelayBatched => "chunk relay, requests written together",
             Self::FrameRelay => "frame relay, one thread",
             Self::FrameRelayTwoThreads => "frame relay, two threads",
             Self::FrameRelayInBulk => "frame relay, load in bulk",
@@ -224,14 +219,6 @@ impl Subject {
         match self {
             Self::ZenohUnix | Self::ZenohTcp => Threads::OnePerProcessor,
             _ => Threads::One,
-        }
-    }
-
-    /// How the load on a raw subject writes requests that are due together.
-    pub fn requesting(self) -> Requesting {
-        match self {
-            Self::ChunkRelayBatched => Requesting::Batched,
-            _ => Requesting::OneWriteEach,
         }
     }
 
