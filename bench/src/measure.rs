@@ -182,7 +182,7 @@ impl Turn<'_> {
     }
 
     fn publish(&self, streams: Streams) -> Result<Measured> {
-        let expecting = Expecting::InOrder;
+        let expecting = Expecting::Ordered;
         self.serve(self.setting.phases)?
             .publish(streams, expecting, Pace::Full)
     }
@@ -200,11 +200,11 @@ impl Turn<'_> {
         };
         let full = self
             .serve(short)?
-            .publish(one, Expecting::InOrder, Pace::Full)?;
+            .publish(one, Expecting::Ordered, Pace::Full)?;
         let rate = full.figure(Metric::Rate).context("no rate was measured")?;
         let pace = Pace::Rate(rate * PART_LOAD);
         self.serve(self.setting.phases)?
-            .publish(one, Expecting::InOrderTimed, pace)
+            .publish(one, Expecting::Timed, pace)
     }
 
     /// The rate while subscriptions come and go, beside the rate just before while none did.
@@ -217,12 +217,12 @@ impl Turn<'_> {
         let rate = |measured: &Measured| measured.figure(Metric::Rate).context("no rate");
         let undisturbed = rate(&self.serve(phases)?.publish(
             one,
-            Expecting::InOrder,
+            Expecting::Ordered,
             Pace::Full,
         )?)?;
         let mut served = self.serve(phases)?;
         let mut changing = served.start_ready(Kind::Change, Duration::ZERO)?;
-        let mut measured = served.publish(one, Expecting::InOrder, Pace::Full)?;
+        let mut measured = served.publish(one, Expecting::Ordered, Pace::Full)?;
         let changes = changing.wait_for_result(limit(phases), &mut [])?;
         measured.set(Metric::Share, rate(&measured)? / undisturbed);
         measured.figures.extend(changes.figures);

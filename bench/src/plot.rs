@@ -162,7 +162,7 @@ impl Drawing {
 
     /// What the colours mean.
     fn key(&mut self) {
-        let mut x = WIDTH - MARGIN - 270.0;
+        let mut x = WIDTH - MARGIN - 300.0;
         for (class, name) in [
             ("whispeer", "whispeer"),
             ("peer", "other systems"),
@@ -170,7 +170,7 @@ impl Drawing {
         ] {
             self.dot(class, x, 22.0);
             self.text(x + 10.0, 26.0, "faint", name);
-            x += 100.0;
+            x += 34.0 + 7.0 * name.len() as f64;
         }
     }
 
@@ -212,15 +212,14 @@ impl Drawing {
     }
 
     fn axis(&mut self, case: &CaseSummary, axis: &Axis, top: f64, bottom: f64) {
-        let mut free_from = 0.0;
-        for tick in axis.ticks() {
-            let x = axis.place(tick);
+        let ticks = axis.ticks();
+        for tick in &ticks {
+            let x = axis.place(*tick);
             self.line("grid", (x, top), (x, bottom + 3.0), 1.0);
-            if x - LABEL / 2.0 >= free_from {
-                let quantity = Quantity::of(case.metric, tick).round();
-                self.text(x, bottom + 15.0, "faint middle", &quantity);
-                free_from = x + LABEL / 2.0;
-            }
+        }
+        for tick in labelled(*axis, &ticks) {
+            let quantity = Quantity::of(case.metric, tick).round();
+            self.text(axis.place(tick), bottom + 15.0, "faint middle", &quantity);
         }
         let unit = case.metric.unit();
         let better = if unit.is_less_better() {
@@ -236,6 +235,21 @@ impl Drawing {
         let text = format!("{what}, {better} (logarithmic)");
         self.text(middle, bottom + 30.0, "faint middle", &text);
     }
+}
+
+/// The ticks that have room for a label: powers of ten come first.
+fn labelled(axis: Axis, ticks: &[f64]) -> Vec<f64> {
+    let (powers, others): (Vec<f64>, Vec<f64>) = ticks
+        .iter()
+        .partition(|tick| tick.log10().fract().abs() < f64::EPSILON);
+    let mut labelled = Vec::<f64>::new();
+    for tick in powers.into_iter().chain(others) {
+        let is_free = |other: &f64| (axis.place(tick) - axis.place(*other)).abs() >= LABEL;
+        if labelled.iter().all(is_free) {
+            labelled.push(tick);
+        }
+    }
+    labelled
 }
 
 fn escaped(text: &str) -> String {
@@ -268,5 +282,15 @@ mod tests {
         let middle = f64::midpoint(axis.place(1.0), axis.place(100.0));
         assert!((axis.place(10.0) - middle).abs() < 1e-9);
         assert_eq!(axis.ticks(), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
+    }
+
+    #[test]
+    fn powers_of_ten_have_labels_before_others() {
+        let axis = Axis { from: 0.9, to: 1e7 };
+        let labels = labelled(axis, &axis.ticks());
+        assert!(
+            (0..=7).all(|power| labels.contains(&10_f64.powi(power))),
+            "{labels:?}"
+        );
     }
 }

@@ -327,7 +327,7 @@ impl Role {
 
     async fn publish_in_memory(&self) -> Result<Measured> {
         let phases = self.phases;
-        let receiver = Receiver::new(Expecting::InOrder, 0, 1, WarmUp::new(phases.warm_up))?;
+        let receiver = Receiver::new(Expecting::Ordered, 0, 1, WarmUp::new(phases.warm_up))?;
         let receiver = match self.subject {
             Subject::Mpsc | Subject::MpscTwoThreads => {
                 let (publisher, receiving) = memory::mpsc(receiver);

@@ -21,12 +21,12 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 #[serde(rename_all = "kebab-case")]
 pub enum Expecting {
     /// Each once, in order.
-    InOrder,
+    Ordered,
     /// Each once, in order, and how late after it was due.
-    InOrderTimed,
+    Timed,
     /// Each once. For messages that come through several subscriptions of a client, between which
     /// no bus promises an order.
-    InAnyOrder,
+    Unordered,
 }
 
 /// The warm-up of all subscriptions of a process, which begins with the first message to any.
@@ -105,7 +105,7 @@ impl Receiver {
         streams: u16,
         warm_up: WarmUp,
     ) -> Result<Self> {
-        let latencies = (expecting == Expecting::InOrderTimed)
+        let latencies = (expecting == Expecting::Timed)
             .then(|| Histogram::new(SIGNIFICANT_DIGITS))
             .transpose()?;
         Ok(Self {
@@ -140,7 +140,7 @@ impl Receiver {
                 sequence,
                 second,
             } => {
-                if self.expecting != Expecting::InOrderTimed {
+                if self.expecting != Expecting::Timed {
                     message.check()?;
                 }
                 self.accept_numbered(stream, sequence)?;
@@ -156,7 +156,7 @@ impl Receiver {
     }
 
     fn accept_numbered(&mut self, number: u16, sequence: u64) -> Result<()> {
-        let in_any_order = self.expecting == Expecting::InAnyOrder;
+        let in_any_order = self.expecting == Expecting::Unordered;
         let stream = self.stream(number)?;
         if !in_any_order && sequence != stream.count {
             bail!(
@@ -181,7 +181,7 @@ impl Receiver {
     }
 
     fn accept_end(&mut self, number: u16, count: u64) -> Result<()> {
-        let in_any_order = self.expecting == Expecting::InAnyOrder;
+        let in_any_order = self.expecting == Expecting::Unordered;
         let stream = self.stream(number)?;
         ensure!(
             stream.announced.replace(count).is_none(),
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_complete_run_is_accepted() {
-        let mut receiver = receiver(Expecting::InOrder, 1);
+        let mut receiver = receiver(Expecting::Ordered, 1);
         assert_eq!(receiver.accept(&message(0, 0)).unwrap(), Step::Message);
         assert_eq!(receiver.accept(&message(0, 1)).unwrap(), Step::Message);
         assert_eq!(receiver.accept(&end(0, 2)).unwrap(), Step::End);
@@ -302,28 +302,28 @@ mod tests {
 
     #[test]
     fn a_lost_message_is_noticed() {
-        let mut receiver = receiver(Expecting::InOrder, 1);
+        let mut receiver = receiver(Expecting::Ordered, 1);
         receiver.accept(&message(0, 0)).unwrap();
         assert!(receiver.accept(&message(0, 2)).is_err());
     }
 
     #[test]
     fn a_doubled_message_is_noticed() {
-        let mut receiver = receiver(Expecting::InOrder, 1);
+        let mut receiver = receiver(Expecting::Ordered, 1);
         receiver.accept(&message(0, 0)).unwrap();
         assert!(receiver.accept(&message(0, 0)).is_err());
     }
 
     #[test]
     fn a_message_lost_just_before_the_end_is_noticed() {
-        let mut receiver = receiver(Expecting::InOrder, 1);
+        let mut receiver = receiver(Expecting::Ordered, 1);
         receiver.accept(&message(0, 0)).unwrap();
         assert!(receiver.accept(&end(0, 2)).is_err());
     }
 
     #[test]
     fn streams_are_ordered_each_by_itself_and_the_last_of_them_ends_all() {
-        let mut receiver = receiver(Expecting::InOrder, 2);
+        let mut receiver = receiver(Expecting::Ordered, 2);
         receiver.accept(&message(1, 0)).unwrap();
         receiver.accept(&message(0, 0)).unwrap();
         receiver.accept(&message(1, 1)).unwrap();
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn a_message_of_anothers_stream_is_noticed() {
         assert!(
-            receiver(Expecting::InOrder, 1)
+            receiver(Expecting::Ordered, 1)
                 .accept(&message(1, 0))
                 .is_err()
         );
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn without_an_order_the_last_message_may_come_after_the_end() {
-        let mut receiver = receiver(Expecting::InAnyOrder, 1);
+        let mut receiver = receiver(Expecting::Unordered, 1);
         receiver.accept(&message(0, 1)).unwrap();
         assert_eq!(receiver.accept(&end(0, 2)).unwrap(), Step::Message);
         assert_eq!(receiver.accept(&message(0, 0)).unwrap(), Step::End);
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn without_an_order_a_doubled_message_does_not_stand_for_a_lost_one() {
-        let mut receiver = receiver(Expecting::InAnyOrder, 1);
+        let mut receiver = receiver(Expecting::Unordered, 1);
         receiver.accept(&message(0, 1)).unwrap();
         receiver.accept(&message(0, 1)).unwrap();
         assert!(receiver.accept(&end(0, 2)).is_err());
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn lateness_is_counted_from_when_a_message_was_due() {
         const LATE: u64 = 1_000_000_000;
-        let mut receiver = receiver(Expecting::InOrderTimed, 1);
+        let mut receiver = receiver(Expecting::Timed, 1);
         let mut payload = [0; SMALLEST_BYTES];
         for sequence in 0..3 {
             write_due(&mut payload, 0, sequence, clock::nanoseconds() - LATE);

@@ -43,7 +43,7 @@ pub async fn subscribe<C: PubSub>(
     let begun = Instant::now();
     let subscribing = clients.iter().zip(0..).map(async |(client, form)| {
         let patterns = (0..groups).map(|group| pattern(form, group)).collect();
-        let receiver = Receiver::new(Expecting::InAnyOrder, 0, 1, warm_up.clone())?
+        let receiver = Receiver::new(Expecting::Unordered, 0, 1, warm_up.clone())?
             .telling(progress.as_ref(), usize::from(form));
         client.subscribe(patterns, receiver).await
     });

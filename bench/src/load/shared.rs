@@ -57,7 +57,7 @@ mod tests {
 
     fn shared() -> (Arc<Shared>, oneshot::Receiver<Result<Receiver>>) {
         let warm_up = WarmUp::new(Duration::ZERO);
-        Shared::new(Receiver::new(Expecting::InOrder, 0, 1, warm_up).unwrap())
+        Shared::new(Receiver::new(Expecting::Ordered, 0, 1, warm_up).unwrap())
     }
 
     #[tokio::test]

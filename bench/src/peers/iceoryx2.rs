@@ -37,12 +37,14 @@ const MEETING: Duration = Duration::from_millis(200);
 const PAYLOAD_BYTES: usize = 64 * 1024;
 
 type Service = ipc::Service;
+type Asking = Client<Service, [u8], (), [u8], ()>;
+type Requests = RequestFactory<Service, [u8], (), [u8], ()>;
 
 /// A node, and the name under which it meets the others of a run.
 pub struct Iceoryx2 {
     node: Node<Service>,
     run: String,
-    asking: Option<Client<Service, [u8], (), [u8], ()>>,
+    asking: Option<Asking>,
 }
 
 impl Iceoryx2 {
@@ -80,7 +82,7 @@ impl Iceoryx2 {
             .map_err(failed)
     }
 
-    fn requests(&self) -> Result<RequestFactory<Service, [u8], (), [u8], ()>> {
+    fn requests(&self) -> Result<Requests> {
         self.node
             .service_builder(&self.name("echo")?)
             .request_response::<[u8], [u8]>()
