@@ -210,7 +210,11 @@ impl Process {
                     self.last_line = line;
                 }
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    bail!("{} said nothing for {limit:?}", self.name);
+                    bail!(
+                        "{} was not done after {limit:?}; a subscriber waits so long for messages \
+                         that are missing",
+                        self.name
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     for other in others.iter_mut() {
