@@ -233,6 +233,16 @@ pub const POOLED_BUFFERS: usize = 16;
 /// Bytes of the largest buffer that is kept for reuse.
 pub const POOLED_BUFFER_BYTES: usize = 256 * 1024;
 
+/// Bytes of the buffers of large frames that a process keeps for reuse: twice what a publisher and a
+/// subscriber at full speed have under way by default. Each may be a quarter of it.
+pub const POOLED_LARGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many of these buffers there may be; a search looks at all of them.
+pub const POOLED_LARGE_BUFFERS: usize = 128;
+
+/// Capacities of the buffers of large frames are multiples of this, the usual size of a page.
+pub const PAGE: usize = 4 * 1024;
+
 /// Frames that wait in one direction of a memory link.
 pub const MEMORY_LINK_FRAMES: usize = 512;
 

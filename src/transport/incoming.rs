@@ -178,7 +178,7 @@ impl Incoming {
     pub fn held(&self) -> usize {
         match &self.source {
             Source::Bytes(decoder) => {
-                decoder.chunk.len() + decoder.large.as_ref().map_or(0, |large| large.buffer.len())
+                decoder.chunk.len() + decoder.large.as_ref().map_or(0, |large| large.buffer.as_ref().len())
             }
             Source::Values { frames, .. } => frames.iter().map(|frame| frame.content.size()).sum(),
         }
@@ -225,7 +225,7 @@ struct Decoder {
 
 #[derive(Debug)]
 struct Large {
-    buffer: BytesMut,
+    buffer: pool::Large,
     total: usize,
     /// `total` is a guess until the header has arrived.
     guessed: bool,
@@ -238,21 +238,20 @@ impl Decoder {
         reader: &mut R,
     ) -> Poll<io::Result<usize>> {
         self.make_room();
-        let (buffer, room) = match &mut self.large {
+        let read = match &mut self.large {
             Some(large) => {
-                let missing = large.total - large.buffer.len();
+                let buffer = large.buffer.bytes();
+                let missing = large.total - buffer.len();
                 // Memory follows what has arrived, not what a header claims.
-                let step = missing.min(large.buffer.len().max(4 * limits::READ_CHUNK));
-                large.buffer.reserve(step);
-                (&mut large.buffer, step)
+                let step = missing.min(buffer.len().max(4 * limits::READ_CHUNK));
+                buffer.reserve(step);
+                pin!(reader.read_buf(&mut buffer.limit(step))).poll(context)
             }
             None => {
                 let room = self.chunk.capacity() - self.chunk.len();
-                (&mut self.chunk, room)
+                pin!(reader.read_buf(&mut (&mut self.chunk).limit(room))).poll(context)
             }
         };
-        let mut limited = buffer.limit(room);
-        let read = pin!(reader.read_buf(&mut limited)).poll(context);
         if !matches!(read, Poll::Ready(Ok(1..))) {
             self.settle();
         }
@@ -266,7 +265,7 @@ impl Decoder {
         let pending = self.chunk.len() - self.start;
         if pending == 0 && self.predicted > 0 {
             self.settle();
-            let buffer = BytesMut::with_capacity(self.predicted);
+            let buffer = pool::Large::with_capacity(self.predicted);
             self.large = Some(Large { buffer, total: self.predicted, guessed: true });
             return;
         }
@@ -292,8 +291,8 @@ impl Decoder {
         let Layout { header, fields, topic, total } = layout;
         if pending.len() < total {
             if total >= limits::LARGE_FRAME {
-                let mut buffer = BytesMut::with_capacity(total.min(4 * limits::READ_CHUNK));
-                buffer.extend_from_slice(pending);
+                let mut buffer = pool::Large::with_capacity(total.min(4 * limits::READ_CHUNK));
+                buffer.bytes().extend_from_slice(pending);
                 self.large = Some(Large { buffer, total, guessed: false });
                 self.start = self.chunk.len();
             }
@@ -313,10 +312,10 @@ impl Decoder {
     fn large_has_arrived(&mut self) -> Result<bool, MalformedFrame> {
         let Some(large) = &mut self.large else { return Ok(true) };
         if large.guessed {
-            match Layout::decode(&large.buffer, self.limit)? {
+            match Layout::decode(large.buffer.as_ref(), self.limit)? {
                 Some(layout) if layout.total == large.total => large.guessed = false,
                 _ => {
-                    self.chunk = std::mem::take(&mut large.buffer);
+                    self.chunk = BytesMut::from(large.buffer.as_ref());
                     self.start = 0;
                     self.predicted = 0;
                     self.large = None;
@@ -324,7 +323,7 @@ impl Decoder {
                 }
             }
         }
-        Ok(large.buffer.len() == large.total)
+        Ok(large.buffer.as_ref().len() == large.total)
     }
 
     fn take_large(
@@ -332,9 +331,9 @@ impl Decoder {
         wanted: impl FnOnce(&Next<'_>) -> bool,
     ) -> Result<Option<Arrived>, MalformedFrame> {
         let Some(large) = &self.large else { return Ok(None) };
-        let Some(layout) = Layout::decode(&large.buffer, self.limit)? else { return Ok(None) };
+        let Some(layout) = Layout::decode(large.buffer.as_ref(), self.limit)? else { return Ok(None) };
         let Layout { header, fields, topic, total } = layout;
-        let (parts, rest) = large.buffer[HEADER_LEN..].split_at(fields);
+        let (parts, rest) = large.buffer.as_ref()[HEADER_LEN..].split_at(fields);
         if !wanted(&Next { header, fields: parts, topic: &rest[..topic] }) {
             return Ok(None);
         }
@@ -352,7 +351,7 @@ impl Decoder {
 
     fn settle(&mut self) {
         self.current = Bytes::new();
-        if self.large.as_ref().is_some_and(|large| large.guessed && large.buffer.is_empty()) {
+        if self.large.as_ref().is_some_and(|large| large.guessed && large.buffer.as_ref().is_empty()) {
             self.large = None;
         }
         if self.chunk.capacity() == 0 {
