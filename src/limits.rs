@@ -234,8 +234,11 @@ pub const POOLED_BUFFERS: usize = 16;
 pub const POOLED_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Bytes of the buffers of large frames that a process keeps for reuse: twice what a publisher and a
-/// subscriber at full speed have under way by default. Each may be a quarter of it.
+/// subscriber at full speed have under way by default.
 pub const POOLED_LARGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes of the largest of them.
+pub const POOLED_LARGE_BUFFER: usize = POOLED_LARGE_BYTES / 4;
 
 /// How many of these buffers there may be; a search looks at all of them.
 pub const POOLED_LARGE_BUFFERS: usize = 128;

@@ -113,13 +113,9 @@ impl SessionTask {
         let matches = (limits::TURN_MATCHES as usize).saturating_sub(self.matches as usize);
         let most = (matches / route.targets.len().max(1)).clamp(1, RUN);
         let topic = self.cache.last_topic();
-        while run.len() < most {
-            let next = incoming
-                .take_if(|next| is_plain(&next.header) && next.fields.is_empty() && next.topic == topic);
-            // A malformed frame is found again when its turn comes.
-            let Ok(Some(next)) = next else { break };
-            run.push(next);
-        }
+        incoming.take_run(run, most, |next| {
+            is_plain(&next.header) && next.fields.is_empty() && next.topic == topic
+        });
         let mut result = Ok(true);
         for (index, publish) in run.iter().enumerate() {
             if let Err(error) = self.spend(&publish.header, publish.size) {

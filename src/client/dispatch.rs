@@ -14,7 +14,7 @@ use crate::proto::fields::{Options, decode_gap};
 use crate::proto::{
     ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Payload, Refusal, VERSION, Welcome,
 };
-use crate::transport::{Arrived, Incoming, Next};
+use crate::transport::{Arrived, Incoming};
 
 /// Messages that are put into an inbox under one lock at most.
 const RUN: usize = 256;
@@ -120,13 +120,7 @@ impl Driver {
         run.clear();
         run.push(*first);
         let id = first.header.id;
-        let alike = |next: &Next<'_>| next.header.kind == Kind::Deliver && next.header.id == id;
-        // A malformed frame is found again when its turn comes.
-        while run.len() < RUN
-            && let Ok(Some(next)) = incoming.take_if(alike)
-        {
-            run.push(next);
-        }
+        incoming.take_run(run, RUN, |next| next.header.kind == Kind::Deliver && next.header.id == id);
         let messages = run.iter().map(|next| (next.header.sequence, incoming.content(next)));
         let waker = self.inbox(id)?.deliver_run(messages)?;
         self.wakers.extend(waker);

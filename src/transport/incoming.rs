@@ -1,13 +1,12 @@
 //! Frames on their way in.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Form, pool};
 use crate::limits;
@@ -137,15 +136,42 @@ impl Incoming {
         }
     }
 
-    /// What a frame carries.
+    /// Takes the frames that follow, as long as they are `wanted` and `run` has fewer than `most`. One that
+    /// is malformed is found again when it is taken by itself.
     #[inline]
+    pub(crate) fn take_run(
+        &mut self,
+        run: &mut Vec<Arrived>,
+        most: usize,
+        mut wanted: impl FnMut(&Next<'_>) -> bool,
+    ) {
+        if let Source::Bytes(decoder) = &mut self.source
+            && decoder.large.is_none()
+        {
+            return decoder.take_run(run, most, wanted);
+        }
+        while run.len() < most
+            && let Ok(Some(next)) = self.take_if(&mut wanted)
+        {
+            run.push(next);
+        }
+    }
+
+    /// What a frame carries.
+    #[inline(always)]
     pub(crate) fn content(&self, arrived: &Arrived) -> ContentRef<'_> {
         let (fields, topic) = (usize::from(arrived.fields), usize::from(arrived.topic));
+        if let (Source::Bytes(decoder), Place::Chunk(body)) = (&self.source, arrived.place) {
+            let end = body + arrived.size - HEADER_LEN;
+            return ContentRef::framed(decoder.chunk.get(body..end).unwrap_or_default(), fields, topic);
+        }
+        self.other_content(arrived)
+    }
+
+    /// What a frame carries that is not in the read buffer.
+    fn other_content(&self, arrived: &Arrived) -> ContentRef<'_> {
+        let (fields, topic) = (usize::from(arrived.fields), usize::from(arrived.topic));
         match (&self.source, arrived.place) {
-            (Source::Bytes(decoder), Place::Chunk(body)) => {
-                let end = body + arrived.size - HEADER_LEN;
-                ContentRef::framed(decoder.chunk.get(body..end).unwrap_or_default(), fields, topic)
-            }
             (Source::Bytes(decoder), _) => ContentRef::owned(&decoder.current, fields, topic),
             (Source::Values { taken, .. }, Place::Value(number)) => {
                 taken.get(number).map_or_else(ContentRef::empty, |frame| frame.content.borrowed())
@@ -178,7 +204,7 @@ impl Incoming {
     pub fn held(&self) -> usize {
         match &self.source {
             Source::Bytes(decoder) => {
-                decoder.chunk.len() + decoder.large.as_ref().map_or(0, |large| large.buffer.as_ref().len())
+                decoder.chunk.len() + decoder.large.as_ref().map_or(0, |large| large.arrived().len())
             }
             Source::Values { frames, .. } => frames.iter().map(|frame| frame.content.size()).sum(),
         }
@@ -208,12 +234,15 @@ impl Incoming {
     }
 }
 
+/// All buffers are initialised memory, so that any reader can fill them; zeroing happens once, when one is
+/// made.
 #[derive(Debug, Default)]
 struct Decoder {
     limit: usize,
-    /// Bytes read; those before `start` have been decoded.
-    chunk: BytesMut,
+    /// What has been read lies up to `end`; what is before `start` has been decoded.
+    chunk: Vec<u8>,
     start: usize,
+    end: usize,
     /// A frame in a buffer of its own, while it arrives.
     large: Option<Large>,
     /// The size of the last large frame: the next one is likely to be alike, and is then read into
@@ -231,6 +260,13 @@ struct Large {
     guessed: bool,
 }
 
+impl Large {
+    /// What has arrived.
+    fn arrived(&self) -> &[u8] {
+        self.buffer.as_ref()
+    }
+}
+
 impl Decoder {
     fn poll_read_from<R: AsyncRead + Unpin>(
         &mut self,
@@ -238,43 +274,46 @@ impl Decoder {
         reader: &mut R,
     ) -> Poll<io::Result<usize>> {
         self.make_room();
-        let read = match &mut self.large {
+        let room = match &mut self.large {
             Some(large) => {
-                let buffer = large.buffer.bytes();
-                let missing = large.total - buffer.len();
+                let arrived = large.arrived().len();
                 // Memory follows what has arrived, not what a header claims.
-                let step = missing.min(buffer.len().max(4 * limits::READ_CHUNK));
-                buffer.reserve(step);
-                pin!(reader.read_buf(&mut buffer.limit(step))).poll(context)
+                large.buffer.room((large.total - arrived).min(arrived.max(4 * limits::READ_CHUNK)))
             }
-            None => {
-                let room = self.chunk.capacity() - self.chunk.len();
-                pin!(reader.read_buf(&mut (&mut self.chunk).limit(room))).poll(context)
-            }
+            None => self.chunk.get_mut(self.end..).unwrap_or_default(),
         };
-        if !matches!(read, Poll::Ready(Ok(1..))) {
+        let mut room = ReadBuf::new(room);
+        let read = Pin::new(reader).poll_read(context, &mut room);
+        let count = room.filled().len();
+        match &mut self.large {
+            Some(large) => large.buffer.fill(count),
+            None => self.end += count,
+        }
+        if count == 0 || !matches!(read, Poll::Ready(Ok(()))) {
             self.settle();
         }
-        read
+        read.map_ok(|()| count)
     }
 
     fn make_room(&mut self) {
         if self.large.is_some() {
             return;
         }
-        let pending = self.chunk.len() - self.start;
+        let pending = self.end - self.start;
         if pending == 0 && self.predicted > 0 {
             self.settle();
             let buffer = pool::Large::with_capacity(self.predicted);
             self.large = Some(Large { buffer, total: self.predicted, guessed: true });
             return;
         }
-        if self.start > 0 || self.chunk.capacity() < limits::READ_CHUNK {
+        if self.start > 0 || self.chunk.len() < limits::READ_CHUNK || self.end == self.chunk.len() {
             let mut fresh = pool::reading();
-            fresh.extend_from_slice(&self.chunk[self.start..]);
-            let used = std::mem::replace(&mut self.chunk, fresh);
-            self.start = 0;
-            pool::return_reading(used);
+            if fresh.len() < pending + limits::READ_CHUNK / 2 {
+                fresh.resize(pending + limits::READ_CHUNK / 2, 0);
+            }
+            fresh[..pending].copy_from_slice(&self.chunk[self.start..self.end]);
+            pool::return_reading(std::mem::replace(&mut self.chunk, fresh));
+            (self.start, self.end) = (0, pending);
         }
     }
 
@@ -286,16 +325,11 @@ impl Decoder {
         if self.large.is_some() {
             return self.take_large(wanted);
         }
-        let pending = &self.chunk[self.start..];
+        let pending = &self.chunk[self.start..self.end];
         let Some(layout) = Layout::decode(pending, self.limit)? else { return Ok(None) };
         let Layout { header, fields, topic, total } = layout;
         if pending.len() < total {
-            if total >= limits::LARGE_FRAME {
-                let mut buffer = pool::Large::with_capacity(total.min(4 * limits::READ_CHUNK));
-                buffer.bytes().extend_from_slice(pending);
-                self.large = Some(Large { buffer, total, guessed: false });
-                self.start = self.chunk.len();
-            }
+            self.await_rest(total);
             return Ok(None);
         }
         let (parts, rest) = pending[HEADER_LEN..total].split_at(fields);
@@ -307,37 +341,78 @@ impl Decoder {
         Ok(Some(Arrived { header, size: total, fields: fields as u16, topic: topic as u16, place }))
     }
 
-    /// Whether the large frame is complete, or turned out to be none: a guess that was wrong makes its
-    /// buffer an ordinary chunk.
+    /// As [`Incoming::take_run`], of frames that are in the read buffer as a whole. Each is written to its
+    /// place at once: a result that is handed on is read back before it has been stored, which takes longer
+    /// than all else here.
+    #[inline]
+    fn take_run(&mut self, run: &mut Vec<Arrived>, most: usize, mut wanted: impl FnMut(&Next<'_>) -> bool) {
+        let arrived = &self.chunk[..self.end];
+        let mut start = self.start;
+        while run.len() < most {
+            let pending = &arrived[start..];
+            let Ok(Some(Layout { header, fields, topic, total })) = Layout::decode(pending, self.limit)
+            else {
+                break;
+            };
+            let Some(frame) = pending.get(..total) else { break };
+            let (parts, rest) = frame[HEADER_LEN..].split_at(fields);
+            if !wanted(&Next { header, fields: parts, topic: &rest[..topic] }) {
+                break;
+            }
+            let place = Place::Chunk(start + HEADER_LEN);
+            run.push(Arrived { header, size: total, fields: fields as u16, topic: topic as u16, place });
+            start += total;
+        }
+        self.start = start;
+    }
+
+    /// Goes on with the frame that has begun to arrive in a buffer of its own, if it is a large one.
+    #[inline(never)]
+    fn await_rest(&mut self, total: usize) {
+        if total >= limits::LARGE_FRAME {
+            let begun = &self.chunk[self.start..self.end];
+            let mut buffer = pool::Large::with_capacity(total.min(4 * limits::READ_CHUNK));
+            buffer.room(begun.len()).copy_from_slice(begun);
+            buffer.fill(begun.len());
+            self.large = Some(Large { buffer, total, guessed: false });
+            self.start = self.end;
+        }
+    }
+
+    /// Whether the large frame is complete, or turned out to be none: what a guess that was wrong has read is
+    /// an ordinary chunk.
+    #[inline(never)]
     fn large_has_arrived(&mut self) -> Result<bool, MalformedFrame> {
         let Some(large) = &mut self.large else { return Ok(true) };
         if large.guessed {
-            match Layout::decode(large.buffer.as_ref(), self.limit)? {
+            match Layout::decode(large.arrived(), self.limit)? {
                 Some(layout) if layout.total == large.total => large.guessed = false,
                 _ => {
-                    self.chunk = BytesMut::from(large.buffer.as_ref());
-                    self.start = 0;
+                    self.chunk = large.arrived().to_vec();
+                    (self.start, self.end) = (0, self.chunk.len());
                     self.predicted = 0;
                     self.large = None;
                     return Ok(true);
                 }
             }
         }
-        Ok(large.buffer.as_ref().len() == large.total)
+        Ok(large.arrived().len() == large.total)
     }
 
+    #[inline(never)]
     fn take_large(
         &mut self,
         wanted: impl FnOnce(&Next<'_>) -> bool,
     ) -> Result<Option<Arrived>, MalformedFrame> {
         let Some(large) = &self.large else { return Ok(None) };
-        let Some(layout) = Layout::decode(large.buffer.as_ref(), self.limit)? else { return Ok(None) };
+        let Some(layout) = Layout::decode(large.arrived(), self.limit)? else { return Ok(None) };
         let Layout { header, fields, topic, total } = layout;
-        let (parts, rest) = large.buffer.as_ref()[HEADER_LEN..].split_at(fields);
+        let (parts, rest) = large.arrived()[HEADER_LEN..].split_at(fields);
         if !wanted(&Next { header, fields: parts, topic: &rest[..topic] }) {
             return Ok(None);
         }
-        self.predicted = total;
+        // A buffer that is not kept for reuse would be made for each read that finds nothing.
+        self.predicted = if total <= limits::POOLED_LARGE_BUFFER { total } else { 0 };
         self.current = self.large.take().map(|large| large.buffer.freeze()).unwrap_or_default();
         self.current.advance(HEADER_LEN);
         Ok(Some(Arrived {
@@ -351,18 +426,18 @@ impl Decoder {
 
     fn settle(&mut self) {
         self.current = Bytes::new();
-        if self.large.as_ref().is_some_and(|large| large.guessed && large.buffer.as_ref().is_empty()) {
+        if self.large.as_ref().is_some_and(|large| large.guessed && large.arrived().is_empty()) {
             self.large = None;
         }
-        if self.chunk.capacity() == 0 {
+        if self.chunk.is_empty() {
             return;
         }
-        let pending = self.chunk.len() - self.start;
-        if pending > 0 && self.start == 0 && self.chunk.capacity() < limits::READ_CHUNK {
+        let pending = self.start..self.end;
+        if !pending.is_empty() && pending.start == 0 && self.chunk.len() < limits::READ_CHUNK {
             return;
         }
-        let rest = if pending == 0 { BytesMut::new() } else { BytesMut::from(&self.chunk[self.start..]) };
-        self.start = 0;
+        (self.start, self.end) = (0, pending.len());
+        let rest = self.chunk[pending].to_vec();
         pool::return_reading(std::mem::replace(&mut self.chunk, rest));
     }
 }

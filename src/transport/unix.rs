@@ -6,16 +6,21 @@
 //! with wider rights than asked for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::{Sleep, sleep};
 
 use super::{Accepted, Address, Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Listener, Peer, Sent};
 use crate::auth::Principal;
@@ -27,6 +32,9 @@ const VECTORS: usize = 64;
 /// Bytes that the system may hold on their way to a peer: room for a few large frames, so that a
 /// sender need not wait for its reader after each.
 const SEND_BUFFER: usize = 512 * 1024;
+
+/// How often to look for room to write, while the process has no file descriptor left to be told.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How a Unix socket is made.
 ///
@@ -209,7 +217,7 @@ impl Listener for UnixListener {
         let credentials = stream.peer_cred()?;
         let principal =
             Principal::Unix { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
-        Poll::Ready(Ok(Accepted { link: link(stream), peer: Peer { principal, transport: "unix" } }))
+        Poll::Ready(Ok(Accepted { link: link(stream)?, peer: Peer { principal, transport: "unix" } }))
     }
 
     fn local_addr(&self) -> &Address {
@@ -240,12 +248,12 @@ impl Drop for UnixListener {
 /// # Errors
 /// [`BusError::Connect`] that says whether nothing is there, nobody listens, or rights are missing.
 pub async fn connect_unix(path: &Path) -> BusResult<Link> {
-    let stream = UnixStream::connect(path).await.map_err(|error| BusError::Connect {
+    let connected = UnixStream::connect(path).await.and_then(link);
+    connected.map_err(|error| BusError::Connect {
         address: Address::Unix(path.to_owned()).to_string(),
         reason: explain_connect(path, &error),
         source: Some(Arc::new(error)),
-    })?;
-    Ok(link(stream))
+    })
 }
 
 fn explain_connect(path: &Path, error: &io::Error) -> String {
@@ -260,15 +268,53 @@ fn explain_connect(path: &Path, error: &io::Error) -> String {
     }
 }
 
-fn link(stream: UnixStream) -> Link {
+fn link(stream: UnixStream) -> io::Result<Link> {
     // A system that allows less gives less, and the link works all the same.
     let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-    let (reader, writer) = stream.into_split();
-    Link { sender: Arc::new(UnixSender { writer }), receiver: Box::new(UnixReceiver { reader }) }
+    // Each time that a peer reads, the system tells whoever waits for room to write, whether or not there
+    // was none before. So nobody does, until there is none: Tokio's own stream always would.
+    let socket = register(stream.into_std()?, Interest::READABLE)?;
+    let socket = Arc::new(socket);
+    let sender = UnixSender { socket: Arc::clone(&socket), room: Mutex::new(None) };
+    Ok(Link { sender: Arc::new(sender), receiver: Box::new(UnixReceiver { socket }) })
+}
+
+type Socket = AsyncFd<std::os::unix::net::UnixStream>;
+
+#[allow(deprecated, reason = "its successor is unsafe for what the owner of a descriptor keeps by itself")]
+fn register<T: AsRawFd + Into<OwnedFd>>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(owner, interest)
 }
 
 struct UnixSender {
-    writer: OwnedWriteHalf,
+    socket: Arc<Socket>,
+    /// While there is no room.
+    room: Mutex<Option<Room>>,
+}
+
+/// How room to write is waited for.
+enum Room {
+    /// The system tells.
+    Told(AsyncFd<OwnedFd>),
+    /// The process has no file descriptor left for that: it is tried again after a while.
+    Tried(Pin<Box<Sleep>>),
+}
+
+impl Room {
+    fn of(socket: &Socket) -> Self {
+        let descriptor = socket.as_fd().try_clone_to_owned();
+        match descriptor.and_then(|descriptor| register(descriptor, Interest::WRITABLE)) {
+            Ok(told) => Self::Told(told),
+            Err(_) => Self::Tried(Box::pin(sleep(ROOM_INTERVAL))),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Told(told) => told.poll_write_ready(context).map_ok(drop),
+            Self::Tried(sleep) => sleep.as_mut().poll(context).map(Ok),
+        }
+    }
 }
 
 impl LinkSender for UnixSender {
@@ -277,11 +323,12 @@ impl LinkSender for UnixSender {
     }
 
     fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
+        let mut socket = self.socket.get_ref();
         while !batch.is_empty() {
             let mut slices = [IoSlice::new(&[]); VECTORS];
             let written = match batch.slices(&mut slices) {
-                1 => self.writer.try_write(&slices[0]),
-                filled => self.writer.try_write_vectored(&slices[..filled]),
+                1 => socket.write(&slices[0]),
+                filled => socket.write_vectored(&slices[..filled]),
             };
             match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -295,17 +342,20 @@ impl LinkSender for UnixSender {
     }
 
     fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer.as_ref().poll_write_ready(context)
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = ready!(room.get_or_insert_with(|| Room::of(&self.socket)).poll(context));
+        *room = None;
+        Poll::Ready(result)
     }
 
     fn close(&self) {
         // An error means that the connection is gone already, which is what was wanted.
-        let _ = SockRef::from(self.writer.as_ref()).shutdown(Shutdown::Write);
+        let _ = self.socket.get_ref().shutdown(Shutdown::Write);
     }
 }
 
 struct UnixReceiver {
-    reader: OwnedReadHalf,
+    socket: Arc<Socket>,
 }
 
 impl LinkReceiver for UnixReceiver {
@@ -314,6 +364,32 @@ impl LinkReceiver for UnixReceiver {
         context: &mut Context<'_>,
         incoming: &mut Incoming,
     ) -> Poll<io::Result<usize>> {
-        incoming.poll_read_from(context, &mut self.reader)
+        incoming.poll_read_from(context, self)
+    }
+}
+
+impl AsyncRead for UnixReceiver {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut ready = ready!(self.socket.poll_read_ready(context))?;
+            let room = buffer.initialize_unfilled();
+            match self.socket.get_ref().read(room) {
+                Ok(count) => {
+                    // Less than there is room for was all that had arrived.
+                    if 0 < count && count < room.len() {
+                        ready.clear_ready();
+                    }
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }

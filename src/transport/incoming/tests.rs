@@ -275,8 +275,8 @@ fn a_claimed_length_takes_no_memory_before_the_bytes_are_there() {
     let mut stream = Steps { ends: false, ..Steps::new(&header, &[usize::MAX]) };
     assert_eq!(read_all(&mut incoming, &mut stream).unwrap(), []);
     assert_eq!(incoming.held(), HEADER_LEN);
-    let Source::Bytes(decoder) = &mut incoming.source else { panic!("a byte link") };
-    let large = decoder.large.as_mut().map_or(0, |large| large.buffer.bytes().capacity());
+    let Source::Bytes(decoder) = &incoming.source else { panic!("a byte link") };
+    let large = decoder.large.as_ref().map_or(0, |large| large.buffer.capacity());
     let reserved = decoder.chunk.capacity() + large;
     assert!(reserved <= 16 * limits::READ_CHUNK, "{reserved} bytes for a claim");
 }
