@@ -229,6 +229,7 @@ impl Driver {
         let topic = Arc::clone(&serving.topic);
         let ask = Ask::new(header.sequence, topic, options.deadline, stream.then_some(window));
         let earlier = state.asks.insert(header.sequence, Arc::clone(&ask));
+        state.burst.expect();
         drop(state);
         if earlier.is_some() {
             return Err(violation("a request with a token that is in use"));
@@ -257,6 +258,7 @@ impl Driver {
             }
             Some(Call::Single(_)) => {
                 let call = state.calls.entries.remove(&header.id);
+                state.burst.expect();
                 drop(state);
                 if let Some(Call::Single(sender)) = call {
                     // The request may be dropped at this moment.

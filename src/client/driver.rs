@@ -119,7 +119,7 @@ impl Driver {
 
     /// Send, receive, send what that caused, look at the clock.
     fn work(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
-        self.begin_closing();
+        self.begin_turn();
         self.send(context);
         let received = self.receive(context);
         for waker in self.wakers.drain(..) {
@@ -140,9 +140,13 @@ impl Driver {
         self.look_at_clock(context)
     }
 
-    /// Queues `GOODBYE` behind everything else once the last handle is gone.
-    fn begin_closing(&mut self) {
-        let closing = self.shared.lock().closing;
+    /// Ends the burst of calls before, all of which is sent next, and queues `GOODBYE` behind everything else
+    /// once the last handle is gone.
+    fn begin_turn(&mut self) {
+        let mut state = self.shared.lock();
+        state.burst.end();
+        let closing = state.closing;
+        drop(state);
         if closing && self.closing.is_none() {
             let until = Instant::now() + CLOSE_GRACE;
             self.closing = Some(until);

@@ -31,6 +31,7 @@
 
 mod attached;
 mod builder;
+mod burst;
 mod codec;
 mod dispatch;
 mod driver;

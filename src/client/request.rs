@@ -325,9 +325,7 @@ impl Shared {
         }
         let id = state.calls.insert(call);
         state.lanes.data(&Header::new(Kind::Request, id, left).flagged(flags), content);
-        let step = state.lanes.begin();
-        drop(state);
-        self.write(step);
+        self.send_call(state);
         Ok(Pending { shared: Arc::clone(self), id })
     }
 

@@ -263,9 +263,7 @@ impl Shared {
                 ask.window().spend(size);
             }
             state.lanes.data(&header, content);
-            let step = state.lanes.begin();
-            drop(state);
-            self.write(step);
+            self.send_call(state);
             Ok(())
         })
     }

@@ -17,6 +17,7 @@ use foldhash::{HashMap, HashMapExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
+use super::burst::{Burst, Next};
 use super::inbox::Inbox;
 use super::request_id::{Ask, RequestId};
 use super::window::PublishWindow;
@@ -83,6 +84,8 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) lanes: Lanes,
+    /// What the calls are likely to be that are made next.
+    pub(super) burst: Burst,
     pub(super) ended: Option<BusError>,
     /// The last handle is gone, or `close` was called.
     pub(super) closing: bool,
@@ -152,6 +155,7 @@ impl Shared {
     pub(super) fn new(sender: Arc<dyn LinkSender>) -> Arc<Self> {
         let state = State {
             lanes: Lanes::new(sender.form()),
+            burst: Burst::default(),
             ended: None,
             closing: false,
             write_error: None,
@@ -281,6 +285,25 @@ impl Shared {
         let step = state.lanes.begin();
         drop(state);
         self.send(step)
+    }
+
+    /// Sends the frame that a call has queued, with others of its burst. What still waits when this returns
+    /// is sent by a later call, or by the driver.
+    pub(super) fn send_call(&self, mut state: MutexGuard<'_, State>) {
+        let waiting = state.lanes.waiting();
+        match state.burst.call(self.form(), waiting) {
+            Next::Write => {
+                let step = state.lanes.begin();
+                drop(state);
+                self.write(step);
+            }
+            Next::Wait { tell } => {
+                drop(state);
+                if tell {
+                    self.driver.wake();
+                }
+            }
+        }
     }
 
     /// Does what [`Lanes::begin`] asked for. If the link is full, the driver waits for room.
