@@ -9,11 +9,16 @@ use tokio::sync::oneshot;
 
 use super::shared::{Shared, State, wake};
 use crate::error::{BriefResult, BusError, BusResult};
+use crate::limits;
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind};
 
 /// Bytes in the lanes from which on a pipelined publish sends them itself: large enough that a write
 /// carries hundreds of small messages, small enough to stay in a first-level cache.
 const WRITE_AT: usize = 16 * 1024;
+
+/// Larger messages wait for more bytes, up to what the bus reads at a time: so many go together if they fit.
+/// With fewer the system's work for each write, and waking the bus, take longer than its copies.
+const WRITE_TOGETHER: usize = 64;
 
 /// Changes of publisher that are remembered, to tell whose publish failed. Failures come within a
 /// window of the publish, where few publishers take turns this often.
@@ -167,7 +172,8 @@ impl Shared {
                 publishing.note_turn(sequence, *publisher);
                 let idle = state.lanes.waiting() == 0;
                 state.lanes.data(&header, content);
-                if state.lanes.waiting() >= WRITE_AT {
+                let enough = (WRITE_TOGETHER * size).clamp(WRITE_AT, limits::READ_CHUNK);
+                if state.lanes.waiting() >= enough {
                     return Ok(Then::Write);
                 }
                 // The driver writes once this task pauses; it is told once, not for each message.
