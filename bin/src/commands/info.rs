@@ -119,16 +119,13 @@ fn render_bus(bus: &BusStats) -> String {
             human_count(bus.sessions_cut_off)
         ),
     );
-    line(
-        "subscriptions",
-        format!(
-            "{} ({} of {})",
-            human_count(bus.subscriptions as u64),
-            human_size(bus.table_bytes as u64),
-            human_size(bus.table_budget as u64)
-        ),
-    );
+    line("subscriptions", human_count(bus.subscriptions as u64));
     line("served topics", human_count(bus.served_topics as u64));
+    // What subscriptions and servings take.
+    line(
+        "tables",
+        format!("{} of {}", human_size(bus.table_bytes as u64), human_size(bus.table_budget as u64)),
+    );
     line(
         "queued",
         format!("{} of {}", human_size(bus.queued_bytes as u64), human_size(bus.byte_budget as u64)),
