@@ -104,12 +104,11 @@ pub const TABLE_BUDGET: usize = 1024 * 1024 * 1024;
 /// largest subscription.
 pub const TABLE_BUDGET_MIN: usize = 256 * 1024;
 
-/// The part of the table budget that one session's may take: a quarter, by default
-/// 256 MiB. That is 2 KiB for each of [`SUBSCRIPTIONS_PER_SESSION`], of which ordinary ones take half.
+/// The part of the table budget that one session may take: a quarter, by default 256 MiB. That is 2 KiB for each of [`SUBSCRIPTIONS_PER_SESSION`], of which ordinary ones take half.
 pub const TABLE_PART: usize = 4;
 
-/// Bytes that a subscription, or a serving, counts in the table budget, without its pattern: its state at the session,
-/// its places in the tables that find it, and what the allocator adds.
+/// Bytes that a subscription or a serving counts in the table budget, without its pattern: its state at the
+/// session, its places in the tables that find it, and what the allocator adds.
 pub const SUBSCRIPTION_BYTES: usize = 512;
 
 /// Bytes that a fragment of a subscription's pattern counts in the table budget: a node, an edge and a

@@ -393,3 +393,53 @@ impl AsyncRead for UnixReceiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::proto::{ContentRef, Header, Kind};
+
+    /// A link whose peer has read nothing and that takes nothing more.
+    fn full() -> (UnixSender, UnixStream) {
+        let (stream, peer) = UnixStream::pair().unwrap();
+        let socket = Arc::new(register(stream.into_std().unwrap(), Interest::READABLE).unwrap());
+        let sender = UnixSender { socket, room: Mutex::new(None) };
+        while sender.try_send(&mut batch()).unwrap() == Sent::All {}
+        (sender, peer)
+    }
+
+    fn batch() -> Batch {
+        let mut batch = Batch::new(Form::Bytes);
+        batch.push(&Header::new(Kind::Deliver, 1, 1), &ContentRef::of_payload(&[0; 4096]));
+        batch
+    }
+
+    async fn read_all(peer: &UnixStream) {
+        let mut buffer = vec![0; 64 * 1024];
+        peer.readable().await.unwrap();
+        while peer.try_read(&mut buffer).is_ok() {}
+    }
+
+    #[tokio::test]
+    async fn room_is_waited_for_as_long_as_there_is_none() {
+        let (sender, peer) = full();
+        assert!(sender.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+        assert!(sender.room.lock().unwrap().is_some());
+        read_all(&peer).await;
+        poll_fn(|context| sender.poll_ready(context)).await.unwrap();
+        assert!(sender.room.lock().unwrap().is_none(), "nobody waits any more");
+        assert_eq!(sender.try_send(&mut batch()).unwrap(), Sent::All);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_descriptor_to_wait_with_room_is_looked_for_again_and_again() {
+        let (sender, _peer) = full();
+        *sender.room.lock().unwrap() = Some(Room::Tried(Box::pin(sleep(ROOM_INTERVAL))));
+        let before = tokio::time::Instant::now();
+        poll_fn(|context| sender.poll_ready(context)).await.unwrap();
+        assert_eq!(before.elapsed(), ROOM_INTERVAL);
+        assert_eq!(sender.try_send(&mut batch()).unwrap(), Sent::Blocked, "it was only looked at");
+    }
+}
