@@ -119,6 +119,10 @@ pub const FRAGMENT_BYTES: usize = 160;
 /// only member.
 pub const GROUP_BYTES: usize = 512;
 
+/// Threads of its own that a bus can have: more than any machine's cores, as more would only take turns.
+/// More are refused with [`BusError::InvalidSettings`](crate::BusError::InvalidSettings).
+pub const WORKERS: usize = 1024;
+
 /// Connections a bus accepts; the default of `Settings::max_sessions`.
 ///
 /// One idle connection costs a few KiB, so this many cost less than the byte budget. The next one is

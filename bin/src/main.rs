@@ -43,10 +43,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code when a second signal ends a command that was still finishing: 128 + SIGINT.
 const INTERRUPTED_TWICE: u8 = 130;
 
-/// Turns of sessions after which a busy bus asks the system for what has arrived. Some turns take
-/// milliseconds, so that with Tokio's 61 a client could wait for a fifth of a second to be heard.
-const EVENT_INTERVAL: u32 = 16;
-
 fn main() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
@@ -100,13 +96,10 @@ fn start_logging(verbose: u8) {
         .init();
 }
 
-/// A bus uses all cores. A client does its work on one thread: handing messages from thread to thread
-/// would cost more than it gains.
+/// Everything but a measurement does its work on one thread: handing messages from thread to thread would
+/// cost more than it gains. A bus has threads of its own beside it.
 fn start_runtime(command: &Command) -> io::Result<Runtime> {
     let threads = match command {
-        Command::Serve(_) => {
-            return Builder::new_multi_thread().enable_all().event_interval(EVENT_INTERVAL).build();
-        }
         Command::BenchLoad(load) => load.threads(),
         _ => 1,
     };

@@ -42,6 +42,7 @@ mod sweeper;
 mod table;
 mod task;
 mod underway;
+mod workers;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -13,11 +13,12 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::Shared;
 use super::session::Session;
 use super::task::{Served, SessionTask};
+use super::workers::{Seat, Workers};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Refusal, ResumeToken, VERSION, Welcome};
-use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Listener};
+use crate::transport::{Accepted, Batch, Form, Incoming, Link, LinkSender, Listener};
 
 /// How long to wait after a failed accept, as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -42,6 +43,7 @@ pub(super) struct Supervisor {
     pub(super) listeners: Vec<Box<dyn Listener>>,
     pub(super) attached: mpsc::Receiver<Accepted>,
     pub(super) phase: watch::Receiver<Phase>,
+    pub(super) workers: Workers,
 }
 
 impl Supervisor {
@@ -60,6 +62,7 @@ impl Supervisor {
             tracing::warn!("sessions that did not end in time are dropped");
         }
         tasks.shutdown().await;
+        self.workers.stop().await;
     }
 
     /// Accepts until the bus is stopped.
@@ -75,30 +78,49 @@ impl Supervisor {
             }
             tokio::select! {
                 changed = phase.changed() => if changed.is_err() { return },
-                Some(accepted) = self.attached.recv() => self.admit(accepted, tasks),
+                Some(accepted) = self.attached.recv() => self.admit(accepted, None, tasks),
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "the task of a session ended abnormally");
                     }
                 }
-                accepted = poll_fn(|context| poll_accept(&mut self.listeners, &mut pause, context)) => {
-                    self.admit(accepted, tasks);
+                (accepted, seat) = poll_fn(|context| {
+                    poll_accept(&mut self.listeners, &self.workers, &mut pause, context)
+                }) => {
+                    self.admit(accepted, seat, tasks);
                 }
             }
         }
     }
 
-    fn admit(&self, accepted: Accepted, tasks: &mut JoinSet<()>) {
-        tasks.spawn(serve_link(Arc::clone(&self.shared), accepted, self.phase.clone()));
+    /// Serves a link, on its seat if it has one. Links within the process have nothing to gain there.
+    fn admit(&self, accepted: Accepted, seat: Option<Seat>, tasks: &mut JoinSet<()>) {
+        let within = accepted.link.sender.form() == Form::Values;
+        let serving = serve_link(Arc::clone(&self.shared), accepted, self.phase.clone());
+        match seat.filter(|_| !within) {
+            None => tasks.spawn(serving),
+            Some(seat) => {
+                let runtime = seat.runtime().clone();
+                let seated = async move {
+                    serving.await;
+                    drop(seat);
+                };
+                tasks.spawn_on(seated, &runtime)
+            }
+        };
     }
 }
 
-/// The next link of any listener. After a failure all of them rest for a moment.
+/// The next link of any listener, and where it is to be served. After a failure all of them rest for a moment.
 fn poll_accept(
     listeners: &mut [Box<dyn Listener>],
+    workers: &Workers,
     pause: &mut Option<std::pin::Pin<Box<Sleep>>>,
     context: &mut Context<'_>,
-) -> Poll<Accepted> {
+) -> Poll<(Accepted, Option<Seat>)> {
+    let seat = workers.seat();
+    // What the system has to say of a link is told to the runtime that it was accepted in.
+    let _entered = seat.as_ref().map(|seat| seat.runtime().enter());
     loop {
         if let Some(sleep) = pause {
             if std::future::Future::poll(sleep.as_mut(), context).is_pending() {
@@ -108,7 +130,7 @@ fn poll_accept(
         }
         for listener in listeners.iter_mut() {
             match listener.poll_accept(context) {
-                Poll::Ready(Ok(accepted)) => return Poll::Ready(accepted),
+                Poll::Ready(Ok(accepted)) => return Poll::Ready((accepted, seat)),
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(address = %listener.local_addr(), %error, "cannot accept a connection");
                     *pause = Some(Box::pin(tokio::time::sleep_until(Instant::now() + ACCEPT_PAUSE)));

@@ -6,6 +6,7 @@ macro_rules! instantiate {
     ($($case:ident),* $(,)?) => {
         instantiate!(@on memory, Memory, $($case),*);
         instantiate!(@on unix, Unix, $($case),*);
+        instantiate!(@on unix_with_workers, UnixWorkers, $($case),*);
         instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);
         instantiate!(@on memory_and_unix, MemoryAndUnix, $($case),*);
     };

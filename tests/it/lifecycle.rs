@@ -203,3 +203,37 @@ async fn join_waits_for_the_end_of_the_bus() {
     soon("the end of the bus", bus.stop()).await;
     soon("the end of the client", client.closed()).await;
 }
+
+#[test]
+fn a_bus_with_workers_serves_its_connections_while_the_application_computes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bus");
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let application = runtime();
+    let bus = application
+        .block_on(async { Bus::builder().listen_unix(&path).workers(2).start() })
+        .expect("the bus starts");
+
+    let (connected, is_connected) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        runtime().block_on(async move {
+            let publisher = Client::new_unix(&path).await.unwrap();
+            let subscriber = Client::new_unix(&path).await.unwrap();
+            let mut subscription = subscriber.subscribe_bytes("news").await.unwrap();
+            connected.send(()).unwrap();
+            for _ in 0..100 {
+                assert_eq!(publisher.publish_bytes("news", "new").await.unwrap(), 1);
+                assert!(subscription.recv().await.is_some());
+            }
+            subscription.drain().await.unwrap();
+        });
+    });
+    application.block_on(async {
+        while is_connected.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        // Nothing of this runtime goes on before the other thread is done.
+        other.join().expect("the other thread is served");
+        bus.stop().await;
+    });
+}

@@ -40,6 +40,10 @@ pub(crate) struct Serve {
     #[arg(long, value_parser = quantity::duration, default_value = "5s", value_name = "TIME")]
     grace: Duration,
 
+    /// Threads that serve connections [default: one for each core]
+    #[arg(long, value_name = "COUNT")]
+    workers: Option<usize>,
+
     /// Largest frame: a payload with its topic and headers [default: 16MiB]
     #[arg(long, value_parser = quantity::memory, value_name = "SIZE")]
     frame_limit: Option<usize>,
@@ -138,7 +142,9 @@ impl Serve {
     }
 
     fn start(&self, addresses: &[String]) -> anyhow::Result<BusHandle> {
-        let mut builder = Bus::builder().settings(self.settings());
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self.workers.unwrap_or_else(cores);
+        let mut builder = Bus::builder().settings(self.settings()).workers(workers);
         for address in addresses {
             let parsed = address.parse().map_err(|error| {
                 Failure::of_address(&error).help("give a socket's path, such as `whispeer serve my_bus`")

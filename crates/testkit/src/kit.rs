@@ -30,6 +30,8 @@ pub enum Transport {
     Memory,
     /// All over a Unix socket, on one thread.
     Unix,
+    /// All over a Unix socket, with a bus on two threads of its own.
+    UnixWorkers,
     /// The first over the Unix socket, the second over memory, and so on; on two threads.
     UnixAndMemory,
     /// The first over memory, the second over the Unix socket, and so on; on two threads.
@@ -40,7 +42,7 @@ impl Transport {
     fn is_unix(self, client: usize) -> bool {
         match self {
             Self::Memory => false,
-            Self::Unix => true,
+            Self::Unix | Self::UnixWorkers => true,
             Self::UnixAndMemory => client.is_multiple_of(2),
             Self::MemoryAndUnix => !client.is_multiple_of(2),
         }
@@ -49,7 +51,7 @@ impl Transport {
     fn runtime(self) -> io::Result<Runtime> {
         match self {
             Self::Memory => Builder::new_current_thread().enable_all().start_paused(true).build(),
-            Self::Unix => Builder::new_current_thread().enable_all().build(),
+            Self::Unix | Self::UnixWorkers => Builder::new_current_thread().enable_all().build(),
             _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
         }
     }
@@ -101,6 +103,7 @@ impl Kit {
         let builder = Bus::builder().settings(settings);
         let builder = match self.transport {
             Transport::Memory => builder,
+            Transport::UnixWorkers => builder.listen_unix(self.socket()).workers(2),
             _ => builder.listen_unix(self.socket()),
         };
         assert!(self.bus.set(builder.start().expect("the bus starts")).is_ok(), "a kit has one bus");
