@@ -29,6 +29,15 @@ pub const FRAME_SLACK: usize = 2 * 1024;
 /// A longer frame ends the connection as malformed.
 pub const HANDSHAKE_FRAME_LIMIT: usize = 4 * 1024;
 
+/// Handshakes of transports (TLS, WebSocket, QUIC) that are under way at a time. Each costs tens of KiB and
+/// some computing for somebody who has not said who he is. Others wait for a place, which whoever has been
+/// at it for [`HANDSHAKE_PATIENCE`] gives up to them.
+pub const HANDSHAKES: usize = 1024;
+
+/// How long a transport's handshake may take while others wait for its place: several round trips around the
+/// world.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a peer may take from connecting to a complete `HELLO`; then the bus hangs up.
 ///
 /// Five seconds is far beyond any local scheduling delay and short enough that idle strangers do

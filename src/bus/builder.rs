@@ -225,6 +225,7 @@ impl BusBuilder {
             router: super::Router::default(),
             services: super::Services::default(),
             sweeper: super::Sweeper::default(),
+            handshakes: super::Handshakes::default(),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             next_token: AtomicU64::new(1),

@@ -72,7 +72,7 @@ impl BusHandle {
     /// [`BusError::Overloaded`] when too many links wait to be taken over, [`BusError::Closed`] when
     /// the bus has stopped.
     pub fn attach(&self, link: Link, peer: Peer) -> BusResult<()> {
-        self.attach.try_send(Accepted { link, peer }).map_err(|error| match error {
+        self.attach.try_send(Accepted::Open { link, peer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 BusError::Overloaded { what: "links that wait to be served".into() }
             }

@@ -42,7 +42,7 @@ pub(super) fn start(
 ) -> JoinHandle<()> {
     let (bus_end, own_end) = memory_pair();
     let peer = Peer { principal: Principal::Bus, transport: "memory" };
-    let attached = attach.try_send(Accepted { link: bus_end, peer });
+    let attached = attach.try_send(Accepted::Open { link: bus_end, peer });
     let answering = Answering { shared: Arc::downgrade(shared), link: own_end };
     runtime.spawn(async move {
         if attached.is_ok()

@@ -29,6 +29,7 @@ mod group;
 mod handle;
 mod hold;
 mod introspect;
+mod opening;
 mod publish;
 mod requests;
 mod router;
@@ -57,6 +58,7 @@ pub use settings::Settings;
 pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
 
 use self::budget::Budget;
+use self::opening::Handshakes;
 use self::router::Router;
 use self::service::Services;
 use self::session::Session;
@@ -82,6 +84,7 @@ pub(crate) struct Shared {
     /// Publishes that the bus has taken in and not given to all their matches yet.
     publishes_waiting: AtomicUsize,
     sweeper: Sweeper,
+    handshakes: Handshakes,
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
     next_session: AtomicU64,
     next_token: AtomicU64,

@@ -1,8 +1,7 @@
-//! Accepts links, does the handshake, and owns the tasks of all sessions.
+//! Accepts connections, and owns the tasks of all sessions.
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,20 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::Shared;
-use super::session::Session;
-use super::task::{Served, SessionTask};
+use super::opening::serve_link;
 use super::workers::{Seat, Workers};
-use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Refusal, ResumeToken, VERSION, Welcome};
-use crate::transport::{Accepted, Batch, Form, Incoming, Link, LinkSender, Listener};
+use crate::transport::{Accepted, Form, Listener};
 
 /// How long to wait after a failed accept, as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// The shortest keep-alive interval a client may ask for; the bus's own may be shorter.
-const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(100);
 
 /// What the supervisor is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,18 +88,13 @@ impl Supervisor {
 
     /// Serves a link, on its seat if it has one. Links within the process have nothing to gain there.
     fn admit(&self, accepted: Accepted, seat: Option<Seat>, tasks: &mut JoinSet<()>) {
-        let within = accepted.link.sender.form() == Form::Values;
-        let serving = serve_link(Arc::clone(&self.shared), accepted, self.phase.clone());
-        match seat.filter(|_| !within) {
+        let within = matches!(&accepted, Accepted::Open { link, .. } if link.sender.form() == Form::Values);
+        let seat = seat.filter(|_| !within);
+        let runtime = seat.as_ref().map(|seat| seat.runtime().clone());
+        let serving = serve_link(Arc::clone(&self.shared), accepted, self.phase.clone(), seat);
+        match runtime {
             None => tasks.spawn(serving),
-            Some(seat) => {
-                let runtime = seat.runtime().clone();
-                let seated = async move {
-                    serving.await;
-                    drop(seat);
-                };
-                tasks.spawn_on(seated, &runtime)
-            }
+            Some(runtime) => tasks.spawn_on(serving, &runtime),
         };
     }
 }
@@ -142,149 +130,6 @@ fn poll_accept(
             return Poll::Pending;
         }
     }
-}
-
-/// Counts a link for as long as it lives.
-struct OpenLink(Arc<Shared>);
-
-impl OpenLink {
-    /// Counts one more, within the limit. The bus's own session always finds a place.
-    fn open(shared: &Arc<Shared>, principal: &Principal) -> BusResult<Self> {
-        let before = shared.links.fetch_add(1, Ordering::Relaxed);
-        let open = Self(Arc::clone(shared));
-        let limit = shared.settings.max_sessions;
-        if before > limit && *principal != Principal::Bus {
-            return Err(BusError::LimitReached { what: format!("the bus has {limit} connections") });
-        }
-        Ok(open)
-    }
-}
-
-impl Drop for OpenLink {
-    fn drop(&mut self) {
-        self.0.links.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Serves one link from the handshake to its end.
-async fn serve_link(shared: Arc<Shared>, accepted: Accepted, phase: watch::Receiver<Phase>) {
-    // What the handshake takes is given back before the session begins.
-    if let Some((_open, served)) = Box::pin(open_session(shared, accepted, phase)).await {
-        served.finished().await;
-    }
-}
-
-/// Makes a session of a link, unless the handshake fails.
-async fn open_session(
-    shared: Arc<Shared>,
-    accepted: Accepted,
-    mut phase: watch::Receiver<Phase>,
-) -> Option<(OpenLink, Served)> {
-    let Accepted { link: Link { sender, mut receiver }, peer } = accepted;
-    let mut incoming = Incoming::new(sender.form(), limits::HANDSHAKE_FRAME_LIMIT);
-    let welcomed = async {
-        let open = OpenLink::open(&shared, &peer.principal)?;
-        let limit = shared.settings.handshake_timeout;
-        let read = timeout(limit, read_hello(&mut *receiver, &mut incoming));
-        let hello = tokio::select! {
-            read = read => read.map_err(|_| BusError::TimedOut { what: "the handshake".into(), after: limit })??,
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
-                return Err(BusError::Closed { what: "the bus".into() });
-            }
-        };
-        if hello.min_version > VERSION || hello.max_version < VERSION {
-            let what = format!(
-                "the client speaks versions {} to {}, the bus {VERSION}",
-                hello.min_version, hello.max_version
-            );
-            return Err(BusError::UnsupportedVersion { what });
-        }
-        if shared.is_draining() {
-            return Err(BusError::Draining { what: "the bus".into() });
-        }
-        let token = random::<{ ResumeToken::LEN }>()?;
-        Ok((open, hello, ResumeToken::new(token)))
-    };
-    let (open, hello, resume_token) = match welcomed.await {
-        Ok(welcomed) => welcomed,
-        Err(reason) => {
-            shared.cut_off.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(peer = %peer.principal, %reason, "no session");
-            refuse(&*sender, &reason);
-            return None;
-        }
-    };
-    incoming.settle();
-    incoming.set_limit(shared.settings.frame_limit);
-    let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
-    let keep_alive = hello.keep_alive.max(SHORTEST_KEEP_ALIVE).min(shared.settings.keep_alive);
-    let (budget, request_bytes) = (Arc::clone(&shared.budget), shared.settings.request_bytes);
-    let session = Arc::new(Session::new(id, peer, hello.name, sender, budget, request_bytes));
-    let welcome = welcome(&shared, id, resume_token, keep_alive, hello.capabilities);
-    session.send_control(&Header::new(Kind::Welcome, 0, 0), &welcome.encode());
-    shared.sessions().insert(id, Arc::clone(&session));
-    if *phase.borrow() == Phase::Stopped {
-        // Those that are there have been told already.
-        session.cut_off(BusError::Closed { what: "the bus".into() });
-    }
-    let task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive);
-    Some((open, task.start()))
-}
-
-fn welcome(
-    shared: &Shared,
-    session: u64,
-    resume_token: ResumeToken,
-    keep_alive: Duration,
-    capabilities: Capabilities,
-) -> Welcome {
-    let settings = &shared.settings;
-    let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    Welcome {
-        version: VERSION,
-        capabilities: Capabilities::SUPPORTED.common(capabilities),
-        bus: shared.id,
-        session,
-        resume_token,
-        resumed: false,
-        frame_limit: count(settings.frame_limit),
-        keep_alive,
-        block_limit: settings.block_limit,
-        publish_window: settings.publish_window,
-        max_subscriptions: count(settings.max_subscriptions),
-        max_requests: count(settings.max_requests),
-    }
-}
-
-async fn read_hello(
-    receiver: &mut dyn crate::transport::LinkReceiver,
-    incoming: &mut Incoming,
-) -> BusResult<Hello> {
-    loop {
-        if let Some((header, content)) = incoming.next_frame()? {
-            if header.kind != Kind::Hello {
-                let what = format!("the first frame is {:?} and not HELLO", header.kind);
-                return Err(BusError::Protocol { what });
-            }
-            return Ok(Hello::decode(content.payload())?);
-        }
-        let received = poll_fn(|context| receiver.poll_receive(context, incoming)).await;
-        match received {
-            Ok(0) => return Err(BusError::Disconnected { reason: "closed during the handshake".into() }),
-            Ok(_) => {}
-            Err(error) => return Err(BusError::Disconnected { reason: error.to_string() }),
-        }
-    }
-}
-
-/// Says why there will be no session, as far as the link takes it at once, and closes.
-fn refuse(sender: &dyn LinkSender, reason: &BusError) {
-    let payload = Refusal::from(reason).encode();
-    let mut batch = Batch::new(sender.form());
-    batch.push(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
-    // Whether it arrives or not, the link is closed next.
-    let _ = sender.try_send(&mut batch);
-    sender.close();
 }
 
 /// Bytes of the system's random generator.

@@ -579,7 +579,7 @@ impl SessionTask {
         loop {
             {
                 let state = self.session.lock();
-                if state.lanes.is_closed() || state.lanes.waiting() == 0 {
+                if state.lanes.is_closed() || state.lanes.is_drained() {
                     return Poll::Ready(());
                 }
                 if !state.lanes.is_blocked() {

@@ -129,7 +129,7 @@ impl Driver {
         let drained = received?;
         self.send(context);
         let state = self.shared.lock();
-        if self.closing.is_some_and(|until| state.lanes.waiting() == 0 || Instant::now() >= until) {
+        if self.closing.is_some_and(|until| state.lanes.is_drained() || Instant::now() >= until) {
             return Err(Exit::Closed);
         }
         // A link that takes nothing more is read to its end, as the other side may have said why.

@@ -124,6 +124,11 @@ impl Lanes {
         self.waiting
     }
 
+    /// Whether nothing waits, also not within the link.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.waiting == 0 && self.rest.is_none()
+    }
+
     /// Whether more may be queued that could as well wait elsewhere. What must be queued still may.
     #[inline]
     pub(crate) fn has_room(&self) -> bool {

@@ -18,6 +18,8 @@ mod incoming;
 mod lanes;
 mod memory;
 mod pool;
+#[cfg(feature = "unix")]
+mod socket;
 mod timer;
 #[cfg(feature = "unix")]
 mod unix;
@@ -27,6 +29,7 @@ mod unix;
 
 use std::fmt;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
@@ -43,6 +46,7 @@ pub(crate) use timer::Timer;
 pub use unix::{UnixListener, UnixOptions, connect_unix};
 
 use crate::auth::Principal;
+use crate::error::BusResult;
 
 /// How a link carries frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,17 +124,41 @@ pub trait LinkReceiver: Send + 'static {
 pub struct Peer {
     /// What the transport can prove of the peer.
     pub principal: Principal,
-    /// The transport's name: `memory`, `unix`.
+    /// The transport's name: `memory`, `unix`, `tcp`.
     pub transport: &'static str,
 }
 
-/// A link that a listener accepted, and who is at its other end.
+/// A connection that a listener accepted.
 #[derive(Debug)]
-pub struct Accepted {
-    /// The link.
-    pub link: Link,
-    /// The peer.
-    pub peer: Peer,
+pub enum Accepted {
+    /// It carries frames already.
+    Open {
+        /// The link.
+        link: Link,
+        /// Who is at its other end.
+        peer: Peer,
+    },
+    /// Its transport has a handshake of its own, which whoever takes the connection over waits for, as long
+    /// as it wants to.
+    Opening(Opening),
+}
+
+/// What a transport's handshake ends with.
+pub type Opened = BusResult<(Link, Peer)>;
+
+/// The handshake of a transport.
+pub struct Opening {
+    /// Where the connection comes from, for the log.
+    pub remote: String,
+    /// Ends with the link and who is at its other end, or with why there is none. Dropped before, it closes
+    /// the connection.
+    pub handshake: Pin<Box<dyn Future<Output = Opened> + Send>>,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Opening").field("remote", &self.remote).finish_non_exhaustive()
+    }
 }
 
 /// Where links come in.

@@ -6,35 +6,24 @@
 //! with wider rights than asked for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::time::{Sleep, sleep};
 
-use super::{Accepted, Address, Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Listener, Peer, Sent};
+use super::socket::Socket;
+use super::{Accepted, Address, Link, Listener, Peer};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
-
-/// Parts written by one system call.
-const VECTORS: usize = 64;
 
 /// Bytes that the system may hold on their way to a peer: room for a few large frames, so that a
 /// sender need not wait for its reader after each.
 const SEND_BUFFER: usize = 512 * 1024;
-
-/// How often to look for room to write, while the process has no file descriptor left to be told.
-const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How a Unix socket is made.
 ///
@@ -217,7 +206,7 @@ impl Listener for UnixListener {
         let credentials = stream.peer_cred()?;
         let principal =
             Principal::Unix { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
-        Poll::Ready(Ok(Accepted { link: link(stream)?, peer: Peer { principal, transport: "unix" } }))
+        Poll::Ready(Ok(Accepted::Open { link: link(stream)?, peer: Peer { principal, transport: "unix" } }))
     }
 
     fn local_addr(&self) -> &Address {
@@ -271,175 +260,5 @@ fn explain_connect(path: &Path, error: &io::Error) -> String {
 fn link(stream: UnixStream) -> io::Result<Link> {
     // A system that allows less gives less, and the link works all the same.
     let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-    // Each time that a peer reads, the system tells whoever waits for room to write, whether or not there
-    // was none before. So nobody does, until there is none: Tokio's own stream always would.
-    let socket = register(stream.into_std()?, Interest::READABLE)?;
-    let socket = Arc::new(socket);
-    let sender = UnixSender { socket: Arc::clone(&socket), room: Mutex::new(None) };
-    Ok(Link { sender: Arc::new(sender), receiver: Box::new(UnixReceiver { socket }) })
-}
-
-type Socket = AsyncFd<std::os::unix::net::UnixStream>;
-
-#[allow(deprecated, reason = "its successor is unsafe for what the owner of a descriptor keeps by itself")]
-fn register<T: AsRawFd + Into<OwnedFd>>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(owner, interest)
-}
-
-struct UnixSender {
-    socket: Arc<Socket>,
-    /// While there is no room.
-    room: Mutex<Option<Room>>,
-}
-
-/// How room to write is waited for.
-enum Room {
-    /// The system tells.
-    Told(AsyncFd<OwnedFd>),
-    /// The process has no file descriptor left for that: it is tried again after a while.
-    Tried(Pin<Box<Sleep>>),
-}
-
-impl Room {
-    fn of(socket: &Socket) -> Self {
-        let descriptor = socket.as_fd().try_clone_to_owned();
-        match descriptor.and_then(|descriptor| register(descriptor, Interest::WRITABLE)) {
-            Ok(told) => Self::Told(told),
-            Err(_) => Self::Tried(Box::pin(sleep(ROOM_INTERVAL))),
-        }
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Told(told) => told.poll_write_ready(context).map_ok(drop),
-            Self::Tried(sleep) => sleep.as_mut().poll(context).map(Ok),
-        }
-    }
-}
-
-impl LinkSender for UnixSender {
-    fn form(&self) -> Form {
-        Form::Bytes
-    }
-
-    fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
-        let mut socket = self.socket.get_ref();
-        while !batch.is_empty() {
-            let mut slices = [IoSlice::new(&[]); VECTORS];
-            let written = match batch.slices(&mut slices) {
-                1 => socket.write(&slices[0]),
-                filled => socket.write_vectored(&slices[..filled]),
-            };
-            match written {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => batch.advance(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Sent::All)
-    }
-
-    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = ready!(room.get_or_insert_with(|| Room::of(&self.socket)).poll(context));
-        *room = None;
-        Poll::Ready(result)
-    }
-
-    fn close(&self) {
-        // An error means that the connection is gone already, which is what was wanted.
-        let _ = self.socket.get_ref().shutdown(Shutdown::Write);
-    }
-}
-
-struct UnixReceiver {
-    socket: Arc<Socket>,
-}
-
-impl LinkReceiver for UnixReceiver {
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        incoming: &mut Incoming,
-    ) -> Poll<io::Result<usize>> {
-        incoming.poll_read_from(context, self)
-    }
-}
-
-impl AsyncRead for UnixReceiver {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            let mut ready = ready!(self.socket.poll_read_ready(context))?;
-            let room = buffer.initialize_unfilled();
-            match self.socket.get_ref().read(room) {
-                Ok(count) => {
-                    // Less than there is room for was all that had arrived.
-                    if 0 < count && count < room.len() {
-                        ready.clear_ready();
-                    }
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use super::*;
-    use crate::proto::{ContentRef, Header, Kind};
-
-    /// A link whose peer has read nothing and that takes nothing more.
-    fn full() -> (UnixSender, UnixStream) {
-        let (stream, peer) = UnixStream::pair().unwrap();
-        let socket = Arc::new(register(stream.into_std().unwrap(), Interest::READABLE).unwrap());
-        let sender = UnixSender { socket, room: Mutex::new(None) };
-        while sender.try_send(&mut batch()).unwrap() == Sent::All {}
-        (sender, peer)
-    }
-
-    fn batch() -> Batch {
-        let mut batch = Batch::new(Form::Bytes);
-        batch.push(&Header::new(Kind::Deliver, 1, 1), &ContentRef::of_payload(&[0; 4096]));
-        batch
-    }
-
-    async fn read_all(peer: &UnixStream) {
-        let mut buffer = vec![0; 64 * 1024];
-        peer.readable().await.unwrap();
-        while peer.try_read(&mut buffer).is_ok() {}
-    }
-
-    #[tokio::test]
-    async fn room_is_waited_for_as_long_as_there_is_none() {
-        let (sender, peer) = full();
-        assert!(sender.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
-        assert!(sender.room.lock().unwrap().is_some());
-        read_all(&peer).await;
-        poll_fn(|context| sender.poll_ready(context)).await.unwrap();
-        assert!(sender.room.lock().unwrap().is_none(), "nobody waits any more");
-        assert_eq!(sender.try_send(&mut batch()).unwrap(), Sent::All);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_descriptor_to_wait_with_room_is_looked_for_again_and_again() {
-        let (sender, _peer) = full();
-        *sender.room.lock().unwrap() = Some(Room::Tried(Box::pin(sleep(ROOM_INTERVAL))));
-        let before = tokio::time::Instant::now();
-        poll_fn(|context| sender.poll_ready(context)).await.unwrap();
-        assert_eq!(before.elapsed(), ROOM_INTERVAL);
-        assert_eq!(sender.try_send(&mut batch()).unwrap(), Sent::Blocked, "it was only looked at");
-    }
+    Ok(Socket::new(OwnedFd::from(stream.into_std()?))?.into_link())
 }

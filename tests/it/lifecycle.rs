@@ -214,7 +214,7 @@ fn a_bus_with_workers_serves_its_connections_while_the_application_computes() {
         .block_on(async { Bus::builder().listen_unix(&path).workers(2).start() })
         .expect("the bus starts");
 
-    let (connected, is_connected) = std::sync::mpsc::channel();
+    let (connected, is_connected) = tokio::sync::oneshot::channel();
     let other = std::thread::spawn(move || {
         runtime().block_on(async move {
             let publisher = Client::new_unix(&path).await.unwrap();
@@ -229,9 +229,7 @@ fn a_bus_with_workers_serves_its_connections_while_the_application_computes() {
         });
     });
     application.block_on(async {
-        while is_connected.try_recv().is_err() {
-            tokio::task::yield_now().await;
-        }
+        is_connected.await.unwrap();
         // Nothing of this runtime goes on before the other thread is done.
         other.join().expect("the other thread is served");
         bus.stop().await;
