@@ -38,6 +38,9 @@ pub const HANDSHAKES: usize = 1024;
 /// world.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Addresses of one host that connecting tries: more than any name service gives for good reason.
+pub const CONNECT_ADDRESSES: usize = 16;
+
 /// How long a peer may take from connecting to a complete `HELLO`; then the bus hangs up.
 ///
 /// Five seconds is far beyond any local scheduling delay and short enough that idle strangers do

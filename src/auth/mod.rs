@@ -1,5 +1,7 @@
 //! Who is at the other end of a session.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// Who a session acts for, as far as its transport can prove it.
@@ -19,6 +21,11 @@ pub enum Principal {
         /// Process id, where the system tells it.
         pid: Option<i32>,
     },
+    /// Somebody who connected over a network and has proven nothing.
+    Network {
+        /// Where the connection comes from.
+        address: SocketAddr,
+    },
 }
 
 impl Principal {
@@ -29,6 +36,7 @@ impl Principal {
         match self {
             Self::Bus | Self::Local => true,
             Self::Unix { uid, .. } => Some(*uid) == own_uid,
+            Self::Network { .. } => false,
         }
     }
 }
@@ -45,6 +53,7 @@ impl std::fmt::Display for Principal {
                     None => Ok(()),
                 }
             }
+            Self::Network { address } => write!(formatter, "{address}"),
         }
     }
 }

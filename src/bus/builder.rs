@@ -16,7 +16,9 @@ use super::table::TableBudget;
 use super::workers::Workers;
 use super::{Settings, Shared, introspect};
 use crate::error::{BusError, BusResult};
-use crate::transport::{Address, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions};
+use crate::transport::{
+    Address, Endpoint, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions,
+};
 
 /// Links that wait to be taken over by [`BusHandle::attach`].
 const ATTACH_BACKLOG: usize = 256;
@@ -73,6 +75,44 @@ pub fn listen_and_serve_unix(path: &PathBuf) -> BusResult<BusHandle> {
     Bus::builder().listen_unix(path).start()
 }
 
+/// Starts a bus on a TCP port, such as `localhost:4242`: on all addresses of the host. It stops when what is
+/// returned is dropped.
+///
+/// Nobody is asked who he is, so the addresses have to be of the loopback; see
+/// [`allow_anyone`](BusBuilder::allow_anyone).
+///
+/// # Errors
+/// [`BusError::Connect`] for an endpoint that is not well formed; [`BusError::AddressInUse`] and
+/// [`BusError::Listen`] when the port cannot be listened on.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let bus = listen_and_serve_tcp("localhost:0").await?;
+/// let client = Client::connect(&bus.local_addrs()[0].to_string()).await?;
+/// client.ping().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancel safety
+/// Nothing is started when the future is dropped.
+pub async fn listen_and_serve_tcp(endpoint: &str) -> BusResult<BusHandle> {
+    let address = Address::Tcp(endpoint.parse()?);
+    let Ok(runtime) = Handle::try_current() else {
+        return Err(BusError::NoRuntime { what: "starting a bus" });
+    };
+    // Looking the host up may take a while.
+    let start = move || Bus::builder().listen(&address).start();
+    runtime
+        .spawn_blocking(start)
+        .await
+        .unwrap_or_else(|_| Err(BusError::Closed { what: "the runtime".into() }))
+}
+
 /// A message bus; see [`Bus::builder`].
 #[derive(Debug)]
 pub struct Bus {}
@@ -113,6 +153,8 @@ pub struct BusBuilder {
     settings: Settings,
     name: Option<String>,
     unix: Vec<(PathBuf, UnixOptions)>,
+    tcp: Vec<Endpoint>,
+    anyone: bool,
     workers: usize,
 }
 
@@ -146,6 +188,7 @@ impl BusBuilder {
         match address {
             Address::Unix(path) => self.unix.push((path.clone(), UnixOptions::default())),
             Address::Memory(name) => self.name = Some(name.clone()),
+            Address::Tcp(endpoint) => self.tcp.push(endpoint.clone()),
         }
         self
     }
@@ -158,6 +201,13 @@ impl BusBuilder {
     /// Listens on a Unix socket with these options.
     pub fn listen_unix_with(mut self, path: impl Into<PathBuf>, options: UnixOptions) -> Self {
         self.unix.push((path.into(), options));
+        self
+    }
+
+    /// Lets the bus listen on addresses that other hosts can reach, although it asks nobody who he is: whoever
+    /// reaches them may publish, subscribe, request and serve whatever he likes, and read what others send.
+    pub fn allow_anyone(mut self) -> Self {
+        self.anyone = true;
         self
     }
 
@@ -207,6 +257,9 @@ impl BusBuilder {
         for (path, options) in &self.unix {
             listeners.push(Box::new(UnixListener::bind(path, options)?));
         }
+        for endpoint in &self.tcp {
+            listeners.push(listen_tcp(endpoint, self.anyone)?);
+        }
         let mut local: Vec<Address> =
             listeners.iter().map(|listener| listener.local_addr().clone()).collect();
         local.push(connector.address().clone());
@@ -242,4 +295,18 @@ impl BusBuilder {
         let task = runtime.spawn(supervisor.run());
         Ok(BusHandle::new(shared, connector, local, attach, phase, task, introspection))
     }
+}
+
+#[cfg(feature = "tcp")]
+fn listen_tcp(endpoint: &Endpoint, anyone: bool) -> BusResult<Box<dyn Listener>> {
+    Ok(Box::new(crate::transport::tcp::TcpListener::bind(endpoint, anyone)?))
+}
+
+#[cfg(not(feature = "tcp"))]
+fn listen_tcp(endpoint: &Endpoint, _anyone: bool) -> BusResult<Box<dyn Listener>> {
+    Err(BusError::Listen {
+        address: Address::Tcp(endpoint.clone()).to_string(),
+        reason: "whispeer was built without the feature `tcp`".into(),
+        source: None,
+    })
 }

@@ -52,7 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_unix};
+pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp, listen_and_serve_unix};
 pub use handle::BusHandle;
 pub use settings::Settings;
 pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};

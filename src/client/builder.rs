@@ -12,7 +12,7 @@ use super::shared::{Connection, Shared};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::Hello;
-use crate::transport::{Address, Link, MemoryConnector, connect_unix};
+use crate::transport::{Address, Link, MemoryConnector, connect};
 
 /// How a client connects.
 ///
@@ -100,10 +100,7 @@ impl ClientBuilder {
         let timeout = self.connect_timeout;
         let until = Instant::now() + timeout;
         let connected = async {
-            let link = match address {
-                Address::Memory(name) => MemoryConnector::find(name)?.connect()?,
-                Address::Unix(path) => connect_unix(path).await?,
-            };
+            let link = connect(address).await?;
             let client = self.connect_link(link)?;
             client.connection.shared.opened().await?;
             Ok(client)

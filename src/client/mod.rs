@@ -132,8 +132,34 @@ impl Client {
         Self::builder().connect_to(&Address::Unix(path.clone())).await
     }
 
-    /// Connects to the bus at an address such as `my_bus`, `unix:/run/my_bus` or `mem:name`, and waits
-    /// for its welcome.
+    /// Connects over TCP to the bus at `HOST:PORT`, and waits for its welcome, 5 s at most. All addresses
+    /// of the host are tried.
+    ///
+    /// # Errors
+    /// As [`new_unix`](Self::new_unix).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = listen_and_serve_tcp("localhost:0").await?;
+    /// let whispeer::Address::Tcp(endpoint) = &bus.local_addrs()[0] else { panic!("it comes first") };
+    /// let client = Client::new_tcp(&endpoint.to_string()).await?;
+    /// client.ping().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn new_tcp(endpoint: &str) -> BusResult<Self> {
+        Self::builder().connect_to(&Address::Tcp(endpoint.parse()?)).await
+    }
+
+    /// Connects to the bus at an address such as `my_bus`, `unix:/run/my_bus`, `tcp://host:4242` or `mem:name`,
+    /// and waits for its welcome.
     ///
     /// # Errors
     /// As [`new_unix`](Self::new_unix).

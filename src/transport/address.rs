@@ -1,6 +1,7 @@
 //! Where a bus can be found.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -12,6 +13,7 @@ use crate::error::BusError;
 /// |---|---|
 /// | `unix:PATH`, or `PATH` alone | the Unix socket at that path |
 /// | `mem:NAME` | a listener in this process |
+/// | `tcp://HOST:PORT` | TCP; `HOST` is a name, an IPv4 address or an IPv6 address in brackets |
 ///
 /// # Examples
 /// ```
@@ -30,6 +32,97 @@ pub enum Address {
     Memory(String),
     /// A Unix socket.
     Unix(PathBuf),
+    /// A TCP port.
+    Tcp(Endpoint),
+}
+
+/// A port of a host.
+///
+/// # Examples
+/// ```
+/// use whispeer::transport::Endpoint;
+///
+/// let endpoint: Endpoint = "[::1]:4242".parse()?;
+/// assert_eq!((endpoint.host(), endpoint.port()), ("::1", 4242));
+/// assert_eq!(endpoint.to_string(), "[::1]:4242");
+/// # Ok::<(), whispeer::BusError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    host: String,
+    port: u16,
+}
+
+/// Bytes of the longest name of a host (RFC 1035, section 2.3.4).
+const HOST_LIMIT: usize = 255;
+
+impl Endpoint {
+    /// The name or address of the host; an IPv6 address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port; 0 lets the system choose one where it is listened on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same host with another port.
+    #[cfg(feature = "tcp")]
+    pub(super) fn with_port(&self, port: u16) -> Self {
+        Self { host: self.host.clone(), port }
+    }
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, rest) = rest.split_once(']').ok_or("the bracket of the host is not closed")?;
+                if host.parse::<Ipv6Addr>().is_err() {
+                    return Err("what stands in brackets is not an IPv6 address");
+                }
+                (host, rest.strip_prefix(':').ok_or(NO_PORT)?)
+            }
+            None => text.rsplit_once(':').ok_or(NO_PORT)?,
+        };
+        if !text.starts_with('[') && host.contains(':') {
+            return Err("an IPv6 address has to stand in brackets, such as [::1]:4242");
+        }
+        if host.contains('@') {
+            return Err("credentials do not belong into an address, where logs and lists would show them");
+        }
+        if host.is_empty() || host.len() > HOST_LIMIT || host.contains(['/', '?', '#', ' ']) {
+            return Err("the host is not a name or an address");
+        }
+        let port = port.parse().map_err(|_| "the port is not a number from 0 to 65535")?;
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+const NO_PORT: &str = "a port is missing; give one such as localhost:4242";
+
+impl FromStr for Endpoint {
+    type Err = BusError;
+
+    fn from_str(text: &str) -> Result<Self, BusError> {
+        Self::read(text).map_err(|reason| BusError::Connect {
+            address: text.to_owned(),
+            reason: reason.to_owned(),
+            source: None,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            write!(formatter, "[{host}]:{port}")
+        } else {
+            write!(formatter, "{host}:{port}")
+        }
+    }
 }
 
 impl FromStr for Address {
@@ -54,12 +147,15 @@ impl FromStr for Address {
                 Ok(Self::Memory(name.into()))
             };
         }
+        if let Some(endpoint) = text.strip_prefix("tcp://") {
+            return Endpoint::read(endpoint).map(Self::Tcp).or_else(refuse);
+        }
         if text.is_empty() {
             return refuse("the address is empty; give a socket's path such as \"my_bus\"");
         }
         if let Some((scheme, _)) = text.split_once("://") {
             return refuse(&format!(
-                "\"{scheme}://\" is not a transport of this build; use unix:PATH or mem:NAME"
+                "\"{scheme}://\" is not a transport of this build; use unix:PATH, tcp://HOST:PORT or mem:NAME"
             ));
         }
         Ok(Self::Unix(text.into()))
@@ -71,6 +167,46 @@ impl fmt::Display for Address {
         match self {
             Self::Memory(name) => write!(formatter, "mem:{name}"),
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+            Self::Tcp(endpoint) => write!(formatter, "tcp://{endpoint}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        for text in [
+            "unix:/run/bus",
+            "mem:inside",
+            "tcp://localhost:4242",
+            "tcp://10.0.0.1:0",
+            "tcp://[fe80::1]:65535",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_says_what_is_missing() {
+        for (text, reason) in [
+            ("tcp://localhost", "port"),
+            ("tcp://localhost:", "number"),
+            ("tcp://localhost:65536", "number"),
+            ("tcp://:4242", "host"),
+            ("tcp://::1:4242", "brackets"),
+            ("tcp://[::1:4242", "bracket"),
+            ("tcp://[localhost]:4242", "IPv6"),
+            ("tcp://[::1]4242", "port"),
+            ("tcp://alice:secret@host:1", "credentials"),
+            ("tcp://host/path:1", "host"),
+            ("", "empty"),
+            ("smoke://hill", "transport"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
         }
     }
 }

@@ -18,8 +18,10 @@ mod incoming;
 mod lanes;
 mod memory;
 mod pool;
-#[cfg(feature = "unix")]
+#[cfg(any(feature = "tcp", feature = "unix"))]
 mod socket;
+#[cfg(feature = "tcp")]
+pub(crate) mod tcp;
 mod timer;
 #[cfg(feature = "unix")]
 mod unix;
@@ -33,7 +35,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-pub use address::Address;
+pub use address::{Address, Endpoint};
 pub use batch::Batch;
 pub(crate) use batch::EncodedRun;
 pub use in_place::RunInPlace;
@@ -46,6 +48,8 @@ pub(crate) use timer::Timer;
 pub use unix::{UnixListener, UnixOptions, connect_unix};
 
 use crate::auth::Principal;
+#[cfg(not(feature = "tcp"))]
+use crate::error::BusError;
 use crate::error::BusResult;
 
 /// How a link carries frames.
@@ -178,5 +182,41 @@ pub trait Listener: Send + 'static {
     /// The user that this process runs as, where the transport knows users.
     fn own_uid(&self) -> Option<u32> {
         None
+    }
+}
+
+/// A link to the bus at `address`.
+///
+/// # Errors
+/// [`BusError::Connect`](crate::BusError::Connect) that says why there is none.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+/// use whispeer::transport::connect;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let bus = listen_and_serve_tcp("localhost:0").await?;
+/// let link = connect(&bus.local_addrs()[0]).await?;
+/// Client::builder().connect_link(link)?.ping().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn connect(address: &Address) -> BusResult<Link> {
+    match address {
+        Address::Memory(name) => MemoryConnector::find(name)?.connect(),
+        Address::Unix(path) => connect_unix(path).await,
+        #[cfg(feature = "tcp")]
+        Address::Tcp(endpoint) => tcp::connect(endpoint).await,
+        #[cfg(not(feature = "tcp"))]
+        Address::Tcp(_) => Err(BusError::Connect {
+            address: address.to_string(),
+            reason: "whispeer was built without the feature `tcp`".into(),
+            source: None,
+        }),
     }
 }

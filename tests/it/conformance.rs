@@ -7,6 +7,7 @@ macro_rules! instantiate {
         instantiate!(@on memory, Memory, $($case),*);
         instantiate!(@on unix, Unix, $($case),*);
         instantiate!(@on unix_with_workers, UnixWorkers, $($case),*);
+        instantiate!(@on tcp, Tcp, $($case),*);
         instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);
         instantiate!(@on memory_and_unix, MemoryAndUnix, $($case),*);
     };

@@ -16,6 +16,7 @@ mod policies;
 mod regressions;
 mod requests;
 mod slow_peers;
+mod tcp;
 mod totals;
 mod turns;
 mod unix;

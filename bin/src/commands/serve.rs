@@ -28,7 +28,7 @@ most for --grace; a second one stops at once.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Serve {
-    /// Where to listen: a socket's path, unix:PATH or @NAME
+    /// Where to listen: a socket's path, unix:PATH, tcp://HOST:PORT or @NAME
     #[arg(value_name = "ADDR")]
     addresses: Vec<String>,
 
@@ -39,6 +39,10 @@ pub(crate) struct Serve {
     /// How long to let clients finish when asked to end
     #[arg(long, value_parser = quantity::duration, default_value = "5s", value_name = "TIME")]
     grace: Duration,
+
+    /// Listen on addresses that other hosts can reach, although nobody is asked who he is
+    #[arg(long)]
+    allow_anyone: bool,
 
     /// Threads that serve connections [default: one for each core]
     #[arg(long, value_name = "COUNT")]
@@ -108,7 +112,7 @@ impl Serve {
         let listening: Vec<_> = handle
             .local_addrs()
             .iter()
-            .filter(|address| matches!(address, Address::Unix(_)))
+            .filter(|address| !matches!(address, Address::Memory(_)))
             .map(ToString::to_string)
             .collect();
         output::notice(format_args!("ready on {}", listening.join(", ")));
@@ -146,13 +150,12 @@ impl Serve {
         let workers = self.workers.unwrap_or_else(cores);
         let mut builder = Bus::builder().settings(self.settings()).workers(workers);
         for address in addresses {
-            let parsed = address.parse().map_err(|error| {
+            let parsed: Address = address.parse().map_err(|error| {
                 Failure::of_address(&error).help("give a socket's path, such as `whispeer serve my_bus`")
             })?;
-            builder = match parsed {
-                Address::Unix(path) => {
-                    builder.listen_unix_with(&path, UnixOptions::default().mode(self.mode))
-                }
+            builder = match &parsed {
+                Address::Unix(path) => builder.listen_unix_with(path, UnixOptions::default().mode(self.mode)),
+                Address::Tcp(_) => builder.listen(&parsed),
                 _ => {
                     let failure = Failure::usage(format!("{address} cannot be reached by other processes"));
                     return Err(failure
@@ -160,6 +163,9 @@ impl Serve {
                         .into());
                 }
             };
+        }
+        if self.allow_anyone {
+            builder = builder.allow_anyone();
         }
         builder.start().map_err(|error| explain(&error, addresses).into())
     }
@@ -193,7 +199,7 @@ fn explain(error: &BusError, addresses: &[String]) -> Failure {
     let failure = Failure::of_bus(error, addresses.first().map_or("", String::as_str));
     match error {
         BusError::Listen { address, .. } => {
-            let path = address.strip_prefix("unix:").unwrap_or(address);
+            let Some(path) = address.strip_prefix("unix:") else { return failure };
             match Path::new(path).parent() {
                 Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
                     let folder = crate::failure::shell_word(&folder.to_string_lossy());

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use whispeer::bus::{Bus, BusHandle, Settings};
-use whispeer::transport::{Link, connect_unix};
+use whispeer::transport::{Link, connect, connect_unix};
 use whispeer::{BusResult, Client};
 
 use crate::conformance::CASES;
@@ -32,6 +32,8 @@ pub enum Transport {
     Unix,
     /// All over a Unix socket, with a bus on two threads of its own.
     UnixWorkers,
+    /// All over TCP, on one thread.
+    Tcp,
     /// The first over the Unix socket, the second over memory, and so on; on two threads.
     UnixAndMemory,
     /// The first over memory, the second over the Unix socket, and so on; on two threads.
@@ -41,7 +43,7 @@ pub enum Transport {
 impl Transport {
     fn is_unix(self, client: usize) -> bool {
         match self {
-            Self::Memory => false,
+            Self::Memory | Self::Tcp => false,
             Self::Unix | Self::UnixWorkers => true,
             Self::UnixAndMemory => client.is_multiple_of(2),
             Self::MemoryAndUnix => !client.is_multiple_of(2),
@@ -51,7 +53,7 @@ impl Transport {
     fn runtime(self) -> io::Result<Runtime> {
         match self {
             Self::Memory => Builder::new_current_thread().enable_all().start_paused(true).build(),
-            Self::Unix | Self::UnixWorkers => Builder::new_current_thread().enable_all().build(),
+            Self::Unix | Self::UnixWorkers | Self::Tcp => Builder::new_current_thread().enable_all().build(),
             _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
         }
     }
@@ -103,6 +105,7 @@ impl Kit {
         let builder = Bus::builder().settings(settings);
         let builder = match self.transport {
             Transport::Memory => builder,
+            Transport::Tcp => builder.listen(&"tcp://localhost:0".parse().expect("an address")),
             Transport::UnixWorkers => builder.listen_unix(self.socket()).workers(2),
             _ => builder.listen_unix(self.socket()),
         };
@@ -129,6 +132,8 @@ impl Kit {
         let client = self.clients.fetch_add(1, Ordering::Relaxed);
         let link = if self.transport.is_unix(client) {
             connect_unix(&self.socket()).await?
+        } else if self.transport == Transport::Tcp {
+            connect(&self.bus().local_addrs()[0]).await?
         } else {
             self.bus().connector().connect()?
         };

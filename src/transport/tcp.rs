@@ -1,0 +1,171 @@
+//! TCP.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, TcpKeepalive, Type};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::socket::Socket;
+use super::{Accepted, Address, Endpoint, Link, Listener, Peer};
+use crate::auth::Principal;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+
+/// How long a connection is silent before the system asks whether the peer's host is still there, and how long
+/// it waits between asking again. Both sides give a sign of life more often; this is for what they have
+/// given up.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Connections that the system keeps until they are accepted; it may allow less.
+const BACKLOG: i32 = 1024;
+
+/// Accepts TCP connections on all addresses of one endpoint.
+#[derive(Debug)]
+pub(crate) struct TcpListener {
+    listeners: Vec<tokio::net::TcpListener>,
+    /// Which of them is asked first, so that none starves the others.
+    next: usize,
+    address: Address,
+}
+
+impl TcpListener {
+    /// Listens on all addresses that the endpoint's host stands for. With port 0 the system chooses one.
+    ///
+    /// # Errors
+    /// [`BusError::AddressInUse`] and [`BusError::Listen`]; [`BusError::NoRuntime`] outside a Tokio runtime.
+    pub(crate) fn bind(endpoint: &Endpoint, anyone: bool) -> BusResult<Self> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(BusError::NoRuntime { what: "listening on TCP" });
+        }
+        let address = Address::Tcp(endpoint.clone()).to_string();
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => BusError::AddressInUse { address: address.clone() },
+            _ => BusError::Listen {
+                address: address.clone(),
+                reason: error.to_string(),
+                source: Some(Arc::new(error)),
+            },
+        };
+        let addresses: Vec<_> =
+            (endpoint.host(), endpoint.port()).to_socket_addrs().map_err(failed)?.collect();
+        if !anyone && !addresses.iter().all(|address| address.ip().is_loopback()) {
+            return Err(BusError::Listen {
+                address,
+                reason: "clients of other hosts would reach a bus that asks nobody who he is; listen on a \
+                         loopback address, or allow anyone (`BusBuilder::allow_anyone`, `--allow-anyone`)"
+                    .into(),
+                source: None,
+            });
+        }
+        let mut port = endpoint.port();
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for mut local in addresses {
+            local.set_port(port);
+            let listener = bind(local).map_err(failed)?;
+            // All addresses of the host have the port that the first one got.
+            port = listener.local_addr().map_err(failed)?.port();
+            listeners.push(listener);
+        }
+        let address = Address::Tcp(endpoint.with_port(port));
+        Ok(Self { listeners, next: 0, address })
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if let IpAddr::V6(ip) = address.ip() {
+        // All addresses of the host means those of IPv4 too; a single one only itself.
+        socket.set_only_v6(!ip.is_unspecified())?;
+    }
+    // Connections of a bus that ran before do not hold the port; another one that listens does.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    tokio::net::TcpListener::from_std(socket.into())
+}
+
+impl Listener for TcpListener {
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        let count = self.listeners.len();
+        for turn in 0..count {
+            let index = (self.next + turn) % count;
+            let Some(listener) = self.listeners.get(index) else { continue };
+            if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                self.next = (index + 1) % count;
+                let (stream, address) = accepted?;
+                let peer = Peer { principal: Principal::Network { address }, transport: "tcp" };
+                return Poll::Ready(Ok(Accepted::Open { link: socket(stream)?.into_link(), peer }));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> &Address {
+        &self.address
+    }
+}
+
+/// Connects to one of the addresses that the endpoint's host stands for: the first that answers, in the order
+/// of the system.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+///
+/// # Errors
+/// [`BusError::Connect`] that says what each of them answered.
+pub(crate) async fn connect(endpoint: &Endpoint) -> BusResult<Link> {
+    let failed = |reason: String, error: Option<io::Error>| BusError::Connect {
+        address: Address::Tcp(endpoint.clone()).to_string(),
+        reason,
+        source: error.map(|error| Arc::new(error) as _),
+    };
+    let resolved = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await;
+    let addresses: Vec<_> = match resolved {
+        Ok(addresses) => addresses.take(limits::CONNECT_ADDRESSES).collect(),
+        Err(error) => return Err(failed(format!("the host is not known: {error}"), Some(error))),
+    };
+    // One that says nothing must not take all the time that whoever connects has.
+    let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+    let until = Instant::now() + limits::HANDSHAKE_TIMEOUT;
+    let (mut reasons, mut last) = (Vec::new(), None);
+    for address in addresses {
+        let part = until.saturating_duration_since(Instant::now()) / left.max(1);
+        left = left.saturating_sub(1);
+        match timeout_at(Instant::now() + part, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => match socket(stream) {
+                Ok(socket) => return Ok(socket.into_link()),
+                Err(error) => return Err(failed(error.to_string(), Some(error))),
+            },
+            Ok(Err(error)) => {
+                reasons.push(format!("{address}: {}", explain(&error)));
+                last = Some(error);
+            }
+            Err(_) => reasons.push(format!("{address}: no answer within {part:.1?}")),
+        }
+    }
+    let reason = if reasons.is_empty() { "the host has no address".into() } else { reasons.join("; ") };
+    Err(failed(reason, last))
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nobody listens there".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// A socket that sends at once and notices hosts that are gone.
+fn socket(stream: TcpStream) -> io::Result<Socket> {
+    let stream = stream.into_std()?;
+    stream.set_nodelay(true)?;
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+    SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
+    Socket::new(OwnedFd::from(stream))
+}
