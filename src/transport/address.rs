@@ -76,6 +76,9 @@ impl Endpoint {
     }
 
     fn read(text: &str) -> Result<Self, &'static str> {
+        if text.contains('@') {
+            return Err("credentials do not belong into an address, where logs and lists would show them");
+        }
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) = rest.split_once(']').ok_or("the bracket of the host is not closed")?;
@@ -88,9 +91,6 @@ impl Endpoint {
         };
         if !text.starts_with('[') && host.contains(':') {
             return Err("an IPv6 address has to stand in brackets, such as [::1]:4242");
-        }
-        if host.contains('@') {
-            return Err("credentials do not belong into an address, where logs and lists would show them");
         }
         if host.is_empty() || host.len() > HOST_LIMIT || host.contains(['/', '?', '#', ' ']) {
             return Err("the host is not a name or an address");
@@ -107,11 +107,16 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, BusError> {
         Self::read(text).map_err(|reason| BusError::Connect {
-            address: text.to_owned(),
+            address: without_credentials(text).to_owned(),
             reason: reason.to_owned(),
             source: None,
         })
     }
+}
+
+/// What stands behind credentials, which are not to be printed.
+fn without_credentials(text: &str) -> &str {
+    text.rsplit_once('@').map_or(text, |(_, rest)| rest)
 }
 
 impl fmt::Display for Endpoint {
@@ -148,7 +153,7 @@ impl FromStr for Address {
             };
         }
         if let Some(endpoint) = text.strip_prefix("tcp://") {
-            return Endpoint::read(endpoint).map(Self::Tcp).or_else(refuse);
+            return endpoint.parse().map(Self::Tcp);
         }
         if text.is_empty() {
             return refuse("the address is empty; give a socket's path such as \"my_bus\"");
@@ -207,6 +212,7 @@ mod tests {
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }
