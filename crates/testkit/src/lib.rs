@@ -52,6 +52,8 @@
 //! | Scatter and gather | `a_scattered_request_gathers_one_answer_of_each_topic` |
 //! | Streaming replies, in order and within a window | `a_stream_of_answers_comes_in_order_and_ends`, `a_stream_that_is_not_read_stops_at_its_window`, `dropping_a_stream_cancels_it_at_the_server`, `a_stream_ends_with_its_error_or_as_abandoned`, `a_single_answer_is_a_stream_of_one`, `a_server_that_goes_ends_its_streams` |
 //!
+//! Certificates for tests of transports that need them are made by [`certificates`].
+//!
 //! A request's id cannot be copied, which the compiler sees to:
 //!
 //! ```compile_fail,E0599
@@ -73,6 +75,7 @@
     reason = "this is a test: a panic is how it fails"
 )]
 
+pub mod certificates;
 pub mod conformance;
 pub mod fault;
 pub mod kit;
