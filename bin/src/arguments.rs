@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    bench, completions, info, list, manual, publish, register, reply, request, serve, subscribe, top,
+    bench, certs, completions, info, list, manual, publish, register, reply, request, serve, subscribe, top,
 };
 use crate::connection::ADDRESS_VARIABLE;
 use crate::failure::EXIT_CODES;
@@ -52,6 +52,7 @@ pub(crate) enum Command {
     Bench(bench::Bench),
     Register(register::Register),
     Unregister(register::Unregister),
+    Certs(certs::Certs),
     Completions(completions::Completions),
     Man(manual::Manual),
     #[command(hide = true)]

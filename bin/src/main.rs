@@ -10,10 +10,12 @@
 //! | `input`, `output` | standard input and output, by threads of their own |
 //! | `interrupts` | SIGINT and SIGTERM |
 //! | `failure` | what an error says, and the exit code it becomes |
+//! | `certificates` | the development CA of `whispeer certs`, and what it signs |
 //! | `bench` | the load and the figures of `whispeer bench` |
 
 mod arguments;
 mod bench;
+mod certificates;
 mod commands;
 mod connection;
 mod failure;

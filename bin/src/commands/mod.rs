@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 pub(crate) mod bench;
+pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod info;
 pub(crate) mod list;
@@ -45,6 +46,7 @@ async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
         Command::BenchLoad(load) => load.run().await,
         Command::Register(register) => register.run(),
         Command::Unregister(unregister) => unregister.run(),
+        Command::Certs(certs) => certs.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(manual) => manual.run(),
         Command::Serve(_) | Command::Pub(_) | Command::Sub(_) | Command::Reply(_) => Ok(()),

@@ -77,6 +77,7 @@ fn every_subcommand_explains_itself() {
         "top",
         "bench",
         "register",
+        "certs",
         "completions",
         "man",
     ] {
@@ -103,6 +104,7 @@ fn the_help_lists_what_there_is() {
   bench        Measure latency and throughput
   register     Give a bus a name, to use as @NAME
   unregister   Forget a bus's name
+  certs        Make certificates for development: a CA of your own, servers and clients
   completions  Print completions for a shell
   man          Print the manual page, or that of a subcommand"
     );

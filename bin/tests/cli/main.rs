@@ -4,6 +4,7 @@
 
 mod arguments;
 mod bus;
+mod certs;
 mod pubsub;
 mod registry;
 mod requests;

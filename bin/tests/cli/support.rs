@@ -219,3 +219,16 @@ pub(crate) fn long_text() -> Vec<u8> {
     }
     text
 }
+
+/// Whether a tool is there that a test needs besides the binary. Where it is not, the test says so and has
+/// nothing to do; CI has to have it.
+pub(crate) fn has_tool(name: &str) -> bool {
+    let version = Command::new(name).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if version.is_ok_and(|status| status.success()) {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "{name} is missing, which .ci/run installs");
+    // Past what captures the output of tests that pass.
+    std::io::stdout().write_all(format!("SKIPPED: needs {name}\n").as_bytes()).unwrap();
+    false
+}
