@@ -123,5 +123,8 @@ fn completions_and_manual_pages_are_printed() {
     }
     assert!(place.run(&["man"]).success().contains(".SH NAME"));
     assert!(place.run(&["man", "sub"]).success().contains("whispeer\\-sub"));
+    assert!(place.run(&["man", "certs", "server"]).success().contains("whispeer\\-certs\\-server"));
     assert_eq!(place.run(&["man", "nothing"]).code(), 2);
+    let unknown = place.run(&["man", "certs", "nothing"]);
+    assert!(unknown.errors.contains("`whispeer certs --help`"), "{unknown:?}");
 }
