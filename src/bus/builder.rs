@@ -1,5 +1,6 @@
 //! Starting a bus.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
@@ -147,7 +148,7 @@ impl Bus {
 }
 
 /// How a bus is to run. Every bus has a memory listener; others are added.
-#[derive(Debug, Default)]
+#[derive(Default)]
 #[must_use = "a builder does nothing until `start`"]
 pub struct BusBuilder {
     settings: Settings,
@@ -155,7 +156,24 @@ pub struct BusBuilder {
     unix: Vec<(PathBuf, UnixOptions)>,
     tcp: Vec<Endpoint>,
     anyone: bool,
+    listeners: Vec<Box<dyn Listener>>,
     workers: usize,
+}
+
+impl fmt::Debug for BusBuilder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.local_addr()).collect();
+        formatter
+            .debug_struct("BusBuilder")
+            .field("settings", &self.settings)
+            .field("name", &self.name)
+            .field("unix", &self.unix)
+            .field("tcp", &self.tcp)
+            .field("anyone", &self.anyone)
+            .field("listeners", &listeners)
+            .field("workers", &self.workers)
+            .finish()
+    }
 }
 
 impl BusBuilder {
@@ -211,6 +229,13 @@ impl BusBuilder {
         self
     }
 
+    /// Accepts on a listener that exists already, such as
+    /// [`UnixListener::from_std`] makes of a socket that a service manager has passed on.
+    pub fn listen_on(mut self, listener: impl Listener) -> Self {
+        self.listeners.push(Box::new(listener));
+        self
+    }
+
     /// Serves the connections that it accepts on so many threads of its own, which end with it. With 0, the
     /// default, they are served on the runtime that the bus is started on; at most [`WORKERS`](crate::limits::WORKERS).
     ///
@@ -253,7 +278,7 @@ impl BusBuilder {
         let workers = Workers::start(self.workers)?;
         let memory = MemoryListener::bind(self.name.as_deref())?;
         let connector = memory.connector();
-        let mut listeners: Vec<Box<dyn Listener>> = Vec::new();
+        let mut listeners = self.listeners;
         for (path, options) in &self.unix {
             listeners.push(Box::new(UnixListener::bind(path, options)?));
         }

@@ -1,6 +1,7 @@
 //! Unix sockets.
 //!
-//! A lock file beside the socket (`PATH.lock`) decides who owns the path; whoever locks it makes sure
+//! A socket that was made and passed by somebody else, such as a service manager, is accepted on and
+//! nothing more. For one made here, a lock file beside the socket (`PATH.lock`) decides who owns the path; whoever locks it makes sure
 //! that it is still the file of that name, so that it can be removed at the end. The socket is bound
 //! in a private directory, gets its mode there, and is renamed into place, so that it never exists
 //! with wider rights than asked for.
@@ -57,17 +58,35 @@ impl UnixOptions {
     }
 }
 
-/// Accepts connections on a Unix socket. The socket file goes when it is dropped.
+/// Accepts connections on a Unix socket. If it made the socket file, that goes when it is dropped.
 #[derive(Debug)]
 pub struct UnixListener {
     listener: tokio::net::UnixListener,
     address: Address,
+    own_uid: u32,
+    /// `None` for a socket that somebody else made.
+    made: Option<SocketFile>,
+}
+
+/// A socket file that was made here.
+#[derive(Debug)]
+struct SocketFile {
     path: PathBuf,
     /// Device and inode of our socket: another's file at the path is left alone.
     identity: (u64, u64),
-    own_uid: u32,
     /// Held as long as the listener lives.
     _lock: Lock,
+}
+
+impl SocketFile {
+    fn remove(&self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
+        if ours {
+            // Whoever else removed it in between did what was wanted.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// The lock file of a path, locked. It goes when it is dropped, while the lock is still held.
@@ -137,15 +156,69 @@ impl UnixListener {
             fs::symlink_metadata(path).map_err(|error| failed("cannot find the socket just made", error))?;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| failed("cannot register the socket", error))?;
-        Ok(Self {
-            listener,
-            address,
-            path: path.to_owned(),
-            identity: (metadata.dev(), metadata.ino()),
-            own_uid,
-            _lock: lock,
-        })
+        let made =
+            SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), _lock: lock };
+        Ok(Self { listener, address, own_uid, made: Some(made) })
     }
+
+    /// Accepts on a socket that somebody else has made, such as a service manager that passed it on. Its
+    /// file, with its mode and owner, is left to them, also at the end.
+    ///
+    /// # Errors
+    /// [`BusError::NoRuntime`] outside a Tokio runtime; [`BusError::Listen`] for a socket that nobody can
+    /// connect to, as it does not listen or has no path.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    /// use whispeer::transport::UnixListener;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("my_bus");
+    /// let passed = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    /// let bus = Bus::builder().listen_on(UnixListener::from_std(passed)?).start()?;
+    /// Client::new_unix(&path).await?.ping().await?;
+    /// bus.stop().await;
+    /// assert!(path.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_std(listener: std::os::unix::net::UnixListener) -> BusResult<Self> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(BusError::NoRuntime { what: "listening on a Unix socket" });
+        }
+        let failed = |address: &str, reason: &str, source: Option<io::Error>| BusError::Listen {
+            address: address.into(),
+            reason: source.as_ref().map_or_else(|| reason.into(), |error| format!("{reason}: {error}")),
+            source: source.map(Arc::new),
+        };
+        let unknown = "a socket that was passed on";
+        let local =
+            listener.local_addr().map_err(|error| failed(unknown, "cannot tell its address", Some(error)))?;
+        let Some(path) = local.as_pathname() else {
+            return Err(failed(unknown, "it has no path that clients could connect to", None));
+        };
+        let address = Address::Unix(path.to_owned());
+        let text = address.to_string();
+        if !SockRef::from(&listener).is_listener().is_ok_and(|listens| listens) {
+            return Err(failed(&text, "the socket that was passed on does not listen", None));
+        }
+        let prepared = listener.set_nonblocking(true).and_then(|()| {
+            let own_uid = own_uid()?;
+            Ok((tokio::net::UnixListener::from_std(listener)?, own_uid))
+        });
+        let (listener, own_uid) =
+            prepared.map_err(|error| failed(&text, "cannot register the socket", Some(error)))?;
+        Ok(Self { listener, address, own_uid, made: None })
+    }
+}
+
+/// The user that this process runs as, as the system tells those that it connects to.
+fn own_uid() -> io::Result<u32> {
+    let (one, _other) = UnixStream::pair()?;
+    Ok(one.peer_cred()?.uid())
 }
 
 /// Locks the file `path`, and makes sure that no other bus removed it in between.
@@ -220,11 +293,8 @@ impl Listener for UnixListener {
 
 impl Drop for UnixListener {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
-        if ours {
-            // Whoever else removed it in between did what was wanted.
-            let _ = fs::remove_file(&self.path);
+        if let Some(made) = &self.made {
+            made.remove();
         }
     }
 }

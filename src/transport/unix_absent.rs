@@ -37,6 +37,19 @@ impl UnixListener {
             source: None,
         })
     }
+
+    /// Fails: the feature is not enabled.
+    ///
+    /// # Errors
+    /// Always [`BusError::Listen`].
+    #[cfg(unix)]
+    pub fn from_std(_listener: std::os::unix::net::UnixListener) -> BusResult<Self> {
+        Err(BusError::Listen {
+            address: "a socket that was passed on".into(),
+            reason: "whispeer was built without the feature `unix`".into(),
+            source: None,
+        })
+    }
 }
 
 impl Listener for UnixListener {

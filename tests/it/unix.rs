@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 
+use whispeer::Address;
 use whispeer::auth::Principal;
 use whispeer::prelude::*;
-use whispeer::transport::UnixOptions;
+use whispeer::transport::{UnixListener, UnixOptions};
 
 fn mode(path: &PathBuf) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -142,4 +143,42 @@ async fn one_bus_listens_on_several_addresses() {
     let mut subscription = one.subscribe_bytes("news").await.unwrap();
     assert_eq!(two.publish_bytes("news", "across").await.unwrap(), 1);
     assert_eq!(subscription.recv().await.unwrap().1, "across");
+}
+
+#[tokio::test]
+async fn a_socket_that_was_passed_on_is_served_and_its_file_left_to_its_maker() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bus");
+    let passed = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    // Who connects before there is a bus waits for it.
+    let early = tokio::spawn({
+        let path = path.clone();
+        async move { Client::new_unix(&path).await }
+    });
+    let bus = Bus::builder().listen_on(UnixListener::from_std(passed).unwrap()).start().unwrap();
+    assert!(bus.local_addrs().contains(&Address::Unix(path.clone())));
+    let client = early.await.unwrap().unwrap();
+    client.request_bytes("$bus/stats", "".into()).await.expect("the bus's own user may ask");
+    bus.stop().await;
+    assert_eq!((files(&directory), mode(&path)), (vec!["bus".to_owned()], 0o666));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_passed_socket_that_nobody_could_connect_to_is_refused() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net;
+
+    let refused = |listener| match UnixListener::from_std(listener) {
+        Err(BusError::Listen { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let address =
+        net::SocketAddr::from_abstract_name(directory.path().as_os_str().as_encoded_bytes()).unwrap();
+    let nameless = net::UnixListener::bind_addr(&address).unwrap();
+    assert!(refused(nameless).contains("no path"));
+    let (silent, _other) = net::UnixStream::pair().unwrap();
+    assert!(refused(std::os::fd::OwnedFd::from(silent).into()).contains("no path"));
 }
