@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::handle::BusHandle;
+use super::settings::Live;
 use super::supervisor::{Phase, Supervisor, random};
 use super::table::TableBudget;
 use super::workers::Workers;
@@ -295,6 +296,7 @@ impl BusBuilder {
             budget: Arc::new(Budget::new(self.settings.byte_budget)),
             table: Arc::new(TableBudget::new(self.settings.table_budget)),
             publishes_waiting: AtomicUsize::new(0),
+            live: RwLock::new(Live::of(&self.settings)),
             settings: self.settings,
             id: u64::from_le_bytes(random()?),
             started: Instant::now(),

@@ -49,7 +49,7 @@ impl SessionTask {
             let what = format!("subscriptions to \"{pattern}\" are for the bus's own user");
             return Err(BusError::Denied { what });
         }
-        if options.policy == Policy::Block && !settings.allow_block {
+        if options.policy == Policy::Block && !self.shared.live().allow_block {
             let what =
                 "this bus does not let subscriptions block publishers; choose another policy".to_owned();
             return Err(BusError::Denied { what });
@@ -189,7 +189,7 @@ impl SessionTask {
         if self.shared.is_draining() {
             return Err(BusError::Draining { what: "the bus".into() });
         }
-        let limit = self.shared.settings.max_servings;
+        let limit = self.shared.live().max_servings;
         let (servings, held) = {
             let state = self.session.lock();
             (state.servings.len(), state.table_bytes())

@@ -1,17 +1,18 @@
 //! A running bus, as its owner sees it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::settings::Live;
 use super::stats::{Rows, dropped_by_name};
 use super::supervisor::Phase;
-use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
+use super::{BusStats, Reloaded, ServedStats, SessionStats, Settings, Shared, SubscriptionStats};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{Header, Kind};
@@ -108,6 +109,47 @@ impl BusHandle {
     #[must_use]
     pub fn served(&self) -> Vec<ServedStats> {
         self.shared.served_stats(usize::MAX).rows
+    }
+
+    /// Changes the settings of the running bus, as far as that can be done without ending connections, and
+    /// tells what became of each that differs.
+    ///
+    /// These change: [`allow_block`](Settings::allow_block) and [`max_servings`](Settings::max_servings) for
+    /// what is asked for from now on; [`max_sessions`](Settings::max_sessions),
+    /// [`handshake_timeout`](Settings::handshake_timeout) and [`keep_alive`](Settings::keep_alive) for
+    /// connections that are made from now on; [`stall_limit`](Settings::stall_limit) for all. What there is
+    /// beyond a lowered limit stays. The other settings are told to clients when they connect, or are the
+    /// size of something that exists: they need a restart.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] for settings that [`Settings::check`] refuses; nothing has changed then.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::bus::Settings;
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let settings = Settings { max_sessions: 10, frame_limit: 1024 * 1024, ..Settings::default() };
+    /// let reloaded = bus.reload(&settings)?;
+    /// assert_eq!(reloaded.applied, ["max_sessions"]);
+    /// assert_eq!(reloaded.at_restart, ["frame_limit"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reload(&self, settings: &Settings) -> BusResult<Reloaded> {
+        settings.check()?;
+        let asked = Live::of(settings);
+        let before = {
+            let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *live, asked)
+        };
+        Ok(Reloaded {
+            applied: before.differences(&asked),
+            at_restart: self.shared.settings.fixed_differences(settings),
+        })
     }
 
     /// Takes nothing new, tells clients so, waits until what is in flight has been finished or

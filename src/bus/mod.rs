@@ -47,14 +47,14 @@ mod workers;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp, listen_and_serve_unix};
 pub use handle::BusHandle;
-pub use settings::Settings;
+pub use settings::{Reloaded, Settings};
 pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
 
 use self::budget::Budget;
@@ -62,6 +62,7 @@ use self::opening::Handshakes;
 use self::router::Router;
 use self::service::Services;
 use self::session::Session;
+use self::settings::Live;
 use self::stats::Totals;
 use self::sweeper::Sweeper;
 use self::table::TableBudget;
@@ -71,7 +72,9 @@ use crate::error::{BusError, ErrorClass};
 /// What all parts of one bus share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// As the bus was started. What stands in `live` may have changed since.
     pub(crate) settings: Settings,
+    live: RwLock<Live>,
     pub(crate) id: u64,
     started: Instant,
     addresses: Vec<String>,
@@ -99,6 +102,11 @@ pub(crate) struct Shared {
 impl Shared {
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The settings that can be changed while the bus runs, as they are now.
+    fn live(&self) -> Live {
+        *self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn own_uid(&self) -> Option<u32> {

@@ -92,7 +92,7 @@ impl OpenLink {
     fn open(shared: &Arc<Shared>, principal: &Principal) -> BusResult<Self> {
         let before = shared.links.fetch_add(1, Ordering::Relaxed);
         let open = Self(Arc::clone(shared));
-        let limit = shared.settings.max_sessions;
+        let limit = shared.live().max_sessions;
         if before > limit && *principal != Principal::Bus {
             return Err(BusError::LimitReached { what: format!("the bus has {limit} connections") });
         }
@@ -131,7 +131,7 @@ async fn open_session(
     accepted: Accepted,
     mut phase: watch::Receiver<Phase>,
 ) -> Option<(OpenLink, Served)> {
-    let until = Instant::now() + shared.settings.handshake_timeout;
+    let until = Instant::now() + shared.live().handshake_timeout;
     let stopped = async {
         // A supervisor that is gone takes this task with it.
         if phase.wait_for(|phase| *phase == Phase::Stopped).await.is_err() {
@@ -179,7 +179,7 @@ async fn open_session(
     incoming.settle();
     incoming.set_limit(shared.settings.frame_limit);
     let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
-    let keep_alive = hello.keep_alive.max(SHORTEST_KEEP_ALIVE).min(shared.settings.keep_alive);
+    let keep_alive = hello.keep_alive.max(SHORTEST_KEEP_ALIVE).min(shared.live().keep_alive);
     let (budget, request_bytes) = (Arc::clone(&shared.budget), shared.settings.request_bytes);
     let session = Arc::new(Session::new(id, peer, hello.name, sender, budget, request_bytes));
     let welcome = welcome(&shared, id, resume_token, keep_alive, hello.capabilities);
@@ -225,7 +225,7 @@ async fn open_link(
 }
 
 fn too_slow(shared: &Shared) -> BusError {
-    BusError::TimedOut { what: "the handshake".into(), after: shared.settings.handshake_timeout }
+    BusError::TimedOut { what: "the handshake".into(), after: shared.live().handshake_timeout }
 }
 
 fn welcome(

@@ -52,6 +52,60 @@ pub struct Settings {
     pub handshake_timeout: Duration,
 }
 
+/// What became of settings that a bus was given while it runs; see
+/// [`BusHandle::reload`](crate::BusHandle::reload). The names are those of the fields of [`Settings`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// Those that have changed and hold from now on.
+    pub applied: Vec<&'static str>,
+    /// Those that differ from what the bus was started with, and would only hold after a restart.
+    pub at_restart: Vec<&'static str>,
+}
+
+/// The settings that can change while the bus runs: none of them has been told to a client, or is the size
+/// of something that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Live {
+    pub(super) allow_block: bool,
+    pub(super) max_sessions: usize,
+    pub(super) max_servings: usize,
+    /// For sessions that begin from now on: the interval is agreed on in the handshake.
+    pub(super) keep_alive: Duration,
+    pub(super) stall_limit: Duration,
+    pub(super) handshake_timeout: Duration,
+}
+
+impl Live {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            allow_block: settings.allow_block,
+            max_sessions: settings.max_sessions,
+            max_servings: settings.max_servings,
+            keep_alive: settings.keep_alive,
+            stall_limit: settings.stall_limit,
+            handshake_timeout: settings.handshake_timeout,
+        }
+    }
+
+    /// The names of those that differ.
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        named([
+            ("allow_block", self.allow_block != other.allow_block),
+            ("max_sessions", self.max_sessions != other.max_sessions),
+            ("max_servings", self.max_servings != other.max_servings),
+            ("keep_alive", self.keep_alive != other.keep_alive),
+            ("stall_limit", self.stall_limit != other.stall_limit),
+            ("handshake_timeout", self.handshake_timeout != other.handshake_timeout),
+        ])
+    }
+}
+
+/// The names that are marked.
+fn named<const N: usize>(marked: [(&'static str, bool); N]) -> Vec<&'static str> {
+    marked.into_iter().filter_map(|(name, marked)| marked.then_some(name)).collect()
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -74,6 +128,20 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The names of the settings that differ and hold as long as the bus runs.
+    pub(super) fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        named([
+            ("frame_limit", self.frame_limit != other.frame_limit),
+            ("byte_budget", self.byte_budget != other.byte_budget),
+            ("table_budget", self.table_budget != other.table_budget),
+            ("block_limit", self.block_limit != other.block_limit),
+            ("publish_window", self.publish_window != other.publish_window),
+            ("max_subscriptions", self.max_subscriptions != other.max_subscriptions),
+            ("max_requests", self.max_requests != other.max_requests),
+            ("request_bytes", self.request_bytes != other.request_bytes),
+        ])
+    }
+
     /// Checks that the settings make sense together.
     ///
     /// # Errors

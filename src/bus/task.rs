@@ -466,7 +466,8 @@ impl SessionTask {
         self.frames.1 = self.frames.0;
         self.unfinished_ticks = if unfinished { self.unfinished_ticks + 1 } else { 0 };
         let after = self.keep_alive * self.unfinished_ticks;
-        if after >= self.shared.settings.stall_limit {
+        let stall_limit = self.shared.live().stall_limit;
+        if after >= stall_limit {
             return Some(BusError::Protocol {
                 what: format!("a frame was begun and not finished in {after:?}"),
             });
@@ -477,7 +478,7 @@ impl SessionTask {
             state.lanes.stuck_since()
         };
         match stuck_since.map(|since| now.duration_since(since)) {
-            Some(after) if after >= self.shared.settings.stall_limit => {
+            Some(after) if after >= stall_limit => {
                 return Some(BusError::Stalled { after });
             }
             Some(_) => {}

@@ -14,6 +14,7 @@ mod limits;
 mod neighbours;
 mod policies;
 mod regressions;
+mod reload;
 mod requests;
 mod slow_peers;
 mod tcp;
