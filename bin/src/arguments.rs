@@ -3,7 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    bench, certs, completions, info, list, manual, publish, register, reply, request, serve, subscribe, top,
+    bench, certs, completions, config, info, list, manual, publish, register, reply, request, serve, subscribe,
+    top,
 };
 use crate::connection::ADDRESS_VARIABLE;
 use crate::failure::EXIT_CODES;
@@ -30,7 +31,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, env = ADDRESS_VARIABLE, value_name = "ADDR", hide_env_values = true)]
     pub(crate) addr: Option<String>,
 
-    /// Say more on standard error; twice for details (WHISPEER_LOG=FILTER chooses exactly)
+    /// Say more on standard error; twice for details (else WHISPEER_LOG=FILTER chooses)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 
@@ -42,6 +43,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Serve(serve::Serve),
+    Config(config::Config),
     Pub(publish::Publish),
     Sub(subscribe::Subscribe),
     Ls(list::List),
@@ -66,8 +68,29 @@ pub(crate) fn command() -> clap::Command {
 
 #[cfg(test)]
 mod tests {
+    use crate::settings::{SETTINGS, Setting};
+
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_has_its_flag_and_every_flag_of_serve_and_config_is_a_setting() {
+        let command = super::command();
+        let named = |setting: &Setting, argument: &clap::Arg| match argument.get_long() {
+            Some(long) => long.strip_prefix("no-").unwrap_or(long) == setting.flag(),
+            None => argument.get_id() == setting.key,
+        };
+        for (name, others) in [("serve", &["config"][..]), ("config", &["config", "json", "example"])] {
+            let arguments: Vec<_> = command.find_subcommand(name).unwrap().get_arguments().collect();
+            for setting in SETTINGS {
+                assert!(arguments.iter().any(|argument| named(setting, argument)), "{name}: {}", setting.key);
+            }
+            for argument in arguments.iter().filter(|argument| !others.contains(&argument.get_id().as_str()))
+            {
+                assert!(SETTINGS.iter().any(|setting| named(setting, argument)), "{name}: {argument:?}");
+            }
+        }
     }
 }

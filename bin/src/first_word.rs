@@ -53,15 +53,15 @@ pub(crate) fn resolve(mut words: Vec<OsString>) -> anyhow::Result<Vec<OsString>>
 }
 
 /// Whether the word is so near to the subcommand that it is taken for a slip: one edit away from a
-/// short name, two from one of five letters and more. At two edits most three-letter words would be
+/// short name, two from one of five letters and more. An option is none. At two edits most three-letter words would be
 /// near `sub` or `pub`, `bus` among them.
 fn is_close(word: &str, name: &str) -> bool {
     let allowed = if name.len() < 5 { 1 } else { 2 };
-    word.len() > 1 && distance(word, name) <= allowed
+    word.len() > 1 && !word.starts_with('-') && distance(word, name) <= allowed
 }
 
 /// How many letters have to be added, removed, replaced or swapped with their neighbour.
-fn distance(one: &str, other: &str) -> usize {
+pub(crate) fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let mut before_last = vec![0; other.len() + 1];
     let mut last: Vec<usize> = (0..=other.len()).collect();
@@ -98,6 +98,7 @@ mod tests {
         assert_eq!(resolved("whispeer bus").unwrap(), "whispeer serve bus");
         assert_eq!(resolved("whispeer --mode 0660 my_bus").unwrap(), "whispeer serve --mode 0660 my_bus");
         assert_eq!(resolved("whispeer -v my_bus").unwrap(), "whispeer -v serve my_bus");
+        assert_eq!(resolved("whispeer --config a.toml").unwrap(), "whispeer serve --config a.toml");
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! SIGINT and SIGTERM: the first asks a command to finish, the second to stop at once.
+//! SIGINT and SIGTERM: the first asks a command to finish, the second to stop at once. SIGHUP: read the
+//! configuration again.
+
+use std::io::{self, IsTerminal};
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -54,6 +57,46 @@ impl Interrupts {
         if count.wait_for(|count| *count >= times).await.is_err() {
             // The task that listens ends only with the runtime.
             std::future::pending().await
+        }
+    }
+}
+
+/// SIGHUP. It means one thing to a service, and another to who loses the terminal that it was started from.
+#[derive(Debug)]
+pub(crate) struct Hangups {
+    signal: Signal,
+    on_terminal: bool,
+}
+
+/// What a SIGHUP asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hangup {
+    /// To read the configuration again.
+    Reload,
+    /// To end: the terminal is gone.
+    Ended,
+}
+
+impl Hangups {
+    /// Takes the signal over from its default, which is to end the process.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let signal = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        Ok(Self { signal, on_terminal: io::stderr().is_terminal() })
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Cancel safety
+    /// None is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> Hangup {
+        if self.signal.recv().await.is_none() {
+            // Signals end with the runtime.
+            std::future::pending::<()>().await;
+        }
+        // A terminal that has been closed is none any more to those who still have it open.
+        match self.on_terminal && !io::stderr().is_terminal() {
+            true => Hangup::Ended,
+            false => Hangup::Reload,
         }
     }
 }

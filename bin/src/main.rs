@@ -5,10 +5,12 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `arguments`, `first_word`, `quantity` | what can be written on the command line |
+//! | `settings` | what can be set about `serve`: flags, environment and file |
 //! | `registry`, `connection` | which bus is meant, and connecting to it |
 //! | `payload` | JSON to MessagePack and back |
 //! | `input`, `output` | standard input and output, by threads of their own |
-//! | `interrupts` | SIGINT and SIGTERM |
+//! | `interrupts` | SIGINT, SIGTERM and SIGHUP |
+//! | `logging` | what is logged on standard error |
 //! | `failure` | what an error says, and the exit code it becomes |
 //! | `certificates` | the development CA of `whispeer certs`, and what it signs |
 //! | `bench` | the load and the figures of `whispeer bench` |
@@ -22,20 +24,22 @@ mod failure;
 mod first_word;
 mod input;
 mod interrupts;
+mod logging;
 mod output;
 mod payload;
 mod quantity;
 mod registry;
+mod settings;
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
 
 use arguments::{Cli, Command};
 use interrupts::Interrupts;
+use logging::Logging;
 
 /// The system's allocator is slower at what a bus does most: short-lived blocks that one thread makes
 /// and another frees.
@@ -50,7 +54,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    start_logging(cli.verbose);
+    let logging = Logging::start(cli.verbose);
     let runtime = match start_runtime(&cli.command) {
         Ok(runtime) => runtime,
         Err(error) => return failure::report(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -58,10 +62,10 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         let interrupts = Interrupts::listen()?;
         if matches!(cli.command, Command::Serve(_)) {
-            return commands::run(cli, interrupts).await.map(|()| ExitCode::SUCCESS);
+            return commands::run(cli, interrupts, &logging).await.map(|()| ExitCode::SUCCESS);
         }
         tokio::select! {
-            outcome = commands::run(cli, interrupts.clone()) => outcome.map(|()| ExitCode::SUCCESS),
+            outcome = commands::run(cli, interrupts.clone(), &logging) => outcome.map(|()| ExitCode::SUCCESS),
             () = interrupts.second() => Ok(ExitCode::from(INTERRUPTED_TWICE)),
         }
     });
@@ -80,22 +84,6 @@ fn parse() -> Result<Cli, ExitCode> {
         let _ = error.print();
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::USAGE))
     })
-}
-
-/// Log lines go to standard error: warnings, unless `WHISPEER_LOG` or `-v` ask for more.
-fn start_logging(verbose: u8) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_env("WHISPEER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(output::colourful(&io::stderr()))
-        .init();
 }
 
 /// Everything but a measurement does its work on one thread: handing messages from thread to thread would

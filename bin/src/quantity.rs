@@ -102,6 +102,30 @@ pub(crate) fn human_size(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS.get(unit).copied().unwrap_or_default())
 }
 
+/// Writes bytes so that [`size`] reads the same number: `16MiB`, `1000`.
+pub(crate) fn exact_size(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = UNITS.iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| bytes.to_string(), |(shift, name)| format!("{}{name}", bytes >> shift))
+}
+
+/// Writes a duration so that [`duration`] reads the same one: `1h`, `5s`, `250ms`.
+pub(crate) fn exact_duration(duration: Duration) -> String {
+    let nanoseconds = duration.as_nanos();
+    const UNITS: [(u128, &str); 5] = [
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+    ];
+    let unit = UNITS.iter().find(|(unit, _)| nanoseconds > 0 && nanoseconds.is_multiple_of(*unit));
+    unit.map_or_else(
+        || format!("{}s", duration.as_secs_f64()),
+        |(unit, name)| format!("{}{name}", nanoseconds / unit),
+    )
+}
+
 /// Writes a count with its thousands apart: `1,234,567`.
 pub(crate) fn human_count(count: u64) -> String {
     let digits = count.to_string();
@@ -171,6 +195,25 @@ mod tests {
         assert_eq!(window("8"), Ok(Window { messages: 8, bytes: None }));
         assert_eq!(window("8,1MiB"), Ok(Window { messages: 8, bytes: Some(1 << 20) }));
         assert!(window("many").is_err());
+    }
+
+    #[test]
+    fn what_is_written_exactly_reads_as_the_same() {
+        for (bytes, text) in [(0, "0"), (1, "1"), (1024, "1KiB"), (3 << 29, "1536MiB"), (16 << 20, "16MiB")] {
+            assert_eq!(exact_size(bytes), text);
+            assert_eq!(size(text), Ok(bytes));
+        }
+        for (nanoseconds, text) in [
+            (0, "0s"),
+            (250_000_000, "250ms"),
+            (5_000_000_000, "5s"),
+            (90_000_000_000, "90s"),
+            (120_000_000_000, "2m"),
+        ] {
+            let time = Duration::from_nanos(nanoseconds);
+            assert_eq!(exact_duration(time), text);
+            assert_eq!(duration(text), Ok(time));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod manual;
@@ -17,15 +18,17 @@ pub(crate) mod top;
 use crate::arguments::{Cli, Command};
 use crate::connection::BusChoice;
 use crate::interrupts::Interrupts;
+use crate::logging::Logging;
 
 /// Runs what the command line asks for.
 ///
 /// Commands that have something to finish take the interrupts themselves; the others are dropped at
 /// the first one, which cancels at the bus what they wait for.
-pub(crate) async fn run(cli: Cli, interrupts: Interrupts) -> anyhow::Result<()> {
+pub(crate) async fn run(cli: Cli, interrupts: Interrupts, logging: &Logging) -> anyhow::Result<()> {
     let bus = BusChoice { address: cli.addr, verbose: cli.verbose > 0 };
     match cli.command {
-        Command::Serve(serve) => serve.run(&bus, interrupts).await,
+        Command::Serve(serve) => serve.run(&bus, interrupts, logging).await,
+        Command::Config(config) => config.run(&bus, logging),
         Command::Pub(publish) => publish.run(&bus, interrupts).await,
         Command::Sub(subscribe) => subscribe.run(&bus, interrupts).await,
         Command::Reply(reply) => reply.run(&bus, interrupts).await,
@@ -49,6 +52,8 @@ async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
         Command::Certs(certs) => certs.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(manual) => manual.run(),
-        Command::Serve(_) | Command::Pub(_) | Command::Sub(_) | Command::Reply(_) => Ok(()),
+        Command::Serve(_) | Command::Config(_) | Command::Pub(_) | Command::Sub(_) | Command::Reply(_) => {
+            Ok(())
+        }
     }
 }

@@ -68,6 +68,7 @@ fn every_subcommand_explains_itself() {
     let place = Place::new();
     for name in [
         "serve",
+        "config",
         "pub",
         "sub",
         "ls",
@@ -94,6 +95,7 @@ fn the_help_lists_what_there_is() {
     assert_eq!(
         commands,
         "  serve        Start a bus
+  config       Print the settings of `serve` and where each comes from
   pub          Publish a value, or each line of standard input
   sub          Subscribe and print messages
   ls           List the topics that are published to at the moment

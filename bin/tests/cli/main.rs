@@ -5,7 +5,9 @@
 mod arguments;
 mod bus;
 mod certs;
+mod config;
 mod pubsub;
 mod registry;
+mod reload;
 mod requests;
 mod support;

@@ -33,14 +33,23 @@ impl Place {
         command
             .args(arguments)
             .current_dir(self.folder.path())
-            .env_remove("WHISPEER_ADDR")
-            .env_remove("WHISPEER_LOG")
             .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["WHISPEER_", "LISTEN_", "NOTIFY_", "WATCHDOG_"].iter().any(|ours| text.starts_with(ours)) {
+                command.env_remove(&name);
+            }
+        }
         command
+    }
+
+    /// Writes a file in this folder.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
@@ -105,7 +114,7 @@ impl Ended {
 }
 
 impl Running {
-    fn new(mut child: Child) -> Self {
+    pub(crate) fn new(mut child: Child) -> Self {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, errors) = sync_channel(LINES);
         thread::spawn(move || {

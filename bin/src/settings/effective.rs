@@ -1,0 +1,389 @@
+//! All settings together, with where each comes from.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use whispeer::BusError;
+
+use super::file;
+use super::given::{FILE_VARIABLE, Given};
+use super::kind::toml_text;
+use super::{Change, Configuration, Environment, SETTINGS, Setting, Source};
+use crate::connection::ADDRESS_VARIABLE;
+use crate::failure::Failure;
+use crate::output::{Align, Table};
+
+/// What is shown of a secret.
+const MASK: &str = "********";
+
+/// The values of all settings, and their sources.
+#[derive(Clone)]
+pub(crate) struct Effective {
+    pub(crate) configuration: Configuration,
+    /// The file that was read.
+    pub(crate) file: Option<PathBuf>,
+    /// What the user should know, though it is no error.
+    pub(crate) warnings: Vec<String>,
+    table: &'static [Setting],
+    /// For each setting of the table.
+    sources: Vec<Source>,
+}
+
+/// A setting whose value in the file is not the one in force.
+pub(crate) struct Difference {
+    index: usize,
+    pub(crate) setting: &'static Setting,
+    pub(crate) before: String,
+    pub(crate) now: String,
+}
+
+impl Effective {
+    /// Puts flags, environment and file together: a flag goes before a variable, that before the file, and
+    /// the file before the default.
+    ///
+    /// # Errors
+    /// What is wrong, and where it stands.
+    pub(crate) fn load(given: &Given, environment: &Environment) -> anyhow::Result<Self> {
+        Self::load_by(SETTINGS, given, environment)
+    }
+
+    fn load_by(table: &'static [Setting], given: &Given, environment: &Environment) -> anyhow::Result<Self> {
+        let mut all = Self {
+            configuration: Configuration::default(),
+            file: given.file.clone().or_else(|| environment.find(FILE_VARIABLE).map(PathBuf::from)),
+            warnings: Vec::new(),
+            table,
+            sources: vec![Source::Default; table.len()],
+        };
+        if let Some(address) = environment.find(ADDRESS_VARIABLE) {
+            // The bus that clients use is the one to start, unless something says more.
+            let listen = table.iter().position(|setting| setting.key == "listen");
+            if let Some(index) = listen {
+                all.set(index, &[address.to_owned()], Source::Environment(ADDRESS_VARIABLE.to_owned()))?;
+            }
+        }
+        if let Some(path) = all.file.clone() {
+            all.read_file(&path)?;
+        }
+        for (index, setting) in table.iter().enumerate() {
+            if let Some(words) = environment.values(setting) {
+                all.set(index, &words, Source::Environment(setting.variable()))?;
+            }
+            if let Some((flag, words)) = given.values.get(setting.key) {
+                all.set(index, words, Source::Flag(flag.clone()))?;
+            }
+        }
+        all.configuration.bus.check().map_err(|error| all.explain(&error))?;
+        for (name, meant) in environment.slips() {
+            all.warnings.push(format!("{name} is no setting; did you mean {meant}?"));
+        }
+        Ok(all)
+    }
+
+    fn read_file(&mut self, path: &Path) -> anyhow::Result<()> {
+        let read = file::read(path, self.table, &mut self.configuration)?;
+        for (index, source) in read.sources {
+            if read.world_readable && self.table.get(index).is_some_and(|setting| setting.secret) {
+                self.warnings.push(format!(
+                    "{source} is a secret that everybody can read; take the right away: `chmod o-r {}`",
+                    crate::failure::shell_word(&path.to_string_lossy())
+                ));
+            }
+            self.place(index, source);
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, index: usize, words: &[String], source: Source) -> anyhow::Result<()> {
+        let Some(setting) = self.table.get(index) else { return Ok(()) };
+        if let Err(reason) = setting.kind.read_words(&mut self.configuration, words) {
+            let found =
+                if setting.secret { String::new() } else { format!(", found \"{}\"", words.join(",")) };
+            let expected = setting.kind.expected();
+            return Err(Failure::usage(format!("{source}: expected {expected}{found}: {reason}")).into());
+        }
+        self.place(index, source);
+        Ok(())
+    }
+
+    fn place(&mut self, index: usize, source: Source) {
+        if let Some(place) = self.sources.get_mut(index) {
+            *place = source;
+        }
+    }
+
+    /// Where the value of a setting comes from.
+    pub(crate) fn source(&self, key: &str) -> &Source {
+        let index = self.table.iter().position(|setting| setting.key == key);
+        index.and_then(|index| self.sources.get(index)).unwrap_or(&Source::Default)
+    }
+
+    /// Says which settings a bus refuses, by the names that they have here.
+    fn explain(&self, error: &BusError) -> Failure {
+        let text = error.to_string();
+        let (field, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        let key = match field {
+            "max_sessions" => "max_connections",
+            field => field,
+        };
+        let named = self.table.iter().any(|setting| setting.key == key);
+        Failure::usage(match (named, self.source(key)) {
+            (true, Source::Default) => format!("{key} {rest}"),
+            (true, source) => format!("{source}: {key} {rest}"),
+            (false, _) => text,
+        })
+    }
+
+    /// The settings, each as it would be written in a file, and its source. Secrets are masked.
+    fn rows(&self) -> impl Iterator<Item = (&'static Setting, Value, &Source)> {
+        self.table.iter().zip(&self.sources).map(|(setting, source)| {
+            let value = setting.kind.show(&self.configuration);
+            let value = if setting.secret && !value.is_null() { Value::from(MASK) } else { value };
+            (setting, value, source)
+        })
+    }
+
+    /// As a table for people.
+    pub(crate) fn text(&self) -> String {
+        let mut table =
+            Table::new(&[("SETTING", Align::Left), ("VALUE", Align::Left), ("FROM", Align::Left)]);
+        for (setting, value, source) in self.rows() {
+            let value = if value.is_null() { "-".to_owned() } else { toml_text(&value) };
+            table.row(vec![setting.key.to_owned(), value, source.to_string()]);
+        }
+        table.render()
+    }
+
+    /// As JSON for programs.
+    pub(crate) fn json(&self) -> String {
+        let mut settings = Map::new();
+        for (setting, value, source) in self.rows() {
+            let place = (*source != Source::Default).then(|| source.to_string());
+            let entry = json!({ "value": value, "source": source.name(), "place": place });
+            settings.insert(setting.key.to_owned(), entry);
+        }
+        let mut text = json!({ "file": self.file, "settings": settings }).to_string();
+        text.push('\n');
+        text
+    }
+
+    /// The settings that `newer` has other values for.
+    pub(crate) fn differences(&self, newer: &Self) -> Vec<Difference> {
+        let shown = |(_, value, _): &(&Setting, Value, &Source)| toml_text(value);
+        let rows = self.rows().zip(newer.rows()).enumerate();
+        rows.filter(|(_, (before, now))| {
+            // Masked values are all the same.
+            before.0.kind.show(&self.configuration) != now.0.kind.show(&newer.configuration)
+        })
+        .map(|(index, (before, now))| Difference {
+            index,
+            setting: before.0,
+            before: shown(&before),
+            now: shown(&now),
+        })
+        .collect()
+    }
+
+    /// Takes over the value that `newer` has for a setting.
+    pub(crate) fn take(&mut self, difference: &Difference, newer: &Self) {
+        difference.setting.kind.copy(&newer.configuration, &mut self.configuration);
+        if let Some(source) = newer.sources.get(difference.index) {
+            self.place(difference.index, source.clone());
+        }
+    }
+}
+
+impl Difference {
+    /// What becomes of it, for the user.
+    pub(crate) fn describe(&self) -> String {
+        let mut text =
+            format!("{} is {} in the configuration, was {}: ", self.setting.key, self.now, self.before);
+        let _ = write!(
+            text,
+            "{}",
+            match self.setting.change {
+                Change::Now => "applied",
+                Change::NewConnections => "applied to new connections",
+                Change::Restart => "needs a restart",
+            }
+        );
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::kind::Kind;
+    use super::*;
+
+    /// Settings as the bus has none of today.
+    static OTHERS: &[Setting] = &[
+        Setting::new("listen", "", Kind::Addresses(|all| &mut all.listen)),
+        Setting::new("auth.key", "", Kind::Filter(|all| &mut all.log)).secret(),
+        Setting::new("tls.cert", "", Kind::Path(|all| &mut all.tested)),
+    ];
+
+    fn file(text: &str) -> (tempfile::TempDir, Given) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("whispeer.toml");
+        fs::write(&path, text).unwrap();
+        (folder, Given { file: Some(path), ..Given::default() })
+    }
+
+    fn error(text: &str) -> String {
+        let (folder, given) = file(text);
+        let Err(error) = Effective::load(&given, &Environment::default()) else { panic!("{text} was read") };
+        error.to_string().replace(&*folder.path().to_string_lossy(), "etc")
+    }
+
+    #[test]
+    fn a_flag_goes_before_a_variable_that_before_the_file_and_that_before_the_default() {
+        let (_folder, given) = file("max_requests = 1\nmax_servings = 1\n\nmax_subscriptions = 1\n");
+        let environment =
+            Environment::from([("WHISPEER_MAX_SERVINGS", "2"), ("WHISPEER_MAX_SUBSCRIPTIONS", "2")]);
+        let given = given.or("max_subscriptions", "--max-subscriptions", Some("3".into()));
+        let all = Effective::load(&given, &environment).unwrap();
+        let bus = &all.configuration.bus;
+        assert_eq!((bus.max_requests, bus.max_servings, bus.max_subscriptions), (1, 2, 3));
+        let sources = ["max_requests", "max_servings", "max_subscriptions", "max_connections"];
+        let names = sources.map(|key| all.source(key).name());
+        assert_eq!(names, ["file", "environment", "flag", "default"]);
+        let Source::File { line, .. } = all.source("max_requests") else { panic!() };
+        assert_eq!(*line, 1);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_told_with_line_key_and_what_was_expected() {
+        assert_eq!(
+            error("# a comment\nframe_limt = 1\nblock = \"yes\"\n"),
+            "etc/whispeer.toml:2: unknown key \"frame_limt\"; did you mean \"frame_limit\"?\n       \
+             etc/whispeer.toml:3: block: expected true or false, found \"yes\""
+        );
+        assert_eq!(
+            error("grace = \"soon\""),
+            "etc/whispeer.toml:1: grace: expected a time, such as \"500ms\" or a number of seconds, found \
+             \"soon\": \"soon\" is no unit of time; write ms, s, m or h, such as 500ms"
+        );
+        assert!(error("frame-limit = 1").contains("did you mean \"frame_limit\"?"));
+        assert!(error("colour = 1").ends_with("unknown key \"colour\""));
+        assert!(error("[grace]\nx = 1").contains("grace: expected a time"));
+        assert!(error("[tls]\ncert = 1").contains(":1: unknown key \"tls\""));
+        assert!(error("mode = 0o660").contains("octal permission bits as a string"));
+        assert!(error("max_requests = -1").contains("found the number -1"));
+        assert!(error("listen = [\"carrier://pigeon\"]").contains("whispeer.toml:1: listen: "));
+        assert!(error("a = 1\n\na = 2").starts_with("etc/whispeer.toml:3: duplicate key"));
+        assert!(error("\n= 1").starts_with("etc/whispeer.toml:2: "));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_together_are_told_by_their_keys_and_sources() {
+        assert_eq!(
+            error("max_connections = 0"),
+            "etc/whispeer.toml:1: max_connections is 0; it can be 1 to 4294967295"
+        );
+        assert!(error("frame_limit = \"1GiB\"").starts_with("byte_budget "));
+        let environment = Environment::from([("WHISPEER_MAX_SERVINGS", "many")]);
+        let error = Effective::load(&Given::default(), &environment).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "WHISPEER_MAX_SERVINGS: expected a number, such as 1024, found \"many\": write a whole number, \
+             such as 1024"
+        );
+    }
+
+    #[test]
+    fn a_relative_socket_in_a_file_lies_beside_the_file() {
+        let (folder, given) = file("listen = [\"bus\", \"unix:/run/bus\", \"@home\", \"mem:x\"]");
+        let all = Effective::load(&given, &Environment::from([("WHISPEER_ADDR", "other")])).unwrap();
+        let beside = format!("unix:{}", folder.path().join("bus").display());
+        assert_eq!(all.configuration.listen, [beside.as_str(), "unix:/run/bus", "@home", "mem:x"]);
+    }
+
+    #[test]
+    fn the_environment_lists_addresses_with_commas_and_falls_back_to_the_clients_bus() {
+        let listen =
+            |environment| Effective::load(&Given::default(), &environment).unwrap().configuration.listen;
+        assert_eq!(
+            listen(Environment::from([("WHISPEER_LISTEN", "a, b"), ("WHISPEER_ADDR", "c")])),
+            ["a", "b"]
+        );
+        assert_eq!(listen(Environment::from([("WHISPEER_ADDR", "c")])), ["c"]);
+    }
+
+    #[test]
+    fn every_setting_can_be_a_variable() {
+        for setting in SETTINGS {
+            let value = match setting.kind.show(&Configuration::default()) {
+                Value::String(text) => text,
+                Value::Array(_) => "a,b".to_owned(),
+                other => other.to_string(),
+            };
+            let environment = Environment::from([(setting.variable().as_str(), value.as_str())]);
+            let all = Effective::load(&Given::default(), &environment).unwrap();
+            assert_eq!(*all.source(setting.key), Source::Environment(setting.variable()));
+            assert_eq!(environment.slips(), []);
+        }
+    }
+
+    #[test]
+    fn secrets_are_masked_and_a_file_that_everybody_can_read_is_warned_of() {
+        let (folder, given) = file("[auth]\nkey = \"hunter2\"\n");
+        let path = folder.path().join("whispeer.toml");
+        let load = || Effective::load_by(OTHERS, &given, &Environment::default()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let all = load();
+        for shown in [all.text(), all.json()] {
+            assert!(
+                shown.contains("auth.key") && shown.contains(MASK) && !shown.contains("hunter2"),
+                "{shown}"
+            );
+        }
+        assert_eq!(all.warnings.len(), 1);
+        assert!(all.warnings[0].contains("whispeer.toml:2 is a secret that everybody can read"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(load().warnings, [""; 0]);
+
+        fs::write(&path, "[auth]\nkey = \"other\"\n").unwrap();
+        let newer = load();
+        let differences = all.differences(&newer);
+        assert_eq!(differences.len(), 1);
+        let told = differences[0].describe();
+        assert!(told.contains("auth.key") && !told.contains("other"), "{told}");
+
+        fs::write(&path, "[auth]\nkey = 7031\n").unwrap();
+        let refused = Effective::load_by(OTHERS, &given, &Environment::default()).err().unwrap();
+        assert!(
+            refused.to_string().contains("auth.key") && !refused.to_string().contains("7031"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn the_path_of_a_file_begins_beside_the_configuration_and_elsewhere_at_the_working_folder() {
+        let (folder, given) = file("tls.cert = \"bus.pem\"");
+        let load = |given, environment| Effective::load_by(OTHERS, given, &environment).unwrap();
+        let by_file = load(&given, Environment::default());
+        assert_eq!(by_file.configuration.tested, Some(folder.path().join("bus.pem")));
+        let by_variable = load(&given, Environment::from([("WHISPEER_TLS_CERT", "other.pem")]));
+        assert_eq!(by_variable.configuration.tested, Some("other.pem".into()));
+        assert!(load(&Given::default(), Environment::default()).text().contains("tls.cert  -"));
+    }
+
+    #[test]
+    fn what_is_taken_over_differs_no_longer() {
+        let (folder, given) = file("grace = 1");
+        let mut running = Effective::load(&given, &Environment::default()).unwrap();
+        fs::write(folder.path().join("whispeer.toml"), "grace = 2\nmode = \"0660\"").unwrap();
+        let newer = Effective::load(&given, &Environment::default()).unwrap();
+        let differences = running.differences(&newer);
+        let keys: Vec<_> = differences.iter().map(|difference| difference.setting.key).collect();
+        assert_eq!(keys, ["mode", "grace"]);
+        running.take(&differences[1], &newer);
+        assert_eq!(running.configuration.grace.as_secs(), 2);
+        assert_eq!(running.differences(&newer).len(), 1);
+    }
+}

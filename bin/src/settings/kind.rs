@@ -1,0 +1,239 @@
+//! The kinds of values: how each is written in a file and elsewhere, read and shown.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use toml::de::DeValue;
+use tracing_subscriber::EnvFilter;
+use whispeer::Address;
+
+use super::Configuration;
+use crate::quantity;
+
+/// What a value is, and where it stands in a configuration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// On or off.
+    Switch(fn(&mut Configuration) -> &mut bool),
+    /// A number of things.
+    Count(fn(&mut Configuration) -> &mut usize),
+    /// A number of bytes.
+    Size(fn(&mut Configuration) -> &mut usize),
+    /// A length of time.
+    Time(fn(&mut Configuration) -> &mut Duration),
+    /// Permission bits.
+    Mode(fn(&mut Configuration) -> &mut u32),
+    /// Messages and bytes.
+    Window(fn(&mut Configuration) -> &mut (u32, u64)),
+    /// What is logged.
+    Filter(fn(&mut Configuration) -> &mut String),
+    /// Addresses of buses; in a file, relative paths are relative to the file.
+    Addresses(fn(&mut Configuration) -> &mut Vec<String>),
+    /// A file, or none; in a file, a relative path is relative to that file.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no setting of today is a file"))]
+    Path(fn(&mut Configuration) -> &mut Option<PathBuf>),
+}
+
+impl Kind {
+    /// What is to be written in a file, with an example.
+    pub(super) fn expected(&self) -> &'static str {
+        match self {
+            Self::Switch(_) => "true or false",
+            Self::Count(_) => "a number, such as 1024",
+            Self::Size(_) => "a size, such as \"16MiB\" or a number of bytes",
+            Self::Time(_) => "a time, such as \"500ms\" or a number of seconds",
+            Self::Mode(_) => "octal permission bits as a string, such as \"0660\"",
+            Self::Window(_) => "messages, or messages and bytes as a string, such as \"1024,1MiB\"",
+            Self::Filter(_) => "a string, such as \"info\" or \"warn,whispeer=debug\"",
+            Self::Addresses(_) => "a list of addresses, such as [\"unix:my_bus\"]",
+            Self::Path(_) => "the path of a file as a string",
+        }
+    }
+
+    /// The name of the value in a flag's help.
+    pub(super) fn value_name(&self) -> &'static str {
+        match self {
+            Self::Switch(_) => "true|false",
+            Self::Count(_) => "COUNT",
+            Self::Size(_) => "SIZE",
+            Self::Time(_) => "TIME",
+            Self::Mode(_) => "MODE",
+            Self::Window(_) => "MESSAGES[,SIZE]",
+            Self::Filter(_) => "FILTER",
+            Self::Addresses(_) => "ADDR",
+            Self::Path(_) => "FILE",
+        }
+    }
+
+    /// Whether several values can be given.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self, Self::Addresses(_))
+    }
+
+    /// Reads what was given on the command line or in the environment.
+    ///
+    /// # Errors
+    /// How to write it.
+    pub(super) fn read_words(&self, into: &mut Configuration, words: &[String]) -> Result<(), String> {
+        match self {
+            Self::Addresses(place) => *place(into) = words.to_vec(),
+            _ => {
+                for word in words {
+                    self.read_word(into, word)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_word(&self, into: &mut Configuration, word: &str) -> Result<(), String> {
+        match self {
+            Self::Switch(place) => {
+                *place(into) = match word {
+                    "true" | "1" | "yes" | "on" => true,
+                    "false" | "0" | "no" | "off" => false,
+                    _ => return Err("write true or false".to_owned()),
+                }
+            }
+            Self::Count(place) => {
+                *place(into) =
+                    word.trim().parse().map_err(|_| "write a whole number, such as 1024".to_owned())?;
+            }
+            Self::Size(place) => *place(into) = quantity::memory(word)?,
+            Self::Time(place) => *place(into) = quantity::duration(word)?,
+            Self::Mode(place) => *place(into) = quantity::mode(word)?,
+            Self::Window(place) => {
+                let window = quantity::window(word)?;
+                let default = *place(&mut Configuration::default());
+                *place(into) = (window.messages, window.bytes.unwrap_or(default.1));
+            }
+            Self::Filter(place) => {
+                EnvFilter::try_new(word).map_err(|error| error.to_string())?;
+                *place(into) = word.to_owned();
+            }
+            Self::Addresses(place) => *place(into) = vec![word.to_owned()],
+            Self::Path(place) => *place(into) = Some(word.into()),
+        }
+        Ok(())
+    }
+
+    /// Reads the value that stands in a file in the folder `base`.
+    ///
+    /// # Errors
+    /// What was found instead of what is [`expected`](Self::expected), and why that does not do.
+    pub(super) fn read_toml(
+        &self,
+        into: &mut Configuration,
+        value: &DeValue<'_>,
+        base: &Path,
+    ) -> Result<(), String> {
+        let wrong = || format!("found {}", found(value));
+        match (self, value) {
+            (Self::Switch(place), DeValue::Boolean(on)) => *place(into) = *on,
+            (Self::Addresses(place), DeValue::Array(words)) => {
+                let words: Option<Vec<_>> = words.iter().map(|word| word.get_ref().as_str()).collect();
+                let words = words.ok_or_else(wrong)?;
+                let addresses: Result<_, String> = words.iter().map(|word| address(word, base)).collect();
+                *place(into) = addresses?;
+            }
+            (Self::Path(place), DeValue::String(path)) if !path.is_empty() => {
+                *place(into) = Some(base.join(&**path));
+            }
+            (Self::Count(_) | Self::Size(_) | Self::Time(_) | Self::Window(_), DeValue::Integer(number))
+                if number.radix() == 10 =>
+            {
+                self.read_word(into, number.as_str()).map_err(|error| format!("{}: {error}", wrong()))?;
+            }
+            (Self::Time(_), DeValue::Float(number)) => {
+                self.read_word(into, number.as_str()).map_err(|error| format!("{}: {error}", wrong()))?;
+            }
+            (
+                Self::Size(_) | Self::Time(_) | Self::Mode(_) | Self::Window(_) | Self::Filter(_),
+                DeValue::String(word),
+            ) => self.read_word(into, word).map_err(|error| format!("{}: {error}", wrong()))?,
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
+    /// The value as it would be written in a file; null where there is none.
+    pub(crate) fn show(&self, configuration: &Configuration) -> Value {
+        // The table tells where a value stands for writing; reading is rare enough for a copy.
+        let from = &mut configuration.clone();
+        match self {
+            Self::Switch(place) => Value::from(*place(from)),
+            Self::Count(place) => Value::from(*place(from)),
+            Self::Size(place) => Value::from(quantity::exact_size(*place(from) as u64)),
+            Self::Time(place) => Value::from(quantity::exact_duration(*place(from))),
+            Self::Mode(place) => Value::from(format!("{:04o}", *place(from))),
+            Self::Window(place) => {
+                let (messages, bytes) = *place(from);
+                Value::from(format!("{messages},{}", quantity::exact_size(bytes)))
+            }
+            Self::Filter(place) => Value::from(place(from).clone()),
+            Self::Addresses(place) => Value::from(place(from).clone()),
+            Self::Path(place) => {
+                place(from).as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy()))
+            }
+        }
+    }
+
+    /// Gives `into` the value that `from` has.
+    pub(super) fn copy(&self, from: &Configuration, into: &mut Configuration) {
+        let from = &mut from.clone();
+        match self {
+            Self::Switch(place) => *place(into) = *place(from),
+            Self::Count(place) | Self::Size(place) => *place(into) = *place(from),
+            Self::Time(place) => *place(into) = *place(from),
+            Self::Mode(place) => *place(into) = *place(from),
+            Self::Window(place) => *place(into) = *place(from),
+            Self::Filter(place) => *place(into) = std::mem::take(place(from)),
+            Self::Addresses(place) => *place(into) = std::mem::take(place(from)),
+            Self::Path(place) => *place(into) = place(from).take(),
+        }
+    }
+}
+
+/// A shown value as TOML. JSON and TOML write all values that are shown alike, strings by their escapes.
+pub(crate) fn toml_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => toml::Value::String(text.clone()).to_string(),
+        Value::Array(values) => {
+            let values: Vec<_> = values.iter().map(toml_text).collect();
+            format!("[{}]", values.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// An address in a file: a relative path begins at the folder of the file.
+fn address(word: &str, base: &Path) -> Result<String, String> {
+    if word.starts_with('@') {
+        return Ok(word.to_owned());
+    }
+    match word.parse() {
+        Ok(Address::Unix(path)) if path.is_relative() => Ok(Address::Unix(base.join(path)).to_string()),
+        Ok(_) => Ok(word.to_owned()),
+        Err(whispeer::BusError::Connect { reason, .. }) => Err(format!("found \"{word}\": {reason}")),
+        Err(error) => Err(format!("found \"{word}\": {error}")),
+    }
+}
+
+/// What stands in the file, for an error. Long strings are cut.
+fn found(value: &DeValue<'_>) -> String {
+    const SHOWN: usize = 60;
+    match value {
+        DeValue::String(text) if text.chars().count() > SHOWN => {
+            let beginning: String = text.chars().take(SHOWN).collect();
+            format!("{:?}", beginning + "…")
+        }
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => format!("the number {number}"),
+        DeValue::Float(number) => format!("the number {number}"),
+        DeValue::Boolean(on) => on.to_string(),
+        DeValue::Datetime(_) => "a date or time".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}

@@ -1,0 +1,98 @@
+//! What can be set about `whispeer serve`, and where each value comes from.
+//!
+//! [`SETTINGS`] is the one table of all settings: the flags, the variables of the environment, the keys of
+//! the file, `whispeer config` and its example are all made from it. A setting is added by a field of
+//! [`Configuration`], its default there, and an entry in the table.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `table` | the settings |
+//! | `kind` | the kinds of values: how each is written, read and shown |
+//! | `given` | flags, and the environment |
+//! | `file` | the file |
+//! | `effective` | all of them together: a flag goes before a variable, that before the file |
+//! | `example` | the commented file |
+
+mod effective;
+mod example;
+mod file;
+mod given;
+mod kind;
+mod table;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use whispeer::bus::Settings;
+
+pub(crate) use effective::Effective;
+pub(crate) use example::example;
+pub(crate) use given::{Environment, Given};
+pub(crate) use table::{Change, SETTINGS, Setting};
+
+/// The values of all settings.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Configuration {
+    pub(crate) listen: Vec<String>,
+    pub(crate) mode: u32,
+    pub(crate) allow_anyone: bool,
+    pub(crate) grace: Duration,
+    pub(crate) log: String,
+    pub(crate) workers: usize,
+    pub(crate) bus: Settings,
+    /// What the tests of files as values read into.
+    #[cfg(test)]
+    pub(crate) tested: Option<PathBuf>,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            mode: 0o600,
+            allow_anyone: false,
+            grace: Duration::from_secs(5),
+            log: "warn".to_owned(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            bus: Settings::default(),
+            #[cfg(test)]
+            tested: None,
+        }
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Nobody has set it.
+    Default,
+    /// A line of the configuration file.
+    File { path: PathBuf, line: usize },
+    /// A variable of the environment.
+    Environment(String),
+    /// The command line.
+    Flag(String),
+}
+
+impl Source {
+    /// The source without its place, for programs.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File { .. } => "file",
+            Self::Environment(_) => "environment",
+            Self::Flag(_) => "flag",
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::File { path, line } => write!(formatter, "{}:{line}", path.display()),
+            Self::Environment(name) | Self::Flag(name) => formatter.write_str(name),
+        }
+    }
+}

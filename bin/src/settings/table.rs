@@ -1,0 +1,238 @@
+//! The table of all settings.
+
+use super::kind::Kind;
+
+/// A setting of `whispeer serve`.
+pub(crate) struct Setting {
+    /// Its name in the file. A dot stands for a table: `tls.cert` is `cert` in `[tls]`.
+    pub(crate) key: &'static str,
+    /// What it is, in one line; the help of its flag.
+    pub(crate) about: &'static str,
+    /// What is to be known beside, for the example; lines of at most 96 characters.
+    pub(crate) more: &'static [&'static str],
+    /// What its value is, and where it stands in a configuration.
+    pub(crate) kind: Kind,
+    /// A value to show in the example where the default says nothing, or differs from one machine to the
+    /// next, and how to say what the default is.
+    pub(crate) example: Option<(&'static str, &'static str)>,
+    /// When a new value in the file takes effect.
+    pub(crate) change: Change,
+    /// Whether its value is never to be shown.
+    pub(crate) secret: bool,
+}
+
+/// When a new value takes effect after the file has been reread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// At once.
+    Now,
+    /// For connections that are made from then on.
+    NewConnections,
+    /// When the bus is started again.
+    Restart,
+}
+
+impl Setting {
+    pub(super) const fn new(key: &'static str, about: &'static str, kind: Kind) -> Self {
+        Self { key, about, more: &[], kind, example: None, change: Change::Restart, secret: false }
+    }
+
+    const fn more(mut self, more: &'static [&'static str]) -> Self {
+        self.more = more;
+        self
+    }
+
+    const fn example(mut self, value: &'static str, default: &'static str) -> Self {
+        self.example = Some((value, default));
+        self
+    }
+
+    const fn change(mut self, change: Change) -> Self {
+        self.change = change;
+        self
+    }
+
+    /// A setting whose value is masked wherever it would be shown.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no setting of today is a secret"))]
+    pub(super) const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    /// Its flag, without the dashes: `tls.cert` and `frame_limit` are `tls-cert` and `frame-limit`.
+    pub(crate) fn flag(&self) -> String {
+        self.key.replace(['.', '_'], "-")
+    }
+
+    /// Its variable of the environment.
+    pub(crate) fn variable(&self) -> String {
+        format!("WHISPEER_{}", self.key.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+/// The settings, in the order in which they are shown.
+pub(crate) static SETTINGS: &[Setting] = &[
+    Setting::new(
+        "listen",
+        "Where to listen: a socket's path, unix:PATH, tcp://HOST:PORT or @NAME",
+        Kind::Addresses(|all| &mut all.listen),
+    )
+    .more(&["In the environment a comma stands between addresses."])
+    .example(r#"["unix:my_bus"]"#, "WHISPEER_ADDR"),
+    Setting::new(
+        "mode",
+        "Permission bits of the sockets, in octal; whoever may write to a socket may connect",
+        Kind::Mode(|all| &mut all.mode),
+    ),
+    Setting::new(
+        "allow_anyone",
+        "Listen on addresses that other hosts can reach, although nobody is asked who he is",
+        Kind::Switch(|all| &mut all.allow_anyone),
+    ),
+    Setting::new(
+        "grace",
+        "How long to let clients finish when asked to end",
+        Kind::Time(|all| &mut all.grace),
+    )
+    .change(Change::Now),
+    Setting::new(
+        "log",
+        "What to log on standard error: error, warn, info, debug, trace, or filters such as whispeer=debug",
+        Kind::Filter(|all| &mut all.log),
+    )
+    .change(Change::Now)
+    .more(&["-v stands for info, -vv for debug, -vvv for trace."]),
+    Setting::new("workers", "Threads that serve connections", Kind::Count(|all| &mut all.workers))
+        .example("4", "one for each core")
+        .more(&["With 0, connections are served on the process's main thread."]),
+    Setting::new(
+        "frame_limit",
+        "Largest frame: a payload with its topic and headers",
+        Kind::Size(|all| &mut all.bus.frame_limit),
+    ),
+    Setting::new(
+        "byte_budget",
+        "Bytes that all queues together may hold",
+        Kind::Size(|all| &mut all.bus.byte_budget),
+    ),
+    Setting::new(
+        "table_budget",
+        "Bytes that all subscriptions and servings may take; one connection may take a quarter",
+        Kind::Size(|all| &mut all.bus.table_budget),
+    ),
+    Setting::new(
+        "block_limit",
+        "How long a subscription without room may hold a publisher up",
+        Kind::Time(|all| &mut all.bus.block_limit),
+    ),
+    Setting::new(
+        "block",
+        "Let subscriptions hold publishers up (policy block); otherwise they are refused",
+        Kind::Switch(|all| &mut all.bus.allow_block),
+    )
+    .change(Change::Now)
+    .more(&["Those that there are go on."]),
+    Setting::new(
+        "publish_window",
+        "Messages, and bytes, that a session may have published and not yet resolved",
+        Kind::Window(|all| &mut all.bus.publish_window),
+    ),
+    Setting::new("max_connections", "Connections", Kind::Count(|all| &mut all.bus.max_sessions))
+        .change(Change::NewConnections)
+        .more(&["Those beyond a lowered limit stay."]),
+    Setting::new(
+        "max_subscriptions",
+        "Subscriptions of one connection",
+        Kind::Count(|all| &mut all.bus.max_subscriptions),
+    ),
+    Setting::new(
+        "max_servings",
+        "Topics that one connection may serve",
+        Kind::Count(|all| &mut all.bus.max_servings),
+    )
+    .change(Change::Now)
+    .more(&["Those beyond a lowered limit stay."]),
+    Setting::new(
+        "max_requests",
+        "Unanswered requests of one connection",
+        Kind::Count(|all| &mut all.bus.max_requests),
+    ),
+    Setting::new(
+        "request_bytes",
+        "Bytes of unanswered requests of one connection",
+        Kind::Size(|all| &mut all.bus.request_bytes),
+    ),
+    Setting::new(
+        "keep_alive",
+        "How often each side gives a sign of life",
+        Kind::Time(|all| &mut all.bus.keep_alive),
+    )
+    .change(Change::NewConnections)
+    .more(&["Three times that long without one ends a connection."]),
+    Setting::new(
+        "stall_limit",
+        "How long a client may leave everything unread before it is cut off",
+        Kind::Time(|all| &mut all.bus.stall_limit),
+    )
+    .change(Change::Now),
+    Setting::new(
+        "handshake_timeout",
+        "How long a client may take to introduce itself",
+        Kind::Time(|all| &mut all.bus.handshake_timeout),
+    )
+    .change(Change::NewConnections),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use whispeer::bus::Bus;
+
+    use super::super::Configuration;
+    use super::*;
+
+    #[test]
+    fn no_two_settings_share_a_flag_or_a_variable() {
+        let flags: HashSet<_> = SETTINGS.iter().map(Setting::flag).collect();
+        let variables: HashSet<_> = SETTINGS.iter().map(Setting::variable).collect();
+        assert_eq!((flags.len(), variables.len()), (SETTINGS.len(), SETTINGS.len()));
+        for setting in SETTINGS {
+            let word = |character: char| character.is_ascii_lowercase() || "_.".contains(character);
+            assert!(setting.key.chars().all(word), "{}", setting.key);
+            assert!(setting.more.iter().all(|line| line.len() <= 96), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn a_setting_in_a_table_has_a_flag_and_a_variable_of_one_word() {
+        let setting = Setting::new("tls.client_ca", "", Kind::Count(|all| &mut all.workers));
+        assert_eq!(setting.flag(), "tls-client-ca");
+        assert_eq!(setting.variable(), "WHISPEER_TLS_CLIENT_CA");
+    }
+
+    /// The binary's own settings are changed by the binary.
+    const OWN: [&str; 6] = ["listen", "mode", "allow_anyone", "grace", "log", "workers"];
+
+    #[tokio::test]
+    async fn the_table_and_the_bus_agree_on_what_can_change_while_it_runs() {
+        let of_the_bus = SETTINGS.iter().filter(|setting| !OWN.contains(&setting.key));
+        for setting in of_the_bus {
+            let bus = Bus::builder().start().unwrap();
+            let mut changed = Configuration::default();
+            match setting.kind {
+                Kind::Size(place) | Kind::Count(place) => *place(&mut changed) -= 1,
+                Kind::Time(place) => *place(&mut changed) *= 2,
+                Kind::Switch(place) => *place(&mut changed) = !*place(&mut changed),
+                Kind::Window(place) => place(&mut changed).0 -= 1,
+                _ => panic!("{}: say here how to change it", setting.key),
+            }
+            let reloaded = bus.reload(&changed.bus).unwrap();
+            let expected = match setting.change {
+                Change::Restart => (0, 1),
+                Change::Now | Change::NewConnections => (1, 0),
+            };
+            assert_eq!((reloaded.applied.len(), reloaded.at_restart.len()), expected, "{}", setting.key);
+        }
+    }
+}
