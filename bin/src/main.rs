@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `arguments`, `first_word`, `quantity` | what can be written on the command line |
 //! | `settings` | what can be set about `serve`: flags, environment and file |
+//! | `service` | what `serve` and a service manager such as systemd tell each other |
 //! | `registry`, `connection` | which bus is meant, and connecting to it |
 //! | `payload` | JSON to MessagePack and back |
 //! | `input`, `output` | standard input and output, by threads of their own |
@@ -29,6 +30,7 @@ mod output;
 mod payload;
 mod quantity;
 mod registry;
+mod service;
 mod settings;
 
 use std::io;
@@ -40,6 +42,7 @@ use tokio::runtime::{Builder, Runtime};
 use arguments::{Cli, Command};
 use interrupts::Interrupts;
 use logging::Logging;
+use service::Passed;
 
 /// The system's allocator is slower at what a bus does most: short-lived blocks that one thread makes
 /// and another frees.
@@ -55,6 +58,11 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let logging = Logging::start(cli.verbose);
+    // The descriptors that were passed are taken before there is a thread that could open others.
+    let passed = match matches!(cli.command, Command::Serve(_)).then(Passed::take).transpose() {
+        Ok(passed) => passed.unwrap_or_default(),
+        Err(error) => return failure::report(&error),
+    };
     let runtime = match start_runtime(&cli.command) {
         Ok(runtime) => runtime,
         Err(error) => return failure::report(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -62,10 +70,10 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         let interrupts = Interrupts::listen()?;
         if matches!(cli.command, Command::Serve(_)) {
-            return commands::run(cli, interrupts, &logging).await.map(|()| ExitCode::SUCCESS);
+            return commands::run(cli, interrupts, &logging, passed).await.map(|()| ExitCode::SUCCESS);
         }
         tokio::select! {
-            outcome = commands::run(cli, interrupts.clone(), &logging) => outcome.map(|()| ExitCode::SUCCESS),
+            outcome = commands::run(cli, interrupts.clone(), &logging, passed) => outcome.map(|()| ExitCode::SUCCESS),
             () = interrupts.second() => Ok(ExitCode::from(INTERRUPTED_TWICE)),
         }
     });

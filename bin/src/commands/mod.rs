@@ -19,15 +19,21 @@ use crate::arguments::{Cli, Command};
 use crate::connection::BusChoice;
 use crate::interrupts::Interrupts;
 use crate::logging::Logging;
+use crate::service::Passed;
 
 /// Runs what the command line asks for.
 ///
 /// Commands that have something to finish take the interrupts themselves; the others are dropped at
 /// the first one, which cancels at the bus what they wait for.
-pub(crate) async fn run(cli: Cli, interrupts: Interrupts, logging: &Logging) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    cli: Cli,
+    interrupts: Interrupts,
+    logging: &Logging,
+    passed: Passed,
+) -> anyhow::Result<()> {
     let bus = BusChoice { address: cli.addr, verbose: cli.verbose > 0 };
     match cli.command {
-        Command::Serve(serve) => serve.run(&bus, interrupts, logging).await,
+        Command::Serve(serve) => serve.run(&bus, interrupts, logging, passed).await,
         Command::Config(config) => config.run(&bus, logging),
         Command::Pub(publish) => publish.run(&bus, interrupts).await,
         Command::Sub(subscribe) => subscribe.run(&bus, interrupts).await,

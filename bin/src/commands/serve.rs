@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use whispeer::bus::{Bus, BusHandle};
-use whispeer::transport::UnixOptions;
+use whispeer::transport::{UnixListener, UnixOptions};
 use whispeer::{Address, BusError};
 
 use crate::connection::{ADDRESS_VARIABLE, BusChoice, resolve};
@@ -12,7 +12,8 @@ use crate::failure::Failure;
 use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
 use crate::output;
-use crate::settings::{Change, Configuration, Effective, Environment, Given};
+use crate::service::{Passed, Watchdog, notices};
+use crate::settings::{Change, Configuration, Effective, Environment, Given, Source};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,6 +43,7 @@ impl Serve {
         bus: &BusChoice,
         interrupts: Interrupts,
         logging: &Logging,
+        passed: Passed,
     ) -> anyhow::Result<()> {
         let environment = Environment::of_process();
         let given = complete(self.given, &environment, bus, logging)?;
@@ -49,9 +51,11 @@ impl Serve {
         warn(&settings);
         logging.set(&settings.configuration.log);
         let mut hangups = Hangups::listen()?;
-        let handle = start(&settings)?;
+        let handle = start(&settings, passed)?;
+        let watchdog = Watchdog::start(&handle)?;
         let mut running = Running { given, environment, settings, logging, handle };
         let status = format!("ready on {}", running.addresses());
+        notices::ready(&status);
         output::notice(format_args!("{status}"));
 
         loop {
@@ -61,18 +65,20 @@ impl Serve {
                     anyhow::bail!("the bus has ended by itself; WHISPEER_LOG=debug tells more")
                 }
                 hangup = hangups.next() => match hangup {
-                    Hangup::Reload => running.reload(),
+                    Hangup::Reload => running.reload(&status),
                     Hangup::Ended => break,
                 }
             }
         }
         let Running { handle, settings, .. } = running;
         let grace = settings.configuration.grace;
+        notices::stopping(grace);
         output::notice(format_args!("draining; interrupt again to stop at once"));
         tokio::select! {
             () = handle.drain(grace) => {}
             () = interrupts.second() => {}
         }
+        drop(watchdog);
         Ok(())
     }
 }
@@ -114,7 +120,8 @@ impl Running<'_> {
 
     /// Reads the configuration again and applies what can be, with a word on each change. When it cannot be
     /// used, all stays as it is.
-    fn reload(&mut self) {
+    fn reload(&mut self, status: &str) {
+        notices::reloading();
         match self.settings.file.clone() {
             None => output::notice(format_args!("SIGHUP: there is no configuration file to read again")),
             Some(file) => match self.apply() {
@@ -126,6 +133,7 @@ impl Running<'_> {
                 }
             },
         }
+        notices::ready(status);
     }
 
     /// Applies what the file says now; returns how many settings differ.
@@ -151,10 +159,14 @@ fn warn(settings: &Effective) {
     }
 }
 
-fn start(settings: &Effective) -> anyhow::Result<BusHandle> {
+fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
     let configuration = &settings.configuration;
-    let addresses = addresses(settings)?;
+    let addresses = addresses(settings, &passed)?;
     let mut builder = Bus::builder().settings(configuration.bus.clone()).workers(configuration.workers);
+    for listener in passed.unix {
+        let listener = UnixListener::from_std(listener).map_err(|error| explain(&error, &addresses))?;
+        builder = builder.listen_on(listener);
+    }
     for address in &addresses {
         let parsed: Address = address.parse().map_err(|error| {
             Failure::of_address(&error).help("give a socket's path, such as `whispeer serve my_bus`")
@@ -176,9 +188,15 @@ fn start(settings: &Effective) -> anyhow::Result<BusHandle> {
     builder.start().map_err(|error| explain(&error, &addresses).into())
 }
 
-fn addresses(settings: &Effective) -> anyhow::Result<Vec<String>> {
+/// Where to listen, beside the sockets that were passed. With those, the bus that clients of this user choose
+/// is not what is meant.
+fn addresses(settings: &Effective, passed: &Passed) -> anyhow::Result<Vec<String>> {
     let listen = &settings.configuration.listen;
-    if listen.is_empty() {
+    let chosen_for_clients = *settings.source("listen") == Source::Environment(ADDRESS_VARIABLE.to_owned());
+    if !passed.is_empty() && chosen_for_clients {
+        return Ok(Vec::new());
+    }
+    if listen.is_empty() && passed.is_empty() {
         let failure = Failure::usage("no address to listen on was given");
         return Err(failure.help("give a socket's path, such as `whispeer serve my_bus`").into());
     }

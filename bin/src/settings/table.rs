@@ -78,12 +78,13 @@ pub(crate) static SETTINGS: &[Setting] = &[
         Kind::Addresses(|all| &mut all.listen),
     )
     .more(&["In the environment a comma stands between addresses."])
-    .example(r#"["unix:my_bus"]"#, "WHISPEER_ADDR"),
+    .example(r#"["unix:my_bus"]"#, "WHISPEER_ADDR, or what the service manager passes"),
     Setting::new(
         "mode",
         "Permission bits of the sockets, in octal; whoever may write to a socket may connect",
         Kind::Mode(|all| &mut all.mode),
-    ),
+    )
+    .more(&["A socket that the service manager has made keeps the mode that it was made with."]),
     Setting::new(
         "allow_anyone",
         "Listen on addresses that other hosts can reach, although nobody is asked who he is",

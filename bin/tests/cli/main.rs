@@ -10,4 +10,5 @@ mod pubsub;
 mod registry;
 mod reload;
 mod requests;
+mod service;
 mod support;

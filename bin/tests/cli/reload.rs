@@ -1,4 +1,6 @@
-use crate::support::Place;
+use std::process::Command;
+
+use crate::support::{Place, has};
 
 #[test]
 fn a_hangup_applies_what_it_can_and_names_what_needs_a_restart() {
@@ -77,4 +79,34 @@ fn a_bus_without_a_file_outlives_a_hangup() {
     bus.signal("HUP");
     bus.wait_for("there is no configuration file to read again");
     place.run(&["pub", "--addr", "bus", "a", "1"]).success();
+}
+
+/// Starts the binary on a terminal, sends it a SIGHUP, closes the terminal, and waits for its end.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, signal, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], ["whispeer", "serve", "bus"])
+said = b""
+def wait_for(text):
+    global said
+    while text not in said:
+        said += os.read(terminal, 1024)
+signal.alarm(60)
+wait_for(b"ready on")
+os.kill(pid, signal.SIGHUP)
+wait_for(b"to read again")
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+#[test]
+fn a_bus_that_loses_its_terminal_ends_well() {
+    if has("python3") {
+        let place = Place::new();
+        let mut command = Command::new("python3");
+        command.args(["-c", ON_A_TERMINAL, env!("CARGO_BIN_EXE_whispeer")]).current_dir(place.path(""));
+        assert_eq!(command.status().unwrap().code(), Some(0));
+        assert!(!place.path("bus").exists());
+    }
 }

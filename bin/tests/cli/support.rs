@@ -200,6 +200,17 @@ impl Drop for Running {
     }
 }
 
+/// Whether a tool is installed that a test needs. Where everything has to pass, it has to be.
+#[expect(clippy::print_stderr, reason = "a test that checks nothing has to say so")]
+pub(crate) fn has(tool: &str) -> bool {
+    let there = Command::new(tool).arg("--version").output().is_ok();
+    if !there {
+        eprintln!("SKIPPED: needs {tool}");
+        assert!(std::env::var_os("CI").is_none_or(|value| value.is_empty()), "SKIPPED: needs {tool}");
+    }
+    there
+}
+
 /// A real text of more than ten thousand lines: the files of this repository, one after the other and
 /// as often as it takes.
 pub(crate) fn long_text() -> Vec<u8> {
