@@ -6,6 +6,7 @@ mod arguments;
 mod bus;
 mod certs;
 mod config;
+mod packaging;
 mod pubsub;
 mod registry;
 mod reload;
