@@ -1,7 +1,7 @@
 //! A message bus: typed publish/subscribe and request/response, with one API whatever lies between
 //! the parties.
 //!
-//! A bus runs within a process or on a host; [`Client`]s connect to it over memory, a Unix socket or TCP.
+//! A bus runs within a process or on a host; [`Client`]s connect to it over memory, a Unix socket, TCP or TLS.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};

@@ -38,6 +38,10 @@ pub const HANDSHAKES: usize = 1024;
 /// world.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Bytes of the largest file of certificates, keys or revocations that is read: a list of a hundred thousand
+/// revocations. A larger one is a mistake.
+pub const PEM_FILE: usize = 8 * 1024 * 1024;
+
 /// Addresses of one host that connecting tries: more than any name service gives for good reason.
 pub const CONNECT_ADDRESSES: usize = 16;
 

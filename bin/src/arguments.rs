@@ -3,10 +3,10 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    bench, certs, completions, config, info, list, manual, publish, register, reply, request, serve, subscribe,
-    top,
+    bench, certs, completions, config, info, list, manual, publish, register, reply, request, serve,
+    subscribe, top,
 };
-use crate::connection::ADDRESS_VARIABLE;
+use crate::connection::{ADDRESS_VARIABLE, ClientFiles};
 use crate::failure::EXIT_CODES;
 
 const EXAMPLES: &str = "\
@@ -22,14 +22,18 @@ Examples:
 /// A message bus: publish/subscribe and request/response between processes
 ///
 /// `whispeer ADDR...` is short for `whispeer serve ADDR...`. An address is the path of a Unix socket,
-/// `unix:PATH`, or `@NAME` for a bus registered under that name.
+/// `unix:PATH`, `tcp://HOST:PORT`, `tls://HOST:PORT`, or `@NAME` for a bus registered under that name.
 #[derive(Debug, Parser)]
 #[command(name = "whispeer", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The bus to use: a socket's path, unix:PATH or @NAME [default: the registered default]
+    /// The bus to use: a socket's path, unix:PATH, tcp://HOST:PORT, tls://HOST:PORT or @NAME [default: the
+    /// registered default]
     #[arg(long, global = true, env = ADDRESS_VARIABLE, value_name = "ADDR", hide_env_values = true)]
     pub(crate) addr: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) tls: ClientFiles,
 
     /// Say more on standard error; twice for details (else WHISPEER_LOG=FILTER chooses)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

@@ -1,11 +1,12 @@
 //! Which bus is meant, and the connection to it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use whispeer::client::ClientBuilder;
+use clap::Args;
+use whispeer::client::{Client, ClientBuilder};
+use whispeer::transport::ClientTls;
 use whispeer::{Address, BusError, BusResult};
-
-use whispeer::client::Client;
 
 use crate::failure::{Failure, NO_BUS};
 use crate::output;
@@ -14,11 +15,49 @@ use crate::registry::Registry;
 /// The variable of the environment that names the bus.
 pub(crate) const ADDRESS_VARIABLE: &str = "WHISPEER_ADDR";
 
+/// The variables of the environment that [`ClientFiles`] can come from.
+pub(crate) const FILE_VARIABLES: [&str; 3] = ["WHISPEER_CA", "WHISPEER_CERT", "WHISPEER_KEY"];
+
+/// Files for buses that are reached over TLS.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options for tls://")]
+pub(crate) struct ClientFiles {
+    /// CA of the bus's certificate, in PEM [default: those that the system trusts]
+    #[arg(long, global = true, env = FILE_VARIABLES[0], value_name = "FILE", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Certificate to show to the bus, in PEM
+    #[arg(long, global = true, env = FILE_VARIABLES[1], value_name = "FILE", hide_env_values = true)]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM
+    #[arg(long, global = true, env = FILE_VARIABLES[2], value_name = "FILE", hide_env_values = true)]
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl ClientFiles {
+    fn tls(&self) -> anyhow::Result<ClientTls> {
+        let mut tls = ClientTls::new();
+        if let Some(ca) = &self.ca {
+            tls = tls.ca_file(ca);
+        }
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Ok(tls.identity_files(cert, key)),
+            (None, None) => Ok(tls),
+            _ => Err(Failure::usage("a certificate and its key belong together")
+                .help("give both --cert FILE and --key FILE, or neither")
+                .into()),
+        }
+    }
+}
+
 /// Which bus the user chose, and how to speak to them about it.
 #[derive(Debug, Clone)]
 pub(crate) struct BusChoice {
     /// From `--addr` or the environment.
     pub(crate) address: Option<String>,
+    /// For buses that are reached over TLS.
+    pub(crate) files: ClientFiles,
     /// Whether to say which bus was chosen.
     pub(crate) verbose: bool,
 }
@@ -72,7 +111,7 @@ impl BusChoice {
             let failure = Failure::usage(format!("{address} is an address within one process"));
             return Err(failure.help("give the path of a Unix socket, such as --addr my_bus").into());
         }
-        let builder = Client::builder().name(format!("whispeer {subcommand}"));
+        let builder = Client::builder().name(format!("whispeer {subcommand}")).tls(self.files.tls()?);
         match set(builder).connect(&address).await {
             Ok(client) => Ok(Connection { client, address }),
             Err(error) => Err(Failure::of_bus(&error, &address).into()),

@@ -26,6 +26,12 @@ pub enum Principal {
         /// Where the connection comes from.
         address: SocketAddr,
     },
+    /// Who has the key of a certificate that a CA of the bus's choice has signed.
+    Certificate {
+        /// The name in it: what follows `whispeer:` in a URI among its alternative names, or its subject's
+        /// common name.
+        name: String,
+    },
 }
 
 impl Principal {
@@ -36,7 +42,7 @@ impl Principal {
         match self {
             Self::Bus | Self::Local => true,
             Self::Unix { uid, .. } => Some(*uid) == own_uid,
-            Self::Network { .. } => false,
+            Self::Network { .. } | Self::Certificate { .. } => false,
         }
     }
 }
@@ -54,6 +60,7 @@ impl std::fmt::Display for Principal {
                 }
             }
             Self::Network { address } => write!(formatter, "{address}"),
+            Self::Certificate { name } => write!(formatter, "certificate {name}"),
         }
     }
 }

@@ -18,9 +18,11 @@ use super::table::TableBudget;
 use super::workers::Workers;
 use super::{Settings, Shared, introspect};
 use crate::error::{BusError, BusResult};
-use crate::transport::{
-    Address, Endpoint, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions,
-};
+#[cfg(feature = "tcp")]
+use crate::transport::network::{ListenOptions, NetworkListener};
+use crate::transport::{Address, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions};
+#[cfg(feature = "tls")]
+use crate::transport::{LiveTls, ServerTls};
 
 /// Links that wait to be taken over by [`BusHandle::attach`].
 const ATTACH_BACKLOG: usize = 256;
@@ -155,8 +157,10 @@ pub struct BusBuilder {
     settings: Settings,
     name: Option<String>,
     unix: Vec<(PathBuf, UnixOptions)>,
-    tcp: Vec<Endpoint>,
+    network: Vec<Address>,
     anyone: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
     listeners: Vec<Box<dyn Listener>>,
     workers: usize,
 }
@@ -164,16 +168,16 @@ pub struct BusBuilder {
 impl fmt::Debug for BusBuilder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let listeners: Vec<_> = self.listeners.iter().map(|listener| listener.local_addr()).collect();
-        formatter
-            .debug_struct("BusBuilder")
+        let mut shown = formatter.debug_struct("BusBuilder");
+        shown
             .field("settings", &self.settings)
             .field("name", &self.name)
             .field("unix", &self.unix)
-            .field("tcp", &self.tcp)
-            .field("anyone", &self.anyone)
-            .field("listeners", &listeners)
-            .field("workers", &self.workers)
-            .finish()
+            .field("network", &self.network)
+            .field("anyone", &self.anyone);
+        #[cfg(feature = "tls")]
+        shown.field("tls", &self.tls);
+        shown.field("listeners", &listeners).field("workers", &self.workers).finish()
     }
 }
 
@@ -207,7 +211,7 @@ impl BusBuilder {
         match address {
             Address::Unix(path) => self.unix.push((path.clone(), UnixOptions::default())),
             Address::Memory(name) => self.name = Some(name.clone()),
-            Address::Tcp(endpoint) => self.tcp.push(endpoint.clone()),
+            Address::Tcp(_) | Address::Tls(_) => self.network.push(address.clone()),
         }
         self
     }
@@ -220,6 +224,14 @@ impl BusBuilder {
     /// Listens on a Unix socket with these options.
     pub fn listen_unix_with(mut self, path: impl Into<PathBuf>, options: UnixOptions) -> Self {
         self.unix.push((path.into(), options));
+        self
+    }
+
+    /// Uses this certificate, and asks clients for theirs as it says, at all addresses whose transport uses TLS.
+    /// [`BusHandle::reload`] reads its files again.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -268,7 +280,7 @@ impl BusBuilder {
     /// Starts the bus on the current Tokio runtime. When this returns, its addresses accept.
     ///
     /// # Errors
-    /// [`BusError::NoRuntime`] outside a runtime; [`BusError::InvalidSettings`];
+    /// [`BusError::NoRuntime`] outside a runtime; [`BusError::InvalidSettings`], also for certificates and keys;
     /// [`BusError::AddressInUse`] and [`BusError::Listen`] for an address that cannot be listened on,
     /// in which case nothing is started.
     pub fn start(self) -> BusResult<BusHandle> {
@@ -283,8 +295,23 @@ impl BusBuilder {
         for (path, options) in &self.unix {
             listeners.push(Box::new(UnixListener::bind(path, options)?));
         }
-        for endpoint in &self.tcp {
-            listeners.push(listen_tcp(endpoint, self.anyone)?);
+        #[cfg(feature = "tls")]
+        let tls = self.tls.map(LiveTls::load).transpose()?.map(Arc::new);
+        #[cfg(feature = "tcp")]
+        let options = ListenOptions {
+            anyone: self.anyone,
+            #[cfg(feature = "tls")]
+            tls: tls.clone(),
+        };
+        for address in &self.network {
+            #[cfg(feature = "tcp")]
+            listeners.push(Box::new(NetworkListener::bind(address, &options)?));
+            #[cfg(not(feature = "tcp"))]
+            return Err(BusError::Listen {
+                address: address.to_string(),
+                reason: "whispeer was built without the feature `tcp`".into(),
+                source: None,
+            });
         }
         let mut local: Vec<Address> =
             listeners.iter().map(|listener| listener.local_addr().clone()).collect();
@@ -298,6 +325,8 @@ impl BusBuilder {
             publishes_waiting: AtomicUsize::new(0),
             live: RwLock::new(Live::of(&self.settings)),
             settings: self.settings,
+            #[cfg(feature = "tls")]
+            tls,
             id: u64::from_le_bytes(random()?),
             started: Instant::now(),
             addresses: local.iter().map(ToString::to_string).collect(),
@@ -322,18 +351,4 @@ impl BusBuilder {
         let task = runtime.spawn(supervisor.run());
         Ok(BusHandle::new(shared, connector, local, attach, phase, task, introspection))
     }
-}
-
-#[cfg(feature = "tcp")]
-fn listen_tcp(endpoint: &Endpoint, anyone: bool) -> BusResult<Box<dyn Listener>> {
-    Ok(Box::new(crate::transport::tcp::TcpListener::bind(endpoint, anyone)?))
-}
-
-#[cfg(not(feature = "tcp"))]
-fn listen_tcp(endpoint: &Endpoint, _anyone: bool) -> BusResult<Box<dyn Listener>> {
-    Err(BusError::Listen {
-        address: Address::Tcp(endpoint.clone()).to_string(),
-        reason: "whispeer was built without the feature `tcp`".into(),
-        source: None,
-    })
 }

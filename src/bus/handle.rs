@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::settings::Live;
 use super::stats::{Rows, dropped_by_name};
 use super::supervisor::Phase;
-use super::{BusStats, Reloaded, ServedStats, SessionStats, Settings, Shared, SubscriptionStats};
+use super::{Applied, BusStats, ServedStats, SessionStats, Settings, Shared, SubscriptionStats};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{Header, Kind};
@@ -133,23 +133,36 @@ impl BusHandle {
     /// # async fn main() -> BusResult<()> {
     /// let bus = Bus::builder().start()?;
     /// let settings = Settings { max_sessions: 10, frame_limit: 1024 * 1024, ..Settings::default() };
-    /// let reloaded = bus.reload(&settings)?;
-    /// assert_eq!(reloaded.applied, ["max_sessions"]);
-    /// assert_eq!(reloaded.at_restart, ["frame_limit"]);
+    /// let applied = bus.apply(&settings)?;
+    /// assert_eq!(applied.now, ["max_sessions"]);
+    /// assert_eq!(applied.at_restart, ["frame_limit"]);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn reload(&self, settings: &Settings) -> BusResult<Reloaded> {
+    pub fn apply(&self, settings: &Settings) -> BusResult<Applied> {
         settings.check()?;
         let asked = Live::of(settings);
         let before = {
             let mut live = self.shared.live.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *live, asked)
         };
-        Ok(Reloaded {
-            applied: before.differences(&asked),
+        Ok(Applied {
+            now: before.differences(&asked),
             at_restart: self.shared.settings.fixed_differences(settings),
         })
+    }
+
+    /// Reads certificates, keys and lists of revocations again from the files that the bus was started with, for
+    /// connections from now on. Those that there are go on. The files are read before this returns.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] that says which file cannot be used, and why; all stays as it was then.
+    pub fn reload(&self) -> BusResult<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.shared.tls {
+            tls.reload()?;
+        }
+        Ok(())
     }
 
     /// Takes nothing new, tells clients so, waits until what is in flight has been finished or

@@ -54,7 +54,7 @@ use tokio::time::Instant;
 
 pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp, listen_and_serve_unix};
 pub use handle::BusHandle;
-pub use settings::{Reloaded, Settings};
+pub use settings::{Applied, Settings};
 pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
 
 use self::budget::Budget;
@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     /// As the bus was started. What stands in `live` may have changed since.
     pub(crate) settings: Settings,
     live: RwLock<Live>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<crate::transport::LiveTls>>,
     pub(crate) id: u64,
     started: Instant,
     addresses: Vec<String>,

@@ -53,12 +53,12 @@ pub struct Settings {
 }
 
 /// What became of settings that a bus was given while it runs; see
-/// [`BusHandle::reload`](crate::BusHandle::reload). The names are those of the fields of [`Settings`].
+/// [`BusHandle::apply`](crate::BusHandle::apply). The names are those of the fields of [`Settings`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Reloaded {
+pub struct Applied {
     /// Those that have changed and hold from now on.
-    pub applied: Vec<&'static str>,
+    pub now: Vec<&'static str>,
     /// Those that differ from what the bus was started with, and would only hold after a restart.
     pub at_restart: Vec<&'static str>,
 }

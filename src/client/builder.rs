@@ -12,7 +12,7 @@ use super::shared::{Connection, Shared};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::Hello;
-use crate::transport::{Address, Link, MemoryConnector, connect};
+use crate::transport::{Address, ConnectOptions, Link, MemoryConnector, connect_with};
 
 /// How a client connects.
 ///
@@ -38,6 +38,7 @@ pub struct ClientBuilder {
     keep_alive: Duration,
     request_timeout: Duration,
     connect_timeout: Duration,
+    options: ConnectOptions,
 }
 
 impl Default for ClientBuilder {
@@ -49,6 +50,7 @@ impl Default for ClientBuilder {
             keep_alive: limits::KEEP_ALIVE,
             request_timeout: limits::REQUEST_TIMEOUT,
             connect_timeout: limits::HANDSHAKE_TIMEOUT,
+            options: ConnectOptions::default(),
         }
     }
 }
@@ -83,12 +85,21 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to the bus at an address such as `my_bus`, `unix:/run/my_bus` or `mem:name`, and waits
-    /// for its welcome.
+    /// Whom to trust, and what to prove, at addresses whose transport uses TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: crate::transport::ClientTls) -> Self {
+        self.options.tls = tls;
+        self
+    }
+
+    /// Connects to the bus at an address such as `my_bus`, `unix:/run/my_bus`, `tls://host:4242` or `mem:name`,
+    /// and waits for its welcome.
     ///
     /// # Errors
     /// [`BusError::Connect`] when nothing can be reached there; [`BusError::TimedOut`] when the bus does
-    /// not answer in time; what the bus refuses the client with.
+    /// not answer in time; what the bus refuses the client with; [`BusError::InvalidSettings`] for certificates
+    /// that cannot be used.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -100,7 +111,7 @@ impl ClientBuilder {
         let timeout = self.connect_timeout;
         let until = Instant::now() + timeout;
         let connected = async {
-            let link = connect(address).await?;
+            let link = connect_with(address, &self.options).await?;
             let client = self.connect_link(link)?;
             client.connection.shared.opened().await?;
             Ok(client)

@@ -217,6 +217,13 @@ impl Driver {
                     Err(exit) => break Err(exit),
                 },
                 Ok(None) => break Ok(()),
+                Err(malformed) if self.shared.session().is_none() => {
+                    let what = format!(
+                        "what answers at this address is no bus, or is reached by another transport, such as \
+                         tls://: {malformed}"
+                    );
+                    break Err(Exit::Fault(BusError::Protocol { what }));
+                }
                 Err(malformed) => break Err(Exit::Fault(malformed.into())),
             }
             if let Some(session) = self.shared.session().filter(|_| self.keep_alive.interval.is_none()) {

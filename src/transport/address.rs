@@ -14,6 +14,7 @@ use crate::error::BusError;
 /// | `unix:PATH`, or `PATH` alone | the Unix socket at that path |
 /// | `mem:NAME` | a listener in this process |
 /// | `tcp://HOST:PORT` | TCP; `HOST` is a name, an IPv4 address or an IPv6 address in brackets |
+/// | `tls://HOST:PORT` | TLS over TCP; the certificate has to be for `HOST` |
 ///
 /// # Examples
 /// ```
@@ -34,6 +35,8 @@ pub enum Address {
     Unix(PathBuf),
     /// A TCP port.
     Tcp(Endpoint),
+    /// A TCP port where TLS is spoken.
+    Tls(Endpoint),
 }
 
 /// A port of a host.
@@ -67,12 +70,6 @@ impl Endpoint {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// The same host with another port.
-    #[cfg(feature = "tcp")]
-    pub(super) fn with_port(&self, port: u16) -> Self {
-        Self { host: self.host.clone(), port }
     }
 
     fn read(text: &str) -> Result<Self, &'static str> {
@@ -130,6 +127,27 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl Address {
+    /// The port of a host that is meant, if it is one.
+    #[cfg(feature = "tcp")]
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Tcp(endpoint) | Self::Tls(endpoint) => Some(endpoint),
+            Self::Memory(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// The same address with another port, if it has one.
+    #[cfg(feature = "tcp")]
+    pub(super) fn with_port(&self, port: u16) -> Self {
+        let mut address = self.clone();
+        if let Self::Tcp(endpoint) | Self::Tls(endpoint) = &mut address {
+            endpoint.port = port;
+        }
+        address
+    }
+}
+
 impl FromStr for Address {
     type Err = BusError;
 
@@ -155,12 +173,16 @@ impl FromStr for Address {
         if let Some(endpoint) = text.strip_prefix("tcp://") {
             return endpoint.parse().map(Self::Tcp);
         }
+        if let Some(endpoint) = text.strip_prefix("tls://") {
+            return endpoint.parse().map(Self::Tls);
+        }
         if text.is_empty() {
             return refuse("the address is empty; give a socket's path such as \"my_bus\"");
         }
         if let Some((scheme, _)) = text.split_once("://") {
             return refuse(&format!(
-                "\"{scheme}://\" is not a transport of this build; use unix:PATH, tcp://HOST:PORT or mem:NAME"
+                "\"{scheme}://\" is not a transport of this build; use unix:PATH, tcp://HOST:PORT, \
+                 tls://HOST:PORT or mem:NAME"
             ));
         }
         Ok(Self::Unix(text.into()))
@@ -173,6 +195,7 @@ impl fmt::Display for Address {
             Self::Memory(name) => write!(formatter, "mem:{name}"),
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
             Self::Tcp(endpoint) => write!(formatter, "tcp://{endpoint}"),
+            Self::Tls(endpoint) => write!(formatter, "tls://{endpoint}"),
         }
     }
 }
@@ -188,6 +211,7 @@ mod tests {
             "mem:inside",
             "tcp://localhost:4242",
             "tcp://10.0.0.1:0",
+            "tls://bus.example.com:4242",
             "tcp://[fe80::1]:65535",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);

@@ -13,16 +13,22 @@
 
 mod address;
 mod batch;
+#[cfg(any(feature = "tcp", feature = "unix"))]
+mod channel;
 mod in_place;
 mod incoming;
 mod lanes;
 mod memory;
+#[cfg(feature = "tcp")]
+pub(crate) mod network;
 mod pool;
 #[cfg(any(feature = "tcp", feature = "unix"))]
 mod socket;
 #[cfg(feature = "tcp")]
-pub(crate) mod tcp;
+mod tcp;
 mod timer;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "unix")]
 mod unix;
 #[cfg(not(feature = "unix"))]
@@ -45,6 +51,10 @@ pub use incoming::Incoming;
 pub(crate) use lanes::{Lanes, Step};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub(crate) use timer::Timer;
+#[cfg(feature = "tls")]
+pub(crate) use tls::LiveTls;
+#[cfg(feature = "tls")]
+pub use tls::{ClientAuth, ClientTls, ServerTls};
 pub use unix::{UnixListener, UnixOptions, connect_unix};
 
 use crate::auth::Principal;
@@ -128,7 +138,7 @@ pub trait LinkReceiver: Send + 'static {
 pub struct Peer {
     /// What the transport can prove of the peer.
     pub principal: Principal,
-    /// The transport's name: `memory`, `unix`, `tcp`.
+    /// The transport's name: `memory`, `unix`, `tcp`, `tls`.
     pub transport: &'static str,
 }
 
@@ -207,16 +217,41 @@ pub trait Listener: Send + 'static {
 /// # }
 /// ```
 pub async fn connect(address: &Address) -> BusResult<Link> {
+    connect_with(address, &ConnectOptions::default()).await
+}
+
+/// What connecting to an address may need beside the address.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// For addresses whose transport uses TLS. By default the CAs of the system are trusted, and nothing is
+    /// proven.
+    #[cfg(feature = "tls")]
+    pub tls: ClientTls,
+}
+
+/// A link to the bus at `address`, as [`connect`] makes it, with options.
+///
+/// # Errors
+/// [`BusError::Connect`](crate::BusError::Connect) that says why there is none;
+/// [`BusError::InvalidSettings`](crate::BusError::InvalidSettings) for options that cannot be used.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+pub async fn connect_with(address: &Address, options: &ConnectOptions) -> BusResult<Link> {
     match address {
         Address::Memory(name) => MemoryConnector::find(name)?.connect(),
         Address::Unix(path) => connect_unix(path).await,
         #[cfg(feature = "tcp")]
-        Address::Tcp(endpoint) => tcp::connect(endpoint).await,
+        Address::Tcp(_) | Address::Tls(_) => network::connect(address, options).await,
         #[cfg(not(feature = "tcp"))]
-        Address::Tcp(_) => Err(BusError::Connect {
-            address: address.to_string(),
-            reason: "whispeer was built without the feature `tcp`".into(),
-            source: None,
-        }),
+        Address::Tcp(_) | Address::Tls(_) => {
+            let _ = options;
+            Err(BusError::Connect {
+                address: address.to_string(),
+                reason: "whispeer was built without the feature `tcp`".into(),
+                source: None,
+            })
+        }
     }
 }

@@ -1,21 +1,18 @@
-//! Stream sockets of the system, and the links that carry frames over them as they are.
+//! Stream sockets of the system.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::{Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Sent};
-
-/// Parts written by one system call.
-pub(super) const VECTORS: usize = 64;
+use super::channel::Channel;
 
 /// How often to look for room to write, while the process has no file descriptor left to be told.
 const ROOM_INTERVAL: Duration = Duration::from_millis(1);
@@ -38,10 +35,11 @@ impl Socket {
         socket.set_nonblocking(true)?;
         Ok(Self { socket: register(socket, Interest::READABLE)?, room: Mutex::new(None) })
     }
+}
 
-    /// Writes what goes without waiting.
+impl Channel for Socket {
     #[inline]
-    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut socket = self.socket.get_ref();
         loop {
             let written = match slices {
@@ -56,17 +54,15 @@ impl Socket {
         }
     }
 
-    /// Waits until there is room to write, after a write found none.
-    pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let result = ready!(room.get_or_insert_with(|| Room::of(&self.socket)).poll(context));
         *room = None;
         Poll::Ready(result)
     }
 
-    /// Reads what has arrived into `buffer`, or waits for it; 0 is the end.
     #[inline]
-    pub(super) fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.socket.poll_read_ready(context))?;
             match self.socket.get_ref().read(buffer) {
@@ -84,17 +80,9 @@ impl Socket {
         }
     }
 
-    /// Ends the sending direction.
-    pub(super) fn close(&self) {
+    fn close(&self) {
         // An error means that the connection is gone already, which is what was wanted.
         let _ = self.socket.get_ref().shutdown(Shutdown::Write);
-    }
-
-    /// A link that carries frames over the socket as they are.
-    pub(super) fn into_link(self) -> Link {
-        let socket = Arc::new(self);
-        let sender = SocketSender(Arc::clone(&socket));
-        Link { sender: Arc::new(sender), receiver: Box::new(SocketReceiver(socket)) }
     }
 }
 
@@ -129,71 +117,21 @@ impl Room {
     }
 }
 
-struct SocketSender(Arc<Socket>);
-
-impl LinkSender for SocketSender {
-    fn form(&self) -> Form {
-        Form::Bytes
-    }
-
-    fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
-        while !batch.is_empty() {
-            let mut slices = [IoSlice::new(&[]); VECTORS];
-            let filled = batch.slices(&mut slices);
-            match self.0.try_write(&slices[..filled]) {
-                Ok(count) => batch.advance(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Blocked),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Sent::All)
-    }
-
-    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_room(context)
-    }
-
-    fn close(&self) {
-        self.0.close();
-    }
-}
-
-struct SocketReceiver(Arc<Socket>);
-
-impl LinkReceiver for SocketReceiver {
-    fn poll_receive(
-        &mut self,
-        context: &mut Context<'_>,
-        incoming: &mut Incoming,
-    ) -> Poll<io::Result<usize>> {
-        incoming.poll_read_from(context, self)
-    }
-}
-
-impl AsyncRead for SocketReceiver {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let count = ready!(self.0.poll_read(context, buffer.initialize_unfilled()))?;
-        buffer.advance(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
     use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
 
+    use super::super::channel::Sender;
+    use super::super::{Batch, Form, LinkSender, Sent};
     use super::*;
     use crate::proto::{ContentRef, Header, Kind};
 
     /// A link whose peer has read nothing and that takes nothing more.
-    fn full() -> (SocketSender, UnixStream) {
+    fn full() -> (Sender<Socket>, UnixStream) {
         let (stream, peer) = UnixStream::pair().unwrap();
-        let sender = SocketSender(Arc::new(Socket::new(OwnedFd::from(stream)).unwrap()));
+        let sender = Sender(Arc::new(Socket::new(OwnedFd::from(stream)).unwrap()));
         while sender.try_send(&mut batch()).unwrap() == Sent::All {}
         (sender, peer)
     }

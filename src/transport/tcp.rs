@@ -12,8 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::socket::Socket;
-use super::{Accepted, Address, Endpoint, Link, Listener, Peer};
-use crate::auth::Principal;
+use super::{Address, Endpoint};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 
@@ -27,37 +26,39 @@ const BACKLOG: i32 = 1024;
 
 /// Accepts TCP connections on all addresses of one endpoint.
 #[derive(Debug)]
-pub(crate) struct TcpListener {
+pub(super) struct TcpListener {
     listeners: Vec<tokio::net::TcpListener>,
     /// Which of them is asked first, so that none starves the others.
     next: usize,
-    address: Address,
+    port: u16,
 }
 
 impl TcpListener {
-    /// Listens on all addresses that the endpoint's host stands for. With port 0 the system chooses one.
+    /// Listens on all addresses that the endpoint's host stands for; with `loopback_only`, none of them may be
+    /// one that other hosts can reach. With port 0 the system chooses one.
     ///
     /// # Errors
-    /// [`BusError::AddressInUse`] and [`BusError::Listen`]; [`BusError::NoRuntime`] outside a Tokio runtime.
-    pub(crate) fn bind(endpoint: &Endpoint, anyone: bool) -> BusResult<Self> {
+    /// [`BusError::AddressInUse`] and [`BusError::Listen`] for `address`, which is the endpoint as it was given;
+    /// [`BusError::NoRuntime`] outside a Tokio runtime.
+    pub(super) fn bind(endpoint: &Endpoint, address: &Address, loopback_only: bool) -> BusResult<Self> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BusError::NoRuntime { what: "listening on TCP" });
         }
-        let address = Address::Tcp(endpoint.clone()).to_string();
         let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => BusError::AddressInUse { address: address.clone() },
+            io::ErrorKind::AddrInUse => BusError::AddressInUse { address: address.to_string() },
             _ => BusError::Listen {
-                address: address.clone(),
+                address: address.to_string(),
                 reason: error.to_string(),
                 source: Some(Arc::new(error)),
             },
         };
         let addresses: Vec<_> =
             (endpoint.host(), endpoint.port()).to_socket_addrs().map_err(failed)?.collect();
-        if !anyone && !addresses.iter().all(|address| address.ip().is_loopback()) {
+        if loopback_only && !addresses.iter().all(|address| address.ip().is_loopback()) {
             return Err(BusError::Listen {
-                address,
-                reason: "clients of other hosts would reach a bus that asks nobody who he is; listen on a \
+                address: address.to_string(),
+                reason: "clients of other hosts would reach a bus that asks nobody who he is; ask clients for \
+                         certificates (tls:// with `ServerTls::client_ca_file`, `--tls-client-ca`), listen on a \
                          loopback address, or allow anyone (`BusBuilder::allow_anyone`, `--allow-anyone`)"
                     .into(),
                 source: None,
@@ -72,8 +73,30 @@ impl TcpListener {
             port = listener.local_addr().map_err(failed)?.port();
             listeners.push(listener);
         }
-        let address = Address::Tcp(endpoint.with_port(port));
-        Ok(Self { listeners, next: 0, address })
+        Ok(Self { listeners, next: 0, port })
+    }
+
+    /// The port that all its addresses have.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Waits for the next connection.
+    pub(super) fn poll_accept(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Socket, SocketAddr)>> {
+        let count = self.listeners.len();
+        for turn in 0..count {
+            let index = (self.next + turn) % count;
+            let Some(listener) = self.listeners.get(index) else { continue };
+            if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                self.next = (index + 1) % count;
+                let (stream, address) = accepted?;
+                return Poll::Ready(Ok((socket(stream)?, address)));
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -91,27 +114,6 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(socket.into())
 }
 
-impl Listener for TcpListener {
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        let count = self.listeners.len();
-        for turn in 0..count {
-            let index = (self.next + turn) % count;
-            let Some(listener) = self.listeners.get(index) else { continue };
-            if let Poll::Ready(accepted) = listener.poll_accept(context) {
-                self.next = (index + 1) % count;
-                let (stream, address) = accepted?;
-                let peer = Peer { principal: Principal::Network { address }, transport: "tcp" };
-                return Poll::Ready(Ok(Accepted::Open { link: socket(stream)?.into_link(), peer }));
-            }
-        }
-        Poll::Pending
-    }
-
-    fn local_addr(&self) -> &Address {
-        &self.address
-    }
-}
-
 /// Connects to one of the addresses that the endpoint's host stands for: the first that answers, in the order
 /// of the system.
 ///
@@ -119,10 +121,11 @@ impl Listener for TcpListener {
 /// Dropping the future closes the connection.
 ///
 /// # Errors
-/// [`BusError::Connect`] that says what each of them answered.
-pub(crate) async fn connect(endpoint: &Endpoint) -> BusResult<Link> {
+/// [`BusError::Connect`] for `address`, which is the endpoint as it was given, that says what each of them
+/// answered.
+pub(super) async fn connect(endpoint: &Endpoint, address: &Address) -> BusResult<Socket> {
     let failed = |reason: String, error: Option<io::Error>| BusError::Connect {
-        address: Address::Tcp(endpoint.clone()).to_string(),
+        address: address.to_string(),
         reason,
         source: error.map(|error| Arc::new(error) as _),
     };
@@ -139,10 +142,9 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> BusResult<Link> {
         let part = until.saturating_duration_since(Instant::now()) / left.max(1);
         left = left.saturating_sub(1);
         match timeout_at(Instant::now() + part, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => match socket(stream) {
-                Ok(socket) => return Ok(socket.into_link()),
-                Err(error) => return Err(failed(error.to_string(), Some(error))),
-            },
+            Ok(Ok(stream)) => {
+                return socket(stream).map_err(|error| failed(error.to_string(), Some(error)));
+            }
             Ok(Err(error)) => {
                 reasons.push(format!("{address}: {}", explain(&error)));
                 last = Some(error);

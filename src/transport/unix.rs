@@ -18,7 +18,7 @@ use socket2::SockRef;
 use tokio::net::UnixStream;
 
 use super::socket::Socket;
-use super::{Accepted, Address, Link, Listener, Peer};
+use super::{Accepted, Address, Link, Listener, Peer, channel};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 
@@ -330,5 +330,5 @@ fn explain_connect(path: &Path, error: &io::Error) -> String {
 fn link(stream: UnixStream) -> io::Result<Link> {
     // A system that allows less gives less, and the link works all the same.
     let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-    Ok(Socket::new(OwnedFd::from(stream.into_std()?))?.into_link())
+    Ok(channel::link(Socket::new(OwnedFd::from(stream.into_std()?))?))
 }

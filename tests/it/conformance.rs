@@ -8,6 +8,9 @@ macro_rules! instantiate {
         instantiate!(@on unix, Unix, $($case),*);
         instantiate!(@on unix_with_workers, UnixWorkers, $($case),*);
         instantiate!(@on tcp, Tcp, $($case),*);
+        instantiate!(@on tls, Tls, $($case),*);
+        instantiate!(@on tls_and_tcp, TlsAndTcp, $($case),*);
+        instantiate!(@on unix_and_tls, UnixAndTls, $($case),*);
         instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);
         instantiate!(@on memory_and_unix, MemoryAndUnix, $($case),*);
     };

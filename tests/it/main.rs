@@ -18,6 +18,7 @@ mod reload;
 mod requests;
 mod slow_peers;
 mod tcp;
+mod tls;
 mod totals;
 mod turns;
 mod unix;

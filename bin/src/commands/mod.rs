@@ -31,7 +31,7 @@ pub(crate) async fn run(
     logging: &Logging,
     passed: Passed,
 ) -> anyhow::Result<()> {
-    let bus = BusChoice { address: cli.addr, verbose: cli.verbose > 0 };
+    let bus = BusChoice { address: cli.addr, files: cli.tls, verbose: cli.verbose > 0 };
     match cli.command {
         Command::Serve(serve) => serve.run(&bus, interrupts, logging, passed).await,
         Command::Config(config) => config.run(&bus, logging),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use whispeer::bus::{Bus, BusHandle};
-use whispeer::transport::{UnixListener, UnixOptions};
+use whispeer::transport::{ClientAuth, ServerTls, UnixListener, UnixOptions};
 use whispeer::{Address, BusError};
 
 use crate::connection::{ADDRESS_VARIABLE, BusChoice, resolve};
@@ -13,7 +13,7 @@ use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
 use crate::output;
 use crate::service::{Passed, Watchdog, notices};
-use crate::settings::{Change, Configuration, Effective, Environment, Given, Source};
+use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +21,8 @@ Examples:
   whispeer my_bus                                   the same
   whispeer serve unix:/run/app/bus --mode 0660      for the group of the folder too
   whispeer serve my_bus --frame-limit 64MiB --block-limit 200ms
+  whispeer serve 'tls://[::]:4242' --tls-cert certs/server.pem --tls-key certs/server.key \
+      --tls-client-ca certs/ca.pem                  between hosts; `whispeer certs` makes the files
   whispeer serve --config whispeer.toml
 
 Each flag can also be a variable (--frame-limit is WHISPEER_FRAME_LIMIT) or a line of the file that
@@ -118,20 +120,31 @@ impl Running<'_> {
         addresses.map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    /// Reads the configuration again and applies what can be, with a word on each change. When it cannot be
-    /// used, all stays as it is.
+    /// Reads the configuration again and applies what can be, with a word on each change, and then certificates
+    /// and keys. What cannot be used changes nothing.
     fn reload(&mut self, status: &str) {
         notices::reloading();
-        match self.settings.file.clone() {
-            None => output::notice(format_args!("SIGHUP: there is no configuration file to read again")),
-            Some(file) => match self.apply() {
+        if let Some(file) = self.settings.file.clone() {
+            match self.apply() {
                 Ok(0) => output::notice(format_args!("{} read again: no changes", file.display())),
                 Ok(_) => output::notice(format_args!("{} read again", file.display())),
                 Err(error) => {
                     output::notice(format_args!("error: {error:#}"));
                     output::notice(format_args!("the settings stay as they were"));
                 }
-            },
+            }
+        }
+        let tls = &self.settings.configuration.tls;
+        if tls.cert.is_some() {
+            match self.handle.reload() {
+                Ok(()) => output::notice(format_args!("certificates read again, for new connections")),
+                Err(error) => {
+                    output::notice(format_args!("error: {error}"));
+                    output::notice(format_args!("the certificates stay as they were"));
+                }
+            }
+        } else if self.settings.file.is_none() {
+            output::notice(format_args!("SIGHUP: there is no configuration file to read again"));
         }
         notices::ready(status);
     }
@@ -139,7 +152,7 @@ impl Running<'_> {
     /// Applies what the file says now; returns how many settings differ.
     fn apply(&mut self) -> anyhow::Result<usize> {
         let newer = Effective::load(&self.given, &self.environment)?;
-        self.handle.reload(&newer.configuration.bus)?;
+        self.handle.apply(&newer.configuration.bus)?;
         warn(&newer);
         let differences = self.settings.differences(&newer);
         for difference in &differences {
@@ -173,7 +186,7 @@ fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
         })?;
         builder = match &parsed {
             Address::Unix(path) => builder.listen_unix_with(path, unix_options(configuration)),
-            Address::Tcp(_) => builder.listen(&parsed),
+            Address::Tcp(_) | Address::Tls(_) => builder.listen(&parsed),
             _ => {
                 let failure = Failure::usage(format!("{address} cannot be reached by other processes"));
                 return Err(failure
@@ -184,6 +197,9 @@ fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
     }
     if configuration.allow_anyone {
         builder = builder.allow_anyone();
+    }
+    if let Some(tls) = tls(&configuration.tls)? {
+        builder = builder.tls(tls);
     }
     builder.start().map_err(|error| explain(&error, &addresses).into())
 }
@@ -201,6 +217,35 @@ fn addresses(settings: &Effective, passed: &Passed) -> anyhow::Result<Vec<String
         return Err(failure.help("give a socket's path, such as `whispeer serve my_bus`").into());
     }
     listen.iter().map(|address| resolve(address)).collect()
+}
+
+/// What the bus does where TLS is spoken.
+fn tls(settings: &Tls) -> anyhow::Result<Option<ServerTls>> {
+    let Tls { cert, key, client_ca, client_auth, crl, min_version } = settings;
+    let (cert, key) = match (cert, key) {
+        (Some(cert), Some(key)) => (cert, key),
+        (None, None) if client_ca.is_none() && crl.is_none() => return Ok(None),
+        (None, _) => return Err(missing("tls.cert", "the certificate of the bus", "--tls-cert")),
+        (_, None) => return Err(missing("tls.key", "the key of the bus's certificate", "--tls-key")),
+    };
+    let mut tls = ServerTls::files(cert, key).tls12(*min_version == Tls::VERSION_1_2);
+    if let Some(ca) = client_ca {
+        tls = tls.client_ca_file(ca);
+    } else if crl.is_some() {
+        return Err(missing("tls.client_ca", "the CA of those that tls.crl revokes", "--tls-client-ca"));
+    }
+    if let Some(list) = crl {
+        tls = tls.revocations_file(list);
+    }
+    if *client_auth == Tls::OPTIONAL {
+        tls = tls.client_auth(ClientAuth::Optional);
+    }
+    Ok(Some(tls))
+}
+
+fn missing(key: &str, what: &str, flag: &str) -> anyhow::Error {
+    let failure = Failure::usage(format!("{key} is missing: {what}"));
+    failure.help(format!("give {flag} FILE; `whispeer certs` makes such files")).into()
 }
 
 fn unix_options(configuration: &Configuration) -> UnixOptions {

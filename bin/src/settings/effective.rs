@@ -224,7 +224,7 @@ mod tests {
     static OTHERS: &[Setting] = &[
         Setting::new("listen", "", Kind::Addresses(|all| &mut all.listen)),
         Setting::new("auth.key", "", Kind::Filter(|all| &mut all.log)).secret(),
-        Setting::new("tls.cert", "", Kind::Path(|all| &mut all.tested)),
+        Setting::new("tls.cert", "", Kind::Path(|all| &mut all.tls.cert)),
     ];
 
     fn file(text: &str) -> (tempfile::TempDir, Given) {
@@ -271,7 +271,7 @@ mod tests {
         assert!(error("frame-limit = 1").contains("did you mean \"frame_limit\"?"));
         assert!(error("colour = 1").ends_with("unknown key \"colour\""));
         assert!(error("[grace]\nx = 1").contains("grace: expected a time"));
-        assert!(error("[tls]\ncert = 1").contains(":1: unknown key \"tls\""));
+        assert!(error("[toll]\ncert = 1").contains(":1: unknown key \"toll\""));
         assert!(error("mode = 0o660").contains("octal permission bits as a string"));
         assert!(error("max_requests = -1").contains("found the number -1"));
         assert!(error("listen = [\"carrier://pigeon\"]").contains("whispeer.toml:1: listen: "));
@@ -367,9 +367,9 @@ mod tests {
         let (folder, given) = file("tls.cert = \"bus.pem\"");
         let load = |given, environment| Effective::load_by(OTHERS, given, &environment).unwrap();
         let by_file = load(&given, Environment::default());
-        assert_eq!(by_file.configuration.tested, Some(folder.path().join("bus.pem")));
+        assert_eq!(by_file.configuration.tls.cert, Some(folder.path().join("bus.pem")));
         let by_variable = load(&given, Environment::from([("WHISPEER_TLS_CERT", "other.pem")]));
-        assert_eq!(by_variable.configuration.tested, Some("other.pem".into()));
+        assert_eq!(by_variable.configuration.tls.cert, Some("other.pem".into()));
         assert!(load(&Given::default(), Environment::default()).text().contains("tls.cert  -"));
     }
 

@@ -17,7 +17,10 @@ pub(super) const FILE_FLAG: &str = "config";
 pub(super) const FILE_VARIABLE: &str = "WHISPEER_CONFIG";
 
 /// Variables of this project's that are no settings.
-const OTHER_VARIABLES: [&str; 2] = [FILE_VARIABLE, crate::connection::ADDRESS_VARIABLE];
+const OTHER_VARIABLES: [&str; 5] = {
+    let [ca, cert, key] = crate::connection::FILE_VARIABLES;
+    [FILE_VARIABLE, crate::connection::ADDRESS_VARIABLE, ca, cert, key]
+};
 
 /// The flags of all settings, as they were given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

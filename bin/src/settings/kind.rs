@@ -28,17 +28,19 @@ pub(crate) enum Kind {
     Window(fn(&mut Configuration) -> &mut (u32, u64)),
     /// What is logged.
     Filter(fn(&mut Configuration) -> &mut String),
+    /// One of some words.
+    Choice(&'static [&'static str], fn(&mut Configuration) -> &mut &'static str),
     /// Addresses of buses; in a file, relative paths are relative to the file.
     Addresses(fn(&mut Configuration) -> &mut Vec<String>),
     /// A file, or none; in a file, a relative path is relative to that file.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no setting of today is a file"))]
     Path(fn(&mut Configuration) -> &mut Option<PathBuf>),
 }
 
 impl Kind {
     /// What is to be written in a file, with an example.
-    pub(super) fn expected(&self) -> &'static str {
-        match self {
+    pub(super) fn expected(&self) -> String {
+        let expected = match self {
+            Self::Choice(words, _) => return format!("\"{}\"", words.join("\" or \"")),
             Self::Switch(_) => "true or false",
             Self::Count(_) => "a number, such as 1024",
             Self::Size(_) => "a size, such as \"16MiB\" or a number of bytes",
@@ -48,12 +50,14 @@ impl Kind {
             Self::Filter(_) => "a string, such as \"info\" or \"warn,whispeer=debug\"",
             Self::Addresses(_) => "a list of addresses, such as [\"unix:my_bus\"]",
             Self::Path(_) => "the path of a file as a string",
-        }
+        };
+        expected.to_owned()
     }
 
     /// The name of the value in a flag's help.
-    pub(super) fn value_name(&self) -> &'static str {
-        match self {
+    pub(super) fn value_name(&self) -> String {
+        let name = match self {
+            Self::Choice(words, _) => return words.join("|"),
             Self::Switch(_) => "true|false",
             Self::Count(_) => "COUNT",
             Self::Size(_) => "SIZE",
@@ -63,7 +67,8 @@ impl Kind {
             Self::Filter(_) => "FILTER",
             Self::Addresses(_) => "ADDR",
             Self::Path(_) => "FILE",
-        }
+        };
+        name.to_owned()
     }
 
     /// Whether several values can be given.
@@ -112,6 +117,10 @@ impl Kind {
                 EnvFilter::try_new(word).map_err(|error| error.to_string())?;
                 *place(into) = word.to_owned();
             }
+            Self::Choice(words, place) => {
+                let chosen = words.iter().find(|choice| **choice == word);
+                *place(into) = chosen.ok_or_else(|| format!("write {}", self.expected()))?;
+            }
             Self::Addresses(place) => *place(into) = vec![word.to_owned()],
             Self::Path(place) => *place(into) = Some(word.into()),
         }
@@ -149,7 +158,12 @@ impl Kind {
                 self.read_word(into, number.as_str()).map_err(|error| format!("{}: {error}", wrong()))?;
             }
             (
-                Self::Size(_) | Self::Time(_) | Self::Mode(_) | Self::Window(_) | Self::Filter(_),
+                Self::Size(_)
+                | Self::Time(_)
+                | Self::Mode(_)
+                | Self::Window(_)
+                | Self::Filter(_)
+                | Self::Choice(..),
                 DeValue::String(word),
             ) => self.read_word(into, word).map_err(|error| format!("{}: {error}", wrong()))?,
             _ => return Err(wrong()),
@@ -172,6 +186,7 @@ impl Kind {
                 Value::from(format!("{messages},{}", quantity::exact_size(bytes)))
             }
             Self::Filter(place) => Value::from(place(from).clone()),
+            Self::Choice(_, place) => Value::from(*place(from)),
             Self::Addresses(place) => Value::from(place(from).clone()),
             Self::Path(place) => {
                 place(from).as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy()))
@@ -189,6 +204,7 @@ impl Kind {
             Self::Mode(place) => *place(into) = *place(from),
             Self::Window(place) => *place(into) = *place(from),
             Self::Filter(place) => *place(into) = std::mem::take(place(from)),
+            Self::Choice(_, place) => *place(into) = *place(from),
             Self::Addresses(place) => *place(into) = std::mem::take(place(from)),
             Self::Path(place) => *place(into) = place(from).take(),
         }

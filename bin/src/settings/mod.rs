@@ -41,9 +41,42 @@ pub(crate) struct Configuration {
     pub(crate) log: String,
     pub(crate) workers: usize,
     pub(crate) bus: Settings,
-    /// What the tests of files as values read into.
-    #[cfg(test)]
-    pub(crate) tested: Option<PathBuf>,
+    pub(crate) tls: Tls,
+}
+
+/// The certificate of a bus, and what it asks of its clients.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tls {
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) client_auth: &'static str,
+    pub(crate) crl: Option<PathBuf>,
+    pub(crate) min_version: &'static str,
+}
+
+impl Tls {
+    /// Clients without a certificate are not let in, where clients are asked for one.
+    pub(crate) const REQUIRED: &'static str = "required";
+    /// They are.
+    pub(crate) const OPTIONAL: &'static str = "optional";
+    /// The lowest version of TLS that is spoken unless an older one is allowed.
+    pub(crate) const VERSION_1_3: &'static str = "1.3";
+    /// The older one.
+    pub(crate) const VERSION_1_2: &'static str = "1.2";
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            cert: None,
+            key: None,
+            client_ca: None,
+            client_auth: Self::REQUIRED,
+            crl: None,
+            min_version: Self::VERSION_1_3,
+        }
+    }
 }
 
 impl Default for Configuration {
@@ -56,8 +89,7 @@ impl Default for Configuration {
             log: "warn".to_owned(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             bus: Settings::default(),
-            #[cfg(test)]
-            tested: None,
+            tls: Tls::default(),
         }
     }
 }

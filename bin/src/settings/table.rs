@@ -1,5 +1,6 @@
 //! The table of all settings.
 
+use super::Tls;
 use super::kind::Kind;
 
 /// A setting of `whispeer serve`.
@@ -74,7 +75,7 @@ impl Setting {
 pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new(
         "listen",
-        "Where to listen: a socket's path, unix:PATH, tcp://HOST:PORT or @NAME",
+        "Where to listen: a socket's path, unix:PATH, tcp://HOST:PORT, tls://HOST:PORT or @NAME",
         Kind::Addresses(|all| &mut all.listen),
     )
     .more(&["In the environment a comma stands between addresses."])
@@ -106,6 +107,37 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new("workers", "Threads that serve connections", Kind::Count(|all| &mut all.workers))
         .example("4", "one for each core")
         .more(&["With 0, connections are served on the process's main thread."]),
+    Setting::new(
+        "tls.cert",
+        "Certificate of the bus, in PEM, with those that lead from it to its CA",
+        Kind::Path(|all| &mut all.tls.cert),
+    )
+    .more(&["`whispeer certs` makes certificates. SIGHUP reads the files again, and needs no other name."])
+    .example(r#""/etc/whispeer/server.pem""#, "none, and no TLS"),
+    Setting::new("tls.key", "Private key of the certificate, in PEM", Kind::Path(|all| &mut all.tls.key))
+        .example(r#""/etc/whispeer/server.key""#, "none"),
+    Setting::new(
+        "tls.client_ca",
+        "CA whose certificates clients have to show, in PEM",
+        Kind::Path(|all| &mut all.tls.client_ca),
+    )
+    .example(r#""/etc/whispeer/ca.pem""#, "none, and clients are not asked"),
+    Setting::new(
+        "tls.client_auth",
+        "Whether clients have to show a certificate, where there is a CA to check them by",
+        Kind::Choice(&[Tls::REQUIRED, Tls::OPTIONAL], |all| &mut all.tls.client_auth),
+    ),
+    Setting::new(
+        "tls.crl",
+        "List of revoked certificates of clients, in PEM",
+        Kind::Path(|all| &mut all.tls.crl),
+    )
+    .example(r#""/etc/whispeer/crl.pem""#, "none"),
+    Setting::new(
+        "tls.min_version",
+        "Oldest version of TLS that is spoken",
+        Kind::Choice(&[Tls::VERSION_1_3, Tls::VERSION_1_2], |all| &mut all.tls.min_version),
+    ),
     Setting::new(
         "frame_limit",
         "Largest frame: a payload with its topic and headers",
@@ -213,11 +245,14 @@ mod tests {
     }
 
     /// The binary's own settings are changed by the binary.
-    const OWN: [&str; 6] = ["listen", "mode", "allow_anyone", "grace", "log", "workers"];
+    fn is_own(setting: &Setting) -> bool {
+        ["listen", "mode", "allow_anyone", "grace", "log", "workers"].contains(&setting.key)
+            || setting.key.starts_with("tls.")
+    }
 
     #[tokio::test]
     async fn the_table_and_the_bus_agree_on_what_can_change_while_it_runs() {
-        let of_the_bus = SETTINGS.iter().filter(|setting| !OWN.contains(&setting.key));
+        let of_the_bus = SETTINGS.iter().filter(|setting| !is_own(setting));
         for setting in of_the_bus {
             let bus = Bus::builder().start().unwrap();
             let mut changed = Configuration::default();
@@ -228,12 +263,12 @@ mod tests {
                 Kind::Window(place) => place(&mut changed).0 -= 1,
                 _ => panic!("{}: say here how to change it", setting.key),
             }
-            let reloaded = bus.reload(&changed.bus).unwrap();
+            let applied = bus.apply(&changed.bus).unwrap();
             let expected = match setting.change {
                 Change::Restart => (0, 1),
                 Change::Now | Change::NewConnections => (1, 0),
             };
-            assert_eq!((reloaded.applied.len(), reloaded.at_restart.len()), expected, "{}", setting.key);
+            assert_eq!((applied.now.len(), applied.at_restart.len()), expected, "{}", setting.key);
         }
     }
 }

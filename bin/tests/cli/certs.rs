@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName}
 use webpki::{EndEntityCert, Error};
 use whispeer_testkit::certificates::{Authority, LOCAL_NAMES, Purpose, verify};
 
-use crate::support::{Place, has_tool};
+use crate::support::{Place, has};
 
 /// A place with a CA in `certs`.
 fn with_authority() -> Place {
@@ -461,7 +461,7 @@ fn no_output_shows_a_key() {
 
 #[test]
 fn openssl_takes_what_is_made() {
-    if !has_tool("openssl") {
+    if !has("openssl") {
         return;
     }
     for option in [&[][..], &["--ed25519"]] {
@@ -501,7 +501,7 @@ fn openssl_takes_what_is_made() {
 
 #[test]
 fn openssl_reads_the_extensions_that_were_meant() {
-    if !has_tool("openssl") {
+    if !has("openssl") {
         return;
     }
     let place = with_authority();
@@ -534,7 +534,7 @@ fn openssl_reads_the_extensions_that_were_meant() {
 
 #[test]
 fn openssl_reads_each_new_list_of_revocations_as_newer() {
-    if !has_tool("openssl") {
+    if !has("openssl") {
         return;
     }
     let place = with_authority();

@@ -13,3 +13,4 @@ mod reload;
 mod requests;
 mod service;
 mod support;
+mod tls;

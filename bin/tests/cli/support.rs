@@ -200,13 +200,15 @@ impl Drop for Running {
     }
 }
 
-/// Whether a tool is installed that a test needs. Where everything has to pass, it has to be.
-#[expect(clippy::print_stderr, reason = "a test that checks nothing has to say so")]
+/// Whether a tool is installed that a test needs. Where it is not, the test says so and has nothing to do; CI
+/// has to have it.
 pub(crate) fn has(tool: &str) -> bool {
-    let there = Command::new(tool).arg("--version").output().is_ok();
+    let there = Command::new(tool).arg("--version").stdin(Stdio::null()).output().is_ok();
     if !there {
-        eprintln!("SKIPPED: needs {tool}");
-        assert!(std::env::var_os("CI").is_none_or(|value| value.is_empty()), "SKIPPED: needs {tool}");
+        let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        assert!(!is_ci, "{tool} is missing, which .ci/run installs");
+        // Past what captures the output of tests that pass.
+        std::io::stdout().write_all(format!("SKIPPED: needs {tool}\n").as_bytes()).unwrap();
     }
     there
 }
@@ -238,17 +240,4 @@ pub(crate) fn long_text() -> Vec<u8> {
         }
     }
     text
-}
-
-/// Whether a tool is there that a test needs besides the binary. Where it is not, the test says so and has
-/// nothing to do; CI has to have it.
-pub(crate) fn has_tool(name: &str) -> bool {
-    let version = Command::new(name).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if version.is_ok_and(|status| status.success()) {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none(), "{name} is missing, which .ci/run installs");
-    // Past what captures the output of tests that pass.
-    std::io::stdout().write_all(format!("SKIPPED: needs {name}\n").as_bytes()).unwrap();
-    false
 }

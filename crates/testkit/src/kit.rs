@@ -7,16 +7,17 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use whispeer::bus::{Bus, BusHandle, Settings};
-use whispeer::transport::{Link, connect, connect_unix};
-use whispeer::{BusResult, Client};
+use whispeer::transport::{ClientTls, ConnectOptions, Link, ServerTls, connect_with};
+use whispeer::{Address, BusResult, Client};
 
+use crate::certificates::Certificates;
 use crate::conformance::CASES;
 use crate::fault::{Fault, faulty_link};
 use crate::ledger::{Live, nothing_left, settle};
@@ -34,27 +35,58 @@ pub enum Transport {
     UnixWorkers,
     /// All over TCP, on one thread.
     Tcp,
+    /// All over TLS, on one thread.
+    Tls,
     /// The first over the Unix socket, the second over memory, and so on; on two threads.
     UnixAndMemory,
     /// The first over memory, the second over the Unix socket, and so on; on two threads.
     MemoryAndUnix,
+    /// The first over TLS, the second over TCP, and so on; on two threads.
+    TlsAndTcp,
+    /// The first over a Unix socket, the second over TLS, and so on; on two threads.
+    UnixAndTls,
+}
+
+/// What one client's connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Memory,
+    Unix,
+    Tcp,
+    Tls,
 }
 
 impl Transport {
-    fn is_unix(self, client: usize) -> bool {
+    /// What the even clients and the odd ones connect over.
+    fn ways(self) -> [Over; 2] {
         match self {
-            Self::Memory | Self::Tcp => false,
-            Self::Unix | Self::UnixWorkers => true,
-            Self::UnixAndMemory => client.is_multiple_of(2),
-            Self::MemoryAndUnix => !client.is_multiple_of(2),
+            Self::Memory => [Over::Memory; 2],
+            Self::Unix | Self::UnixWorkers => [Over::Unix; 2],
+            Self::Tcp => [Over::Tcp; 2],
+            Self::Tls => [Over::Tls; 2],
+            Self::UnixAndMemory => [Over::Unix, Over::Memory],
+            Self::MemoryAndUnix => [Over::Memory, Over::Unix],
+            Self::TlsAndTcp => [Over::Tls, Over::Tcp],
+            Self::UnixAndTls => [Over::Unix, Over::Tls],
         }
     }
 
     fn runtime(self) -> io::Result<Runtime> {
         match self {
             Self::Memory => Builder::new_current_thread().enable_all().start_paused(true).build(),
-            Self::Unix | Self::UnixWorkers | Self::Tcp => Builder::new_current_thread().enable_all().build(),
+            _ if self.ways()[0] == self.ways()[1] => Builder::new_current_thread().enable_all().build(),
             _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+        }
+    }
+}
+
+impl Over {
+    fn is_of(self, address: &Address) -> bool {
+        match self {
+            Self::Memory => matches!(address, Address::Memory(_)),
+            Self::Unix => matches!(address, Address::Unix(_)),
+            Self::Tcp => matches!(address, Address::Tcp(_)),
+            Self::Tls => matches!(address, Address::Tls(_)),
         }
     }
 }
@@ -68,6 +100,7 @@ pub struct Kit {
     clients: AtomicUsize,
     cut_off_expected: AtomicBool,
     relays: Mutex<JoinSet<io::Result<()>>>,
+    certificates: LazyLock<Certificates>,
 }
 
 impl Kit {
@@ -84,6 +117,7 @@ impl Kit {
             clients: AtomicUsize::new(0),
             cut_off_expected: AtomicBool::new(false),
             relays: Mutex::default(),
+            certificates: LazyLock::new(Certificates::new),
         })
     }
 
@@ -102,13 +136,25 @@ impl Kit {
     pub fn start_with(&self, change: impl FnOnce(&mut Settings)) -> &BusHandle {
         let mut settings = Settings::default();
         change(&mut settings);
-        let builder = Bus::builder().settings(settings);
-        let builder = match self.transport {
-            Transport::Memory => builder,
-            Transport::Tcp => builder.listen(&"tcp://localhost:0".parse().expect("an address")),
-            Transport::UnixWorkers => builder.listen_unix(self.socket()).workers(2),
-            _ => builder.listen_unix(self.socket()),
-        };
+        let mut builder = Bus::builder().settings(settings);
+        if self.transport == Transport::UnixWorkers {
+            builder = builder.workers(2);
+        }
+        let [even, odd] = self.transport.ways();
+        let ways = if even == odd { vec![even] } else { vec![even, odd] };
+        let local = |scheme: &str| format!("{scheme}://localhost:0").parse().expect("an address");
+        for way in ways {
+            builder = match way {
+                Over::Memory => builder,
+                Over::Unix => builder.listen_unix(self.socket()),
+                Over::Tcp => builder.listen(&local("tcp")),
+                Over::Tls => {
+                    let (certificate, key) =
+                        (self.certificates.server.pem(), self.certificates.server.key_pem());
+                    builder.tls(ServerTls::pem(certificate, key)).listen(&local("tls"))
+                }
+            };
+        }
         assert!(self.bus.set(builder.start().expect("the bus starts")).is_ok(), "a kit has one bus");
         self.bus()
     }
@@ -130,12 +176,14 @@ impl Kit {
     /// The bus cannot be reached.
     pub async fn link(&self) -> BusResult<Link> {
         let client = self.clients.fetch_add(1, Ordering::Relaxed);
-        let link = if self.transport.is_unix(client) {
-            connect_unix(&self.socket()).await?
-        } else if self.transport == Transport::Tcp {
-            connect(&self.bus().local_addrs()[0]).await?
-        } else {
+        let way = self.transport.ways()[client % 2];
+        let link = if way == Over::Memory {
             self.bus().connector().connect()?
+        } else {
+            let address = self.bus().local_addrs().iter().find(|address| way.is_of(address));
+            let mut options = ConnectOptions::default();
+            options.tls = ClientTls::new().ca_pem(self.certificates.authority.pem());
+            connect_with(address.expect("the bus listens for it"), &options).await?
         };
         if self.fault == Fault::None {
             return Ok(link);

@@ -1,0 +1,106 @@
+//! Streams of bytes that any thread may write to without waiting, and the links that carry frames over
+//! them.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Sent};
+
+/// Parts that are taken by one call.
+pub(super) const VECTORS: usize = 64;
+
+/// A stream of bytes in both directions: a socket, or what is spoken over one. Any thread may write to it,
+/// one at a time; one task reads and waits.
+pub(super) trait Channel: Send + Sync + 'static {
+    /// Takes what goes without waiting, at least one byte. What it has taken it may hold back itself, as far
+    /// as the channel below had no room.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when there is no room.
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Passes on what is held back.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) while something still is.
+    #[inline]
+    fn try_flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Waits for room, after a call found none.
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Reads what has arrived into `buffer`, or waits for it; 0 is the end.
+    fn poll_read(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// Ends the sending direction.
+    fn close(&self);
+}
+
+/// A link that carries frames over a channel.
+pub(super) fn link(channel: impl Channel) -> Link {
+    let channel = Arc::new(channel);
+    let sender = Sender(Arc::clone(&channel));
+    Link { sender: Arc::new(sender), receiver: Box::new(Receiver(channel)) }
+}
+
+pub(super) struct Sender<C>(pub(super) Arc<C>);
+
+impl<C: Channel> LinkSender for Sender<C> {
+    fn form(&self) -> Form {
+        Form::Bytes
+    }
+
+    fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
+        let blocked = |error: io::Error| match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(Sent::Blocked),
+            _ => Err(error),
+        };
+        while !batch.is_empty() {
+            let mut slices = [IoSlice::new(&[]); VECTORS];
+            let filled = batch.slices(&mut slices);
+            match self.0.try_write(&slices[..filled]) {
+                Ok(count) => batch.advance(count),
+                Err(error) => return blocked(error),
+            }
+        }
+        self.0.try_flush().map_or_else(blocked, |()| Ok(Sent::All))
+    }
+
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_room(context)
+    }
+
+    fn close(&self) {
+        self.0.close();
+    }
+}
+
+struct Receiver<C>(Arc<C>);
+
+impl<C: Channel> LinkReceiver for Receiver<C> {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<io::Result<usize>> {
+        incoming.poll_read_from(context, self)
+    }
+}
+
+impl<C: Channel> AsyncRead for Receiver<C> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let count = ready!(self.0.poll_read(context, buffer.initialize_unfilled()))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,199 @@
+//! What a bus proves, and whom it lets in.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+
+use super::pem::Pem;
+use super::{FRAMES, provider, versions};
+use crate::error::BusResult;
+
+/// How a bus uses TLS: its certificate and key, and whether clients have to show certificates of theirs.
+///
+/// Files are read when the bus starts, and again by [`BusHandle::reload`](crate::BusHandle::reload).
+///
+/// # Examples
+/// ```no_run
+/// use whispeer::prelude::*;
+/// use whispeer::transport::ServerTls;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let tls = ServerTls::files("certs/server.pem", "certs/server.key")
+///     .client_ca_file("certs/ca.pem")
+///     .revocations_file("certs/crl.pem");
+/// let bus = Bus::builder().tls(tls).listen(&"tls://[::]:4242".parse()?).start()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct ServerTls {
+    certificate: Pem,
+    key: Pem,
+    client_ca: Option<Pem>,
+    client_auth: ClientAuth,
+    revocations: Vec<Pem>,
+    tls12: bool,
+}
+
+/// Whether clients have to show a certificate, where there is a CA to check them by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientAuth {
+    /// Who shows none is not let in.
+    #[default]
+    Required,
+    /// Who shows none comes in as somebody who has proven nothing. Who shows a bad one does not.
+    Optional,
+}
+
+impl ServerTls {
+    /// A bus with the certificate and the key in these files, in PEM. Certificates that lead from it to its CA
+    /// follow it in the same file.
+    pub fn files(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self::new(Pem::file(certificate), Pem::file(key))
+    }
+
+    /// A bus with this certificate and this key, in PEM.
+    pub fn pem(certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        Self::new(Pem::text(certificate), Pem::text(key))
+    }
+
+    fn new(certificate: Pem, key: Pem) -> Self {
+        Self {
+            certificate,
+            key,
+            client_ca: None,
+            client_auth: ClientAuth::default(),
+            revocations: Vec::new(),
+            tls12: false,
+        }
+    }
+
+    /// Asks clients for certificates that the CA in this file has signed, and lets nobody in without, unless
+    /// [`client_auth`](Self::client_auth) says otherwise. Without a CA nobody is asked.
+    pub fn client_ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.client_ca = Some(Pem::file(path));
+        self
+    }
+
+    /// As [`client_ca_file`](Self::client_ca_file), with the text in PEM.
+    pub fn client_ca_pem(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.client_ca = Some(Pem::text(text));
+        self
+    }
+
+    /// Whether clients have to show a certificate.
+    pub fn client_auth(mut self, auth: ClientAuth) -> Self {
+        self.client_auth = auth;
+        self
+    }
+
+    /// Refuses clients whose certificates are in the lists of revocations in this file, in PEM. With any list,
+    /// every CA between a client and the CA that is trusted needs one. A list that is past the time at which its
+    /// issuer wanted to make a newer one still holds.
+    pub fn revocations_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.revocations.push(Pem::file(path));
+        self
+    }
+
+    /// As [`revocations_file`](Self::revocations_file), with the text in PEM.
+    pub fn revocations_pem(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.revocations.push(Pem::text(text));
+        self
+    }
+
+    /// Speaks TLS 1.2 too, with clients that know no better; otherwise 1.3 alone.
+    pub fn tls12(mut self, allowed: bool) -> Self {
+        self.tls12 = allowed;
+        self
+    }
+
+    /// Whether nobody comes in without having proven who he is.
+    pub(crate) fn requires_clients_to_prove(&self) -> bool {
+        self.client_ca.is_some() && self.client_auth == ClientAuth::Required
+    }
+
+    fn load(&self) -> BusResult<ServerConfig> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(self.tls12))
+            .map_err(|error| self.certificate.unusable("certificate", &error.to_string()))?;
+        let builder = match self.verifier()? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_single_cert(self.certificate.chain()?, self.key.key()?).map_err(
+            |error| match error {
+                rustls::Error::InconsistentKeys(_) => self
+                    .certificate
+                    .unusable("certificate", &format!("its key is not the one in {}", self.key)),
+                error => self.certificate.unusable("certificate", &error.to_string()),
+            },
+        )?;
+        config.alpn_protocols = vec![FRAMES.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    fn verifier(&self) -> BusResult<Option<Arc<dyn ClientCertVerifier>>> {
+        let Some(ca) = &self.client_ca else { return Ok(None) };
+        let mut lists = Vec::new();
+        for pem in &self.revocations {
+            lists.extend(pem.revocations()?);
+        }
+        let roots = Arc::new(ca.roots()?);
+        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider()).with_crls(lists);
+        let builder = match self.client_auth {
+            ClientAuth::Required => builder,
+            ClientAuth::Optional => builder.allow_unauthenticated(),
+        };
+        match builder.build() {
+            Ok(verifier) => Ok(Some(verifier)),
+            Err(error) => Err(match self.revocations.first() {
+                Some(list) => list.unusable("list of revocations", &error.to_string()),
+                None => ca.unusable("CA's certificate", &error.to_string()),
+            }),
+        }
+    }
+}
+
+/// What a running bus uses for its next connection.
+#[derive(Debug)]
+pub(crate) struct LiveTls {
+    source: ServerTls,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl LiveTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What cannot be used, and why.
+    pub(crate) fn load(source: ServerTls) -> BusResult<Self> {
+        let config = RwLock::new(Arc::new(source.load()?));
+        Ok(Self { source, config })
+    }
+
+    /// Reads the files again, for connections from now on. Everything stays as it is when one of them cannot be
+    /// used.
+    ///
+    /// # Errors
+    /// What cannot be used, and why.
+    pub(crate) fn reload(&self) -> BusResult<()> {
+        let config = Arc::new(self.source.load()?);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    pub(crate) fn source(&self) -> &ServerTls {
+        &self.source
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
