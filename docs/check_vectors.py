@@ -12,7 +12,7 @@ import sys
 HEADER_LEN = 24
 KINDS = {
     1: "HELLO", 2: "WELCOME", 3: "GOODBYE", 4: "PING", 5: "PONG", 6: "CREDIT", 7: "ACCEPTED",
-    8: "FAILED", 9: "DRAINING", 16: "SUBSCRIBE", 17: "UNSUBSCRIBE", 18: "PUBLISH", 19: "DELIVER",
+    8: "FAILED", 9: "DRAINING", 10: "CONFIRM", 16: "SUBSCRIBE", 17: "UNSUBSCRIBE", 18: "PUBLISH", 19: "DELIVER",
     20: "GAP", 21: "ENDED", 32: "SERVE", 33: "UNSERVE", 34: "REQUEST", 35: "ASK", 36: "REPLY",
     37: "ANSWER", 38: "CANCEL",
 }
@@ -128,7 +128,8 @@ def decode_hello(data):
         "name": reader.take(reader.integer(1)).decode(), "resume": None,
     }
     if reader.integer(1) != 0:
-        hello["resume"] = {"session": str(reader.integer(8)), "token_hex": reader.take(32).hex()}
+        hello["resume"] = {"session": str(reader.integer(8)), "token_hex": reader.take(32).hex(),
+                           "received": str(reader.integer(8))}
     return hello
 
 
@@ -141,7 +142,7 @@ def decode_welcome(data):
         "frame_limit": reader.integer(4), "keep_alive_ms": reader.integer(4),
         "block_limit_ms": reader.integer(4), "publish_messages": reader.integer(4),
         "publish_bytes": str(reader.integer(8)), "subscriptions": reader.integer(4),
-        "requests": reader.integer(4),
+        "requests": reader.integer(4), "received": str(reader.integer(8)),
     }
 
 

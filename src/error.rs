@@ -276,6 +276,15 @@ pub enum BusError {
         /// What is known of the cause.
         reason: String,
     },
+    /// The connection was lost and the session could not go on, so that nobody can tell whether the call did what it
+    /// was to do.
+    #[error(
+        "the connection to the bus was lost, and its session with it: whether {what} is unknown; ask, or do it again if that does no harm"
+    )]
+    OutcomeUnknown {
+        /// What may have happened.
+        what: String,
+    },
     /// This side closed the client, subscription or serving; the call came after that.
     #[error("{what} is closed; open a new one")]
     Closed {
@@ -335,6 +344,7 @@ impl BusError {
             | Self::Listen { .. }
             | Self::AddressInUse { .. }
             | Self::Disconnected { .. }
+            | Self::OutcomeUnknown { .. }
             | Self::Closed { .. } => ErrorClass::Link,
         }
     }

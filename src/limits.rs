@@ -38,6 +38,32 @@ pub const HANDSHAKES: usize = 1024;
 /// world.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Bytes of a link that one side has sent and the other has not confirmed to have received, where the link may
+/// outlive its connection; then it waits. They are kept to be sent again. It is what a connection of 80 Mbit/s
+/// carries in 100 ms, or 8 Gbit/s in 1 ms; and a whole batch may always be added to less.
+pub const UNCONFIRMED_BYTES: usize = 1024 * 1024;
+
+/// Bytes that are received on such a link before the other side is told.
+pub const CONFIRM_BYTES: u64 = 64 * 1024;
+
+/// How long a bus keeps a session whose connection broke, for its client to come back.
+///
+/// Ten seconds are enough for a client that tries at once and then every second or so, and short enough that
+/// requests do not wait for long for a server whose process is gone.
+pub const RESUME_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a client waits before its second attempt to come back to a bus.
+pub const RECONNECT_DELAY: Duration = Duration::from_millis(100);
+
+/// The longest time between two such attempts: a bus that has been restarted is found again that soon.
+pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// How long a client tries to come back before it ends.
+pub const RECONNECT_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Events of a client's connection that wait to be taken; there are a few in each outage.
+pub const CLIENT_EVENTS: usize = 64;
+
 /// Bytes of the largest file of certificates, keys or revocations that is read: a list of a hundred thousand
 /// revocations. A larger one is a mistake.
 pub const PEM_FILE: usize = 8 * 1024 * 1024;

@@ -9,15 +9,19 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
-use super::session::Session;
+use super::session::{Returned, Session};
 use super::supervisor::{Phase, random};
 use super::task::{Served, SessionTask};
 use super::workers::Seat;
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Refusal, ResumeToken, VERSION, Welcome};
+use crate::proto::{
+    Capabilities, ContentRef, Header, Hello, Kind, Refusal, Resume, ResumeToken, VERSION, Welcome,
+};
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkReceiver, LinkSender, Opened, Opening, Peer};
+
+const RESUME: Capabilities = Capabilities::RESUME;
 
 /// The shortest keep-alive interval a client may ask for; the bus's own may be shorter.
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(100);
@@ -167,7 +171,7 @@ async fn open_session(
         let token = random::<{ ResumeToken::LEN }>()?;
         Ok((open, hello, ResumeToken::new(token)))
     };
-    let (open, hello, resume_token) = match welcomed.await {
+    let (open, mut hello, resume_token) = match welcomed.await {
         Ok(welcomed) => welcomed,
         Err(reason) => {
             shared.cut_off.fetch_add(1, Ordering::Relaxed);
@@ -176,13 +180,24 @@ async fn open_session(
             return None;
         }
     };
+    if let Some(resume) = &hello.resume
+        && come_back(&shared, resume, &peer, &*sender, &mut incoming)
+    {
+        return None;
+    }
+    match sender.resumable() {
+        Some(link) if !shared.live().resume_limit.is_zero() && hello.capabilities.contains(RESUME) => {
+            link.keep()
+        }
+        _ => hello.capabilities = hello.capabilities.without(RESUME),
+    }
     incoming.settle();
     incoming.set_limit(shared.settings.frame_limit);
     let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
     let keep_alive = hello.keep_alive.max(SHORTEST_KEEP_ALIVE).min(shared.live().keep_alive);
     let (budget, request_bytes) = (Arc::clone(&shared.budget), shared.settings.request_bytes);
-    let session = Arc::new(Session::new(id, peer, hello.name, sender, budget, request_bytes));
-    let welcome = welcome(&shared, id, resume_token, keep_alive, hello.capabilities);
+    let session = Arc::new(Session::new(id, peer, hello.name, resume_token, sender, budget, request_bytes));
+    let welcome = welcome(&shared, &session, keep_alive, hello.capabilities);
     session.send_control(&Header::new(Kind::Welcome, 0, 0), &welcome.encode());
     shared.sessions().insert(id, Arc::clone(&session));
     if *phase.borrow() == Phase::Stopped {
@@ -228,10 +243,35 @@ fn too_slow(shared: &Shared) -> BusError {
     BusError::TimedOut { what: "the handshake".into(), after: shared.live().handshake_timeout }
 }
 
-fn welcome(
+/// Hands the connection over to the session that its client asks to come back to, if that can go on; otherwise
+/// the client gets a new one.
+fn come_back(
     shared: &Shared,
-    session: u64,
-    resume_token: ResumeToken,
+    resume: &Resume,
+    peer: &Peer,
+    sender: &dyn LinkSender,
+    incoming: &mut Incoming,
+) -> bool {
+    let Some(session) = shared.sessions().get(&resume.session).cloned() else { return false };
+    if session.resume_token != resume.token || !session.peer.principal.may_go_on_as(&peer.principal) {
+        return false;
+    }
+    let Some(link) = session.sender().resumable() else { return false };
+    if !link.can_go_on(resume.received) {
+        return false;
+    }
+    let attachment = sender.resumable().and_then(|fresh| fresh.detach(incoming.take_rest()));
+    let Some(attachment) = attachment else { return false };
+    tracing::debug!(session = session.id, peer = %peer.principal, "a client comes back");
+    // Where the session ends at this moment, the connection ends with it, and the client tries again.
+    session.come_back(Returned { attachment, received: resume.received });
+    true
+}
+
+/// What the bus says to the client of a session.
+pub(super) fn welcome(
+    shared: &Shared,
+    session: &Session,
     keep_alive: Duration,
     capabilities: Capabilities,
 ) -> Welcome {
@@ -241,8 +281,8 @@ fn welcome(
         version: VERSION,
         capabilities: Capabilities::SUPPORTED.common(capabilities),
         bus: shared.id,
-        session,
-        resume_token,
+        session: session.id,
+        resume_token: session.resume_token.clone(),
         resumed: false,
         frame_limit: count(settings.frame_limit),
         keep_alive,
@@ -250,6 +290,7 @@ fn welcome(
         publish_window: settings.publish_window,
         max_subscriptions: count(settings.max_subscriptions),
         max_requests: count(settings.max_requests),
+        received: 0,
     }
 }
 

@@ -22,14 +22,16 @@ use super::stats::Totals;
 use super::subscription::{Slot, Subscriptions};
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::{ContentRef, Header, Kind, Owed, Refusal};
-use crate::transport::{Lanes, LinkSender, Peer, Step};
+use crate::proto::{ContentRef, Header, Kind, Owed, Refusal, ResumeToken};
+use crate::transport::{Attachment, Lanes, LinkSender, Peer, Step};
 
 /// One connected peer.
 pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) peer: Peer,
     pub(crate) name: String,
+    /// What a client has to know to come back.
+    pub(super) resume_token: ResumeToken,
     sender: Arc<dyn LinkSender>,
     state: Mutex<State>,
     /// Wakes the task that owns the link.
@@ -82,10 +84,20 @@ pub(crate) struct State {
     flush_pending: bool,
     /// Why the session has to end; its task does so when it sees this.
     pub(crate) cut: Option<BusError>,
+    /// The connection over which the client has come back; the task goes on with it.
+    pub(super) returned: Option<Returned>,
     /// Nothing is taken any more.
     pub(crate) closed: bool,
     pub(crate) totals: Totals,
     share: Share,
+}
+
+/// A connection over which a client has come back to its session.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) attachment: Attachment,
+    /// Bytes of the session's link that the client has received.
+    pub(super) received: u64,
 }
 
 /// What may wait for room on a link. Each goes first in turn, so that none takes all of the room each time.
@@ -101,6 +113,7 @@ impl Session {
         id: u64,
         peer: Peer,
         name: String,
+        resume_token: ResumeToken,
         sender: Arc<dyn LinkSender>,
         budget: Arc<Budget>,
         request_bytes: usize,
@@ -110,6 +123,7 @@ impl Session {
             id,
             peer,
             name,
+            resume_token,
             sender,
             state: Mutex::new(State {
                 lanes,
@@ -132,6 +146,7 @@ impl Session {
                 grant_withheld: false,
                 flush_pending: false,
                 cut: None,
+                returned: None,
                 closed: false,
                 totals: Totals::default(),
                 share: Share::default(),
@@ -204,6 +219,18 @@ impl Session {
     pub(crate) fn send_control(&self, header: &Header, payload: &[u8]) {
         self.lock().control(header, &ContentRef::of_payload(payload));
         self.flush();
+    }
+
+    /// Goes on over the connection over which the client has come back; `false` when the session ends.
+    pub(super) fn come_back(&self, returned: Returned) -> bool {
+        let mut state = self.lock();
+        if state.closed || state.cut.is_some() {
+            return false;
+        }
+        state.returned = Some(returned);
+        drop(state);
+        self.task.wake();
+        true
     }
 
     /// Ends the session from outside: its task says why to the peer and closes the link.
@@ -450,7 +477,18 @@ impl Session {
         let (bus_end, peer_end) = crate::transport::memory_pair();
         let peer = Peer { principal: crate::auth::Principal::Local, transport: "memory" };
         let budget = Arc::new(Budget::new(1 << 20));
-        (Arc::new(Self::new(id, peer, String::new(), bus_end.sender, budget, 1 << 20)), peer_end)
+        (
+            Arc::new(Self::new(
+                id,
+                peer,
+                String::new(),
+                ResumeToken::new([0; 32]),
+                bus_end.sender,
+                budget,
+                1 << 20,
+            )),
+            peer_end,
+        )
     }
 }
 

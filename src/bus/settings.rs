@@ -50,6 +50,9 @@ pub struct Settings {
     pub stall_limit: Duration,
     /// How long the handshake may take (default 5 s).
     pub handshake_timeout: Duration,
+    /// How long a session whose connection over a network broke is kept for its client to come back; zero for
+    /// not at all. Default [`limits::RESUME_LIMIT`].
+    pub resume_limit: Duration,
 }
 
 /// What became of settings that a bus was given while it runs; see
@@ -74,6 +77,7 @@ pub(super) struct Live {
     pub(super) keep_alive: Duration,
     pub(super) stall_limit: Duration,
     pub(super) handshake_timeout: Duration,
+    pub(super) resume_limit: Duration,
 }
 
 impl Live {
@@ -85,6 +89,7 @@ impl Live {
             keep_alive: settings.keep_alive,
             stall_limit: settings.stall_limit,
             handshake_timeout: settings.handshake_timeout,
+            resume_limit: settings.resume_limit,
         }
     }
 
@@ -97,6 +102,7 @@ impl Live {
             ("keep_alive", self.keep_alive != other.keep_alive),
             ("stall_limit", self.stall_limit != other.stall_limit),
             ("handshake_timeout", self.handshake_timeout != other.handshake_timeout),
+            ("resume_limit", self.resume_limit != other.resume_limit),
         ])
     }
 }
@@ -123,6 +129,7 @@ impl Default for Settings {
             keep_alive: limits::KEEP_ALIVE,
             stall_limit: limits::STALL_LIMIT,
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            resume_limit: limits::RESUME_LIMIT,
         }
     }
 }

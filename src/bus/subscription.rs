@@ -512,6 +512,7 @@ mod tests {
                     1,
                     peer,
                     String::new(),
+                    crate::proto::ResumeToken::new([0; 32]),
                     end.sender,
                     budget,
                     usize::MAX,

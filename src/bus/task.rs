@@ -15,16 +15,19 @@ use super::Shared;
 use super::budget::Share;
 use super::clock::Clock;
 use super::hold::Holds;
+use super::opening::welcome;
 use super::requests::claim;
 use super::router::RouteCache;
-use super::session::{Session, State, Waiter};
+use super::session::{Returned, Session, State, Waiter};
 use super::stats::Totals;
 use super::underway::{Underway, Waiting};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::GapReason;
-use crate::proto::{Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Refusal};
-use crate::transport::{InPlace, Incoming, LinkReceiver, Timer, Turn};
+use crate::proto::{
+    Capabilities, Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Refusal, Welcome,
+};
+use crate::transport::{InPlace, Incoming, LinkReceiver, ResumableLink, Timer, Turn};
 
 /// How long a closing session may take to write what waits.
 const CLOSING: Duration = limits::STOP_GRACE;
@@ -72,6 +75,10 @@ pub(super) struct SessionTask {
     undone: bool,
     /// The peer sends nothing more; known only while the session is closing.
     peer_closed: bool,
+    /// The link may outlive its connection.
+    resumable: bool,
+    /// The connection is gone; the session ends when this is reached, unless the client comes back.
+    lost_until: Option<Instant>,
     share: Share,
 }
 
@@ -116,6 +123,7 @@ impl SessionTask {
         keep_alive: Duration,
     ) -> Self {
         let now = Instant::now();
+        let resumable = session.sender().resumable().is_some();
         Self {
             credit: Credit::new(shared.settings.publish_window),
             holds: Holds::new(Arc::clone(&session)),
@@ -143,6 +151,8 @@ impl SessionTask {
             interrupted: false,
             undone: false,
             peer_closed: false,
+            resumable,
+            lost_until: None,
             share: Share::default(),
         }
     }
@@ -163,6 +173,9 @@ impl SessionTask {
     fn work(&mut self, context: &mut Context<'_>) -> Poll<BusError> {
         self.session.task.register(context.waker());
         self.clock.turn();
+        if self.resumable {
+            self.look_at_connection();
+        }
         if let Some(reason) = self.poll_link(context) {
             return Poll::Ready(reason);
         }
@@ -199,6 +212,42 @@ impl SessionTask {
         }
         self.grant_publishes();
         self.poll_times(context)
+    }
+
+    /// Goes on over another connection if the client has come back, and notes when the connection is gone.
+    fn look_at_connection(&mut self) {
+        let Some(link) = self.session.sender().resumable() else { return };
+        let returned = self.session.lock().returned.take();
+        if let Some(Returned { attachment, received }) = returned {
+            let welcome = Welcome {
+                resumed: true,
+                received: link.received(),
+                ..welcome(&self.shared, &self.session, self.keep_alive, Capabilities::RESUME)
+            };
+            let payload = welcome.encode();
+            let mut preface = Header::new(Kind::Welcome, 0, 0).encode(0, 0, payload.len()).to_vec();
+            preface.extend_from_slice(&payload);
+            if link.attach(attachment, received, preface) {
+                self.heard = true;
+                self.lost_until = None;
+                self.session.lock().lanes.unblock();
+                self.session.flush();
+                // An empty lane would not send what the link itself has.
+                link.send();
+            }
+        }
+        if link.is_lost() && self.lost_until.is_none() {
+            self.clock.turn();
+            self.lost_until = Some(self.clock.now() + self.shared.live().resume_limit);
+            let reason = link.lost().unwrap_or_default();
+            tracing::debug!(session = self.session.id, reason, "the connection of a session is gone");
+        }
+    }
+
+    /// Why the session ends when its client does not come back.
+    fn lost(&self) -> BusError {
+        let reason = self.session.sender().resumable().and_then(ResumableLink::lost);
+        BusError::Disconnected { reason: reason.unwrap_or_else(|| "the connection is gone".into()) }
     }
 
     /// Ends the session if somebody asked for it, and goes on writing when the link has room again.
@@ -309,6 +358,12 @@ impl SessionTask {
                 Ok(())
             }
             Kind::Pong => Ok(()),
+            Kind::Confirm => match self.session.sender().resumable() {
+                Some(link) => link.confirm(header.sequence),
+                None => {
+                    Err(BusError::Protocol { what: "CONFIRM on a link that ends with its connection".into() })
+                }
+            },
             Kind::Goodbye => Err(BusError::Closed { what: "the session, by its client,".into() }),
             kind => {
                 Err(BusError::Protocol { what: format!("a client sent {kind:?}, which only a bus sends") })
@@ -361,7 +416,11 @@ impl SessionTask {
         }
         let deferred: usize = self.deferred.iter().map(|deferred| deferred.content.size()).sum();
         let underway = self.underway.as_ref().map_or(0, |publish| publish.held() + self.cache.held());
-        self.share.follow(self.incoming.held() + deferred + underway, self.session.budget());
+        let mut held = self.incoming.held() + deferred + underway;
+        if self.resumable {
+            held += self.session.sender().resumable().map_or(0, ResumableLink::held);
+        }
+        self.share.follow(held, self.session.budget());
     }
 
     /// Queues an answer to this session, to be flushed at the end of the turn.
@@ -421,6 +480,9 @@ impl SessionTask {
             if !self.deferred.is_empty() {
                 next = next.min(self.clock.now() + RETRY);
             }
+            if let Some(until) = self.lost_until {
+                next = next.min(until);
+            }
             self.timer.set(next);
             if self.timer.poll(context).is_pending() {
                 return Poll::Pending;
@@ -429,6 +491,9 @@ impl SessionTask {
             let now = self.clock.now();
             if expiry.is_some_and(|at| at <= now) {
                 self.expire(now);
+            }
+            if self.lost_until.is_some_and(|until| until <= now) {
+                return Poll::Ready(self.lost());
             }
             if self.next_tick <= now
                 && let Some(reason) = self.tick(now)
@@ -454,12 +519,27 @@ impl SessionTask {
     fn tick(&mut self, now: Instant) -> Option<BusError> {
         self.next_tick = now + self.keep_alive;
         self.cache.tidy();
-        if std::mem::take(&mut self.heard) {
+        if std::mem::take(&mut self.heard) || self.lost_until.is_some() {
             self.last_heard = now;
         }
         let silent = now.duration_since(self.last_heard);
         if silent >= self.keep_alive * limits::KEEP_ALIVE_MISSED {
-            return Some(BusError::KeepAlive { after: silent });
+            let reason = BusError::KeepAlive { after: silent };
+            return match self.session.sender().resumable().filter(|link| link.is_kept()) {
+                Some(link) => {
+                    link.break_off(&reason.to_string());
+                    None
+                }
+                None => Some(reason),
+            };
+        }
+        if self.resumable {
+            if let Some(link) = self.session.sender().resumable() {
+                link.tell();
+            }
+            if self.lost_until.is_some() {
+                return None;
+            }
         }
         // A frame that is begun and never finished would keep its memory for ever.
         let unfinished = self.incoming.held() > 0 && self.frames.0 == self.frames.1;
@@ -503,7 +583,7 @@ impl SessionTask {
         self.totals.failed_publishes += unrouted as u64;
         self.deferred.clear();
         self.end_turn();
-        let link_lives = !matches!(reason, BusError::Disconnected { .. });
+        let link_lives = !matches!(reason, BusError::Disconnected { .. }) && self.lost_until.is_none();
         self.end_subscriptions(is_clean(&reason)).await;
         self.undo(&reason);
         for session in self.touched.drain(..) {
@@ -642,6 +722,7 @@ impl Drop for SessionTask {
         self.share.follow(0, self.session.budget());
         self.session.sender().close();
         let mut state = self.session.lock();
+        state.returned = None;
         state.lanes.close();
         state.account(self.session.budget());
     }

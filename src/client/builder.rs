@@ -8,10 +8,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::driver::Driver;
+use super::reconnect::{Reconnect, Return};
 use super::shared::{Connection, Shared};
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::Hello;
+use crate::proto::{Capabilities, Hello};
 use crate::transport::{Address, ConnectOptions, Link, MemoryConnector, connect_with};
 
 /// How a client connects.
@@ -39,6 +40,8 @@ pub struct ClientBuilder {
     request_timeout: Duration,
     connect_timeout: Duration,
     options: ConnectOptions,
+    /// `None` for what suits the address.
+    reconnect: Option<Option<Reconnect>>,
 }
 
 impl Default for ClientBuilder {
@@ -51,6 +54,7 @@ impl Default for ClientBuilder {
             request_timeout: limits::REQUEST_TIMEOUT,
             connect_timeout: limits::HANDSHAKE_TIMEOUT,
             options: ConnectOptions::default(),
+            reconnect: None,
         }
     }
 }
@@ -85,6 +89,21 @@ impl ClientBuilder {
         self
     }
 
+    /// Comes back in this way when the connection breaks. By default clients do so whose bus is reached over a
+    /// network, with [`Reconnect::default`]; others end with the connection, as the bus or this process did.
+    #[must_use]
+    pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
+        self.reconnect = Some(Some(reconnect));
+        self
+    }
+
+    /// Ends when the connection breaks.
+    #[must_use]
+    pub fn no_reconnect(mut self) -> Self {
+        self.reconnect = Some(None);
+        self
+    }
+
     /// Whom to trust, and what to prove, at addresses whose transport uses TLS.
     #[cfg(feature = "tls")]
     #[must_use]
@@ -111,8 +130,13 @@ impl ClientBuilder {
         let timeout = self.connect_timeout;
         let until = Instant::now() + timeout;
         let connected = async {
-            let link = connect_with(address, &self.options).await?;
-            let client = self.connect_link(link)?;
+            let reconnect = match self.reconnect.clone() {
+                Some(reconnect) => reconnect,
+                None => address.is_remote().then(Reconnect::default),
+            };
+            let options = ConnectOptions { lasting: reconnect.is_some(), ..self.options.clone() };
+            let link = connect_with(address, &options).await?;
+            let client = self.open(link, reconnect.map(|policy| (policy, address.clone(), options)))?;
             client.connection.shared.opened().await?;
             Ok(client)
         };
@@ -137,11 +161,27 @@ impl ClientBuilder {
     /// # Errors
     /// [`BusError::NoRuntime`] outside of a Tokio runtime.
     pub fn connect_link(self, link: Link) -> BusResult<Client> {
+        self.open(link, None)
+    }
+
+    fn open(self, link: Link, reconnect: Option<(Reconnect, Address, ConnectOptions)>) -> BusResult<Client> {
         let runtime = check_runtime("connecting a client")?;
-        let hello = Hello { name: self.name, keep_alive: self.keep_alive, ..Hello::default() };
+        let lasting = link.sender.resumable().filter(|_| reconnect.is_some());
+        let capabilities = match lasting {
+            Some(_) => Capabilities::SUPPORTED,
+            None => Capabilities::SUPPORTED.without(Capabilities::RESUME),
+        };
+        if let Some(link) = lasting {
+            link.keep();
+        }
+        let hello = Hello { name: self.name, keep_alive: self.keep_alive, capabilities, ..Hello::default() };
+        let coming_back = reconnect.filter(|_| lasting.is_some()).map(|(policy, address, options)| {
+            Box::new(Return::new(policy, address, options, hello.clone(), self.connect_timeout))
+        });
         let shared = Shared::new(link.sender);
         // The timer of the driver belongs to the runtime that is entered here.
-        let driver = Driver::new(Arc::clone(&shared), link.receiver, &hello, self.connect_timeout);
+        let driver =
+            Driver::new(Arc::clone(&shared), link.receiver, &hello, self.connect_timeout, coming_back);
         let driver = runtime.spawn(driver.run());
         let connection =
             Connection { shared, request_timeout: self.request_timeout, driver: Mutex::new(Some(driver)) };

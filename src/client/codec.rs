@@ -106,7 +106,7 @@ pub(super) fn with_encoded<T, R>(
     send: impl FnOnce(&Body<'_>) -> R,
 ) -> BriefResult<R> {
     if shared.form() == Form::Values {
-        let limit = shared.session().map_or(limits::FRAME_LIMIT_MIN, |session| session.frame_limit);
+        let limit = shared.session().map_or(limits::FRAME_LIMIT_MIN, |session| session.frame_limit());
         let limit = limit.saturating_sub(HEADER_LEN + beside);
         return Ok(send(&Body::Shared((encoder.share)(encoder, value, limit))));
     }

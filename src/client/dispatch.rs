@@ -1,18 +1,21 @@
 //! What each frame from the bus does.
 
 use std::sync::Arc;
+use std::task::Waker;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::driver::{Driver, Exit};
 use super::inbox::Inbox;
+use super::reconnect::ClientEvent;
 use super::request_id::{Ask, RequestId};
 use super::shared::{Call, Registration};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Options, decode_gap};
 use crate::proto::{
-    ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Payload, Refusal, VERSION, Welcome,
+    Capabilities, ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Payload, Refusal, VERSION, Welcome,
 };
 use crate::transport::{Arrived, Incoming};
 
@@ -43,7 +46,10 @@ impl Driver {
             }
             Kind::Ping => self.answer_ping(header.sequence)?,
             Kind::Pong => {
-                if let Some(sender) = { self.shared.lock().pings.remove(&header.sequence) } {
+                let mut state = self.shared.lock();
+                if let Some((sender, published)) = state.pings.remove(&header.sequence) {
+                    state.publishing.settle(published);
+                    drop(state);
                     // Whoever asked may have gone away.
                     let _ = sender.send(());
                 }
@@ -51,7 +57,14 @@ impl Driver {
             Kind::Credit => self.credited(header, content.payload())?,
             Kind::Accepted => self.accepted(header)?,
             Kind::Failed => self.failed(header, refusal(content.payload()).into_error())?,
-            Kind::Draining => tracing::info!("the bus is draining: it takes nothing new"),
+            Kind::Draining => {
+                tracing::info!("the bus is draining: it takes nothing new");
+                self.shared.tell(ClientEvent::Draining);
+            }
+            Kind::Confirm => match self.shared.sender().resumable() {
+                Some(link) => link.confirm(header.sequence)?,
+                None => return Err(violation("CONFIRM on a link that ends with its connection").into()),
+            },
             Kind::Gap => {
                 let (count, reason) = decode_gap(content.payload()).map_err(BusError::from)?;
                 let waker = self.inbox(header.id)?.gap(header.sequence, count, reason)?;
@@ -80,6 +93,16 @@ impl Driver {
                 what: format!("the bus chose {}, this client speaks {VERSION}", welcome.version),
             });
         }
+        if !welcome.capabilities.contains(Capabilities::RESUME)
+            && let Some(link) = self.shared.sender().resumable()
+            && self.coming_back.is_some()
+        {
+            link.keep_nothing();
+        }
+        if let Some(coming_back) = &mut self.coming_back {
+            coming_back.note(&welcome);
+        }
+        self.keep_alive.agreed = welcome.keep_alive;
         self.shared.open(&welcome);
         Ok(())
     }
@@ -166,21 +189,18 @@ impl Driver {
 
     fn failed(&mut self, header: &Header, error: BusError) -> BusResult<()> {
         let mut state = self.shared.lock();
-        let waiting = match header.answers() {
+        let (waiting, waker) = match header.answers() {
             Some(Kind::Publish) => {
                 drop(state);
                 self.shared.published(header.sequence, Err(error));
                 return Ok(());
             }
-            Some(Kind::Subscribe) => {
-                state.subscriptions.entries.remove(&header.id).and_then(|mut gone| take_accepted(&mut gone))
-            }
-            Some(Kind::Serve) => {
-                state.servings.entries.remove(&header.id).and_then(|mut gone| take_accepted(&mut gone))
-            }
+            Some(Kind::Subscribe) => refused(state.subscriptions.entries.remove(&header.id), &error),
+            Some(Kind::Serve) => refused(state.servings.entries.remove(&header.id), &error),
             _ => return Err(violation("FAILED for something that cannot fail so")),
         };
         drop(state);
+        self.wakers.extend(waker);
         if let Some(sender) = waiting {
             let _ = sender.send(Err(error));
         }
@@ -294,9 +314,20 @@ fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<Payload> {
     Ok(content.shared_payload().unwrap_or_else(|| Bytes::copy_from_slice(content.payload()).into()))
 }
 
-fn take_accepted<S>(
-    registration: &mut Registration<S>,
-) -> Option<tokio::sync::oneshot::Sender<BusResult<()>>> {
+/// Who waits for what the bus has refused; where nobody does, since it was accepted by an earlier session, it
+/// ends.
+fn refused<S>(
+    gone: Option<Registration<S>>,
+    error: &BusError,
+) -> (Option<oneshot::Sender<BusResult<()>>>, Option<Waker>) {
+    let Some(mut gone) = gone else { return (None, None) };
+    match take_accepted(&mut gone) {
+        Some(waiting) => (Some(waiting), None),
+        None => (None, gone.inbox.end(Some(error.clone()), None)),
+    }
+}
+
+fn take_accepted<S>(registration: &mut Registration<S>) -> Option<oneshot::Sender<BusResult<()>>> {
     registration.accepted.take()
 }
 

@@ -9,10 +9,11 @@ use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
 use super::inbox::Inbox;
+use super::reconnect::{ClientEvent, Fresh, Return, may_come_back};
 use super::shared::{Shared, lost};
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::{ContentRef, Header, Hello, Kind, Refusal};
+use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Refusal};
 use crate::transport::{InPlace, Incoming, LinkReceiver, Timer, Turn};
 
 /// How long a connection whose handles are all gone may take to send what is queued.
@@ -45,6 +46,8 @@ pub(super) struct Driver {
     pub(super) inboxes: HashMap<u32, Arc<Inbox<()>>>,
     /// Who got something in this turn, to be woken once.
     pub(super) wakers: Vec<Waker>,
+    /// How to come back when the connection breaks.
+    pub(super) coming_back: Option<Box<Return>>,
     /// `GOODBYE` is queued; when this is reached, the link is closed whatever is left.
     closing: Option<Instant>,
 }
@@ -59,6 +62,8 @@ pub(super) struct KeepAlive {
     /// When this side last gave a sign of life for its own sake.
     spoke: Instant,
     handshake: Duration,
+    /// What the last handshake agreed on for `interval`.
+    pub(super) agreed: Duration,
     /// How often each side gives a sign of life; `None` until the handshake is done.
     interval: Option<Duration>,
 }
@@ -70,6 +75,7 @@ impl Driver {
         receiver: Box<dyn LinkReceiver>,
         hello: &Hello,
         handshake: Duration,
+        coming_back: Option<Box<Return>>,
     ) -> Self {
         let payload = hello.encode();
         shared.lock().lanes.control(&Header::new(Kind::Hello, 0, 0), &ContentRef::of_payload(&payload));
@@ -80,6 +86,7 @@ impl Driver {
             last_heard: now,
             spoke: now,
             handshake,
+            agreed: Duration::ZERO,
             interval: None,
         };
         let incoming = Incoming::new(shared.form(), limits::HANDSHAKE_FRAME_LIMIT);
@@ -90,6 +97,7 @@ impl Driver {
             keep_alive,
             inboxes: HashMap::new(),
             wakers: Vec::new(),
+            coming_back,
             closing: None,
         }
     }
@@ -120,13 +128,19 @@ impl Driver {
     /// Send, receive, send what that caused, look at the clock.
     fn work(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
         self.begin_turn();
+        if self.coming_back.is_some() {
+            self.come_back(context)?;
+        }
         self.send(context);
         let received = self.receive(context);
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
         self.incoming.settle();
-        let drained = received?;
+        let drained = match received {
+            Err(Exit::Peer(reason)) if self.leave_session(&reason) => true,
+            received => received?,
+        };
         self.send(context);
         let state = self.shared.lock();
         if self.closing.is_some_and(|until| state.lanes.is_drained() || Instant::now() >= until) {
@@ -155,6 +169,81 @@ impl Driver {
                 self.say_goodbye(&BusError::Closed { what: "the client".into() });
             }
         }
+    }
+
+    /// Tries to come back when the connection is gone.
+    ///
+    /// # Errors
+    /// Why the client gives up, or that it was closed meanwhile.
+    fn come_back(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
+        let shared = Arc::clone(&self.shared);
+        let Some(link) = shared.sender().resumable().filter(|link| link.is_lost()) else { return Ok(()) };
+        let Some(coming_back) = &mut self.coming_back else { return Ok(()) };
+        let lost = || BusError::Disconnected { reason: link.lost().unwrap_or_default() };
+        if self.closing.is_some() {
+            return Err(Exit::Closed);
+        }
+        if shared.session().is_none() {
+            return Err(Exit::Peer(lost()));
+        }
+        if !shared.lock().lanes.hold() {
+            // Whoever writes is about to find the link gone.
+            context.waker().wake_by_ref();
+            return Ok(());
+        }
+        if !coming_back.is_under_way() {
+            let reason = lost();
+            tracing::info!(%reason, "the connection to the bus is gone; trying to come back");
+            shared.tell(ClientEvent::Disconnected { reason });
+            coming_back.begin();
+        }
+        while let Poll::Ready(answered) = coming_back.poll(context, link.received()) {
+            let Fresh { link: fresh, rest, welcome } = answered.map_err(Exit::Peer)?;
+            let Some(fresh) = fresh.sender.resumable() else { continue };
+            let resumed = welcome.resumed;
+            if resumed {
+                // One that broke in between is tried again.
+                let Some(attachment) = fresh.detach(rest) else { continue };
+                if !link.attach(attachment, welcome.received, Vec::new()) {
+                    // The bus has forgotten something that this side has not got.
+                    coming_back.forget();
+                    continue;
+                }
+                shared.lock().lanes.unblock();
+                link.send();
+            } else {
+                if !link.replace(fresh, rest, welcome.capabilities.contains(Capabilities::RESUME)) {
+                    continue;
+                }
+                let limit = (welcome.frame_limit as usize).saturating_add(limits::FRAME_SLACK);
+                self.incoming = Incoming::new(shared.form(), limit);
+                self.inboxes.clear();
+                shared.restart(&welcome);
+            }
+            coming_back.note(&welcome);
+            coming_back.done();
+            self.keep_alive.begin(welcome.keep_alive);
+            tracing::info!(resumed, "connected to the bus again");
+            shared.tell(ClientEvent::Reconnected { resumed });
+            break;
+        }
+        Ok(())
+    }
+
+    /// Whether the client comes back with a new session, as the bus has ended this one for reasons of its own.
+    fn leave_session(&mut self, reason: &BusError) -> bool {
+        let Some(coming_back) = self.coming_back.as_mut().filter(|_| may_come_back(reason)) else {
+            return false;
+        };
+        let Some(link) = self.shared.sender().resumable() else { return false };
+        if self.closing.is_some() || self.shared.session().is_none() {
+            return false;
+        }
+        coming_back.forget();
+        link.break_off(&reason.to_string());
+        // The next turn begins to try.
+        self.shared.driver.wake();
+        true
     }
 
     fn say_goodbye(&self, reason: &BusError) {
@@ -227,8 +316,8 @@ impl Driver {
                 Err(malformed) => break Err(Exit::Fault(malformed.into())),
             }
             if let Some(session) = self.shared.session().filter(|_| self.keep_alive.interval.is_none()) {
-                incoming.set_limit(session.frame_limit.saturating_add(limits::FRAME_SLACK));
-                self.keep_alive.begin(session.keep_alive);
+                incoming.set_limit(session.frame_limit().saturating_add(limits::FRAME_SLACK));
+                self.keep_alive.begin(self.keep_alive.agreed);
             }
         };
         self.incoming = incoming;
@@ -267,9 +356,23 @@ impl Driver {
         if std::mem::take(&mut self.keep_alive.heard) {
             self.keep_alive.last_heard = now;
         }
+        let link = self.shared.sender().resumable();
+        if self.coming_back.as_ref().is_some_and(|coming_back| coming_back.is_under_way()) {
+            // Nothing is due while there is no connection.
+            self.keep_alive.last_heard = now;
+            return Ok(now + interval);
+        }
+        if let Some(link) = link {
+            link.tell();
+        }
         let silent_until = self.keep_alive.last_heard + patience;
         if now >= silent_until {
-            return Err(BusError::KeepAlive { after: patience }.into());
+            let reason = BusError::KeepAlive { after: patience };
+            if let (Some(link), Some(_)) = (link, &self.coming_back) {
+                link.break_off(&reason.to_string());
+                return Ok(now + interval);
+            }
+            return Err(reason.into());
         }
         let mut state = self.shared.lock();
         if let Some(since) = state.lanes.stuck_since() {

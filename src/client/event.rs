@@ -26,7 +26,8 @@ pub struct Message<T> {
 pub enum Event<T> {
     /// A message.
     Message(Message<T>),
-    /// Messages that matched and were dropped.
+    /// Messages that matched and were dropped. After a new session has begun, with the reason
+    /// [`Link`](GapReason::Link) and the count 0: so many as nobody can tell, perhaps none.
     Gap {
         /// How many.
         count: u64,

@@ -85,6 +85,10 @@ struct InboxState<S> {
     received: u64,
     gaps: [u64; GapReason::ALL.len()],
     ended: Option<End>,
+    /// The window that the bus begins with.
+    window: (u32, u64),
+    /// How many times a new session has begun.
+    restarts: u32,
     /// Nobody takes anything any more; what arrives is only checked.
     discarding: bool,
 }
@@ -100,9 +104,22 @@ struct Queue<S> {
 
 #[derive(Debug)]
 enum Entry<S> {
-    Inline { stamp: S, fields: u16, topic: u16, payload: u32 },
-    Shared { stamp: S, content: Arc<Content> },
-    Gap { count: u64, reason: GapReason },
+    Inline {
+        stamp: S,
+        fields: u16,
+        topic: u16,
+        payload: u32,
+    },
+    Shared {
+        stamp: S,
+        content: Arc<Content>,
+    },
+    Gap {
+        count: u64,
+        reason: GapReason,
+    },
+    /// What follows is of a new session.
+    Restart,
 }
 
 impl<S> Default for Queue<S> {
@@ -149,6 +166,8 @@ impl<S> Inbox<S> {
                 received: 0,
                 gaps: [0; GapReason::ALL.len()],
                 ended: None,
+                window,
+                restarts: 0,
                 discarding: false,
             }),
         })
@@ -207,6 +226,19 @@ impl<S> Inbox<S> {
         state.gap(count, reason);
         state.last = sequence;
         Ok(state.waker.take())
+    }
+
+    /// What comes from here on is of a new session, at which the whole window is granted: between the two lies
+    /// a gap of unknown size.
+    pub(super) fn restart(&self) -> Option<Waker> {
+        let mut state = self.lock();
+        state.restarts += 1;
+        state.credit = Credit::new(state.window);
+        state.last = 0;
+        if !state.discarding {
+            state.queue.entries.push_back(Entry::Restart);
+        }
+        state.waker.take()
     }
 
     /// Ends the inbox; what waits in it can still be taken. `sequence` is the final match.
@@ -312,7 +344,7 @@ impl<S> InboxState<S> {
                     return;
                 }
                 Entry::Gap { .. } => {}
-                Entry::Inline { .. } | Entry::Shared { .. } => break,
+                Entry::Inline { .. } | Entry::Shared { .. } | Entry::Restart => break,
             }
         }
         self.queue.entries.push_back(Entry::Gap { count, reason });
@@ -334,11 +366,23 @@ pub(super) struct Reader<S> {
     /// Taken and not yet granted again.
     consumed: (u32, u64),
     taken: u64,
+    /// How many new sessions have been met, and what had been taken at the last one.
+    restarts: u32,
+    taken_before: u64,
 }
 
 impl<S> Reader<S> {
     pub(super) fn new(inbox: Arc<Inbox<S>>, window: (u32, u64)) -> Self {
-        Self { inbox, local: Queue::default(), current: None, window, consumed: (0, 0), taken: 0 }
+        Self {
+            inbox,
+            local: Queue::default(),
+            current: None,
+            window,
+            consumed: (0, 0),
+            taken: 0,
+            restarts: 0,
+            taken_before: 0,
+        }
     }
 
     pub(super) fn inbox(&self) -> &Arc<Inbox<S>> {
@@ -348,6 +392,11 @@ impl<S> Reader<S> {
     /// Messages taken so far.
     pub(super) fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// Messages taken so far of those of the session that there is now.
+    pub(super) fn taken_of_session(&self) -> u64 {
+        if self.inbox.lock().restarts == self.restarts { self.taken - self.taken_before } else { 0 }
     }
 
     /// Waits until something can be taken; `false` when nothing will come any more.
@@ -405,6 +454,12 @@ impl<S> Reader<S> {
                 Some(Taken::Message { stamp, raw })
             }
             Entry::Gap { count, reason } => Some(Taken::Gap { count, reason }),
+            Entry::Restart => {
+                self.restarts += 1;
+                self.consumed = (0, 0);
+                self.taken_before = self.taken;
+                Some(Taken::Gap { count: 0, reason: GapReason::Link })
+            }
         }
     }
 
@@ -426,7 +481,12 @@ impl<S> Reader<S> {
             return None;
         }
         self.consumed = (0, 0);
-        self.inbox.lock().credit.grant(messages, bytes);
+        let mut state = self.inbox.lock();
+        if state.restarts != self.restarts {
+            // It was of a session that is gone; the one that there is has the whole window.
+            return None;
+        }
+        state.credit.grant(messages, bytes);
         Some((messages, bytes))
     }
 }

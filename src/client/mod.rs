@@ -19,6 +19,7 @@
 //! | `window` | the window for publishes, who waits for it, who is told of failures |
 //! | `subscription`, `attached`, `publisher` | publish and subscribe |
 //! | `request`, `stream`, `serving`, `request_id`, `handling` | requests, from both sides |
+//! | `reconnect` | coming back after the connection broke |
 //! | `codec`, `options`, `event`, `protocol`, `builder` | values, settings, and the way in |
 //!
 //! **Bounds.** A subscription holds at most its window; so does a serving and a stream of answers.
@@ -41,6 +42,7 @@ mod inbox;
 mod options;
 mod protocol;
 mod publisher;
+mod reconnect;
 mod request;
 mod request_id;
 mod serving;
@@ -66,6 +68,7 @@ pub use handling::Handling;
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
 pub use protocol::{PublishProtocol, RequestProtocol};
 pub use publisher::Publisher;
+pub use reconnect::{ClientEvent, ClientEvents, Reconnect};
 pub use request_id::RequestId;
 pub use serving::{Request, Serving};
 pub use stream::{ReplyStream, Responder};
@@ -251,6 +254,28 @@ impl Client {
         self.connection.shared.closed().await
     }
 
+    /// What happens to the connection from now on: it breaks, the client comes back, the bus is about to end.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::client::ClientEvent;
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = listen_and_serve_tcp("localhost:0").await?;
+    /// let client = Client::connect(&bus.local_addrs()[0].to_string()).await?;
+    /// let mut events = client.events();
+    /// bus.stop().await;
+    /// assert!(matches!(events.recv().await, Some(ClientEvent::Disconnected { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn events(&self) -> ClientEvents {
+        self.connection.shared.events()
+    }
+
     /// Why the connection has ended; `None` while it has not.
     #[must_use]
     pub fn close_reason(&self) -> Option<BusError> {
@@ -260,13 +285,13 @@ impl Client {
     /// The id of this session at the bus; `None` before its welcome.
     #[must_use]
     pub fn session_id(&self) -> Option<u64> {
-        self.connection.shared.session().map(|session| session.id)
+        self.connection.shared.session().map(|session| session.id())
     }
 
     /// The id of the bus, which it draws when it starts; `None` before its welcome.
     #[must_use]
     pub fn bus_id(&self) -> Option<u64> {
-        self.connection.shared.session().map(|session| session.bus)
+        self.connection.shared.session().map(|session| session.bus())
     }
 }
 

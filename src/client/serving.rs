@@ -20,7 +20,7 @@ use super::protocol::RequestProtocol;
 use super::request_id::RequestId;
 use super::shared::{Connection, Registration, Shared};
 use crate::error::{BusError, BusResult, ErrorReply};
-use crate::proto::{ContentRef, Header, Kind, Lane};
+use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
 /// The code of the error reply to a request that does not decode as what is served.
@@ -387,8 +387,14 @@ impl Shared {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         state.check()?;
-        let registration =
-            Registration { inbox: Arc::clone(inbox), topic: Arc::clone(topic), accepted: Some(sender) };
+        let registration = Registration {
+            inbox: Arc::clone(inbox),
+            topic: Arc::clone(topic),
+            flags: Flags::NONE,
+            fields: fields.into(),
+            accepted: Some(sender),
+            ending: false,
+        };
         let id = state.servings.insert(registration);
         let content = ContentRef::lent(fields, topic.as_bytes(), &[]);
         state.lanes.control(&Header::new(Kind::Serve, id, 0), &content);
@@ -401,9 +407,8 @@ impl Shared {
     /// Ends a serving at the bus, unless it has ended already.
     fn unserve(&self, id: u32) -> bool {
         let mut state = self.lock();
-        if !state.servings.entries.contains_key(&id) {
-            return false;
-        }
+        let Some(registration) = state.servings.entries.get_mut(&id) else { return false };
+        registration.ending = true;
         state.lanes.data(&Header::new(Kind::Unserve, id, 0), &ContentRef::empty());
         let step = state.lanes.begin();
         drop(state);

@@ -8,20 +8,22 @@
 use std::hash::Hash;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
-use foldhash::{HashMap, HashMapExt};
-use tokio::sync::{Notify, oneshot};
+use foldhash::{HashMap, HashMapExt, HashSet};
+use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::JoinHandle;
 
 use super::burst::{Burst, Next};
 use super::inbox::Inbox;
+use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
+use crate::limits;
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, Payload, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
@@ -57,15 +59,14 @@ impl Drop for Connection {
     }
 }
 
-/// What the bus told in the handshake.
-#[derive(Debug)]
+/// What the bus told in the last handshake.
+#[derive(Debug, Default)]
 pub(super) struct Session {
-    pub(super) id: u64,
-    pub(super) bus: u64,
-    pub(super) frame_limit: usize,
-    pub(super) keep_alive: Duration,
-    max_subscriptions: usize,
-    max_requests: usize,
+    id: AtomicU64,
+    bus: AtomicU64,
+    frame_limit: AtomicUsize,
+    max_subscriptions: AtomicUsize,
+    max_requests: AtomicUsize,
 }
 
 /// The state of a connection, shared by its handles and its driver.
@@ -80,6 +81,7 @@ pub(super) struct Shared {
     /// The lanes have room again.
     drained: Notify,
     room_wanted: AtomicBool,
+    events: broadcast::Sender<ClientEvent>,
 }
 
 pub(super) struct State {
@@ -97,7 +99,8 @@ pub(super) struct State {
     pub(super) calls: Table<u32, Call>,
     /// Requests that were handed over and are not answered yet.
     pub(super) asks: HashMap<u64, Arc<Ask>>,
-    pub(super) pings: HashMap<u64, oneshot::Sender<()>>,
+    /// Those who wait for a `PONG`, and the last publish before the `PING`.
+    pub(super) pings: HashMap<u64, (oneshot::Sender<()>, u64)>,
     last_ping: u64,
 }
 
@@ -113,8 +116,13 @@ pub(super) struct Registration<S> {
     pub(super) inbox: Arc<Inbox<S>>,
     /// The full topic.
     pub(super) topic: Arc<str>,
+    /// How it was asked for, to be asked for again at a new session.
+    pub(super) flags: Flags,
+    pub(super) fields: Box<[u8]>,
     /// Who waits for the bus to accept it.
     pub(super) accepted: Option<oneshot::Sender<BusResult<()>>>,
+    /// The bus has been asked to end it.
+    pub(super) ending: bool,
 }
 
 /// A request without its last answer.
@@ -175,7 +183,18 @@ impl Shared {
             changed: Notify::new(),
             drained: Notify::new(),
             room_wanted: AtomicBool::new(false),
+            events: broadcast::channel(limits::CLIENT_EVENTS).0,
         })
+    }
+
+    /// Tells whoever wants to know what becomes of the connection.
+    pub(super) fn tell(&self, event: ClientEvent) {
+        // Nobody need want to.
+        let _ = self.events.send(event);
+    }
+
+    pub(super) fn events(&self) -> ClientEvents {
+        ClientEvents::new(self.events.subscribe())
     }
 
     pub(super) fn form(&self) -> Form {
@@ -204,7 +223,7 @@ impl Shared {
 
     /// Why a call will not be answered any more.
     pub(super) fn reason(&self) -> BusError {
-        self.ended().unwrap_or_else(|| BusError::Closed { what: "the client".into() })
+        self.ended().unwrap_or_else(|| unknown("what was sent before has arrived"))
     }
 
     /// Waits for the end of the handshake.
@@ -261,19 +280,82 @@ impl Shared {
 
     /// The handshake is done.
     pub(super) fn open(&self, welcome: &Welcome) {
-        let session = Session {
-            id: welcome.session,
-            bus: welcome.bus,
-            frame_limit: welcome.frame_limit as usize,
-            keep_alive: welcome.keep_alive,
-            max_subscriptions: welcome.max_subscriptions as usize,
-            max_requests: welcome.max_requests as usize,
-        };
+        let session = Session::default();
+        session.renew(welcome);
         if self.session.set(session).is_ok() {
             self.changed.notify_waiters();
             let (messages, bytes) = welcome.publish_window;
             self.grant_publish(messages, bytes);
+            self.tell(ClientEvent::Connected);
         }
+    }
+
+    /// The bus has given a new session in place of one that could not go on: asks for everything again that
+    /// lives on, queues what has not been sent, and tells that the rest may or may not have happened.
+    /// Nobody may be writing.
+    pub(super) fn restart(&self, welcome: &Welcome) {
+        if let Some(session) = self.session() {
+            session.renew(welcome);
+        }
+        let mut wakers = Vec::new();
+        let mut ended = Vec::new();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let unsent = state.lanes.take_frames();
+        state.subscriptions.entries.retain(|id, registration| {
+            renew(&mut state.lanes, Kind::Subscribe, *id, registration, &mut wakers)
+        });
+        state
+            .servings
+            .entries
+            .retain(|id, registration| renew(&mut state.lanes, Kind::Serve, *id, registration, &mut wakers));
+        let mut requests = HashSet::default();
+        let mut publishes = Vec::new();
+        for frame in unsent {
+            match frame.header.kind {
+                Kind::Publish => publishes.push(frame),
+                Kind::Request if state.calls.entries.contains_key(&frame.header.id) => {
+                    state.lanes.data(&frame.header, &frame.content.borrowed());
+                    requests.insert(frame.header.id);
+                }
+                _ => {}
+            }
+        }
+        let unknown_publishes = state.publishing.restart(welcome.publish_window, &publishes);
+        for (sequence, frame) in (1..).zip(&publishes) {
+            let header = Header::new(Kind::Publish, 0, sequence).flagged(frame.header.flags);
+            state.lanes.data(&header, &frame.content.borrowed());
+        }
+        let calls: Vec<u32> =
+            state.calls.entries.keys().copied().filter(|id| !requests.contains(id)).collect();
+        for id in calls {
+            ended.extend(state.calls.entries.remove(&id));
+        }
+        let asks = std::mem::take(&mut state.asks);
+        let pings = std::mem::take(&mut state.pings);
+        wakers.extend(state.publishing.next_waker());
+        state.lanes.unblock();
+        drop(guard);
+        drop(pings);
+        for sender in unknown_publishes {
+            let _ = sender.send(Err(unknown("the message was published")));
+        }
+        for call in ended {
+            let error = unknown("the request was acted upon");
+            match call {
+                Call::Single(sender) => {
+                    let _ = sender.send(Err(error));
+                }
+                Call::Many(many) => wakers.extend(many.inbox.end(Some(error), None)),
+            }
+        }
+        for ask in asks.into_values() {
+            ask.cancel();
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+        self.drained.notify_waiters();
     }
 
     /// Sends what is in the lanes; whether the link is full and has to be waited for.
@@ -369,7 +451,8 @@ impl Shared {
         let mut state = self.lock();
         state.check()?;
         let sequence = state.next_ping();
-        state.pings.insert(sequence, sender);
+        let published = state.publishing.last_sequence();
+        state.pings.insert(sequence, (sender, published));
         state.lanes.data(&Header::new(Kind::Ping, 0, sequence), &ContentRef::empty());
         let step = state.lanes.begin();
         drop(state);
@@ -452,24 +535,70 @@ impl State {
     }
 }
 
+/// Asks for a subscription or serving again, unless it was about to end; whether it goes on.
+fn renew<S>(
+    lanes: &mut Lanes,
+    kind: Kind,
+    id: u32,
+    registration: &mut Registration<S>,
+    wakers: &mut Vec<std::task::Waker>,
+) -> bool {
+    if registration.ending {
+        wakers.extend(registration.inbox.end(None, None));
+        return false;
+    }
+    wakers.extend(registration.inbox.restart());
+    let header = Header::new(kind, id, 0).flagged(registration.flags);
+    lanes.control(&header, &ContentRef::lent(&registration.fields, registration.topic.as_bytes(), &[]));
+    true
+}
+
+/// The error of what may or may not have happened.
+pub(super) fn unknown(what: &str) -> BusError {
+    BusError::OutcomeUnknown { what: what.to_owned() }
+}
+
 impl Session {
+    fn renew(&self, welcome: &Welcome) {
+        self.id.store(welcome.session, Ordering::Relaxed);
+        self.bus.store(welcome.bus, Ordering::Relaxed);
+        self.frame_limit.store(welcome.frame_limit as usize, Ordering::Relaxed);
+        self.max_subscriptions.store(welcome.max_subscriptions as usize, Ordering::Relaxed);
+        self.max_requests.store(welcome.max_requests as usize, Ordering::Relaxed);
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn bus(&self) -> u64 {
+        self.bus.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the largest frame.
+    #[inline]
+    pub(super) fn frame_limit(&self) -> usize {
+        self.frame_limit.load(Ordering::Relaxed)
+    }
+
     /// Whether a frame of this size may be sent.
     #[inline]
     pub(super) fn check_size(&self, size: usize) -> BriefResult<()> {
-        if size > self.frame_limit {
-            return Err(BusError::FrameTooLarge { size, limit: self.frame_limit }.into());
+        let limit = self.frame_limit();
+        if size > limit {
+            return Err(BusError::FrameTooLarge { size, limit }.into());
         }
         Ok(())
     }
 
     /// Whether one more subscription may be made.
     pub(super) fn check_subscriptions(&self, live: usize) -> BusResult<()> {
-        check_limit(live, self.max_subscriptions, "subscriptions per session")
+        check_limit(live, self.max_subscriptions.load(Ordering::Relaxed), "subscriptions per session")
     }
 
     /// Whether one more request may be made.
     pub(super) fn check_requests(&self, live: usize) -> BusResult<()> {
-        check_limit(live, self.max_requests, "unanswered requests per session")
+        check_limit(live, self.max_requests.load(Ordering::Relaxed), "unanswered requests per session")
     }
 }
 

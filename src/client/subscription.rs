@@ -148,8 +148,10 @@ impl<T> Subscription<T> {
                     1
                 }
             };
-            self.skipped += skipped;
-            self.log.note(skipped, &self.pattern);
+            if skipped > 0 {
+                self.skipped += skipped;
+                self.log.note(skipped, &self.pattern);
+            }
         }
     }
 
@@ -258,7 +260,7 @@ impl<T> Stream for Subscription<T> {
 
 impl<T> Drop for Subscription<T> {
     fn drop(&mut self) {
-        self.connection.shared.unsubscribe(self.id, self.reader.taken(), Flags::NONE);
+        self.connection.shared.unsubscribe(self.id, self.reader.taken_of_session(), Flags::NONE);
     }
 }
 
@@ -399,8 +401,14 @@ impl Shared {
         if let Some(session) = self.session() {
             session.check_subscriptions(state.subscriptions.entries.len())?;
         }
-        let registration =
-            Registration { inbox: Arc::clone(inbox), topic: Arc::clone(pattern), accepted: Some(sender) };
+        let registration = Registration {
+            inbox: Arc::clone(inbox),
+            topic: Arc::clone(pattern),
+            flags,
+            fields: fields.into(),
+            accepted: Some(sender),
+            ending: false,
+        };
         let id = state.subscriptions.insert(registration);
         let header = Header::new(Kind::Subscribe, id, 0).flagged(flags);
         state.lanes.control(&header, &ContentRef::lent(fields, pattern.as_bytes(), &[]));
@@ -414,9 +422,8 @@ impl Shared {
     /// dropped what it has delivered beyond the `taken` messages.
     fn unsubscribe(&self, id: u32, taken: u64, flags: Flags) -> bool {
         let mut state = self.lock();
-        if !state.subscriptions.entries.contains_key(&id) {
-            return false;
-        }
+        let Some(registration) = state.subscriptions.entries.get_mut(&id) else { return false };
+        registration.ending = true;
         // Behind what was published before: a drained subscription still gets it.
         state.lanes.data(&Header::new(Kind::Unsubscribe, id, taken).flagged(flags), &ContentRef::empty());
         let step = state.lanes.begin();

@@ -7,10 +7,10 @@ use std::task::{Context, Poll, Waker};
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::oneshot;
 
-use super::shared::{Shared, State, wake};
+use super::shared::{Shared, State, unknown, wake};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
-use crate::proto::{ContentRef, Credit, Flags, Header, Kind};
+use crate::proto::{ContentRef, Credit, Flags, Frame, Header, Kind};
 
 /// Bytes in the lanes from which on a pipelined publish sends them itself: large enough that a write
 /// carries hundreds of small messages, small enough to stay in a first-level cache.
@@ -31,6 +31,10 @@ pub(super) struct PublishWindow {
     waiting: VecDeque<(u64, Waker)>,
     last_ticket: u64,
     last_sequence: u64,
+    /// The last publish of earlier sessions: what the bus counts begins behind it.
+    base: u64,
+    /// The last publish of which the bus is known to have routed all before.
+    settled: u64,
     /// Publishes whose caller waits for the number of matches.
     acknowledgements: HashMap<u64, oneshot::Sender<BusResult<usize>>>,
     /// Which publisher sent from which sequence on.
@@ -47,6 +51,8 @@ impl Default for PublishWindow {
             waiting: VecDeque::new(),
             last_ticket: 0,
             last_sequence: 0,
+            base: 0,
+            settled: 0,
             acknowledgements: HashMap::new(),
             turns: VecDeque::new(),
             publishers: HashMap::new(),
@@ -159,7 +165,7 @@ impl Shared {
         publishing.credit.spend(size);
         publishing.last_sequence += 1;
         let sequence = publishing.last_sequence;
-        let header = Header::new(Kind::Publish, 0, sequence);
+        let header = Header::new(Kind::Publish, 0, sequence - publishing.base);
         match origin {
             Origin::Acknowledged(sender) => {
                 if let Some(sender) = sender.take() {
@@ -212,6 +218,7 @@ impl Shared {
     pub(super) fn published(&self, sequence: u64, result: BusResult<usize>) {
         let mut state = self.lock();
         let publishing = &mut state.publishing;
+        let sequence = sequence.saturating_add(publishing.base);
         if let Some(sender) = publishing.acknowledgements.remove(&sequence) {
             drop(state);
             // A caller that went away does not want to know.
@@ -259,6 +266,51 @@ impl PublishWindow {
         self.credit.is_left() && self.waiting.front().map(|(ticket, _)| *ticket) == place
     }
 
+    /// The number of the last publish.
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// The bus has routed all publishes up to this one.
+    pub(super) fn settle(&mut self, sequence: u64) {
+        self.settled = self.settled.max(sequence);
+    }
+
+    /// A new session begins, at which so many messages and bytes may be published, and `unsent` are the next.
+    /// Publishers learn when they flush, and callers by the senders that are returned, that what was sent before
+    /// and is not known to have been routed may or may not have been.
+    pub(super) fn restart(
+        &mut self,
+        (messages, bytes): (u32, u64),
+        unsent: &[Frame],
+    ) -> Vec<oneshot::Sender<BusResult<usize>>> {
+        let sent = self.last_sequence - (unsent.len() as u64).min(self.last_sequence);
+        let earlier = std::mem::replace(&mut self.base, sent);
+        debug_assert!(unsent.first().is_none_or(|first| first.header.sequence + earlier == sent + 1));
+        self.credit = Credit::new((messages, bytes));
+        for frame in unsent {
+            self.credit.spend(frame.content.frame_size());
+        }
+        for index in 0..self.turns.len() {
+            let Some(&(first, publisher)) = self.turns.get(index) else { break };
+            let last = self.turns.get(index + 1).map_or(sent, |(next, _)| next - 1).min(sent);
+            if first <= last
+                && last > self.settled
+                && let Some(failure) = self.publishers.get_mut(&publisher)
+            {
+                failure.get_or_insert_with(|| unknown("all that was sent before has been published"));
+            }
+        }
+        self.settled = sent;
+        let mut unknown = Vec::new();
+        let unanswered: Vec<u64> =
+            self.acknowledgements.keys().copied().filter(|sequence| *sequence <= sent).collect();
+        for sequence in unanswered {
+            unknown.extend(self.acknowledgements.remove(&sequence));
+        }
+        unknown
+    }
+
     fn wait(&mut self, place: &mut Option<u64>, waker: &Waker) {
         let Some(place) = *place else {
             self.last_ticket += 1;
@@ -275,7 +327,7 @@ impl PublishWindow {
     }
 
     /// Who is to be woken, as credit is left.
-    fn next_waker(&self) -> Option<Waker> {
+    pub(super) fn next_waker(&self) -> Option<Waker> {
         let (_, waker) = self.waiting.front()?;
         self.credit.is_left().then(|| waker.clone())
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use super::MalformedFrame;
@@ -20,8 +21,24 @@ const MAGIC: [u8; 4] = *b"WSPR";
 pub struct Capabilities(pub u64);
 
 impl Capabilities {
-    /// What this crate can do beyond the version's base: nothing yet.
-    pub const SUPPORTED: Self = Self(0);
+    /// The version's base alone.
+    pub const NONE: Self = Self(0);
+    /// Going on with a session over another connection.
+    pub const RESUME: Self = Self(1);
+    /// What this crate can do beyond the version's base.
+    pub const SUPPORTED: Self = Self::RESUME;
+
+    /// Whether all abilities of `other` are there.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Without the abilities of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
 
     /// The abilities that both sides have.
     #[must_use]
@@ -31,8 +48,29 @@ impl Capabilities {
 }
 
 /// The secret with which a client may come back to its session. Never printed; zeroed when dropped.
-#[derive(Clone, PartialEq, Eq)]
+///
+/// Two of them are compared in the same time wherever they differ.
+#[derive(Clone)]
 pub struct ResumeToken([u8; Self::LEN]);
+
+impl PartialEq for ResumeToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for ResumeToken {}
+
+/// The session that a client asks to come back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The session's id.
+    pub session: u64,
+    /// The secret that its `WELCOME` gave.
+    pub token: ResumeToken,
+    /// Bytes of the session's link that the client has received.
+    pub received: u64,
+}
 
 impl ResumeToken {
     /// Bytes of a token.
@@ -67,7 +105,7 @@ impl Drop for ResumeToken {
 ///
 /// ```text
 /// "WSPR" | min version u16 | max version u16 | capabilities u64 | keep-alive ms u32
-///        | name length u8 | name | resume u8 [ | session u64 | token 32 bytes ]
+///        | name length u8 | name | resume u8 [ | session u64 | token 32 bytes | received u64 ]
 /// ```
 ///
 /// # Examples
@@ -92,7 +130,7 @@ pub struct Hello {
     /// [`CLIENT_NAME_LIMIT`](limits::CLIENT_NAME_LIMIT) bytes.
     pub name: String,
     /// The session to come back to.
-    pub resume: Option<(u64, ResumeToken)>,
+    pub resume: Option<Resume>,
 }
 
 impl Default for Hello {
@@ -100,7 +138,7 @@ impl Default for Hello {
         Self {
             min_version: VERSION,
             max_version: VERSION,
-            capabilities: Capabilities::SUPPORTED,
+            capabilities: Capabilities::NONE,
             keep_alive: limits::KEEP_ALIVE,
             name: String::new(),
             resume: None,
@@ -114,7 +152,7 @@ impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         let mut name = self.name.clone();
         truncate(&mut name, limits::CLIENT_NAME_LIMIT);
-        let mut bytes = Vec::with_capacity(22 + name.len() + 40);
+        let mut bytes = Vec::with_capacity(22 + name.len() + 48);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.min_version.to_le_bytes());
         bytes.extend_from_slice(&self.max_version.to_le_bytes());
@@ -124,10 +162,11 @@ impl Hello {
         bytes.extend_from_slice(name.as_bytes());
         match &self.resume {
             None => bytes.push(0),
-            Some((session, token)) => {
+            Some(Resume { session, token, received }) => {
                 bytes.push(1);
                 bytes.extend_from_slice(&session.to_le_bytes());
                 bytes.extend_from_slice(token.reveal());
+                bytes.extend_from_slice(&received.to_le_bytes());
             }
         }
         bytes
@@ -151,7 +190,11 @@ impl Hello {
         truncate(&mut name, limits::CLIENT_NAME_LIMIT);
         let resume = match reader.u8()? {
             0 => None,
-            _ => Some((reader.u64()?, ResumeToken::new(reader.array()?))),
+            _ => Some(Resume {
+                session: reader.u64()?,
+                token: ResumeToken::new(reader.array()?),
+                received: reader.u64()?,
+            }),
         };
         Ok(Self { min_version, max_version, capabilities, keep_alive, name, resume })
     }
@@ -162,7 +205,7 @@ impl Hello {
 /// ```text
 /// version u16 | capabilities u64 | bus u64 | session u64 | token 32 bytes | resumed u8
 ///             | frame limit u32 | keep-alive ms u32 | block limit ms u32
-///             | publish window: messages u32, bytes u64 | subscriptions u32 | requests u32
+///             | publish window: messages u32, bytes u64 | subscriptions u32 | requests u32 | received u64
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
@@ -190,13 +233,15 @@ pub struct Welcome {
     pub max_subscriptions: u32,
     /// Requests the session may have unanswered.
     pub max_requests: u32,
+    /// Bytes of the session's link that the bus has received before, where it is resumed.
+    pub received: u64,
 }
 
 impl Welcome {
     /// The payload.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(96);
+        let mut bytes = Vec::with_capacity(104);
         bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&self.capabilities.0.to_le_bytes());
         bytes.extend_from_slice(&self.bus.to_le_bytes());
@@ -210,6 +255,7 @@ impl Welcome {
         bytes.extend_from_slice(&self.publish_window.1.to_le_bytes());
         bytes.extend_from_slice(&self.max_subscriptions.to_le_bytes());
         bytes.extend_from_slice(&self.max_requests.to_le_bytes());
+        bytes.extend_from_slice(&self.received.to_le_bytes());
         bytes
     }
 
@@ -232,6 +278,7 @@ impl Welcome {
             publish_window: (reader.u32()?, reader.u64()?),
             max_subscriptions: reader.u32()?,
             max_requests: reader.u32()?,
+            received: reader.u64()?,
         })
     }
 }

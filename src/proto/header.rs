@@ -32,6 +32,9 @@ pub enum Kind {
     Failed = 8,
     /// Bus: no new work is taken; finish and go elsewhere.
     Draining = 9,
+    /// Either, where the session can be resumed: `sequence` bytes of the link have been received, this side's
+    /// first among them.
+    Confirm = 10,
 
     /// Client: begins the subscription `id` to the pattern in `topic`.
     Subscribe = 16,
@@ -78,6 +81,7 @@ impl Kind {
             7 => Self::Accepted,
             8 => Self::Failed,
             9 => Self::Draining,
+            10 => Self::Confirm,
             16 => Self::Subscribe,
             17 => Self::Unsubscribe,
             18 => Self::Publish,

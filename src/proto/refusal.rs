@@ -246,9 +246,10 @@ impl From<&BusError> for Refusal {
             BusError::Encode { .. } | BusError::Decode { .. } => (Code::Replied, format!("codec\0{error}")),
             BusError::Full => (Code::Overloaded, error.to_string()),
             BusError::NoRuntime { .. } => (Code::InvalidSettings, error.to_string()),
-            BusError::Connect { .. } | BusError::Listen { .. } | BusError::AddressInUse { .. } => {
-                (Code::Disconnected, error.to_string())
-            }
+            BusError::Connect { .. }
+            | BusError::Listen { .. }
+            | BusError::AddressInUse { .. }
+            | BusError::OutcomeUnknown { .. } => (Code::Disconnected, error.to_string()),
         };
         Self::new(code, text)
     }

@@ -128,6 +128,11 @@ impl fmt::Display for Endpoint {
 }
 
 impl Address {
+    /// Whether what lies between may break while both ends run: a network.
+    pub(crate) fn is_remote(&self) -> bool {
+        !matches!(self, Self::Memory(_) | Self::Unix(_))
+    }
+
     /// The port of a host that is meant, if it is one.
     #[cfg(feature = "tcp")]
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Form, pool};
 use crate::limits;
-use crate::proto::{ContentRef, Frame, Header, Kind};
+use crate::proto::{ContentRef, Frame, HEADER_LEN, Header, Kind, Layout};
 
 /// Frames for which an idle link keeps memory.
 const SPARE_FRAMES: usize = 64;
@@ -102,6 +102,30 @@ impl Batch {
             encoded.advance(count);
             self.size -= count;
         }
+    }
+
+    /// Takes all frames of a byte link's batch of which nothing has been written.
+    pub(crate) fn take_frames(&mut self) -> Vec<Frame> {
+        let mut bytes = Vec::with_capacity(self.size);
+        while !self.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let filled = self.slices(&mut slices);
+            let before = bytes.len();
+            slices.iter().take(filled).for_each(|slice| bytes.extend_from_slice(slice));
+            if bytes.len() == before {
+                break;
+            }
+            self.advance(bytes.len() - before);
+        }
+        let mut frames = Vec::new();
+        let mut rest = bytes.as_slice();
+        while let Ok(Some(Layout { header, fields, topic, total })) = Layout::decode(rest, usize::MAX) {
+            let Some((frame, after)) = rest.split_at_checked(total) else { break };
+            let body = frame.get(HEADER_LEN..).unwrap_or_default();
+            frames.push(Frame { header, content: ContentRef::framed(body, fields, topic).shared() });
+            rest = after;
+        }
+        frames
     }
 
     /// The frames of a batch for a value link. The caller takes them from the front and then calls

@@ -49,6 +49,23 @@ pub(super) fn link(channel: impl Channel) -> Link {
     Link { sender: Arc::new(sender), receiver: Box::new(Receiver(channel)) }
 }
 
+/// Sends as much of a batch as goes without waiting.
+pub(super) fn try_send<C: Channel + ?Sized>(channel: &C, batch: &mut Batch) -> io::Result<Sent> {
+    let blocked = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => Ok(Sent::Blocked),
+        _ => Err(error),
+    };
+    while !batch.is_empty() {
+        let mut slices = [IoSlice::new(&[]); VECTORS];
+        let filled = batch.slices(&mut slices);
+        match channel.try_write(&slices[..filled]) {
+            Ok(count) => batch.advance(count),
+            Err(error) => return blocked(error),
+        }
+    }
+    channel.try_flush().map_or_else(blocked, |()| Ok(Sent::All))
+}
+
 pub(super) struct Sender<C>(pub(super) Arc<C>);
 
 impl<C: Channel> LinkSender for Sender<C> {
@@ -57,19 +74,7 @@ impl<C: Channel> LinkSender for Sender<C> {
     }
 
     fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
-        let blocked = |error: io::Error| match error.kind() {
-            io::ErrorKind::WouldBlock => Ok(Sent::Blocked),
-            _ => Err(error),
-        };
-        while !batch.is_empty() {
-            let mut slices = [IoSlice::new(&[]); VECTORS];
-            let filled = batch.slices(&mut slices);
-            match self.0.try_write(&slices[..filled]) {
-                Ok(count) => batch.advance(count),
-                Err(error) => return blocked(error),
-            }
-        }
-        self.0.try_flush().map_or_else(blocked, |()| Ok(Sent::All))
+        try_send(&*self.0, batch)
     }
 
     fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

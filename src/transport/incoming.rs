@@ -225,6 +225,19 @@ impl Incoming {
         }
     }
 
+    /// Takes out what has been read and not decoded, before a large frame has begun.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+        match &mut self.source {
+            Source::Bytes(decoder) => {
+                let rest = decoder.chunk.get(decoder.start..decoder.end).unwrap_or_default().to_vec();
+                decoder.start = decoder.end;
+                decoder.settle();
+                rest
+            }
+            Source::Values { .. } => Vec::new(),
+        }
+    }
+
     /// The frames that a value link hands over.
     pub(super) fn values(&mut self) -> Option<&mut VecDeque<Frame>> {
         match &mut self.source {

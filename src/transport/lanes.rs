@@ -5,7 +5,7 @@ use std::io;
 use tokio::time::Instant;
 
 use super::{Batch, EncodedRun, Form, Sent};
-use crate::proto::{ContentRef, Header};
+use crate::proto::{ContentRef, Frame, Header};
 
 /// The outgoing side of one link. It lives under its owner's lock; the writing itself happens
 /// outside of it, by whoever has something to send, one at a time:
@@ -199,6 +199,23 @@ impl Lanes {
                 Step::Idle
             }
         }
+    }
+
+    /// Sends nothing until the owner's task says so; `false` while somebody still writes.
+    pub(crate) fn hold(&mut self) -> bool {
+        self.blocked = true;
+        self.writing.is_none()
+    }
+
+    /// Takes out all frames that wait on a byte link, none of which has been sent in part, in the order in which
+    /// they would have been sent. Nobody may be writing.
+    pub(crate) fn take_frames(&mut self) -> Vec<Frame> {
+        let mut frames = self.rest.take().map(|mut rest| rest.take_frames()).unwrap_or_default();
+        frames.extend(self.control.take_frames());
+        frames.extend(self.data.take_frames());
+        self.waiting = 0;
+        self.stuck_since = None;
+        frames
     }
 
     /// Forgets what waits and takes nothing more.

@@ -23,6 +23,11 @@ mod memory;
 pub(crate) mod network;
 mod pool;
 #[cfg(any(feature = "tcp", feature = "unix"))]
+mod resume;
+#[cfg(not(any(feature = "tcp", feature = "unix")))]
+#[path = "resume_absent.rs"]
+mod resume;
+#[cfg(any(feature = "tcp", feature = "unix"))]
 mod socket;
 #[cfg(feature = "tcp")]
 mod tcp;
@@ -50,6 +55,8 @@ pub(crate) use incoming::Arrived;
 pub use incoming::Incoming;
 pub(crate) use lanes::{Lanes, Step};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
+pub(crate) use resume::Attachment;
+pub use resume::ResumableLink;
 pub(crate) use timer::Timer;
 #[cfg(feature = "tls")]
 pub(crate) use tls::LiveTls;
@@ -115,6 +122,11 @@ pub trait LinkSender: Send + Sync + 'static {
 
     /// Ends the sending direction: the peer reads what was sent before, then the end.
     fn close(&self);
+
+    /// What lets the link outlive the connection under it, where that is possible.
+    fn resumable(&self) -> Option<&ResumableLink> {
+        None
+    }
 }
 
 /// The receiving half of a link.
@@ -228,6 +240,8 @@ pub struct ConnectOptions {
     /// proven.
     #[cfg(feature = "tls")]
     pub tls: ClientTls,
+    /// The link is to outlive its connection, also on a Unix socket.
+    pub(crate) lasting: bool,
 }
 
 /// A link to the bus at `address`, as [`connect`] makes it, with options.
@@ -241,6 +255,7 @@ pub struct ConnectOptions {
 pub async fn connect_with(address: &Address, options: &ConnectOptions) -> BusResult<Link> {
     match address {
         Address::Memory(name) => MemoryConnector::find(name)?.connect(),
+        Address::Unix(path) if options.lasting => unix::connect_lasting(path).await,
         Address::Unix(path) => connect_unix(path).await,
         #[cfg(feature = "tcp")]
         Address::Tcp(_) | Address::Tls(_) => network::connect(address, options).await,

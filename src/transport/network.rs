@@ -10,7 +10,7 @@ use super::Opening;
 use super::tcp::{self, TcpListener};
 #[cfg(feature = "tls")]
 use super::tls::{self, LiveTls};
-use super::{Accepted, Address, ConnectOptions, Link, Listener, Peer, channel};
+use super::{Accepted, Address, ConnectOptions, Link, Listener, Peer, resume};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 
@@ -92,14 +92,14 @@ impl Listener for NetworkListener {
         Poll::Ready(Ok(match &self.protocol {
             Protocol::Frames => {
                 let peer = Peer { principal: Principal::Network { address }, transport: "tcp" };
-                Accepted::Open { link: channel::link(socket), peer }
+                Accepted::Open { link: resume::link(socket), peer }
             }
             #[cfg(feature = "tls")]
             Protocol::Tls(tls) => {
                 let tls = Arc::clone(tls);
                 let handshake = Box::pin(async move {
                     let (stream, principal) = tls::accept(socket, address, &tls).await?;
-                    Ok((channel::link(stream), Peer { principal, transport: "tls" }))
+                    Ok((resume::link(stream), Peer { principal, transport: "tls" }))
                 });
                 Accepted::Opening(Opening { remote: address.to_string(), handshake })
             }
@@ -132,7 +132,7 @@ pub(super) async fn connect(address: &Address, options: &ConnectOptions) -> BusR
         Address::Tls(_) => {
             let socket = tcp::connect(endpoint, address).await?;
             match tls::connect(socket, endpoint.host(), options.tls.clone()).await? {
-                Ok(stream) => Ok(channel::link(stream)),
+                Ok(stream) => Ok(resume::link(stream)),
                 Err(error) => Err(failed(error.to_string(), Some(error))),
             }
         }
@@ -141,6 +141,6 @@ pub(super) async fn connect(address: &Address, options: &ConnectOptions) -> BusR
             let _ = options;
             Err(failed("whispeer was built without the feature `tls`".into(), None))
         }
-        _ => Ok(channel::link(tcp::connect(endpoint, address).await?)),
+        _ => Ok(resume::link(tcp::connect(endpoint, address).await?)),
     }
 }

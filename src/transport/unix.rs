@@ -18,7 +18,7 @@ use socket2::SockRef;
 use tokio::net::UnixStream;
 
 use super::socket::Socket;
-use super::{Accepted, Address, Link, Listener, Peer, channel};
+use super::{Accepted, Address, Link, Listener, Peer, channel, resume};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 
@@ -308,11 +308,21 @@ impl Drop for UnixListener {
 /// [`BusError::Connect`] that says whether nothing is there, nobody listens, or rights are missing.
 pub async fn connect_unix(path: &Path) -> BusResult<Link> {
     let connected = UnixStream::connect(path).await.and_then(link);
-    connected.map_err(|error| BusError::Connect {
+    connected.map_err(|error| not_connected(path, error))
+}
+
+/// Connects with a link that outlives the connection.
+pub(super) async fn connect_lasting(path: &Path) -> BusResult<Link> {
+    let connected = UnixStream::connect(path).await.and_then(socket);
+    connected.map(resume::link).map_err(|error| not_connected(path, error))
+}
+
+fn not_connected(path: &Path, error: io::Error) -> BusError {
+    BusError::Connect {
         address: Address::Unix(path.to_owned()).to_string(),
         reason: explain_connect(path, &error),
         source: Some(Arc::new(error)),
-    })
+    }
 }
 
 fn explain_connect(path: &Path, error: &io::Error) -> String {
@@ -328,7 +338,11 @@ fn explain_connect(path: &Path, error: &io::Error) -> String {
 }
 
 fn link(stream: UnixStream) -> io::Result<Link> {
+    socket(stream).map(channel::link)
+}
+
+fn socket(stream: UnixStream) -> io::Result<Socket> {
     // A system that allows less gives less, and the link works all the same.
     let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-    Ok(channel::link(Socket::new(OwnedFd::from(stream.into_std()?))?))
+    Socket::new(OwnedFd::from(stream.into_std()?))
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod attach;
+mod broken_links;
 mod conformance;
 mod examples;
 mod ground;

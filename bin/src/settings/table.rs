@@ -209,6 +209,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
     )
     .change(Change::Now),
     Setting::new(
+        "resume_limit",
+        "How long a session whose connection over a network broke waits for its client; 0 for not at all",
+        Kind::Time(|all| &mut all.bus.resume_limit),
+    )
+    .change(Change::Now),
+    Setting::new(
         "handshake_timeout",
         "How long a client may take to introduce itself",
         Kind::Time(|all| &mut all.bus.handshake_timeout),

@@ -82,6 +82,7 @@ pub mod kit;
 pub mod ledger;
 pub mod protocols;
 pub mod raw;
+pub mod relay;
 pub mod wait;
 
 pub use fault::Fault;

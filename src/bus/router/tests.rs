@@ -23,7 +23,15 @@ impl Bench {
         let (end, _other) = memory_pair();
         let peer = Peer { principal: Principal::Local, transport: "memory" };
         let budget = Arc::new(Budget::new(usize::MAX));
-        let session = Arc::new(Session::new(1, peer, String::new(), end.sender, budget, usize::MAX));
+        let session = Arc::new(Session::new(
+            1,
+            peer,
+            String::new(),
+            crate::proto::ResumeToken::new([0; 32]),
+            end.sender,
+            budget,
+            usize::MAX,
+        ));
         Self { router: Router::default(), session, cache: RouteCache::default() }
     }
 

@@ -168,6 +168,7 @@ fn welcome() -> Welcome {
         session: 5,
         resume_token: ResumeToken::new([7; ResumeToken::LEN]),
         resumed: false,
+        received: 0,
         frame_limit: 64 * 1024,
         keep_alive: limits::KEEP_ALIVE,
         block_limit: limits::BLOCK_LIMIT,

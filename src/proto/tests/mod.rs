@@ -12,7 +12,7 @@ use super::fields::{
 };
 use super::{
     Capabilities, Content, ContentRef, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout,
-    MalformedFrame, Refusal, ResumeToken, Welcome,
+    MalformedFrame, Refusal, Resume, ResumeToken, Welcome,
 };
 use crate::error::{BusError, ErrorReply};
 use crate::limits;
@@ -36,7 +36,13 @@ fn milliseconds() -> impl Strategy<Value = Duration> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    let resume = prop::option::of((any::<u64>(), token()));
+    let resume = prop::option::of(
+        (any::<u64>(), token(), any::<u64>()).prop_map(|(session, token, received)| Resume {
+            session,
+            token,
+            received,
+        }),
+    );
     (any::<(u16, u16, u64)>(), milliseconds(), "\\PC{0,16}", resume).prop_map(
         |((min_version, max_version, capabilities), keep_alive, name, resume)| Hello {
             min_version,
@@ -51,7 +57,7 @@ fn hello() -> impl Strategy<Value = Hello> {
 
 fn welcome() -> impl Strategy<Value = Welcome> {
     let numbers = any::<(u16, u64, u64, u64, bool, u32)>();
-    let ends = any::<(u32, u64, u32, u32)>();
+    let ends = any::<(u32, u64, u32, u32, u64)>();
     (numbers, token(), milliseconds(), milliseconds(), ends).prop_map(
         |(numbers, resume_token, keep_alive, block_limit, ends)| Welcome {
             version: numbers.0,
@@ -66,6 +72,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
             publish_window: (ends.0, ends.1),
             max_subscriptions: ends.2,
             max_requests: ends.3,
+            received: ends.4,
         },
     )
 }
@@ -357,7 +364,10 @@ fn a_window_is_refused_when_it_holds_nothing_or_too_much() {
 
 #[test]
 fn a_token_does_not_print() {
-    let hello = Hello { resume: Some((1, ResumeToken::new([0x5a; 32]))), ..Hello::default() };
+    let hello = Hello {
+        resume: Some(Resume { session: 1, token: ResumeToken::new([0x5a; 32]), received: 2 }),
+        ..Hello::default()
+    };
     let printed = format!("{hello:?}");
     assert!(printed.contains("ResumeToken(..)") && !printed.contains("90"), "{printed}");
 }

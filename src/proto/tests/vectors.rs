@@ -9,7 +9,7 @@ use crate::proto::fields::{
     Field, FieldsBuilder, GapReason, Policy, ServeMode, decode_gap, encode_gap, iterate, well_formed,
 };
 use crate::proto::{
-    Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame, Refusal,
+    Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame, Refusal, Resume,
     ResumeToken, Welcome,
 };
 
@@ -216,9 +216,11 @@ fn handshakes_read_and_write_as_in_the_vectors() {
         capabilities: Capabilities(number(value, "capabilities")),
         keep_alive: millis(value, "keep_alive_ms"),
         name: text(value, "name").to_owned(),
-        resume: value["resume"]
-            .is_object()
-            .then(|| (number(&value["resume"], "session"), token(&value["resume"]))),
+        resume: value["resume"].is_object().then(|| Resume {
+            session: number(&value["resume"], "session"),
+            token: token(&value["resume"]),
+            received: number(&value["resume"], "received"),
+        }),
     };
     check("hello", hello, |payload| Hello::decode(payload).unwrap(), Hello::encode);
     let welcome = |value: &Value| Welcome {
@@ -234,6 +236,7 @@ fn handshakes_read_and_write_as_in_the_vectors() {
         publish_window: (number(value, "publish_messages"), number(value, "publish_bytes")),
         max_subscriptions: number(value, "subscriptions"),
         max_requests: number(value, "requests"),
+        received: number(value, "received"),
     };
     check("welcome", welcome, |payload| Welcome::decode(payload).unwrap(), Welcome::encode);
 }

@@ -1,0 +1,344 @@
+//! Coming back to the bus after the connection broke.
+//!
+//! The driver does it, in its own task. Where both sides can, the session goes on as if nothing had
+//! happened: see `transport::resume`. Otherwise the client gets a new session; what it subscribes to and
+//! serves is asked for again, what had not been sent is sent there, and how everything else went that had not
+//! been answered is told to be unknown.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::dispatch::refusal;
+use crate::error::{BusError, BusResult, ErrorClass};
+use crate::limits;
+use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Resume, ResumeToken, VERSION, Welcome};
+use crate::transport::{Address, Batch, ConnectOptions, Incoming, Link, Sent, connect_with};
+
+/// How a client comes back to the bus after its connection broke.
+///
+/// The first attempt is made at once, give or take a tenth of [`first_delay`](Self::first_delay); each one that
+/// fails doubles the time to the next, of which a random half is waited.
+///
+/// # Examples
+/// ```no_run
+/// use std::time::Duration;
+/// use whispeer::client::Reconnect;
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let mut reconnect = Reconnect::default();
+/// reconnect.give_up_after = None;
+/// reconnect.max_delay = Duration::from_secs(30);
+/// let client = Client::builder().reconnect(reconnect).connect("tls://bus.example.com:4242").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reconnect {
+    /// The time after which the second attempt is made. Default 100 ms.
+    pub first_delay: Duration,
+    /// The longest time between two attempts. Default 5 s.
+    pub max_delay: Duration,
+    /// How long the client tries before it ends with why the last attempt failed; `None` for as long as it
+    /// lives. Default 2 minutes.
+    pub give_up_after: Option<Duration>,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self {
+            first_delay: limits::RECONNECT_DELAY,
+            max_delay: limits::RECONNECT_DELAY_MAX,
+            give_up_after: Some(limits::RECONNECT_PATIENCE),
+        }
+    }
+}
+
+impl Reconnect {
+    /// How long to wait after so many attempts have failed.
+    fn delay(&self, failed: u32) -> Duration {
+        if failed == 0 {
+            return self.first_delay.mul_f64(random_part() / 10.0);
+        }
+        let whole = self.first_delay.saturating_mul(1 << (failed - 1).min(16)).min(self.max_delay);
+        whole.mul_f64(0.5 + random_part() / 2.0)
+    }
+}
+
+/// A number from 0 to 1, so that clients of one bus do not come back all at the same moment.
+fn random_part() -> f64 {
+    // Without it the delays are the same for all, which still works.
+    f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
+}
+
+/// What happened to the connection of a client; see [`Client::events`](super::Client::events).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// The bus has welcomed the client for the first time.
+    Connected,
+    /// The connection broke, or the bus ended it; the client tries to come back.
+    Disconnected {
+        /// What is known of the cause.
+        reason: BusError,
+    },
+    /// The client is connected again.
+    Reconnected {
+        /// Whether the session goes on, and nothing is lost. Otherwise it is a new one: subscriptions tell a gap, and
+        /// what had been sent and not been answered ended as [`BusError::OutcomeUnknown`].
+        resumed: bool,
+    },
+    /// The bus takes nothing new and is about to end: go elsewhere, if there is another.
+    Draining,
+}
+
+/// Receives [`ClientEvent`]s, from the time on at which it was made.
+pub struct ClientEvents(broadcast::Receiver<ClientEvent>);
+
+impl ClientEvents {
+    pub(super) fn new(receiver: broadcast::Receiver<ClientEvent>) -> Self {
+        Self(receiver)
+    }
+
+    /// The next event; `None` when the client has ended. Who leaves more than 64 of them untaken misses the oldest.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<ClientEvent> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ClientEvents {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ClientEvents").finish_non_exhaustive()
+    }
+}
+
+/// What is needed to come back, and how far that is.
+pub(super) struct Return {
+    policy: Reconnect,
+    address: Address,
+    options: ConnectOptions,
+    hello: Hello,
+    /// How long one attempt may take.
+    timeout: Duration,
+    /// The session to go on with.
+    session: Option<(u64, ResumeToken)>,
+    state: Progress,
+    /// When the connection broke, and how many attempts have failed since.
+    since: Instant,
+    failed: u32,
+}
+
+enum Progress {
+    /// There is a connection.
+    Connected,
+    Waiting(Pin<Box<Sleep>>),
+    Trying(Pin<Box<dyn Future<Output = BusResult<Fresh>> + Send>>),
+}
+
+/// A connection over which the bus has answered.
+pub(super) struct Fresh {
+    pub(super) link: Link,
+    /// What was read beyond the answer.
+    pub(super) rest: Vec<u8>,
+    pub(super) welcome: Welcome,
+}
+
+impl Return {
+    pub(super) fn new(
+        policy: Reconnect,
+        address: Address,
+        options: ConnectOptions,
+        hello: Hello,
+        timeout: Duration,
+    ) -> Self {
+        let (state, since) = (Progress::Connected, Instant::now());
+        Self { policy, address, options, hello, timeout, session: None, state, since, failed: 0 }
+    }
+
+    /// The session to go on with after the next loss.
+    pub(super) fn note(&mut self, welcome: &Welcome) {
+        let resumable = welcome.capabilities.contains(Capabilities::RESUME);
+        self.session = resumable.then(|| (welcome.session, welcome.resume_token.clone()));
+    }
+
+    /// The session is over: the next one is new.
+    pub(super) fn forget(&mut self) {
+        self.session = None;
+    }
+
+    /// Whether attempts are being made.
+    pub(super) fn is_under_way(&self) -> bool {
+        !matches!(self.state, Progress::Connected)
+    }
+
+    /// Begins to try.
+    pub(super) fn begin(&mut self) {
+        self.since = Instant::now();
+        self.failed = 0;
+        self.state = Progress::Waiting(Box::pin(sleep(self.policy.delay(0))));
+    }
+
+    /// The client is connected.
+    pub(super) fn done(&mut self) {
+        self.state = Progress::Connected;
+    }
+
+    /// The answer of the bus to the next attempt, of a client that has received so many bytes of its link.
+    ///
+    /// # Errors
+    /// Why the client gives up.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, received: u64) -> Poll<BusResult<Fresh>> {
+        loop {
+            match &mut self.state {
+                Progress::Connected => return Poll::Pending,
+                Progress::Waiting(sleep) => {
+                    if sleep.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    let session = self.session.clone();
+                    let resume = session.map(|(session, token)| Resume { session, token, received });
+                    let hello = Hello { resume, ..self.hello.clone() };
+                    let attempt = attempt(self.address.clone(), self.options.clone(), hello);
+                    let (limit, what) = (self.timeout, format!("connecting to {} again", self.address));
+                    self.state = Progress::Trying(Box::pin(async move {
+                        let timed_out = |_| Err(BusError::TimedOut { what, after: limit });
+                        timeout(limit, attempt).await.unwrap_or_else(timed_out)
+                    }));
+                }
+                Progress::Trying(attempt) => match attempt.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(fresh)) => {
+                        // In case it turns out to be of no use.
+                        self.fail();
+                        return Poll::Ready(Ok(fresh));
+                    }
+                    Poll::Ready(Err(error)) => {
+                        tracing::debug!(%error, attempts = self.failed + 1, "not connected again yet");
+                        let spent =
+                            self.policy.give_up_after.is_some_and(|after| self.since.elapsed() >= after);
+                        if spent || is_final(&error) {
+                            return Poll::Ready(Err(error));
+                        }
+                        self.fail();
+                    }
+                },
+            }
+        }
+    }
+
+    fn fail(&mut self) {
+        self.failed = self.failed.saturating_add(1);
+        self.state = Progress::Waiting(Box::pin(sleep(self.policy.delay(self.failed))));
+    }
+}
+
+/// Whether another attempt would end the same way.
+fn is_final(error: &BusError) -> bool {
+    error.class() == ErrorClass::Misuse || matches!(error, BusError::UnsupportedVersion { .. })
+}
+
+/// Whether a bus that ends the connection for this reason can be come back to: the reason is its own end.
+pub(super) fn may_come_back(reason: &BusError) -> bool {
+    matches!(
+        reason,
+        BusError::Closed { .. }
+            | BusError::Draining { .. }
+            | BusError::Disconnected { .. }
+            | BusError::KeepAlive { .. }
+    )
+}
+
+/// Connects and introduces the client.
+async fn attempt(address: Address, options: ConnectOptions, hello: Hello) -> BusResult<Fresh> {
+    let mut link = connect_with(&address, &options).await?;
+    if let Some(link) = link.sender.resumable() {
+        // It lends its connection to the client's link, and must not confirm anything by itself.
+        link.last();
+    }
+    let lost = |error: std::io::Error| BusError::Disconnected { reason: error.to_string() };
+    let mut batch = Batch::new(link.sender.form());
+    batch.push(&Header::new(Kind::Hello, 0, 0), &ContentRef::of_payload(&hello.encode()));
+    while link.sender.try_send(&mut batch).map_err(lost)? == Sent::Blocked {
+        poll_fn(|context| link.sender.poll_ready(context)).await.map_err(lost)?;
+    }
+    let mut incoming = Incoming::new(link.sender.form(), limits::HANDSHAKE_FRAME_LIMIT);
+    loop {
+        if let Some((header, content)) = incoming.next_frame()? {
+            let welcome = match header.kind {
+                Kind::Welcome => Welcome::decode(content.payload())?,
+                Kind::Goodbye => return Err(refusal(content.payload()).into_error()),
+                kind => return Err(BusError::Protocol { what: format!("{kind:?} in answer to HELLO") }),
+            };
+            if welcome.version != VERSION {
+                let what = format!("the bus chose {}, this client speaks {VERSION}", welcome.version);
+                return Err(BusError::UnsupportedVersion { what });
+            }
+            let rest = incoming.take_rest();
+            return Ok(Fresh { link, rest, welcome });
+        }
+        let gone = link.sender.resumable().and_then(|link| link.lost());
+        if let Some(reason) = gone {
+            return Err(BusError::Disconnected { reason });
+        }
+        // A connection that breaks wakes this.
+        let mut once = false;
+        let read = poll_fn(|context| match link.receiver.poll_receive(context, &mut incoming) {
+            Poll::Pending if std::mem::replace(&mut once, true) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(read) => Poll::Ready(Some(read)),
+        });
+        match read.await {
+            Some(Ok(0)) => {
+                return Err(BusError::Disconnected { reason: "closed during the handshake".into() });
+            }
+            Some(Err(error)) => return Err(lost(error)),
+            Some(Ok(_)) | None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_longest_and_vary_by_half() {
+        let policy = Reconnect::default();
+        let (first, longest) = (policy.first_delay, policy.max_delay);
+        for _ in 0..100 {
+            assert!(policy.delay(0) <= first / 10);
+            for failed in 1..40 {
+                let whole = first.saturating_mul(1 << (failed - 1).min(16)).min(longest);
+                let delay = policy.delay(failed);
+                assert!(whole / 2 <= delay && delay <= whole, "{failed}: {delay:?}");
+            }
+        }
+        assert_eq!(Reconnect { first_delay: Duration::ZERO, ..policy }.delay(5), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_this_side_did_wrong_is_not_tried_again() {
+        assert!(is_final(&BusError::InvalidSettings("x".into())));
+        assert!(is_final(&BusError::UnsupportedVersion { what: "x".into() }));
+        assert!(!is_final(&BusError::Disconnected { reason: "x".into() }));
+        assert!(!may_come_back(&BusError::Protocol { what: "x".into() }));
+        assert!(!may_come_back(&BusError::ControlOverrun { bytes: 1 }));
+    }
+}

@@ -1,0 +1,745 @@
+//! Links that outlive the connection under them.
+//!
+//! Both ends count the bytes of the stream in each direction and keep what they have sent until the other
+//! end says that it has come. When the connection breaks, the link only stands still: the client connects
+//! anew, both ends tell how much they have received, and each sends the rest again. To sessions and clients
+//! it is one stream in which nothing is lost, doubled or out of order; see "Resuming" in docs/PROTOCOL.md.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use atomic_waker::AtomicWaker;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::channel::{Channel, VECTORS};
+use super::{Batch, Form, Incoming, Link, LinkReceiver, LinkSender, Sent};
+use crate::error::BusError;
+use crate::limits;
+use crate::proto::{Header, Kind};
+
+/// What becomes of a link without its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Mode {
+    /// It ends, as others do.
+    Plain = 0,
+    /// It stands still. What the connection took is not sent again.
+    Lasting = 1,
+    /// It stands still, and can go on without a loss: what is sent is kept until it is confirmed.
+    Kept = 2,
+}
+
+/// The connection under a link, with what it was found to hold already.
+pub(crate) struct Attachment {
+    channel: Arc<dyn Channel>,
+    /// What was read beyond the handshake.
+    read: Vec<u8>,
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Attachment").field("read", &self.read.len()).finish_non_exhaustive()
+    }
+}
+
+/// What both halves of a link share that may outlive its connection.
+pub struct ResumableLink {
+    state: Mutex<State>,
+    /// The task that owns the link: it reads, and waits for room.
+    owner: AtomicWaker,
+    /// See [`Mode`].
+    mode: AtomicU8,
+    /// Counts connections, and losses of them, so that the reader notices.
+    generation: AtomicU64,
+    /// There is no connection.
+    lost: AtomicBool,
+    /// Bytes of the stream that have been read.
+    received: AtomicU64,
+    /// How many of them the other end has been told of.
+    told: AtomicU64,
+    /// Bytes that are kept to be sent again.
+    held: AtomicUsize,
+}
+
+struct State {
+    /// `None` while there is no connection.
+    channel: Option<Arc<dyn Channel>>,
+    /// What was read beyond the handshake and the reader has not taken yet.
+    read: Vec<u8>,
+    /// What goes before the stream goes on: the handshake's answer.
+    preface: Vec<u8>,
+    /// What the other end has not confirmed; its first byte has the position `confirmed`.
+    unconfirmed: VecDeque<u8>,
+    confirmed: u64,
+    /// The position up to which the connection has taken the stream.
+    sent: u64,
+    closed: bool,
+    lost: Option<String>,
+}
+
+impl State {
+    /// The position after the last byte of the stream.
+    fn end(&self) -> u64 {
+        self.confirmed + self.unconfirmed.len() as u64
+    }
+
+    /// Bytes of `unconfirmed` that the connection has taken.
+    fn taken(&self) -> usize {
+        usize::try_from(self.sent - self.confirmed).unwrap_or(usize::MAX)
+    }
+}
+
+/// A link over a connection of a network.
+pub(super) fn link(channel: impl Channel) -> Link {
+    let state = State {
+        channel: Some(Arc::new(channel)),
+        read: Vec::new(),
+        preface: Vec::new(),
+        unconfirmed: VecDeque::new(),
+        confirmed: 0,
+        sent: 0,
+        closed: false,
+        lost: None,
+    };
+    let shared = Arc::new(ResumableLink {
+        state: Mutex::new(state),
+        owner: AtomicWaker::new(),
+        mode: AtomicU8::new(Mode::Plain as u8),
+        generation: AtomicU64::new(1),
+        lost: AtomicBool::new(false),
+        received: AtomicU64::new(0),
+        told: AtomicU64::new(0),
+        held: AtomicUsize::new(0),
+    });
+    let receiver = Receiver { link: Arc::clone(&shared), channel: None, generation: 0, read: Vec::new() };
+    Link { sender: Arc::new(Sender(shared)), receiver: Box::new(receiver) }
+}
+
+impl ResumableLink {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Acquire) {
+            0 => Mode::Plain,
+            1 => Mode::Lasting,
+            _ => Mode::Kept,
+        }
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Release);
+    }
+
+    /// Lets the link outlive its connection without a loss: what is sent from here on is kept until it is
+    /// confirmed.
+    pub(crate) fn keep(&self) {
+        self.set_mode(Mode::Kept);
+    }
+
+    /// Lets the link outlive its connection, and keeps nothing.
+    pub(crate) fn last(&self) {
+        self.set_mode(Mode::Lasting);
+    }
+
+    /// Keeps nothing: the other end does not know how to go on. The link still outlives its connection.
+    pub(crate) fn keep_nothing(&self) {
+        let mut state = self.lock();
+        self.set_mode(Mode::Lasting);
+        let sent = state.sent;
+        self.forget(&mut state, sent);
+    }
+
+    /// Whether the link can go on without a loss over another connection.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.mode() == Mode::Kept
+    }
+
+    fn outlives(&self) -> bool {
+        self.mode() >= Mode::Lasting
+    }
+
+    /// Why there is no connection; `None` while there is one.
+    pub(crate) fn lost(&self) -> Option<String> {
+        self.lock().lost.clone()
+    }
+
+    /// Whether there is no connection.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Does without the connection, which is of no use any more.
+    pub(crate) fn break_off(&self, reason: &str) {
+        let mut state = self.lock();
+        self.lose(&mut state, reason.to_owned());
+    }
+
+    /// Bytes that are kept to be sent again.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the stream that have been read.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
+    }
+
+    /// Tells the other end how far it has been heard, if it does not know.
+    pub(crate) fn tell(&self) {
+        if self.is_kept() && self.untold() > 0 {
+            let mut state = self.lock();
+            self.add_confirmation(&mut state);
+            self.send_on(&mut state);
+        }
+    }
+
+    /// Sends what has been kept and not sent, as far as that goes.
+    pub(crate) fn send(&self) {
+        self.send_on(&mut self.lock());
+    }
+
+    fn untold(&self) -> u64 {
+        self.received().saturating_sub(self.told.load(Ordering::Relaxed))
+    }
+
+    /// Adds a `CONFIRM` to the stream, whose frames are never cut here. It takes no heed of the bound, or two ends
+    /// that both have reached it would wait for each other.
+    fn add_confirmation(&self, state: &mut State) {
+        let received = self.received();
+        self.told.store(received, Ordering::Relaxed);
+        let frame = Header::new(Kind::Confirm, 0, received).encode(0, 0, 0);
+        state.unconfirmed.extend(frame.iter());
+        self.held.store(state.unconfirmed.len(), Ordering::Relaxed);
+    }
+
+    /// Sends what goes, and notes that the connection is gone if it is.
+    fn send_on(&self, state: &mut State) -> Sent {
+        match self.send_kept(state) {
+            Ok(()) => Sent::All,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Blocked,
+            Err(error) => {
+                self.lose(state, error.to_string());
+                Sent::Blocked
+            }
+        }
+    }
+
+    /// The other end has received the stream up to `position`.
+    ///
+    /// # Errors
+    /// [`BusError::Protocol`] for a position that it cannot have reached.
+    pub(crate) fn confirm(&self, position: u64) -> Result<(), BusError> {
+        let mut state = self.lock();
+        if !self.is_kept() {
+            return Ok(());
+        }
+        if position > state.sent {
+            let what = format!("{position} bytes were confirmed of {} that were sent", state.sent);
+            return Err(BusError::Protocol { what });
+        }
+        if position <= state.confirmed {
+            // It was sent again, and the handshake has told more.
+            return Ok(());
+        }
+        self.forget(&mut state, position);
+        drop(state);
+        // There may be room again.
+        self.owner.wake();
+        Ok(())
+    }
+
+    fn forget(&self, state: &mut State, position: u64) {
+        let count = usize::try_from(position - state.confirmed).unwrap_or(usize::MAX);
+        state.unconfirmed.drain(..count.min(state.unconfirmed.len()));
+        state.confirmed = position;
+        if state.unconfirmed.is_empty() {
+            state.unconfirmed.shrink_to(RETAINED);
+        }
+        self.held.store(state.unconfirmed.len(), Ordering::Relaxed);
+    }
+
+    /// Whether the stream can go on for somebody who has received it up to `position`.
+    pub(crate) fn can_go_on(&self, position: u64) -> bool {
+        let state = self.lock();
+        self.is_kept() && (state.confirmed..=state.end()).contains(&position)
+    }
+
+    /// Takes the connection away, to go on elsewhere; nothing is sent or received on this link any more.
+    pub(crate) fn detach(&self, read: Vec<u8>) -> Option<Attachment> {
+        let channel = self.lock().channel.take()?;
+        self.generation.fetch_add(1, Ordering::Release);
+        Some(Attachment { channel, read })
+    }
+
+    /// Goes on over another connection, whose end has received the stream up to `position`; `preface` is sent
+    /// before that. Only the task that owns the link calls this.
+    ///
+    /// Returns whether it can; otherwise the connection is closed.
+    pub(crate) fn attach(&self, attachment: Attachment, position: u64, preface: Vec<u8>) -> bool {
+        let mut state = self.lock();
+        if !self.is_kept() || !(state.confirmed..=state.end()).contains(&position) || state.closed {
+            return false;
+        }
+        self.forget(&mut state, position);
+        state.sent = position;
+        state.preface = preface;
+        state.read = attachment.read;
+        state.channel = Some(attachment.channel);
+        state.lost = None;
+        self.lost.store(false, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::Release);
+        self.told.store(self.received(), Ordering::Relaxed);
+        drop(state);
+        self.owner.wake();
+        true
+    }
+
+    /// Begins the stream of another link in place of its own; `read` is what was read from that one beyond the
+    /// handshake. With `keep`, it can go on without a loss.
+    ///
+    /// Returns whether it can: that one may have lost its connection.
+    pub(crate) fn replace(&self, fresh: &Self, read: Vec<u8>, keep: bool) -> bool {
+        let mut theirs = fresh.lock();
+        let Some(channel) = theirs.channel.take() else { return false };
+        let mut state = self.lock();
+        state.channel = Some(channel);
+        state.unconfirmed = std::mem::take(&mut theirs.unconfirmed);
+        (state.confirmed, state.sent) = (theirs.confirmed, theirs.sent);
+        state.preface = Vec::new();
+        state.lost = None;
+        self.lost.store(false, Ordering::Release);
+        let received = fresh.received() - read.len() as u64;
+        state.read = read;
+        self.set_mode(if keep { Mode::Kept } else { Mode::Lasting });
+        self.held.store(state.unconfirmed.len(), Ordering::Relaxed);
+        self.received.store(received, Ordering::Release);
+        self.told.store(0, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::Release);
+        drop(state);
+        self.owner.wake();
+        true
+    }
+
+    /// The connection of this generation is gone.
+    fn lose(&self, state: &mut State, reason: String) {
+        if state.channel.take().is_some() {
+            state.lost = Some(reason);
+            self.lost.store(true, Ordering::Release);
+            self.generation.fetch_add(1, Ordering::Release);
+            self.owner.wake();
+        }
+    }
+
+    /// Sends what goes before the stream goes on, and the part of it that the connection has not taken.
+    fn send_kept(&self, state: &mut State) -> io::Result<()> {
+        let Some(channel) = state.channel.clone() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        while !state.preface.is_empty() {
+            let count = channel.try_write(&[IoSlice::new(&state.preface)])?;
+            state.preface.drain(..count.min(state.preface.len()));
+        }
+        while state.sent < state.end() {
+            let (first, second) = state.unconfirmed.as_slices();
+            let taken = state.taken();
+            let slices = match first.get(taken..) {
+                Some(rest) if !rest.is_empty() => [IoSlice::new(rest), IoSlice::new(second)],
+                _ => {
+                    let rest = second.get(taken.saturating_sub(first.len())..).unwrap_or_default();
+                    [IoSlice::new(rest), IoSlice::new(&[])]
+                }
+            };
+            let slices = if slices[1].is_empty() { &slices[..1] } else { &slices };
+            state.sent += channel.try_write(slices)? as u64;
+        }
+        channel.try_flush()
+    }
+
+    /// Takes a batch as a whole, so that what is left of it is never a part of a frame, and sends it as far as
+    /// that goes.
+    fn send_batch(&self, batch: &mut Batch) -> Sent {
+        let mut state = self.lock();
+        if self.untold() >= limits::CONFIRM_BYTES {
+            self.add_confirmation(&mut state);
+        }
+        loop {
+            if self.send_on(&mut state) == Sent::Blocked {
+                return Sent::Blocked;
+            }
+            if !self.is_kept() {
+                let sent = state.sent;
+                self.forget(&mut state, sent);
+            }
+            if batch.is_empty() {
+                return Sent::All;
+            }
+            if state.unconfirmed.len() >= limits::UNCONFIRMED_BYTES {
+                return Sent::Blocked;
+            }
+            while !batch.is_empty() {
+                let mut slices = [IoSlice::new(&[]); VECTORS];
+                let filled = batch.slices(&mut slices);
+                let mut count = 0;
+                for slice in slices.iter().take(filled) {
+                    state.unconfirmed.extend(slice.iter());
+                    count += slice.len();
+                }
+                batch.advance(count);
+            }
+            self.held.store(state.unconfirmed.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Bytes of memory that a link keeps for what it will send next.
+const RETAINED: usize = 4 * 1024;
+
+impl fmt::Debug for ResumableLink {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ResumableLink").field("held", &self.held()).finish_non_exhaustive()
+    }
+}
+
+struct Sender(Arc<ResumableLink>);
+
+impl LinkSender for Sender {
+    fn form(&self) -> Form {
+        Form::Bytes
+    }
+
+    fn try_send(&self, batch: &mut Batch) -> io::Result<Sent> {
+        if self.0.outlives() {
+            return Ok(self.0.send_batch(batch));
+        }
+        let channel = self.0.lock().channel.clone();
+        let Some(channel) = channel else { return Err(io::ErrorKind::NotConnected.into()) };
+        super::channel::try_send(&*channel, batch)
+    }
+
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.owner.register(context.waker());
+        let mut state = self.0.lock();
+        let outlives = self.0.outlives();
+        let Some(channel) = state.channel.clone() else {
+            return if outlives {
+                Poll::Pending
+            } else {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            };
+        };
+        let full = state.unconfirmed.len() >= limits::UNCONFIRMED_BYTES && state.sent == state.end();
+        if full && channel.try_flush().is_ok() {
+            // The other end has to confirm something first.
+            return Poll::Pending;
+        }
+        match ready!(channel.poll_room(context)) {
+            Err(error) if outlives => {
+                self.0.lose(&mut state, error.to_string());
+                Poll::Pending
+            }
+            room => Poll::Ready(room),
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.0.lock();
+        state.closed = true;
+        if let Some(channel) = &state.channel {
+            channel.close();
+        }
+    }
+
+    fn resumable(&self) -> Option<&ResumableLink> {
+        Some(&self.0)
+    }
+}
+
+struct Receiver {
+    link: Arc<ResumableLink>,
+    channel: Option<Arc<dyn Channel>>,
+    generation: u64,
+    /// What was read beyond the handshake.
+    read: Vec<u8>,
+}
+
+impl LinkReceiver for Receiver {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<io::Result<usize>> {
+        let outlives = self.link.outlives();
+        if outlives {
+            self.link.owner.register(context.waker());
+        }
+        let generation = self.link.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            let mut state = self.link.lock();
+            self.generation = generation;
+            self.channel = state.channel.clone();
+            self.read = std::mem::take(&mut state.read);
+        }
+        if self.channel.is_none() {
+            return if outlives {
+                Poll::Pending
+            } else {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            };
+        }
+        let read = ready!(incoming.poll_read_from(context, self));
+        match read {
+            Ok(count @ 1..) => {
+                self.link.received.fetch_add(count as u64, Ordering::Release);
+                if outlives && self.link.untold() >= limits::CONFIRM_BYTES && self.link.is_kept() {
+                    self.link.tell();
+                }
+                Poll::Ready(Ok(count))
+            }
+            ended if !outlives => Poll::Ready(ended),
+            ended => {
+                let reason = match ended {
+                    Ok(_) => "the connection was closed by the other end".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                let mut state = self.link.lock();
+                // It may be another connection already.
+                if self.link.generation.load(Ordering::Acquire) == self.generation {
+                    self.link.lose(&mut state, reason);
+                }
+                drop(state);
+                self.channel = None;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncRead for Receiver {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.read.is_empty() {
+            let count = self.read.len().min(buffer.remaining());
+            let rest = self.read.split_off(count);
+            buffer.put_slice(&std::mem::replace(&mut self.read, rest));
+            return Poll::Ready(Ok(()));
+        }
+        let Some(channel) = &self.channel else { return Poll::Pending };
+        let count = ready!(channel.poll_read(context, buffer.initialize_unfilled()))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Two ends over connections that take and give a little at a time and break at any byte.
+
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::ContentRef;
+
+    /// One direction of a connection.
+    #[derive(Default)]
+    struct Pipe {
+        bytes: VecDeque<u8>,
+        /// How much more the writer is taken, and the reader given.
+        room: usize,
+        ready: usize,
+        broken: bool,
+    }
+
+    /// One end of a connection.
+    struct End {
+        out: Arc<Mutex<Pipe>>,
+        back: Arc<Mutex<Pipe>>,
+    }
+
+    fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
+        pipe.lock().unwrap()
+    }
+
+    impl Channel for End {
+        fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let mut pipe = lock(&self.out);
+            if pipe.broken {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let mut written = 0;
+            for slice in slices {
+                let count = slice.len().min(pipe.room);
+                pipe.bytes.extend(&slice[..count]);
+                pipe.room -= count;
+                written += count;
+            }
+            if written == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(written) }
+        }
+
+        fn poll_room(&self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let pipe = lock(&self.out);
+            if pipe.room > 0 || pipe.broken { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_read(&self, _context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+            let mut pipe = lock(&self.back);
+            let count = buffer.len().min(pipe.ready).min(pipe.bytes.len());
+            if count == 0 {
+                return if pipe.broken { Poll::Ready(Ok(0)) } else { Poll::Pending };
+            }
+            for (to, from) in buffer.iter_mut().zip(pipe.bytes.drain(..count)) {
+                *to = from;
+            }
+            pipe.ready -= count;
+            Poll::Ready(Ok(count))
+        }
+
+        fn close(&self) {}
+    }
+
+    /// One side: what it sends and what it has got.
+    struct Side {
+        link: Link,
+        incoming: Incoming,
+        waiting: Batch,
+        next: u64,
+        got: u64,
+    }
+
+    impl Side {
+        fn new(end: End) -> Self {
+            let link = link(end);
+            link.sender.resumable().unwrap().keep();
+            let (incoming, waiting) = (Incoming::new(Form::Bytes, 1 << 20), Batch::new(Form::Bytes));
+            Self { link, incoming, waiting, next: 0, got: 0 }
+        }
+
+        fn resumable(&self) -> &ResumableLink {
+            self.link.sender.resumable().unwrap()
+        }
+
+        fn push(&mut self, size: usize) {
+            // What the link has not taken goes first, as in the lanes.
+            self.next += 1;
+            let header = Header::new(Kind::Publish, 0, self.next);
+            self.waiting.push(&header, &ContentRef::lent(&[], b"topic", &vec![self.next as u8; size]));
+        }
+
+        fn send(&mut self) {
+            self.link.sender.try_send(&mut self.waiting).unwrap();
+        }
+
+        fn receive(&mut self) {
+            let mut context = Context::from_waker(Waker::noop());
+            while let Poll::Ready(read) = self.link.receiver.poll_receive(&mut context, &mut self.incoming) {
+                read.unwrap();
+                while let Some((header, content)) = self.incoming.next_frame().unwrap() {
+                    match header.kind {
+                        Kind::Publish => {
+                            self.got += 1;
+                            assert_eq!(header.sequence, self.got);
+                            assert!(content.payload().iter().all(|byte| *byte == self.got as u8));
+                        }
+                        Kind::Confirm => {
+                            self.link.sender.resumable().unwrap().confirm(header.sequence).unwrap();
+                        }
+                        kind => panic!("{kind:?}"),
+                    }
+                }
+                self.incoming.settle();
+            }
+        }
+    }
+
+    struct World {
+        sides: [Side; 2],
+        pipes: [Arc<Mutex<Pipe>>; 2],
+    }
+
+    fn connection() -> ([End; 2], [Arc<Mutex<Pipe>>; 2]) {
+        let pipes = [Arc::default(), Arc::default()];
+        let [there, back] = pipes.clone();
+        let ends = [End { out: Arc::clone(&there), back: Arc::clone(&back) }, End { out: back, back: there }];
+        (ends, pipes)
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (ends, pipes) = connection();
+            Self { sides: ends.map(Side::new), pipes }
+        }
+
+        fn allow(&self, direction: usize, amount: usize) {
+            let mut pipe = lock(&self.pipes[direction]);
+            pipe.room += amount;
+            pipe.ready += amount;
+        }
+
+        /// Breaks the connection and makes another one; the second end tells the first what it has got in a
+        /// preface of a few bytes, as the bus does.
+        fn reconnect(&mut self) {
+            for pipe in &self.pipes {
+                lock(pipe).broken = true;
+            }
+            let ([first, second], pipes) = connection();
+            self.pipes = pipes;
+            for side in &mut self.sides {
+                side.send();
+                side.receive();
+                side.resumable().break_off("test");
+            }
+            let received = self.sides.each_ref().map(|side| side.resumable().received());
+            let attached = |channel: End, read: Vec<u8>| Attachment { channel: Arc::new(channel), read };
+            assert!(self.sides[1].resumable().attach(attached(second, Vec::new()), received[0], vec![7; 3]));
+            self.allow(1, 40);
+            self.sides[1].resumable().send();
+            // The first end reads the preface, and perhaps more.
+            let mut buffer = [0; 30];
+            let mut context = Context::from_waker(Waker::noop());
+            let Poll::Ready(Ok(count)) = first.poll_read(&mut context, &mut buffer) else { panic!() };
+            assert_eq!(buffer[..3], [7; 3]);
+            assert!(self.sides[0].resumable().attach(
+                attached(first, buffer[3..count].to_vec()),
+                received[1],
+                Vec::new()
+            ));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_breaks_each_frame_comes_once_and_in_order(
+            steps in prop::collection::vec((0..6_u8, 0..2_usize, 0..200_000_usize), 1..120),
+        ) {
+            let mut world = World::new();
+            for (what, side, amount) in steps {
+                match what {
+                    0 | 1 => world.sides[side].push(amount),
+                    2 => world.allow(side, amount),
+                    3 => world.sides[side].send(),
+                    4 => world.sides[side].receive(),
+                    _ => world.reconnect(),
+                }
+            }
+            world.reconnect();
+            for _ in 0..400 {
+                for side in 0..2 {
+                    world.allow(side, 1 << 16);
+                    world.sides[side].send();
+                    world.sides[1 - side].receive();
+                }
+            }
+            prop_assert_eq!(world.sides[0].got, world.sides[1].next);
+            prop_assert_eq!(world.sides[1].got, world.sides[0].next);
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Links that break: what comes back, what is lost, and that everybody is told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use whispeer::Address;
+use whispeer::bus::Settings;
+use whispeer::client::{ClientEvent, ClientEvents, Event, GapReason, Reconnect, Subscription};
+use whispeer::prelude::*;
+use whispeer::proto::{Header, Hello, Kind, Resume, ResumeToken, Welcome};
+use whispeer::transport::connect;
+use whispeer_testkit::raw::RawPeer;
+use whispeer_testkit::relay::Relay;
+use whispeer_testkit::wait;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    wait::soon("what is next", future).await
+}
+
+fn port(bus: &BusHandle) -> u16 {
+    bus.local_addrs()
+        .iter()
+        .find_map(|address| match address {
+            Address::Tcp(endpoint) => Some(endpoint.port()),
+            _ => None,
+        })
+        .unwrap()
+}
+
+fn bus_at(port: u16, settings: Settings) -> BusResult<BusHandle> {
+    Bus::builder().settings(settings).listen(&format!("tcp://127.0.0.1:{port}").parse().unwrap()).start()
+}
+
+/// A bus, and a relay to it that fails as it is told.
+struct Ground {
+    bus: BusHandle,
+    relay: Relay,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    async fn with(settings: Settings) -> Self {
+        let bus = bus_at(0, settings).unwrap();
+        let relay = Relay::to(port(&bus)).await.unwrap();
+        Self { bus, relay }
+    }
+
+    /// A client by way of the relay.
+    async fn client(&self) -> Client {
+        let mut reconnect = Reconnect::default();
+        reconnect.first_delay = Duration::from_millis(5);
+        reconnect.max_delay = Duration::from_millis(50);
+        let address = format!("tcp://127.0.0.1:{}", self.relay.port());
+        Client::builder().reconnect(reconnect).connect(&address).await.unwrap()
+    }
+
+    /// One within the process, whose link does not break.
+    fn inside(&self) -> Client {
+        Client::new_memory(&self.bus.connector()).unwrap()
+    }
+
+    /// Ends the bus and starts another one at its port.
+    async fn restart(self) -> Self {
+        let Self { bus, relay } = self;
+        let port = port(&bus);
+        relay.refuse();
+        bus.stop().await;
+        let bus = loop {
+            match bus_at(port, Settings::default()) {
+                Ok(bus) => break bus,
+                Err(BusError::AddressInUse { .. }) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        relay.pass();
+        Self { bus, relay }
+    }
+}
+
+/// Waits until the client is back, and tells whether its session went on.
+async fn back(events: &mut ClientEvents) -> bool {
+    loop {
+        match soon(events.recv()).await {
+            Some(ClientEvent::Reconnected { resumed }) => return resumed,
+            Some(_) => {}
+            None => panic!("the client ended"),
+        }
+    }
+}
+
+/// Takes numbered messages until the last one, each once and in order.
+async fn takes_all(subscription: &mut Subscription<Bytes>, count: u64) {
+    for expected in 1..=count {
+        match soon(subscription.next_event()).await {
+            Some(Event::Message(message)) => assert_eq!(number(&message.value), expected),
+            other => panic!("{other:?} where {expected} was due; ended: {:?}", subscription.close_reason()),
+        }
+    }
+}
+
+fn number(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(*payload.first_chunk().unwrap())
+}
+
+fn numbered(number: u64, size: usize) -> Bytes {
+    let mut payload = number.to_le_bytes().to_vec();
+    payload.resize(size.max(8), b'.');
+    payload.into()
+}
+
+#[tokio::test]
+async fn a_session_goes_on_after_a_cut_and_nothing_is_lost_or_doubled() {
+    let ground = Ground::new().await;
+    let (publisher, subscriber) = (ground.client().await, ground.client().await);
+    let mut subscription = subscriber.subscribe_bytes("numbers").await.unwrap();
+    let session = subscriber.session_id();
+    let mut events = subscriber.events();
+    let count = 3_000;
+    let publishing = tokio::spawn(async move {
+        let numbers = publisher.publisher_bytes("numbers").unwrap();
+        for next in 1..=count {
+            // Small ones, and now and then one that is a frame of its own.
+            let size = if next % 100 == 0 { 100_000 } else { 64 };
+            numbers.send(&numbered(next, size)).await.unwrap();
+        }
+        numbers.flush().await.unwrap();
+        publisher
+    });
+    for turn in 1..=10 {
+        takes_next(&mut subscription, (turn - 1) * 200 + 1, turn * 200).await;
+        ground.relay.cut();
+        assert!(back(&mut events).await, "the session goes on");
+    }
+    takes_next(&mut subscription, 2_001, count).await;
+    let _publisher = soon(publishing).await.unwrap();
+    assert_eq!(subscriber.session_id(), session);
+    assert_eq!(subscription.counts().gaps, [0; GapReason::ALL.len()]);
+    assert_eq!(ground.bus.stats().sessions, 2);
+}
+
+async fn takes_next(subscription: &mut Subscription<Bytes>, first: u64, last: u64) {
+    for expected in first..=last {
+        match soon(subscription.next_event()).await {
+            Some(Event::Message(message)) => assert_eq!(number(&message.value), expected),
+            other => panic!("{other:?} where {expected} was due; ended: {:?}", subscription.close_reason()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_request_that_is_cut_off_is_answered_once() {
+    let ground = Ground::new().await;
+    let (server, requester) = (ground.client().await, ground.client().await);
+    let mut serving = server.serve_bytes("square").await.unwrap();
+    let answering = tokio::spawn(async move {
+        let mut seen = std::collections::HashSet::new();
+        while let Some((_, id, payload)) = serving.recv().await {
+            let asked = number(&payload);
+            assert!(seen.insert(asked), "{asked} was asked twice");
+            let _ = server.respond_bytes(id, numbered(asked * asked, 8)).await;
+        }
+        seen.len()
+    });
+    let mut requests = tokio::task::JoinSet::new();
+    for next in 1..=200_u64 {
+        let requester = requester.clone();
+        requests.spawn(async move {
+            let answer = requester.request_bytes("square", numbered(next, 2_000)).await.unwrap();
+            assert_eq!(number(&answer), next * next);
+        });
+        if next % 20 == 0 {
+            ground.relay.cut();
+            tokio::task::yield_now().await;
+        }
+    }
+    while let Some(done) = tokio::time::timeout(LIMIT, requests.join_next()).await.unwrap() {
+        done.unwrap();
+    }
+    ground.bus.stop().await;
+    drop(requester);
+    answering.abort();
+}
+
+#[tokio::test]
+async fn publishes_made_while_there_is_no_connection_arrive_when_there_is_again() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let mut subscription = ground.inside().subscribe_bytes("numbers").await.unwrap();
+    let mut events = client.events();
+    client.publish_bytes("numbers", numbered(1, 8)).await.unwrap();
+    ground.relay.refuse();
+    assert!(matches!(soon(events.recv()).await, Some(ClientEvent::Disconnected { .. })));
+    let numbers = client.publisher_bytes("numbers").unwrap();
+    for next in 2..=100 {
+        numbers.send(&numbered(next, 8)).await.unwrap();
+    }
+    ground.relay.pass();
+    assert!(back(&mut events).await);
+    numbers.flush().await.unwrap();
+    takes_all(&mut subscription, 100).await;
+}
+
+#[tokio::test]
+async fn what_is_published_without_a_connection_is_bounded() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let mut events = client.events();
+    ground.relay.refuse();
+    assert!(matches!(soon(events.recv()).await, Some(ClientEvent::Disconnected { .. })));
+    let numbers = client.publisher_bytes("numbers").unwrap();
+    let mut held = 0;
+    while numbers.try_send(&numbered(held, 8)).is_ok() {
+        held += 1;
+        assert!(held <= 1024, "the window for publishes");
+    }
+    assert!(matches!(numbers.try_send(&"more".into()), Err(BusError::Full)));
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_in_one_direction_is_left_for_a_new_one() {
+    let ground = Ground::new().await;
+    let (publisher, subscriber) = (ground.inside(), ground.client().await);
+    let mut subscription = subscriber.subscribe_bytes("numbers").await.unwrap();
+    let mut events = subscriber.events();
+    for turn in 0..5 {
+        ground.relay.close_to_clients();
+        for next in 1..=50 {
+            publisher.publish_bytes("numbers", numbered(turn * 50 + next, 1_000)).await.unwrap();
+        }
+        assert!(back(&mut events).await);
+        takes_next(&mut subscription, turn * 50 + 1, turn * 50 + 50).await;
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_stands_still_goes_on_where_it_was() {
+    let ground = Ground::new().await;
+    let (publisher, subscriber) = (ground.client().await, ground.client().await);
+    let mut subscription = subscriber.subscribe_bytes("numbers").await.unwrap();
+    ground.relay.stall();
+    let publishing = tokio::spawn(async move {
+        for next in 1..=500 {
+            publisher.publish_bytes("numbers", numbered(next, 5_000)).await.unwrap();
+        }
+    });
+    tokio::task::yield_now().await;
+    ground.relay.pass();
+    takes_all(&mut subscription, 500).await;
+    soon(publishing).await.unwrap();
+    assert_eq!(ground.relay.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_bus_that_hears_nothing_waits_for_its_client_to_come_back() {
+    let settings = Settings { keep_alive: Duration::from_millis(100), ..Settings::default() };
+    let ground = Ground::with(settings).await;
+    let subscriber = ground.client().await;
+    let mut subscription = subscriber.subscribe_bytes("numbers").await.unwrap();
+    let mut events = subscriber.events();
+    ground.relay.stall();
+    ground.inside().publish_bytes("numbers", numbered(1, 8)).await.unwrap();
+    // Three intervals of silence, and both sides give the connection up; the relay still has it.
+    assert!(matches!(soon(events.recv()).await, Some(ClientEvent::Disconnected { .. })));
+    ground.relay.cut();
+    assert!(back(&mut events).await);
+    takes_all(&mut subscription, 1).await;
+}
+
+#[tokio::test]
+async fn a_new_bus_is_subscribed_to_and_served_again_and_the_gap_is_told() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let mut subscription = client.subscribe_bytes("numbers").await.unwrap();
+    let mut serving = client.serve_bytes("echo").await.unwrap();
+    let mut events = client.events();
+    client.publish_bytes("numbers", numbered(1, 8)).await.unwrap();
+    let (session, bus) = (client.session_id(), client.bus_id());
+
+    let ground = ground.restart().await;
+    assert!(!back(&mut events).await, "another bus has another session");
+    assert!((client.session_id(), client.bus_id()) != (session, bus));
+    client.ping().await.unwrap();
+    let inside = ground.inside();
+    assert_eq!(inside.publish_bytes("numbers", numbered(2, 8)).await.unwrap(), 1);
+    assert!(matches!(soon(subscription.next_event()).await, Some(Event::Message(_))));
+    assert!(matches!(
+        soon(subscription.next_event()).await,
+        Some(Event::Gap { count: 0, reason: GapReason::Link })
+    ));
+    let Some(Event::Message(message)) = soon(subscription.next_event()).await else { panic!() };
+    assert_eq!(number(&message.value), 2);
+
+    let asked = tokio::spawn(async move { inside.request_bytes("echo", "hello".into()).await });
+    let (_, id, payload) = soon(serving.recv()).await.unwrap();
+    client.respond_bytes(id, payload).await.unwrap();
+    assert_eq!(soon(asked).await.unwrap().unwrap(), "hello");
+    // Windows are whole again: far more than one of them goes through.
+    let publishing = tokio::spawn(async move {
+        for next in 3..=5_000 {
+            client.publish_bytes("numbers", numbered(next, 8)).await.unwrap();
+        }
+    });
+    takes_next(&mut subscription, 3, 5_000).await;
+    soon(publishing).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_lost_session_leaves_open_ends_as_unknown_and_what_was_not_sent_goes_to_the_next() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let server = ground.inside();
+    let _silent = server.serve_bytes("silent").await.unwrap();
+    let mut events = client.events();
+    let asking = client.clone();
+    let asked = tokio::spawn(async move { asking.request_bytes("silent", "?".into()).await });
+    while ground.bus.stats().requests_in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    let numbers = client.publisher_bytes("numbers").unwrap();
+
+    ground.relay.refuse();
+    assert!(matches!(soon(events.recv()).await, Some(ClientEvent::Disconnected { .. })));
+    for next in 1..=100 {
+        numbers.send(&numbered(next, 8)).await.unwrap();
+    }
+    let publishing = client.clone();
+    let published = tokio::spawn(async move { publishing.publish_bytes("numbers", numbered(101, 8)).await });
+    tokio::task::yield_now().await;
+    drop(server);
+
+    // The bus goes, and another one comes, on which somebody waits for the numbers.
+    let Ground { bus, relay } = ground;
+    let at = port(&bus);
+    bus.stop().await;
+    let bus = bus_at(at, Settings::default()).unwrap();
+    let mut subscription =
+        Client::new_memory(&bus.connector()).unwrap().subscribe_bytes("numbers").await.unwrap();
+    relay.pass();
+    assert!(!back(&mut events).await);
+    let unknown = soon(asked).await.unwrap().unwrap_err();
+    assert!(matches!(unknown, BusError::OutcomeUnknown { .. }), "{unknown:?}");
+    assert_eq!(soon(published).await.unwrap().unwrap(), 1);
+    numbers.flush().await.unwrap();
+    takes_all(&mut subscription, 101).await;
+}
+
+#[tokio::test]
+async fn a_session_is_kept_no_longer_than_the_bus_says() {
+    let settings = Settings { resume_limit: Duration::from_millis(50), ..Settings::default() };
+    let ground = Ground::with(settings).await;
+    let client = ground.client().await;
+    let mut subscription = client.subscribe_bytes("numbers").await.unwrap();
+    let mut events = client.events();
+    ground.relay.refuse();
+    while ground.bus.stats().sessions > 0 {
+        tokio::task::yield_now().await;
+    }
+    ground.relay.pass();
+    assert!(!back(&mut events).await);
+    client.ping().await.unwrap();
+    ground.inside().publish_bytes("numbers", numbered(1, 8)).await.unwrap();
+    assert!(matches!(soon(subscription.next_event()).await, Some(Event::Gap { count: 0, .. })));
+    takes_all(&mut subscription, 1).await;
+}
+
+#[tokio::test]
+async fn a_client_gives_up_after_its_time_and_says_why() {
+    let ground = Ground::new().await;
+    let mut reconnect = Reconnect::default();
+    reconnect.first_delay = Duration::from_millis(1);
+    reconnect.give_up_after = Some(Duration::from_millis(20));
+    let address = format!("tcp://127.0.0.1:{}", port(&ground.bus));
+    let client = Client::builder().reconnect(reconnect).connect(&address).await.unwrap();
+    let mut subscription = client.subscribe_bytes("numbers").await.unwrap();
+    ground.bus.stop().await;
+    let reason = soon(client.closed()).await;
+    assert!(matches!(reason, BusError::Connect { .. }), "{reason:?}");
+    assert!(soon(subscription.recv()).await.is_none());
+    assert!(matches!(client.publish_bytes("a", "b").await, Err(BusError::Connect { .. })));
+}
+
+#[tokio::test]
+async fn a_client_that_is_closed_while_it_is_away_ends_at_once() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let mut events = client.events();
+    ground.relay.refuse();
+    assert!(matches!(soon(events.recv()).await, Some(ClientEvent::Disconnected { .. })));
+    drop(events);
+    let closing = client.clone();
+    let closing = tokio::spawn(async move { closing.close().await });
+    let _ = tokio::time::timeout(Duration::from_millis(50), closing).await;
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_client_on_a_unix_socket_comes_back_when_it_is_asked_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bus");
+    let bus = Bus::builder().listen_unix(&path).start().unwrap();
+    let mut reconnect = Reconnect::default();
+    reconnect.first_delay = Duration::from_millis(5);
+    let client = Client::builder().reconnect(reconnect).connect(&path.to_string_lossy()).await.unwrap();
+    let mut subscription = client.subscribe_bytes("numbers").await.unwrap();
+    let mut events = client.events();
+    bus.stop().await;
+    let bus = Bus::builder().listen_unix(&path).start().unwrap();
+    assert!(!back(&mut events).await);
+    client.ping().await.unwrap();
+    Client::new_memory(&bus.connector()).unwrap().publish_bytes("numbers", numbered(1, 8)).await.unwrap();
+    assert!(matches!(soon(subscription.next_event()).await, Some(Event::Gap { count: 0, .. })));
+    takes_all(&mut subscription, 1).await;
+}
+
+#[tokio::test]
+async fn the_secret_of_a_session_is_needed_to_go_on_with_it() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let session = client.session_id().unwrap();
+    let resume = Resume { session, token: ResumeToken::new([0; 32]), received: 0 };
+    let hello = Hello { resume: Some(resume), ..Hello::default() };
+    let address = format!("tcp://127.0.0.1:{}", port(&ground.bus)).parse().unwrap();
+    let mut stranger = RawPeer::new(connect(&address).await.unwrap());
+    stranger.send(&Header::new(Kind::Hello, 0, 0), "", &hello.encode()).await.unwrap();
+    let answer = soon(stranger.receive()).await.unwrap().unwrap();
+    let welcome = Welcome::decode(&answer.payload).unwrap();
+    assert!(!welcome.resumed && welcome.session != session);
+    client.ping().await.unwrap();
+}
