@@ -16,7 +16,11 @@ fuzz_target!(|input: (&[u8], &[u8])| {
         return;
     };
     assert_eq!(pattern.meets(&other), other.meets(&pattern), "{pattern} and {other}");
+    if pattern.contains(&other) {
+        assert!(pattern.meets(&other), "{pattern} contains {other} and does not meet it");
+    }
     if let Some(topic) = other.as_topic() {
         assert_eq!(pattern.matches(&topic), pattern.meets(&other), "{pattern} and {topic}");
+        assert_eq!(pattern.matches(&topic), pattern.contains(&other), "{pattern} and {topic}");
     }
 });

@@ -27,6 +27,7 @@
 //!
 //! Nothing here does I/O, waits or reads a clock.
 
+mod containment;
 mod error;
 mod meeting;
 mod name;

@@ -1,4 +1,4 @@
-//! Matching and meeting against a slow oracle that enumerates concrete topics.
+//! Matching, meeting and containing against a slow oracle that enumerates concrete topics.
 //!
 //! A topic that two patterns share needs no more fragments than both have without their `**`, and one
 //! more where a `**` must take something so that the topic is not reserved. In place of a wildcard any
@@ -51,7 +51,7 @@ fn pattern_of(fragments: &[&str]) -> TopicPattern {
 }
 
 #[test]
-fn all_short_patterns_match_and_meet_as_the_enumeration_says() {
+fn all_short_patterns_match_meet_and_contain_as_the_enumeration_says() {
     let patterns = topics(&["a", "$a", "*", "**"], 4);
     // Two patterns with `**` have three other fragments at most, and one more may be needed in front.
     let topics = topics(&["a", "$a", "x"], 7);
@@ -71,6 +71,8 @@ fn all_short_patterns_match_and_meet_as_the_enumeration_says() {
         for (right, right_set) in &accepted {
             let common = left_set.iter().zip(right_set).any(|(left, right)| left & right != 0);
             assert_eq!(left.meets(right), common, "{left} meets {right}");
+            let inside = left_set.iter().zip(right_set).all(|(left, right)| right & !left == 0);
+            assert_eq!(left.contains(right), inside, "{left} contains {right}");
         }
     }
 }
@@ -126,6 +128,30 @@ proptest! {
     }
 
     #[test]
+    fn a_pattern_contains_another_exactly_when_it_matches_all_of_its_topics(
+        outer in prop::collection::vec(prop::sample::select(&["a", "b", "*", "*", "**", "**"][..]), 0..=5),
+        inner in prop::collection::vec(prop::sample::select(&["a", "b", "*", "**"][..]), 0..=4),
+    ) {
+        // At most two `**` of the inner pattern are apart, and a run of the outer one has three `*` at most.
+        let all = topics(&["a", "b", "x"], 8);
+        let inside = all.iter().filter(|topic| accepts(&inner, topic)).all(|topic| accepts(&outer, topic));
+        let (outer, inner) = (pattern_of(&outer), pattern_of(&inner));
+        prop_assert_eq!(outer.contains(&inner), inside, "{} contains {}", outer, inner);
+    }
+
+    #[test]
+    fn containing_implies_meeting_and_carries_over(
+        one in fragments(&["a", "b", "$a", "*", "*", "**", "**"]),
+        two in fragments(&["a", "b", "$a", "*", "*", "**", "**"]),
+        three in fragments(&["a", "b", "$a", "*", "*", "**", "**"]),
+    ) {
+        let (one, two, three) = (pattern_of(&one), pattern_of(&two), pattern_of(&three));
+        prop_assert!(one.contains(&one));
+        prop_assert!(!one.contains(&two) || one.meets(&two));
+        prop_assert!(!(one.contains(&two) && two.contains(&three)) || one.contains(&three));
+    }
+
+    #[test]
     fn a_pattern_made_from_a_topic_matches_it((topic, pattern) in loosened()) {
         let topic_text = topic.join("/");
         let pattern = TopicPattern::new(pattern.join("/")).unwrap();
@@ -134,6 +160,8 @@ proptest! {
         if complete {
             prop_assert!(pattern.matches(&topic), "{} matches {}", pattern, topic);
             prop_assert!(pattern.meets(&pattern));
+            prop_assert!(pattern.contains(&pattern));
+            prop_assert!(pattern.contains(&topic.into()));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::containment::contain;
 use super::error::TopicError;
 use super::meeting::meet;
 use super::name::Topic;
@@ -116,6 +117,32 @@ impl TopicPattern {
             return self.text == other.text;
         }
         meet(&self.text, &other.text)
+    }
+
+    /// Whether this pattern matches every topic that `other` matches.
+    ///
+    /// So a right to this pattern is a right to the other one. It is exact for topics of any length, and
+    /// takes at most `n·m` comparisons with `n` and `m` fragments, whatever the wildcards, without allocating.
+    ///
+    /// As with [`matches`](Self::matches), no wildcard stands for or before a first fragment that begins with `$`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use whispeer::topic::TopicPattern;
+    ///
+    /// let news = TopicPattern::new("news/**")?;
+    /// assert!(news.contains(&TopicPattern::new("news/*/local")?));
+    /// assert!(!news.contains(&TopicPattern::new("*/local")?));
+    /// assert!(!TopicPattern::new("**")?.contains(&TopicPattern::new("$bus/stats")?));
+    /// # Ok::<(), whispeer::topic::TopicError>(())
+    /// ```
+    #[must_use]
+    pub fn contains(&self, other: &TopicPattern) -> bool {
+        if self.is_concrete() {
+            return self.text == other.text;
+        }
+        contain(&self.text, &other.text)
     }
 
     /// This pattern with `prefix` before it, as a protocol's topics are on the wire.

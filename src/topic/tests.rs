@@ -246,6 +246,52 @@ fn two_patterns_meet_when_a_topic_matches_both() {
 }
 
 #[test]
+fn a_pattern_contains_another_when_it_matches_every_topic_of_it() {
+    for (outer, inner, contains) in [
+        ("**", "**", true),
+        ("**", "", true),
+        ("", "**", false),
+        ("a", "a", true),
+        ("*", "a", true),
+        ("a", "*", false),
+        ("a/**", "a", true),
+        ("a/**", "a/*/b", true),
+        ("a/*", "a/**", false),
+        ("a/*/**", "a/**", false),
+        ("a/**/*", "a/*/**", true),
+        ("*/**/c", "**/b/c", true),
+        ("**/a/**", "**/a", true),
+        ("**/a/b/**", "**/a/**/b/**", false),
+        ("**/a/**/b", "a/**/a/b", true),
+        ("a/*/*/**", "a/**/b", false),
+        ("a/*/**", "a/**/b", true),
+        ("**/a/*/*", "**/a/**/b/c", false),
+        ("**", "$bus/info", false),
+        ("$bus/**", "$bus/**/info", true),
+        ("$bus/**", "$box", false),
+        ("*/**", "$bus", false),
+        ("**/$a", "*/$a", true),
+        ("*/**/$a", "**/$a", true),
+        ("**/$a", "**/$b/$a", true),
+        ("**/$a", "$a", false),
+    ] {
+        assert_eq!(pattern(outer).contains(&pattern(inner)), contains, "{outer} contains {inner}");
+    }
+}
+
+#[test]
+fn containing_takes_no_more_for_many_double_wildcards() {
+    let inner = pattern(&format!("{}/b", ["**/a/a/a/a/a/a"; 8].join("/")));
+    let outer = pattern(&format!("{}/*/b", ["**/a/a/a/a/a/a"; 8].join("/")));
+    let start = Instant::now();
+    for _ in 0..1_000 {
+        assert!(!outer.contains(&inner));
+        assert!(inner.contains(&inner));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
 fn eight_double_wildcards_on_each_side_do_not_multiply() {
     // Each `**` has many places to end, and the last fragments disagree: trying them one after the
     // other would take longer than the age of the universe.
