@@ -416,3 +416,10 @@ pub const LOOKUP_WIDTH: usize = 262_144;
 /// A concrete topic needs a few dozen. A pattern published over a large trie can need millions once;
 /// each holder of a scratch must not keep that memory for ever.
 pub const SCRATCH_RETAINED_STATES: usize = 4_096;
+
+/// Patterns that one principal may be allowed for one action, and as many that it may be denied, when all its
+/// roles are put together.
+///
+/// Each is looked at when a right is checked: this many take some ten microseconds. More are refused when the
+/// rights are loaded.
+pub const PERMISSION_PATTERNS: usize = 256;

@@ -54,6 +54,12 @@ impl TopicPattern {
         Self::new(text_of(bytes)?)
     }
 
+    /// The pattern `**`, which every topic matches that is not reserved.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { text: "**".into() }
+    }
+
     /// The pattern in its canonical form.
     #[must_use]
     pub fn as_str(&self) -> &str {
