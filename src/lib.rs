@@ -44,12 +44,15 @@
 //! |---|---|
 //! | publishing, subscribing, requests, serving | [`client`] |
 //! | running a bus | [`bus`] |
+//! | who may do what | [`auth`] |
 //! | topics and patterns | [`topic`] |
 //! | links and addresses | [`transport`] |
 //! | the wire format | [`proto`], and `docs/PROTOCOL.md` in the repository |
 //!
 //! # Features
 //! `unix` (default): the Unix-socket transport. Without it the bus serves its own process.
+//!
+//! `auth`: checking and making tokens.
 
 pub mod auth;
 pub mod bus;

@@ -423,3 +423,32 @@ pub const SCRATCH_RETAINED_STATES: usize = 4_096;
 /// Each is looked at when a right is checked: this many take some ten microseconds. More are refused when the
 /// rights are loaded.
 pub const PERMISSION_PATTERNS: usize = 256;
+
+/// Bytes of the name of a user, a certificate, a role, or of an issuer, audience or subject of tokens.
+///
+/// It is kept with each session, logged and shown. A longer one is refused.
+pub const PRINCIPAL_NAME_BYTES: usize = 256;
+
+/// Roles that one principal may have, and that one token may name.
+pub const ROLES_PER_PRINCIPAL: usize = 32;
+
+/// Bytes of the longest token. It travels in the handshake, whose frame is bounded as well; a longer one is
+/// refused before anything of it is read.
+pub const TOKEN_BYTES: usize = 3 * 1024;
+
+/// How far the clocks of an issuer and of a bus may be apart: so much later does a token end, and so much
+/// earlier does it begin.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(30);
+
+/// How long a token made by `whispeer token` is valid unless the caller says otherwise.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// Bytes of the shortest secret for HS256: as many as its hash has (RFC 7518, section 3.2). A shorter one
+/// could be guessed from one token, and is refused.
+pub const TOKEN_SECRET_BYTES_MIN: usize = 32;
+
+/// Bytes of the longest secret for HS256; a longer one adds nothing.
+pub const TOKEN_SECRET_BYTES_MAX: usize = 1024;
+
+/// Bytes of the largest file that is read as a key. A larger one is no key.
+pub const KEY_FILE_BYTES: usize = 16 * 1024;

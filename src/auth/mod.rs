@@ -1,10 +1,24 @@
 //! Who is at the other end of a session, and what they may do.
+//!
+//! Tokens need the feature `auth`.
 
 mod permissions;
 mod principal;
+mod secret;
+mod settings;
+#[cfg(feature = "auth")]
+mod token;
+#[cfg(not(feature = "auth"))]
+#[path = "token_absent.rs"]
+mod token;
+mod token_error;
 
 pub use permissions::{Action, Denied, Permissions, Rule};
 pub use principal::Principal;
+pub use secret::{Credentials, Secret};
+pub use settings::{IssuerSettings, TokenAlgorithm};
+pub use token::{SigningKey, TokenIssuer, TokenVerifier, Verified};
+pub use token_error::TokenError;
 
 #[cfg(test)]
 mod tests;
