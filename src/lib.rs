@@ -52,7 +52,7 @@
 //! # Features
 //! `unix` (default): the Unix-socket transport. Without it the bus serves its own process.
 //!
-//! `auth`: checking and making tokens.
+//! `auth`: checking and making tokens and passwords.
 
 pub mod auth;
 pub mod bus;

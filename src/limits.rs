@@ -452,3 +452,38 @@ pub const TOKEN_SECRET_BYTES_MAX: usize = 1024;
 
 /// Bytes of the largest file that is read as a key. A larger one is no key.
 pub const KEY_FILE_BYTES: usize = 16 * 1024;
+
+/// Characters of the shortest password that is hashed (NIST SP 800-63B, section 5.1.1.1).
+pub const PASSWORD_CHARACTERS_MIN: usize = 8;
+
+/// Bytes of the longest password. A longer one is refused before it costs anything.
+pub const PASSWORD_BYTES: usize = 1024;
+
+/// KiB of memory that hashing a new password takes: 19 MiB, with [`PASSWORD_PASSES`] and
+/// [`PASSWORD_LANES`] what OWASP's Password Storage Cheat Sheet recommends for Argon2id.
+pub const PASSWORD_MEMORY_KIB: u32 = 19 * 1024;
+
+/// Passes over this memory.
+pub const PASSWORD_PASSES: u32 = 2;
+
+/// Lanes of this memory.
+pub const PASSWORD_LANES: u32 = 1;
+
+/// KiB of memory that checking a password may take: 128 MiB, twice the second recommendation of RFC 9106. A
+/// hash that asks for more is refused when it is loaded, as each check of it would be an attack on the bus.
+pub const PASSWORD_MEMORY_KIB_MAX: u32 = 128 * 1024;
+
+/// Passes over its memory that checking a password may take; together with
+/// [`PASSWORD_MEMORY_KIB_MAX`] about two seconds.
+pub const PASSWORD_PASSES_MAX: u32 = 16;
+
+/// Lanes of its memory that checking a password may have.
+pub const PASSWORD_LANES_MAX: u32 = 16;
+
+/// Passwords that are checked at once, on threads that no session runs on. With ordinary hashes they take
+/// 76 MiB, and some tens of milliseconds each.
+pub const PASSWORD_CHECKS: usize = 4;
+
+/// How long a password waits for its check while as many are under way; then it fails as
+/// [`BusError::Overloaded`](crate::BusError::Overloaded). Well below the time of a handshake.
+pub const PASSWORD_WAIT: Duration = Duration::from_secs(2);

@@ -1,7 +1,12 @@
 //! Who is at the other end of a session, and what they may do.
 //!
-//! Tokens need the feature `auth`.
+//! Tokens and passwords need the feature `auth`.
 
+#[cfg(feature = "auth")]
+mod password;
+#[cfg(not(feature = "auth"))]
+#[path = "password_absent.rs"]
+mod password;
 mod permissions;
 mod principal;
 mod secret;
@@ -13,6 +18,7 @@ mod token;
 mod token;
 mod token_error;
 
+pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};
 pub use principal::Principal;
 pub use secret::{Credentials, Secret};
