@@ -52,7 +52,7 @@
 //! # Features
 //! `unix` (default): the Unix-socket transport. Without it the bus serves its own process.
 //!
-//! `auth`: checking and making tokens and passwords.
+//! `auth`: checking and making tokens and passwords. Without it permissions follow from what a transport proves.
 
 pub mod auth;
 pub mod bus;

@@ -424,6 +424,10 @@ pub const SCRATCH_RETAINED_STATES: usize = 4_096;
 /// rights are loaded.
 pub const PERMISSION_PATTERNS: usize = 256;
 
+/// Users, certificates, Unix users, issuers of tokens and roles that a policy may name, each. More are refused
+/// when it is loaded: a list of that length belongs to a service that issues tokens.
+pub const POLICY_ENTRIES: usize = 65_536;
+
 /// Bytes of the name of a user, a certificate, a role, or of an issuer, audience or subject of tokens.
 ///
 /// It is kept with each session, logged and shown. A longer one is refused.

@@ -1,6 +1,15 @@
 //! Who is at the other end of a session, and what they may do.
 //!
-//! Tokens and passwords need the feature `auth`.
+//! A transport names a [`Principal`] as far as it can prove one. A client may show [`Credentials`] beside: a
+//! token or a password. A [`Policy`] makes an [`Identity`] of both, with its [`Permissions`], and the bus
+//! checks these before each publish, subscription, serving and request.
+//!
+//! What a policy is made from, [`AuthSettings`], can stand in a configuration file. Passwords are hashed with
+//! Argon2id by [`hash_password`]; tokens are JWTs that a [`TokenIssuer`] makes, or another issuer whose key the
+//! bus knows.
+//!
+//! Tokens and passwords need the feature `auth`. Without it a policy that names issuers or users is refused
+//! when it is loaded; all else works the same.
 
 #[cfg(feature = "auth")]
 mod password;
@@ -8,6 +17,7 @@ mod password;
 #[path = "password_absent.rs"]
 mod password;
 mod permissions;
+mod policy;
 mod principal;
 mod secret;
 mod settings;
@@ -20,9 +30,12 @@ mod token_error;
 
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};
+pub use policy::{Identity, Policy};
 pub use principal::Principal;
 pub use secret::{Credentials, Secret};
-pub use settings::{IssuerSettings, TokenAlgorithm};
+pub use settings::{
+    AuthSettings, CertificateSettings, IssuerSettings, TokenAlgorithm, UnixSettings, UserSettings,
+};
 pub use token::{SigningKey, TokenIssuer, TokenVerifier, Verified};
 pub use token_error::TokenError;
 

@@ -1,5 +1,6 @@
 //! What a policy is made from, as it stands in a configuration file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -8,9 +9,100 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::Secret;
+use super::{Permissions, Secret};
 use crate::error::{BusError, BusResult};
 use crate::limits;
+
+/// Who may do what on a bus: the input of [`Policy::new`](super::Policy::new).
+///
+/// It reads from TOML, for example:
+///
+/// ```toml
+/// anonymous = ["guest"]
+///
+/// [roles.guest]
+/// subscribe.allow = ["news/**"]
+///
+/// [roles.reporter]
+/// publish = { allow = ["news/**"], deny = ["news/drafts/**"] }
+///
+/// [[users]]
+/// name = "alice"
+/// password = "$argon2id$v=19$m=19456,t=2,p=1$..."
+/// roles = ["guest", "reporter"]
+///
+/// [[certificates]]
+/// name = "ticker-7"
+/// roles = ["reporter"]
+///
+/// [[unix]]
+/// uid = 1001
+/// roles = ["guest"]
+///
+/// [[issuers]]
+/// issuer = "https://login.example"
+/// audience = "whispeer"
+/// algorithm = "EdDSA"
+/// key_file = "login.pub"
+/// roles = ["guest", "reporter"]
+/// default_roles = ["guest"]
+/// ```
+///
+/// Unknown keys are refused. Rights come from roles only; somebody with several has what they allow together,
+/// except what one of them denies. By default nobody has any, but the bus's own process and its own Unix user,
+/// who have all; a `unix` entry for that user replaces these.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// The roles of whoever proves nothing, or is named nowhere here. If there are none they are turned away.
+    pub anonymous: Vec<String>,
+    /// The roles and what they may do.
+    pub roles: BTreeMap<String, Permissions>,
+    /// Users with passwords.
+    pub users: Vec<UserSettings>,
+    /// Names in client certificates.
+    pub certificates: Vec<CertificateSettings>,
+    /// Users of this host, on Unix sockets.
+    pub unix: Vec<UnixSettings>,
+    /// Issuers of tokens.
+    pub issuers: Vec<IssuerSettings>,
+}
+
+/// A user with a password.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserSettings {
+    /// The name.
+    pub name: String,
+    /// The password's Argon2id hash as a PHC string, as `whispeer passwd` and
+    /// [`hash_password`](super::hash_password) make it.
+    pub password: Secret,
+    /// The user's roles.
+    #[serde(default)]
+    pub roles: Vec<String>,
+}
+
+/// Whoever has a client certificate with a name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateSettings {
+    /// The name, as [`Principal::Certificate`](super::Principal::Certificate) has it.
+    pub name: String,
+    /// Its roles.
+    #[serde(default)]
+    pub roles: Vec<String>,
+}
+
+/// A user of this host.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnixSettings {
+    /// The effective user id.
+    pub uid: u32,
+    /// Its roles.
+    #[serde(default)]
+    pub roles: Vec<String>,
+}
 
 /// An issuer of tokens: a service that the bus trusts to say who somebody is.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,6 +144,40 @@ impl fmt::Display for TokenAlgorithm {
             Self::EdDSA => "EdDSA",
             Self::HS256 => "HS256",
         })
+    }
+}
+
+impl AuthSettings {
+    /// Takes relative paths as relative to `folder`, such as that of the configuration file.
+    pub fn resolve(&mut self, folder: &Path) {
+        for issuer in &mut self.issuers {
+            if let Some(file) = &mut issuer.key_file {
+                *file = folder.join(&*file);
+            }
+        }
+    }
+
+    /// What the roles may do together.
+    pub(super) fn permissions(&self, whose: &str, roles: &[String]) -> BusResult<Permissions> {
+        let (count, limit) = (roles.len(), limits::ROLES_PER_PRINCIPAL);
+        if count > limit {
+            return Err(invalid(format!("{whose} has {count} roles, more than the limit of {limit}")));
+        }
+        let mut found = Vec::with_capacity(count);
+        for role in roles {
+            let Some(permissions) = self.roles.get(role) else {
+                let known: Vec<_> = self.roles.keys().map(|role| format!("{role:?}")).take(8).collect();
+                let known = if known.is_empty() { "there are none".into() } else { known.join(", ") };
+                return Err(invalid(format!(
+                    "{whose} has the role {role:?}, which is not among the roles ({known}); add it there or \
+                     correct the name"
+                )));
+            };
+            found.push(permissions);
+        }
+        let together = Permissions::together(found);
+        together.check().map_err(|error| invalid(format!("{whose}: {error}")))?;
+        Ok(together)
     }
 }
 

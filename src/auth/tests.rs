@@ -240,3 +240,394 @@ proptest! {
         }
     }
 }
+
+fn stranger() -> Principal {
+    Principal::Network { address: ([192, 0, 2, 1], 4242).into() }
+}
+
+fn unix(uid: u32) -> Principal {
+    Principal::Unix { uid, gid: 0, pid: None }
+}
+
+fn certificate(name: &str) -> Principal {
+    Principal::Certificate { name: name.into() }
+}
+
+const ROLES: &str = r#"
+    [roles.reader]
+    subscribe.allow = ["news/**"]
+    [roles.writer]
+    publish = { allow = ["news/**"], deny = ["news/drafts/**"] }
+    [[certificates]]
+    name = "ticker"
+    roles = ["writer"]
+    [[unix]]
+    uid = 7
+    roles = ["reader"]
+"#;
+
+fn policy(text: &str) -> Policy {
+    Policy::new(&toml::from_str(text).unwrap()).unwrap()
+}
+
+fn fault(text: &str) -> String {
+    let settings: AuthSettings = toml::from_str(text).unwrap();
+    match Policy::new(&settings).unwrap_err() {
+        BusError::InvalidSettings(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the roles allow, by a word for each action.
+fn rights(identity: &Identity) -> String {
+    let mut words: Vec<_> = Action::ALL
+        .into_iter()
+        .filter(|action| may(&identity.permissions, *action, "news/local"))
+        .map(Action::name)
+        .collect();
+    if identity.permissions.administer {
+        words.push("administer");
+    }
+    words.join(" ")
+}
+
+async fn rights_of(policy: &Policy, peer: &Principal) -> Option<String> {
+    policy.authenticate(peer, None).await.ok().map(|identity| rights(&identity))
+}
+
+#[tokio::test]
+async fn an_open_bus_lets_all_in_and_looks_at_no_credentials() {
+    let policy = Policy::open().own_uid(Some(7));
+    let all = "publish subscribe serve request";
+    for peer in [stranger(), unix(8), certificate("any")] {
+        assert_eq!(rights_of(&policy, &peer).await.unwrap(), all);
+    }
+    for peer in [Principal::Local, unix(7)] {
+        assert_eq!(rights_of(&policy, &peer).await.unwrap(), format!("{all} administer"));
+    }
+    let identity = policy.authenticate(&stranger(), Some(&Credentials::token("nonsense"))).await.unwrap();
+    assert_eq!(identity.principal, stranger());
+    assert!(policy.is_open());
+}
+
+#[tokio::test]
+async fn a_policy_lets_in_its_own_process_and_user_and_nobody_else_by_default() {
+    let policy = policy("").own_uid(Some(7));
+    for peer in [Principal::Bus, Principal::Local, unix(7)] {
+        assert_eq!(rights_of(&policy, &peer).await.unwrap(), "publish subscribe serve request administer");
+    }
+    for peer in [stranger(), unix(8), certificate("any")] {
+        let refused = policy.authenticate(&peer, None).await.unwrap_err();
+        assert!(matches!(&refused, BusError::Denied { what } if what.contains("needs credentials")));
+    }
+    assert!(!policy.is_open());
+}
+
+#[tokio::test]
+async fn roles_come_from_what_the_transport_proves_and_strangers_have_those_of_the_anonymous() {
+    let closed = policy(ROLES).own_uid(Some(7));
+    assert_eq!(rights_of(&closed, &certificate("ticker")).await.unwrap(), "publish");
+    assert_eq!(rights_of(&closed, &unix(7)).await.unwrap(), "subscribe", "an entry replaces the user's own");
+    assert_eq!(rights_of(&closed, &certificate("other")).await, None);
+    let open = policy(&format!("anonymous = [\"reader\"]\n{ROLES}"));
+    for peer in [stranger(), certificate("other"), unix(8)] {
+        assert_eq!(rights_of(&open, &peer).await.unwrap(), "subscribe");
+    }
+}
+
+#[test]
+fn a_policy_that_cannot_be_meant_is_refused_with_the_entry_at_fault() {
+    for (text, named) in [
+        ("anonymous = [\"guest\"]", "anonymous has the role \"guest\""),
+        ("[[unix]]\nuid = 7\nroles = [\"x\"]\n[roles.reader]", "uid 7 has the role \"x\""),
+        ("[[unix]]\nuid = 7\n[[unix]]\nuid = 7", "uid 7 is there twice"),
+        ("[[certificates]]\nname = \"\"", "certificate is empty"),
+        ("[[certificates]]\nname = \"a\"\n[[certificates]]\nname = \"a\"", "twice"),
+        ("[roles.\"a\\nb\"]", "control characters"),
+    ] {
+        let fault = fault(text);
+        assert!(fault.contains(named), "{text}: {fault}");
+    }
+    let many: Vec<_> = (0..=limits::ROLES_PER_PRINCIPAL).map(|_| "\"r\"").collect();
+    assert!(fault(&format!("anonymous = [{}]\n[roles.r]", many.join(","))).contains("33 roles"));
+    let most: Vec<_> = (0..=limits::PERMISSION_PATTERNS).map(|index| format!("\"a/{index}\"")).collect();
+    let role = format!("[roles.r]\nserve.deny = [{}]", most.join(","));
+    assert!(fault(&role).contains("role \"r\""));
+    for unknown in ["user = []", "[[users]]\nname = \"a\"\npasword = \"\"", "[[unix]]\nuid = -1"] {
+        assert!(toml::from_str::<AuthSettings>(unknown).is_err(), "{unknown}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_policy_narrows_the_rights_of_who_is_there_or_ends_them() {
+    let old = policy(ROLES);
+    let ticker = old.authenticate(&certificate("ticker"), None).await.unwrap();
+    let narrower = policy(&ROLES.replace("news/drafts/**", "news/**"));
+    let renewed = narrower.renew(&ticker).unwrap();
+    assert_eq!((rights(&renewed), renewed.principal), (String::new(), certificate("ticker")));
+    assert!(matches!(policy("").renew(&ticker), Err(BusError::Denied { .. })));
+    let opened = Policy::open().renew(&ticker).unwrap();
+    assert_eq!(rights(&opened), "publish subscribe serve request");
+}
+
+#[test]
+fn nothing_secret_is_in_what_is_shown_for_debugging() {
+    let text = "[[users]]\nname = \"alice\"\npassword = \"$hidden$\"\n[[issuers]]\nissuer = \"i\"\n\
+                audience = \"a\"\nalgorithm = \"HS256\"\nkey = \"hidden\"";
+    let settings: AuthSettings = toml::from_str(text).unwrap();
+    let shown = format!("{settings:?}");
+    assert!(shown.contains("alice") && !shown.contains("hidden"), "{shown}");
+    let shown = format!("{:?} {:?}", Credentials::token("hidden"), Credentials::password("alice", "hidden"));
+    assert!(shown.contains("alice") && !shown.contains("hidden"), "{shown}");
+}
+
+#[test]
+fn paths_of_keys_are_relative_to_the_configuration() {
+    let text =
+        "[[issuers]]\nissuer = \"i\"\naudience = \"a\"\nalgorithm = \"EdDSA\"\nkey_file = \"login.pub\"";
+    let mut settings: AuthSettings = toml::from_str(text).unwrap();
+    settings.resolve(std::path::Path::new("/etc/whispeer"));
+    let file = settings.issuers[0].key_file.clone().unwrap();
+    assert_eq!(file, std::path::Path::new("/etc/whispeer/login.pub"));
+}
+
+#[cfg(not(feature = "auth"))]
+#[test]
+fn without_the_feature_users_and_issuers_are_refused_with_its_name() {
+    let user = fault("[[users]]\nname = \"alice\"\npassword = \"$argon2id$\"");
+    assert!(user.contains("feature `auth`"), "{user}");
+    let issuer = "[[issuers]]\nissuer = \"i\"\naudience = \"a\"\nalgorithm = \"EdDSA\"\nkey = \"\"";
+    assert!(fault(issuer).contains("feature `auth`"));
+}
+
+/// What needs tokens and passwords.
+#[cfg(feature = "auth")]
+mod with_credentials {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::BusResult;
+
+    const PASSWORD: &str = "correct horse";
+
+    fn user(name: &str, hash: &str, roles: &str) -> String {
+        format!("[[users]]\nname = \"{name}\"\npassword = \"{hash}\"\nroles = [{roles}]\n")
+    }
+
+    fn hashed(password: &str) -> String {
+        hash_password(&Secret::new(password)).unwrap()
+    }
+
+    fn issuer(key: &SigningKey, roles: &str) -> String {
+        let pem = key.public_text().unwrap();
+        format!(
+            "[[issuers]]\nissuer = \"login\"\naudience = \"bus\"\nalgorithm = \"EdDSA\"\nkey = '''\n{pem}'''\n\
+             roles = [{roles}]\n"
+        )
+    }
+
+    fn refused_text(refused: BusResult<Identity>) -> String {
+        match refused.unwrap_err() {
+            BusError::Denied { what } => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_with_the_right_password_has_the_roles_of_the_user_wherever_it_comes_from() {
+        let policy =
+            policy(&format!("{}{ROLES}", user("alice", &hashed(PASSWORD), "\"reader\", \"writer\"")));
+        let credentials = Credentials::password("alice", PASSWORD);
+        for peer in [stranger(), certificate("ticker"), Principal::Local] {
+            let identity = policy.authenticate(&peer, Some(&credentials)).await.unwrap();
+            assert_eq!(identity.principal, Principal::User { name: "alice".into() });
+            assert_eq!((rights(&identity).as_str(), identity.expires), ("publish subscribe", None));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_cannot_tell_a_wrong_password_from_an_unknown_user_or_a_bad_token() {
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        let users = user("alice", &hashed(PASSWORD), "");
+        let policy = policy(&format!("{users}{}{ROLES}", issuer(&key, "")));
+        let told =
+            "the credentials were not accepted; check that they are right and still valid, or get new ones";
+        let long = "a".repeat(limits::PASSWORD_BYTES + 1);
+        for credentials in [
+            Credentials::password("alice", "wrong"),
+            Credentials::password("alice", long.as_str()),
+            Credentials::password("bob", PASSWORD),
+            Credentials::password("bob", long.as_str()),
+            Credentials::password("", PASSWORD),
+            Credentials::password("a\nb", PASSWORD),
+            Credentials::password("a".repeat(10_000), PASSWORD),
+            Credentials::token("nonsense"),
+            Credentials::token("a".repeat(limits::TOKEN_BYTES + 1)),
+        ] {
+            for peer in [stranger(), Principal::Local] {
+                assert_eq!(refused_text(policy.authenticate(&peer, Some(&credentials)).await), told);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_user_takes_a_turn_among_the_checks_as_a_known_one_does() {
+        let text = user("alice", &hashed(PASSWORD), "");
+        for name in ["alice", "bob"] {
+            let passwords = Passwords::new(1, Duration::from_secs(1));
+            let policy = policy(&text).passwords(passwords.clone());
+            let slow = Arc::new(PasswordHash::parse(&hashed(PASSWORD)).unwrap());
+            let mut busy = std::pin::pin!(passwords.check(slow, Secret::new(PASSWORD)));
+            let credentials = Credentials::password(name, PASSWORD);
+            let mut asked = std::pin::pin!(policy.authenticate(&Principal::Local, Some(&credentials)));
+            std::future::poll_fn(|context| {
+                let _ = busy.as_mut().poll(context);
+                assert_eq!(passwords.free(), 0);
+                assert!(asked.as_mut().poll(context).is_pending(), "{name} waits for a turn");
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bus_without_users_takes_no_time_for_passwords() {
+        let passwords = Passwords::new(1, Duration::ZERO);
+        let policy = policy(ROLES).passwords(passwords);
+        let credentials = Credentials::password("alice", PASSWORD);
+        let peer = stranger();
+        let mut asked = std::pin::pin!(policy.authenticate(&peer, Some(&credentials)));
+        std::future::poll_fn(|context| {
+            assert!(asked.as_mut().poll(context).is_ready());
+            std::task::Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_token_gives_its_roles_until_it_ends() {
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        let policy = policy(&format!("{}{ROLES}", issuer(&key, "\"reader\", \"writer\"")));
+        let issuer = TokenIssuer::new(key, "login", "bus").unwrap();
+        let token = issuer.issue("alice", &["reader".into()], Duration::from_secs(60)).unwrap();
+        let identity = policy.authenticate(&stranger(), Some(&Credentials::Token(token))).await.unwrap();
+        let alice = Principal::Token { issuer: "login".into(), subject: "alice".into() };
+        assert_eq!((rights(&identity).as_str(), identity.principal), ("subscribe", alice));
+        assert!(identity.expires.is_some());
+        let token = issuer.issue("alice", &[], Duration::from_secs(60)).unwrap();
+        let identity = policy.authenticate(&stranger(), Some(&Credentials::Token(token))).await.unwrap();
+        assert_eq!(rights(&identity), "", "without roles there are the issuer's default ones, here none");
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_when_its_user_goes_or_gets_another_password() {
+        let hash = hashed(PASSWORD);
+        let old = policy(&format!("{}{ROLES}", user("alice", &hash, "\"reader\"")));
+        let credentials = Credentials::password("alice", PASSWORD);
+        let alice = old.authenticate(&stranger(), Some(&credentials)).await.unwrap();
+        let same = policy(&format!("{}{ROLES}", user("alice", &hash, "\"writer\"")));
+        assert_eq!(rights(&same.renew(&alice).unwrap()), "publish");
+        for users in [user("bob", &hash, ""), user("alice", &hashed(PASSWORD), "\"reader\"")] {
+            let refused = policy(&format!("{users}{ROLES}")).renew(&alice);
+            assert!(matches!(refused, Err(BusError::Denied { .. })), "{users}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_when_its_issuer_goes_or_gets_another_key_or_may_no_longer_give_its_roles() {
+        let [key, other] =
+            [TokenAlgorithm::EdDSA; 2].map(|algorithm| SigningKey::generate(algorithm).unwrap());
+        let old = policy(&format!("{}{ROLES}", issuer(&key, "\"reader\"")));
+        let token = TokenIssuer::new(key.clone(), "login", "bus")
+            .and_then(|issuer| issuer.issue("alice", &["reader".into()], Duration::from_secs(60)))
+            .unwrap();
+        let alice = old.authenticate(&stranger(), Some(&Credentials::Token(token))).await.unwrap();
+        let narrower = ROLES.replace("subscribe.allow", "request.allow");
+        let renewed = policy(&format!("{}{narrower}", issuer(&key, "\"reader\""))).renew(&alice).unwrap();
+        assert_eq!((rights(&renewed).as_str(), renewed.expires), ("request", alice.expires));
+        for text in [
+            ROLES.to_owned(),
+            format!("{}{ROLES}", issuer(&other, "\"reader\"")),
+            format!("{}{ROLES}", issuer(&key, "\"writer\"")),
+            format!("{}{ROLES}", issuer(&key, "\"reader\"").replace("\"bus\"", "\"shop\"")),
+        ] {
+            assert!(matches!(policy(&text).renew(&alice), Err(BusError::Denied { .. })), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_token_names_no_roles_follows_those_that_its_issuer_gives_by_default() {
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        let issuer = issuer(&key, "\"reader\", \"writer\"");
+        let old = policy(&format!("{issuer}default_roles = [\"reader\", \"writer\"]\n{ROLES}"));
+        let token = TokenIssuer::new(key, "login", "bus")
+            .and_then(|issuer| issuer.issue("alice", &[], Duration::from_secs(60)))
+            .unwrap();
+        let alice = old.authenticate(&stranger(), Some(&Credentials::Token(token))).await.unwrap();
+        assert_eq!(rights(&alice), "publish subscribe");
+        let narrower = policy(&format!("{issuer}default_roles = [\"reader\"]\n{ROLES}"));
+        let narrowed = narrower.renew(&alice).unwrap();
+        assert_eq!(rights(&narrowed), "subscribe");
+        assert_eq!(rights(&old.renew(&narrowed).unwrap()), "publish subscribe");
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_token_has_expired_is_not_renewed() {
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        let policy = policy(&format!("{}{ROLES}", issuer(&key, "")));
+        let token = TokenIssuer::new(key, "login", "bus")
+            .and_then(|issuer| issuer.issue("alice", &[], Duration::from_secs(60)))
+            .unwrap();
+        let mut alice = policy.authenticate(&stranger(), Some(&Credentials::Token(token))).await.unwrap();
+        assert!(policy.renew(&alice).is_ok());
+        alice.expires = Some(std::time::SystemTime::now());
+        assert!(alice.has_expired(std::time::SystemTime::now()));
+        assert!(matches!(policy.renew(&alice), Err(BusError::Denied { .. })));
+    }
+
+    #[test]
+    fn users_and_issuers_that_cannot_be_meant_are_refused_by_their_name_without_their_secrets() {
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        let hash = hashed(PASSWORD);
+        for (text, named) in [
+            (user("alice", "plaintext", ""), "user \"alice\""),
+            (user("alice", &hash.replace("m=19456", "m=999999999"), ""), "too much"),
+            (user("alice", &hash, "\"x\""), "role \"x\""),
+            (user("alice", &hash, "").repeat(2), "twice"),
+            (issuer(&key, "\"x\""), "issuer \"login\" has the role \"x\""),
+            (issuer(&key, "").replace("key = '''", "other = '''"), "no key"),
+            (format!("{}key_file = \"x\"", issuer(&key, "")), "both"),
+            (issuer(&key, "").replace("EdDSA", "HS256"), "PEM"),
+        ] {
+            let Ok(settings) = toml::from_str::<AuthSettings>(&text) else {
+                assert_eq!(named, "no key");
+                continue;
+            };
+            let fault = Policy::new(&settings).unwrap_err().to_string();
+            assert!(fault.contains(named), "{text}: {fault}");
+            assert!(!fault.contains("plaintext") && !fault.contains(&hash), "{fault}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_an_issuer_may_lie_in_a_file() {
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let settings = |file: &str| {
+            let text =
+                "[[issuers]]\nissuer = \"i\"\naudience = \"a\"\nalgorithm = \"EdDSA\"\nkey_file = \"FILE\"";
+            let mut settings: AuthSettings = toml::from_str(&text.replace("FILE", file)).unwrap();
+            settings.resolve(folder.path());
+            settings
+        };
+        std::fs::write(folder.path().join("login.pub"), key.public_text().unwrap()).unwrap();
+        assert!(Policy::new(&settings("login.pub")).is_ok());
+        std::fs::write(folder.path().join("large"), vec![b'A'; limits::KEY_FILE_BYTES + 1]).unwrap();
+        std::fs::write(folder.path().join("binary"), [0xff]).unwrap();
+        for (file, why) in [("large", "no key"), ("binary", "not text"), ("absent", "No such file")] {
+            let error = Policy::new(&settings(file)).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains(file), "{error}");
+        }
+    }
+}

@@ -24,6 +24,7 @@ pub struct TokenVerifier {
 
 struct Issuer {
     name: String,
+    audience: String,
     key: VerifyingKey,
     decoding_key: DecodingKey,
     validation: Validation,
@@ -41,6 +42,8 @@ pub struct Verified {
     pub roles: Vec<String>,
     /// When it ends, the difference of clocks included.
     pub expires: SystemTime,
+    /// Whether it says itself which roles it gives.
+    names_roles: bool,
     issuer: Arc<Issuer>,
 }
 
@@ -105,14 +108,15 @@ impl TokenVerifier {
         issuer.accept(claims, now)
     }
 
-    /// Whether the key is still the one that this was verified with.
-    pub(in super::super) fn has_key_of(&self, verified: &Verified) -> bool {
-        let known = self.issuers.get(&verified.issuer.name);
-        known.is_some_and(|issuer| {
-            issuer.key.is_same(&verified.issuer.key)
-                && issuer.validation.aud == verified.issuer.validation.aud
-                && verified.roles.iter().all(|role| issuer.may_give(role))
-        })
+    /// What an earlier token proves by these issuers, without looking at its signature and times again.
+    ///
+    /// `None` if its issuer has gone, has another key or audience, or may no longer give its roles.
+    pub(in super::super) fn renew(&self, earlier: &Verified) -> Option<Verified> {
+        let issuer = self.issuers.get(&earlier.issuer.name)?;
+        let same = issuer.key.is_same(&earlier.issuer.key) && issuer.audience == earlier.issuer.audience;
+        let roles = if earlier.names_roles { Some(earlier.roles.clone()) } else { None };
+        let roles = if same { issuer.roles_of(roles) } else { None };
+        Some(Verified { roles: roles?, issuer: Arc::clone(issuer), ..earlier.clone() })
     }
 }
 
@@ -130,6 +134,7 @@ impl Issuer {
         validation.validate_nbf = false;
         Ok(Self {
             name: settings.issuer.clone(),
+            audience: settings.audience.clone(),
             decoding_key: key.decoding_key(),
             key,
             validation,
@@ -138,8 +143,13 @@ impl Issuer {
         })
     }
 
-    fn may_give(&self, role: &String) -> bool {
-        self.roles.contains(role) || self.default_roles.contains(role)
+    /// The roles of whoever has a token that names these, or none. `None` if it may not give one of them.
+    fn roles_of(&self, named: Option<Vec<String>>) -> Option<Vec<String>> {
+        let may_give = |role| self.roles.contains(role) || self.default_roles.contains(role);
+        match named {
+            None => Some(self.default_roles.clone()),
+            Some(roles) => roles.iter().all(may_give).then_some(roles),
+        }
     }
 
     /// What a token with these claims proves.
@@ -157,14 +167,14 @@ impl Issuer {
                 return Err(TokenError::NotYetValid { issuer: self.name.clone() });
             }
         }
-        let roles = match claims.roles {
-            None => self.default_roles.clone(),
-            Some(roles) if roles.len() > limits::ROLES_PER_PRINCIPAL => return Err(unusable("roles")),
-            Some(roles) if roles.iter().all(|role| self.may_give(role)) => roles,
-            Some(_) => return Err(TokenError::Role { issuer: self.name.clone() }),
-        };
+        if claims.roles.as_ref().is_some_and(|roles| roles.len() > limits::ROLES_PER_PRINCIPAL) {
+            return Err(unusable("roles"));
+        }
+        let names_roles = claims.roles.is_some();
+        let roles =
+            self.roles_of(claims.roles).ok_or_else(|| TokenError::Role { issuer: self.name.clone() })?;
         let principal = Principal::Token { issuer: self.name.clone(), subject: claims.sub };
-        Ok(Verified { principal, roles, expires, issuer: Arc::clone(self) })
+        Ok(Verified { principal, roles, expires, names_roles, issuer: Arc::clone(self) })
     }
 
     fn refusal(&self, kind: &ErrorKind) -> TokenError {

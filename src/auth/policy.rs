@@ -1,0 +1,418 @@
+//! Who somebody is to a bus, and what follows from it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use foldhash::fast::RandomState;
+use thiserror::Error;
+
+use super::settings::{check_name, invalid};
+use super::{
+    AuthSettings, Credentials, PasswordHash, Passwords, Permissions, Principal, Secret, TokenError,
+    TokenVerifier, Verified,
+};
+use crate::error::{BusError, BusResult};
+use crate::limits;
+
+/// Somebody whom a policy has let in.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Identity {
+    /// Who it is: what the credentials prove where there were any, else what the transport proves.
+    pub principal: Principal,
+    /// What they may do.
+    pub permissions: Arc<Permissions>,
+    /// When that ends by itself; `None` if it does not.
+    pub expires: Option<SystemTime>,
+    proof: Proof,
+}
+
+impl Identity {
+    /// Whether it has ended by `now`.
+    #[must_use]
+    pub fn has_expired(&self, now: SystemTime) -> bool {
+        self.expires.is_some_and(|end| end <= now)
+    }
+}
+
+/// What an identity rests on, so that a new policy can be asked about it again.
+#[derive(Debug, Clone)]
+enum Proof {
+    /// What the transport proves.
+    Peer,
+    /// The password with this hash.
+    Password(Arc<PasswordHash>),
+    /// A token.
+    Token(Verified),
+}
+
+/// What a bus knows of users, certificates and issuers, and the rights of each.
+///
+/// It is made once and asked for each connection; a bus that gets a new one asks it about its sessions by
+/// [`renew`](Self::renew).
+///
+/// # Examples
+/// ```
+/// use whispeer::auth::{Action, AuthSettings, Policy, Principal};
+/// use whispeer::{BusError, TopicPattern};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let settings: AuthSettings = toml::from_str(
+///     r#"
+///     [roles.thermometer]
+///     publish.allow = ["sensors/**"]
+///
+///     [[certificates]]
+///     name = "kitchen"
+///     roles = ["thermometer"]
+///     "#,
+/// )?;
+/// let policy = Policy::new(&settings)?;
+///
+/// let kitchen = policy.authenticate(&Principal::Certificate { name: "kitchen".into() }, None).await?;
+/// let topic = TopicPattern::new("sensors/kitchen/temperature")?;
+/// assert!(kitchen.permissions.allows(Action::Publish, &topic).is_ok());
+/// assert!(kitchen.permissions.allows(Action::Subscribe, &topic).is_err());
+///
+/// let stranger = Principal::Network { address: ([192, 0, 2, 1], 4242).into() };
+/// assert!(matches!(policy.authenticate(&stranger, None).await, Err(BusError::Denied { .. })));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Policy {
+    open: bool,
+    own_uid: Option<u32>,
+    roles: BTreeMap<String, Permissions>,
+    anonymous: Option<Arc<Permissions>>,
+    users: HashMap<String, User, RandomState>,
+    /// The hashes of all users, one of which is checked for a user that there is not.
+    hashes: Vec<Arc<PasswordHash>>,
+    certificates: HashMap<String, Arc<Permissions>, RandomState>,
+    unix: HashMap<u32, Arc<Permissions>, RandomState>,
+    tokens: TokenVerifier,
+    passwords: Passwords,
+    everything: Arc<Permissions>,
+    unreserved: Arc<Permissions>,
+}
+
+#[derive(Debug)]
+struct User {
+    hash: Arc<PasswordHash>,
+    permissions: Arc<Permissions>,
+}
+
+/// Why somebody is not let in, for the log. The peer is told only whether credentials were missing.
+#[derive(Debug, Error)]
+enum Refused {
+    #[error("it shows no credentials, and the policy has no roles for it")]
+    NoCredentials,
+    #[error("there are no users")]
+    NoUsers,
+    #[error("there is no user {name:?}")]
+    UnknownUser { name: String },
+    #[error("the name of the user cannot be one")]
+    UserName,
+    #[error("the password of user {name:?} is wrong")]
+    WrongPassword { name: String },
+    #[error("the user {name:?} is no longer there, or has another password")]
+    UserChanged { name: String },
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the key, audience or roles of the token's issuer are no longer the same")]
+    IssuerChanged,
+    #[error("its token has expired")]
+    Expired,
+    #[error("the roles of the token cannot be put together: {0}")]
+    Roles(BusError),
+    #[error(transparent)]
+    Overloaded(BusError),
+}
+
+impl Default for Policy {
+    /// [`Policy::open`].
+    fn default() -> Self {
+        Self::open()
+    }
+}
+
+impl Policy {
+    /// The policy of a bus without authentication: whoever can connect may do everything but administer, and
+    /// the bus's own process and user may do that too. Credentials are not looked at.
+    #[must_use]
+    pub fn open() -> Self {
+        Self { open: true, ..Self::closed() }
+    }
+
+    /// The policy that these settings describe.
+    ///
+    /// It reads the files with the keys of issuers.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] that names the entry at fault.
+    pub fn new(settings: &AuthSettings) -> BusResult<Self> {
+        check_counts(settings)?;
+        for (name, permissions) in &settings.roles {
+            check_name("a role", name)?;
+            permissions.check().map_err(|error| invalid(format!("role {name:?}: {error}")))?;
+        }
+        let mut policy = Self { roles: settings.roles.clone(), ..Self::closed() };
+        if !settings.anonymous.is_empty() {
+            policy.anonymous = Some(Arc::new(settings.permissions("anonymous", &settings.anonymous)?));
+        }
+        for user in &settings.users {
+            check_name("the name of a user", &user.name)?;
+            let whose = format!("user {:?}", user.name);
+            let hash = PasswordHash::parse(user.password.reveal())
+                .map_err(|error| invalid(format!("{whose}: {error}")))?;
+            let hash = Arc::new(hash);
+            policy.hashes.push(Arc::clone(&hash));
+            let permissions = Arc::new(settings.permissions(&whose, &user.roles)?);
+            once(&mut policy.users, user.name.clone(), User { hash, permissions }, &whose)?;
+        }
+        for certificate in &settings.certificates {
+            check_name("the name of a certificate", &certificate.name)?;
+            let whose = format!("certificate {:?}", certificate.name);
+            let permissions = Arc::new(settings.permissions(&whose, &certificate.roles)?);
+            once(&mut policy.certificates, certificate.name.clone(), permissions, &whose)?;
+        }
+        for unix in &settings.unix {
+            let whose = format!("uid {}", unix.uid);
+            let permissions = Arc::new(settings.permissions(&whose, &unix.roles)?);
+            once(&mut policy.unix, unix.uid, permissions, &whose)?;
+        }
+        for issuer in &settings.issuers {
+            let whose = format!("issuer {:?}", issuer.issuer);
+            settings.permissions(&whose, &issuer.default_roles)?;
+            for role in &issuer.roles {
+                settings.permissions(&whose, std::slice::from_ref(role))?;
+            }
+        }
+        policy.tokens = TokenVerifier::new(&settings.issuers)?;
+        Ok(policy)
+    }
+
+    /// Says which user the bus runs as; on Unix sockets that user may do everything, unless the settings name
+    /// it.
+    #[must_use]
+    pub fn own_uid(mut self, uid: Option<u32>) -> Self {
+        self.own_uid = uid;
+        self
+    }
+
+    /// Says how many passwords are checked at once, and how long others wait. Policies that follow each other
+    /// share what there is if each is given a clone of the same.
+    #[must_use]
+    pub fn passwords(mut self, passwords: Passwords) -> Self {
+        self.passwords = passwords;
+        self
+    }
+
+    /// Whether this is the policy of a bus without authentication.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Finds out who somebody is and what they may do. Why somebody is not let in goes to the log.
+    ///
+    /// Credentials count before what the transport proves, and wrong ones are refused whatever that is.
+    ///
+    /// # Errors
+    /// [`BusError::Denied`], which does not tell a wrong password from a user that there is not, or one token's
+    /// fault from another's; [`BusError::Overloaded`] when too many passwords are being checked.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed by it. See [`Passwords::check`] for a check that has begun.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, if the credentials are a password.
+    pub async fn authenticate(
+        &self,
+        peer: &Principal,
+        credentials: Option<&Credentials>,
+    ) -> BusResult<Identity> {
+        let outcome = match credentials {
+            Some(Credentials::Token(token)) if !self.open => self.of_token(token),
+            Some(Credentials::Password { user, password }) if !self.open => {
+                self.of_password(user, password).await
+            }
+            _ => self.of_peer(peer),
+        };
+        outcome.map_err(|refused| refused.told_of(peer))
+    }
+
+    /// What becomes of somebody whom an earlier policy has let in: the same identity with the rights that it
+    /// has by this one.
+    ///
+    /// A session whose rights have changed goes on with the new ones; one that gets an error here has to end.
+    ///
+    /// # Errors
+    /// [`BusError::Denied`] if it would not be let in any more: the user has gone or has another password, the
+    /// token has expired, its issuer has gone, has another key or audience or may not give these roles, or
+    /// there are no roles for what the transport proves.
+    pub fn renew(&self, identity: &Identity) -> BusResult<Identity> {
+        let renewed = match (&identity.proof, &identity.principal) {
+            _ if self.open => Ok(Identity {
+                permissions: self.permissions_of(&identity.principal).unwrap_or_default(),
+                ..identity.clone()
+            }),
+            _ if identity.has_expired(SystemTime::now()) => Err(Refused::Expired),
+            (Proof::Token(verified), _) => self
+                .tokens
+                .renew(verified)
+                .ok_or(Refused::IssuerChanged)
+                .and_then(|now| self.of_verified(now)),
+            (Proof::Password(hash), Principal::User { name }) => match self.users.get(name) {
+                Some(user) if user.hash == *hash => Ok(user.identity(name)),
+                _ => Err(Refused::UserChanged { name: name.clone() }),
+            },
+            (Proof::Peer | Proof::Password(_), peer) => self.of_peer(peer),
+        };
+        renewed.map_err(|refused| refused.told_of(&identity.principal))
+    }
+
+    /// Lets in nobody but the bus's own process and user.
+    fn closed() -> Self {
+        Self {
+            open: false,
+            own_uid: None,
+            roles: BTreeMap::new(),
+            anonymous: None,
+            users: HashMap::default(),
+            hashes: Vec::new(),
+            certificates: HashMap::default(),
+            unix: HashMap::default(),
+            tokens: TokenVerifier::default(),
+            passwords: Passwords::default(),
+            everything: Arc::new(Permissions::all()),
+            unreserved: Arc::new(Permissions::unreserved()),
+        }
+    }
+
+    fn of_peer(&self, peer: &Principal) -> Result<Identity, Refused> {
+        let permissions = self.permissions_of(peer).ok_or(Refused::NoCredentials)?;
+        Ok(Identity { principal: peer.clone(), permissions, expires: None, proof: Proof::Peer })
+    }
+
+    /// What somebody may do of whom the transport proves this much.
+    fn permissions_of(&self, peer: &Principal) -> Option<Arc<Permissions>> {
+        let named = match peer {
+            Principal::Bus | Principal::Local => Some(&self.everything),
+            Principal::Unix { uid, .. } => {
+                let own = Some(*uid) == self.own_uid;
+                self.unix.get(uid).or(own.then_some(&self.everything))
+            }
+            Principal::Certificate { name } => self.certificates.get(name),
+            // No transport proves these two; credentials do.
+            Principal::User { .. } | Principal::Token { .. } | Principal::Network { .. } => None,
+        };
+        let others = if self.open { Some(&self.unreserved) } else { self.anonymous.as_ref() };
+        named.or(others).cloned()
+    }
+
+    fn of_token(&self, token: &Secret) -> Result<Identity, Refused> {
+        self.of_verified(self.tokens.verify(token.reveal())?)
+    }
+
+    fn of_verified(&self, verified: Verified) -> Result<Identity, Refused> {
+        let permissions =
+            Permissions::together(verified.roles.iter().filter_map(|role| self.roles.get(role)));
+        permissions.check().map_err(Refused::Roles)?;
+        Ok(Identity {
+            principal: verified.principal.clone(),
+            permissions: Arc::new(permissions),
+            expires: Some(verified.expires),
+            proof: Proof::Token(verified),
+        })
+    }
+
+    async fn of_password(&self, name: &str, password: &Secret) -> Result<Identity, Refused> {
+        check_name("the user", name).map_err(|_| Refused::UserName)?;
+        let user = self.users.get(name);
+        let Some(hash) = user.map(|user| &user.hash).or_else(|| self.hash_for_nobody(name)) else {
+            return Err(Refused::NoUsers);
+        };
+        let matches = match self.passwords.check(Arc::clone(hash), password.clone()).await {
+            Ok(matches) => matches,
+            Err(BusError::InvalidSettings(_)) => false,
+            Err(error) => return Err(Refused::Overloaded(error)),
+        };
+        match user {
+            Some(user) if matches => Ok(user.identity(name)),
+            Some(_) => Err(Refused::WrongPassword { name: name.to_owned() }),
+            None => Err(Refused::UnknownUser { name: name.to_owned() }),
+        }
+    }
+
+    /// The hash that is checked for a user that there is not, so that this takes as long as for one that there
+    /// is: always the same for the same name, as hashes of users may differ in what they cost.
+    fn hash_for_nobody(&self, name: &str) -> Option<&Arc<PasswordHash>> {
+        let number = self.users.hasher().hash_one(name);
+        let index = number.checked_rem(self.hashes.len() as u64)?;
+        self.hashes.get(usize::try_from(index).ok()?)
+    }
+}
+
+impl User {
+    fn identity(&self, name: &str) -> Identity {
+        Identity {
+            principal: Principal::User { name: name.to_owned() },
+            permissions: Arc::clone(&self.permissions),
+            expires: None,
+            proof: Proof::Password(Arc::clone(&self.hash)),
+        }
+    }
+}
+
+impl Refused {
+    /// Writes the reason to the log and gives what the peer is told.
+    fn told_of(self, peer: &Principal) -> BusError {
+        tracing::warn!(%peer, reason = %self, "not let in");
+        let what = match self {
+            Self::Overloaded(error) => return error,
+            Self::NoCredentials => {
+                "this bus needs credentials; connect with a token, with a user and password, or with a client \
+                 certificate that it knows"
+            }
+            _ => {
+                "the credentials were not accepted; check that they are right and still valid, or get new ones"
+            }
+        };
+        BusError::Denied { what: what.into() }
+    }
+}
+
+/// Adds an entry that must be there once.
+fn once<K: Eq + std::hash::Hash, V>(
+    map: &mut HashMap<K, V, RandomState>,
+    key: K,
+    value: V,
+    whose: &dyn fmt::Display,
+) -> BusResult<()> {
+    match map.insert(key, value) {
+        None => Ok(()),
+        Some(_) => Err(invalid(format!("{whose} is there twice; keep one entry with all roles"))),
+    }
+}
+
+fn check_counts(settings: &AuthSettings) -> BusResult<()> {
+    let limit = limits::POLICY_ENTRIES;
+    for (what, count) in [
+        ("roles", settings.roles.len()),
+        ("users", settings.users.len()),
+        ("certificates", settings.certificates.len()),
+        ("Unix users", settings.unix.len()),
+        ("issuers of tokens", settings.issuers.len()),
+        ("roles of issuers", settings.issuers.iter().map(|issuer| issuer.roles.len()).sum()),
+    ] {
+        if count > limit {
+            return Err(invalid(format!("there are {count} {what}, more than the limit of {limit}")));
+        }
+    }
+    Ok(())
+}
