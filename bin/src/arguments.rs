@@ -3,8 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    bench, certs, completions, config, info, list, manual, publish, register, reply, request, serve,
-    subscribe, top,
+    bench, certs, completions, config, info, list, manual, passwd, publish, register, reply, request, serve,
+    subscribe, token, top,
 };
 use crate::connection::{ADDRESS_VARIABLE, ClientFiles};
 use crate::failure::EXIT_CODES;
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Register(register::Register),
     Unregister(register::Unregister),
     Certs(certs::Certs),
+    Passwd(passwd::Passwd),
+    Token(token::Token),
     Completions(completions::Completions),
     Man(manual::Manual),
     #[command(hide = true)]

@@ -10,6 +10,7 @@
 //! | `registry`, `connection` | which bus is meant, and connecting to it |
 //! | `payload` | JSON to MessagePack and back |
 //! | `input`, `output` | standard input and output, by threads of their own |
+//! | `prompt` | a password, from a terminal or a pipe |
 //! | `interrupts` | SIGINT, SIGTERM and SIGHUP |
 //! | `logging` | what is logged on standard error |
 //! | `failure` | what an error says, and the exit code it becomes |
@@ -28,6 +29,7 @@ mod interrupts;
 mod logging;
 mod output;
 mod payload;
+mod prompt;
 mod quantity;
 mod registry;
 mod service;

@@ -29,7 +29,7 @@ pub(crate) fn memory(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?).map_err(|_| "that is more than this system can address".to_owned())
 }
 
-/// Reads a duration: `500ms`, `5s`, `1.5s`, `2m`, `1h`; a number alone means seconds.
+/// Reads a duration: `500ms`, `5s`, `1.5s`, `2m`, `1h`, `30d`; a number alone means seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let seconds = match unit {
@@ -38,7 +38,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3_600.0,
-        _ => return Err(format!("\"{unit}\" is no unit of time; write ms, s, m or h, such as 500ms")),
+        "d" => 86_400.0,
+        _ => return Err(format!("\"{unit}\" is no unit of time; write ms, s, m, h or d, such as 500ms")),
     };
     let number: f64 = number.parse().map_err(|_| "write a number and a unit, such as 5s".to_owned())?;
     Duration::try_from_secs_f64(number * seconds).map_err(|_| "that is not a length of time".to_owned())
@@ -177,6 +178,7 @@ mod tests {
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 24 * 60 * 60)));
         assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
         assert!(duration("-1s").is_err());
         assert!(duration("soon").is_err());

@@ -7,12 +7,14 @@ pub(crate) mod config;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod manual;
+pub(crate) mod passwd;
 pub(crate) mod publish;
 pub(crate) mod register;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod serve;
 pub(crate) mod subscribe;
+pub(crate) mod token;
 pub(crate) mod top;
 
 use crate::arguments::{Cli, Command};
@@ -56,6 +58,8 @@ async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
         Command::Register(register) => register.run(),
         Command::Unregister(unregister) => unregister.run(),
         Command::Certs(certs) => certs.run(),
+        Command::Passwd(passwd) => passwd.run().await,
+        Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(manual) => manual.run(),
         Command::Serve(_) | Command::Config(_) | Command::Pub(_) | Command::Sub(_) | Command::Reply(_) => {

@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(
             error("grace = \"soon\""),
             "etc/whispeer.toml:1: grace: expected a time, such as \"500ms\" or a number of seconds, found \
-             \"soon\": \"soon\" is no unit of time; write ms, s, m or h, such as 500ms"
+             \"soon\": \"soon\" is no unit of time; write ms, s, m, h or d, such as 500ms"
         );
         assert!(error("frame-limit = 1").contains("did you mean \"frame_limit\"?"));
         assert!(error("colour = 1").ends_with("unknown key \"colour\""));

@@ -79,6 +79,8 @@ fn every_subcommand_explains_itself() {
         "bench",
         "register",
         "certs",
+        "passwd",
+        "token",
         "completions",
         "man",
     ] {
@@ -107,6 +109,8 @@ fn the_help_lists_what_there_is() {
   register     Give a bus a name, to use as @NAME
   unregister   Forget a bus's name
   certs        Make certificates for development: a CA of your own, servers and clients
+  passwd       Hash a password for the configuration of a bus
+  token        Make a token, or the key of an issuer of tokens
   completions  Print completions for a shell
   man          Print the manual page, or that of a subcommand"
     );

@@ -6,6 +6,8 @@ mod arguments;
 mod bus;
 mod certs;
 mod config;
+#[cfg(feature = "auth")]
+mod credentials;
 mod packaging;
 mod pubsub;
 mod registry;
