@@ -52,7 +52,8 @@
 //! # Features
 //! `unix` (default): the Unix-socket transport. Without it the bus serves its own process.
 //!
-//! `auth`: checking and making tokens and passwords. Without it permissions follow from what a transport proves.
+//! `auth`: checking and making tokens and passwords, and reading who may do what from TOML. Without it permissions
+//! follow from what a transport proves.
 
 pub mod auth;
 pub mod bus;

@@ -428,6 +428,10 @@ pub const PERMISSION_PATTERNS: usize = 256;
 /// when it is loaded: a list of that length belongs to a service that issues tokens.
 pub const POLICY_ENTRIES: usize = 65_536;
 
+/// Bytes of the largest file that says who may do what: room for [`POLICY_ENTRIES`] users. A larger one is
+/// refused before it is parsed.
+pub const AUTH_FILE_BYTES: usize = 16 * 1024 * 1024;
+
 /// Bytes of the name of a user, a certificate, a role, or of an issuer, audience or subject of tokens.
 ///
 /// It is kept with each session, logged and shown. A longer one is refused.

@@ -4,13 +4,15 @@
 //! token or a password. A [`Policy`] makes an [`Identity`] of both, with its [`Permissions`], and the bus
 //! checks these before each publish, subscription, serving and request.
 //!
-//! What a policy is made from, [`AuthSettings`], can stand in a configuration file. Passwords are hashed with
+//! What a policy is made from, [`AuthSettings`], can stand in a configuration file; `docs/AUTHENTICATION.md` in the
+//! repository shows one. Passwords are hashed with
 //! Argon2id by [`hash_password`]; tokens are JWTs that a [`TokenIssuer`] makes, or another issuer whose key the
 //! bus knows.
 //!
 //! Tokens and passwords need the feature `auth`. Without it a policy that names issuers or users is refused
 //! when it is loaded; all else works the same.
 
+mod file;
 #[cfg(feature = "auth")]
 mod password;
 #[cfg(not(feature = "auth"))]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
@@ -52,7 +53,9 @@ impl From<&str> for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
+        // What stands there instead of a text may be a secret all the same.
+        let text = String::deserialize(deserializer);
+        text.map(Self::new).map_err(|_| D::Error::custom("expected a text, which is not shown"))
     }
 }
 

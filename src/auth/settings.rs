@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
+use super::file::{FileText, read_text, warn_of};
 use super::{Permissions, Secret};
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -157,6 +155,13 @@ impl AuthSettings {
         }
     }
 
+    /// Whether something here has to be kept from others.
+    pub(super) fn has_secrets(&self) -> bool {
+        let secret =
+            |issuer: &IssuerSettings| issuer.algorithm == TokenAlgorithm::HS256 && issuer.key.is_some();
+        !self.users.is_empty() || self.issuers.iter().any(secret)
+    }
+
     /// What the roles may do together.
     pub(super) fn permissions(&self, whose: &str, roles: &[String]) -> BusResult<Permissions> {
         let (count, limit) = (roles.len(), limits::ROLES_PER_PRINCIPAL);
@@ -189,7 +194,13 @@ impl IssuerSettings {
     pub fn key_text(&self) -> BusResult<Secret> {
         match (&self.key, &self.key_file) {
             (Some(key), None) => Ok(key.clone()),
-            (None, Some(file)) => read_key(file),
+            (None, Some(file)) => {
+                let key = read_key(file)?;
+                if key.open_to_all && self.algorithm == TokenAlgorithm::HS256 {
+                    warn_of(file);
+                }
+                Ok(key.text)
+            }
             (Some(_), Some(_)) => {
                 Err(invalid(format!("issuer {:?} has both `key` and `key_file`; keep one", self.issuer)))
             }
@@ -201,23 +212,9 @@ impl IssuerSettings {
 }
 
 /// Reads a key from a file of a sane size.
-pub(super) fn read_key(path: &Path) -> BusResult<Secret> {
-    let failed =
-        |reason: &dyn fmt::Display| invalid(format!("cannot read the key {}: {reason}", path.display()));
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limits::KEY_FILE_BYTES + 1));
-    let file = File::open(path).map_err(|error| failed(&error))?;
-    let read = file.take(limits::KEY_FILE_BYTES as u64 + 1).read_to_end(&mut bytes);
-    let length = read.map_err(|error| failed(&error))?;
-    if length > limits::KEY_FILE_BYTES {
-        return Err(failed(&format_args!(
-            "it has more than {} bytes, so it is no key",
-            limits::KEY_FILE_BYTES
-        )));
-    }
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => Ok(Secret::new(text)),
-        Err(_) => Err(failed(&"it is not text; give a PEM file, or a secret in base64")),
-    }
+pub(super) fn read_key(path: &Path) -> BusResult<FileText> {
+    read_text(path, limits::KEY_FILE_BYTES)
+        .map_err(|reason| invalid(format!("cannot read the key {}: {reason}", path.display())))
 }
 
 /// Checks a name that will be shown, logged and compared.

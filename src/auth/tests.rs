@@ -310,6 +310,15 @@ async fn an_open_bus_lets_all_in_and_looks_at_no_credentials() {
     assert!(policy.is_open());
 }
 
+#[test]
+fn a_connection_may_be_authenticated_on_any_thread() {
+    fn goes_to_any_thread<T: Send>(_: T) {}
+    fn is_shared_by_threads<T: Send + Sync>() {}
+    goes_to_any_thread(Policy::open().authenticate(&stranger(), None));
+    is_shared_by_threads::<Policy>();
+    is_shared_by_threads::<Identity>();
+}
+
 #[tokio::test]
 async fn a_policy_lets_in_its_own_process_and_user_and_nobody_else_by_default() {
     let policy = policy("").own_uid(Some(7));
@@ -398,6 +407,7 @@ fn without_the_feature_users_and_issuers_are_refused_with_its_name() {
     assert!(user.contains("feature `auth`"), "{user}");
     let issuer = "[[issuers]]\nissuer = \"i\"\naudience = \"a\"\nalgorithm = \"EdDSA\"\nkey = \"\"";
     assert!(fault(issuer).contains("feature `auth`"));
+    assert!(Policy::from_toml("").unwrap_err().to_string().contains("feature `auth`"));
 }
 
 /// What needs tokens and passwords.
@@ -611,6 +621,84 @@ mod with_credentials {
     }
 
     #[test]
+    fn a_text_has_everything_under_auth_and_its_mistakes_are_told_with_their_line() {
+        let text = "[auth]\nanonymous = [\"guest\"]\n[auth.roles.guest]\nsubscribe.allow = [\"news/*\"]\n";
+        let settings = AuthSettings::from_toml(text).unwrap();
+        assert_eq!((settings.anonymous, settings.roles.len()), (vec!["guest".to_owned()], 1));
+        assert!(AuthSettings::from_toml("").unwrap().roles.is_empty());
+        for (mistake, told) in [
+            ("[auth]\nanonymus = []", "line 2: unknown field `anonymus`"),
+            ("\n[roles.guest]", "line 2: unknown field `roles`"),
+            ("[auth.roles.guest]\n\nsubscribe.allow = [\"news//*\"]", "line 3: "),
+            ("[auth.roles.guest\n", "line 1: "),
+            ("[[auth.users]]\nname = \"alice\"\npassword = 1357911", "line 3: expected a text"),
+            ("[[auth.users]]\nname = \"alice\"\npassword = \"1357911", "line 3: "),
+            ("[[auth.users]]\nname = \"alice\"\npassword = [\"1357911\"]", "line 3: expected a text"),
+        ] {
+            let error = AuthSettings::from_toml(mistake).unwrap_err().to_string();
+            assert!(error.starts_with(told) && !error.contains("1357911"), "{error}");
+        }
+        assert!(matches!(
+            Policy::from_toml("[auth]\nanonymous = [\"x\"]"),
+            Err(BusError::InvalidSettings(_))
+        ));
+    }
+
+    #[test]
+    fn settings_may_be_a_part_of_a_larger_document_and_keep_their_places_in_it() {
+        let part_of = |text: &str| {
+            let document = toml::de::DeTable::parse(text).unwrap();
+            let (_, auth) = document.get_ref().iter().find(|(key, _)| key.get_ref() == "auth").unwrap();
+            let part = toml::de::ValueDeserializer::from(auth.clone());
+            <AuthSettings as serde::Deserialize>::deserialize(part).map_err(|error| error.span())
+        };
+        let text = "listen = [\"unix:my_bus\"]\n[auth.roles.guest]\npublish.allow = [\"a\"]\n";
+        assert!(part_of(text).unwrap().roles.contains_key("guest"));
+        let mistake = part_of(&text.replace("publish", "publsh")).unwrap_err().unwrap();
+        assert_eq!(mistake.start, text.find("publish").unwrap());
+    }
+
+    #[test]
+    fn a_file_is_named_in_its_mistakes_and_its_paths_begin_where_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("auth.toml");
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        std::fs::write(folder.path().join("login.pub"), key.public_text().unwrap()).unwrap();
+        let issuer = "[[auth.issuers]]\nissuer = \"i\"\naudience = \"a\"\nalgorithm = \"EdDSA\"\n";
+        std::fs::write(&path, format!("{issuer}key_file = \"login.pub\"")).unwrap();
+        assert!(Policy::new(&AuthSettings::read(&path).unwrap()).is_ok());
+        std::fs::write(&path, format!("{issuer}file = \"login.pub\"")).unwrap();
+        let error = AuthSettings::read(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}:5: unknown field `file`", path.display())), "{error}");
+        std::fs::write(&path, " ".repeat(limits::AUTH_FILE_BYTES + 1)).unwrap();
+        let large = AuthSettings::read(&path).unwrap_err().to_string();
+        let absent = AuthSettings::read(&folder.path().join("absent")).unwrap_err().to_string();
+        assert!(large.contains("more than") && absent.contains("No such file"), "{large} {absent}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn it_is_noticed_when_everybody_can_read_secrets() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("login.key");
+        std::fs::write(&path, "key").unwrap();
+        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(file::read_text(&path, 3).unwrap().open_to_all, open, "{mode:o}");
+        }
+        let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
+        for (text, secret) in [
+            (user("alice", "$hash$", ""), true),
+            (issuer(&key, ""), false),
+            (issuer(&key, "").replace("EdDSA", "HS256"), true),
+            (ROLES.to_owned(), false),
+        ] {
+            assert_eq!(toml::from_str::<AuthSettings>(&text).unwrap().has_secrets(), secret, "{text}");
+        }
+    }
+
+    #[test]
     fn the_key_of_an_issuer_may_lie_in_a_file() {
         let key = SigningKey::generate(TokenAlgorithm::EdDSA).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -625,7 +713,9 @@ mod with_credentials {
         assert!(Policy::new(&settings("login.pub")).is_ok());
         std::fs::write(folder.path().join("large"), vec![b'A'; limits::KEY_FILE_BYTES + 1]).unwrap();
         std::fs::write(folder.path().join("binary"), [0xff]).unwrap();
-        for (file, why) in [("large", "no key"), ("binary", "not text"), ("absent", "No such file")] {
+        for (file, why) in
+            [("large", "more than 16384 bytes"), ("binary", "not text"), ("absent", "No such file")]
+        {
             let error = Policy::new(&settings(file)).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains(file), "{error}");
         }

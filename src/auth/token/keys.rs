@@ -97,7 +97,7 @@ impl SigningKey {
     /// As [`parse`](Self::parse), and if the file cannot be read or is too large to be a key.
     pub fn read(path: &Path) -> BusResult<Self> {
         let named = |error| invalid(format!("{}: {error}", path.display()));
-        Self::parse(read_key(path)?.reveal()).map_err(named)
+        Self::parse(read_key(path)?.text.reveal()).map_err(named)
     }
 
     fn of(algorithm: TokenAlgorithm, bytes: Zeroizing<Vec<u8>>) -> BusResult<Self> {
