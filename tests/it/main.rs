@@ -3,6 +3,8 @@
 
 mod attach;
 mod broken_links;
+#[cfg(feature = "auth")]
+mod authentication;
 mod conformance;
 mod examples;
 mod ground;
