@@ -1,14 +1,16 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use whispeer::auth::{AuthSettings, IssuerSettings, PasswordHash, Secret, TokenAlgorithm, TokenVerifier};
 
-use crate::support::Place;
+use crate::support::{Place, has_tool};
 
 const PASSWORD: &str = "correct horse";
 
@@ -159,6 +161,38 @@ fn a_secret_signs_tokens_that_whoever_has_it_accepts() {
     let public = place.run(&["token", "--key", "login.key", "--public-key"]);
     assert_eq!(public.code(), 2);
     assert!(public.errors.contains("secret for HS256"), "{public:?}");
+}
+
+#[test]
+fn openssl_and_whispeer_take_each_others_keys_and_openssl_agrees_with_the_signature() {
+    if !has_tool("openssl") {
+        return;
+    }
+    let place = Place::new();
+    let openssl = |arguments: &str| {
+        let ended =
+            Command::new("openssl").args(arguments.split(' ')).current_dir(place.path("")).output().unwrap();
+        assert!(ended.status.success(), "{arguments}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap()
+    };
+    openssl("genpkey -algorithm ed25519 -out theirs.key");
+    let theirs = openssl("pkey -in theirs.key -pubout");
+    assert_eq!(place.run(&["token", "--key", "theirs.key", "--public-key"]).success(), theirs);
+    let ours = place.run(&["token", "--new-key", "ours.key"]).success();
+    assert_eq!(openssl("pkey -in ours.key -pubout"), ours);
+    fs::write(place.path("ours.pub"), ours).unwrap();
+
+    let token = token(&place, &["--key", "ours.key"]);
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    fs::write(place.path("signed"), signed).unwrap();
+    fs::write(place.path("signature"), URL_SAFE_NO_PAD.decode(signature).unwrap()).unwrap();
+    let said = openssl("pkeyutl -verify -rawin -in signed -sigfile signature -pubin -inkey ours.pub");
+    assert!(said.contains("Verified Successfully"), "{said}");
+
+    let secret = openssl("rand -base64 64");
+    fs::write(place.path("secret"), &secret).unwrap();
+    let accepted = verifier(TokenAlgorithm::HS256, secret).verify(&self::token(&place, &["--key", "secret"]));
+    assert_eq!(accepted.unwrap().roles, ["guest"]);
 }
 
 #[test]

@@ -209,16 +209,20 @@ fn public_key(text: &str) -> BusResult<Zeroizing<Vec<u8>>> {
     }
 }
 
-/// Reads a secret in base64 of either alphabet, padded or not.
+/// Reads a secret in base64 of either alphabet, padded or not, in any number of lines.
 fn secret(text: &str) -> BusResult<Zeroizing<Vec<u8>>> {
     const CONFIG: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     const OF_URLS: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, CONFIG);
     const COMMON: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, CONFIG);
-    let text = text.trim();
-    let bytes = COMMON.decode(text).or_else(|_| OF_URLS.decode(text)).map(Zeroizing::new).map_err(|_| {
-        invalid("the secret for HS256 is not base64; make one with `whispeer token --new-key FILE`".into())
-    })?;
+    let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
+    digits.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+    let bytes =
+        COMMON.decode(&digits).or_else(|_| OF_URLS.decode(&digits)).map(Zeroizing::new).map_err(|_| {
+            invalid(
+                "the secret for HS256 is not base64; make one with `whispeer token --new-key FILE`".into(),
+            )
+        })?;
     let (count, least, most) = (bytes.len(), limits::TOKEN_SECRET_BYTES_MIN, limits::TOKEN_SECRET_BYTES_MAX);
     if count < least || count > most {
         return Err(invalid(format!(

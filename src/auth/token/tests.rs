@@ -308,6 +308,9 @@ fn a_secret_that_can_be_guessed_is_refused() {
     let error = SigningKey::parse(&short).unwrap_err().to_string();
     assert!(error.contains("31 bytes") && !error.contains(&short), "{error}");
     assert!(SigningKey::parse(&least).is_ok());
+    let in_lines = format!("{}\n{}\r\n", &least[..20], &least[20..]);
+    let in_lines = SigningKey::parse(&in_lines).unwrap();
+    assert_eq!(in_lines.to_text().reveal().trim(), least);
     let settings = |key: &str| {
         let [_, any] = keys_of_both_algorithms();
         IssuerSettings { key: Some(Secret::new(key)), ..issuer(LOGIN, &any) }
