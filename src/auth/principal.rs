@@ -70,6 +70,14 @@ impl Principal {
     }
 }
 
+impl Principal {
+    /// Whether a session of this principal is also one of `other`, who has its secret: somebody who has proven
+    /// nothing may come from elsewhere.
+    pub(crate) fn may_go_on_as(&self, other: &Self) -> bool {
+        self == other || matches!((self, other), (Self::Network { .. }, Self::Network { .. }))
+    }
+}
+
 impl fmt::Display for Principal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

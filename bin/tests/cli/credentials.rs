@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use whispeer::auth::{AuthSettings, IssuerSettings, PasswordHash, Secret, TokenAlgorithm, TokenVerifier};
 
-use crate::support::{Place, has_tool};
+use crate::support::{Place, has};
 
 const PASSWORD: &str = "correct horse";
 
@@ -165,7 +165,7 @@ fn a_secret_signs_tokens_that_whoever_has_it_accepts() {
 
 #[test]
 fn openssl_and_whispeer_take_each_others_keys_and_openssl_agrees_with_the_signature() {
-    if !has_tool("openssl") {
+    if !has("openssl") {
         return;
     }
     let place = Place::new();
