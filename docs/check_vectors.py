@@ -126,10 +126,17 @@ def decode_hello(data):
         "min_version": reader.integer(2), "max_version": reader.integer(2),
         "capabilities": str(reader.integer(8)), "keep_alive_ms": reader.integer(4),
         "name": reader.take(reader.integer(1)).decode(), "resume": None,
+        "credentials": None,
     }
     if reader.integer(1) != 0:
         hello["resume"] = {"session": str(reader.integer(8)), "token_hex": reader.take(32).hex(),
                            "received": str(reader.integer(8))}
+    match reader.integer(1):
+        case 1:
+            hello["credentials"] = {"token": reader.take(reader.integer(2)).decode()}
+        case 2:
+            user = reader.take(reader.integer(2)).decode()
+            hello["credentials"] = {"user": user, "password": reader.take(reader.integer(2)).decode()}
     return hello
 
 

@@ -1,26 +1,41 @@
 //! Which bus is meant, and the connection to it.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
+use whispeer::auth::{Credentials, Secret};
 use whispeer::client::{Client, ClientBuilder};
 use whispeer::transport::ClientTls;
 use whispeer::{Address, BusError, BusResult};
+use zeroize::Zeroizing;
 
 use crate::failure::{Failure, NO_BUS};
 use crate::output;
+use crate::prompt;
 use crate::registry::Registry;
 
 /// The variable of the environment that names the bus.
 pub(crate) const ADDRESS_VARIABLE: &str = "WHISPEER_ADDR";
 
 /// The variables of the environment that [`ClientFiles`] can come from.
-pub(crate) const FILE_VARIABLES: [&str; 3] = ["WHISPEER_CA", "WHISPEER_CERT", "WHISPEER_KEY"];
+pub(crate) const FILE_VARIABLES: [&str; 8] = [
+    "WHISPEER_CA",
+    "WHISPEER_CERT",
+    "WHISPEER_KEY",
+    "WHISPEER_TOKEN_FILE",
+    "WHISPEER_USER",
+    "WHISPEER_PASSWORD_FILE",
+    TOKEN,
+    PASSWORD,
+];
 
 /// Files for buses that are reached over TLS.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Options for tls://")]
+#[command(next_help_heading = "Options for a bus that asks who you are, or is reached by tls://")]
 pub(crate) struct ClientFiles {
     /// CA of the bus's certificate, in PEM [default: those that the system trusts]
     #[arg(long, global = true, env = FILE_VARIABLES[0], value_name = "FILE", hide_env_values = true)]
@@ -33,7 +48,26 @@ pub(crate) struct ClientFiles {
     /// Private key of the certificate, in PEM
     #[arg(long, global = true, env = FILE_VARIABLES[2], value_name = "FILE", hide_env_values = true)]
     pub(crate) key: Option<PathBuf>,
+
+    /// File with a token to show to the bus [env: WHISPEER_TOKEN has the token itself]
+    #[arg(long, global = true, env = FILE_VARIABLES[3], value_name = "FILE", hide_env_values = true)]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Name of a user of the bus
+    #[arg(long, global = true, env = FILE_VARIABLES[4], value_name = "NAME", hide_env_values = true)]
+    pub(crate) user: Option<String>,
+
+    /// File with the user's password [default: it is asked for; env: WHISPEER_PASSWORD has the password itself]
+    #[arg(long, global = true, env = FILE_VARIABLES[5], value_name = "FILE", hide_env_values = true)]
+    pub(crate) password_file: Option<PathBuf>,
 }
+
+/// The variables that hold secrets themselves.
+const TOKEN: &str = "WHISPEER_TOKEN";
+const PASSWORD: &str = "WHISPEER_PASSWORD";
+
+/// Bytes of a file with a token or a password that are read.
+const SECRET_FILE: u64 = 16 * 1024;
 
 impl ClientFiles {
     fn tls(&self) -> anyhow::Result<ClientTls> {
@@ -49,6 +83,41 @@ impl ClientFiles {
                 .into()),
         }
     }
+}
+
+impl ClientFiles {
+    /// What is shown to the bus, if anything was given.
+    async fn credentials(&self) -> anyhow::Result<Option<Credentials>> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(Secret::new);
+        let token = match &self.token_file {
+            Some(path) => Some(secret(path)?),
+            None => variable(TOKEN),
+        };
+        match (token, &self.user) {
+            (Some(_), Some(_)) => {
+                let failure = Failure::usage("a token and a user's name say two things of who you are");
+                Err(failure.help("give one of them").into())
+            }
+            (Some(token), None) => Ok(Some(Credentials::token(token))),
+            (None, Some(user)) => {
+                let password = match (&self.password_file, variable(PASSWORD)) {
+                    (Some(path), _) => secret(path)?,
+                    (None, Some(password)) => password,
+                    (None, None) => prompt::password(user).await?,
+                };
+                Ok(Some(Credentials::password(user, password)))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// Reads a secret from a file; a line's end after it is not of it.
+fn secret(path: &Path) -> anyhow::Result<Secret> {
+    let mut text = Zeroizing::new(String::with_capacity(SECRET_FILE as usize));
+    let read = File::open(path).and_then(|file| file.take(SECRET_FILE).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
 /// Which bus the user chose, and how to speak to them about it.
@@ -112,6 +181,10 @@ impl BusChoice {
             return Err(failure.help("give the path of a Unix socket, such as --addr my_bus").into());
         }
         let builder = Client::builder().name(format!("whispeer {subcommand}")).tls(self.files.tls()?);
+        let builder = match self.files.credentials().await? {
+            Some(credentials) => builder.credentials(credentials),
+            None => builder,
+        };
         match set(builder).connect(&address).await {
             Ok(client) => Ok(Connection { client, address }),
             Err(error) => Err(Failure::of_bus(&error, &address).into()),

@@ -82,7 +82,10 @@ impl Failure {
             BusError::AddressInUse { .. } => {
                 failure.help("see who uses it with `whispeer info --addr ADDR`, or serve on another address")
             }
-            BusError::Denied { .. } => failure.help("run the command as the user that the bus runs as"),
+            BusError::Denied { .. } => failure.help(
+                "show who you are with --token-file, --user, or --cert and --key; on a Unix socket, the user that the bus \
+                 runs as may do all",
+            ),
             BusError::AlreadyServed { .. } => {
                 failure.help("share the topic with --group NAME, or replace the server with --take-over")
             }

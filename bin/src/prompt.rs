@@ -27,6 +27,16 @@ pub(crate) async fn new_password() -> anyhow::Result<Secret> {
     Ok(password)
 }
 
+/// Asks for the password of a user, without showing it.
+pub(crate) async fn password(user: &str) -> anyhow::Result<Secret> {
+    if !io::stdin().is_terminal() {
+        let failure = Failure::usage(format!("the password of user {user:?} is missing"));
+        return Err(failure.help("give --password-file FILE, or set WHISPEER_PASSWORD").into());
+    }
+    let _hidden = Hidden::hide().context("cannot keep the terminal from showing the password")?;
+    ask(&format!("Password of {user:?}: ")).await
+}
+
 async fn ask(question: &str) -> anyhow::Result<Secret> {
     let mut terminal = io::stderr();
     // There is nobody to ask when standard error is gone, and the line may come all the same.

@@ -246,6 +246,14 @@ impl Policy {
         outcome.map_err(|refused| refused.told_of(peer))
     }
 
+    /// What somebody may do of whom there is nothing but what the transport proves.
+    ///
+    /// # Errors
+    /// [`BusError::Denied`] if that is not enough to be let in.
+    pub fn identify(&self, peer: &Principal) -> BusResult<Identity> {
+        self.of_peer(peer).map_err(|refused| refused.told_of(peer))
+    }
+
     /// What becomes of somebody whom an earlier policy has let in: the same identity with the rights that it
     /// has by this one.
     ///

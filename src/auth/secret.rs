@@ -6,6 +6,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use crate::proto::Shown;
+
 /// A text that is never printed and is zeroed when it is dropped.
 ///
 /// # Examples
@@ -93,5 +95,24 @@ impl Credentials {
     #[must_use]
     pub fn password(user: impl Into<String>, password: impl Into<Secret>) -> Self {
         Self::Password { user: user.into(), password: password.into() }
+    }
+}
+
+impl From<&Shown> for Credentials {
+    fn from(shown: &Shown) -> Self {
+        match shown {
+            Shown::Token(token) => Self::token(token.as_str()),
+            Shown::Password(user, password) => Self::password(user, password.as_str()),
+        }
+    }
+}
+
+impl From<&Credentials> for Shown {
+    fn from(credentials: &Credentials) -> Self {
+        let text = |secret: &Secret| Zeroizing::new(secret.reveal().to_owned());
+        match credentials {
+            Credentials::Token(token) => Self::Token(text(token)),
+            Credentials::Password { user, password } => Self::Password(user.clone(), text(password)),
+        }
     }
 }

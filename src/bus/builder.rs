@@ -12,11 +12,13 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::handle::BusHandle;
+use super::rights::Policies;
 use super::settings::Live;
 use super::supervisor::{Phase, Supervisor, random};
 use super::table::TableBudget;
 use super::workers::Workers;
 use super::{Settings, Shared, introspect};
+use crate::auth::Policy;
 use crate::error::{BusError, BusResult};
 #[cfg(feature = "tcp")]
 use crate::transport::network::{ListenOptions, NetworkListener};
@@ -159,6 +161,7 @@ pub struct BusBuilder {
     unix: Vec<(PathBuf, UnixOptions)>,
     network: Vec<Address>,
     anyone: bool,
+    policy: Policy,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
     listeners: Vec<Box<dyn Listener>>,
@@ -174,7 +177,8 @@ impl fmt::Debug for BusBuilder {
             .field("name", &self.name)
             .field("unix", &self.unix)
             .field("network", &self.network)
-            .field("anyone", &self.anyone);
+            .field("anyone", &self.anyone)
+            .field("policy", &self.policy);
         #[cfg(feature = "tls")]
         shown.field("tls", &self.tls);
         shown.field("listeners", &listeners).field("workers", &self.workers).finish()
@@ -232,6 +236,32 @@ impl BusBuilder {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ServerTls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Asks whoever connects who he is, and lets him do what this policy says. By default everybody who can connect
+    /// may use all topics but the bus's own. [`BusHandle::set_policy`] replaces it.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::auth::{AuthSettings, Policy};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let nobody_by_the_network = Policy::new(&AuthSettings::default())?;
+    /// let bus = Bus::builder()
+    ///     .policy(nobody_by_the_network)
+    ///     .listen(&"tcp://localhost:0".parse()?)
+    ///     .start()?;
+    /// Client::new_memory(&bus.connector())?.ping().await?;
+    /// let refused = Client::connect(&bus.local_addrs()[0].to_string()).await;
+    /// assert!(matches!(refused, Err(BusError::Denied { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 
@@ -299,7 +329,7 @@ impl BusBuilder {
         let tls = self.tls.map(LiveTls::load).transpose()?.map(Arc::new);
         #[cfg(feature = "tcp")]
         let options = ListenOptions {
-            anyone: self.anyone,
+            anyone: self.anyone || !self.policy.is_open(),
             #[cfg(feature = "tls")]
             tls: tls.clone(),
         };
@@ -325,6 +355,7 @@ impl BusBuilder {
             publishes_waiting: AtomicUsize::new(0),
             live: RwLock::new(Live::of(&self.settings)),
             settings: self.settings,
+            policies: Policies::new(self.policy.own_uid(own_uid)),
             #[cfg(feature = "tls")]
             tls,
             id: u64::from_le_bytes(random()?),

@@ -14,7 +14,7 @@ use super::service::Candidate;
 use super::session::{Session, State};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
-use crate::auth::Principal;
+use crate::auth::{Action, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{GapReason, Options, Policy};
@@ -45,10 +45,7 @@ impl SessionTask {
         if self.shared.is_draining() {
             return Err(BusError::Draining { what: "the bus".into() });
         }
-        if pattern.is_reserved() && !self.session.peer.principal.reads_reserved(self.shared.own_uid()) {
-            let what = format!("subscriptions to \"{pattern}\" are for the bus's own user");
-            return Err(BusError::Denied { what });
-        }
+        self.check(Action::Subscribe, &pattern)?;
         if options.policy == Policy::Block && !self.shared.live().allow_block {
             let what =
                 "this bus does not let subscriptions block publishers; choose another policy".to_owned();
@@ -134,11 +131,67 @@ impl SessionTask {
         Ok(())
     }
 
+    /// Whether the session may do something with this pattern. Where nobody is asked who he is, all may do all
+    /// but with topics of the bus's own, which are for its own user and process.
+    fn check(&self, action: Action, pattern: &TopicPattern) -> BusResult<()> {
+        match &self.rights {
+            Some(rights) => rights.check(action, pattern),
+            None if !pattern.is_reserved() => Ok(()),
+            None if self.session.peer.principal.reads_reserved(self.shared.own_uid()) => Ok(()),
+            None => {
+                let what = format!("{action} \"{pattern}\" is for the bus's own user");
+                Err(BusError::Denied { what })
+            }
+        }
+    }
+
+    fn may_request(&self, topic: &[u8]) -> BusResult<()> {
+        // A topic that is none is refused as such.
+        if self.rights.is_none() && topic.first() != Some(&b'$') {
+            return Ok(());
+        }
+        self.check(Action::Request, &TopicPattern::from_utf8(topic)?)
+    }
+
+    /// Ends subscriptions and servings that are not allowed any more.
+    pub(super) fn end_what_is_denied(&mut self) {
+        let Some(rights) = &self.rights else { return };
+        let (subscriptions, servings) = {
+            let state = self.session.lock();
+            let denied = |action, pattern: &TopicPattern| rights.check(action, pattern).err();
+            let subscriptions: Vec<(u32, BusError)> = state
+                .subscriptions
+                .iter()
+                .filter_map(|own| Some((own.id, denied(Action::Subscribe, &own.pattern)?)))
+                .collect();
+            let servings: Vec<(u32, BusError)> = state
+                .servings
+                .iter()
+                .filter_map(|(id, service)| {
+                    Some((id, denied(Action::Serve, &TopicPattern::from(service.topic.clone()))?))
+                })
+                .collect();
+            (subscriptions, servings)
+        };
+        for (id, error) in subscriptions {
+            self.end_subscription(id, u64::MAX, false, Some(&error));
+        }
+        for (id, error) in servings {
+            self.end_serving(id, Some(&error));
+        }
+    }
+
     pub(super) fn unsubscribe(&mut self, header: &Header) -> Result<(), BusError> {
-        let id = header.id;
+        self.end_subscription(header.id, header.sequence, header.flags.contains(DRAIN), None);
+        Ok(())
+    }
+
+    /// Ends a subscription of which so many deliveries were taken: at once, or when what is held for it has been
+    /// delivered.
+    fn end_subscription(&mut self, id: u32, taken: u64, drain: bool, error: Option<&BusError>) {
         let Some(slot) = self.session.lock().subscriptions.slot(id) else {
             // It has ended by itself while this was under way.
-            return Ok(());
+            return;
         };
         let left = self.shared.leave_table(&self.session, slot);
         let mut state = self.session.lock();
@@ -149,12 +202,12 @@ impl SessionTask {
             if let Some(left) = left {
                 subscription.inherit(left);
             }
-            if header.flags.contains(DRAIN) {
+            if drain {
                 subscription.draining = true;
                 subscription.pump(lanes, totals);
             } else {
                 // What is on its way, or lies unread at the client, nobody will take any more.
-                totals.count_untaken(subscription.delivered.saturating_sub(header.sequence));
+                totals.count_untaken(subscription.delivered.saturating_sub(taken));
                 subscription.abandon(lanes, totals);
             }
             *parked_bytes = (*parked_bytes + subscription.backlog.bytes()).saturating_sub(before);
@@ -162,9 +215,11 @@ impl SessionTask {
                 state.note_parked(slot);
             }
         }
-        state.end_if_drained(id, !header.flags.contains(DRAIN));
+        match error {
+            None => state.end_if_drained(id, !drain),
+            Some(error) => state.end_with(id, error),
+        }
         claim(&self.session, &mut state, &mut self.touched);
-        Ok(())
     }
 
     pub(super) fn serve(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
@@ -185,6 +240,9 @@ impl SessionTask {
         let topic = Topic::from_utf8(content.topic)?;
         if topic.is_reserved() && self.session.peer.principal != Principal::Bus {
             return Err(BusError::ReservedTopic { topic: topic.to_string() });
+        }
+        if let Some(rights) = &self.rights {
+            rights.check(Action::Serve, &TopicPattern::from(topic.clone()))?;
         }
         if self.shared.is_draining() {
             return Err(BusError::Draining { what: "the bus".into() });
@@ -225,13 +283,21 @@ impl SessionTask {
     }
 
     pub(super) fn unserve(&mut self, header: &Header) -> Result<(), BusError> {
-        let Some(service) = self.session.lock().forget_serving(header.id) else { return Ok(()) };
-        let waiting = self.shared.services.leave(&service, &self.session, header.id);
+        self.end_serving(header.id, None);
+        Ok(())
+    }
+
+    fn end_serving(&mut self, id: u32, error: Option<&BusError>) {
+        let Some(service) = self.session.lock().forget_serving(id) else { return };
+        let waiting = self.shared.services.leave(&service, &self.session, id);
         self.shared.fail_waiting(&service, waiting.into_iter(), &mut self.touched);
         self.answer(|state| {
-            state.data(&Header::answering(Kind::Ended, Kind::Serve, header.id, 0), &ContentRef::empty());
+            let header = Header::answering(Kind::Ended, Kind::Serve, id, 0);
+            match error {
+                None => state.data(&header, &ContentRef::empty()),
+                Some(error) => state.data(&header, &refusal_content(error).borrowed()),
+            };
         });
-        Ok(())
     }
 
     pub(super) fn request(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
@@ -249,7 +315,9 @@ impl SessionTask {
         let result = if self.shared.is_draining() {
             Err(BusError::Draining { what: "the bus".into() })
         } else {
-            self.shared.request(&self.session, &request, &mut self.touched, &mut self.matches)
+            self.may_request(content.topic).and_then(|()| {
+                self.shared.request(&self.session, &request, &mut self.touched, &mut self.matches)
+            })
         };
         if let Err(error) = result {
             self.totals.failed_requests += 1;
@@ -396,6 +464,14 @@ impl State {
         if let Some(subscription) = self.subscriptions.remove(id) {
             let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
             self.data(&header, &ContentRef::empty());
+        }
+    }
+
+    /// Ends a subscription for this reason, which its client is told.
+    fn end_with(&mut self, id: u32, error: &BusError) {
+        if let Some(subscription) = self.subscriptions.remove(id) {
+            let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
+            self.data(&header, &refusal_content(error).borrowed());
         }
     }
 

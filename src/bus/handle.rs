@@ -13,6 +13,7 @@ use super::settings::Live;
 use super::stats::{Rows, dropped_by_name};
 use super::supervisor::Phase;
 use super::{Applied, BusStats, ServedStats, SessionStats, Settings, Shared, SubscriptionStats};
+use crate::auth::Policy;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{Header, Kind};
@@ -150,6 +151,16 @@ impl BusHandle {
             now: before.differences(&asked),
             at_restart: self.shared.settings.fixed_differences(settings),
         })
+    }
+
+    /// Replaces the policy. Sessions that are there go on with the rights that they have by the new one:
+    /// subscriptions and servings that are not allowed any more end with [`BusError::Denied`], and so do sessions
+    /// that would not be let in.
+    pub fn set_policy(&self, policy: Policy) {
+        self.shared.policies.replace(policy.own_uid(self.shared.own_uid()));
+        for session in self.shared.sessions().values() {
+            session.task.wake();
+        }
     }
 
     /// Reads certificates, keys and lists of revocations again from the files that the bus was started with, for

@@ -32,6 +32,7 @@ mod introspect;
 mod opening;
 mod publish;
 mod requests;
+mod rights;
 mod router;
 mod service;
 mod session;
@@ -59,6 +60,7 @@ pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, Subscription
 
 use self::budget::Budget;
 use self::opening::Handshakes;
+use self::rights::Policies;
 use self::router::Router;
 use self::service::Services;
 use self::session::Session;
@@ -75,6 +77,7 @@ pub(crate) struct Shared {
     /// As the bus was started. What stands in `live` may have changed since.
     pub(crate) settings: Settings,
     live: RwLock<Live>,
+    policies: Policies,
     #[cfg(feature = "tls")]
     tls: Option<Arc<crate::transport::LiveTls>>,
     pub(crate) id: u64,

@@ -9,11 +9,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
+use super::rights::Rights;
 use super::session::{Returned, Session};
 use super::supervisor::{Phase, random};
 use super::task::{Served, SessionTask};
 use super::workers::Seat;
-use crate::auth::Principal;
+use crate::auth::{Credentials, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{
@@ -168,10 +169,19 @@ async fn open_session(
         if shared.is_draining() {
             return Err(BusError::Draining { what: "the bus".into() });
         }
+        let (policy, number) = shared.policies.current();
+        let rights = if policy.is_open() || peer.principal == Principal::Bus {
+            None
+        } else {
+            let credentials = hello.credentials.as_ref().map(Credentials::from);
+            let identified = policy.authenticate(&peer.principal, credentials.as_ref());
+            let identity = timeout_at(until, identified).await.map_err(|_| too_slow(&shared))??;
+            Some(Rights::of(identity))
+        };
         let token = random::<{ ResumeToken::LEN }>()?;
-        Ok((open, hello, ResumeToken::new(token)))
+        Ok((open, hello, rights, number, ResumeToken::new(token)))
     };
-    let (open, mut hello, resume_token) = match welcomed.await {
+    let (open, mut hello, rights, number, resume_token) = match welcomed.await {
         Ok(welcomed) => welcomed,
         Err(reason) => {
             shared.cut_off.fetch_add(1, Ordering::Relaxed);
@@ -180,6 +190,10 @@ async fn open_session(
             return None;
         }
     };
+    let mut peer = peer;
+    if let Some(rights) = &rights {
+        peer.principal = rights.identity().principal.clone();
+    }
     if let Some(resume) = &hello.resume
         && come_back(&shared, resume, &peer, &*sender, &mut incoming)
     {
@@ -204,7 +218,8 @@ async fn open_session(
         // Those that are there have been told already.
         session.cut_off(BusError::Closed { what: "the bus".into() });
     }
-    let task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive);
+    let task =
+        SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, (rights, number));
     Some((open, task.start()))
 }
 

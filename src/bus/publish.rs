@@ -14,12 +14,12 @@ use super::stats::Totals;
 use super::subscription::{Offered, Slot, Subscription};
 use super::task::{Deferred, SessionTask};
 use super::underway::Waiting;
-use crate::auth::Principal;
+use crate::auth::{Action, Principal};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::Options;
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
-use crate::topic::validate_pattern_bytes;
+use crate::topic::{TopicPattern, validate_pattern_bytes};
 use crate::transport::{Arrived, EncodedRun, Form, Incoming};
 
 /// Publishes that are routed together at most: what one read brings of small messages.
@@ -230,7 +230,7 @@ impl SessionTask {
             return Ok(Some(self.deliver(&route.targets, content, size, asked)));
         }
         let (text, shape) = validate_pattern_bytes(content.topic)?;
-        may_publish(&self.session, text, shape.reserved)?;
+        self.may_publish(text, shape.reserved)?;
         let looked_up =
             self.with_steps(|task, steps| task.cache.look_up(text, shape, &task.shared.router, steps))?;
         match looked_up {
@@ -281,12 +281,19 @@ fn encode_for(targets: &[Target], contents: &[ContentRef<'_>]) -> Option<Encoded
     encoded.then(|| EncodedRun::new(Kind::Deliver, contents))
 }
 
-/// Whether the session may publish there.
-pub(super) fn may_publish(session: &Session, topic: &str, reserved: bool) -> Result<(), BusError> {
-    if reserved && session.peer.principal != Principal::Bus {
-        return Err(BusError::ReservedTopic { topic: topic.to_owned() });
+impl SessionTask {
+    /// Whether the session may publish there.
+    pub(super) fn may_publish(&self, topic: &str, reserved: bool) -> Result<(), BusError> {
+        if reserved && self.session.peer.principal != Principal::Bus {
+            return Err(BusError::ReservedTopic { topic: topic.to_owned() });
+        }
+        match &self.rights {
+            Some(rights) if !rights.publishes_freely() => {
+                rights.check(Action::Publish, &TopicPattern::new(topic)?)
+            }
+            _ => Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Messages on their way to all their matches, and where to note what was done with them.

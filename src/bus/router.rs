@@ -337,6 +337,12 @@ pub(crate) enum Targets {
 }
 
 impl RouteCache {
+    /// Forgets all routes; a look-up that is under way goes on.
+    pub(crate) fn forget_routes(&mut self) {
+        self.last = None;
+        self.routes = HashMap::default();
+    }
+
     /// The route of a topic that was published before, if it still holds.
     #[inline]
     pub(crate) fn cached(&mut self, topic: &[u8]) -> Option<Arc<Route>> {

@@ -227,6 +227,10 @@ impl Servings {
         self.by_id.get(&id).map(|(service, _)| service)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Service>)> {
+        self.by_id.iter().map(|(id, (service, _))| (*id, service))
+    }
+
     fn insert(&mut self, id: u32, service: Arc<Service>, room: Option<Room>) {
         self.table_bytes += room.as_ref().map_or(0, Room::bytes);
         self.by_id.insert(id, (service, room));

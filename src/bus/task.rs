@@ -17,10 +17,12 @@ use super::clock::Clock;
 use super::hold::Holds;
 use super::opening::welcome;
 use super::requests::claim;
+use super::rights::Rights;
 use super::router::RouteCache;
 use super::session::{Returned, Session, State, Waiter};
 use super::stats::Totals;
 use super::underway::{Underway, Waiting};
+use crate::auth::Principal;
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::GapReason;
@@ -75,6 +77,10 @@ pub(super) struct SessionTask {
     undone: bool,
     /// The peer sends nothing more; known only while the session is closing.
     peer_closed: bool,
+    /// What the session may do; `None` where nobody is asked who he is.
+    pub(super) rights: Option<Box<Rights>>,
+    /// The number of the policy that they are by.
+    policy: u64,
     /// The link may outlive its connection.
     resumable: bool,
     /// The connection is gone; the session ends when this is reached, unless the client comes back.
@@ -121,6 +127,7 @@ impl SessionTask {
         receiver: Box<dyn LinkReceiver>,
         incoming: Incoming,
         keep_alive: Duration,
+        (rights, policy): (Option<Box<Rights>>, u64),
     ) -> Self {
         let now = Instant::now();
         let resumable = session.sender().resumable().is_some();
@@ -151,6 +158,8 @@ impl SessionTask {
             interrupted: false,
             undone: false,
             peer_closed: false,
+            rights,
+            policy,
             resumable,
             lost_until: None,
             share: Share::default(),
@@ -175,6 +184,11 @@ impl SessionTask {
         self.clock.turn();
         if self.resumable {
             self.look_at_connection();
+        }
+        if self.policy != self.shared.policies.number()
+            && let Err(reason) = self.renew_rights()
+        {
+            return Poll::Ready(reason);
         }
         if let Some(reason) = self.poll_link(context) {
             return Poll::Ready(reason);
@@ -242,6 +256,26 @@ impl SessionTask {
             let reason = link.lost().unwrap_or_default();
             tracing::debug!(session = self.session.id, reason, "the connection of a session is gone");
         }
+    }
+
+    /// Asks the policy that has replaced another about this session, and ends what it may no longer have.
+    ///
+    /// # Errors
+    /// Why it would not be let in any more.
+    fn renew_rights(&mut self) -> Result<(), BusError> {
+        let (policy, number) = self.shared.policies.current();
+        self.policy = number;
+        let principal = &self.session.peer.principal;
+        let identity = match &self.rights {
+            _ if *principal == Principal::Bus => return Ok(()),
+            Some(rights) => policy.renew(rights.identity())?,
+            None => policy.identify(principal)?,
+        };
+        self.rights = Some(Rights::of(identity));
+        self.cache.forget_routes();
+        self.end_what_is_denied();
+        self.end_turn();
+        Ok(())
     }
 
     /// Why the session ends when its client does not come back.
@@ -483,6 +517,10 @@ impl SessionTask {
             if let Some(until) = self.lost_until {
                 next = next.min(until);
             }
+            let rights_until = self.rights.as_ref().and_then(|rights| rights.until);
+            if let Some(until) = rights_until {
+                next = next.min(until);
+            }
             self.timer.set(next);
             if self.timer.poll(context).is_pending() {
                 return Poll::Pending;
@@ -494,6 +532,11 @@ impl SessionTask {
             }
             if self.lost_until.is_some_and(|until| until <= now) {
                 return Poll::Ready(self.lost());
+            }
+            if let Some(rights) =
+                self.rights.as_ref().filter(|_| rights_until.is_some_and(|until| until <= now))
+            {
+                return Poll::Ready(rights.expired());
             }
             if self.next_tick <= now
                 && let Some(reason) = self.tick(now)

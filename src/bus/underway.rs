@@ -14,7 +14,6 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use super::Shared;
-use super::publish::may_publish;
 use super::router::{Target, Targets};
 use super::subscription::Slot;
 use super::task::SessionTask;
@@ -129,7 +128,7 @@ impl SessionTask {
         let content = content.shared();
         let several = Several::read(&content)?;
         for topic in &several.topics {
-            may_publish(&self.session, topic.as_str(), topic.is_reserved())?;
+            self.may_publish(topic.as_str(), topic.is_reserved())?;
         }
         self.begin(header, content, asked, Some(several), Vec::new())
     }

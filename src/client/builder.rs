@@ -10,9 +10,10 @@ use super::Client;
 use super::driver::Driver;
 use super::reconnect::{Reconnect, Return};
 use super::shared::{Connection, Shared};
+use crate::auth::Credentials;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::{Capabilities, Hello};
+use crate::proto::{Capabilities, Hello, Shown};
 use crate::transport::{Address, ConnectOptions, Link, MemoryConnector, connect_with};
 
 /// How a client connects.
@@ -40,6 +41,7 @@ pub struct ClientBuilder {
     request_timeout: Duration,
     connect_timeout: Duration,
     options: ConnectOptions,
+    credentials: Option<Credentials>,
     /// `None` for what suits the address.
     reconnect: Option<Option<Reconnect>>,
 }
@@ -54,6 +56,7 @@ impl Default for ClientBuilder {
             request_timeout: limits::REQUEST_TIMEOUT,
             connect_timeout: limits::HANDSHAKE_TIMEOUT,
             options: ConnectOptions::default(),
+            credentials: None,
             reconnect: None,
         }
     }
@@ -86,6 +89,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Shows these to the bus, beside what the transport proves. They go over an encrypted transport or stay on this
+    /// host: they are never sent to another host as they are.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
         self
     }
 
@@ -134,7 +145,11 @@ impl ClientBuilder {
                 Some(reconnect) => reconnect,
                 None => address.is_remote().then(Reconnect::default),
             };
-            let options = ConnectOptions { lasting: reconnect.is_some(), ..self.options.clone() };
+            let options = ConnectOptions {
+                lasting: reconnect.is_some(),
+                confidential: self.credentials.is_some(),
+                ..self.options.clone()
+            };
             let link = connect_with(address, &options).await?;
             let client = self.open(link, reconnect.map(|policy| (policy, address.clone(), options)))?;
             client.connection.shared.opened().await?;
@@ -174,7 +189,13 @@ impl ClientBuilder {
         if let Some(link) = lasting {
             link.keep();
         }
-        let hello = Hello { name: self.name, keep_alive: self.keep_alive, capabilities, ..Hello::default() };
+        let hello = Hello {
+            name: self.name,
+            keep_alive: self.keep_alive,
+            capabilities,
+            credentials: self.credentials.as_ref().map(Shown::from),
+            ..Hello::default()
+        };
         let coming_back = reconnect.filter(|_| lasting.is_some()).map(|(policy, address, options)| {
             Box::new(Return::new(policy, address, options, hello.clone(), self.connect_timeout))
         });

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::MalformedFrame;
 use super::wire::Reader;
@@ -106,6 +106,7 @@ impl Drop for ResumeToken {
 /// ```text
 /// "WSPR" | min version u16 | max version u16 | capabilities u64 | keep-alive ms u32
 ///        | name length u8 | name | resume u8 [ | session u64 | token 32 bytes | received u64 ]
+///        | credentials u8 [ | length u16 | token ] or [ | length u16 | user | length u16 | password ]
 /// ```
 ///
 /// # Examples
@@ -131,6 +132,26 @@ pub struct Hello {
     pub name: String,
     /// The session to come back to.
     pub resume: Option<Resume>,
+    /// What the client shows to prove who it is.
+    pub credentials: Option<Shown>,
+}
+
+/// What a client shows to prove who it is. Never printed; zeroed when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// A token.
+    Token(Zeroizing<String>),
+    /// The name of a user, and its password.
+    Password(String, Zeroizing<String>),
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Token(_) => "Token(..)",
+            Self::Password(..) => "Password(..)",
+        })
+    }
 }
 
 impl Default for Hello {
@@ -142,6 +163,7 @@ impl Default for Hello {
             keep_alive: limits::KEEP_ALIVE,
             name: String::new(),
             resume: None,
+            credentials: None,
         }
     }
 }
@@ -167,6 +189,18 @@ impl Hello {
                 bytes.extend_from_slice(&session.to_le_bytes());
                 bytes.extend_from_slice(token.reveal());
                 bytes.extend_from_slice(&received.to_le_bytes());
+            }
+        }
+        match &self.credentials {
+            None => bytes.push(0),
+            Some(Shown::Token(token)) => {
+                bytes.push(1);
+                push_text(&mut bytes, token);
+            }
+            Some(Shown::Password(user, password)) => {
+                bytes.push(2);
+                push_text(&mut bytes, user);
+                push_text(&mut bytes, password);
             }
         }
         bytes
@@ -196,7 +230,20 @@ impl Hello {
                 received: reader.u64()?,
             }),
         };
-        Ok(Self { min_version, max_version, capabilities, keep_alive, name, resume })
+        let kind = reader.u8()?;
+        let mut text = || -> Result<Zeroizing<String>, MalformedFrame> {
+            let length = usize::from(reader.u16()?);
+            let text = std::str::from_utf8(reader.bytes(length)?);
+            Ok(Zeroizing::new(
+                text.map_err(|_| MalformedFrame::Content("credentials that are no text"))?.to_owned(),
+            ))
+        };
+        let credentials = match kind {
+            1 => Some(Shown::Token(text()?)),
+            2 => Some(Shown::Password(text()?.to_string(), text()?)),
+            _ => None,
+        };
+        Ok(Self { min_version, max_version, capabilities, keep_alive, name, resume, credentials })
     }
 }
 
@@ -281,6 +328,14 @@ impl Welcome {
             received: reader.u64()?,
         })
     }
+}
+
+/// A text that is longer than a `HELLO` may be is cut, and refused with it.
+fn push_text(bytes: &mut Vec<u8>, text: &str) {
+    let text = text.as_bytes();
+    let text = text.get(..usize::from(u16::MAX)).unwrap_or(text);
+    bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(text);
 }
 
 fn millis(duration: Duration) -> u32 {

@@ -21,7 +21,7 @@ mod wire;
 
 pub use content::{Content, ContentRef, Encoding, Frame};
 pub(crate) use credit::{Credit, Owed};
-pub use handshake::{Capabilities, Hello, Resume, ResumeToken, VERSION, Welcome};
+pub use handshake::{Capabilities, Hello, Resume, ResumeToken, Shown, VERSION, Welcome};
 pub(crate) use header::Layout;
 pub use header::{Flags, HEADER_LEN, Header, Kind, LENGTH_PREFIX, Lane, MalformedFrame};
 pub use refusal::{ErrorCode, Refusal};

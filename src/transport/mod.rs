@@ -240,6 +240,8 @@ pub struct ConnectOptions {
     /// proven.
     #[cfg(feature = "tls")]
     pub tls: ClientTls,
+    /// What nobody else may read is sent first: not over a network as it is.
+    pub(crate) confidential: bool,
     /// The link is to outlive its connection, also on a Unix socket.
     pub(crate) lasting: bool,
 }

@@ -141,6 +141,15 @@ pub(super) async fn connect(address: &Address, options: &ConnectOptions) -> BusR
             let _ = options;
             Err(failed("whispeer was built without the feature `tls`".into(), None))
         }
-        _ => Ok(resume::link(tcp::connect(endpoint, address).await?)),
+        _ => {
+            let socket = tcp::connect(endpoint, address).await?;
+            if options.confidential && !socket.is_local() {
+                return Err(failed(
+                    "credentials are not sent to another host unencrypted; use tls://, or show none".into(),
+                    None,
+                ));
+            }
+            Ok(resume::link(socket))
+        }
     }
 }

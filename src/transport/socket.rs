@@ -35,6 +35,13 @@ impl Socket {
         socket.set_nonblocking(true)?;
         Ok(Self { socket: register(socket, Interest::READABLE)?, room: Mutex::new(None) })
     }
+
+    /// Whether what is sent stays on this host.
+    #[cfg(feature = "tcp")]
+    pub(super) fn is_local(&self) -> bool {
+        let peer = self.socket.get_ref().peer_addr();
+        peer.is_ok_and(|peer| peer.as_socket().is_none_or(|address| address.ip().is_loopback()))
+    }
 }
 
 impl Channel for Socket {

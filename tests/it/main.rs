@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod attach;
-mod broken_links;
 #[cfg(feature = "auth")]
 mod authentication;
+mod broken_links;
 mod conformance;
 mod examples;
 mod ground;
@@ -19,6 +19,8 @@ mod policies;
 mod regressions;
 mod reload;
 mod requests;
+#[cfg(feature = "auth")]
+mod rights;
 mod slow_peers;
 mod tcp;
 mod tls;

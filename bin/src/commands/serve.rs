@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
+use whispeer::auth::{AuthSettings, Policy};
 use whispeer::bus::{Bus, BusHandle};
 use whispeer::transport::{ClientAuth, ServerTls, UnixListener, UnixOptions};
 use whispeer::{Address, BusError};
@@ -143,7 +144,22 @@ impl Running<'_> {
                     output::notice(format_args!("the certificates stay as they were"));
                 }
             }
-        } else if self.settings.file.is_none() {
+        }
+        if let Some(path) = &self.settings.configuration.policy {
+            match policy(path) {
+                Ok(policy) => {
+                    self.handle.set_policy(policy);
+                    output::notice(format_args!("{} read again", path.display()));
+                }
+                Err(error) => {
+                    output::notice(format_args!("error: {error}"));
+                    output::notice(format_args!("the policy stays as it was"));
+                }
+            }
+        }
+        let configuration = &self.settings.configuration;
+        if self.settings.file.is_none() && configuration.tls.cert.is_none() && configuration.policy.is_none()
+        {
             output::notice(format_args!("SIGHUP: there is no configuration file to read again"));
         }
         notices::ready(status);
@@ -201,6 +217,9 @@ fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
     if let Some(tls) = tls(&configuration.tls)? {
         builder = builder.tls(tls);
     }
+    if let Some(path) = &configuration.policy {
+        builder = builder.policy(policy(path).map_err(|error| Failure::usage(error.to_string()))?);
+    }
     builder.start().map_err(|error| explain(&error, &addresses).into())
 }
 
@@ -241,6 +260,11 @@ fn tls(settings: &Tls) -> anyhow::Result<Option<ServerTls>> {
         tls = tls.client_auth(ClientAuth::Optional);
     }
     Ok(Some(tls))
+}
+
+/// Who may do what, by the file.
+fn policy(path: &Path) -> Result<Policy, BusError> {
+    Policy::new(&AuthSettings::read(path)?)
 }
 
 fn missing(key: &str, what: &str, flag: &str) -> anyhow::Error {

@@ -17,10 +17,7 @@ pub(super) const FILE_FLAG: &str = "config";
 pub(super) const FILE_VARIABLE: &str = "WHISPEER_CONFIG";
 
 /// Variables of this project's that are no settings.
-const OTHER_VARIABLES: [&str; 5] = {
-    let [ca, cert, key] = crate::connection::FILE_VARIABLES;
-    [FILE_VARIABLE, crate::connection::ADDRESS_VARIABLE, ca, cert, key]
-};
+const OTHER_VARIABLES: [&str; 2] = [FILE_VARIABLE, crate::connection::ADDRESS_VARIABLE];
 
 /// The flags of all settings, as they were given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -203,7 +200,11 @@ impl Environment {
     /// some systems describe the services around a process by such names.
     pub(crate) fn slips(&self) -> Vec<(&str, String)> {
         let names: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
-        let known = |name: &str| OTHER_VARIABLES.contains(&name) || names.iter().any(|known| known == name);
+        let known = |name: &str| {
+            OTHER_VARIABLES.contains(&name)
+                || crate::connection::FILE_VARIABLES.contains(&name)
+                || names.iter().any(|known| known == name)
+        };
         self.0
             .keys()
             .filter(|name| !known(name))

@@ -92,6 +92,13 @@ pub(crate) static SETTINGS: &[Setting] = &[
         Kind::Switch(|all| &mut all.allow_anyone),
     ),
     Setting::new(
+        "policy",
+        "File that says who may do what; see docs/AUTHENTICATION.md",
+        Kind::Path(|all| &mut all.policy),
+    )
+    .more(&["SIGHUP reads the file again, and sessions follow it; it needs no other name."])
+    .example(r#""/etc/whispeer/policy.toml""#, "none, and nobody is asked who he is"),
+    Setting::new(
         "grace",
         "How long to let clients finish when asked to end",
         Kind::Time(|all| &mut all.grace),
@@ -252,7 +259,7 @@ mod tests {
 
     /// The binary's own settings are changed by the binary.
     fn is_own(setting: &Setting) -> bool {
-        ["listen", "mode", "allow_anyone", "grace", "log", "workers"].contains(&setting.key)
+        ["listen", "mode", "allow_anyone", "policy", "grace", "log", "workers"].contains(&setting.key)
             || setting.key.starts_with("tls.")
     }
 

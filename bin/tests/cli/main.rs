@@ -9,6 +9,7 @@ mod config;
 #[cfg(feature = "auth")]
 mod credentials;
 mod packaging;
+mod policy;
 mod pubsub;
 mod registry;
 mod reload;

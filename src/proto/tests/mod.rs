@@ -12,7 +12,7 @@ use super::fields::{
 };
 use super::{
     Capabilities, Content, ContentRef, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout,
-    MalformedFrame, Refusal, Resume, ResumeToken, Welcome,
+    MalformedFrame, Refusal, Resume, ResumeToken, Shown, Welcome,
 };
 use crate::error::{BusError, ErrorReply};
 use crate::limits;
@@ -43,16 +43,26 @@ fn hello() -> impl Strategy<Value = Hello> {
             received,
         }),
     );
-    (any::<(u16, u16, u64)>(), milliseconds(), "\\PC{0,16}", resume).prop_map(
-        |((min_version, max_version, capabilities), keep_alive, name, resume)| Hello {
+    (any::<(u16, u16, u64)>(), milliseconds(), "\\PC{0,16}", resume, shown()).prop_map(
+        |((min_version, max_version, capabilities), keep_alive, name, resume, credentials)| Hello {
             min_version,
             max_version,
             capabilities: Capabilities(capabilities),
             keep_alive,
             name,
             resume,
+            credentials,
         },
     )
+}
+
+fn shown() -> impl Strategy<Value = Option<Shown>> {
+    let password = ("\\PC{0,40}", "\\PC{0,40}");
+    prop_oneof![
+        Just(None),
+        "\\PC{0,200}".prop_map(|token| Some(Shown::Token(token.into()))),
+        password.prop_map(|(user, password)| Some(Shown::Password(user, password.into()))),
+    ]
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {

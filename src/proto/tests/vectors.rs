@@ -10,7 +10,7 @@ use crate::proto::fields::{
 };
 use crate::proto::{
     Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame, Refusal, Resume,
-    ResumeToken, Welcome,
+    ResumeToken, Shown, Welcome,
 };
 
 const POLICIES: [Policy; 4] = [Policy::Block, Policy::DropOldest, Policy::DropNewest, Policy::Disconnect];
@@ -221,6 +221,14 @@ fn handshakes_read_and_write_as_in_the_vectors() {
             token: token(&value["resume"]),
             received: number(&value["resume"], "received"),
         }),
+        credentials: match &value["credentials"] {
+            Value::Null => None,
+            shown if shown["token"].is_string() => Some(Shown::Token(text(shown, "token").to_owned().into())),
+            shown => Some(Shown::Password(
+                text(shown, "user").to_owned(),
+                text(shown, "password").to_owned().into(),
+            )),
+        },
     };
     check("hello", hello, |payload| Hello::decode(payload).unwrap(), Hello::encode);
     let welcome = |value: &Value| Welcome {

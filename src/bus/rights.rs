@@ -1,0 +1,91 @@
+//! What a session may do, and how that follows a policy that is replaced.
+//!
+//! Each session's task holds its rights and looks at the number of the policy in each turn. When there is
+//! another one it asks that about itself, and ends what it may no longer have. The routes that it has cached
+//! are those that it may publish to, so that a publish to one of them is not looked at again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::auth::{Action, Identity, Policy};
+use crate::error::{BusError, BusResult};
+use crate::topic::TopicPattern;
+
+/// The policy of a bus.
+#[derive(Debug)]
+pub(super) struct Policies {
+    current: RwLock<Arc<Policy>>,
+    /// Counts those that there have been.
+    number: AtomicU64,
+}
+
+impl Policies {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { current: RwLock::new(Arc::new(policy)), number: AtomicU64::new(0) }
+    }
+
+    /// The policy, and its number or an earlier one: who keeps the number notices what has come since.
+    pub(super) fn current(&self) -> (Arc<Policy>, u64) {
+        let number = self.number();
+        (Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner)), number)
+    }
+
+    pub(super) fn replace(&self, policy: Policy) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.number.fetch_add(1, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+}
+
+/// The rights of a session.
+#[derive(Debug)]
+pub(super) struct Rights {
+    identity: Identity,
+    /// It may publish to every topic that is not the bus's own.
+    publishes_freely: bool,
+    /// When they end.
+    pub(super) until: Option<Instant>,
+}
+
+impl Rights {
+    pub(super) fn of(identity: Identity) -> Box<Self> {
+        let publishes_freely =
+            identity.permissions.allows(Action::Publish, &TopicPattern::everything()).is_ok();
+        // The clock of the system says when, that of the runtime wakes. What is further away than it can tell does
+        // not end while this runs.
+        let until = identity.expires.and_then(|end| {
+            let left = end.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
+            Instant::now().checked_add(left)
+        });
+        Box::new(Self { identity, publishes_freely, until })
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    #[inline]
+    pub(super) fn publishes_freely(&self) -> bool {
+        self.publishes_freely
+    }
+
+    /// # Errors
+    /// [`BusError::Denied`] that says which permission it would need.
+    pub(super) fn check(&self, action: Action, pattern: &TopicPattern) -> BusResult<()> {
+        Ok(self.identity.permissions.allows(action, pattern)?)
+    }
+
+    /// Why a session ends at the end of its rights.
+    pub(super) fn expired(&self) -> BusError {
+        BusError::Denied {
+            what: format!("the token of {} has expired; connect with a new one", self.identity.principal),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What a policy lets sessions do, from whatever they are known by, and how it changes while they live.
+
+use std::net::UdpSocket;
+use std::time::{Duration, SystemTime};
+
+use whispeer::auth::{
+    Credentials, Policy, Principal, SigningKey, TokenAlgorithm, TokenIssuer, hash_password,
+};
+use whispeer::prelude::*;
+use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
+use whispeer_testkit::certificates::Certificates;
+use whispeer_testkit::wait;
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    wait::soon("what is next", future).await
+}
+
+const PASSWORD: &str = "correct horse";
+
+/// A bus that knows alice by her password, the certificate of alice, and who has a token of `login`.
+struct Ground {
+    bus: BusHandle,
+    hash: String,
+    key: SigningKey,
+    made: Certificates,
+}
+
+/// Users read and ask, certificates publish and serve, tokens name their roles.
+const POLICY: &str = r#"
+[auth.roles.reader]
+subscribe.allow = ["sensors/**"]
+subscribe.deny = ["sensors/*/raw"]
+request.allow = ["sensors/*/calibrate"]
+
+[auth.roles.sensor]
+publish.allow = ["sensors/**"]
+serve.allow = ["sensors/*/calibrate"]
+
+[auth.roles.operator]
+administer = true
+
+[[auth.users]]
+name = "alice"
+password = "HASH"
+roles = ["reader"]
+
+[[auth.certificates]]
+name = "alice"
+roles = ["sensor"]
+
+[[auth.issuers]]
+issuer = "login"
+audience = "bus"
+algorithm = "HS256"
+key = "KEY"
+roles = ["reader", "operator"]
+"#;
+
+impl Ground {
+    fn new() -> Self {
+        let made = Certificates::new();
+        let hash = hash_password(&PASSWORD.into()).unwrap();
+        let key = SigningKey::generate(TokenAlgorithm::HS256).unwrap();
+        let tls = ServerTls::pem(made.server.pem(), made.server.key_pem())
+            .client_ca_pem(made.authority.pem())
+            .client_auth(ClientAuth::Optional);
+        let bus = Bus::builder()
+            .policy(policy(POLICY, &hash, &key))
+            .tls(tls)
+            .listen(&"tls://localhost:0".parse().unwrap())
+            .listen(&"tcp://localhost:0".parse().unwrap())
+            .start()
+            .unwrap();
+        Self { bus, hash, key, made }
+    }
+
+    /// Replaces something in the policy.
+    fn change(&self, from: &str, to: &str) {
+        assert!(POLICY.contains(from));
+        self.bus.set_policy(policy(&POLICY.replace(from, to), &self.hash, &self.key));
+    }
+
+    fn address(&self, index: usize) -> String {
+        self.bus.local_addrs()[index].to_string()
+    }
+
+    async fn connect(&self, credentials: Credentials) -> BusResult<Client> {
+        let tls = ClientTls::new().ca_pem(self.made.authority.pem());
+        Client::builder().tls(tls).credentials(credentials).connect(&self.address(0)).await
+    }
+
+    async fn alice(&self) -> Client {
+        self.connect(Credentials::password("alice", PASSWORD)).await.unwrap()
+    }
+
+    /// Who has the certificate.
+    async fn sensor(&self) -> Client {
+        let (pem, key) = (self.made.client.pem(), self.made.client.key_pem());
+        let tls = ClientTls::new().ca_pem(self.made.authority.pem()).identity_pem(pem, key);
+        Client::builder().tls(tls).connect(&self.address(0)).await.unwrap()
+    }
+
+    fn token(&self, role: &str, lifetime: Duration) -> Credentials {
+        let key = SigningKey::parse(self.key.to_text().reveal()).unwrap();
+        let issuer = TokenIssuer::new(key, "login", "bus").unwrap();
+        Credentials::token(issuer.issue("bob", &[role.to_owned()], lifetime).unwrap())
+    }
+
+    async fn bob(&self, role: &str) -> Client {
+        self.connect(self.token(role, Duration::from_secs(600))).await.unwrap()
+    }
+}
+
+fn policy(text: &str, hash: &str, key: &SigningKey) -> Policy {
+    Policy::from_toml(&text.replace("HASH", hash).replace("KEY", key.to_text().reveal().trim())).unwrap()
+}
+
+fn denied<T: std::fmt::Debug>(result: BusResult<T>) -> String {
+    match result {
+        Err(BusError::Denied { what }) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn each_may_do_what_his_roles_allow_and_nothing_else() {
+    let ground = Ground::new();
+    let (alice, sensor) = (ground.alice().await, ground.sensor().await);
+    let mut subscription = alice.subscribe_bytes("sensors/kitchen").await.unwrap();
+    assert_eq!(sensor.publish_bytes("sensors/kitchen", "21").await.unwrap(), 1);
+    assert_eq!(soon(subscription.recv()).await.unwrap().1, "21");
+    let mut serving = sensor.serve_bytes("sensors/kitchen/calibrate").await.unwrap();
+    let asking = alice.clone();
+    let asked =
+        tokio::spawn(async move { asking.request_bytes("sensors/kitchen/calibrate", "0".into()).await });
+    let (_, id, _) = soon(serving.recv()).await.unwrap();
+    sensor.respond_bytes(id, "done".into()).await.unwrap();
+    assert_eq!(soon(asked).await.unwrap().unwrap(), "done");
+
+    let what = denied(alice.publish_bytes("sensors/kitchen", "99").await);
+    assert!(what.contains("publishing to \"sensors/kitchen\""), "{what}");
+    for pattern in ["**", "sensors/*/raw", "sensors/kitchen/*", "alarms", "$bus/stats"] {
+        denied(alice.subscribe_bytes(pattern).await);
+    }
+    denied(alice.serve_bytes("sensors/kitchen/calibrate").await);
+    denied(alice.request_bytes("$bus/stats", "".into()).await);
+    denied(alice.request_bytes("other", "".into()).await);
+    denied(sensor.subscribe_bytes("sensors/kitchen").await);
+    for topic in ["alarms", "**", "sensors"] {
+        match sensor.publish_bytes(topic, "x").await {
+            Ok(_) => assert_eq!(topic, "sensors"),
+            refused => {
+                denied(refused);
+            }
+        }
+    }
+    assert!(matches!(sensor.publish_bytes("$bus/stats", "x").await, Err(BusError::ReservedTopic { .. })));
+}
+
+#[tokio::test]
+async fn a_pipelined_publisher_learns_what_was_denied_when_it_flushes() {
+    let ground = Ground::new();
+    let sensor = ground.sensor().await;
+    let mut subscription =
+        Client::new_memory(&ground.bus.connector()).unwrap().subscribe_bytes("**").await.unwrap();
+    let allowed = sensor.publisher_bytes("sensors/kitchen").unwrap();
+    let forbidden = sensor.publisher_bytes("alarms/fire").unwrap();
+    for _ in 0..100 {
+        allowed.send(&"21".into()).await.unwrap();
+        forbidden.send(&"!".into()).await.unwrap();
+    }
+    allowed.flush().await.unwrap();
+    denied(forbidden.flush().await);
+    for _ in 0..100 {
+        assert_eq!(soon(subscription.recv()).await.unwrap().0.as_str(), "sensors/kitchen");
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_called_by_what_they_have_proven() {
+    let ground = Ground::new();
+    let _clients = (ground.alice().await, ground.sensor().await, ground.bob("reader").await);
+    let mut names: Vec<_> =
+        ground.bus.sessions().iter().map(|session| session.principal.to_string()).collect();
+    names.sort();
+    assert_eq!(names, [r#"certificate "alice""#, r#"token "bob" of "login""#, r#"user "alice""#]);
+    assert!(ground.bus.sessions().iter().any(
+        |session| session.principal == Principal::Token { issuer: "login".into(), subject: "bob".into() }
+    ));
+}
+
+#[tokio::test]
+async fn an_operator_may_ask_the_bus_about_itself() {
+    let ground = Ground::new();
+    let operator = ground.bob("operator").await;
+    operator.request_bytes("$bus/stats", "".into()).await.unwrap();
+    denied(operator.publish_bytes("sensors/kitchen", "1").await);
+}
+
+#[tokio::test]
+async fn who_shows_nothing_or_something_wrong_is_not_let_in_and_not_told_what_was_wrong() {
+    let ground = Ground::new();
+    let refusals = [
+        ground.connect(Credentials::password("alice", "wrong horse")).await,
+        ground.connect(Credentials::password("nobody", PASSWORD)).await,
+        ground.connect(Credentials::token("eyJ.e30.c2ln")).await,
+    ]
+    .map(denied);
+    assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
+    let tls = ClientTls::new().ca_pem(ground.made.authority.pem());
+    denied(Client::builder().tls(tls).connect(&ground.address(0)).await);
+    assert_eq!(ground.bus.stats().sessions, 0);
+}
+
+#[tokio::test]
+async fn a_new_policy_narrows_what_lives_and_ends_who_is_no_longer_let_in() {
+    let ground = Ground::new();
+    let (alice, sensor) = (ground.alice().await, ground.sensor().await);
+    let mut kept = alice.subscribe_bytes("sensors/kitchen").await.unwrap();
+    let mut lost = alice.subscribe_bytes("sensors/cellar").await.unwrap();
+    let mut serving = sensor.serve_bytes("sensors/kitchen/calibrate").await.unwrap();
+    // Topics that come again are cached with their right.
+    for _ in 0..5 {
+        sensor.publish_bytes("sensors/kitchen", "21").await.unwrap();
+        sensor.publish_bytes("sensors/cellar", "12").await.unwrap();
+    }
+    ground.change(r#"subscribe.allow = ["sensors/**"]"#, r#"subscribe.allow = ["sensors/kitchen"]"#);
+    while soon(lost.recv()).await.is_some() {}
+    assert!(matches!(lost.close_reason(), Some(BusError::Denied { .. })), "{:?}", lost.close_reason());
+    sensor.publish_bytes("sensors/kitchen", "last").await.unwrap();
+    while soon(kept.recv()).await.unwrap().1 != "last" {}
+    denied(alice.subscribe_bytes("sensors/cellar").await);
+
+    ground.change(r#"publish.allow = ["sensors/**"]"#, r#"publish.allow = ["sensors/cellar"]"#);
+    denied(sensor.publish_bytes("sensors/kitchen", "22").await);
+    sensor.publish_bytes("sensors/cellar", "13").await.unwrap();
+    ground.change(r#"serve.allow = ["sensors/*/calibrate"]"#, "");
+    assert!(soon(serving.recv()).await.is_none());
+    assert!(matches!(serving.close_reason(), Some(BusError::Denied { .. })));
+
+    ground.change(
+        r#"name = "alice"
+password"#,
+        r#"name = "carol"
+password"#,
+    );
+    assert!(matches!(soon(alice.closed()).await, BusError::Denied { .. }));
+    sensor.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_token() {
+    let ground = Ground::new();
+    // A token counts for half a minute longer than it says, for clocks; this one ended almost that long ago.
+    let key = SigningKey::parse(ground.key.to_text().reveal()).unwrap();
+    let issuer = TokenIssuer::new(key, "login", "bus").unwrap();
+    let token = issuer.issue("bob", &["reader".to_owned()], Duration::from_secs(1)).unwrap();
+    let policy = policy(POLICY, &ground.hash, &ground.key);
+    let nobody = Principal::Network { address: ([192, 0, 2, 1], 1).into() };
+    let identity = policy.authenticate(&nobody, Some(&Credentials::token(token))).await.unwrap();
+    let left = identity.expires.unwrap().duration_since(SystemTime::now()).unwrap();
+    assert!(left > Duration::from_secs(25) && left < Duration::from_secs(35), "{left:?}");
+}
+
+#[tokio::test]
+async fn credentials_are_never_sent_to_another_host_as_they_are() {
+    let ground = Ground::new();
+    // To this host they are.
+    let alice = || Client::builder().credentials(Credentials::password("alice", PASSWORD));
+    alice().connect(&ground.address(1)).await.unwrap().ping().await.unwrap();
+
+    // An address of this host that others can reach, if it has one; nothing is sent to find out.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let own = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
+    let Some(own) = own.ok().filter(|own| !own.ip().is_loopback()) else { return };
+    let hash = hash_password(&PASSWORD.into()).unwrap();
+    let bus = Bus::builder()
+        .policy(policy(POLICY, &hash, &ground.key))
+        .listen(&format!("tcp://{}:0", own.ip()).parse().unwrap())
+        .start()
+        .unwrap();
+    let refused = alice().connect(&bus.local_addrs()[0].to_string()).await.unwrap_err();
+    assert!(refused.to_string().contains("credentials are not sent"), "{refused}");
+    wait::eventually("it was left before it said anything", || bus.stats().sessions_cut_off == 1).await;
+}
