@@ -1,7 +1,8 @@
 //! A message bus: typed publish/subscribe and request/response, with one API whatever lies between
 //! the parties.
 //!
-//! A bus runs within a process or on a host; [`Client`]s connect to it over memory, a Unix socket, TCP or TLS.
+//! A bus runs within a process or on a host; [`Client`]s connect to it over memory, a Unix socket, TCP, TLS or
+//! WebSocket.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -50,7 +51,8 @@
 //! | the wire format | [`proto`], and `docs/PROTOCOL.md` in the repository |
 //!
 //! # Features
-//! `unix` (default): the Unix-socket transport. Without it the bus serves its own process.
+//! On by default: `unix`, the Unix-socket transport; `tcp`; `tls`, over TCP; `websocket`, over TCP and, with
+//! `tls`, over TLS. Without any the bus serves its own process.
 //!
 //! `auth`: checking and making tokens and passwords, and reading who may do what from TOML. Without it permissions
 //! follow from what a transport proves.

@@ -68,6 +68,18 @@ pub const CLIENT_EVENTS: usize = 64;
 /// revocations. A larger one is a mistake.
 pub const PEM_FILE: usize = 8 * 1024 * 1024;
 
+/// Bytes of the head of a request or answer that begins a WebSocket: several times what a browser sends. A longer
+/// one is refused.
+pub const WEBSOCKET_HEAD: usize = 8 * 1024;
+
+/// Bytes of the longest WebSocket message that is sent, in which many frames or a part of one may be. Common
+/// libraries refuse messages of more than a megabyte unless they are told to take them, and headers of ten bytes
+/// cost nothing at this size. Messages that arrive may have any length, as nothing is kept of them.
+pub const WEBSOCKET_MESSAGE: usize = 256 * 1024;
+
+/// Bytes of the longest path of a WebSocket address; a longer one is refused.
+pub const WEBSOCKET_PATH: usize = 1024;
+
 /// Addresses of one host that connecting tries: more than any name service gives for good reason.
 pub const CONNECT_ADDRESSES: usize = 16;
 

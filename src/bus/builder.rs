@@ -20,6 +20,8 @@ use super::workers::Workers;
 use super::{Settings, Shared, introspect};
 use crate::auth::Policy;
 use crate::error::{BusError, BusResult};
+#[cfg(feature = "websocket")]
+use crate::transport::WebSocketOptions;
 #[cfg(feature = "tcp")]
 use crate::transport::network::{ListenOptions, NetworkListener};
 use crate::transport::{Address, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions};
@@ -164,6 +166,8 @@ pub struct BusBuilder {
     policy: Policy,
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
+    #[cfg(feature = "websocket")]
+    websocket: WebSocketOptions,
     listeners: Vec<Box<dyn Listener>>,
     workers: usize,
 }
@@ -181,6 +185,8 @@ impl fmt::Debug for BusBuilder {
             .field("policy", &self.policy);
         #[cfg(feature = "tls")]
         shown.field("tls", &self.tls);
+        #[cfg(feature = "websocket")]
+        shown.field("websocket", &self.websocket);
         shown.field("listeners", &listeners).field("workers", &self.workers).finish()
     }
 }
@@ -215,7 +221,7 @@ impl BusBuilder {
         match address {
             Address::Unix(path) => self.unix.push((path.clone(), UnixOptions::default())),
             Address::Memory(name) => self.name = Some(name.clone()),
-            Address::Tcp(_) | Address::Tls(_) => self.network.push(address.clone()),
+            Address::Tcp(_) | Address::Tls(_) | Address::WebSocket(_) => self.network.push(address.clone()),
         }
         self
     }
@@ -262,6 +268,13 @@ impl BusBuilder {
     /// ```
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Says whom to let in at all addresses where WebSocket is spoken: origins of pages, and names of the bus.
+    #[cfg(feature = "websocket")]
+    pub fn websocket(mut self, options: WebSocketOptions) -> Self {
+        self.websocket = options;
         self
     }
 
@@ -332,6 +345,8 @@ impl BusBuilder {
             anyone: self.anyone || !self.policy.is_open(),
             #[cfg(feature = "tls")]
             tls: tls.clone(),
+            #[cfg(feature = "websocket")]
+            websocket: self.websocket,
         };
         for address in &self.network {
             #[cfg(feature = "tcp")]

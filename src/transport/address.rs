@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::BusError;
+use crate::limits;
 
 /// An address of a bus, as it is written on a command line.
 ///
@@ -15,6 +16,8 @@ use crate::error::BusError;
 /// | `mem:NAME` | a listener in this process |
 /// | `tcp://HOST:PORT` | TCP; `HOST` is a name, an IPv4 address or an IPv6 address in brackets |
 /// | `tls://HOST:PORT` | TLS over TCP; the certificate has to be for `HOST` |
+/// | `ws://HOST:PORT/PATH` | WebSocket over TCP; without `:PORT` it is 80, and without `/PATH` it is `/` |
+/// | `wss://HOST:PORT/PATH` | WebSocket over TLS; without `:PORT` it is 443 |
 ///
 /// # Examples
 /// ```
@@ -37,6 +40,8 @@ pub enum Address {
     Tcp(Endpoint),
     /// A TCP port where TLS is spoken.
     Tls(Endpoint),
+    /// A TCP port where WebSocket is spoken, with TLS below it or without.
+    WebSocket(WebSocketAddress),
 }
 
 /// A port of a host.
@@ -97,6 +102,88 @@ impl Endpoint {
     }
 }
 
+/// A path of a host where WebSocket is spoken.
+///
+/// # Examples
+/// ```
+/// use whispeer::Address;
+///
+/// let Address::WebSocket(address) = "wss://bus.example.com/bus".parse()? else { panic!("it is one") };
+/// assert_eq!((address.endpoint().port(), address.path(), address.is_secure()), (443, "/bus", true));
+/// assert_eq!(address.to_string(), "wss://bus.example.com/bus");
+/// # Ok::<(), whispeer::BusError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WebSocketAddress {
+    endpoint: Endpoint,
+    path: String,
+    secure: bool,
+}
+
+impl WebSocketAddress {
+    /// The host and the port, which is 80 or, with TLS, 443 if the address names none.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The path, which begins with a slash.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether it is spoken over TLS (`wss`).
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    fn default_port(secure: bool) -> u16 {
+        if secure { 443 } else { 80 }
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.secure { "wss" } else { "ws" }
+    }
+
+    /// The host, and the port unless it is the default: as it stands in the address and in a request.
+    pub(super) fn authority(&self) -> String {
+        let text = self.endpoint.to_string();
+        let default = format!(":{}", Self::default_port(self.secure));
+        text.strip_suffix(&default).map(str::to_owned).unwrap_or(text)
+    }
+
+    fn read(text: &str, secure: bool) -> Result<Self, &'static str> {
+        let (authority, path) = text.split_at(text.find(['/', '?', '#']).unwrap_or(text.len()));
+        let behind_host = authority.rfind(']').map_or(authority, |bracket| &authority[bracket..]);
+        let endpoint = match behind_host.contains(':') {
+            true => Endpoint::read(authority),
+            false => Endpoint::read(&format!("{authority}:{}", Self::default_port(secure))),
+        }?;
+        if path.contains(['?', '#']) {
+            return Err("the address of a WebSocket ends with its path, without \"?\" and \"#\"");
+        }
+        // What a path may consist of (RFC 3986, section 3.3).
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&byte);
+        if !path.bytes().all(allowed) {
+            return Err("the path has characters that belong into no path; write them as %XX");
+        }
+        if path.len() > limits::WEBSOCKET_PATH {
+            return Err("the path is longer than 1,024 bytes");
+        }
+        let path = if path.is_empty() { "/" } else { path };
+        Ok(Self { endpoint, path: path.to_owned(), secure })
+    }
+}
+
+impl fmt::Display for WebSocketAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.path == "/" { "" } else { &self.path };
+        write!(formatter, "{}://{}{path}", self.scheme(), self.authority())
+    }
+}
+
 const NO_PORT: &str = "a port is missing; give one such as localhost:4242";
 
 impl FromStr for Endpoint {
@@ -138,6 +225,7 @@ impl Address {
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {
         match self {
             Self::Tcp(endpoint) | Self::Tls(endpoint) => Some(endpoint),
+            Self::WebSocket(address) => Some(&address.endpoint),
             Self::Memory(_) | Self::Unix(_) => None,
         }
     }
@@ -146,7 +234,10 @@ impl Address {
     #[cfg(feature = "tcp")]
     pub(super) fn with_port(&self, port: u16) -> Self {
         let mut address = self.clone();
-        if let Self::Tcp(endpoint) | Self::Tls(endpoint) = &mut address {
+        if let Self::Tcp(endpoint)
+        | Self::Tls(endpoint)
+        | Self::WebSocket(WebSocketAddress { endpoint, .. }) = &mut address
+        {
             endpoint.port = port;
         }
         address
@@ -181,13 +272,25 @@ impl FromStr for Address {
         if let Some(endpoint) = text.strip_prefix("tls://") {
             return endpoint.parse().map(Self::Tls);
         }
+        for (scheme, secure) in [("ws://", false), ("wss://", true)] {
+            let Some(rest) = text.strip_prefix(scheme) else { continue };
+            return WebSocketAddress::read(rest, secure).map(Self::WebSocket).map_err(|reason| {
+                // What stands in a query or before the host may be a secret.
+                let shown = without_credentials(rest).split(['?', '#']).next().unwrap_or_default();
+                BusError::Connect {
+                    address: format!("{scheme}{shown}"),
+                    reason: reason.to_owned(),
+                    source: None,
+                }
+            });
+        }
         if text.is_empty() {
             return refuse("the address is empty; give a socket's path such as \"my_bus\"");
         }
         if let Some((scheme, _)) = text.split_once("://") {
             return refuse(&format!(
                 "\"{scheme}://\" is not a transport of this build; use unix:PATH, tcp://HOST:PORT, \
-                 tls://HOST:PORT or mem:NAME"
+                 tls://HOST:PORT, ws://HOST:PORT/PATH, wss://HOST:PORT/PATH or mem:NAME"
             ));
         }
         Ok(Self::Unix(text.into()))
@@ -201,6 +304,7 @@ impl fmt::Display for Address {
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
             Self::Tcp(endpoint) => write!(formatter, "tcp://{endpoint}"),
             Self::Tls(endpoint) => write!(formatter, "tls://{endpoint}"),
+            Self::WebSocket(address) => address.fmt(formatter),
         }
     }
 }
@@ -218,9 +322,33 @@ mod tests {
             "tcp://10.0.0.1:0",
             "tls://bus.example.com:4242",
             "tcp://[fe80::1]:65535",
+            "ws://localhost:4242",
+            "ws://localhost:0/a/bus",
+            "ws://[::1]:4242",
+            "ws://[::1]/bus",
+            "ws://10.0.0.1:443",
+            "wss://bus.example.com/b%20us",
+            "wss://bus.example.com:80/~bus@home",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_websocket_has_the_ports_and_the_path_of_http_unless_it_says_others() {
+        for (text, host, port, path, secure) in [
+            ("ws://localhost", "localhost", 80, "/", false),
+            ("ws://localhost:80/", "localhost", 80, "/", false),
+            ("wss://[::1]/bus", "::1", 443, "/bus", true),
+            ("wss://host:4242/a/b", "host", 4242, "/a/b", true),
+        ] {
+            let Address::WebSocket(address) = text.parse().unwrap() else { panic!("{text}") };
+            let endpoint = address.endpoint();
+            assert_eq!((endpoint.host(), endpoint.port()), (host, port), "{text}");
+            assert_eq!((address.path(), address.is_secure()), (path, secure), "{text}");
+            assert_eq!(address.to_string().parse::<Address>().unwrap(), Address::WebSocket(address));
+        }
+        assert_eq!("ws://localhost:80/".parse::<Address>().unwrap().to_string(), "ws://localhost");
     }
 
     #[test]
@@ -236,6 +364,14 @@ mod tests {
             ("tcp://[::1]4242", "port"),
             ("tcp://alice:secret@host:1", "credentials"),
             ("tcp://host/path:1", "host"),
+            ("ws://:80/", "host"),
+            ("ws://::1/", "brackets"),
+            ("ws://[::1/", "bracket"),
+            ("ws://host:http/", "number"),
+            ("ws://host/b us", "%XX"),
+            ("ws://host/bus?token=secret", "path"),
+            ("wss://host/#secret", "path"),
+            ("wss://alice:secret@host/", "credentials"),
             ("", "empty"),
             ("smoke://hill", "transport"),
         ] {

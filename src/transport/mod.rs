@@ -39,6 +39,8 @@ mod unix;
 #[cfg(not(feature = "unix"))]
 #[path = "unix_absent.rs"]
 mod unix;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 use std::fmt;
 use std::io;
@@ -46,7 +48,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-pub use address::{Address, Endpoint};
+pub use address::{Address, Endpoint, WebSocketAddress};
 pub use batch::Batch;
 pub(crate) use batch::EncodedRun;
 pub use in_place::RunInPlace;
@@ -63,6 +65,8 @@ pub(crate) use tls::LiveTls;
 #[cfg(feature = "tls")]
 pub use tls::{ClientAuth, ClientTls, ServerTls};
 pub use unix::{UnixListener, UnixOptions, connect_unix};
+#[cfg(feature = "websocket")]
+pub use websocket::WebSocketOptions;
 
 use crate::auth::Principal;
 #[cfg(not(feature = "tcp"))]
@@ -150,7 +154,7 @@ pub trait LinkReceiver: Send + 'static {
 pub struct Peer {
     /// What the transport can prove of the peer.
     pub principal: Principal,
-    /// The transport's name: `memory`, `unix`, `tcp`, `tls`.
+    /// The transport's name: `memory`, `unix`, `tcp`, `tls`, `ws`, `wss`.
     pub transport: &'static str,
 }
 
@@ -260,9 +264,9 @@ pub async fn connect_with(address: &Address, options: &ConnectOptions) -> BusRes
         Address::Unix(path) if options.lasting => unix::connect_lasting(path).await,
         Address::Unix(path) => connect_unix(path).await,
         #[cfg(feature = "tcp")]
-        Address::Tcp(_) | Address::Tls(_) => network::connect(address, options).await,
+        Address::Tcp(_) | Address::Tls(_) | Address::WebSocket(_) => network::connect(address, options).await,
         #[cfg(not(feature = "tcp"))]
-        Address::Tcp(_) | Address::Tls(_) => {
+        Address::Tcp(_) | Address::Tls(_) | Address::WebSocket(_) => {
             let _ = options;
             Err(BusError::Connect {
                 address: address.to_string(),

@@ -1,16 +1,18 @@
-//! What is spoken over TCP: frames as they are, or TLS.
+//! What is spoken over TCP: frames as they are, TLS, or WebSocket over either.
 
 use std::io;
-#[cfg(feature = "tls")]
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "tls", feature = "websocket"))]
 use super::Opening;
+use super::socket::Socket;
 use super::tcp::{self, TcpListener};
 #[cfg(feature = "tls")]
-use super::tls::{self, LiveTls};
-use super::{Accepted, Address, ConnectOptions, Link, Listener, Peer, resume};
+use super::tls::{self, LiveTls, Spoken};
+#[cfg(feature = "websocket")]
+use super::websocket::{self, Rules, WebSocketOptions};
+use super::{Accepted, Address, ConnectOptions, Endpoint, Link, Listener, Peer, resume};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 
@@ -22,6 +24,8 @@ pub(crate) struct ListenOptions {
     /// Without it there is no TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<LiveTls>>,
+    #[cfg(feature = "websocket")]
+    pub(crate) websocket: WebSocketOptions,
 }
 
 /// What is spoken over the connections of one listener.
@@ -30,6 +34,10 @@ enum Protocol {
     Frames,
     #[cfg(feature = "tls")]
     Tls(Arc<LiveTls>),
+    #[cfg(feature = "websocket")]
+    WebSocket(Arc<Rules>),
+    #[cfg(all(feature = "tls", feature = "websocket"))]
+    WebSocketOverTls(Arc<Rules>, Arc<LiveTls>),
 }
 
 /// Accepts connections on one address of a network.
@@ -63,24 +71,43 @@ impl NetworkListener {
 impl Protocol {
     /// What is spoken at an address, and whether everybody who speaks it proves who he is.
     fn of(address: &Address, options: &ListenOptions) -> BusResult<(Self, bool)> {
+        let failed = |reason: &str| BusError::Listen {
+            address: address.to_string(),
+            reason: reason.into(),
+            source: None,
+        };
+        #[cfg(feature = "tls")]
+        let tls = || {
+            let tls = options.tls.as_ref().ok_or_else(|| {
+                failed(
+                    "TLS needs a certificate and its key (`BusBuilder::tls`, `--tls-cert` and `--tls-key`); \
+                     `whispeer certs` makes them",
+                )
+            })?;
+            BusResult::Ok((Arc::clone(tls), tls.source().requires_clients_to_prove()))
+        };
+        #[cfg(not(any(feature = "tls", feature = "websocket")))]
+        let _ = options;
+        #[cfg(not(feature = "tls"))]
+        let without_tls = || failed("whispeer was built without the feature `tls`");
         match address {
             #[cfg(feature = "tls")]
-            Address::Tls(_) => match &options.tls {
-                Some(tls) => Ok((Self::Tls(Arc::clone(tls)), tls.source().requires_clients_to_prove())),
-                None => Err(BusError::Listen {
-                    address: address.to_string(),
-                    reason: "TLS needs a certificate and its key (`BusBuilder::tls`, `--tls-cert` and \
-                             `--tls-key`); `whispeer certs` makes them"
-                        .into(),
-                    source: None,
-                }),
-            },
+            Address::Tls(_) => tls().map(|(tls, proves)| (Self::Tls(tls), proves)),
             #[cfg(not(feature = "tls"))]
-            Address::Tls(_) => Err(BusError::Listen {
-                address: address.to_string(),
-                reason: "whispeer was built without the feature `tls`".into(),
-                source: None,
-            }),
+            Address::Tls(_) => Err(without_tls()),
+            #[cfg(feature = "websocket")]
+            Address::WebSocket(address) => {
+                let rules = Arc::new(Rules::new(address, &options.websocket)?);
+                match address.is_secure() {
+                    false => Ok((Self::WebSocket(rules), false)),
+                    #[cfg(feature = "tls")]
+                    true => tls().map(|(tls, proves)| (Self::WebSocketOverTls(rules, tls), proves)),
+                    #[cfg(not(feature = "tls"))]
+                    true => Err(without_tls()),
+                }
+            }
+            #[cfg(not(feature = "websocket"))]
+            Address::WebSocket(_) => Err(failed("whispeer was built without the feature `websocket`")),
             _ => Ok((Self::Frames, false)),
         }
     }
@@ -98,8 +125,27 @@ impl Listener for NetworkListener {
             Protocol::Tls(tls) => {
                 let tls = Arc::clone(tls);
                 let handshake = Box::pin(async move {
-                    let (stream, principal) = tls::accept(socket, address, &tls).await?;
+                    let (stream, principal) = tls::accept(socket, address, &tls, Spoken::Frames).await?;
                     Ok((resume::link(stream), Peer { principal, transport: "tls" }))
+                });
+                Accepted::Opening(Opening { remote: address.to_string(), handshake })
+            }
+            #[cfg(feature = "websocket")]
+            Protocol::WebSocket(rules) => {
+                let rules = Arc::clone(rules);
+                let handshake = Box::pin(async move {
+                    let peer = Peer { principal: Principal::Network { address }, transport: "ws" };
+                    Ok((resume::link(websocket::accept(socket, &rules).await?), peer))
+                });
+                Accepted::Opening(Opening { remote: address.to_string(), handshake })
+            }
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Protocol::WebSocketOverTls(rules, tls) => {
+                let (rules, tls) = (Arc::clone(rules), Arc::clone(tls));
+                let handshake = Box::pin(async move {
+                    let (stream, principal) = tls::accept(socket, address, &tls, Spoken::Http).await?;
+                    let peer = Peer { principal, transport: "wss" };
+                    Ok((resume::link(websocket::accept(stream, &rules).await?), peer))
                 });
                 Accepted::Opening(Opening { remote: address.to_string(), handshake })
             }
@@ -131,25 +177,53 @@ pub(super) async fn connect(address: &Address, options: &ConnectOptions) -> BusR
         #[cfg(feature = "tls")]
         Address::Tls(_) => {
             let socket = tcp::connect(endpoint, address).await?;
-            match tls::connect(socket, endpoint.host(), options.tls.clone()).await? {
+            match tls::connect(socket, endpoint.host(), options.tls.clone(), Spoken::Frames).await? {
                 Ok(stream) => Ok(resume::link(stream)),
                 Err(error) => Err(failed(error.to_string(), Some(error))),
             }
+        }
+        #[cfg(feature = "websocket")]
+        Address::WebSocket(websocket) => {
+            let linked = match websocket.is_secure() {
+                false => {
+                    let socket = connect_plain(endpoint, address, options).await?;
+                    websocket::connect(socket, websocket).await.map(resume::link)
+                }
+                #[cfg(feature = "tls")]
+                true => {
+                    let socket = tcp::connect(endpoint, address).await?;
+                    match tls::connect(socket, endpoint.host(), options.tls.clone(), Spoken::Http).await? {
+                        Ok(stream) => websocket::connect(stream, websocket).await.map(resume::link),
+                        Err(error) => Err(error),
+                    }
+                }
+                #[cfg(not(feature = "tls"))]
+                true => return Err(failed("whispeer was built without the feature `tls`".into(), None)),
+            };
+            linked.map_err(|error| failed(error.to_string(), Some(error)))
+        }
+        #[cfg(not(feature = "websocket"))]
+        Address::WebSocket(_) => {
+            Err(failed("whispeer was built without the feature `websocket`".into(), None))
         }
         #[cfg(not(feature = "tls"))]
         Address::Tls(_) => {
             let _ = options;
             Err(failed("whispeer was built without the feature `tls`".into(), None))
         }
-        _ => {
-            let socket = tcp::connect(endpoint, address).await?;
-            if options.confidential && !socket.is_local() {
-                return Err(failed(
-                    "credentials are not sent to another host unencrypted; use tls://, or show none".into(),
-                    None,
-                ));
-            }
-            Ok(resume::link(socket))
-        }
+        _ => Ok(resume::link(connect_plain(endpoint, address, options).await?)),
     }
+}
+
+/// Connects without encryption, unless others would see what they may not.
+async fn connect_plain(endpoint: &Endpoint, address: &Address, options: &ConnectOptions) -> BusResult<Socket> {
+    let socket = tcp::connect(endpoint, address).await?;
+    if options.confidential && !socket.is_local() {
+        return Err(BusError::Connect {
+            address: address.to_string(),
+            reason: "credentials are not sent to another host unencrypted; use tls:// or wss://, or show none".into(),
+            source: None,
+        });
+    }
+    Ok(socket)
 }

@@ -9,6 +9,9 @@ macro_rules! instantiate {
         instantiate!(@on unix_with_workers, UnixWorkers, $($case),*);
         instantiate!(@on tcp, Tcp, $($case),*);
         instantiate!(@on tls, Tls, $($case),*);
+        instantiate!(@on ws, Ws, $($case),*);
+        instantiate!(@on wss, Wss, $($case),*);
+        instantiate!(@on ws_and_unix, WsAndUnix, $($case),*);
         instantiate!(@on tls_and_tcp, TlsAndTcp, $($case),*);
         instantiate!(@on unix_and_tls, UnixAndTls, $($case),*);
         instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);

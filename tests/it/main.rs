@@ -29,3 +29,4 @@ mod turns;
 mod unix;
 mod unread;
 mod values;
+mod websocket;

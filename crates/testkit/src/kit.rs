@@ -37,6 +37,10 @@ pub enum Transport {
     Tcp,
     /// All over TLS, on one thread.
     Tls,
+    /// All over WebSocket, on one thread.
+    Ws,
+    /// All over WebSocket over TLS, on one thread.
+    Wss,
     /// The first over the Unix socket, the second over memory, and so on; on two threads.
     UnixAndMemory,
     /// The first over memory, the second over the Unix socket, and so on; on two threads.
@@ -45,6 +49,8 @@ pub enum Transport {
     TlsAndTcp,
     /// The first over a Unix socket, the second over TLS, and so on; on two threads.
     UnixAndTls,
+    /// The first over WebSocket, the second over a Unix socket, and so on; on two threads.
+    WsAndUnix,
 }
 
 /// What one client's connection is.
@@ -54,6 +60,8 @@ enum Over {
     Unix,
     Tcp,
     Tls,
+    Ws,
+    Wss,
 }
 
 impl Transport {
@@ -64,10 +72,13 @@ impl Transport {
             Self::Unix | Self::UnixWorkers => [Over::Unix; 2],
             Self::Tcp => [Over::Tcp; 2],
             Self::Tls => [Over::Tls; 2],
+            Self::Ws => [Over::Ws; 2],
+            Self::Wss => [Over::Wss; 2],
             Self::UnixAndMemory => [Over::Unix, Over::Memory],
             Self::MemoryAndUnix => [Over::Memory, Over::Unix],
             Self::TlsAndTcp => [Over::Tls, Over::Tcp],
             Self::UnixAndTls => [Over::Unix, Over::Tls],
+            Self::WsAndUnix => [Over::Ws, Over::Unix],
         }
     }
 
@@ -87,6 +98,8 @@ impl Over {
             Self::Unix => matches!(address, Address::Unix(_)),
             Self::Tcp => matches!(address, Address::Tcp(_)),
             Self::Tls => matches!(address, Address::Tls(_)),
+            Self::Ws => matches!(address, Address::WebSocket(address) if !address.is_secure()),
+            Self::Wss => matches!(address, Address::WebSocket(address) if address.is_secure()),
         }
     }
 }
@@ -148,10 +161,12 @@ impl Kit {
                 Over::Memory => builder,
                 Over::Unix => builder.listen_unix(self.socket()),
                 Over::Tcp => builder.listen(&local("tcp")),
-                Over::Tls => {
+                Over::Ws => builder.listen(&local("ws")),
+                Over::Tls | Over::Wss => {
                     let (certificate, key) =
                         (self.certificates.server.pem(), self.certificates.server.key_pem());
-                    builder.tls(ServerTls::pem(certificate, key)).listen(&local("tls"))
+                    let scheme = if way == Over::Tls { "tls" } else { "wss" };
+                    builder.tls(ServerTls::pem(certificate, key)).listen(&local(scheme))
                 }
             };
         }

@@ -7,7 +7,7 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::pem::Pem;
-use super::{FRAMES, provider, versions};
+use super::{Spoken, provider, versions};
 use crate::error::{BusError, BusResult};
 
 /// How a client uses TLS: which CAs it trusts to say who a bus is, and the certificate that it shows.
@@ -73,7 +73,7 @@ impl ClientTls {
     }
 
     /// Reads the files; blocks while it does.
-    pub(super) fn load(&self) -> BusResult<ClientConfig> {
+    pub(super) fn load(&self, spoken: Spoken) -> BusResult<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(self.tls12))
             .map_err(|error| BusError::InvalidSettings(error.to_string()))?
@@ -89,7 +89,7 @@ impl ClientTls {
                     error => certificate.unusable("certificate", &error.to_string()),
                 })?,
         };
-        config.alpn_protocols = vec![FRAMES.to_vec()];
+        config.alpn_protocols = spoken.protocols();
         config.resumption = Resumption::disabled();
         Ok(config)
     }

@@ -30,9 +30,27 @@ pub(crate) use server::LiveTls;
 pub use server::{ClientAuth, ServerTls};
 pub(super) use stream::{accept, connect};
 
-/// What is spoken over the encrypted stream, as the two ends agree on it in the handshake (ALPN): frames. A
-/// server that speaks something else under the same certificate is never mistaken for a bus.
-const FRAMES: &[u8] = b"whispeer/1";
+/// What is spoken over the encrypted stream, as the two ends agree on it in the handshake (ALPN). A server that
+/// speaks something else under the same certificate is never mistaken for a bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// Frames as they are.
+    Frames,
+    /// HTTP, with which a WebSocket begins.
+    #[cfg(feature = "websocket")]
+    Http,
+}
+
+impl Spoken {
+    fn protocols(self) -> Vec<Vec<u8>> {
+        let name: &[u8] = match self {
+            Self::Frames => b"whispeer/1",
+            #[cfg(feature = "websocket")]
+            Self::Http => b"http/1.1",
+        };
+        vec![name.to_vec()]
+    }
+}
 
 /// The algorithms, always these: what else the process has chosen as its default says nothing here.
 fn provider() -> Arc<CryptoProvider> {

@@ -8,7 +8,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::pem::Pem;
-use super::{FRAMES, provider, versions};
+use super::{Spoken, provider, versions};
 use crate::error::BusResult;
 
 /// How a bus uses TLS: its certificate and key, and whether clients have to show certificates of theirs.
@@ -133,7 +133,7 @@ impl ServerTls {
                 error => self.certificate.unusable("certificate", &error.to_string()),
             },
         )?;
-        config.alpn_protocols = vec![FRAMES.to_vec()];
+        config.alpn_protocols = Spoken::Frames.protocols();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
@@ -165,7 +165,32 @@ impl ServerTls {
 #[derive(Debug)]
 pub(crate) struct LiveTls {
     source: ServerTls,
-    config: RwLock<Arc<ServerConfig>>,
+    configs: RwLock<Configs>,
+}
+
+/// One certificate, for each of what is spoken.
+#[derive(Debug)]
+struct Configs {
+    frames: Arc<ServerConfig>,
+    #[cfg(feature = "websocket")]
+    http: Arc<ServerConfig>,
+}
+
+impl Configs {
+    fn load(source: &ServerTls) -> BusResult<Self> {
+        let frames = source.load()?;
+        #[cfg(feature = "websocket")]
+        let http = {
+            let mut http = frames.clone();
+            http.alpn_protocols = Spoken::Http.protocols();
+            Arc::new(http)
+        };
+        Ok(Self {
+            frames: Arc::new(frames),
+            #[cfg(feature = "websocket")]
+            http,
+        })
+    }
 }
 
 impl LiveTls {
@@ -174,8 +199,8 @@ impl LiveTls {
     /// # Errors
     /// What cannot be used, and why.
     pub(crate) fn load(source: ServerTls) -> BusResult<Self> {
-        let config = RwLock::new(Arc::new(source.load()?));
-        Ok(Self { source, config })
+        let configs = RwLock::new(Configs::load(&source)?);
+        Ok(Self { source, configs })
     }
 
     /// Reads the files again, for connections from now on. Everything stays as it is when one of them cannot be
@@ -184,8 +209,8 @@ impl LiveTls {
     /// # Errors
     /// What cannot be used, and why.
     pub(crate) fn reload(&self) -> BusResult<()> {
-        let config = Arc::new(self.source.load()?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let configs = Configs::load(&self.source)?;
+        *self.configs.write().unwrap_or_else(PoisonError::into_inner) = configs;
         Ok(())
     }
 
@@ -193,7 +218,12 @@ impl LiveTls {
         &self.source
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn config(&self, spoken: Spoken) -> Arc<ServerConfig> {
+        let configs = self.configs.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(match spoken {
+            Spoken::Frames => &configs.frames,
+            #[cfg(feature = "websocket")]
+            Spoken::Http => &configs.http,
+        })
     }
 }

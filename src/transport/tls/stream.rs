@@ -11,7 +11,7 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 use tokio::task::spawn_blocking;
 
 use super::explain::{as_io, explain};
-use super::{ClientTls, LiveTls, identity};
+use super::{ClientTls, LiveTls, Spoken, identity};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::transport::channel::Channel;
@@ -216,9 +216,10 @@ pub(in crate::transport) async fn accept(
     socket: Socket,
     address: SocketAddr,
     tls: &LiveTls,
+    spoken: Spoken,
 ) -> BusResult<(TlsStream, Principal)> {
     let failed = |reason: String| BusError::Disconnected { reason: format!("no TLS connection: {reason}") };
-    let connection = ServerConnection::new(tls.config()).map_err(|error| failed(explain(&error)))?;
+    let connection = ServerConnection::new(tls.config(spoken)).map_err(|error| failed(explain(&error)))?;
     let stream = TlsStream::new(socket, connection);
     poll_fn(|context| stream.poll_handshake(context)).await.map_err(|error| failed(error.to_string()))?;
     let principal = match stream.peer_name()? {
@@ -237,9 +238,10 @@ pub(in crate::transport) async fn connect(
     socket: Socket,
     host: &str,
     tls: ClientTls,
+    spoken: Spoken,
 ) -> BusResult<io::Result<TlsStream>> {
     let failed = |reason: String| Ok(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
-    let config = match spawn_blocking(move || tls.load()).await {
+    let config = match spawn_blocking(move || tls.load(spoken)).await {
         Ok(config) => config?,
         // It does not panic, and nobody aborts it: the runtime ends.
         Err(_) => return Err(BusError::Closed { what: "the runtime".into() }),

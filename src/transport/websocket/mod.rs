@@ -1,0 +1,74 @@
+//! WebSocket over TCP or TLS (RFC 6455): for browsers, and where only HTTP comes through.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `frames` | WebSocket's frames, taken apart where they were read, and their headers; no I/O |
+//! | `stream` | the stream of bytes that binary messages carry |
+//! | `accept` | the handshake of a bus, and whom it refuses |
+//! | `connect` | the handshake of a client |
+//! | `http` | reading and writing the heads of both |
+//!
+//! The frames of whispeer are the content of binary messages, one stream of bytes whose division into messages
+//! means nothing. HTTP and the headers of WebSocket's frames are tungstenite's. Its socket is not used: that puts
+//! each message together in a buffer which grows to the largest there was, and then stays with an idle connection.
+
+mod accept;
+mod connect;
+mod frames;
+mod http;
+mod stream;
+
+pub(super) use accept::{Rules, accept};
+pub(super) use connect::connect;
+
+/// The sub-protocol that both sides name in the handshake: frames of version 1, in binary messages.
+const SUB_PROTOCOL: &str = "whispeer.v1";
+
+/// Whom a bus lets in over WebSocket, beside what its addresses say.
+///
+/// Pages of browsers can reach a bus wherever the browser's user can, so their origin has to be listed, on the
+/// loopback too. Programs that are no browsers send no `Origin` and need not be listed.
+///
+/// # Examples
+/// ```
+/// use whispeer::prelude::*;
+/// use whispeer::transport::WebSocketOptions;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let options = WebSocketOptions::new().origin("https://app.example.com").host("bus.example.com");
+/// let bus = Bus::builder().websocket(options).listen(&"ws://localhost:0/bus".parse()?).start()?;
+/// Client::connect(&bus.local_addrs()[0].to_string()).await?.ping().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct WebSocketOptions {
+    origins: Vec<String>,
+    hosts: Vec<String>,
+}
+
+impl WebSocketOptions {
+    /// No page of a browser comes in, and the bus is addressed by `localhost`, by IP addresses and by the host
+    /// that it listens on.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets pages of this origin in, such as `https://app.example.com`: scheme, host, and the port if the browser
+    /// shows one.
+    pub fn origin(mut self, origin: impl Into<String>) -> Self {
+        self.origins.push(origin.into());
+        self
+    }
+
+    /// Answers requests that are addressed to this host too, such as the name under which a proxy passes them on.
+    ///
+    /// Others are refused: a page could have given a name of its own the address of the bus, and would count as
+    /// being of the same origin (DNS rebinding).
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.hosts.push(host.into());
+        self
+    }
+}
