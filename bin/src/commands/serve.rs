@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use whispeer::auth::{AuthSettings, Policy};
 use whispeer::bus::{Bus, BusHandle};
-use whispeer::transport::{ClientAuth, ServerTls, UnixListener, UnixOptions};
+use whispeer::transport::{ClientAuth, ServerTls, UnixListener, UnixOptions, WebSocketOptions};
 use whispeer::{Address, BusError};
 
 use crate::connection::{ADDRESS_VARIABLE, BusChoice, resolve};
@@ -14,7 +14,7 @@ use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
 use crate::output;
 use crate::service::{Passed, Watchdog, notices};
-use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls};
+use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls, WebSocket};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +24,7 @@ Examples:
   whispeer serve my_bus --frame-limit 64MiB --block-limit 200ms
   whispeer serve 'tls://[::]:4242' --tls-cert certs/server.pem --tls-key certs/server.key \
       --tls-client-ca certs/ca.pem                  between hosts; `whispeer certs` makes the files
+  whispeer serve ws://localhost:8080/bus --websocket-origins https://app.example.com
   whispeer serve --config whispeer.toml
 
 Each flag can also be a variable (--frame-limit is WHISPEER_FRAME_LIMIT) or a line of the file that
@@ -220,6 +221,7 @@ fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
     if let Some(path) = &configuration.policy {
         builder = builder.policy(policy(path).map_err(|error| Failure::usage(error.to_string()))?);
     }
+    builder = builder.websocket(websocket(&configuration.websocket));
     builder.start().map_err(|error| explain(&error, &addresses).into())
 }
 
@@ -270,6 +272,12 @@ fn policy(path: &Path) -> Result<Policy, BusError> {
 fn missing(key: &str, what: &str, flag: &str) -> anyhow::Error {
     let failure = Failure::usage(format!("{key} is missing: {what}"));
     failure.help(format!("give {flag} FILE; `whispeer certs` makes such files")).into()
+}
+
+/// Whom the bus lets in where WebSocket is spoken.
+fn websocket(settings: &WebSocket) -> WebSocketOptions {
+    let options = settings.origins.iter().fold(WebSocketOptions::new(), WebSocketOptions::origin);
+    settings.hosts.iter().fold(options, WebSocketOptions::host)
 }
 
 fn unix_options(configuration: &Configuration) -> UnixOptions {

@@ -84,11 +84,13 @@ impl FromArgMatches for Given {
 }
 
 fn flag(setting: &'static Setting) -> Arg {
-    Arg::new(setting.key)
+    let flag = Arg::new(setting.key)
         .long(setting.flag())
         .value_name(setting.kind.value_name())
         .value_parser(Checked(setting))
-        .help(help(setting))
+        .help(help(setting));
+    // A list goes on with a comma, and with the flag again.
+    if setting.kind.is_list() { flag.action(ArgAction::Append).value_delimiter(',') } else { flag }
 }
 
 /// A list is what stands on the command line without a flag.
@@ -241,6 +243,16 @@ mod tests {
         assert_eq!(given.values["frame_limit"], ("--frame-limit".to_owned(), vec!["1MiB".to_owned()]));
         assert_eq!(given.values["block"], ("--no-block".to_owned(), vec!["false".to_owned()]));
         assert!(!given.has("grace"));
+    }
+
+    #[test]
+    fn a_list_goes_on_with_a_comma_or_with_its_flag_again() {
+        let given = given("--websocket-hosts a,b --websocket-hosts c").unwrap();
+        let (flag, words) = &given.values["websocket.hosts"];
+        assert_eq!(
+            (flag.as_str(), &words[..]),
+            ("--websocket-hosts", &["a", "b", "c"].map(String::from)[..])
+        );
     }
 
     #[test]

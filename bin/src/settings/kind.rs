@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Choice(&'static [&'static str], fn(&mut Configuration) -> &mut &'static str),
     /// Addresses of buses; in a file, relative paths are relative to the file.
     Addresses(fn(&mut Configuration) -> &mut Vec<String>),
+    /// A list of words.
+    Words(fn(&mut Configuration) -> &mut Vec<String>),
     /// A file, or none; in a file, a relative path is relative to that file.
     Path(fn(&mut Configuration) -> &mut Option<PathBuf>),
 }
@@ -49,6 +51,7 @@ impl Kind {
             Self::Window(_) => "messages, or messages and bytes as a string, such as \"1024,1MiB\"",
             Self::Filter(_) => "a string, such as \"info\" or \"warn,whispeer=debug\"",
             Self::Addresses(_) => "a list of addresses, such as [\"unix:my_bus\"]",
+            Self::Words(_) => "a list of strings, such as [\"one\", \"another\"]",
             Self::Path(_) => "the path of a file as a string",
         };
         expected.to_owned()
@@ -66,6 +69,7 @@ impl Kind {
             Self::Window(_) => "MESSAGES[,SIZE]",
             Self::Filter(_) => "FILTER",
             Self::Addresses(_) => "ADDR",
+            Self::Words(_) => "WORD,…",
             Self::Path(_) => "FILE",
         };
         name.to_owned()
@@ -73,7 +77,7 @@ impl Kind {
 
     /// Whether several values can be given.
     pub(super) fn is_list(&self) -> bool {
-        matches!(self, Self::Addresses(_))
+        matches!(self, Self::Addresses(_) | Self::Words(_))
     }
 
     /// Reads what was given on the command line or in the environment.
@@ -82,7 +86,7 @@ impl Kind {
     /// How to write it.
     pub(super) fn read_words(&self, into: &mut Configuration, words: &[String]) -> Result<(), String> {
         match self {
-            Self::Addresses(place) => *place(into) = words.to_vec(),
+            Self::Addresses(place) | Self::Words(place) => *place(into) = words.to_vec(),
             _ => {
                 for word in words {
                     self.read_word(into, word)?;
@@ -121,7 +125,7 @@ impl Kind {
                 let chosen = words.iter().find(|choice| **choice == word);
                 *place(into) = chosen.ok_or_else(|| format!("write {}", self.expected()))?;
             }
-            Self::Addresses(place) => *place(into) = vec![word.to_owned()],
+            Self::Addresses(place) | Self::Words(place) => *place(into) = vec![word.to_owned()],
             Self::Path(place) => *place(into) = Some(word.into()),
         }
         Ok(())
@@ -145,6 +149,11 @@ impl Kind {
                 let words = words.ok_or_else(wrong)?;
                 let addresses: Result<_, String> = words.iter().map(|word| address(word, base)).collect();
                 *place(into) = addresses?;
+            }
+            (Self::Words(place), DeValue::Array(words)) => {
+                let words: Option<Vec<_>> =
+                    words.iter().map(|word| word.get_ref().as_str().map(str::to_owned)).collect();
+                *place(into) = words.ok_or_else(wrong)?;
             }
             (Self::Path(place), DeValue::String(path)) if !path.is_empty() => {
                 *place(into) = Some(base.join(&**path));
@@ -187,7 +196,7 @@ impl Kind {
             }
             Self::Filter(place) => Value::from(place(from).clone()),
             Self::Choice(_, place) => Value::from(*place(from)),
-            Self::Addresses(place) => Value::from(place(from).clone()),
+            Self::Addresses(place) | Self::Words(place) => Value::from(place(from).clone()),
             Self::Path(place) => {
                 place(from).as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy()))
             }
@@ -205,7 +214,7 @@ impl Kind {
             Self::Window(place) => *place(into) = *place(from),
             Self::Filter(place) => *place(into) = std::mem::take(place(from)),
             Self::Choice(_, place) => *place(into) = *place(from),
-            Self::Addresses(place) => *place(into) = std::mem::take(place(from)),
+            Self::Addresses(place) | Self::Words(place) => *place(into) = std::mem::take(place(from)),
             Self::Path(place) => *place(into) = place(from).take(),
         }
     }

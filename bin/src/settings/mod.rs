@@ -43,6 +43,14 @@ pub(crate) struct Configuration {
     pub(crate) workers: usize,
     pub(crate) bus: Settings,
     pub(crate) tls: Tls,
+    pub(crate) websocket: WebSocket,
+}
+
+/// Whom a bus lets in where WebSocket is spoken.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct WebSocket {
+    pub(crate) origins: Vec<String>,
+    pub(crate) hosts: Vec<String>,
 }
 
 /// The certificate of a bus, and what it asks of its clients.
@@ -92,6 +100,7 @@ impl Default for Configuration {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             bus: Settings::default(),
             tls: Tls::default(),
+            websocket: WebSocket::default(),
         }
     }
 }

@@ -75,7 +75,7 @@ impl Setting {
 pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new(
         "listen",
-        "Where to listen: a socket's path, unix:PATH, tcp://HOST:PORT, tls://HOST:PORT or @NAME",
+        "Where to listen: a socket's path, {tcp,tls}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME",
         Kind::Addresses(|all| &mut all.listen),
     )
     .more(&["In the environment a comma stands between addresses."])
@@ -145,6 +145,20 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "Oldest version of TLS that is spoken",
         Kind::Choice(&[Tls::VERSION_1_3, Tls::VERSION_1_2], |all| &mut all.tls.min_version),
     ),
+    Setting::new(
+        "websocket.origins",
+        "Origins of web pages that may connect by WebSocket",
+        Kind::Words(|all| &mut all.websocket.origins),
+    )
+    .more(&["Programs that are no browsers send no origin, and are let in."])
+    .example(r#"["https://app.example.com"]"#, "none, and no page of a browser is let in"),
+    Setting::new(
+        "websocket.hosts",
+        "Names of the bus that requests by WebSocket may be addressed to",
+        Kind::Words(|all| &mut all.websocket.hosts),
+    )
+    .more(&["IP addresses, localhost and the host that is listened on need not be listed."])
+    .example(r#"["bus.example.com"]"#, "none but these"),
     Setting::new(
         "frame_limit",
         "Largest frame: a payload with its topic and headers",
@@ -260,7 +274,7 @@ mod tests {
     /// The binary's own settings are changed by the binary.
     fn is_own(setting: &Setting) -> bool {
         ["listen", "mode", "allow_anyone", "policy", "grace", "log", "workers"].contains(&setting.key)
-            || setting.key.starts_with("tls.")
+            || ["tls.", "websocket."].iter().any(|table| setting.key.starts_with(table))
     }
 
     #[tokio::test]

@@ -17,3 +17,4 @@ mod requests;
 mod service;
 mod support;
 mod tls;
+mod websocket;
