@@ -80,6 +80,33 @@ pub const WEBSOCKET_MESSAGE: usize = 256 * 1024;
 /// Bytes of the longest path of a WebSocket address; a longer one is refused.
 pub const WEBSOCKET_PATH: usize = 1024;
 
+/// Handshakes of QUIC under way at one address from which on whoever connects has to show first that he can be
+/// reached where he seems to come from. That costs him a round trip; datagrams with made-up addresses get no
+/// further, and cost nothing but an answer as small as they are.
+pub const QUIC_UNVALIDATED: usize = 64;
+
+/// Bytes that are kept of what somebody sends over QUIC whose handshake waits for a place, beside the first
+/// packet: a few more of its size. The rest is lost, and sent again.
+pub const QUIC_INCOMING: u32 = 4 * 1024;
+
+/// Bytes that one side of a QUIC connection may have sent and the other not read, and bytes that a side keeps
+/// until the other has told that they arrived: what the system has for a socket of TCP.
+///
+/// It lies outside of the byte budget, as that does. As much as a default window for messages: 100 MB/s where a
+/// round trip takes 10 ms.
+pub const QUIC_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes of the least that a side of a QUIC connection keeps until they have arrived, however little the path takes:
+/// as much as is written at a time.
+pub const QUIC_KEPT_MIN: u32 = 32 * 1024;
+
+/// Bytes of the largest packet of QUIC that is taken, and told to the other side: what fits an Ethernet.
+pub const QUIC_PACKET: u16 = 1472;
+
+/// Bytes of the system's buffers of a UDP socket that are asked for; it usually gives less. A burst of all
+/// windows of one busy connection fits.
+pub const UDP_BUFFER: usize = 2 * QUIC_WINDOW as usize;
+
 /// Addresses of one host that connecting tries: more than any name service gives for good reason.
 pub const CONNECT_ADDRESSES: usize = 16;
 

@@ -22,13 +22,13 @@ Examples:
 /// A message bus: publish/subscribe and request/response between processes
 ///
 /// `whispeer ADDR...` is short for `whispeer serve ADDR...`. An address is the path of a Unix socket,
-/// `unix:PATH`, `tcp://HOST:PORT`, `tls://HOST:PORT`, `ws://HOST:PORT/PATH`, `wss://HOST:PORT/PATH`, or `@NAME` for a
-/// bus registered under that name.
+/// `unix:PATH`, `tcp://HOST:PORT`, `tls://HOST:PORT`, `quic://HOST:PORT`, `ws://HOST:PORT/PATH`,
+/// `wss://HOST:PORT/PATH`, or `@NAME` for a bus registered under that name.
 #[derive(Debug, Parser)]
 #[command(name = "whispeer", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The bus to use: a socket's path, unix:PATH, {tcp,tls}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME
+    /// The bus to use: a socket's path, {tcp,tls,quic}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME
     /// [default: the registered default]
     #[arg(long, global = true, env = ADDRESS_VARIABLE, value_name = "ADDR", hide_env_values = true)]
     pub(crate) addr: Option<String>,

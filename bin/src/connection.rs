@@ -35,7 +35,9 @@ pub(crate) const FILE_VARIABLES: [&str; 8] = [
 
 /// Files for buses that are reached over TLS.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Options for a bus that asks who you are, or is reached by tls:// or wss://")]
+#[command(
+    next_help_heading = "Options for a bus that asks who you are, or is reached by tls://, quic:// or wss://"
+)]
 pub(crate) struct ClientFiles {
     /// CA of the bus's certificate, in PEM [default: those that the system trusts]
     #[arg(long, global = true, env = FILE_VARIABLES[0], value_name = "FILE", hide_env_values = true)]

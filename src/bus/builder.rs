@@ -23,7 +23,7 @@ use crate::error::{BusError, BusResult};
 #[cfg(feature = "websocket")]
 use crate::transport::WebSocketOptions;
 #[cfg(feature = "tcp")]
-use crate::transport::network::{ListenOptions, NetworkListener};
+use crate::transport::network::{ListenOptions, listen};
 use crate::transport::{Address, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions};
 #[cfg(feature = "tls")]
 use crate::transport::{LiveTls, ServerTls};
@@ -221,7 +221,9 @@ impl BusBuilder {
         match address {
             Address::Unix(path) => self.unix.push((path.clone(), UnixOptions::default())),
             Address::Memory(name) => self.name = Some(name.clone()),
-            Address::Tcp(_) | Address::Tls(_) | Address::WebSocket(_) => self.network.push(address.clone()),
+            Address::Tcp(_) | Address::Tls(_) | Address::Quic(_) | Address::WebSocket(_) => {
+                self.network.push(address.clone());
+            }
         }
         self
     }
@@ -348,10 +350,12 @@ impl BusBuilder {
             #[cfg(feature = "websocket")]
             websocket: self.websocket,
         };
+        #[cfg(feature = "tcp")]
         for address in &self.network {
-            #[cfg(feature = "tcp")]
-            listeners.push(Box::new(NetworkListener::bind(address, &options)?));
-            #[cfg(not(feature = "tcp"))]
+            listeners.push(listen(address, &options)?);
+        }
+        #[cfg(not(feature = "tcp"))]
+        if let Some(address) = self.network.first() {
             return Err(BusError::Listen {
                 address: address.to_string(),
                 reason: "whispeer was built without the feature `tcp`".into(),

@@ -18,6 +18,7 @@ use crate::limits;
 /// | `tls://HOST:PORT` | TLS over TCP; the certificate has to be for `HOST` |
 /// | `ws://HOST:PORT/PATH` | WebSocket over TCP; without `:PORT` it is 80, and without `/PATH` it is `/` |
 /// | `wss://HOST:PORT/PATH` | WebSocket over TLS; without `:PORT` it is 443 |
+/// | `quic://HOST:PORT` | QUIC; the certificate has to be for `HOST` |
 ///
 /// # Examples
 /// ```
@@ -42,6 +43,8 @@ pub enum Address {
     Tls(Endpoint),
     /// A TCP port where WebSocket is spoken, with TLS below it or without.
     WebSocket(WebSocketAddress),
+    /// A UDP port where QUIC is spoken.
+    Quic(Endpoint),
 }
 
 /// A port of a host.
@@ -224,7 +227,7 @@ impl Address {
     #[cfg(feature = "tcp")]
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {
         match self {
-            Self::Tcp(endpoint) | Self::Tls(endpoint) => Some(endpoint),
+            Self::Tcp(endpoint) | Self::Tls(endpoint) | Self::Quic(endpoint) => Some(endpoint),
             Self::WebSocket(address) => Some(&address.endpoint),
             Self::Memory(_) | Self::Unix(_) => None,
         }
@@ -236,6 +239,7 @@ impl Address {
         let mut address = self.clone();
         if let Self::Tcp(endpoint)
         | Self::Tls(endpoint)
+        | Self::Quic(endpoint)
         | Self::WebSocket(WebSocketAddress { endpoint, .. }) = &mut address
         {
             endpoint.port = port;
@@ -272,6 +276,9 @@ impl FromStr for Address {
         if let Some(endpoint) = text.strip_prefix("tls://") {
             return endpoint.parse().map(Self::Tls);
         }
+        if let Some(endpoint) = text.strip_prefix("quic://") {
+            return endpoint.parse().map(Self::Quic);
+        }
         for (scheme, secure) in [("ws://", false), ("wss://", true)] {
             let Some(rest) = text.strip_prefix(scheme) else { continue };
             return WebSocketAddress::read(rest, secure).map(Self::WebSocket).map_err(|reason| {
@@ -290,7 +297,7 @@ impl FromStr for Address {
         if let Some((scheme, _)) = text.split_once("://") {
             return refuse(&format!(
                 "\"{scheme}://\" is not a transport of this build; use unix:PATH, tcp://HOST:PORT, \
-                 tls://HOST:PORT, ws://HOST:PORT/PATH, wss://HOST:PORT/PATH or mem:NAME"
+                 tls://HOST:PORT, quic://HOST:PORT, ws://HOST:PORT/PATH, wss://HOST:PORT/PATH or mem:NAME"
             ));
         }
         Ok(Self::Unix(text.into()))
@@ -305,6 +312,7 @@ impl fmt::Display for Address {
             Self::Tcp(endpoint) => write!(formatter, "tcp://{endpoint}"),
             Self::Tls(endpoint) => write!(formatter, "tls://{endpoint}"),
             Self::WebSocket(address) => address.fmt(formatter),
+            Self::Quic(endpoint) => write!(formatter, "quic://{endpoint}"),
         }
     }
 }
@@ -321,6 +329,7 @@ mod tests {
             "tcp://localhost:4242",
             "tcp://10.0.0.1:0",
             "tls://bus.example.com:4242",
+            "quic://[::1]:4242",
             "tcp://[fe80::1]:65535",
             "ws://localhost:4242",
             "ws://localhost:0/a/bus",

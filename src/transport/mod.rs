@@ -21,7 +21,11 @@ mod lanes;
 mod memory;
 #[cfg(feature = "tcp")]
 pub(crate) mod network;
+#[cfg(any(feature = "unix", feature = "quic", all(test, feature = "tcp")))]
+mod plain;
 mod pool;
+#[cfg(feature = "quic")]
+mod quic;
 #[cfg(any(feature = "tcp", feature = "unix"))]
 mod resume;
 #[cfg(not(any(feature = "tcp", feature = "unix")))]
@@ -154,7 +158,7 @@ pub trait LinkReceiver: Send + 'static {
 pub struct Peer {
     /// What the transport can prove of the peer.
     pub principal: Principal,
-    /// The transport's name: `memory`, `unix`, `tcp`, `tls`, `ws`, `wss`.
+    /// The transport's name: `memory`, `unix`, `tcp`, `tls`, `quic`, `ws`, `wss`.
     pub transport: &'static str,
 }
 
@@ -245,6 +249,7 @@ pub struct ConnectOptions {
     #[cfg(feature = "tls")]
     pub tls: ClientTls,
     /// What nobody else may read is sent first: not over a network as it is.
+    #[cfg_attr(not(feature = "tcp"), expect(dead_code, reason = "there is no network"))]
     pub(crate) confidential: bool,
     /// The link is to outlive its connection, also on a Unix socket.
     pub(crate) lasting: bool,
@@ -264,9 +269,11 @@ pub async fn connect_with(address: &Address, options: &ConnectOptions) -> BusRes
         Address::Unix(path) if options.lasting => unix::connect_lasting(path).await,
         Address::Unix(path) => connect_unix(path).await,
         #[cfg(feature = "tcp")]
-        Address::Tcp(_) | Address::Tls(_) | Address::WebSocket(_) => network::connect(address, options).await,
+        Address::Tcp(_) | Address::Tls(_) | Address::Quic(_) | Address::WebSocket(_) => {
+            network::connect(address, options).await
+        }
         #[cfg(not(feature = "tcp"))]
-        Address::Tcp(_) | Address::Tls(_) | Address::WebSocket(_) => {
+        Address::Tcp(_) | Address::Tls(_) | Address::Quic(_) | Address::WebSocket(_) => {
             let _ = options;
             Err(BusError::Connect {
                 address: address.to_string(),

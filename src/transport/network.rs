@@ -1,4 +1,4 @@
-//! What is spoken over TCP: frames as they are, TLS, or WebSocket over either.
+//! What is spoken on a network: over TCP frames as they are, TLS, or WebSocket over either; and QUIC.
 
 use std::io;
 use std::sync::Arc;
@@ -6,6 +6,8 @@ use std::task::{Context, Poll, ready};
 
 #[cfg(any(feature = "tls", feature = "websocket"))]
 use super::Opening;
+#[cfg(feature = "quic")]
+use super::quic::{self, QuicListener};
 use super::socket::Socket;
 use super::tcp::{self, TcpListener};
 #[cfg(feature = "tls")]
@@ -28,6 +30,25 @@ pub(crate) struct ListenOptions {
     pub(crate) websocket: WebSocketOptions,
 }
 
+/// Listens on an address of a network; with port 0 the system chooses one.
+///
+/// # Errors
+/// [`BusError::AddressInUse`] and [`BusError::Listen`]; [`BusError::NoRuntime`] outside a Tokio runtime.
+pub(crate) fn listen(address: &Address, options: &ListenOptions) -> BusResult<Box<dyn Listener>> {
+    match address {
+        #[cfg(feature = "quic")]
+        Address::Quic(_) => Ok(Box::new(QuicListener::bind(address, options)?)),
+        #[cfg(not(feature = "quic"))]
+        Address::Quic(_) => {
+            Err(BusError::Listen { address: address.to_string(), reason: NO_QUIC.into(), source: None })
+        }
+        _ => Ok(Box::new(NetworkListener::bind(address, options)?)),
+    }
+}
+
+#[cfg(not(feature = "quic"))]
+const NO_QUIC: &str = "whispeer was built without the feature `quic`";
+
 /// What is spoken over the connections of one listener.
 #[derive(Debug)]
 enum Protocol {
@@ -40,9 +61,9 @@ enum Protocol {
     WebSocketOverTls(Arc<Rules>, Arc<LiveTls>),
 }
 
-/// Accepts connections on one address of a network.
+/// Accepts TCP connections on one address of a network.
 #[derive(Debug)]
-pub(crate) struct NetworkListener {
+struct NetworkListener {
     tcp: TcpListener,
     protocol: Protocol,
     address: Address,
@@ -53,7 +74,7 @@ impl NetworkListener {
     ///
     /// # Errors
     /// [`BusError::AddressInUse`] and [`BusError::Listen`]; [`BusError::NoRuntime`] outside a Tokio runtime.
-    pub(crate) fn bind(address: &Address, options: &ListenOptions) -> BusResult<Self> {
+    fn bind(address: &Address, options: &ListenOptions) -> BusResult<Self> {
         let Some(endpoint) = address.endpoint() else {
             return Err(BusError::Listen {
                 address: address.to_string(),
@@ -211,17 +232,27 @@ pub(super) async fn connect(address: &Address, options: &ConnectOptions) -> BusR
             let _ = options;
             Err(failed("whispeer was built without the feature `tls`".into(), None))
         }
+        #[cfg(feature = "quic")]
+        Address::Quic(_) => quic::connect(endpoint, address, options.tls.clone()).await,
+        #[cfg(not(feature = "quic"))]
+        Address::Quic(_) => Err(failed(NO_QUIC.into(), None)),
         _ => Ok(resume::link(connect_plain(endpoint, address, options).await?)),
     }
 }
 
 /// Connects without encryption, unless others would see what they may not.
-async fn connect_plain(endpoint: &Endpoint, address: &Address, options: &ConnectOptions) -> BusResult<Socket> {
+async fn connect_plain(
+    endpoint: &Endpoint,
+    address: &Address,
+    options: &ConnectOptions,
+) -> BusResult<Socket> {
     let socket = tcp::connect(endpoint, address).await?;
     if options.confidential && !socket.is_local() {
         return Err(BusError::Connect {
             address: address.to_string(),
-            reason: "credentials are not sent to another host unencrypted; use tls:// or wss://, or show none".into(),
+            reason:
+                "credentials are not sent to another host unencrypted; use tls:// or wss://, or show none"
+                    .into(),
             source: None,
         });
     }

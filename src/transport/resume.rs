@@ -363,7 +363,7 @@ impl ResumableLink {
     /// that goes.
     fn send_batch(&self, batch: &mut Batch) -> Sent {
         let mut state = self.lock();
-        if self.untold() >= limits::CONFIRM_BYTES {
+        if self.is_kept() && self.untold() >= limits::CONFIRM_BYTES {
             self.add_confirmation(&mut state);
         }
         loop {

@@ -130,7 +130,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
-    use super::super::channel::Sender;
+    use super::super::plain::Sender;
     use super::super::{Batch, Form, LinkSender, Sent};
     use super::*;
     use crate::proto::{ContentRef, Header, Kind};

@@ -41,38 +41,13 @@ impl TcpListener {
     /// [`BusError::AddressInUse`] and [`BusError::Listen`] for `address`, which is the endpoint as it was given;
     /// [`BusError::NoRuntime`] outside a Tokio runtime.
     pub(super) fn bind(endpoint: &Endpoint, address: &Address, loopback_only: bool) -> BusResult<Self> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(BusError::NoRuntime { what: "listening on TCP" });
-        }
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AddrInUse => BusError::AddressInUse { address: address.to_string() },
-            _ => BusError::Listen {
-                address: address.to_string(),
-                reason: error.to_string(),
-                source: Some(Arc::new(error)),
-            },
-        };
-        let addresses: Vec<_> =
-            (endpoint.host(), endpoint.port()).to_socket_addrs().map_err(failed)?.collect();
-        if loopback_only && !addresses.iter().all(|address| address.ip().is_loopback()) {
-            return Err(BusError::Listen {
-                address: address.to_string(),
-                reason: "clients of other hosts would reach a bus that asks nobody who he is; ask clients for \
-                         certificates (tls:// with `ServerTls::client_ca_file`, `--tls-client-ca`), listen on a \
-                         loopback address, or allow anyone (`BusBuilder::allow_anyone`, `--allow-anyone`)"
-                    .into(),
-                source: None,
-            });
-        }
-        let mut port = endpoint.port();
-        let mut listeners = Vec::with_capacity(addresses.len());
-        for mut local in addresses {
-            local.set_port(port);
-            let listener = bind(local).map_err(failed)?;
-            // All addresses of the host have the port that the first one got.
-            port = listener.local_addr().map_err(failed)?.port();
+        let mut listeners = Vec::new();
+        let port = bind_all(endpoint, address, loopback_only, |local| {
+            let listener = bind(local)?;
+            let bound = listener.local_addr()?;
             listeners.push(listener);
-        }
+            Ok(bound)
+        })?;
         Ok(Self { listeners, next: 0, port })
     }
 
@@ -100,6 +75,48 @@ impl TcpListener {
     }
 }
 
+/// Binds each of the addresses that the endpoint's host stands for by `bind`, which tells what it bound; returns the
+/// port that all of them have.
+///
+/// # Errors
+/// Those of [`TcpListener::bind`].
+pub(super) fn bind_all(
+    endpoint: &Endpoint,
+    address: &Address,
+    loopback_only: bool,
+    mut bind: impl FnMut(SocketAddr) -> io::Result<SocketAddr>,
+) -> BusResult<u16> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(BusError::NoRuntime { what: "listening on a network" });
+    }
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => BusError::AddressInUse { address: address.to_string() },
+        _ => BusError::Listen {
+            address: address.to_string(),
+            reason: error.to_string(),
+            source: Some(Arc::new(error)),
+        },
+    };
+    let addresses: Vec<_> = (endpoint.host(), endpoint.port()).to_socket_addrs().map_err(failed)?.collect();
+    if loopback_only && !addresses.iter().all(|address| address.ip().is_loopback()) {
+        return Err(BusError::Listen {
+            address: address.to_string(),
+            reason: "clients of other hosts would reach a bus that asks nobody who he is; ask clients for \
+                     certificates (tls:// with `ServerTls::client_ca_file`, `--tls-client-ca`), listen on a \
+                     loopback address, or allow anyone (`BusBuilder::allow_anyone`, `--allow-anyone`)"
+                .into(),
+            source: None,
+        });
+    }
+    let mut port = endpoint.port();
+    for mut local in addresses {
+        local.set_port(port);
+        // All addresses of the host have the port that the first one got.
+        port = bind(local).map_err(failed)?.port();
+    }
+    Ok(port)
+}
+
 fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if let IpAddr::V6(ip) = address.ip() {
@@ -124,6 +141,19 @@ fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
 /// [`BusError::Connect`] for `address`, which is the endpoint as it was given, that says what each of them
 /// answered.
 pub(super) async fn connect(endpoint: &Endpoint, address: &Address) -> BusResult<Socket> {
+    connect_any(endpoint, address, |to| async move {
+        TcpStream::connect(to).await.map_err(explained).and_then(socket)
+    })
+    .await
+}
+
+/// Connects to one of the addresses that the endpoint's host stands for by `connect`, as [`connect`] does. What
+/// fails says why in words.
+pub(super) async fn connect_any<T, F: Future<Output = io::Result<T>>>(
+    endpoint: &Endpoint,
+    address: &Address,
+    mut connect: impl FnMut(SocketAddr) -> F,
+) -> BusResult<T> {
     let failed = |reason: String, error: Option<io::Error>| BusError::Connect {
         address: address.to_string(),
         reason,
@@ -141,12 +171,10 @@ pub(super) async fn connect(endpoint: &Endpoint, address: &Address) -> BusResult
     for address in addresses {
         let part = until.saturating_duration_since(Instant::now()) / left.max(1);
         left = left.saturating_sub(1);
-        match timeout_at(Instant::now() + part, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                return socket(stream).map_err(|error| failed(error.to_string(), Some(error)));
-            }
+        match timeout_at(Instant::now() + part, connect(address)).await {
+            Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) => {
-                reasons.push(format!("{address}: {}", explain(&error)));
+                reasons.push(format!("{address}: {error}"));
                 last = Some(error);
             }
             Err(_) => reasons.push(format!("{address}: no answer within {part:.1?}")),
@@ -156,10 +184,10 @@ pub(super) async fn connect(endpoint: &Endpoint, address: &Address) -> BusResult
     Err(failed(reason, last))
 }
 
-fn explain(error: &io::Error) -> String {
+fn explained(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "nobody listens there".into(),
-        _ => error.to_string(),
+        kind @ io::ErrorKind::ConnectionRefused => io::Error::new(kind, "nobody listens there"),
+        _ => error,
     }
 }
 

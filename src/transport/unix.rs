@@ -18,7 +18,7 @@ use socket2::SockRef;
 use tokio::net::UnixStream;
 
 use super::socket::Socket;
-use super::{Accepted, Address, Link, Listener, Peer, channel, resume};
+use super::{Accepted, Address, Link, Listener, Peer, plain, resume};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 
@@ -338,7 +338,7 @@ fn explain_connect(path: &Path, error: &io::Error) -> String {
 }
 
 fn link(stream: UnixStream) -> io::Result<Link> {
-    socket(stream).map(channel::link)
+    socket(stream).map(plain::link)
 }
 
 fn socket(stream: UnixStream) -> io::Result<Socket> {

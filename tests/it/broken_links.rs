@@ -407,6 +407,12 @@ async fn a_client_on_a_unix_socket_comes_back_when_it_is_asked_to() {
     reconnect.first_delay = Duration::from_millis(5);
     let client = Client::builder().reconnect(reconnect).connect(&path.to_string_lossy()).await.unwrap();
     let mut subscription = client.subscribe_bytes("numbers").await.unwrap();
+    // More than is received before the other side would be told on a link that can go on without a loss.
+    for next in 1..=20 {
+        client.publish_bytes("numbers", numbered(next, 10_000)).await.unwrap();
+    }
+    takes_all(&mut subscription, 20).await;
+    client.ping().await.unwrap();
     let mut events = client.events();
     bus.stop().await;
     let bus = Bus::builder().listen_unix(&path).start().unwrap();

@@ -12,8 +12,10 @@ macro_rules! instantiate {
         instantiate!(@on ws, Ws, $($case),*);
         instantiate!(@on wss, Wss, $($case),*);
         instantiate!(@on ws_and_unix, WsAndUnix, $($case),*);
+        instantiate!(@on quic, Quic, $($case),*);
         instantiate!(@on tls_and_tcp, TlsAndTcp, $($case),*);
         instantiate!(@on unix_and_tls, UnixAndTls, $($case),*);
+        instantiate!(@on quic_and_tcp, QuicAndTcp, $($case),*);
         instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);
         instantiate!(@on memory_and_unix, MemoryAndUnix, $($case),*);
     };

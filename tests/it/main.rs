@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod neighbours;
 mod policies;
+mod quic;
 mod regressions;
 mod reload;
 mod requests;

@@ -203,7 +203,9 @@ fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
         })?;
         builder = match &parsed {
             Address::Unix(path) => builder.listen_unix_with(path, unix_options(configuration)),
-            Address::Tcp(_) | Address::Tls(_) | Address::WebSocket(_) => builder.listen(&parsed),
+            Address::Tcp(_) | Address::Tls(_) | Address::Quic(_) | Address::WebSocket(_) => {
+                builder.listen(&parsed)
+            }
             _ => {
                 let failure = Failure::usage(format!("{address} cannot be reached by other processes"));
                 return Err(failure

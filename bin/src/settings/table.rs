@@ -75,7 +75,7 @@ impl Setting {
 pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new(
         "listen",
-        "Where to listen: a socket's path, {tcp,tls}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME",
+        "Where to listen: a socket's path, {tcp,tls,quic}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME",
         Kind::Addresses(|all| &mut all.listen),
     )
     .more(&["In the environment a comma stands between addresses."])

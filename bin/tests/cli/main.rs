@@ -11,6 +11,7 @@ mod credentials;
 mod packaging;
 mod policy;
 mod pubsub;
+mod quic;
 mod registry;
 mod reload;
 mod requests;

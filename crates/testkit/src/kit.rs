@@ -41,6 +41,8 @@ pub enum Transport {
     Ws,
     /// All over WebSocket over TLS, on one thread.
     Wss,
+    /// All over QUIC, on one thread.
+    Quic,
     /// The first over the Unix socket, the second over memory, and so on; on two threads.
     UnixAndMemory,
     /// The first over memory, the second over the Unix socket, and so on; on two threads.
@@ -51,6 +53,8 @@ pub enum Transport {
     UnixAndTls,
     /// The first over WebSocket, the second over a Unix socket, and so on; on two threads.
     WsAndUnix,
+    /// The first over QUIC, the second over TCP, and so on; on two threads.
+    QuicAndTcp,
 }
 
 /// What one client's connection is.
@@ -62,6 +66,7 @@ enum Over {
     Tls,
     Ws,
     Wss,
+    Quic,
 }
 
 impl Transport {
@@ -74,11 +79,13 @@ impl Transport {
             Self::Tls => [Over::Tls; 2],
             Self::Ws => [Over::Ws; 2],
             Self::Wss => [Over::Wss; 2],
+            Self::Quic => [Over::Quic; 2],
             Self::UnixAndMemory => [Over::Unix, Over::Memory],
             Self::MemoryAndUnix => [Over::Memory, Over::Unix],
             Self::TlsAndTcp => [Over::Tls, Over::Tcp],
             Self::UnixAndTls => [Over::Unix, Over::Tls],
             Self::WsAndUnix => [Over::Ws, Over::Unix],
+            Self::QuicAndTcp => [Over::Quic, Over::Tcp],
         }
     }
 
@@ -100,6 +107,7 @@ impl Over {
             Self::Tls => matches!(address, Address::Tls(_)),
             Self::Ws => matches!(address, Address::WebSocket(address) if !address.is_secure()),
             Self::Wss => matches!(address, Address::WebSocket(address) if address.is_secure()),
+            Self::Quic => matches!(address, Address::Quic(_)),
         }
     }
 }
@@ -162,16 +170,17 @@ impl Kit {
                 Over::Unix => builder.listen_unix(self.socket()),
                 Over::Tcp => builder.listen(&local("tcp")),
                 Over::Ws => builder.listen(&local("ws")),
-                Over::Tls | Over::Wss => {
-                    let (certificate, key) =
-                        (self.certificates.server.pem(), self.certificates.server.key_pem());
-                    let scheme = if way == Over::Tls { "tls" } else { "wss" };
-                    builder.tls(ServerTls::pem(certificate, key)).listen(&local(scheme))
-                }
+                Over::Tls => builder.tls(self.server_tls()).listen(&local("tls")),
+                Over::Wss => builder.tls(self.server_tls()).listen(&local("wss")),
+                Over::Quic => builder.tls(self.server_tls()).listen(&local("quic")),
             };
         }
         assert!(self.bus.set(builder.start().expect("the bus starts")).is_ok(), "a kit has one bus");
         self.bus()
+    }
+
+    fn server_tls(&self) -> ServerTls {
+        ServerTls::pem(self.certificates.server.pem(), self.certificates.server.key_pem())
     }
 
     /// The bus.

@@ -77,6 +77,7 @@
 
 pub mod certificates;
 pub mod conformance;
+pub mod datagrams;
 pub mod fault;
 pub mod kit;
 pub mod ledger;

@@ -73,7 +73,7 @@ impl ClientTls {
     }
 
     /// Reads the files; blocks while it does.
-    pub(super) fn load(&self, spoken: Spoken) -> BusResult<ClientConfig> {
+    pub(in crate::transport) fn load(&self, spoken: Spoken) -> BusResult<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(self.tls12))
             .map_err(|error| BusError::InvalidSettings(error.to_string()))?

@@ -5,7 +5,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 /// Why there is no encrypted connection, or no longer.
-pub(super) fn explain(error: &Error) -> String {
+pub(in crate::transport) fn explain(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(reason) => format!("the certificate is refused: {}", certificate(reason)),
         Error::NoCertificatesPresented => "the client shows no certificate".into(),

@@ -14,7 +14,7 @@
 
 mod client;
 mod explain;
-mod identity;
+pub(super) mod identity;
 mod pem;
 mod server;
 mod stream;
@@ -26,9 +26,14 @@ use rustls::crypto::CryptoProvider;
 use rustls::version::{TLS12, TLS13};
 
 pub use client::ClientTls;
+#[cfg(feature = "quic")]
+pub(super) use explain::explain;
 pub(crate) use server::LiveTls;
 pub use server::{ClientAuth, ServerTls};
 pub(super) use stream::{accept, connect};
+
+/// The name of frames as they are, for that.
+pub(super) const FRAMES: &[u8] = b"whispeer/1";
 
 /// What is spoken over the encrypted stream, as the two ends agree on it in the handshake (ALPN). A server that
 /// speaks something else under the same certificate is never mistaken for a bus.
@@ -44,7 +49,7 @@ pub(super) enum Spoken {
 impl Spoken {
     fn protocols(self) -> Vec<Vec<u8>> {
         let name: &[u8] = match self {
-            Self::Frames => b"whispeer/1",
+            Self::Frames => FRAMES,
             #[cfg(feature = "websocket")]
             Self::Http => b"http/1.1",
         };

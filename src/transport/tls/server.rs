@@ -218,7 +218,7 @@ impl LiveTls {
         &self.source
     }
 
-    pub(super) fn config(&self, spoken: Spoken) -> Arc<ServerConfig> {
+    pub(in crate::transport) fn config(&self, spoken: Spoken) -> Arc<ServerConfig> {
         let configs = self.configs.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(match spoken {
             Spoken::Frames => &configs.frames,
