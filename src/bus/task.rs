@@ -85,6 +85,8 @@ pub(super) struct SessionTask {
     resumable: bool,
     /// The connection is gone; the session ends when this is reached, unless the client comes back.
     lost_until: Option<Instant>,
+    /// When the session ends by itself; see [`note_end`](Self::note_end).
+    ends_at: Option<Instant>,
     share: Share,
 }
 
@@ -162,12 +164,14 @@ impl SessionTask {
             policy,
             resumable,
             lost_until: None,
+            ends_at: None,
             share: Share::default(),
         }
     }
 
     /// Begins to serve the session.
     pub(super) fn start(mut self) -> Served {
+        self.note_end();
         // Frames may have come in one piece with the handshake.
         let ended = self.take_frames().err();
         self.end_turn();
@@ -230,7 +234,8 @@ impl SessionTask {
 
     /// Goes on over another connection if the client has come back, and notes when the connection is gone.
     fn look_at_connection(&mut self) {
-        let Some(link) = self.session.sender().resumable() else { return };
+        let session = Arc::clone(&self.session);
+        let Some(link) = session.sender().resumable() else { return };
         let returned = self.session.lock().returned.take();
         if let Some(Returned { attachment, received }) = returned {
             let welcome = Welcome {
@@ -244,6 +249,7 @@ impl SessionTask {
             if link.attach(attachment, received, preface) {
                 self.heard = true;
                 self.lost_until = None;
+                self.note_end();
                 self.session.lock().lanes.unblock();
                 self.session.flush();
                 // An empty lane would not send what the link itself has.
@@ -253,6 +259,7 @@ impl SessionTask {
         if link.is_lost() && self.lost_until.is_none() {
             self.clock.turn();
             self.lost_until = Some(self.clock.now() + self.shared.live().resume_limit);
+            self.note_end();
             let reason = link.lost().unwrap_or_default();
             tracing::debug!(session = self.session.id, reason, "the connection of a session is gone");
         }
@@ -272,10 +279,25 @@ impl SessionTask {
             None => policy.identify(principal)?,
         };
         self.rights = Some(Rights::of(identity));
+        self.note_end();
         self.cache.forget_routes();
         self.end_what_is_denied();
         self.end_turn();
         Ok(())
+    }
+
+    /// Notes when the session ends by itself: its client does not come back, or its rights end.
+    fn note_end(&mut self) {
+        let rights_until = self.rights.as_ref().and_then(|rights| rights.until);
+        self.ends_at = self.lost_until.into_iter().chain(rights_until).min();
+    }
+
+    /// Why the session ends, now that it does by itself.
+    fn end_of_time(&self, now: Instant) -> BusError {
+        match &self.rights {
+            Some(rights) if rights.until.is_some_and(|until| until <= now) => rights.expired(),
+            _ => self.lost(),
+        }
     }
 
     /// Why the session ends when its client does not come back.
@@ -514,11 +536,7 @@ impl SessionTask {
             if !self.deferred.is_empty() {
                 next = next.min(self.clock.now() + RETRY);
             }
-            if let Some(until) = self.lost_until {
-                next = next.min(until);
-            }
-            let rights_until = self.rights.as_ref().and_then(|rights| rights.until);
-            if let Some(until) = rights_until {
+            if let Some(until) = self.ends_at {
                 next = next.min(until);
             }
             self.timer.set(next);
@@ -530,13 +548,8 @@ impl SessionTask {
             if expiry.is_some_and(|at| at <= now) {
                 self.expire(now);
             }
-            if self.lost_until.is_some_and(|until| until <= now) {
-                return Poll::Ready(self.lost());
-            }
-            if let Some(rights) =
-                self.rights.as_ref().filter(|_| rights_until.is_some_and(|until| until <= now))
-            {
-                return Poll::Ready(rights.expired());
+            if self.ends_at.is_some_and(|until| until <= now) {
+                return Poll::Ready(self.end_of_time(now));
             }
             if self.next_tick <= now
                 && let Some(reason) = self.tick(now)
