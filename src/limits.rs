@@ -210,6 +210,10 @@ pub const WORKERS: usize = 1024;
 /// told [`BusError::LimitReached`](crate::BusError::LimitReached) and closed.
 pub const SESSIONS: usize = 65_536;
 
+/// Connections of one address, and of one principal: a quarter of all, so that four have to conspire to keep
+/// others out, and nobody is in the way of a host that really has many.
+pub const SESSIONS_OF_ONE: usize = SESSIONS / 4;
+
 /// Subscriptions one session may hold; the default of `Settings::max_subscriptions`.
 pub const SUBSCRIPTIONS_PER_SESSION: usize = 131_072;
 

@@ -1,5 +1,6 @@
 //! Which bus is meant, and the connection to it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use whispeer::auth::{Credentials, Secret};
-use whispeer::client::{Client, ClientBuilder};
+use whispeer::client::{Client, ClientBuilder, ClientEvent, ClientEvents};
 use whispeer::transport::ClientTls;
 use whispeer::{Address, BusError, BusResult};
 use zeroize::Zeroizing;
@@ -88,6 +89,32 @@ impl ClientFiles {
 }
 
 impl ClientFiles {
+    /// A client that trusts and shows what was given.
+    pub(crate) async fn builder(&self) -> anyhow::Result<ClientBuilder> {
+        let builder = Client::builder().tls(self.tls()?);
+        Ok(match self.credentials().await? {
+            Some(credentials) => builder.credentials(credentials),
+            None => builder,
+        })
+    }
+
+    /// The variables by which another process of this binary is given the same.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, OsString)> {
+        let file = |path: &Option<PathBuf>| path.as_ref().map(OsString::from);
+        let user = self.user.as_ref().map(OsString::from);
+        let [ca, cert, key, token, name, password, ..] = FILE_VARIABLES;
+        [
+            (ca, file(&self.ca)),
+            (cert, file(&self.cert)),
+            (key, file(&self.key)),
+            (token, file(&self.token_file)),
+            (name, user),
+            (password, file(&self.password_file)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+    }
+
     /// What is shown to the bus, if anything was given.
     async fn credentials(&self) -> anyhow::Result<Option<Credentials>> {
         let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty()).map(Secret::new);
@@ -182,14 +209,32 @@ impl BusChoice {
             let failure = Failure::usage(format!("{address} is an address within one process"));
             return Err(failure.help("give the path of a Unix socket, such as --addr my_bus").into());
         }
-        let builder = Client::builder().name(format!("whispeer {subcommand}")).tls(self.files.tls()?);
-        let builder = match self.files.credentials().await? {
-            Some(credentials) => builder.credentials(credentials),
-            None => builder,
-        };
+        let builder = self.files.builder().await?.name(format!("whispeer {subcommand}"));
         match set(builder).connect(&address).await {
-            Ok(client) => Ok(Connection { client, address }),
+            Ok(client) => {
+                tokio::spawn(tell(client.events(), address.clone()));
+                Ok(Connection { client, address })
+            }
             Err(error) => Err(Failure::of_bus(&error, &address).into()),
+        }
+    }
+}
+
+/// Says on standard error what happens to the connection, until the client ends.
+async fn tell(mut events: ClientEvents, address: String) {
+    while let Some(event) = events.recv().await {
+        match event {
+            ClientEvent::Disconnected { reason } => {
+                output::notice(format_args!("lost the connection to {address}: {reason}; trying again"));
+            }
+            ClientEvent::Reconnected { resumed: true } => {
+                output::notice(format_args!("connected to {address} again, and nothing was lost"));
+            }
+            ClientEvent::Reconnected { resumed: false } => {
+                output::notice(format_args!("connected to {address} again, with a new session"));
+            }
+            ClientEvent::Draining => output::notice(format_args!("{address} is about to stop")),
+            _ => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::handle::BusHandle;
+use super::places::Places;
 use super::rights::Policies;
 use super::settings::Live;
 use super::supervisor::{Phase, Supervisor, random};
@@ -375,6 +376,7 @@ impl BusBuilder {
             live: RwLock::new(Live::of(&self.settings)),
             settings: self.settings,
             policies: Policies::new(self.policy.own_uid(own_uid)),
+            places: Places::default(),
             #[cfg(feature = "tls")]
             tls,
             id: u64::from_le_bytes(random()?),

@@ -30,6 +30,7 @@ mod handle;
 mod hold;
 mod introspect;
 mod opening;
+mod places;
 mod publish;
 mod requests;
 mod rights;
@@ -60,6 +61,7 @@ pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, Subscription
 
 use self::budget::Budget;
 use self::opening::Handshakes;
+use self::places::Places;
 use self::rights::Policies;
 use self::router::Router;
 use self::service::Services;
@@ -78,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     live: RwLock<Live>,
     policies: Policies,
+    places: Places,
     #[cfg(feature = "tls")]
     tls: Option<Arc<crate::transport::LiveTls>>,
     pub(crate) id: u64,

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
+use super::places::Place;
 use super::rights::Rights;
 use super::session::{Returned, Session};
 use super::supervisor::{Phase, random};
@@ -89,28 +90,6 @@ impl Handshakes {
     }
 }
 
-/// Counts a link for as long as it lives.
-struct OpenLink(Arc<Shared>);
-
-impl OpenLink {
-    /// Counts one more, within the limit. The bus's own session always finds a place.
-    fn open(shared: &Arc<Shared>, principal: &Principal) -> BusResult<Self> {
-        let before = shared.links.fetch_add(1, Ordering::Relaxed);
-        let open = Self(Arc::clone(shared));
-        let limit = shared.live().max_sessions;
-        if before > limit && *principal != Principal::Bus {
-            return Err(BusError::LimitReached { what: format!("the bus has {limit} connections") });
-        }
-        Ok(open)
-    }
-}
-
-impl Drop for OpenLink {
-    fn drop(&mut self) {
-        self.0.links.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Serves one link from the handshake to its end. Not an `async fn`: its future would hold the arguments for as
 /// long as the connection lives, beside what they were moved into.
 pub(super) fn serve_link(
@@ -135,7 +114,7 @@ async fn open_session(
     shared: Arc<Shared>,
     accepted: Accepted,
     mut phase: watch::Receiver<Phase>,
-) -> Option<(OpenLink, Served)> {
+) -> Option<(Place, Served)> {
     let until = Instant::now() + shared.live().handshake_timeout;
     let stopped = async {
         // A supervisor that is gone takes this task with it.
@@ -181,12 +160,10 @@ async fn open_session(
         let token = random::<{ ResumeToken::LEN }>()?;
         Ok((open, hello, rights, number, ResumeToken::new(token)))
     };
-    let (open, mut hello, rights, number, resume_token) = match welcomed.await {
+    let (mut open, mut hello, rights, number, resume_token) = match welcomed.await {
         Ok(welcomed) => welcomed,
         Err(reason) => {
-            shared.cut_off.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(peer = %peer.principal, %reason, "no session");
-            refuse(&*sender, &reason);
+            turn_away(&shared, &*sender, &peer, &reason);
             return None;
         }
     };
@@ -197,6 +174,11 @@ async fn open_session(
     if let Some(resume) = &hello.resume
         && come_back(&shared, resume, &peer, &*sender, &mut incoming)
     {
+        return None;
+    }
+    // Who comes back has his place already.
+    if let Err(reason) = open.belongs_to(&peer.principal) {
+        turn_away(&shared, &*sender, &peer, &reason);
         return None;
     }
     match sender.resumable() {
@@ -228,16 +210,20 @@ async fn open_link(
     shared: &Arc<Shared>,
     accepted: Accepted,
     until: Instant,
-) -> Option<(BusResult<OpenLink>, Link, Peer)> {
+) -> Option<(BusResult<Place>, Link, Peer)> {
     let opening = match accepted {
         Accepted::Open { link, peer } => {
-            return Some((OpenLink::open(shared, &peer.principal), link, peer));
+            let address = match peer.principal {
+                Principal::Network { address } => Some(address),
+                _ => None,
+            };
+            return Some((Place::open(shared, peer.principal == Principal::Bus, address), link, peer));
         }
         Accepted::Opening(opening) => opening,
     };
     let remote = opening.remote.clone();
     let opened = async {
-        let open = OpenLink::open(shared, &Principal::Local)?;
+        let open = Place::open(shared, false, remote.parse().ok())?;
         let (link, peer) = timeout_at(until, shared.handshakes.run(opening))
             .await
             .unwrap_or_else(|_| Err(too_slow(shared)))?;
@@ -325,6 +311,12 @@ async fn read_hello(receiver: &mut dyn LinkReceiver, incoming: &mut Incoming) ->
             Err(error) => return Err(BusError::Disconnected { reason: error.to_string() }),
         }
     }
+}
+
+fn turn_away(shared: &Shared, sender: &dyn LinkSender, peer: &Peer, reason: &BusError) {
+    shared.cut_off.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(peer = %peer.principal, %reason, "no session");
+    refuse(sender, reason);
 }
 
 /// Says why there will be no session, as far as the link takes it at once, and closes.

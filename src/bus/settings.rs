@@ -35,6 +35,11 @@ pub struct Settings {
     pub publish_window: (u32, u64),
     /// Connections (default 65,536).
     pub max_sessions: usize,
+    /// Connections of one address of a network, the loopback aside. Default [`limits::SESSIONS_OF_ONE`].
+    pub max_sessions_per_address: usize,
+    /// Connections of one principal: a user of this host, or somebody by the name that he has proven. Default
+    /// [`limits::SESSIONS_OF_ONE`].
+    pub max_sessions_per_principal: usize,
     /// Subscriptions of one session (default 131,072).
     pub max_subscriptions: usize,
     /// Servings of one session (default 16,384).
@@ -72,6 +77,8 @@ pub struct Applied {
 pub(super) struct Live {
     pub(super) allow_block: bool,
     pub(super) max_sessions: usize,
+    pub(super) max_sessions_per_address: usize,
+    pub(super) max_sessions_per_principal: usize,
     pub(super) max_servings: usize,
     /// For sessions that begin from now on: the interval is agreed on in the handshake.
     pub(super) keep_alive: Duration,
@@ -85,6 +92,8 @@ impl Live {
         Self {
             allow_block: settings.allow_block,
             max_sessions: settings.max_sessions,
+            max_sessions_per_address: settings.max_sessions_per_address,
+            max_sessions_per_principal: settings.max_sessions_per_principal,
             max_servings: settings.max_servings,
             keep_alive: settings.keep_alive,
             stall_limit: settings.stall_limit,
@@ -98,6 +107,11 @@ impl Live {
         named([
             ("allow_block", self.allow_block != other.allow_block),
             ("max_sessions", self.max_sessions != other.max_sessions),
+            ("max_sessions_per_address", self.max_sessions_per_address != other.max_sessions_per_address),
+            (
+                "max_sessions_per_principal",
+                self.max_sessions_per_principal != other.max_sessions_per_principal,
+            ),
             ("max_servings", self.max_servings != other.max_servings),
             ("keep_alive", self.keep_alive != other.keep_alive),
             ("stall_limit", self.stall_limit != other.stall_limit),
@@ -122,6 +136,8 @@ impl Default for Settings {
             allow_block: true,
             publish_window: (limits::PUBLISH_WINDOW_MESSAGES, limits::PUBLISH_WINDOW_BYTES),
             max_sessions: limits::SESSIONS,
+            max_sessions_per_address: limits::SESSIONS_OF_ONE,
+            max_sessions_per_principal: limits::SESSIONS_OF_ONE,
             max_subscriptions: limits::SUBSCRIPTIONS_PER_SESSION,
             max_servings: limits::SERVINGS_PER_SESSION,
             max_requests: limits::REQUESTS_PER_SESSION,
@@ -190,6 +206,8 @@ impl Settings {
         }
         for (name, value) in [
             ("max_sessions", self.max_sessions),
+            ("max_sessions_per_address", self.max_sessions_per_address),
+            ("max_sessions_per_principal", self.max_sessions_per_principal),
             ("max_subscriptions", self.max_subscriptions),
             ("max_servings", self.max_servings),
             ("max_requests", self.max_requests),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use whispeer::auth::{
     Credentials, Policy, Principal, SigningKey, TokenAlgorithm, TokenIssuer, hash_password,
 };
+use whispeer::bus::Settings;
 use whispeer::prelude::*;
 use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
 use whispeer_testkit::certificates::Certificates;
@@ -282,4 +283,18 @@ async fn credentials_are_never_sent_to_another_host_as_they_are() {
     let refused = alice().connect(&bus.local_addrs()[0].to_string()).await.unwrap_err();
     assert!(refused.to_string().contains("credentials are not sent"), "{refused}");
     wait::eventually("it was left before it said anything", || bus.stats().sessions_cut_off == 1).await;
+}
+
+#[tokio::test]
+async fn nobody_has_more_connections_than_one_may_have_and_others_have_theirs() {
+    let ground = Ground::new();
+    ground.bus.apply(&Settings { max_sessions_per_principal: 2, ..Settings::default() }).unwrap();
+    let first = ground.alice().await;
+    let _second = ground.alice().await;
+    let third = ground.connect(Credentials::password("alice", PASSWORD)).await;
+    assert!(matches!(third, Err(BusError::LimitReached { .. })), "{third:?}");
+    ground.sensor().await.ping().await.unwrap();
+    first.close().await.unwrap();
+    wait::eventually("her place is free", || ground.bus.sessions().len() < 3).await;
+    ground.alice().await.ping().await.unwrap();
 }

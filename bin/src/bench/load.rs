@@ -15,6 +15,7 @@ use whispeer::bus::Bus;
 use whispeer::client::{Client, Publisher, Serving, Subscription};
 
 use super::plan::{Finding, Limit, Load, Mode, Role, Run};
+use crate::connection::ClientFiles;
 use crate::output;
 
 /// Significant digits of recorded latencies: an error of at most 0.1 %.
@@ -46,11 +47,12 @@ pub(crate) const GO: &str = "go";
 pub(crate) const READY: &str = "ready";
 
 /// Does what the load asks for, and reports on standard output.
-pub(crate) async fn run(load: &Load) -> anyhow::Result<()> {
+pub(crate) async fn run(load: &Load, files: &ClientFiles) -> anyhow::Result<()> {
+    let connect = async || anyhow::Ok(files.builder().await?.connect(&load.address).await?);
     let finding = match &load.role {
         Role::Memory { run, .. } => run_in_memory(run).await?,
         Role::Serve => {
-            let client = Client::connect(&load.address).await?;
+            let client = connect().await?;
             let mut serving = client.serve_bytes(&load.topic).await?;
             let mut orders = orders()?;
             output::print(format!("{READY}\n"))?;
@@ -64,20 +66,20 @@ pub(crate) async fn run(load: &Load) -> anyhow::Result<()> {
         Role::Subscribe => {
             let mut subscriptions = Vec::with_capacity(load.width);
             for _ in 0..load.width {
-                let client = Client::connect(&load.address).await?;
+                let client = connect().await?;
                 subscriptions.push(client.subscribe_bytes(&load.topic).await?);
             }
             output::print(format!("{READY}\n"))?;
             receive_all(subscriptions).await?
         }
         Role::Publish => {
-            let client = Client::connect(&load.address).await?;
+            let client = connect().await?;
             let publisher = client.publisher_bytes(&load.topic)?;
             wait_for_go().await?;
             publish(&publisher, load.size, load.limit).await?
         }
         Role::Request => {
-            let client = Client::connect(&load.address).await?;
+            let client = connect().await?;
             client.ping().await?;
             wait_for_go().await?;
             request_all(&client, &load.topic, load.size, load.width, load.limit).await?

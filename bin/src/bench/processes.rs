@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::load::{GO, READY};
 use super::plan::{Finding, Limit, Load, Mode, Role, Run};
+use crate::connection::ClientFiles;
 use crate::output;
 
 /// How long a process may take to say that it is ready, on a machine with much else to do.
@@ -75,7 +76,7 @@ impl Drop for OwnBus {
 }
 
 /// Measures one run over the bus at `address`.
-pub(crate) async fn measure(run: &Run, address: &str) -> anyhow::Result<Finding> {
+pub(crate) async fn measure(run: &Run, address: &str, files: &ClientFiles) -> anyhow::Result<Finding> {
     let load = |role, index, width| Load {
         role,
         address: address.to_owned(),
@@ -86,8 +87,8 @@ pub(crate) async fn measure(run: &Run, address: &str) -> anyhow::Result<Finding>
     };
     match run.mode {
         Mode::Request | Mode::Outstanding => {
-            let _server = Process::start(&load(Role::Serve, 0, 1)).await?;
-            let mut requester = Process::start(&load(Role::Request, 0, run.width)).await?;
+            let _server = Process::start(&load(Role::Serve, 0, 1), files).await?;
+            let mut requester = Process::start(&load(Role::Request, 0, run.width), files).await?;
             requester.go().await?;
             requester.finding(run.limit).await
         }
@@ -95,8 +96,8 @@ pub(crate) async fn measure(run: &Run, address: &str) -> anyhow::Result<Finding>
             let (pairs, connections) = if run.mode == Mode::FanOut { (1, run.width) } else { (run.width, 1) };
             let (mut subscribers, mut publishers) = (Vec::new(), Vec::new());
             for index in 0..pairs {
-                subscribers.push(Process::start(&load(Role::Subscribe, index, connections)).await?);
-                publishers.push(Process::start(&load(Role::Publish, index, 1)).await?);
+                subscribers.push(Process::start(&load(Role::Subscribe, index, connections), files).await?);
+                publishers.push(Process::start(&load(Role::Publish, index, 1), files).await?);
             }
             for publisher in &mut publishers {
                 publisher.go().await?;
@@ -126,7 +127,7 @@ pub(crate) async fn measure_in_memory(run: &Run, threads: usize) -> anyhow::Resu
         width: run.width,
         limit: run.limit,
     };
-    Process::spawn(&load)?.finding(run.limit).await
+    Process::spawn(&load, &ClientFiles::default())?.finding(run.limit).await
 }
 
 /// A process of the measurement. It is killed when it is dropped.
@@ -138,8 +139,8 @@ struct Process {
 
 impl Process {
     /// Starts it and waits until it is ready.
-    async fn start(load: &Load) -> anyhow::Result<Self> {
-        let mut process = Self::spawn(load)?;
+    async fn start(load: &Load, files: &ClientFiles) -> anyhow::Result<Self> {
+        let mut process = Self::spawn(load, files)?;
         let line = timeout(START_LIMIT, process.lines.next_line())
             .await
             .context("a process is not ready in time")??;
@@ -149,9 +150,10 @@ impl Process {
         Ok(process)
     }
 
-    fn spawn(load: &Load) -> anyhow::Result<Self> {
+    fn spawn(load: &Load, files: &ClientFiles) -> anyhow::Result<Self> {
         let mut child = command()?
             .args(["bench-load", &serde_json::to_string(load)?])
+            .envs(files.variables())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -103,7 +103,7 @@ impl Bench {
             let found = if self.memory {
                 measure_in_memory(run, usize::try_from(self.threads).unwrap_or(1)).await
             } else {
-                measure(run, &address).await
+                measure(run, &address, &bus.files).await
             };
             let found =
                 found.with_context(|| format!("cannot measure {} with {} bytes", run.title(), run.size))?;
@@ -160,8 +160,8 @@ impl BenchLoad {
         }
     }
 
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
-        load::run(&self.load).await
+    pub(crate) async fn run(self, bus: &BusChoice) -> anyhow::Result<()> {
+        load::run(&self.load, &bus.files).await
     }
 }
 

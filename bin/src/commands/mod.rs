@@ -54,7 +54,7 @@ async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
         Command::Info(info) => info.run(bus).await,
         Command::Top(top) => top.run(bus).await,
         Command::Bench(bench) => bench.run(bus).await,
-        Command::BenchLoad(load) => load.run().await,
+        Command::BenchLoad(load) => load.run(bus).await,
         Command::Register(register) => register.run(),
         Command::Unregister(unregister) => unregister.run(),
         Command::Certs(certs) => certs.run(),

@@ -125,6 +125,8 @@ impl Effective {
         let (field, rest) = text.split_once(' ').unwrap_or((&text, ""));
         let key = match field {
             "max_sessions" => "max_connections",
+            "max_sessions_per_address" => "max_connections_per_address",
+            "max_sessions_per_principal" => "max_connections_per_principal",
             field => field,
         };
         let named = self.table.iter().any(|setting| setting.key == key);

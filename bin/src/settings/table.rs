@@ -195,6 +195,18 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .change(Change::NewConnections)
         .more(&["Those beyond a lowered limit stay."]),
     Setting::new(
+        "max_connections_per_address",
+        "Connections of one address of a network, the loopback aside",
+        Kind::Count(|all| &mut all.bus.max_sessions_per_address),
+    )
+    .change(Change::NewConnections),
+    Setting::new(
+        "max_connections_per_principal",
+        "Connections of one user of this host, or of somebody by a name that he has proven",
+        Kind::Count(|all| &mut all.bus.max_sessions_per_principal),
+    )
+    .change(Change::NewConnections),
+    Setting::new(
         "max_subscriptions",
         "Subscriptions of one connection",
         Kind::Count(|all| &mut all.bus.max_subscriptions),

@@ -179,3 +179,24 @@ fn wait_for_request(place: &Place) {
     }
     panic!("the request did not arrive");
 }
+
+#[test]
+fn a_subscriber_over_a_network_outlives_its_bus() {
+    let place = Place::new();
+    let mut bus = place.start(&["serve", "tcp://localhost:0"]);
+    let line = bus.wait_for("ready on");
+    let address = line.split_whitespace().last().unwrap().to_owned();
+    let mut subscriber = place.start(&["sub", "--addr", &address, "--count", "1", "news"]);
+    subscriber.wait_for("subscribed");
+    bus.signal("TERM");
+    assert!(bus.end().status.success());
+    subscriber.wait_for(&format!("lost the connection to {address}"));
+    let mut bus = place.start(&["serve", &address]);
+    bus.wait_for("ready on");
+    subscriber.wait_for(&format!("connected to {address} again, with a new session"));
+    // Its subscription is asked for at that moment, which a publisher that starts now might overtake.
+    for _ in 0..5 {
+        place.run(&["pub", "--addr", &address, "news", "\"rain\""]).success();
+    }
+    assert!(subscriber.end().success().contains("rain"));
+}
