@@ -8,7 +8,7 @@ use whispeer::bus::Settings;
 use whispeer::client::{ClientEvent, ClientEvents, Event, GapReason, Reconnect, Subscription};
 use whispeer::prelude::*;
 use whispeer::proto::{Header, Hello, Kind, Resume, ResumeToken, Welcome};
-use whispeer::transport::connect;
+use whispeer::transport::{ClientTls, ServerTls, connect};
 use whispeer_testkit::raw::RawPeer;
 use whispeer_testkit::relay::Relay;
 use whispeer_testkit::wait;
@@ -437,4 +437,105 @@ async fn the_secret_of_a_session_is_needed_to_go_on_with_it() {
     let welcome = Welcome::decode(&answer.payload).unwrap();
     assert!(!welcome.resumed && welcome.session != session);
     client.ping().await.unwrap();
+}
+
+/// Numbers that look random and are the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        // The constants of PCG's generator of 64 bits (O'Neill 2014).
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A number from the environment, for a longer run than CI's.
+fn chosen(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Does something to a relay's connections.
+async fn trouble(relay: &Relay, dice: &mut Dice) {
+    match dice.roll(6) {
+        0 | 1 => relay.cut(),
+        2 => {
+            relay.stall();
+            for _ in 0..dice.roll(50) {
+                tokio::task::yield_now().await;
+            }
+            relay.pass();
+        }
+        3 => relay.close_to_clients(),
+        4 => relay.delay(Duration::from_micros(dice.roll(3) * 300)),
+        _ => {
+            relay.refuse();
+            for _ in 0..dice.roll(50) {
+                tokio::task::yield_now().await;
+            }
+            relay.pass();
+        }
+    }
+}
+
+/// In CI a few dozen troubles. A long run, with another seed:
+/// `WHISPEER_TROUBLES=5000 WHISPEER_SEED=7 cargo test --release --test it whatever_happens_to_links`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_to_links_each_message_comes_once_and_each_request_is_answered() {
+    const BETWEEN: u64 = 40;
+    let (troubles, mut dice) = (chosen("WHISPEER_TROUBLES", 40), Dice(chosen("WHISPEER_SEED", 1)));
+    let made = whispeer_testkit::certificates::Certificates::new();
+    let bus = Bus::builder()
+        .workers(2)
+        .tls(ServerTls::pem(made.server.pem(), made.server.key_pem()))
+        .listen(&"tcp://127.0.0.1:0".parse().unwrap())
+        .listen(&"tls://localhost:0".parse().unwrap())
+        .start()
+        .unwrap();
+    let Address::Tls(encrypted) = &bus.local_addrs()[1] else { panic!("it is the second") };
+    let relays = [Relay::to(port(&bus)).await.unwrap(), Relay::to(encrypted.port()).await.unwrap()];
+    let addresses =
+        [format!("tcp://127.0.0.1:{}", relays[0].port()), format!("tls://localhost:{}", relays[1].port())];
+    let connect = async |index: usize| {
+        let mut reconnect = Reconnect::default();
+        reconnect.first_delay = Duration::from_millis(2);
+        reconnect.max_delay = Duration::from_millis(20);
+        let tls = ClientTls::new().ca_pem(made.authority.pem());
+        Client::builder().tls(tls).reconnect(reconnect).connect(&addresses[index]).await.unwrap()
+    };
+    let (publisher, subscriber) = (connect(1).await, connect(0).await);
+    let (server, requester) = (connect(0).await, connect(1).await);
+    let clients = [publisher.clone(), subscriber.clone(), server.clone(), requester.clone()];
+    let sessions = clients.each_ref().map(Client::session_id);
+    let mut subscription = subscriber.subscribe_bytes("numbers").await.unwrap();
+    let mut serving = server.serve_bytes("double").await.unwrap();
+    let serving = tokio::spawn(async move {
+        while let Some((_, id, payload)) = serving.recv().await {
+            server.respond_bytes(id, numbered(2 * number(&payload), 8)).await.unwrap();
+        }
+    });
+    let last = troubles * BETWEEN;
+    let publishing = tokio::spawn(async move {
+        let numbers = publisher.publisher_bytes("numbers").unwrap();
+        for next in 1..=last {
+            let size = if next % 50 == 0 { 100_000 } else { 100 };
+            numbers.send(&numbered(next, size)).await.unwrap();
+        }
+        numbers.flush().await.unwrap();
+    });
+    let requesting = tokio::spawn(async move {
+        for next in 1..=last / 10 {
+            let answer = requester.request_bytes("double", numbered(next, 300)).await.unwrap();
+            assert_eq!(number(&answer), 2 * next);
+        }
+    });
+    for turn in 0..troubles {
+        trouble(&relays[(dice.roll(2)) as usize], &mut dice).await;
+        takes_next(&mut subscription, turn * BETWEEN + 1, (turn + 1) * BETWEEN).await;
+    }
+    soon(publishing).await.unwrap();
+    soon(requesting).await.unwrap();
+    assert_eq!(clients.each_ref().map(Client::session_id), sessions, "all sessions have gone on");
+    serving.abort();
+    bus.stop().await;
 }

@@ -8,6 +8,7 @@ mod certs;
 mod config;
 #[cfg(feature = "auth")]
 mod credentials;
+mod hostile;
 mod packaging;
 mod policy;
 mod pubsub;
