@@ -21,6 +21,14 @@ struct Document {
     auth: AuthSettings,
 }
 
+/// The same in a file that has other things too, which somebody else has checked.
+#[derive(Deserialize)]
+#[cfg_attr(not(feature = "auth"), expect(dead_code, reason = "without TOML there is nothing to read"))]
+struct Section {
+    #[serde(default)]
+    auth: AuthSettings,
+}
+
 /// A mistake, and where it is.
 struct Mistake {
     /// Counted from 1; `None` if it is in no line.
@@ -38,7 +46,7 @@ impl AuthSettings {
     /// [`InvalidSettings`](crate::BusError::InvalidSettings) with the line and what is wrong there. It repeats
     /// no secret.
     pub fn from_toml(text: &str) -> BusResult<Self> {
-        parse(text).map_err(|Mistake { line, reason }| match line {
+        parse(text, true).map_err(|Mistake { line, reason }| match line {
             Some(line) => invalid(format!("line {line}: {reason}")),
             None => invalid(reason),
         })
@@ -51,10 +59,23 @@ impl AuthSettings {
     /// [`InvalidSettings`](crate::BusError::InvalidSettings) with the file and line, and if the file cannot be
     /// read or is larger than [`AUTH_FILE_BYTES`](limits::AUTH_FILE_BYTES).
     pub fn read(path: &Path) -> BusResult<Self> {
+        Self::read_file(path, true)
+    }
+
+    /// Reads what stands under `auth` in a file that has other things too, as [`read`](Self::read) does; the others are
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_section(path: &Path) -> BusResult<Self> {
+        Self::read_file(path, false)
+    }
+
+    fn read_file(path: &Path, alone: bool) -> BusResult<Self> {
         let file = read_text(path, limits::AUTH_FILE_BYTES).map_err(|reason| {
             invalid(format!("cannot read who may do what from {}: {reason}", path.display()))
         })?;
-        let mut settings = parse(file.text.reveal()).map_err(|Mistake { line, reason }| {
+        let mut settings = parse(file.text.reveal(), alone).map_err(|Mistake { line, reason }| {
             let line = line.map(|line| format!("{line}:")).unwrap_or_default();
             invalid(format!("{}:{line} {reason}", path.display()))
         })?;
@@ -98,7 +119,7 @@ impl Policy {
 }
 
 #[cfg(feature = "auth")]
-fn parse(text: &str) -> Result<AuthSettings, Mistake> {
+fn parse(text: &str, alone: bool) -> Result<AuthSettings, Mistake> {
     // What the error shows by itself contains the line, and so perhaps a secret.
     let mistake = |error: toml::de::Error| Mistake {
         line: error.span().map(|at| {
@@ -107,11 +128,15 @@ fn parse(text: &str) -> Result<AuthSettings, Mistake> {
         }),
         reason: error.message().to_owned(),
     };
-    toml::from_str(text).map(|Document { auth }| auth).map_err(mistake)
+    let read = match alone {
+        true => toml::from_str(text).map(|Document { auth }| auth),
+        false => toml::from_str(text).map(|Section { auth }| auth),
+    };
+    read.map_err(mistake)
 }
 
 #[cfg(not(feature = "auth"))]
-fn parse(_text: &str) -> Result<AuthSettings, Mistake> {
+fn parse(_text: &str, _alone: bool) -> Result<AuthSettings, Mistake> {
     let reason = "reading TOML needs the feature `auth`, which this build of whispeer does not have";
     Err(Mistake { line: None, reason: reason.to_owned() })
 }

@@ -147,7 +147,7 @@ impl Running<'_> {
             }
         }
         if let Some(path) = &self.settings.configuration.policy {
-            match policy(path) {
+            match policy(path, self.settings.file.as_deref()) {
                 Ok(policy) => {
                     self.handle.set_policy(policy);
                     output::notice(format_args!("{} read again", path.display()));
@@ -221,7 +221,9 @@ fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
         builder = builder.tls(tls);
     }
     if let Some(path) = &configuration.policy {
-        builder = builder.policy(policy(path).map_err(|error| Failure::usage(error.to_string()))?);
+        builder = builder.policy(
+            policy(path, settings.file.as_deref()).map_err(|error| Failure::usage(error.to_string()))?,
+        );
     }
     builder = builder.websocket(websocket(&configuration.websocket));
     builder.start().map_err(|error| explain(&error, &addresses).into())
@@ -266,9 +268,10 @@ fn tls(settings: &Tls) -> anyhow::Result<Option<ServerTls>> {
     Ok(Some(tls))
 }
 
-/// Who may do what, by the file.
-fn policy(path: &Path) -> Result<Policy, BusError> {
-    Policy::new(&AuthSettings::read(path)?)
+/// Who may do what, by the file: one of its own, or the one with the settings.
+fn policy(path: &Path, settings: Option<&Path>) -> Result<Policy, BusError> {
+    let read = if Some(path) == settings { AuthSettings::read_section } else { AuthSettings::read };
+    Policy::new(&read(path)?)
 }
 
 fn missing(key: &str, what: &str, flag: &str) -> anyhow::Error {

@@ -57,6 +57,9 @@ pub(super) fn read(path: &Path, table: &[Setting], into: &mut Configuration) -> 
     Err(Failure::usage(problems.join("\n       ")).help(help).into())
 }
 
+/// The table of the file in which a policy may stand.
+const POLICY_TABLE: &str = "auth";
+
 struct Reading<'a> {
     path: &'a Path,
     text: &'a str,
@@ -72,7 +75,17 @@ impl Reading<'_> {
     fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
+            let is_policy = name == POLICY_TABLE && matches!(value.get_ref(), DeValue::Table(_));
             let inside = format!("{name}.");
+            if is_policy && !self.table.iter().any(|setting| setting.key.starts_with(&inside)) {
+                if table.contains_key("policy") {
+                    let text =
+                        "[auth] and the key \"policy\" both say who may do what; leave one of them out";
+                    self.problem(key.span(), text);
+                }
+                self.policy_within(key.span());
+                continue;
+            }
             match (self.table.iter().position(|setting| setting.key == name), value.get_ref()) {
                 (Some(index), value) => self.setting(index, key.span(), value),
                 (None, DeValue::Table(table))
@@ -83,6 +96,14 @@ impl Reading<'_> {
                 (None, _) => self.unknown(&name, key.span()),
             }
         }
+    }
+
+    /// Who may do what stands in this file, and is read where it is needed.
+    fn policy_within(&mut self, at: Range<usize>) {
+        self.into.policy = Some(PathBuf::from(self.path));
+        let source = Source::File { path: PathBuf::from(self.path), line: self.line(&at) };
+        let index = self.table.iter().position(|setting| setting.key == "policy");
+        self.sources.extend(index.map(|index| (index, source)));
     }
 
     fn setting(&mut self, index: usize, at: Range<usize>, value: &DeValue<'_>) {

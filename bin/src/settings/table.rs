@@ -96,7 +96,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "File that says who may do what; see docs/AUTHENTICATION.md",
         Kind::Path(|all| &mut all.policy),
     )
-    .more(&["SIGHUP reads the file again, and sessions follow it; it needs no other name."])
+    .more(&["It may also stand in this file, under [auth]. SIGHUP reads it again, and sessions follow it."])
     .example(r#""/etc/whispeer/policy.toml""#, "none, and nobody is asked who he is"),
     Setting::new(
         "grace",

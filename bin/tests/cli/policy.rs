@@ -116,3 +116,28 @@ fn a_bus_does_not_start_with_a_policy_that_cannot_be_used() {
     let unknown = place.run(&["serve", "bus", "--policy", "policy.toml"]);
     assert!(unknown.errors.contains("ghosts"), "{unknown:?}");
 }
+
+#[test]
+fn a_policy_may_stand_among_the_settings() {
+    let place = Place::new();
+    place.write(
+        "whispeer.toml",
+        "listen = [\"tcp://localhost:0\"]\ngrace = \"1s\"\n\n[auth.roles.writer]\npublish.allow = [\"news/**\"]\n\n\
+         [auth]\nanonymous = [\"writer\"]\n",
+    );
+    let told = place.run(&["config", "--config", "whispeer.toml"]).success();
+    assert!(
+        told.lines().any(|line| line.starts_with("policy ") && line.contains("whispeer.toml:7")),
+        "{told}"
+    );
+    let mut bus = place.start(&["serve", "--config", "whispeer.toml"]);
+    let line = bus.wait_for("ready on");
+    let address = line.split_whitespace().last().unwrap().to_owned();
+    publish(&place, &address, &[]).success();
+    let refused = place.run(&["pub", "--addr", &address, "alarms", "1"]);
+    assert!(refused.errors.contains("publishing to \"alarms\" is not granted"), "{refused:?}");
+
+    place.write("whispeer.toml", "policy = \"x.toml\"\n[auth]\nanonymous = []\n");
+    let both = place.run(&["config", "--config", "whispeer.toml"]);
+    assert!(both.errors.contains("leave one of them out"), "{both:?}");
+}
