@@ -39,6 +39,8 @@ pub(crate) struct Session {
     /// Credit of publishes that were parked and have been resolved since; see [`Hold`](super::hold::Hold).
     pub(super) returned_messages: AtomicU32,
     pub(super) returned_bytes: AtomicU64,
+    /// The client has come back over another connection, which is in the state.
+    has_returned: AtomicBool,
     /// The link has room again for what waits at groups and services, which is for the task to see to.
     room_again: AtomicBool,
     budget: Arc<Budget>,
@@ -154,6 +156,7 @@ impl Session {
             task: AtomicWaker::new(),
             returned_messages: AtomicU32::new(0),
             returned_bytes: AtomicU64::new(0),
+            has_returned: AtomicBool::new(false),
             room_again: AtomicBool::new(false),
             budget,
         }
@@ -229,8 +232,19 @@ impl Session {
         }
         state.returned = Some(returned);
         drop(state);
+        self.has_returned.store(true, Ordering::Release);
         self.task.wake();
         true
+    }
+
+    /// The connection over which the client has come back, once.
+    #[inline]
+    pub(super) fn take_connection(&self) -> Option<Returned> {
+        if !self.has_returned.load(Ordering::Acquire) {
+            return None;
+        }
+        self.has_returned.store(false, Ordering::Relaxed);
+        self.lock().returned.take()
     }
 
     /// Ends the session from outside: its task says why to the peer and closes the link.

@@ -234,9 +234,13 @@ impl SessionTask {
 
     /// Goes on over another connection if the client has come back, and notes when the connection is gone.
     fn look_at_connection(&mut self) {
+        let returned = self.session.take_connection();
+        let is_lost = self.session.sender().resumable().is_some_and(ResumableLink::is_lost);
+        if returned.is_none() && is_lost == self.lost_until.is_some() {
+            return;
+        }
         let session = Arc::clone(&self.session);
         let Some(link) = session.sender().resumable() else { return };
-        let returned = self.session.lock().returned.take();
         if let Some(Returned { attachment, received }) = returned {
             let welcome = Welcome {
                 resumed: true,
