@@ -88,7 +88,12 @@ impl Ground {
         change(&mut config);
         let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let crypto = QuicClientConfig::try_from(config).unwrap();
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+        let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+        // He stays until he is sent away, however long others keep the machine busy.
+        let mut transport = quinn::TransportConfig::default();
+        transport.keep_alive_interval(Some(Duration::from_secs(3)));
+        client.transport_config(Arc::new(transport));
+        endpoint.set_default_client_config(client);
         endpoint
     }
 
@@ -475,11 +480,19 @@ async fn a_client_is_let_in_while_others_hold_every_place_of_a_handshake() {
     let stranger = ground.stranger(|_| {});
     // They do all of the handshake, and open no stream.
     let mut silent = Vec::new();
-    for _ in 0..HANDSHAKES {
-        silent.push(ground.call(&stranger).await.unwrap());
+    while silent.len() < HANDSHAKES {
+        // On a machine that is busy with other things a handshake may take too long for the caller.
+        match ground.call(&stranger).await {
+            Err(quinn::ConnectionError::TimedOut) => {}
+            called => silent.push(called.unwrap()),
+        }
     }
     let connected = ground.connect(ground.trusting());
     timeout(PATIENCE, connected).await.unwrap().unwrap().ping().await.unwrap();
-    let left = silent.iter().filter(|connection| connection.close_reason().is_none()).count();
-    assert!(left >= HANDSHAKES - 1, "one of them had to go at the most: {left}");
+    // One that no datagram reached in time was not sent away for anybody else's sake.
+    let sent_away = silent
+        .iter()
+        .filter_map(quinn::Connection::close_reason)
+        .filter(|reason| *reason != quinn::ConnectionError::TimedOut);
+    assert!(sent_away.count() <= 1, "one of them had to go at the most");
 }
