@@ -84,7 +84,7 @@ pub(super) fn bind_all(
     endpoint: &Endpoint,
     address: &Address,
     loopback_only: bool,
-    mut bind: impl FnMut(SocketAddr) -> io::Result<SocketAddr>,
+    bind: impl FnMut(SocketAddr) -> io::Result<SocketAddr>,
 ) -> BusResult<u16> {
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(BusError::NoRuntime { what: "listening on a network" });
@@ -108,13 +108,36 @@ pub(super) fn bind_all(
             source: None,
         });
     }
-    let mut port = endpoint.port();
+    bind_each(addresses, endpoint.port(), bind).map_err(failed)
+}
+
+/// Binds every address that this host has, and gives the port.
+///
+/// # Errors
+/// The first error; that it has none of them.
+fn bind_each(
+    addresses: Vec<SocketAddr>,
+    mut port: u16,
+    mut bind: impl FnMut(SocketAddr) -> io::Result<SocketAddr>,
+) -> io::Result<u16> {
+    let (mut bound, mut missing) = (false, None);
     for mut local in addresses {
         local.set_port(port);
-        // All addresses of the host have the port that the first one got.
-        port = bind(local).map_err(failed)?.port();
+        match bind(local) {
+            // All addresses of the host have the port that the first one got.
+            Ok(local) => (port, bound) = (local.port(), true),
+            // A name may stand for an address of a family that is switched off here.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                tracing::debug!(%local, %error, "this host does not have one of the addresses");
+                missing = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(port)
+    match missing {
+        Some(error) if !bound => Err(error),
+        _ => Ok(port),
+    }
 }
 
 fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
@@ -198,4 +221,29 @@ fn socket(stream: TcpStream) -> io::Result<Socket> {
     let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
     SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
     Socket::new(OwnedFd::from(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Binds of a host that lacks all addresses of IPv6, and where somebody has port 1.
+    fn without_ipv6(local: SocketAddr) -> io::Result<SocketAddr> {
+        match local {
+            SocketAddr::V6(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+            SocketAddr::V4(_) if local.port() == 1 => Err(io::ErrorKind::AddrInUse.into()),
+            SocketAddr::V4(_) => Ok(SocketAddr::new(local.ip(), 4242)),
+        }
+    }
+
+    #[test]
+    fn an_address_that_the_host_lacks_is_left_out_unless_it_lacks_all() {
+        let (v6, v4) = ("[::1]:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap());
+        assert_eq!(bind_each(vec![v6, v4], 0, without_ipv6).unwrap(), 4242);
+        assert_eq!(bind_each(vec![v4, v6], 0, without_ipv6).unwrap(), 4242);
+        let none = bind_each(vec![v6], 0, without_ipv6).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::AddrNotAvailable);
+        let taken = bind_each(vec![v6, v4], 1, without_ipv6).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
 }
