@@ -25,7 +25,6 @@ struct Document {
 #[derive(Deserialize)]
 #[cfg_attr(not(feature = "auth"), expect(dead_code, reason = "without TOML there is nothing to read"))]
 struct Section {
-    #[serde(default)]
     auth: AuthSettings,
 }
 

@@ -137,6 +137,12 @@ fn a_policy_may_stand_among_the_settings() {
     let refused = place.run(&["pub", "--addr", &address, "alarms", "1"]);
     assert!(refused.errors.contains("publishing to \"alarms\" is not granted"), "{refused:?}");
 
+    // Without the table nobody could do anything, which is hardly what was meant.
+    place.write("whispeer.toml", "listen = [\"tcp://localhost:0\"]\ngrace = \"1s\"\n");
+    bus.signal("HUP");
+    bus.wait_for("the policy stays as it was");
+    publish(&place, &address, &[]).success();
+
     place.write("whispeer.toml", "policy = \"x.toml\"\n[auth]\nanonymous = []\n");
     let both = place.run(&["config", "--config", "whispeer.toml"]);
     assert!(both.errors.contains("leave one of them out"), "{both:?}");
