@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::future;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,7 +53,7 @@ pub(crate) struct ClientFiles {
     #[arg(long, global = true, env = FILE_VARIABLES[2], value_name = "FILE", hide_env_values = true)]
     pub(crate) key: Option<PathBuf>,
 
-    /// File with a token to show to the bus [env: WHISPEER_TOKEN has the token itself]
+    /// File with a token to show to the bus, read again for each connection [env: WHISPEER_TOKEN has the token itself]
     #[arg(long, global = true, env = FILE_VARIABLES[3], value_name = "FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
 
@@ -92,9 +93,19 @@ impl ClientFiles {
     /// A client that trusts and shows what was given.
     pub(crate) async fn builder(&self) -> anyhow::Result<ClientBuilder> {
         let builder = Client::builder().tls(self.tls()?);
-        Ok(match self.credentials().await? {
-            Some(credentials) => builder.credentials(credentials),
-            None => builder,
+        Ok(match (self.credentials().await?, &self.token_file) {
+            // Who renews the token in the file needs to tell nobody. What is no file can be read once only.
+            (Some(Credentials::Token(_)), Some(path)) if path.is_file() => {
+                let path = path.clone();
+                builder.credentials_from(move || {
+                    let token = secret(&path).map(Credentials::token);
+                    future::ready(
+                        token.map_err(|error| BusError::Disconnected { reason: format!("{error:#}") }),
+                    )
+                })
+            }
+            (Some(credentials), _) => builder.credentials(credentials),
+            (None, _) => builder,
         })
     }
 

@@ -171,10 +171,12 @@ async fn open_session(
     if let Some(rights) = &rights {
         peer.principal = rights.identity().principal.clone();
     }
-    if let Some(resume) = &hello.resume
-        && come_back(&shared, resume, &peer, &*sender, &mut incoming)
-    {
-        return None;
+    let mut rights = (rights, number);
+    if let Some(resume) = &hello.resume {
+        match come_back(&shared, resume, &peer, &*sender, &mut incoming, rights) {
+            None => return None,
+            Some(back) => rights = back,
+        }
     }
     // Who comes back has his place already.
     if let Err(reason) = open.belongs_to(&peer.principal) {
@@ -200,8 +202,7 @@ async fn open_session(
         // Those that are there have been told already.
         session.cut_off(BusError::Closed { what: "the bus".into() });
     }
-    let task =
-        SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, (rights, number));
+    let task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, rights);
     Some((open, task.start()))
 }
 
@@ -244,29 +245,31 @@ fn too_slow(shared: &Shared) -> BusError {
     BusError::TimedOut { what: "the handshake".into(), after: shared.live().handshake_timeout }
 }
 
-/// Hands the connection over to the session that its client asks to come back to, if that can go on; otherwise
-/// the client gets a new one.
+/// Hands the connection and the rights over to the session that its client asks to come back to, if that can go on;
+/// otherwise they are given back, and the client gets a new one.
 fn come_back(
     shared: &Shared,
     resume: &Resume,
     peer: &Peer,
     sender: &dyn LinkSender,
     incoming: &mut Incoming,
-) -> bool {
-    let Some(session) = shared.sessions().get(&resume.session).cloned() else { return false };
+    rights: (Option<Box<Rights>>, u64),
+) -> Option<(Option<Box<Rights>>, u64)> {
+    let Some(session) = shared.sessions().get(&resume.session).cloned() else { return Some(rights) };
     if session.resume_token != resume.token || !session.peer.principal.may_go_on_as(&peer.principal) {
-        return false;
+        return Some(rights);
     }
-    let Some(link) = session.sender().resumable() else { return false };
+    let Some(link) = session.sender().resumable() else { return Some(rights) };
     if !link.can_go_on(resume.received) {
-        return false;
+        return Some(rights);
     }
     let attachment = sender.resumable().and_then(|fresh| fresh.detach(incoming.take_rest()));
-    let Some(attachment) = attachment else { return false };
+    let Some(attachment) = attachment else { return Some(rights) };
     tracing::debug!(session = session.id, peer = %peer.principal, "a client comes back");
     // Where the session ends at this moment, the connection ends with it, and the client tries again.
-    session.come_back(Returned { attachment, received: resume.received });
-    true
+    let (rights, policy) = rights;
+    session.come_back(Returned { attachment, received: resume.received, rights, policy });
+    None
 }
 
 /// What the bus says to the client of a session.

@@ -17,6 +17,7 @@ use super::budget::{Budget, Share};
 use super::deadlines::Deadlines;
 use super::group::Group;
 use super::requests::{Asked, Pending};
+use super::rights::Rights;
 use super::service::{Service, Servings};
 use super::stats::Totals;
 use super::subscription::{Slot, Subscriptions};
@@ -100,6 +101,9 @@ pub(super) struct Returned {
     pub(super) attachment: Attachment,
     /// Bytes of the session's link that the client has received.
     pub(super) received: u64,
+    /// What the client has shown this time allows, and the number of the policy that says so.
+    pub(super) rights: Option<Box<Rights>>,
+    pub(super) policy: u64,
 }
 
 /// What may wait for room on a link. Each goes first in turn, so that none takes all of the room each time.

@@ -241,7 +241,10 @@ impl SessionTask {
         }
         let session = Arc::clone(&self.session);
         let Some(link) = session.sender().resumable() else { return };
-        if let Some(Returned { attachment, received }) = returned {
+        if let Some(Returned { attachment, received, rights, policy }) = returned {
+            // What its new credentials allow counts from now on, and for as long as they say.
+            (self.rights, self.policy) = (rights, policy);
+            self.follow_rights();
             let welcome = Welcome {
                 resumed: true,
                 received: link.received(),
@@ -283,11 +286,16 @@ impl SessionTask {
             None => policy.identify(principal)?,
         };
         self.rights = Some(Rights::of(identity));
+        self.follow_rights();
+        Ok(())
+    }
+
+    /// Ends what the session's new rights no longer allow.
+    fn follow_rights(&mut self) {
         self.note_end();
         self.cache.forget_routes();
         self.end_what_is_denied();
         self.end_turn();
-        Ok(())
     }
 
     /// Notes when the session ends by itself: its client does not come back, or its rights end.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::driver::Driver;
-use super::reconnect::{Reconnect, Return};
+use super::reconnect::{CredentialSource, Reconnect, Return};
 use super::shared::{Connection, Shared};
 use crate::auth::Credentials;
 use crate::error::{BusError, BusResult};
@@ -42,6 +42,8 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     options: ConnectOptions,
     credentials: Option<Credentials>,
+    /// Gives them anew for each connection.
+    credential_source: Option<CredentialSource>,
     /// `None` for what suits the address.
     reconnect: Option<Option<Reconnect>>,
 }
@@ -57,6 +59,7 @@ impl Default for ClientBuilder {
             connect_timeout: limits::HANDSHAKE_TIMEOUT,
             options: ConnectOptions::default(),
             credentials: None,
+            credential_source: None,
             reconnect: None,
         }
     }
@@ -97,6 +100,43 @@ impl ClientBuilder {
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
+        self.credential_source = None;
+        self
+    }
+
+    /// Shows what `source` gives, which is asked before each connection: the first, and each by which the client
+    /// [comes back](Self::reconnect). A session whose token is over, or whose client the policy knows no more, is
+    /// then followed by another with new credentials. Takes the place of [`credentials`](Self::credentials).
+    ///
+    /// The time it takes counts as that of connecting, and an error of it fails the attempt.
+    ///
+    /// # Examples
+    /// A token that another task renews:
+    /// ```no_run
+    /// use tokio::sync::watch;
+    /// use whispeer::auth::{Credentials, Secret};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (renewed, token) = watch::channel(Secret::new("the first token"));
+    /// let source = move || {
+    ///     let token = token.borrow().clone();
+    ///     async { Ok(Credentials::token(token)) }
+    /// };
+    /// let client = Client::builder().credentials_from(source).connect("tls://bus.example.com:4242").await?;
+    /// renewed.send_replace(Secret::new("the next one"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn credentials_from<F, A>(mut self, source: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = BusResult<Credentials>> + Send + 'static,
+    {
+        self.credential_source = Some(CredentialSource::new(source));
+        self.credentials = None;
         self
     }
 
@@ -137,7 +177,7 @@ impl ClientBuilder {
         self.connect_to(&address.parse()?).await
     }
 
-    pub(super) async fn connect_to(self, address: &Address) -> BusResult<Client> {
+    pub(super) async fn connect_to(mut self, address: &Address) -> BusResult<Client> {
         let timeout = self.connect_timeout;
         let until = Instant::now() + timeout;
         let connected = async {
@@ -145,13 +185,18 @@ impl ClientBuilder {
                 Some(reconnect) => reconnect,
                 None => address.is_remote().then(Reconnect::default),
             };
+            let source = self.credential_source.take();
+            if let Some(source) = &source {
+                self.credentials = Some(source.ask().await?);
+            }
             let options = ConnectOptions {
                 lasting: reconnect.is_some(),
                 confidential: self.credentials.is_some(),
                 ..self.options.clone()
             };
             let link = connect_with(address, &options).await?;
-            let client = self.open(link, reconnect.map(|policy| (policy, address.clone(), options)))?;
+            let reconnect = reconnect.map(|policy| (policy, address.clone(), options, source));
+            let client = self.open(link, reconnect)?;
             client.connection.shared.opened().await?;
             Ok(client)
         };
@@ -174,12 +219,17 @@ impl ClientBuilder {
     /// wait for it.
     ///
     /// # Errors
-    /// [`BusError::NoRuntime`] outside of a Tokio runtime.
+    /// [`BusError::NoRuntime`] outside of a Tokio runtime; [`BusError::InvalidSettings`] with
+    /// [`credentials_from`](Self::credentials_from), for which this would have to wait.
     pub fn connect_link(self, link: Link) -> BusResult<Client> {
+        if self.credential_source.is_some() {
+            let what = "credentials_from needs a connection by `connect`; give this one `credentials`";
+            return Err(BusError::InvalidSettings(what.into()));
+        }
         self.open(link, None)
     }
 
-    fn open(self, link: Link, reconnect: Option<(Reconnect, Address, ConnectOptions)>) -> BusResult<Client> {
+    fn open(self, link: Link, reconnect: Option<Coming>) -> BusResult<Client> {
         let runtime = check_runtime("connecting a client")?;
         let lasting = link.sender.resumable().filter(|_| reconnect.is_some());
         let capabilities = match lasting {
@@ -196,9 +246,10 @@ impl ClientBuilder {
             credentials: self.credentials.as_ref().map(Shown::from),
             ..Hello::default()
         };
-        let coming_back = reconnect.filter(|_| lasting.is_some()).map(|(policy, address, options)| {
-            Box::new(Return::new(policy, address, options, hello.clone(), self.connect_timeout))
-        });
+        let coming_back =
+            reconnect.filter(|_| lasting.is_some()).map(|(policy, address, options, source)| {
+                Box::new(Return::new(policy, address, options, hello.clone(), source, self.connect_timeout))
+            });
         let shared = Shared::new(link.sender);
         // The timer of the driver belongs to the runtime that is entered here.
         let driver =
@@ -209,6 +260,9 @@ impl ClientBuilder {
         Ok(Client { connection: Arc::new(connection) })
     }
 }
+
+/// How to come back, where to, in which way, and what gives the credentials if they are not always the same.
+type Coming = (Reconnect, Address, ConnectOptions, Option<CredentialSource>);
 
 fn check_runtime(what: &'static str) -> BusResult<Handle> {
     Handle::try_current().map_err(|_| BusError::NoRuntime { what })

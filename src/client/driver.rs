@@ -9,7 +9,7 @@ use foldhash::{HashMap, HashMapExt};
 use tokio::time::Instant;
 
 use super::inbox::Inbox;
-use super::reconnect::{ClientEvent, Fresh, Return, may_come_back};
+use super::reconnect::{ClientEvent, Fresh, Return};
 use super::shared::{Shared, lost};
 use crate::error::BusError;
 use crate::limits;
@@ -232,7 +232,8 @@ impl Driver {
 
     /// Whether the client comes back with a new session, as the bus has ended this one for reasons of its own.
     fn leave_session(&mut self, reason: &BusError) -> bool {
-        let Some(coming_back) = self.coming_back.as_mut().filter(|_| may_come_back(reason)) else {
+        let Some(coming_back) = self.coming_back.as_mut().filter(|coming_back| coming_back.follows(reason))
+        else {
             return false;
         };
         let Some(link) = self.shared.sender().resumable() else { return false };

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,9 +16,12 @@ use tokio::sync::broadcast;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::dispatch::refusal;
+use crate::auth::Credentials;
 use crate::error::{BusError, BusResult, ErrorClass};
 use crate::limits;
-use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Resume, ResumeToken, VERSION, Welcome};
+use crate::proto::{
+    Capabilities, ContentRef, Header, Hello, Kind, Resume, ResumeToken, Shown, VERSION, Welcome,
+};
 use crate::transport::{Address, Batch, ConnectOptions, Incoming, Link, Sent, connect_with};
 
 /// How a client comes back to the bus after its connection broke.
@@ -129,12 +133,40 @@ impl fmt::Debug for ClientEvents {
     }
 }
 
+/// A function that gives the credentials to show now.
+#[derive(Clone)]
+pub(super) struct CredentialSource(Arc<dyn Fn() -> Asked + Send + Sync>);
+
+type Asked = Pin<Box<dyn Future<Output = BusResult<Credentials>> + Send>>;
+
+impl CredentialSource {
+    pub(super) fn new<F, A>(source: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = BusResult<Credentials>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(source())))
+    }
+
+    pub(super) async fn ask(&self) -> BusResult<Credentials> {
+        (self.0)().await
+    }
+}
+
+impl fmt::Debug for CredentialSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CredentialSource(..)")
+    }
+}
+
 /// What is needed to come back, and how far that is.
 pub(super) struct Return {
     policy: Reconnect,
     address: Address,
     options: ConnectOptions,
     hello: Hello,
+    /// What gives the credentials for each attempt; without it they are those of `hello`.
+    credentials: Option<CredentialSource>,
     /// How long one attempt may take.
     timeout: Duration,
     /// The session to go on with.
@@ -166,10 +198,17 @@ impl Return {
         address: Address,
         options: ConnectOptions,
         hello: Hello,
+        credentials: Option<CredentialSource>,
         timeout: Duration,
     ) -> Self {
         let (state, since) = (Progress::Connected, Instant::now());
-        Self { policy, address, options, hello, timeout, session: None, state, since, failed: 0 }
+        Self { policy, address, options, hello, credentials, timeout, session: None, state, since, failed: 0 }
+    }
+
+    /// Whether a session that the bus ends for this reason is followed by another: the reason is the bus's own end,
+    /// or what the client has shown, and it can show something else.
+    pub(super) fn follows(&self, reason: &BusError) -> bool {
+        may_come_back(reason) || (self.credentials.is_some() && matches!(reason, BusError::Denied { .. }))
     }
 
     /// The session to go on with after the next loss.
@@ -215,7 +254,8 @@ impl Return {
                     let session = self.session.clone();
                     let resume = session.map(|(session, token)| Resume { session, token, received });
                     let hello = Hello { resume, ..self.hello.clone() };
-                    let attempt = attempt(self.address.clone(), self.options.clone(), hello);
+                    let credentials = self.credentials.clone();
+                    let attempt = attempt(self.address.clone(), self.options.clone(), hello, credentials);
                     let (limit, what) = (self.timeout, format!("connecting to {} again", self.address));
                     self.state = Progress::Trying(Box::pin(async move {
                         let timed_out = |_| Err(BusError::TimedOut { what, after: limit });
@@ -249,13 +289,18 @@ impl Return {
     }
 }
 
-/// Whether another attempt would end the same way.
+/// Whether another attempt would end the same way. Files of a certificate that is being renewed, and the policy of a
+/// bus, may be as they should a moment later.
 fn is_final(error: &BusError) -> bool {
-    error.class() == ErrorClass::Misuse || matches!(error, BusError::UnsupportedVersion { .. })
+    match error {
+        BusError::Denied { .. } | BusError::InvalidSettings(_) => false,
+        BusError::UnsupportedVersion { .. } => true,
+        other => other.class() == ErrorClass::Misuse,
+    }
 }
 
 /// Whether a bus that ends the connection for this reason can be come back to: the reason is its own end.
-pub(super) fn may_come_back(reason: &BusError) -> bool {
+fn may_come_back(reason: &BusError) -> bool {
     matches!(
         reason,
         BusError::Closed { .. }
@@ -266,7 +311,15 @@ pub(super) fn may_come_back(reason: &BusError) -> bool {
 }
 
 /// Connects and introduces the client.
-async fn attempt(address: Address, options: ConnectOptions, hello: Hello) -> BusResult<Fresh> {
+async fn attempt(
+    address: Address,
+    options: ConnectOptions,
+    mut hello: Hello,
+    credentials: Option<CredentialSource>,
+) -> BusResult<Fresh> {
+    if let Some(source) = credentials {
+        hello.credentials = Some(Shown::from(&source.ask().await?));
+    }
     let mut link = connect_with(&address, &options).await?;
     if let Some(link) = link.sender.resumable() {
         // It lends its connection to the client's link, and must not confirm anything by itself.
@@ -334,8 +387,10 @@ mod tests {
     }
 
     #[test]
-    fn what_this_side_did_wrong_is_not_tried_again() {
-        assert!(is_final(&BusError::InvalidSettings("x".into())));
+    fn what_ends_the_same_way_is_not_tried_again() {
+        assert!(!is_final(&BusError::InvalidSettings("a certificate without its key".into())));
+        assert!(!is_final(&BusError::Denied { what: "x".into() }));
+        assert!(is_final(&BusError::FrameTooLarge { size: 2, limit: 1 }));
         assert!(is_final(&BusError::UnsupportedVersion { what: "x".into() }));
         assert!(!is_final(&BusError::Disconnected { reason: "x".into() }));
         assert!(!may_come_back(&BusError::Protocol { what: "x".into() }));

@@ -1,15 +1,20 @@
 //! What a policy lets sessions do, from whatever they are known by, and how it changes while they live.
 
+use std::future::{Ready, ready};
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use whispeer::Address;
 use whispeer::auth::{
     Credentials, Policy, Principal, SigningKey, TokenAlgorithm, TokenIssuer, hash_password,
 };
 use whispeer::bus::Settings;
+use whispeer::client::{ClientEvent, Reconnect};
 use whispeer::prelude::*;
 use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
 use whispeer_testkit::certificates::Certificates;
+use whispeer_testkit::relay::Relay;
 use whispeer_testkit::wait;
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -261,6 +266,88 @@ async fn a_session_ends_with_its_token() {
     let identity = policy.authenticate(&nobody, Some(&Credentials::token(token))).await.unwrap();
     let left = identity.expires.unwrap().duration_since(SystemTime::now()).unwrap();
     assert!(left > Duration::from_secs(25) && left < Duration::from_secs(35), "{left:?}");
+}
+
+/// What gives each of these in turn, and then the last one again.
+fn in_turn(
+    given: Vec<BusResult<Credentials>>,
+) -> impl Fn() -> Ready<BusResult<Credentials>> + Send + Sync + 'static {
+    let asked = AtomicUsize::new(0);
+    move || {
+        let number = asked.fetch_add(1, Ordering::Relaxed);
+        ready(given[number.min(given.len() - 1)].clone())
+    }
+}
+
+fn soon_back() -> Reconnect {
+    let mut reconnect = Reconnect::default();
+    reconnect.first_delay = Duration::from_millis(5);
+    reconnect
+}
+
+#[tokio::test]
+async fn a_client_whose_session_ends_with_its_credentials_comes_back_with_others_if_it_has_a_source() {
+    let ground = Ground::new();
+    let unreadable = BusError::Disconnected { reason: "no token yet".into() };
+    let alice = || Ok(Credentials::password("alice", PASSWORD));
+    // She is still shown once, and refused; then the source fails.
+    let source = in_turn(vec![
+        alice(),
+        alice(),
+        Err(unreadable),
+        Ok(ground.token("reader", Duration::from_secs(600))),
+    ]);
+    let tls = ClientTls::new().ca_pem(ground.made.authority.pem());
+    let client = Client::builder().tls(tls).credentials_from(source).reconnect(soon_back());
+    let client = client.connect(&ground.address(0)).await.unwrap();
+    let mut events = client.events();
+    let mut subscription = client.subscribe_bytes("sensors/kitchen").await.unwrap();
+    assert!(matches!(ground.bus.sessions()[0].principal, Principal::User { .. }));
+
+    ground.change("name = \"alice\"\npassword", "name = \"carol\"\npassword");
+    let lost = soon(events.recv()).await;
+    assert!(matches!(&lost, Some(ClientEvent::Disconnected { .. })), "{lost:?}");
+    let back = soon(events.recv()).await;
+    assert!(matches!(&back, Some(ClientEvent::Reconnected { resumed: false })), "{back:?}");
+    client.ping().await.unwrap();
+    assert!(matches!(ground.bus.sessions()[0].principal, Principal::Token { .. }));
+    // What it had subscribed to is asked for again, as who it is now.
+    ground.sensor().await.publish_bytes("sensors/kitchen", "21").await.unwrap();
+    assert_eq!(soon(subscription.recv()).await.unwrap().1, "21");
+}
+
+#[tokio::test]
+async fn a_session_that_goes_on_has_the_rights_of_what_was_shown_last() {
+    let ground = Ground::new();
+    let lifetime = Duration::from_secs(600);
+    let source = in_turn(vec![Ok(ground.token("reader", lifetime)), Ok(ground.token("operator", lifetime))]);
+    let Address::Tcp(endpoint) = &ground.bus.local_addrs()[1] else { panic!("no TCP") };
+    let relay = Relay::to(endpoint.port()).await.unwrap();
+    let client = Client::builder().credentials_from(source).reconnect(soon_back());
+    let client = client.connect(&format!("tcp://127.0.0.1:{}", relay.port())).await.unwrap();
+    let mut events = client.events();
+    let mut subscription = client.subscribe_bytes("sensors/kitchen").await.unwrap();
+    let session = ground.bus.sessions()[0].id;
+
+    relay.cut();
+    soon(events.recv()).await;
+    let back = soon(events.recv()).await;
+    assert!(matches!(&back, Some(ClientEvent::Reconnected { resumed: true })), "{back:?}");
+    assert!(soon(subscription.recv()).await.is_none(), "an operator may not read");
+    assert!(matches!(subscription.close_reason(), Some(BusError::Denied { .. })));
+    denied(client.subscribe_bytes("sensors/cellar").await);
+    assert_eq!(ground.bus.sessions()[0].id, session);
+}
+
+#[tokio::test]
+async fn what_does_not_wait_for_a_connection_cannot_ask_a_source() {
+    let ground = Ground::new();
+    let client = Client::builder().credentials_from(in_turn(vec![Ok(Credentials::token("x"))]));
+    let refused = client.connect_memory(&ground.bus.connector()).unwrap_err();
+    assert!(
+        matches!(&refused, BusError::InvalidSettings(what) if what.contains("credentials_from")),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
