@@ -5,6 +5,7 @@ mod attach;
 #[cfg(feature = "auth")]
 mod authentication;
 mod broken_links;
+mod certified;
 mod conformance;
 mod examples;
 mod ground;

@@ -10,65 +10,23 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 use whispeer::Address;
 use whispeer::auth::Principal;
-use whispeer::bus::{BusBuilder, Settings};
+use whispeer::bus::Settings;
 use whispeer::limits::HANDSHAKES;
 use whispeer::prelude::*;
-use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
-use whispeer_testkit::certificates::{CLIENT, Certificates, Identity};
+use whispeer::transport::{ClientTls, ServerTls};
+use whispeer_testkit::certificates::Certificates;
 use whispeer_testkit::datagrams::{Relay, Weather};
+
+use crate::certified::{Ground, asking, builder, server};
 
 /// How long a good client may take to connect, whatever others do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A bus over QUIC, and what its clients may show.
-struct Ground {
-    made: Certificates,
-    bus: BusHandle,
-}
-
-/// The bus's side, with its certificate alone.
-fn server(made: &Certificates) -> ServerTls {
-    ServerTls::pem(made.server.pem(), made.server.key_pem())
-}
-
-/// The bus's side, asking for certificates.
-fn asking(made: &Certificates) -> ServerTls {
-    server(made).client_ca_pem(made.authority.pem()).revocations_pem(made.revocations.pem())
-}
-
-fn builder(tls: ServerTls) -> BusBuilder {
-    Bus::builder().tls(tls).listen(&"quic://localhost:0".parse().unwrap())
+fn ground(tls: impl FnOnce(&Certificates) -> ServerTls) -> Ground {
+    Ground::new("quic", tls)
 }
 
 impl Ground {
-    fn new(tls: impl FnOnce(&Certificates) -> ServerTls) -> Self {
-        let made = Certificates::new();
-        let bus = builder(tls(&made)).start().unwrap();
-        Self { made, bus }
-    }
-
-    fn port(&self) -> u16 {
-        let Address::Quic(endpoint) = &self.bus.local_addrs()[0] else { panic!("it comes first") };
-        endpoint.port()
-    }
-
-    /// A client that trusts the right CA.
-    fn trusting(&self) -> ClientTls {
-        ClientTls::new().ca_pem(self.made.authority.pem())
-    }
-
-    fn showing(&self, identity: &Identity) -> ClientTls {
-        self.trusting().identity_pem(identity.pem(), identity.key_pem())
-    }
-
-    async fn connect(&self, tls: ClientTls) -> BusResult<Client> {
-        Client::builder().tls(tls).connect(&self.bus.local_addrs()[0].to_string()).await
-    }
-
-    async fn refusal(&self, tls: ClientTls) -> String {
-        self.connect(tls).await.expect_err("it is refused").to_string()
-    }
-
     /// A trusting client by another port, such as a relay's.
     async fn connect_by(&self, port: u16) -> BusResult<Client> {
         Client::builder().tls(self.trusting()).connect(&format!("quic://127.0.0.1:{port}")).await
@@ -103,109 +61,25 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn a_client_that_trusts_the_bus_is_let_in_and_has_proven_nothing() {
-    let ground = Ground::new(server);
-    let client = ground.connect(ground.trusting()).await.unwrap();
-    client.ping().await.unwrap();
-    let session = &ground.bus.sessions()[0];
-    assert_eq!(session.transport, "quic");
-    assert!(matches!(session.principal, Principal::Network { .. }), "{:?}", session.principal);
-}
-
-#[tokio::test]
-async fn a_bus_is_refused_that_is_not_who_the_address_says() {
-    let ground = Ground::new(server);
-    let unknown = ground.refusal(ClientTls::new().ca_pem(ground.made.stranger.pem())).await;
-    assert!(unknown.contains("its CA is not trusted") && unknown.contains("--ca"), "{unknown}");
-    for (identity, reason) in [
-        (&ground.made.elsewhere_server, "not for the name"),
-        (&ground.made.expired_server, "expired"),
-        (&ground.made.strange_server, "CA is not trusted"),
-        (&ground.made.client, "not made for this use"),
-    ] {
-        let bus = builder(ServerTls::pem(identity.pem(), identity.key_pem())).start().unwrap();
-        let address = bus.local_addrs()[0].to_string();
-        let error = Client::builder().tls(ground.trusting()).connect(&address).await.unwrap_err();
-        assert!(matches!(error, BusError::Connect { .. }), "{error:?}");
-        assert!(error.to_string().contains(reason), "{error}");
-    }
-}
-
-#[tokio::test]
-async fn a_client_is_known_by_the_name_in_its_certificate() {
-    let ground = Ground::new(asking);
-    let client = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
-    client.ping().await.unwrap();
-    let name = CLIENT.to_owned();
-    assert_eq!(ground.bus.sessions()[0].principal, Principal::Certificate { name });
-}
-
-#[tokio::test]
-async fn who_shows_no_certificate_or_a_bad_one_is_not_let_in_and_told_why() {
-    let ground = Ground::new(asking);
-    let made = &ground.made;
-    let none = ground.refusal(ground.trusting()).await;
-    assert!(none.contains("asks for a certificate") && none.contains("--cert"), "{none}");
-    for (identity, reason) in [
-        (&made.expired_client, "expired"),
-        (&made.future_client, "does not hold yet"),
-        (&made.revoked_client, "revoked"),
-        (&made.strange_client, "does not trust the CA"),
-        (&made.server, "not made for this use"),
-    ] {
-        let refusal = ground.refusal(ground.showing(identity)).await;
-        assert!(refusal.contains(reason), "{reason}: {refusal}");
-    }
-    // What TLS has nothing against is told as the end of the connection.
-    let nameless = made.authority.client_with_names("", &[]);
+async fn a_certificate_without_a_name_is_told_as_the_end_of_the_connection() {
+    // TLS itself has nothing against it.
+    let ground = ground(asking);
+    let nameless = ground.made.authority.client_with_names("", &[]);
     let refusal = ground.refusal(ground.showing(&nameless)).await;
     assert!(refusal.contains("closed the connection"), "{refusal}");
     assert_eq!(ground.bus.stats().sessions, 0);
 }
 
 #[tokio::test]
-async fn where_certificates_are_optional_who_shows_none_has_proven_nothing_and_a_bad_one_is_refused() {
-    let ground = Ground::new(|made| asking(made).client_auth(ClientAuth::Optional));
-    ground.connect(ground.trusting()).await.unwrap().ping().await.unwrap();
-    assert!(matches!(ground.bus.sessions()[0].principal, Principal::Network { .. }));
-    ground.refusal(ground.showing(&ground.made.revoked_client)).await;
-    ground.refusal(ground.showing(&ground.made.strange_client)).await;
-}
-
-#[tokio::test]
-async fn other_hosts_reach_a_bus_that_asks_for_certificates_and_no_other() {
-    let made = Certificates::new();
-    let everywhere = |tls| Bus::builder().tls(tls).listen(&"quic://0.0.0.0:0".parse().unwrap()).start();
-    everywhere(asking(&made)).map(drop).unwrap();
-    for tls in [server(&made), asking(&made).client_auth(ClientAuth::Optional)] {
-        let refused = everywhere(tls).map(drop).unwrap_err().to_string();
-        assert!(refused.contains("client_ca_file") && refused.contains("--allow-anyone"), "{refused}");
-    }
-    let without = Bus::builder().listen(&"quic://localhost:0".parse().unwrap()).start().map(drop);
-    assert!(without.unwrap_err().to_string().contains("--tls-cert"));
-}
-
-#[tokio::test]
-async fn certificates_are_read_again_without_ending_connections() {
+async fn a_certificate_that_is_read_again_is_shown_from_then_on() {
     let made = Certificates::new();
     let files = made.files();
-    let tls = ServerTls::files(&files.server.certificate, &files.server.key)
-        .client_ca_file(&files.authority)
-        .revocations_file(&files.revocations);
-    let ground = Ground { bus: builder(tls).start().unwrap(), made };
-    let before = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
-    let list = ground.made.authority.revoke(&[&ground.made.revoked_client, &ground.made.client]);
-    std::fs::write(&files.revocations, list.pem()).unwrap();
+    let tls = ServerTls::files(&files.server.certificate, &files.server.key);
+    let ground = Ground { bus: builder("quic", tls).start().unwrap(), made };
     let renewed = ground.made.authority.server(&["localhost", "127.0.0.1", "renewed.example"]);
     std::fs::write(&files.server.certificate, renewed.pem()).unwrap();
     std::fs::write(&files.server.key, renewed.key_pem()).unwrap();
     ground.bus.reload().unwrap();
-    let refusal = ground.refusal(ground.showing(&ground.made.client)).await;
-    assert!(refusal.contains("revoked"), "{refusal}");
-    let newcomer = ground.made.authority.client("newcomer");
-    ground.connect(ground.showing(&newcomer)).await.unwrap().ping().await.unwrap();
-    before.ping().await.expect("who was there stays");
-    // What is shown from now on is the new certificate.
     let shown = ground.call(&ground.stranger(|_| {})).await.unwrap().peer_identity().unwrap();
     let shown = shown.downcast::<Vec<CertificateDer<'static>>>().unwrap();
     assert_eq!(shown[0].as_ref(), renewed.certificate().as_ref());
@@ -235,7 +109,7 @@ async fn a_bus_on_all_addresses_is_reached_over_both_versions_of_ip() {
 
 #[tokio::test]
 async fn the_port_of_a_bus_that_has_stopped_is_free() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let address = ground.bus.local_addrs()[0].clone();
     let client =
         Client::builder().tls(ground.trusting()).no_reconnect().connect(&address.to_string()).await.unwrap();
@@ -250,7 +124,7 @@ async fn the_port_of_a_bus_that_has_stopped_is_free() {
 
 #[tokio::test]
 async fn a_client_that_closes_is_gone_at_once() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let client = ground.connect(ground.trusting()).await.unwrap();
     client.publish_bytes("a/topic", "content").await.unwrap();
     client.close().await.unwrap();
@@ -267,7 +141,7 @@ async fn a_client_that_closes_is_gone_at_once() {
 async fn a_client_too_many_is_told_so() {
     let made = Certificates::new();
     let settings = Settings { max_sessions: 1, ..Settings::default() };
-    let bus = builder(server(&made)).settings(settings).start().unwrap();
+    let bus = builder("quic", server(&made)).settings(settings).start().unwrap();
     let ground = Ground { made, bus };
     let first = ground.connect(ground.trusting()).await.unwrap();
     let second = ground.connect(ground.trusting()).await.unwrap_err();
@@ -281,7 +155,7 @@ fn what_a_client_has_sent_before_its_runtime_ends_has_arrived() {
     let bus = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let ground = Ground::new(server);
+            let ground = ground(server);
             tell.send((ground.bus.local_addrs()[0].to_string(), ground.trusting())).unwrap();
             let listening = Client::new_memory(&ground.bus.connector()).unwrap();
             let mut subscription = listening.subscribe_bytes("last/words").await.unwrap();
@@ -318,7 +192,7 @@ async fn where_nobody_listens_there_is_no_answer() {
 
 #[tokio::test]
 async fn who_does_not_ask_for_whispeer_is_refused() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     for protocols in [vec![], vec![b"h3".to_vec()]] {
         let stranger = ground.stranger(|config| config.alpn_protocols = protocols);
         let refused = ground.call(&stranger).await.unwrap_err().to_string();
@@ -328,7 +202,7 @@ async fn who_does_not_ask_for_whispeer_is_refused() {
 
 #[tokio::test]
 async fn there_is_no_early_data_and_no_resumption() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let stranger = ground.stranger(|config| config.enable_early_data = true);
     for _ in 0..2 {
         let early = ground.call(&stranger).into_0rtt();
@@ -342,7 +216,7 @@ async fn there_is_no_early_data_and_no_resumption() {
 
 #[tokio::test]
 async fn a_connection_has_one_stream() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let connection = ground.call(&ground.stranger(|_| {})).await.unwrap();
     let _first = connection.open_bi().await.unwrap();
     assert!(timeout(Duration::from_millis(50), connection.open_bi()).await.is_err());
@@ -352,7 +226,7 @@ async fn a_connection_has_one_stream() {
 
 #[tokio::test]
 async fn the_wire_carries_no_plaintext() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let relay = Relay::to(ground.port(), Weather::default()).await.unwrap();
     let client = ground.connect_by(relay.port()).await.unwrap();
     let mut subscription = client.subscribe_bytes("announcements/of/the/day").await.unwrap();
@@ -367,7 +241,7 @@ async fn the_wire_carries_no_plaintext() {
 #[tokio::test]
 async fn over_a_bad_network_all_arrives_in_order() {
     const MESSAGES: u32 = 3000;
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let weather = Weather { lost: 20, overtaken: 50, delay: Duration::from_millis(1), one_way: false };
     let relay = Relay::to(ground.port(), weather).await.unwrap();
     let (there, back) = (ground.connect_by(relay.port()), ground.connect_by(relay.port()));
@@ -398,7 +272,7 @@ async fn over_a_bad_network_all_arrives_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn over_a_bad_network_requests_of_many_threads_are_answered_soon() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let weather = Weather { lost: 50, overtaken: 50, delay: Duration::from_millis(1), one_way: false };
     let relay = Relay::to(ground.port(), weather).await.unwrap();
     let server = ground.connect(ground.trusting()).await.unwrap();
@@ -429,7 +303,7 @@ async fn over_a_bad_network_requests_of_many_threads_are_answered_soon() {
 
 #[tokio::test]
 async fn datagrams_of_garbage_do_no_harm() {
-    let ground = Ground::new(server);
+    let ground = ground(server);
     let client = ground.connect(ground.trusting()).await.unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(("127.0.0.1", ground.port())).unwrap();
@@ -454,7 +328,7 @@ async fn datagrams_of_garbage_do_no_harm() {
 
 #[tokio::test]
 async fn a_client_is_let_in_while_a_thousand_others_begin_and_hear_nothing() {
-    let ground = Ground::new(asking);
+    let ground = ground(asking);
     // What they send arrives, and no answer does: so it is with addresses that are made up.
     let weather = Weather { one_way: true, ..Weather::default() };
     let relay = Relay::to(ground.port(), weather).await.unwrap();
@@ -475,7 +349,7 @@ async fn a_client_is_let_in_while_others_hold_every_place_of_a_handshake() {
     let made = Certificates::new();
     // All of them shall be there still, however long their handshakes take here.
     let settings = Settings { handshake_timeout: Duration::from_secs(120), ..Settings::default() };
-    let bus = builder(server(&made)).settings(settings).start().unwrap();
+    let bus = builder("quic", server(&made)).settings(settings).start().unwrap();
     let ground = Ground { made, bus };
     let stranger = ground.stranger(|_| {});
     // They do all of the handshake, and open no stream.

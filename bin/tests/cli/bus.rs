@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
-use crate::support::{LIMIT, Place};
+use crate::support::{LIMIT, Place, serve};
 
 #[test]
 fn a_bus_is_started_by_its_address_alone_and_ends_well_when_asked_to() {
@@ -183,9 +183,7 @@ fn wait_for_request(place: &Place) {
 #[test]
 fn a_subscriber_over_a_network_outlives_its_bus() {
     let place = Place::new();
-    let mut bus = place.start(&["serve", "tcp://localhost:0"]);
-    let line = bus.wait_for("ready on");
-    let address = line.split_whitespace().last().unwrap().to_owned();
+    let (bus, address) = serve(&place, &["serve", "tcp://localhost:0"]);
     let mut subscriber = place.start(&["sub", "--addr", &address, "--count", "1", "news"]);
     subscriber.wait_for("subscribed");
     bus.signal("TERM");

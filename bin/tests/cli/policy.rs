@@ -1,6 +1,6 @@
 //! `whispeer serve --policy`, and the commands that show who they are.
 
-use crate::support::{Ended, Place, Running};
+use crate::support::{Ended, Place, serve};
 
 /// A place with a key of an issuer, and a policy that knows alice and its tokens.
 fn with_policy() -> Place {
@@ -25,12 +25,7 @@ fn policy(entry: &str, readable: &str) -> String {
     )
 }
 
-fn serve(place: &Place) -> (Running, String) {
-    let mut bus = place.start(&["serve", "tcp://localhost:0", "--policy", "policy.toml"]);
-    let line = bus.wait_for("ready on");
-    let address = line.split_whitespace().last().unwrap().to_owned();
-    (bus, address)
-}
+const SERVE: [&str; 4] = ["serve", "tcp://localhost:0", "--policy", "policy.toml"];
 
 fn token(place: &Place) {
     let token = place
@@ -59,7 +54,7 @@ fn publish(place: &Place, address: &str, arguments: &[&str]) -> Ended {
 fn users_and_tokens_do_what_the_policy_says() {
     let place = with_policy();
     token(&place);
-    let (_bus, address) = serve(&place);
+    let (_bus, address) = serve(&place, &SERVE);
     let alice = ["--user", "alice", "--password-file", "password"];
     let mut subscriber =
         place.start(&[&["sub", "--addr", &address, "--count", "1", "news/*"][..], &alice].concat());
@@ -89,7 +84,7 @@ fn users_and_tokens_do_what_the_policy_says() {
 fn a_hangup_reads_the_policy_again_and_keeps_it_when_it_is_bad() {
     let place = with_policy();
     let entry = std::fs::read_to_string(place.path("entry")).unwrap();
-    let (mut bus, address) = serve(&place);
+    let (mut bus, address) = serve(&place, &SERVE);
     let mut subscriber =
         place.start(&["sub", "--addr", &address, "news/*", "--user", "alice", "--password-file", "password"]);
     subscriber.wait_for("subscribed");
@@ -130,9 +125,7 @@ fn a_policy_may_stand_among_the_settings() {
         told.lines().any(|line| line.starts_with("policy ") && line.contains("whispeer.toml:7")),
         "{told}"
     );
-    let mut bus = place.start(&["serve", "--config", "whispeer.toml"]);
-    let line = bus.wait_for("ready on");
-    let address = line.split_whitespace().last().unwrap().to_owned();
+    let (mut bus, address) = serve(&place, &["serve", "--config", "whispeer.toml"]);
     publish(&place, &address, &[]).success();
     let refused = place.run(&["pub", "--addr", &address, "alarms", "1"]);
     assert!(refused.errors.contains("publishing to \"alarms\" is not granted"), "{refused:?}");

@@ -3,32 +3,13 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Place, Running, has_module};
-
-/// A place with a CA, a server `server`, and the clients `alice` and, revoked, `mallory`.
-fn with_certificates() -> Place {
-    let place = Place::new();
-    for arguments in
-        [&["init"][..], &["server"], &["client", "alice"], &["client", "mallory"], &["revoke", "mallory"]]
-    {
-        place.run(&[&["certs"][..], arguments].concat()).success();
-    }
-    place
-}
+use crate::support::{Place, has_module, serve, with_certificates};
 
 const SERVE: [&str; 6] =
     ["serve", "quic://localhost:0", "--tls-cert", "certs/server.pem", "--tls-key", "certs/server.key"];
 
 /// What a bus is told that asks for certificates.
 const ASK: [&str; 4] = ["--tls-client-ca", "certs/ca.pem", "--tls-crl", "certs/crl.pem"];
-
-/// Starts a bus and finds out where it listens.
-fn serve(place: &Place, arguments: &[&str]) -> (Running, String) {
-    let mut bus = place.start(arguments);
-    let line = bus.wait_for("ready on");
-    let address = line.split_whitespace().last().unwrap().to_owned();
-    (bus, address)
-}
 
 /// What the client in Python prints.
 fn peer(place: &Place, address: &str, arguments: &[&str]) -> String {

@@ -259,3 +259,22 @@ pub(crate) fn long_text() -> Vec<u8> {
     }
     text
 }
+
+/// A place with a CA, a server `server`, and the clients `alice` and, revoked, `mallory`.
+pub(crate) fn with_certificates() -> Place {
+    let place = Place::new();
+    for arguments in
+        [&["init"][..], &["server"], &["client", "alice"], &["client", "mallory"], &["revoke", "mallory"]]
+    {
+        place.run(&[&["certs"][..], arguments].concat()).success();
+    }
+    place
+}
+
+/// Starts a bus and finds out where it listens.
+pub(crate) fn serve(place: &Place, arguments: &[&str]) -> (Running, String) {
+    let mut bus = place.start(arguments);
+    let line = bus.wait_for("ready on");
+    let address = line.split_whitespace().last().unwrap().to_owned();
+    (bus, address)
+}

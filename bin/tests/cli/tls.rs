@@ -5,18 +5,7 @@ use std::process::{Command, Stdio};
 
 use whispeer_testkit::certificates::{Authority, Validity};
 
-use crate::support::{Place, Running, has};
-
-/// A place with a CA, a server `server`, and the clients `alice` and, revoked, `mallory`.
-fn with_certificates() -> Place {
-    let place = Place::new();
-    for arguments in
-        [&["init"][..], &["server"], &["client", "alice"], &["client", "mallory"], &["revoke", "mallory"]]
-    {
-        place.run(&[&["certs"][..], arguments].concat()).success();
-    }
-    place
-}
+use crate::support::{Place, has, serve, with_certificates};
 
 const SERVE: [&str; 10] = [
     "serve",
@@ -30,14 +19,6 @@ const SERVE: [&str; 10] = [
     "--tls-crl",
     "certs/crl.pem",
 ];
-
-/// Starts a bus and finds out where it listens.
-fn serve(place: &Place, arguments: &[&str]) -> (Running, String) {
-    let mut bus = place.start(arguments);
-    let line = bus.wait_for("ready on");
-    let address = line.split_whitespace().last().unwrap().to_owned();
-    (bus, address)
-}
 
 /// The flags of a client with this certificate.
 fn shown_by(name: &str) -> Vec<String> {

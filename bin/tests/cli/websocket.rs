@@ -5,15 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::{Place, Running, has, has_module};
-
-/// Starts a bus and finds out where it listens.
-fn serve(place: &Place, arguments: &[&str]) -> (Running, String) {
-    let mut bus = place.start(&[&["serve"][..], arguments].concat());
-    let line = bus.wait_for("ready on");
-    let address = line.split_whitespace().last().unwrap().to_owned();
-    (bus, address)
-}
+use crate::support::{Place, Running, has, has_module, serve};
 
 fn vectors() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -31,7 +23,7 @@ fn vector(name: &str) -> Vec<u8> {
 #[test]
 fn commands_reach_a_bus_by_websocket() {
     let place = Place::new();
-    let (_bus, address) = serve(&place, &["ws://localhost:0/bus"]);
+    let (_bus, address) = serve(&place, &["serve", "ws://localhost:0/bus"]);
     assert!(address.starts_with("ws://localhost:") && address.ends_with("/bus"), "{address}");
     let mut subscriber = place.start(&["sub", "--addr", &address, "--count", "1", "greetings"]);
     subscriber.wait_for("subscribed");
@@ -48,7 +40,7 @@ fn commands_reach_a_bus_by_websocket_over_tls() {
         place.run(&[&["certs"][..], arguments].concat()).success();
     }
     let tls = ["--tls-cert", "certs/server.pem", "--tls-key", "certs/server.key"];
-    let (_bus, address) = serve(&place, &[&["wss://localhost:0"][..], &tls].concat());
+    let (_bus, address) = serve(&place, &[&["serve", "wss://localhost:0"][..], &tls].concat());
     place.run(&["pub", "--addr", &address, "--ca", "certs/ca.pem", "greetings", "\"hello\""]).success();
     let untrusting = place.run(&["pub", "--addr", &address, "greetings", "\"hello\""]);
     assert!(untrusting.errors.contains("its CA is not trusted"), "{untrusting:?}");
@@ -70,7 +62,12 @@ fn the_websockets_of_python_speak_the_vectors_of_the_protocol() {
     let place = Place::new();
     let (_bus, address) = serve(
         &place,
-        &["ws://localhost:0/bus", "--websocket-origins", "https://other.example.com,https://app.example.com"],
+        &[
+            "serve",
+            "ws://localhost:0/bus",
+            "--websocket-origins",
+            "https://other.example.com,https://app.example.com",
+        ],
     );
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/websockets_peer.py");
     let ended = Command::new("python3")
@@ -89,7 +86,7 @@ fn websocat_speaks_the_vectors_of_the_protocol() {
         return;
     }
     let place = Place::new();
-    let (_bus, address) = serve(&place, &["ws://localhost:0/bus"]);
+    let (_bus, address) = serve(&place, &["serve", "ws://localhost:0/bus"]);
     let websocat = |protocol: &str| {
         let mut command = Command::new("websocat");
         command.args(["--binary", "--no-close", "--protocol", protocol, &address]);

@@ -1,0 +1,210 @@
+//! What holds on every transport with certificates: who is let in, who is trusted, and when files are read again.
+
+use whispeer::Address;
+use whispeer::auth::Principal;
+use whispeer::bus::BusBuilder;
+use whispeer::prelude::*;
+use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
+use whispeer_testkit::certificates::{CLIENT, Certificates, Identity};
+
+/// A bus with certificates, and what its clients may show.
+pub(crate) struct Ground {
+    pub(crate) made: Certificates,
+    pub(crate) bus: BusHandle,
+}
+
+/// The bus's side, with its certificate alone.
+pub(crate) fn server(made: &Certificates) -> ServerTls {
+    ServerTls::pem(made.server.pem(), made.server.key_pem())
+}
+
+/// The bus's side, asking for certificates.
+pub(crate) fn asking(made: &Certificates) -> ServerTls {
+    server(made).client_ca_pem(made.authority.pem()).revocations_pem(made.revocations.pem())
+}
+
+pub(crate) fn builder(scheme: &str, tls: ServerTls) -> BusBuilder {
+    Bus::builder().tls(tls).listen(&format!("{scheme}://localhost:0").parse().unwrap())
+}
+
+impl Ground {
+    pub(crate) fn new(scheme: &str, tls: impl FnOnce(&Certificates) -> ServerTls) -> Self {
+        let made = Certificates::new();
+        let bus = builder(scheme, tls(&made)).start().unwrap();
+        Self { made, bus }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.bus.local_addrs()[0].to_string()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        match &self.bus.local_addrs()[0] {
+            Address::Tls(endpoint) | Address::Quic(endpoint) => endpoint.port(),
+            other => panic!("{other} comes first"),
+        }
+    }
+
+    /// A client that trusts the right CA.
+    pub(crate) fn trusting(&self) -> ClientTls {
+        ClientTls::new().ca_pem(self.made.authority.pem())
+    }
+
+    pub(crate) fn showing(&self, identity: &Identity) -> ClientTls {
+        self.trusting().identity_pem(identity.pem(), identity.key_pem())
+    }
+
+    pub(crate) async fn connect(&self, tls: ClientTls) -> BusResult<Client> {
+        Client::builder().tls(tls).connect(&self.address()).await
+    }
+
+    pub(crate) async fn refusal(&self, tls: ClientTls) -> String {
+        self.connect(tls).await.expect_err("it is refused").to_string()
+    }
+}
+
+macro_rules! hold {
+    ($($case:ident),* $(,)?) => {
+        hold!(@on tls: $($case),*);
+        hold!(@on quic: $($case),*);
+    };
+    (@on $transport:ident: $($case:ident),*) => {
+        mod $transport {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(stringify!($transport)).await;
+                }
+            )*
+        }
+    };
+}
+
+hold!(
+    a_client_that_trusts_the_bus_is_let_in_and_has_proven_nothing,
+    a_bus_is_refused_that_is_not_who_the_address_says,
+    a_client_is_known_by_the_name_in_its_certificate,
+    who_shows_no_certificate_or_a_bad_one_is_not_let_in_and_told_why,
+    where_certificates_are_optional_who_shows_none_has_proven_nothing_and_a_bad_one_is_refused,
+    other_hosts_reach_a_bus_that_asks_for_certificates_and_no_other,
+    a_bus_does_not_start_with_files_that_cannot_be_used,
+    certificates_are_read_again_without_ending_connections,
+);
+
+async fn a_client_that_trusts_the_bus_is_let_in_and_has_proven_nothing(scheme: &str) {
+    let ground = Ground::new(scheme, server);
+    let client = ground.connect(ground.trusting()).await.unwrap();
+    client.ping().await.unwrap();
+    let session = &ground.bus.sessions()[0];
+    assert_eq!(session.transport, scheme);
+    assert!(matches!(session.principal, Principal::Network { .. }), "{:?}", session.principal);
+}
+
+async fn a_bus_is_refused_that_is_not_who_the_address_says(scheme: &str) {
+    let ground = Ground::new(scheme, server);
+    let unknown = ground.refusal(ClientTls::new().ca_pem(ground.made.stranger.pem())).await;
+    assert!(unknown.contains("its CA is not trusted") && unknown.contains("--ca"), "{unknown}");
+    for (identity, reason) in [
+        (&ground.made.elsewhere_server, "not for the name"),
+        (&ground.made.expired_server, "expired"),
+        (&ground.made.strange_server, "CA is not trusted"),
+        (&ground.made.client, "not made for this use"),
+    ] {
+        let bus = builder(scheme, ServerTls::pem(identity.pem(), identity.key_pem())).start().unwrap();
+        let address = bus.local_addrs()[0].to_string();
+        let error = Client::builder().tls(ground.trusting()).connect(&address).await.unwrap_err();
+        assert!(matches!(error, BusError::Connect { .. }), "{error:?}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
+
+async fn a_client_is_known_by_the_name_in_its_certificate(scheme: &str) {
+    let ground = Ground::new(scheme, asking);
+    let client = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
+    client.ping().await.unwrap();
+    let name = CLIENT.to_owned();
+    assert_eq!(ground.bus.sessions()[0].principal, Principal::Certificate { name });
+}
+
+async fn who_shows_no_certificate_or_a_bad_one_is_not_let_in_and_told_why(scheme: &str) {
+    let ground = Ground::new(scheme, asking);
+    let made = &ground.made;
+    let none = ground.refusal(ground.trusting()).await;
+    assert!(none.contains("asks for a certificate") && none.contains("--cert"), "{none}");
+    for (identity, reason) in [
+        (&made.expired_client, "expired"),
+        (&made.future_client, "does not hold yet"),
+        (&made.revoked_client, "revoked"),
+        (&made.strange_client, "does not trust the CA"),
+        (&made.server, "not made for this use"),
+    ] {
+        let refusal = ground.refusal(ground.showing(identity)).await;
+        assert!(refusal.contains(reason), "{reason}: {refusal}");
+    }
+    assert_eq!(ground.bus.stats().sessions, 0);
+}
+
+async fn where_certificates_are_optional_who_shows_none_has_proven_nothing_and_a_bad_one_is_refused(
+    scheme: &str,
+) {
+    let ground = Ground::new(scheme, |made| asking(made).client_auth(ClientAuth::Optional));
+    ground.connect(ground.trusting()).await.unwrap().ping().await.unwrap();
+    assert!(matches!(ground.bus.sessions()[0].principal, Principal::Network { .. }));
+    ground.refusal(ground.showing(&ground.made.revoked_client)).await;
+    ground.refusal(ground.showing(&ground.made.strange_client)).await;
+}
+
+async fn other_hosts_reach_a_bus_that_asks_for_certificates_and_no_other(scheme: &str) {
+    let made = Certificates::new();
+    let everywhere =
+        |tls| Bus::builder().tls(tls).listen(&format!("{scheme}://0.0.0.0:0").parse().unwrap()).start();
+    everywhere(asking(&made)).map(drop).unwrap();
+    for tls in [server(&made), asking(&made).client_auth(ClientAuth::Optional)] {
+        let refused = everywhere(tls).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("client_ca_file") && refused.contains("--allow-anyone"), "{refused}");
+    }
+}
+
+async fn a_bus_does_not_start_with_files_that_cannot_be_used(scheme: &str) {
+    let made = Certificates::new();
+    let refused = |tls| match builder(scheme, tls).start().map(drop) {
+        Err(error @ BusError::InvalidSettings(_)) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let other_key = refused(ServerTls::pem(made.server.pem(), made.client.key_pem()));
+    assert!(other_key.contains("its key is not the one"), "{other_key}");
+    assert!(refused(ServerTls::files("nowhere.pem", "nowhere.key")).contains("nowhere.pem"));
+    assert!(refused(server(&made).client_ca_pem("")).contains("BEGIN CERTIFICATE"));
+    let without =
+        Bus::builder().listen(&format!("{scheme}://localhost:0").parse().unwrap()).start().map(drop);
+    assert!(without.unwrap_err().to_string().contains("--tls-cert"));
+}
+
+async fn certificates_are_read_again_without_ending_connections(scheme: &str) {
+    let made = Certificates::new();
+    let files = made.files();
+    let tls = ServerTls::files(&files.server.certificate, &files.server.key)
+        .client_ca_file(&files.authority)
+        .revocations_file(&files.revocations);
+    let ground = Ground { bus: builder(scheme, tls).start().unwrap(), made };
+    let before = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
+
+    // A bad file changes nothing, and is named.
+    std::fs::write(&files.revocations, "nonsense").unwrap();
+    let error = ground.bus.reload().unwrap_err().to_string();
+    assert!(error.contains("crl.pem") && error.contains("BEGIN X509 CRL"), "{error}");
+    ground.refusal(ground.showing(&ground.made.revoked_client)).await;
+
+    // Another client is revoked, and the bus has a new certificate.
+    let list = ground.made.authority.revoke(&[&ground.made.revoked_client, &ground.made.client]);
+    std::fs::write(&files.revocations, list.pem()).unwrap();
+    let renewed = ground.made.authority.server(&["localhost", "127.0.0.1", "renewed.example"]);
+    std::fs::write(&files.server.certificate, renewed.pem()).unwrap();
+    std::fs::write(&files.server.key, renewed.key_pem()).unwrap();
+    ground.bus.reload().unwrap();
+    let refusal = ground.refusal(ground.showing(&ground.made.client)).await;
+    assert!(refusal.contains("revoked"), "{refusal}");
+    let newcomer = ground.made.authority.client("newcomer");
+    ground.connect(ground.showing(&newcomer)).await.unwrap().ping().await.unwrap();
+    before.ping().await.expect("who was there stays");
+}
