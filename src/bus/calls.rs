@@ -153,34 +153,6 @@ impl SessionTask {
         self.check(Action::Request, &TopicPattern::from_utf8(topic)?)
     }
 
-    /// Ends subscriptions and servings that are not allowed any more.
-    pub(super) fn end_what_is_denied(&mut self) {
-        let Some(rights) = &self.rights else { return };
-        let (subscriptions, servings) = {
-            let state = self.session.lock();
-            let denied = |action, pattern: &TopicPattern| rights.check(action, pattern).err();
-            let subscriptions: Vec<(u32, BusError)> = state
-                .subscriptions
-                .iter()
-                .filter_map(|own| Some((own.id, denied(Action::Subscribe, &own.pattern)?)))
-                .collect();
-            let servings: Vec<(u32, BusError)> = state
-                .servings
-                .iter()
-                .filter_map(|(id, service)| {
-                    Some((id, denied(Action::Serve, &TopicPattern::from(service.topic.clone()))?))
-                })
-                .collect();
-            (subscriptions, servings)
-        };
-        for (id, error) in subscriptions {
-            self.end_subscription(id, u64::MAX, false, Some(&error));
-        }
-        for (id, error) in servings {
-            self.end_serving(id, Some(&error));
-        }
-    }
-
     pub(super) fn unsubscribe(&mut self, header: &Header) -> Result<(), BusError> {
         self.end_subscription(header.id, header.sequence, header.flags.contains(DRAIN), None);
         Ok(())
@@ -188,7 +160,7 @@ impl SessionTask {
 
     /// Ends a subscription of which so many deliveries were taken: at once, or when what is held for it has been
     /// delivered.
-    fn end_subscription(&mut self, id: u32, taken: u64, drain: bool, error: Option<&BusError>) {
+    pub(super) fn end_subscription(&mut self, id: u32, taken: u64, drain: bool, error: Option<&BusError>) {
         let Some(slot) = self.session.lock().subscriptions.slot(id) else {
             // It has ended by itself while this was under way.
             return;
@@ -287,7 +259,7 @@ impl SessionTask {
         Ok(())
     }
 
-    fn end_serving(&mut self, id: u32, error: Option<&BusError>) {
+    pub(super) fn end_serving(&mut self, id: u32, error: Option<&BusError>) {
         let Some(service) = self.session.lock().forget_serving(id) else { return };
         let waiting = self.shared.services.leave(&service, &self.session, id);
         self.shared.fail_waiting(&service, waiting.into_iter(), &mut self.touched);

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::auth::{Action, Identity, Policy};
+use super::task::SessionTask;
+use crate::auth::{Action, Identity, Policy, Principal};
 use crate::error::{BusError, BusResult};
 use crate::topic::TopicPattern;
 
@@ -86,6 +87,62 @@ impl Rights {
     pub(super) fn expired(&self) -> BusError {
         BusError::Denied {
             what: format!("the token of {} has expired; connect with a new one", self.identity.principal),
+        }
+    }
+}
+
+impl SessionTask {
+    /// Asks the policy that has replaced another about this session, and ends what it may no longer have.
+    ///
+    /// # Errors
+    /// Why it would not be let in any more.
+    pub(super) fn renew_rights(&mut self) -> Result<(), BusError> {
+        let (policy, number) = self.shared.policies.current();
+        self.policy = number;
+        let principal = &self.session.peer.principal;
+        let identity = match &self.rights {
+            _ if *principal == Principal::Bus => return Ok(()),
+            Some(rights) => policy.renew(rights.identity())?,
+            None => policy.identify(principal)?,
+        };
+        self.rights = Some(Rights::of(identity));
+        self.follow_rights();
+        Ok(())
+    }
+
+    /// Ends what the session's new rights no longer allow.
+    pub(super) fn follow_rights(&mut self) {
+        self.note_end();
+        self.cache.forget_routes();
+        self.end_what_is_denied();
+        self.end_turn();
+    }
+
+    /// Ends subscriptions and servings that are not allowed any more.
+    fn end_what_is_denied(&mut self) {
+        let Some(rights) = &self.rights else { return };
+        let (subscriptions, servings) = {
+            let state = self.session.lock();
+            let denied = |action, pattern: &TopicPattern| rights.check(action, pattern).err();
+            let subscriptions: Vec<(u32, BusError)> = state
+                .subscriptions
+                .iter()
+                .filter_map(|own| Some((own.id, denied(Action::Subscribe, &own.pattern)?)))
+                .collect();
+            let servings: Vec<(u32, BusError)> = state
+                .servings
+                .iter()
+                .filter_map(|(id, service)| {
+                    Some((id, denied(Action::Serve, &TopicPattern::from(service.topic.clone()))?))
+                })
+                .collect();
+            (subscriptions, servings)
+        };
+        for (id, error) in subscriptions {
+            self.end_subscription(id, u64::MAX, false, Some(&error));
+        }
+        for (id, error) in servings {
+            self.end_serving(id, Some(&error));
         }
     }
 }

@@ -22,7 +22,6 @@ use super::router::RouteCache;
 use super::session::{Returned, Session, State, Waiter};
 use super::stats::Totals;
 use super::underway::{Underway, Waiting};
-use crate::auth::Principal;
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::GapReason;
@@ -80,7 +79,7 @@ pub(super) struct SessionTask {
     /// What the session may do; `None` where nobody is asked who he is.
     pub(super) rights: Option<Box<Rights>>,
     /// The number of the policy that they are by.
-    policy: u64,
+    pub(super) policy: u64,
     /// The link may outlive its connection.
     resumable: bool,
     /// The connection is gone; the session ends when this is reached, unless the client comes back.
@@ -272,34 +271,8 @@ impl SessionTask {
         }
     }
 
-    /// Asks the policy that has replaced another about this session, and ends what it may no longer have.
-    ///
-    /// # Errors
-    /// Why it would not be let in any more.
-    fn renew_rights(&mut self) -> Result<(), BusError> {
-        let (policy, number) = self.shared.policies.current();
-        self.policy = number;
-        let principal = &self.session.peer.principal;
-        let identity = match &self.rights {
-            _ if *principal == Principal::Bus => return Ok(()),
-            Some(rights) => policy.renew(rights.identity())?,
-            None => policy.identify(principal)?,
-        };
-        self.rights = Some(Rights::of(identity));
-        self.follow_rights();
-        Ok(())
-    }
-
-    /// Ends what the session's new rights no longer allow.
-    fn follow_rights(&mut self) {
-        self.note_end();
-        self.cache.forget_routes();
-        self.end_what_is_denied();
-        self.end_turn();
-    }
-
     /// Notes when the session ends by itself: its client does not come back, or its rights end.
-    fn note_end(&mut self) {
+    pub(super) fn note_end(&mut self) {
         let rights_until = self.rights.as_ref().and_then(|rights| rights.until);
         self.ends_at = self.lost_until.into_iter().chain(rights_until).min();
     }
@@ -470,7 +443,7 @@ impl SessionTask {
     }
 
     /// Flushes everything that this turn wrote to.
-    fn end_turn(&mut self) {
+    pub(super) fn end_turn(&mut self) {
         if self.underway.is_none() {
             self.holds.close();
         }
