@@ -29,13 +29,16 @@ pub const FRAME_SLACK: usize = 2 * 1024;
 /// A longer frame ends the connection as malformed.
 pub const HANDSHAKE_FRAME_LIMIT: usize = 4 * 1024;
 
-/// Handshakes of transports (TLS, WebSocket, QUIC) that are under way at a time. Each costs tens of KiB and
-/// some computing for somebody who has not said who he is. Others wait for a place, which whoever has been
-/// at it for [`HANDSHAKE_PATIENCE`] gives up to them.
+/// Handshakes that are under way at a time: those of transports (TLS, WebSocket, QUIC) up to `HELLO`. Each costs
+/// tens of KiB and some computing for somebody who has not said who he is. Others wait for a place, which whoever
+/// has been at it for [`HANDSHAKE_PATIENCE`] gives up to them.
 pub const HANDSHAKES: usize = 1024;
 
-/// How long a transport's handshake may take while others wait for its place: several round trips around the
-/// world.
+/// Those of them that one address may have: a quarter, so that four have to conspire to be in the way of others.
+/// The loopback may have all.
+pub const HANDSHAKES_OF_ADDRESS: usize = HANDSHAKES / 4;
+
+/// How long a handshake may take while others wait for its place: several round trips around the world.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes of a link that one side has sent and the other has not confirmed to have received, where the link may

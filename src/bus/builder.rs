@@ -391,6 +391,7 @@ impl BusBuilder {
             next_session: AtomicU64::new(1),
             next_token: AtomicU64::new(1),
             links: AtomicUsize::new(0),
+            session_places: AtomicUsize::new(0),
             past: Mutex::default(),
             cut_off: AtomicU64::new(0),
             draining: AtomicBool::new(false),

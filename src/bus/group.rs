@@ -208,13 +208,14 @@ fn give(
         members.rotate_left(1);
         let Some(Member { session, slot }) = members.back() else { break };
         let mut state = session.lock();
+        let has_room = state.has_room();
         let State { subscriptions, lanes, totals, crowded, groups_without_room, .. } = &mut *state;
         let Some(subscription) = subscriptions.at(*slot) else { continue };
         let own = publisher == Some(session.id);
         if !subscription.credit.is_left() || (own && subscription.no_echo) {
             continue;
         }
-        if !lanes.has_room() {
+        if !has_room {
             *crowded = true;
             if !groups_without_room.iter().any(|other| Arc::ptr_eq(other, group)) {
                 groups_without_room.push(Arc::clone(group));

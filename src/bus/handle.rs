@@ -181,7 +181,8 @@ impl BusHandle {
     ///
     /// In flight are unanswered requests, those that wait for a server included, publishes that wait for
     /// the byte budget or are under way, parked messages, those of queue groups included, and bytes that
-    /// clients have yet to read.
+    /// clients have yet to read. A client whose connection breaks meanwhile may come back to finish its part; whoever
+    /// else connects is told [`BusError::Draining`].
     ///
     /// # Cancel safety
     /// When dropped, the bus goes on draining; it stops with its handle.
@@ -217,7 +218,6 @@ impl BusHandle {
 
     fn begin_drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
-        self.phase.send_replace(Phase::Draining);
         for session in self.shared.clients() {
             session.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
         }
@@ -254,8 +254,13 @@ impl Shared {
         none_waits
             && groups_are_empty
             && self.clients().iter().all(|session| {
+                // What a broken connection has not brought over waits for its client to come back.
+                let link = session.sender().resumable().filter(|link| link.is_lost());
                 let state = session.lock();
-                state.in_flight() == 0 && state.parked_bytes == 0 && state.lanes.waiting() == 0
+                link.is_none_or(|link| link.held() == 0)
+                    && state.in_flight() == 0
+                    && state.parked_bytes == 0
+                    && state.lanes.waiting() == 0
             })
     }
 
@@ -318,6 +323,7 @@ impl Shared {
                 name: session.name.clone(),
                 principal: session.peer.principal.clone(),
                 transport: session.peer.transport.into(),
+                connected: !state.is_lost(),
                 subscriptions: state.subscriptions.len(),
                 servings: state.servings.len(),
                 requests_in_flight: state.in_flight(),

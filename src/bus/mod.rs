@@ -2,7 +2,7 @@
 //!
 //! A message's way through, file by file:
 //!
-//! 1. `supervisor` accepts links and does the handshake;
+//! 1. `supervisor` accepts links, and `opening` makes a session of each; `handshakes` and `places` bound them;
 //! 2. `task` owns one link: it reads what has arrived and hands each frame on;
 //! 3. `publish` finds the targets (`router`) and offers them the message; `underway` does so in pieces
 //!    where it takes long;
@@ -27,6 +27,7 @@ mod clock;
 mod deadlines;
 mod group;
 mod handle;
+mod handshakes;
 mod hold;
 mod introspect;
 mod opening;
@@ -60,7 +61,7 @@ pub use settings::{Applied, Settings};
 pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
 
 use self::budget::Budget;
-use self::opening::Handshakes;
+use self::handshakes::Handshakes;
 use self::places::Places;
 use self::rights::Policies;
 use self::router::Router;
@@ -101,6 +102,8 @@ pub(crate) struct Shared {
     next_token: AtomicU64,
     /// Links that are open, those in the handshake included.
     links: AtomicUsize,
+    /// Those that have a session, the bus's own included.
+    session_places: AtomicUsize,
     /// Counts of sessions that have ended.
     past: Mutex<Totals>,
     cut_off: AtomicU64,

@@ -1,12 +1,14 @@
 //! From a connection to a session: the handshake of its transport, and then the bus's own.
 
+use std::fmt;
 use std::future::{pending, poll_fn};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::places::Place;
@@ -21,74 +23,12 @@ use crate::limits;
 use crate::proto::{
     Capabilities, ContentRef, Header, Hello, Kind, Refusal, Resume, ResumeToken, VERSION, Welcome,
 };
-use crate::transport::{Accepted, Batch, Incoming, Link, LinkReceiver, LinkSender, Opened, Opening, Peer};
+use crate::transport::{Accepted, Batch, Incoming, Link, LinkReceiver, LinkSender, Opening, Peer};
 
 const RESUME: Capabilities = Capabilities::RESUME;
 
 /// The shortest keep-alive interval a client may ask for; the bus's own may be shorter.
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(100);
-
-/// The handshakes of transports that are under way. They cost memory and computing before anybody has said
-/// who they are, so their number is bounded; one that takes long gives way to others that wait.
-#[derive(Debug)]
-pub(super) struct Handshakes {
-    places: Semaphore,
-    waiting: AtomicUsize,
-    /// Somebody waits for a place.
-    wanted: Notify,
-}
-
-impl Default for Handshakes {
-    fn default() -> Self {
-        Self {
-            places: Semaphore::new(limits::HANDSHAKES),
-            waiting: AtomicUsize::new(0),
-            wanted: Notify::new(),
-        }
-    }
-}
-
-/// Counts one who waits for as long as it does.
-struct WaitsForPlace<'a>(&'a AtomicUsize);
-
-impl Drop for WaitsForPlace<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Handshakes {
-    /// Waits for a place and does the handshake there.
-    async fn run(&self, opening: Opening) -> Opened {
-        let _place = match self.places.try_acquire() {
-            Ok(place) => Ok(place),
-            Err(_) => {
-                self.waiting.fetch_add(1, Ordering::Relaxed);
-                let _waits = WaitsForPlace(&self.waiting);
-                self.wanted.notify_one();
-                self.places.acquire().await
-            }
-        };
-        tokio::select! {
-            opened = opening.handshake => opened,
-            () = self.has_to_give_way() => Err(BusError::Overloaded {
-                what: format!("{} connections in the handshake of their transport", limits::HANDSHAKES),
-            }),
-        }
-    }
-
-    /// Returns when others wait and this one has had its time.
-    async fn has_to_give_way(&self) {
-        sleep(limits::HANDSHAKE_PATIENCE).await;
-        loop {
-            let wanted = self.wanted.notified();
-            if self.waiting.load(Ordering::Relaxed) > 0 {
-                return;
-            }
-            wanted.await;
-        }
-    }
-}
 
 /// Serves one link from the handshake to its end. Not an `async fn`: its future would hold the arguments for as
 /// long as the connection lives, beside what they were moved into.
@@ -116,58 +56,32 @@ async fn open_session(
     mut phase: watch::Receiver<Phase>,
 ) -> Option<(Place, Served)> {
     let until = Instant::now() + shared.live().handshake_timeout;
-    let stopped = async {
-        // A supervisor that is gone takes this task with it.
-        if phase.wait_for(|phase| *phase == Phase::Stopped).await.is_err() {
-            pending::<()>().await;
-        }
+    let origin = Origin::of(&accepted);
+    let mut stranger = None;
+    let met = tokio::select! {
+        met = meet(&shared, &origin, accepted, until, &mut stranger) => met,
+        () = has_stopped(&mut phase) => Err(BusError::Closed { what: "the bus".into() }),
     };
-    let opened = tokio::select! {
-        opened = open_link(&shared, accepted, until) => opened?,
-        () = stopped => return None,
-    };
-    let (open, Link { sender, mut receiver }, peer) = opened;
-    let mut incoming = Incoming::new(sender.form(), limits::HANDSHAKE_FRAME_LIMIT);
-    let welcomed = async {
-        let open = open?;
-        let hello = tokio::select! {
-            hello = timeout_at(until, read_hello(&mut *receiver, &mut incoming)) => {
-                hello.map_err(|_| too_slow(&shared))??
-            }
-            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
-                return Err(BusError::Closed { what: "the bus".into() });
-            }
-        };
-        if hello.min_version > VERSION || hello.max_version < VERSION {
-            let what = format!(
-                "the client speaks versions {} to {}, the bus {VERSION}",
-                hello.min_version, hello.max_version
-            );
-            return Err(BusError::UnsupportedVersion { what });
+    let Some(Stranger { link, mut peer, mut incoming }) = stranger else {
+        if let Err(reason) = met {
+            shared.cut_off.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(peer = %origin, %reason, "no connection");
         }
-        if shared.is_draining() {
-            return Err(BusError::Draining { what: "the bus".into() });
-        }
-        let (policy, number) = shared.policies.current();
-        let rights = if policy.is_open() || peer.principal == Principal::Bus {
-            None
-        } else {
-            let credentials = hello.credentials.as_ref().map(Credentials::from);
-            let identified = policy.authenticate(&peer.principal, credentials.as_ref());
-            let identity = timeout_at(until, identified).await.map_err(|_| too_slow(&shared))??;
-            Some(Rights::of(identity))
-        };
-        let token = random::<{ ResumeToken::LEN }>()?;
-        Ok((open, hello, rights, number, ResumeToken::new(token)))
+        return None;
     };
-    let (mut open, mut hello, rights, number, resume_token) = match welcomed.await {
-        Ok(welcomed) => welcomed,
+    let Link { sender, receiver } = link;
+    let identified = async {
+        let (place, hello) = met?;
+        let (rights, number) = identify(&shared, &hello, &peer, until).await?;
+        Ok((place, hello, rights, number))
+    };
+    let (mut place, mut hello, rights, number) = match identified.await {
+        Ok(identified) => identified,
         Err(reason) => {
             turn_away(&shared, &*sender, &peer, &reason);
             return None;
         }
     };
-    let mut peer = peer;
     if let Some(rights) = &rights {
         peer.principal = rights.identity().principal.clone();
     }
@@ -178,11 +92,18 @@ async fn open_session(
             Some(back) => rights = back,
         }
     }
-    // Who comes back has his place already.
-    if let Err(reason) = open.belongs_to(&peer.principal) {
-        turn_away(&shared, &*sender, &peer, &reason);
-        return None;
-    }
+    // Who comes back has his place already, and finishes what he has begun.
+    let admitted = match shared.is_draining() {
+        true => Err(BusError::Draining { what: "the bus".into() }),
+        false => place.begin_session(&peer.principal, origin.ip()).and_then(|()| random()),
+    };
+    let resume_token = match admitted {
+        Ok(token) => ResumeToken::new(token),
+        Err(reason) => {
+            turn_away(&shared, &*sender, &peer, &reason);
+            return None;
+        }
+    };
     match sender.resumable() {
         Some(link) if !shared.live().resume_limit.is_zero() && hello.capabilities.contains(RESUME) => {
             link.keep()
@@ -203,42 +124,140 @@ async fn open_session(
         session.cut_off(BusError::Closed { what: "the bus".into() });
     }
     let task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, rights);
-    Some((open, task.start()))
+    Some((place, task.start()))
 }
 
-/// Does the handshake of the transport, if it has one. `None` when it failed, which nobody can be told.
-async fn open_link(
-    shared: &Arc<Shared>,
-    accepted: Accepted,
-    until: Instant,
-) -> Option<(BusResult<Place>, Link, Peer)> {
-    let opening = match accepted {
-        Accepted::Open { link, peer } => {
-            let address = match peer.principal {
-                Principal::Network { address } => Some(address),
-                _ => None,
-            };
-            return Some((Place::open(shared, peer.principal == Principal::Bus, address), link, peer));
-        }
-        Accepted::Opening(opening) => opening,
-    };
-    let remote = opening.remote.clone();
-    let opened = async {
-        let open = Place::open(shared, false, remote.parse().ok())?;
-        let (link, peer) = timeout_at(until, shared.handshakes.run(opening))
-            .await
-            .unwrap_or_else(|_| Err(too_slow(shared)))?;
-        Ok((Ok(open), link, peer))
-    };
-    match opened.await {
-        Ok(opened) => Some(opened),
-        Err(reason) => {
-            let reason: BusError = reason;
-            shared.cut_off.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(peer = remote, %reason, "no connection");
-            None
+/// Returns when the bus has stopped.
+async fn has_stopped(phase: &mut watch::Receiver<Phase>) {
+    // A supervisor that is gone takes this task with it.
+    if phase.wait_for(|phase| *phase == Phase::Stopped).await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+/// Where a connection comes from.
+struct Origin {
+    /// In words, for the log.
+    remote: String,
+    /// The address, where it is over a network; whether somebody can be reached there.
+    address: Option<(IpAddr, bool)>,
+    /// It is the bus's own.
+    is_own: bool,
+    /// It is within this process, which does not keep itself waiting.
+    is_local: bool,
+}
+
+impl Origin {
+    fn of(accepted: &Accepted) -> Self {
+        match accepted {
+            Accepted::Open { peer, .. } => {
+                let address = match peer.principal {
+                    Principal::Network { address } => Some((address.ip().to_canonical(), true)),
+                    _ => None,
+                };
+                let is_own = peer.principal == Principal::Bus;
+                let is_local = is_own || peer.principal == Principal::Local;
+                Self { remote: peer.principal.to_string(), address, is_own, is_local }
+            }
+            Accepted::Opening(Opening { remote, validated, .. }) => {
+                let address = remote.parse().ok();
+                let address = address.map(|remote: SocketAddr| (remote.ip().to_canonical(), *validated));
+                Self { remote: remote.clone(), address, is_own: false, is_local: false }
+            }
         }
     }
+
+    /// The address whose connections are counted together, once there is a connection. The loopback is everybody on
+    /// this host.
+    fn ip(&self) -> Option<IpAddr> {
+        self.address.map(|(ip, _)| ip).filter(|ip| !ip.is_loopback())
+    }
+
+    /// The same, for one that has not said anything yet: anybody can make up where a datagram comes from.
+    fn validated_ip(&self) -> Option<IpAddr> {
+        self.ip().filter(|_| self.address.is_some_and(|(_, validated)| validated))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.remote)
+    }
+}
+
+/// Somebody to whom there is a link, and what has arrived over it.
+struct Stranger {
+    link: Link,
+    peer: Peer,
+    incoming: Incoming,
+}
+
+impl Stranger {
+    fn new(link: Link, peer: Peer) -> Self {
+        let incoming = Incoming::new(link.sender.form(), limits::HANDSHAKE_FRAME_LIMIT);
+        Self { link, peer, incoming }
+    }
+}
+
+/// Does the handshake of the transport, if it has one, and waits for `HELLO`. Leaves the link in `stranger` as soon
+/// as there is one, so that who is at its other end can be told why there will be no session.
+async fn meet(
+    shared: &Arc<Shared>,
+    origin: &Origin,
+    accepted: Accepted,
+    until: Instant,
+    stranger: &mut Option<Stranger>,
+) -> BusResult<(Place, Hello)> {
+    let handshake = match accepted {
+        Accepted::Open { link, peer } => {
+            *stranger = Some(Stranger::new(link, peer));
+            None
+        }
+        Accepted::Opening(opening) => Some(opening.handshake),
+    };
+    let place = Place::open(shared, origin.validated_ip(), origin.is_own)?;
+    let arrives = async {
+        if let Some(handshake) = handshake {
+            let (link, peer) = handshake.await?;
+            *stranger = Some(Stranger::new(link, peer));
+        }
+        match stranger {
+            Some(Stranger { link, incoming, .. }) => read_hello(&mut *link.receiver, incoming).await,
+            None => Err(BusError::Closed { what: "the connection".into() }),
+        }
+    };
+    let arrived = async {
+        match origin.is_local {
+            true => arrives.await,
+            false => shared.handshakes.run(origin.validated_ip(), arrives).await,
+        }
+    };
+    let hello = timeout_at(until, arrived).await.unwrap_or_else(|_| Err(too_slow(shared)))?;
+    Ok((place, hello))
+}
+
+/// Finds out what somebody may do, and by which policy.
+async fn identify(
+    shared: &Shared,
+    hello: &Hello,
+    peer: &Peer,
+    until: Instant,
+) -> BusResult<(Option<Box<Rights>>, u64)> {
+    if hello.min_version > VERSION || hello.max_version < VERSION {
+        let what = format!(
+            "the client speaks versions {} to {}, the bus {VERSION}",
+            hello.min_version, hello.max_version
+        );
+        return Err(BusError::UnsupportedVersion { what });
+    }
+    let (policy, number) = shared.policies.current();
+    if policy.is_open() || peer.principal == Principal::Bus {
+        return Ok((None, number));
+    }
+    let credentials = hello.credentials.as_ref().map(Credentials::from);
+    let identified = policy.authenticate(&peer.principal, credentials.as_ref());
+    let identity = timeout_at(until, identified).await.map_err(|_| too_slow(shared))??;
+    Ok((Some(Rights::of(identity)), number))
 }
 
 fn too_slow(shared: &Shared) -> BusError {
@@ -259,12 +278,13 @@ fn come_back(
     if session.resume_token != resume.token || !session.peer.principal.may_go_on_as(&peer.principal) {
         return Some(rights);
     }
-    let Some(link) = session.sender().resumable() else { return Some(rights) };
-    if !link.can_go_on(resume.received) {
+    let goes_on = session.sender().resumable().is_some_and(|link| link.can_go_on(resume.received));
+    let Some(fresh) = sender.resumable().filter(|_| goes_on) else {
+        session.make_way();
         return Some(rights);
-    }
-    let attachment = sender.resumable().and_then(|fresh| fresh.detach(incoming.take_rest()));
-    let Some(attachment) = attachment else { return Some(rights) };
+    };
+    // One that broke at this moment is tried again.
+    let attachment = fresh.detach(incoming.take_rest())?;
     tracing::debug!(session = session.id, peer = %peer.principal, "a client comes back");
     // Where the session ends at this moment, the connection ends with it, and the client tries again.
     let (rights, policy) = rights;
@@ -330,66 +350,4 @@ fn refuse(sender: &dyn LinkSender, reason: &BusError) {
     // Whether it arrives or not, the link is closed next.
     let _ = sender.try_send(&mut batch);
     sender.close();
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::task::JoinSet;
-
-    use super::*;
-    use crate::transport::memory_pair;
-
-    fn silent() -> Opening {
-        Opening { remote: "somebody".into(), handshake: Box::pin(pending()) }
-    }
-
-    fn quick() -> Opening {
-        let peer = Peer { principal: Principal::Local, transport: "memory" };
-        Opening { remote: "a good client".into(), handshake: Box::pin(async { Ok((memory_pair().0, peer)) }) }
-    }
-
-    /// So many who connect and then say nothing.
-    async fn silent_ones(handshakes: &Arc<Handshakes>, count: usize) -> JoinSet<Opened> {
-        let mut silent_ones = JoinSet::new();
-        for _ in 0..count {
-            let handshakes = Arc::clone(handshakes);
-            silent_ones.spawn(async move { handshakes.run(silent()).await });
-        }
-        while handshakes.places.available_permits() > limits::HANDSHAKES - count {
-            tokio::task::yield_now().await;
-        }
-        silent_ones
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn those_who_are_silent_stay_while_nobody_else_wants_their_place() {
-        let handshakes = Arc::new(Handshakes::default());
-        let mut silent_ones = silent_ones(&handshakes, limits::HANDSHAKES - 1).await;
-        sleep(2 * limits::HANDSHAKE_PATIENCE).await;
-        let before = Instant::now();
-        assert!(handshakes.run(quick()).await.is_ok());
-        assert_eq!(before.elapsed(), Duration::ZERO);
-        assert!(silent_ones.try_join_next().is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_good_client_gets_the_place_of_one_who_is_silent() {
-        let handshakes = Arc::new(Handshakes::default());
-        let mut silent_ones = silent_ones(&handshakes, limits::HANDSHAKES).await;
-        let before = Instant::now();
-        assert!(handshakes.run(quick()).await.is_ok());
-        assert!(before.elapsed() <= limits::HANDSHAKE_PATIENCE, "{:?}", before.elapsed());
-        let sent_away = silent_ones.join_next().await.unwrap().unwrap();
-        assert!(matches!(sent_away, Err(BusError::Overloaded { .. })), "{sent_away:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_who_has_been_silent_for_long_goes_at_once_when_he_is_in_the_way() {
-        let handshakes = Arc::new(Handshakes::default());
-        let _silent_ones = silent_ones(&handshakes, limits::HANDSHAKES).await;
-        sleep(3 * limits::HANDSHAKE_PATIENCE).await;
-        let before = Instant::now();
-        assert!(handshakes.run(quick()).await.is_ok());
-        assert_eq!(before.elapsed(), Duration::ZERO);
-    }
 }

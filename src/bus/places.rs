@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use super::Shared;
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
+use crate::limits;
 
 /// Who has connections.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub(super) struct Places(Mutex<HashMap<Holder, usize, RandomState>>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Holder {
     Address(IpAddr),
+    /// An address of which somebody has connected and has no session yet.
+    Opening(IpAddr),
     Uid(u32),
     /// Somebody by the name that he has proven.
     Named(Arc<str>),
@@ -61,59 +64,92 @@ impl Places {
 }
 
 /// Counts a connection for as long as it lives.
+///
+/// A connection without a session has places of its own: it may be that of somebody who comes back to his session,
+/// which counts already.
 pub(super) struct Place {
     shared: Arc<Shared>,
-    address: Option<IpAddr>,
-    principal: Option<Holder>,
+    is_own: bool,
+    holders: [Option<Holder>; 2],
+    /// It counts as a session.
+    has_session: bool,
 }
 
 impl Place {
-    /// Counts one more, within the limits. The bus's own session always finds a place.
+    /// Counts one more, within the limits. The bus's own process always finds a place.
     ///
     /// # Errors
     /// [`BusError::LimitReached`].
-    pub(super) fn open(shared: &Arc<Shared>, is_own: bool, address: Option<SocketAddr>) -> BusResult<Self> {
+    pub(super) fn open(shared: &Arc<Shared>, address: Option<IpAddr>, is_own: bool) -> BusResult<Self> {
         let before = shared.links.fetch_add(1, Ordering::Relaxed);
-        let mut place = Self { shared: Arc::clone(shared), address: None, principal: None };
+        let mut place =
+            Self { shared: Arc::clone(shared), is_own, holders: [None, None], has_session: false };
         let live = shared.live();
-        if before > live.max_sessions && !is_own {
-            let what = format!("the bus has {} connections", live.max_sessions);
-            return Err(BusError::LimitReached { what });
+        if before >= live.max_sessions.saturating_add(limits::HANDSHAKES) && !is_own {
+            return Err(BusError::LimitReached { what: format!("the bus has {before} connections") });
         }
-        // The loopback is everybody on this host.
-        let address = address.map(|address| address.ip().to_canonical()).filter(|ip| !ip.is_loopback());
         if let Some(ip) = address {
-            if !shared.places.take(&Holder::Address(ip), live.max_sessions_per_address) {
-                let what = format!("{ip} has {} connections", live.max_sessions_per_address);
-                return Err(BusError::LimitReached { what });
-            }
-            place.address = Some(ip);
+            let limit = live.max_sessions_per_address;
+            let what = || format!("{ip} has {limit} connections without a session");
+            place.hold(0, Holder::Opening(ip), limit, what)?;
         }
         Ok(place)
     }
 
-    /// Counts it for who it has turned out to be of.
+    /// Counts it as a session of this principal and address.
     ///
     /// # Errors
     /// [`BusError::LimitReached`].
-    pub(super) fn belongs_to(&mut self, principal: &Principal) -> BusResult<()> {
-        let Some(holder) = Holder::of(principal) else { return Ok(()) };
-        let limit = self.shared.live().max_sessions_per_principal;
-        if !self.shared.places.take(&holder, limit) {
-            return Err(BusError::LimitReached { what: format!("{principal} has {limit} connections") });
+    pub(super) fn begin_session(&mut self, principal: &Principal, address: Option<IpAddr>) -> BusResult<()> {
+        self.give_back();
+        let live = self.shared.live();
+        let before = self.shared.session_places.fetch_add(1, Ordering::Relaxed);
+        self.has_session = true;
+        if before > live.max_sessions && !self.is_own {
+            let what = format!("the bus has {} sessions", live.max_sessions);
+            return Err(BusError::LimitReached { what });
         }
-        self.principal = Some(holder);
+        if let Some(ip) = address {
+            let limit = live.max_sessions_per_address;
+            self.hold(0, Holder::Address(ip), limit, || format!("{ip} has {limit} sessions"))?;
+        }
+        if let Some(holder) = Holder::of(principal) {
+            let limit = live.max_sessions_per_principal;
+            self.hold(1, holder, limit, || format!("{principal} has {limit} sessions"))?;
+        }
         Ok(())
+    }
+
+    fn hold(
+        &mut self,
+        index: usize,
+        holder: Holder,
+        limit: usize,
+        what: impl FnOnce() -> String,
+    ) -> BusResult<()> {
+        if !self.shared.places.take(&holder, limit) {
+            return Err(BusError::LimitReached { what: what() });
+        }
+        if let Some(held) = self.holders.get_mut(index) {
+            *held = Some(holder);
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        for holder in self.holders.iter_mut().filter_map(Option::take) {
+            self.shared.places.give_back(holder);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.shared.links.fetch_sub(1, Ordering::Relaxed);
-        let holders = [self.address.take().map(Holder::Address), self.principal.take()];
-        for holder in holders.into_iter().flatten() {
-            self.shared.places.give_back(holder);
+        if self.has_session {
+            self.shared.session_places.fetch_sub(1, Ordering::Relaxed);
         }
+        self.give_back();
     }
 }
 

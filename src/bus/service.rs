@@ -49,6 +49,11 @@ impl Server {
     fn is(&self, session: &Session, id: u32) -> bool {
         self.session.id == session.id && self.id == id
     }
+
+    /// Whether its connection is gone, and it was the same principal's as this session is.
+    fn is_ghost_of(&self, session: &Session) -> bool {
+        self.session.peer.principal.may_go_on_as(&session.peer.principal) && self.session.lock().is_lost()
+    }
 }
 
 /// A request that waits for a server that can take it.
@@ -344,11 +349,15 @@ impl Services {
         let service = Arc::clone(service);
         let mut state = service.lock();
         let mut replaced = Vec::new();
-        if candidate.mode == ServeMode::TakeOver {
+        let joins = candidate.group.is_some() && state.group.as_deref() == candidate.group;
+        if candidate.mode == ServeMode::TakeOver || !joins {
+            // A server that was restarted need not wait until what it was before is given up.
+            let is_ghost = |server: &Server| server.is_ghost_of(candidate.session);
+            if candidate.mode != ServeMode::TakeOver && !state.members.iter().all(is_ghost) {
+                return Err(BusError::AlreadyServed { topic: topic.to_string() });
+            }
             replaced = state.members.drain(..).map(|server| (server.session, server.id)).collect();
             state.group = candidate.group.map(str::to_owned);
-        } else if candidate.group.is_none() || state.group.as_deref() != candidate.group {
-            return Err(BusError::AlreadyServed { topic: topic.to_string() });
         }
         state.members.push_front(server);
         drop(state);

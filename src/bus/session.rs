@@ -89,6 +89,8 @@ pub(crate) struct State {
     pub(crate) cut: Option<BusError>,
     /// The connection over which the client has come back; the task goes on with it.
     pub(super) returned: Option<Returned>,
+    /// Its client is gone and may come back: nobody chooses it where there are others.
+    lost: bool,
     /// Nothing is taken any more.
     pub(crate) closed: bool,
     pub(crate) totals: Totals,
@@ -153,6 +155,7 @@ impl Session {
                 flush_pending: false,
                 cut: None,
                 returned: None,
+                lost: false,
                 closed: false,
                 totals: Totals::default(),
                 share: Share::default(),
@@ -251,6 +254,29 @@ impl Session {
         self.lock().returned.take()
     }
 
+    /// Notes that the connection is gone.
+    pub(super) fn lose_connection(&self) {
+        self.lock().lost = true;
+    }
+
+    /// Goes on after the connection was gone: with what others had for this session meanwhile, too.
+    pub(super) fn go_on(&self) {
+        let mut state = self.lock();
+        state.lost = false;
+        state.lanes.unblock();
+        if state.crowded {
+            self.room_again.store(true, Ordering::Release);
+        }
+        drop(state);
+        self.flush();
+    }
+
+    /// Ends the session, whose client has begun a new one. What it served may be served there at once.
+    pub(super) fn make_way(&self) {
+        self.lose_connection();
+        self.cut_off(BusError::Disconnected { reason: "its client has begun a new session".into() });
+    }
+
     /// Ends the session from outside: its task says why to the peer and closes the link.
     pub(crate) fn cut_off(&self, reason: BusError) {
         self.lock().cut(reason);
@@ -324,12 +350,22 @@ impl State {
         self.lanes.control_waiting() > limits::CONTROL_LANE_PRESSURE
     }
 
+    /// Whether its client is gone, though it may come back.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Whether there is somebody to take something, and room on the link.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.lost && self.lanes.has_room()
+    }
+
     /// Whether the link has room for a request to this serving. If not, the serving goes on when there is.
     pub(crate) fn has_room_for(&mut self, serving: u32) -> bool {
         if self.closed {
             return false;
         }
-        if self.lanes.has_room() {
+        if self.has_room() {
             return true;
         }
         self.held_up.insert(serving);
@@ -339,7 +375,7 @@ impl State {
 
     /// The next service that was held up, as long as there is room.
     pub(crate) fn next_held_up(&mut self) -> Option<Arc<Service>> {
-        while self.lanes.has_room() {
+        while self.has_room() {
             let next = self.held_up.range(self.next_held_up..).next().or(self.held_up.first());
             let serving = *next?;
             self.held_up.remove(&serving);
@@ -391,7 +427,7 @@ impl State {
 
     /// The groups that had no room, once there is some.
     pub(crate) fn take_groups_without_room(&mut self) -> Vec<Arc<Group>> {
-        if !self.lanes.has_room() {
+        if !self.has_room() {
             return Vec::new();
         }
         let mut groups = std::mem::take(&mut self.groups_without_room);

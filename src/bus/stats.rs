@@ -149,6 +149,8 @@ pub struct SessionStats {
     pub principal: Principal,
     /// The transport it came over.
     pub transport: String,
+    /// Whether its connection lives. One without waits for its client to come back.
+    pub connected: bool,
     /// Its subscriptions.
     pub subscriptions: usize,
     /// Its servings.

@@ -22,10 +22,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What the supervisor is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Accept links.
+    /// Accept links. While the bus drains, too: clients whose connection breaks come back to their sessions, and all
+    /// others are told.
     Running,
-    /// Accept none, let sessions go on.
-    Draining,
     /// End everything.
     Stopped,
 }
@@ -64,10 +63,8 @@ impl Supervisor {
         loop {
             let mut phase = self.phase.clone();
             let current = *phase.borrow_and_update();
-            match current {
-                Phase::Stopped => return,
-                Phase::Draining => self.listeners.clear(),
-                Phase::Running => {}
+            if current == Phase::Stopped {
+                return;
             }
             tokio::select! {
                 changed = phase.changed() => if changed.is_err() { return },

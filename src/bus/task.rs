@@ -256,13 +256,13 @@ impl SessionTask {
                 self.heard = true;
                 self.lost_until = None;
                 self.note_end();
-                self.session.lock().lanes.unblock();
-                self.session.flush();
+                self.session.go_on();
                 // An empty lane would not send what the link itself has.
                 link.send();
             }
         }
         if link.is_lost() && self.lost_until.is_none() {
+            self.session.lose_connection();
             self.clock.turn();
             self.lost_until = Some(self.clock.now() + self.shared.live().resume_limit);
             self.note_end();

@@ -182,8 +182,11 @@ pub type Opened = BusResult<(Link, Peer)>;
 
 /// The handshake of a transport.
 pub struct Opening {
-    /// Where the connection comes from, for the log.
+    /// Where the connection comes from, for the log; an address and a port where it is over a network.
     pub remote: String,
+    /// Somebody answers there, so that what he does may count as his. Anybody can make up where a datagram comes
+    /// from.
+    pub validated: bool,
     /// Ends with the link and who is at its other end, or with why there is none. Dropped before, it closes
     /// the connection.
     pub handshake: Pin<Box<dyn Future<Output = Opened> + Send>>,

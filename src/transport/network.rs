@@ -149,7 +149,7 @@ impl Listener for NetworkListener {
                     let (stream, principal) = tls::accept(socket, address, &tls, Spoken::Frames).await?;
                     Ok((resume::link(stream), Peer { principal, transport: "tls" }))
                 });
-                Accepted::Opening(Opening { remote: address.to_string(), handshake })
+                Accepted::Opening(Opening { remote: address.to_string(), validated: true, handshake })
             }
             #[cfg(feature = "websocket")]
             Protocol::WebSocket(rules) => {
@@ -158,7 +158,7 @@ impl Listener for NetworkListener {
                     let peer = Peer { principal: Principal::Network { address }, transport: "ws" };
                     Ok((resume::link(websocket::accept(socket, &rules).await?), peer))
                 });
-                Accepted::Opening(Opening { remote: address.to_string(), handshake })
+                Accepted::Opening(Opening { remote: address.to_string(), validated: true, handshake })
             }
             #[cfg(all(feature = "tls", feature = "websocket"))]
             Protocol::WebSocketOverTls(rules, tls) => {
@@ -168,7 +168,7 @@ impl Listener for NetworkListener {
                     let peer = Peer { principal, transport: "wss" };
                     Ok((resume::link(websocket::accept(stream, &rules).await?), peer))
                 });
-                Accepted::Opening(Opening { remote: address.to_string(), handshake })
+                Accepted::Opening(Opening { remote: address.to_string(), validated: true, handshake })
             }
         }))
     }

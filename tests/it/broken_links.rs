@@ -19,7 +19,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     wait::soon("what is next", future).await
 }
 
-fn port(bus: &BusHandle) -> u16 {
+pub(crate) fn port(bus: &BusHandle) -> u16 {
     bus.local_addrs()
         .iter()
         .find_map(|address| match address {
@@ -34,9 +34,9 @@ fn bus_at(port: u16, settings: Settings) -> BusResult<BusHandle> {
 }
 
 /// A bus, and a relay to it that fails as it is told.
-struct Ground {
-    bus: BusHandle,
-    relay: Relay,
+pub(crate) struct Ground {
+    pub(crate) bus: BusHandle,
+    pub(crate) relay: Relay,
 }
 
 impl Ground {
@@ -44,14 +44,14 @@ impl Ground {
         Self::with(Settings::default()).await
     }
 
-    async fn with(settings: Settings) -> Self {
+    pub(crate) async fn with(settings: Settings) -> Self {
         let bus = bus_at(0, settings).unwrap();
         let relay = Relay::to(port(&bus)).await.unwrap();
         Self { bus, relay }
     }
 
     /// A client by way of the relay.
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let mut reconnect = Reconnect::default();
         reconnect.first_delay = Duration::from_millis(5);
         reconnect.max_delay = Duration::from_millis(50);
@@ -60,7 +60,7 @@ impl Ground {
     }
 
     /// One within the process, whose link does not break.
-    fn inside(&self) -> Client {
+    pub(crate) fn inside(&self) -> Client {
         Client::new_memory(&self.bus.connector()).unwrap()
     }
 
@@ -83,7 +83,7 @@ impl Ground {
 }
 
 /// Waits until the client is back, and tells whether its session went on.
-async fn back(events: &mut ClientEvents) -> bool {
+pub(crate) async fn back(events: &mut ClientEvents) -> bool {
     loop {
         match soon(events.recv()).await {
             Some(ClientEvent::Reconnected { resumed }) => return resumed,

@@ -82,7 +82,8 @@ async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
         assert!(matches!(client.subscribe_bytes("a").await, Err(BusError::Draining { .. })));
         assert!(matches!(client.serve_bytes("a").await, Err(BusError::Draining { .. })));
         assert!(matches!(client.request_bytes("work", Bytes::new()).await, Err(BusError::Draining { .. })));
-        assert!(connector.connect().is_err());
+        let late = Client::new_memory(&connector).unwrap().ping().await;
+        assert!(matches!(late, Err(BusError::Draining { .. })), "{late:?}");
         server.respond_bytes(id, "in time".into()).await.unwrap();
         assert_eq!(subscription.recv().await.unwrap().1, "one");
         assert_eq!(subscription.recv().await.unwrap().1, "two");

@@ -8,6 +8,7 @@ mod broken_links;
 mod certified;
 mod conformance;
 mod examples;
+mod ghosts;
 mod ground;
 mod hostile;
 mod import_rule;

@@ -12,8 +12,10 @@ use whispeer::auth::{
 use whispeer::bus::Settings;
 use whispeer::client::{ClientEvent, Reconnect};
 use whispeer::prelude::*;
-use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
+use whispeer::proto::{Capabilities, Hello, Resume};
+use whispeer::transport::{ClientAuth, ClientTls, ConnectOptions, ServerTls, connect_with};
 use whispeer_testkit::certificates::Certificates;
+use whispeer_testkit::raw::RawPeer;
 use whispeer_testkit::relay::Relay;
 use whispeer_testkit::wait;
 
@@ -384,4 +386,29 @@ async fn nobody_has_more_connections_than_one_may_have_and_others_have_theirs() 
     first.close().await.unwrap();
     wait::eventually("her place is free", || ground.bus.sessions().len() < 3).await;
     ground.alice().await.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_goes_on_with_the_session_of_another_though_he_has_its_secret() {
+    let ground = Ground::new();
+    let link = async || {
+        let mut options = ConnectOptions::default();
+        options.tls = ClientTls::new().ca_pem(ground.made.authority.pem());
+        connect_with(&ground.address(0).parse().unwrap(), &options).await.unwrap()
+    };
+    let hello = |credentials: &Credentials, resume| Hello {
+        capabilities: Capabilities::RESUME,
+        credentials: Some(credentials.into()),
+        resume,
+        ..Hello::default()
+    };
+    let alice = Credentials::password("alice", PASSWORD);
+    let other = ground.token("reader", Duration::from_secs(600));
+    let (_peer, welcome) = RawPeer::greeted(link().await, &hello(&alice, None)).await.unwrap();
+    let resume =
+        || Some(Resume { session: welcome.session, token: welcome.resume_token.clone(), received: 0 });
+    let (_thief, answer) = RawPeer::greeted(link().await, &hello(&other, resume())).await.unwrap();
+    assert!(!answer.resumed && answer.session != welcome.session);
+    let (_alice, answer) = RawPeer::greeted(link().await, &hello(&alice, resume())).await.unwrap();
+    assert!(answer.resumed && answer.session == welcome.session);
 }

@@ -186,7 +186,10 @@ fn sessions(rows: &[SessionStats]) -> Option<Table> {
             row.id.to_string(),
             name_or_dash(&row.name),
             row.principal.to_string(),
-            row.transport.clone(),
+            match row.connected {
+                true => row.transport.clone(),
+                false => format!("{}, away", row.transport),
+            },
             human_count(row.subscriptions as u64),
             human_count(row.servings as u64),
             human_count(row.requests_in_flight as u64),

@@ -41,8 +41,15 @@ impl RawPeer {
     /// # Errors
     /// What the bus refused it with.
     pub async fn welcomed(link: Link) -> BusResult<(Self, Welcome)> {
+        Self::greeted(link, &Hello { name: "raw".into(), ..Hello::default() }).await
+    }
+
+    /// A peer that has been welcomed when it said this.
+    ///
+    /// # Errors
+    /// What the bus refused it with.
+    pub async fn greeted(link: Link, hello: &Hello) -> BusResult<(Self, Welcome)> {
         let mut peer = Self::new(link);
-        let hello = Hello { name: "raw".into(), ..Hello::default() };
         peer.send(&Header::new(Kind::Hello, 0, 0), "", &hello.encode()).await.map_err(broken)?;
         loop {
             match peer.receive().await.map_err(broken)? {

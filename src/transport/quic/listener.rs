@@ -75,7 +75,8 @@ impl QuicListener {
     /// What becomes of somebody who wants to connect; `None` if he has to come again.
     fn admit(&self, endpoint: &Arc<Endpoint>, incoming: Incoming) -> Option<Opening> {
         let many = self.opening.load(Ordering::Relaxed) >= limits::QUIC_UNVALIDATED;
-        if many && !incoming.remote_address_validated() {
+        let validated = incoming.remote_address_validated();
+        if many && !validated {
             // Who has only made up where he comes from never does.
             let _ = incoming.retry();
             return None;
@@ -87,7 +88,7 @@ impl QuicListener {
             let _counted = counted;
             accept(incoming, remote, &certificates, endpoint).await
         });
-        Some(Opening { remote: remote.to_string(), handshake })
+        Some(Opening { remote: remote.to_string(), validated, handshake })
     }
 }
 
