@@ -21,6 +21,8 @@ pub struct Batch {
     frames: Frames,
     /// Bytes of all frames that are left, their headers included.
     size: usize,
+    /// It says goodbye.
+    last: bool,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl Batch {
             Form::Bytes => Frames::Bytes(Encoded::default()),
             Form::Values => Frames::Values(VecDeque::new()),
         };
-        Self { frames, size: 0 }
+        Self { frames, size: 0, last: false }
     }
 
     /// Bytes that are left to be sent.
@@ -54,6 +56,11 @@ impl Batch {
         self.size == 0
     }
 
+    /// Whether nothing that follows it matters: there is a `GOODBYE` in it.
+    pub(super) fn is_last(&self) -> bool {
+        self.last
+    }
+
     /// Adds a frame and returns its size in bytes.
     #[inline]
     pub fn push(&mut self, header: &Header, content: &ContentRef<'_>) -> usize {
@@ -68,6 +75,7 @@ impl Batch {
             }
         };
         self.size += size;
+        self.last |= header.kind == Kind::Goodbye;
         size
     }
 

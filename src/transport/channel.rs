@@ -18,6 +18,10 @@ pub(super) trait Channel: Send + Sync + 'static {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) when there is no room.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// The last frame has been written. Where the end of a channel takes what was written with it, flushing goes on
+    /// until it has arrived.
+    fn finish(&self) {}
+
     /// Passes on what is held back.
     ///
     /// # Errors
@@ -50,6 +54,9 @@ pub(super) fn try_send<C: Channel + ?Sized>(channel: &C, batch: &mut Batch) -> i
             Ok(count) => batch.advance(count),
             Err(error) => return blocked(error),
         }
+    }
+    if batch.is_last() {
+        channel.finish();
     }
     channel.try_flush().map_or_else(blocked, |()| Ok(Sent::All))
 }

@@ -77,6 +77,12 @@ struct State {
     confirmed: u64,
     /// The position up to which the connection has taken the stream.
     sent: u64,
+    /// Where the last `CONFIRM` stands in the stream.
+    confirmation: Option<u64>,
+    /// Bytes of those that were added since the other end has confirmed anything.
+    confirmations: usize,
+    /// The stream ends with a `GOODBYE`.
+    last: bool,
     closed: bool,
     lost: Option<String>,
 }
@@ -102,6 +108,9 @@ pub(super) fn link(channel: impl Channel) -> Link {
         unconfirmed: VecDeque::new(),
         confirmed: 0,
         sent: 0,
+        confirmation: None,
+        confirmations: 0,
+        last: false,
         closed: false,
         lost: None,
     };
@@ -208,14 +217,28 @@ impl ResumableLink {
         self.received().saturating_sub(self.told.load(Ordering::Relaxed))
     }
 
-    /// Adds a `CONFIRM` to the stream, whose frames are never cut here. It takes no heed of the bound, or two ends
-    /// that both have reached it would wait for each other.
+    /// Adds a `CONFIRM` to the stream, whose frames are never cut here. It may pass the bound by a little, or two ends
+    /// that both have reached it would wait for each other. One that has not been sent is written over.
     fn add_confirmation(&self, state: &mut State) {
         let received = self.received();
-        self.told.store(received, Ordering::Relaxed);
         let frame = Header::new(Kind::Confirm, 0, received).encode(0, 0, 0);
-        state.unconfirmed.extend(frame.iter());
-        self.held.store(state.unconfirmed.len(), Ordering::Relaxed);
+        let unsent = state.confirmation.filter(|position| *position >= state.sent);
+        let unsent = unsent.and_then(|position| usize::try_from(position - state.confirmed).ok());
+        match unsent {
+            Some(start) => {
+                for (old, new) in state.unconfirmed.range_mut(start..start + frame.len()).zip(frame) {
+                    *old = new;
+                }
+            }
+            None if state.confirmations >= limits::UNCONFIRMED_CONFIRMS => return,
+            None => {
+                state.confirmation = Some(state.end());
+                state.confirmations += frame.len();
+                state.unconfirmed.extend(frame.iter());
+                self.held.store(state.unconfirmed.len(), Ordering::Relaxed);
+            }
+        }
+        self.told.store(received, Ordering::Relaxed);
     }
 
     /// Sends what goes, and notes that the connection is gone if it is.
@@ -258,6 +281,8 @@ impl ResumableLink {
         let count = usize::try_from(position - state.confirmed).unwrap_or(usize::MAX);
         state.unconfirmed.drain(..count.min(state.unconfirmed.len()));
         state.confirmed = position;
+        state.confirmation = state.confirmation.filter(|place| *place >= position);
+        state.confirmations = 0;
         if state.unconfirmed.is_empty() {
             state.unconfirmed.shrink_to(RETAINED);
         }
@@ -312,6 +337,7 @@ impl ResumableLink {
         state.unconfirmed = std::mem::take(&mut theirs.unconfirmed);
         (state.confirmed, state.sent) = (theirs.confirmed, theirs.sent);
         state.preface = Vec::new();
+        (state.confirmation, state.last) = (None, false);
         state.lost = None;
         self.lost.store(false, Ordering::Release);
         let received = fresh.received() - read.len() as u64;
@@ -356,6 +382,9 @@ impl ResumableLink {
             let slices = if slices[1].is_empty() { &slices[..1] } else { &slices };
             state.sent += channel.try_write(slices)? as u64;
         }
+        if state.last {
+            channel.finish();
+        }
         channel.try_flush()
     }
 
@@ -380,6 +409,7 @@ impl ResumableLink {
             if state.unconfirmed.len() >= limits::UNCONFIRMED_BYTES {
                 return Sent::Blocked;
             }
+            state.last |= batch.is_last();
             while !batch.is_empty() {
                 let mut slices = [IoSlice::new(&[]); VECTORS];
                 let filled = batch.slices(&mut slices);
@@ -713,6 +743,50 @@ mod tests {
                 Vec::new()
             ));
         }
+    }
+
+    #[test]
+    fn confirmations_that_have_not_been_sent_are_one_and_tell_the_last() {
+        let mut world = World::new();
+        // The second end hears much, and cannot send.
+        world.allow(0, usize::MAX / 2);
+        for _ in 0..100 {
+            world.sides[0].push(100_000);
+            world.sides[0].send();
+            world.sides[1].receive();
+        }
+        let (sender, receiver) = (world.sides[0].resumable(), world.sides[1].resumable());
+        assert_eq!(receiver.held(), crate::proto::HEADER_LEN);
+        let received = receiver.received();
+        assert!(received > limits::UNCONFIRMED_BYTES as u64, "{received}");
+        world.allow(1, 1024);
+        receiver.send();
+        assert!(sender.held() > 0);
+        world.sides[0].receive();
+        let left = world.sides[0].resumable().held() as u64;
+        assert!(left <= limits::CONFIRM_BYTES + 200_000, "{left}");
+    }
+
+    #[test]
+    fn who_confirms_nothing_is_told_nothing_more_beyond_a_bound() {
+        let mut world = World::new();
+        for pipe in 0..2 {
+            world.allow(pipe, usize::MAX / 2);
+        }
+        // It reads all that it is told, and goes on sending past its own bound.
+        for number in 1..=1_000_u64 {
+            let mut batch = Batch::new(Form::Bytes);
+            let header = Header::new(Kind::Publish, 0, number);
+            batch.push(&header, &ContentRef::lent(&[], b"topic", &vec![number as u8; 100_000]));
+            let mut slices = [IoSlice::new(&[]); VECTORS];
+            let filled = batch.slices(&mut slices);
+            let mut pipe = lock(&world.pipes[0]);
+            slices[..filled].iter().for_each(|slice| pipe.bytes.extend(slice.iter()));
+            drop(pipe);
+            world.sides[1].receive();
+        }
+        let held = world.sides[1].resumable().held();
+        assert!(held.abs_diff(limits::UNCONFIRMED_CONFIRMS) <= crate::proto::HEADER_LEN, "{held}");
     }
 
     proptest! {

@@ -103,11 +103,11 @@ async fn takes_all(subscription: &mut Subscription<Bytes>, count: u64) {
     }
 }
 
-fn number(payload: &[u8]) -> u64 {
+pub(crate) fn number(payload: &[u8]) -> u64 {
     u64::from_le_bytes(*payload.first_chunk().unwrap())
 }
 
-fn numbered(number: u64, size: usize) -> Bytes {
+pub(crate) fn numbered(number: u64, size: usize) -> Bytes {
     let mut payload = number.to_le_bytes().to_vec();
     payload.resize(size.max(8), b'.');
     payload.into()
@@ -143,7 +143,7 @@ async fn a_session_goes_on_after_a_cut_and_nothing_is_lost_or_doubled() {
     assert_eq!(ground.bus.stats().sessions, 2);
 }
 
-async fn takes_next(subscription: &mut Subscription<Bytes>, first: u64, last: u64) {
+pub(crate) async fn takes_next(subscription: &mut Subscription<Bytes>, first: u64, last: u64) {
     for expected in first..=last {
         match soon(subscription.next_event()).await {
             Some(Event::Message(message)) => assert_eq!(number(&message.value), expected),

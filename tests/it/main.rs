@@ -6,6 +6,8 @@ mod attach;
 mod authentication;
 mod broken_links;
 mod certified;
+#[cfg(feature = "quic")]
+mod coming_back;
 mod conformance;
 mod examples;
 mod ghosts;

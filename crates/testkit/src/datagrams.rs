@@ -1,10 +1,10 @@
 //! A relay of datagrams, over which they are lost, overtake each other and take their time.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -30,7 +30,35 @@ pub struct Weather {
 pub struct Relay {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<u8>>>,
+    cuts: Arc<Mutex<Cuts>>,
     _tasks: JoinSet<io::Result<()>>,
+}
+
+/// Whose datagrams are all lost.
+#[derive(Debug, Default)]
+struct Cuts {
+    /// Clients that there are.
+    known: HashSet<SocketAddr>,
+    /// Those who are cut off, both ways and for good.
+    cut: HashSet<SocketAddr>,
+    /// So is whoever comes, for as long as this holds.
+    refuses: bool,
+}
+
+impl Cuts {
+    /// Whether datagrams of and to this client go through.
+    fn pass(&mut self, client: SocketAddr) -> bool {
+        if self.refuses || self.cut.contains(&client) {
+            return false;
+        }
+        self.known.insert(client);
+        true
+    }
+
+    fn cut(&mut self, refuses: bool) {
+        self.cut.extend(self.known.drain());
+        self.refuses = refuses;
+    }
 }
 
 /// Datagrams on their way in one direction; what is beyond is lost, as it would be elsewhere.
@@ -50,10 +78,26 @@ impl Relay {
     pub async fn to(port: u16, weather: Weather) -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = socket.local_addr()?;
-        let seen = Arc::default();
+        let (seen, cuts) = (Arc::default(), Arc::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(relay(socket, (Ipv4Addr::LOCALHOST, port).into(), weather, Arc::clone(&seen)));
-        Ok(Self { address, seen, _tasks: tasks })
+        let state = (Arc::clone(&seen), Arc::clone(&cuts));
+        tasks.spawn(relay(socket, (Ipv4Addr::LOCALHOST, port).into(), weather, state));
+        Ok(Self { address, seen, cuts, _tasks: tasks })
+    }
+
+    /// Loses from now on all that those send and get who are there. Others are passed on.
+    pub fn cut(&self) {
+        lock(&self.cuts).cut(false);
+    }
+
+    /// The same, and also for those who come until [`pass`](Self::pass) or [`cut`](Self::cut).
+    pub fn refuse(&self) {
+        lock(&self.cuts).cut(true);
+    }
+
+    /// Passes on what those send who come from now on.
+    pub fn pass(&self) {
+        lock(&self.cuts).refuses = false;
     }
 
     /// The port to send to instead.
@@ -76,12 +120,16 @@ impl Relay {
     }
 }
 
+fn lock(cuts: &Mutex<Cuts>) -> MutexGuard<'_, Cuts> {
+    cuts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Takes what clients send, and has a way to and fro for each of them.
 async fn relay(
     socket: UdpSocket,
     to: SocketAddr,
     weather: Weather,
-    seen: Arc<Mutex<Vec<u8>>>,
+    (seen, cuts): (Arc<Mutex<Vec<u8>>>, Arc<Mutex<Cuts>>),
 ) -> io::Result<()> {
     let socket = Arc::new(socket);
     let mut ways: HashMap<SocketAddr, Way> = HashMap::new();
@@ -89,13 +137,16 @@ async fn relay(
     let mut buffer = vec![0; DATAGRAM];
     loop {
         let (count, from) = socket.recv_from(&mut buffer).await?;
+        if !lock(&cuts).pass(from) {
+            continue;
+        }
         let way = match ways.entry(from) {
             Entry::Occupied(way) => way.into_mut(),
             Entry::Vacant(place) => {
                 let onward = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?);
                 let seed = u64::from(from.port());
                 let back = Way::new(Arc::clone(&socket), from, weather, !seed, &seen, &mut tasks);
-                tasks.spawn(return_answers(Arc::clone(&onward), back));
+                tasks.spawn(return_answers(Arc::clone(&onward), back, from, Arc::clone(&cuts)));
                 place.insert(Way::new(onward, to, weather, seed, &seen, &mut tasks))
             }
         };
@@ -104,11 +155,16 @@ async fn relay(
 }
 
 /// Takes what comes for one client.
-async fn return_answers(socket: Arc<UdpSocket>, mut back: Way) -> io::Result<()> {
+async fn return_answers(
+    socket: Arc<UdpSocket>,
+    mut back: Way,
+    client: SocketAddr,
+    cuts: Arc<Mutex<Cuts>>,
+) -> io::Result<()> {
     let mut buffer = vec![0; DATAGRAM];
     loop {
         let (count, _) = socket.recv_from(&mut buffer).await?;
-        if !back.weather.one_way {
+        if !back.weather.one_way && lock(&cuts).pass(client) {
             back.send(&buffer[..count]);
         }
     }

@@ -21,7 +21,7 @@ use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::transport::network::ListenOptions;
 use crate::transport::tls::{self, LiveTls, Spoken};
-use crate::transport::{Accepted, Address, Listener, Opened, Opening, Peer, plain, tcp};
+use crate::transport::{Accepted, Address, Listener, Opened, Opening, Peer, resume, tcp};
 
 /// Accepts QUIC connections on all addresses of one endpoint.
 pub(in crate::transport) struct QuicListener {
@@ -216,7 +216,7 @@ async fn accept(
     };
     let stream = drive.until(connection.accept_bi()).await.map_err(|error| failed(explain(&error)))?;
     let stream = QuicStream::new(driven, stream, endpoint);
-    Ok((plain::link(stream), Peer { principal, transport: "quic" }))
+    Ok((resume::link(stream), Peer { principal, transport: "quic" }))
 }
 
 /// An address of IPv4 as such, also where it came in over a socket of IPv6.

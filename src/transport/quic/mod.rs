@@ -10,8 +10,8 @@
 //! | `explain` | what went wrong, in words for the person who has to mend it |
 //!
 //! The protocol is quinn's, its cryptography rustls' and ring's, and the certificates those of
-//! [`tls`](super::tls). Certificates are always verified; there is no early data, and no session is resumed. A
-//! connection has one stream of frames, which the client opens.
+//! [`tls`](super::tls). Certificates are always verified; there is no early data, and no session of TLS is
+//! resumed. A connection has one stream of frames, which the client opens.
 
 mod client;
 mod drive;
