@@ -68,6 +68,9 @@ pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 /// How long a client tries to come back before it ends.
 pub const RECONNECT_PATIENCE: Duration = Duration::from_secs(120);
 
+/// Addresses of buses that one client has to choose from: more than anybody keeps of a kind.
+pub const CLIENT_ADDRESSES: usize = 16;
+
 /// Events of a client's connection that wait to be taken; there are a few in each outage.
 pub const CLIENT_EVENTS: usize = 64;
 

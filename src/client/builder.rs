@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::driver::Driver;
-use super::reconnect::{CredentialSource, Reconnect, Return};
+use super::reconnect::{CredentialSource, Places, Reconnect, Return};
 use super::shared::{Connection, Shared};
 use crate::auth::Credentials;
 use crate::error::{BusError, BusResult};
@@ -177,13 +177,86 @@ impl ClientBuilder {
         self.connect_to(&address.parse()?).await
     }
 
-    pub(super) async fn connect_to(mut self, address: &Address) -> BusResult<Client> {
+    /// Connects to the first of these addresses where a bus welcomes the client, and tries the others when the
+    /// connection breaks: first the one where the session is, which may go on there, or the next if that bus has
+    /// said that it ends.
+    ///
+    /// Each is tried for [`connect_timeout`](Self::connect_timeout). The client that comes back to another bus has a
+    /// new session there: see [`ClientEvent::Reconnected`](super::ClientEvent::Reconnected).
+    ///
+    /// # Errors
+    /// [`BusError::Connect`] that says what each of them answered; what [`connect`](Self::connect) ends with where
+    /// there is one; [`BusError::InvalidSettings`] for none, more than
+    /// [`limits::CLIENT_ADDRESSES`], or one in this process among others.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let buses = ["tls://one.example.com:4242", "tls://two.example.com:4242"];
+    /// let client = Client::builder().connect_any(buses).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect_any<A: AsRef<str>>(
+        self,
+        addresses: impl IntoIterator<Item = A>,
+    ) -> BusResult<Client> {
+        let addresses = addresses.into_iter().take(limits::CLIENT_ADDRESSES + 1);
+        let addresses =
+            addresses.map(|address| address.as_ref().parse()).collect::<BusResult<Vec<Address>>>()?;
+        let within = |address: &Address| matches!(address, Address::Memory(_));
+        let wrong = match addresses.len() {
+            0 => "no address to connect to is given".to_owned(),
+            2.. if addresses.iter().any(within) => {
+                "a bus within this process is connected to by its address alone".to_owned()
+            }
+            count if count > limits::CLIENT_ADDRESSES => {
+                format!("more than {} addresses to connect to are given", limits::CLIENT_ADDRESSES)
+            }
+            _ => return self.connect_first(addresses).await,
+        };
+        Err(BusError::InvalidSettings(wrong))
+    }
+
+    pub(super) async fn connect_to(self, address: &Address) -> BusResult<Client> {
+        self.connect_first(vec![address.clone()]).await
+    }
+
+    async fn connect_first(self, addresses: Vec<Address>) -> BusResult<Client> {
+        let mut failed = Vec::new();
+        for at in 0..addresses.len() {
+            match self.clone().connect_at(Places::new(addresses.clone(), at)).await {
+                Ok(client) => return Ok(client),
+                Err(error) => failed.push(error),
+            }
+        }
+        if let [only] = &failed[..] {
+            return Err(only.clone());
+        }
+        let all = |parts: &mut dyn Iterator<Item = String>, between| parts.collect::<Vec<_>>().join(between);
+        Err(BusError::Connect {
+            address: all(&mut addresses.iter().map(ToString::to_string), ", "),
+            reason: all(&mut failed.iter().map(ToString::to_string), "; "),
+            source: None,
+        })
+    }
+
+    async fn connect_at(mut self, places: Places) -> BusResult<Client> {
+        let Some(address) = places.current().cloned() else {
+            return Err(BusError::InvalidSettings("there is no such address".into()));
+        };
         let timeout = self.connect_timeout;
         let until = Instant::now() + timeout;
         let connected = async {
             let reconnect = match self.reconnect.clone() {
                 Some(reconnect) => reconnect,
-                None => address.is_remote().then(Reconnect::default),
+                None => places.suggest_coming_back().then(Reconnect::default),
             };
             let source = self.credential_source.take();
             if let Some(source) = &source {
@@ -194,8 +267,8 @@ impl ClientBuilder {
                 confidential: self.credentials.is_some(),
                 ..self.options.clone()
             };
-            let link = connect_with(address, &options).await?;
-            let reconnect = reconnect.map(|policy| (policy, address.clone(), options, source));
+            let link = connect_with(&address, &options).await?;
+            let reconnect = reconnect.map(|policy| (policy, places, options, source));
             let client = self.open(link, reconnect)?;
             client.connection.shared.opened().await?;
             Ok(client)
@@ -246,10 +319,9 @@ impl ClientBuilder {
             credentials: self.credentials.as_ref().map(Shown::from),
             ..Hello::default()
         };
-        let coming_back =
-            reconnect.filter(|_| lasting.is_some()).map(|(policy, address, options, source)| {
-                Box::new(Return::new(policy, address, options, hello.clone(), source, self.connect_timeout))
-            });
+        let coming_back = reconnect.filter(|_| lasting.is_some()).map(|(policy, places, options, source)| {
+            Box::new(Return::new(policy, places, options, hello.clone(), source, self.connect_timeout))
+        });
         let shared = Shared::new(link.sender);
         // The timer of the driver belongs to the runtime that is entered here.
         let driver =
@@ -262,7 +334,7 @@ impl ClientBuilder {
 }
 
 /// How to come back, where to, in which way, and what gives the credentials if they are not always the same.
-type Coming = (Reconnect, Address, ConnectOptions, Option<CredentialSource>);
+type Coming = (Reconnect, Places, ConnectOptions, Option<CredentialSource>);
 
 fn check_runtime(what: &'static str) -> BusResult<Handle> {
     Handle::try_current().map_err(|_| BusError::NoRuntime { what })

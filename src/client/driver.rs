@@ -240,7 +240,7 @@ impl Driver {
         if self.closing.is_some() || self.shared.session().is_none() {
             return false;
         }
-        coming_back.forget();
+        coming_back.move_on();
         link.break_off(&reason.to_string());
         // The next turn begins to try.
         self.shared.driver.wake();

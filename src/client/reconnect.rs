@@ -159,18 +159,53 @@ impl fmt::Debug for CredentialSource {
     }
 }
 
+/// Where the client's buses are.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    /// One at least.
+    addresses: Vec<Address>,
+    /// Which of them is the one to try, or connected to.
+    at: usize,
+}
+
+impl Places {
+    /// Of these addresses the client is at one.
+    pub(super) fn new(addresses: Vec<Address>, at: usize) -> Self {
+        Self { addresses, at }
+    }
+
+    pub(super) fn current(&self) -> Option<&Address> {
+        self.addresses.get(self.at)
+    }
+
+    /// Whether a client would come back unless it is told otherwise.
+    pub(super) fn suggest_coming_back(&self) -> bool {
+        self.addresses.len() > 1 || self.current().is_some_and(Address::is_remote)
+    }
+
+    fn move_on(&mut self) {
+        self.at = (self.at + 1) % self.addresses.len().max(1);
+    }
+
+    /// How often all of them have been tried where there were so many attempts, if each of them equally often.
+    fn rounds(&self, attempts: u32) -> Option<u32> {
+        let count = u32::try_from(self.addresses.len().max(1)).unwrap_or(u32::MAX);
+        attempts.is_multiple_of(count).then_some(attempts / count)
+    }
+}
+
 /// What is needed to come back, and how far that is.
 pub(super) struct Return {
     policy: Reconnect,
-    address: Address,
+    places: Places,
     options: ConnectOptions,
     hello: Hello,
     /// What gives the credentials for each attempt; without it they are those of `hello`.
     credentials: Option<CredentialSource>,
     /// How long one attempt may take.
     timeout: Duration,
-    /// The session to go on with.
-    session: Option<(u64, ResumeToken)>,
+    /// The session to go on with, and at which of the addresses.
+    session: Option<(usize, u64, ResumeToken)>,
     state: Progress,
     /// When the connection broke, and how many attempts have failed since.
     since: Instant,
@@ -195,14 +230,14 @@ pub(super) struct Fresh {
 impl Return {
     pub(super) fn new(
         policy: Reconnect,
-        address: Address,
+        places: Places,
         options: ConnectOptions,
         hello: Hello,
         credentials: Option<CredentialSource>,
         timeout: Duration,
     ) -> Self {
         let (state, since) = (Progress::Connected, Instant::now());
-        Self { policy, address, options, hello, credentials, timeout, session: None, state, since, failed: 0 }
+        Self { policy, places, options, hello, credentials, timeout, session: None, state, since, failed: 0 }
     }
 
     /// Whether a session that the bus ends for this reason is followed by another: the reason is the bus's own end,
@@ -214,12 +249,18 @@ impl Return {
     /// The session to go on with after the next loss.
     pub(super) fn note(&mut self, welcome: &Welcome) {
         let resumable = welcome.capabilities.contains(Capabilities::RESUME);
-        self.session = resumable.then(|| (welcome.session, welcome.resume_token.clone()));
+        self.session = resumable.then(|| (self.places.at, welcome.session, welcome.resume_token.clone()));
     }
 
     /// The session is over: the next one is new.
     pub(super) fn forget(&mut self) {
         self.session = None;
+    }
+
+    /// The bus is over as well: another is tried first, if there is one.
+    pub(super) fn move_on(&mut self) {
+        self.forget();
+        self.places.move_on();
     }
 
     /// Whether attempts are being made.
@@ -251,12 +292,14 @@ impl Return {
                     if sleep.as_mut().poll(context).is_pending() {
                         return Poll::Pending;
                     }
-                    let session = self.session.clone();
-                    let resume = session.map(|(session, token)| Resume { session, token, received });
+                    let Some(address) = self.places.current().cloned() else { return Poll::Pending };
+                    // The secret of a session is for the bus that it is of.
+                    let session = self.session.clone().filter(|(at, ..)| *at == self.places.at);
+                    let resume = session.map(|(_, session, token)| Resume { session, token, received });
                     let hello = Hello { resume, ..self.hello.clone() };
                     let credentials = self.credentials.clone();
-                    let attempt = attempt(self.address.clone(), self.options.clone(), hello, credentials);
-                    let (limit, what) = (self.timeout, format!("connecting to {} again", self.address));
+                    let (limit, what) = (self.timeout, format!("connecting to {address} again"));
+                    let attempt = attempt(address, self.options.clone(), hello, credentials);
                     self.state = Progress::Trying(Box::pin(async move {
                         let timed_out = |_| Err(BusError::TimedOut { what, after: limit });
                         timeout(limit, attempt).await.unwrap_or_else(timed_out)
@@ -266,7 +309,7 @@ impl Return {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(fresh)) => {
                         // In case it turns out to be of no use.
-                        self.fail();
+                        self.wait();
                         return Poll::Ready(Ok(fresh));
                     }
                     Poll::Ready(Err(error)) => {
@@ -276,16 +319,19 @@ impl Return {
                         if spent || is_final(&error) {
                             return Poll::Ready(Err(error));
                         }
-                        self.fail();
+                        self.places.move_on();
+                        self.wait();
                     }
                 },
             }
         }
     }
 
-    fn fail(&mut self) {
+    /// Waits for the next attempt, longer after each round through all addresses.
+    fn wait(&mut self) {
         self.failed = self.failed.saturating_add(1);
-        self.state = Progress::Waiting(Box::pin(sleep(self.policy.delay(self.failed))));
+        let rounds = self.places.rounds(self.failed).unwrap_or(0);
+        self.state = Progress::Waiting(Box::pin(sleep(self.policy.delay(rounds))));
     }
 }
 

@@ -439,6 +439,40 @@ async fn the_secret_of_a_session_is_needed_to_go_on_with_it() {
     client.ping().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_client_of_several_buses_goes_to_the_next_when_its_own_ends() {
+    let buses = [(); 2].map(|()| bus_at(0, Settings::default()).unwrap());
+    let addresses = buses.each_ref().map(|bus| format!("tcp://127.0.0.1:{}", port(bus)));
+    let nowhere = "unix:/nonexistent/bus".to_owned();
+    let client = Client::builder().connect_any([&nowhere, &addresses[0], &addresses[1]]).await.unwrap();
+    let mut numbers = client.subscribe_bytes("numbers").await.unwrap();
+    let mut events = client.events();
+    let [first, second] = buses;
+    assert_eq!(client.bus_id().unwrap(), first.stats().bus_id);
+    soon(first.drain(LIMIT)).await;
+    assert!(!back(&mut events).await, "another bus has another session");
+    assert_eq!(client.bus_id().unwrap(), second.stats().bus_id);
+    client.ping().await.unwrap();
+    let inside = Client::new_memory(&second.connector()).unwrap();
+    assert_eq!(inside.publish_bytes("numbers", numbered(1, 8)).await.unwrap(), 1);
+    let gap = soon(numbers.next_event()).await;
+    assert!(matches!(gap, Some(Event::Gap { count: 0, reason: GapReason::Link })), "{gap:?}");
+    assert_eq!(number(&soon(numbers.recv()).await.unwrap().1), 1);
+}
+
+#[tokio::test]
+async fn where_no_bus_answers_a_client_of_several_says_what_each_did() {
+    let nowhere = ["unix:/nonexistent/one", "unix:/nonexistent/two"];
+    let refused = Client::builder().connect_any(nowhere).await.unwrap_err();
+    let text = refused.to_string();
+    assert!(matches!(refused, BusError::Connect { .. }), "{refused:?}");
+    assert!(text.contains("one") && text.contains("two"), "{text}");
+    let none = Client::builder().connect_any([""; 0]).await;
+    assert!(matches!(none, Err(BusError::InvalidSettings(_))), "{none:?}");
+    let mixed = Client::builder().connect_any(["mem:here", nowhere[0]]).await;
+    assert!(matches!(mixed, Err(BusError::InvalidSettings(_))), "{mixed:?}");
+}
+
 /// Numbers that look random and are the same for the same seed.
 struct Dice(u64);
 
