@@ -4,7 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     bench, certs, completions, config, info, list, manual, passwd, publish, register, reply, request, serve,
-    subscribe, token, top,
+    stop, subscribe, token, top,
 };
 use crate::connection::{ADDRESS_VARIABLE, ClientFiles};
 use crate::failure::EXIT_CODES;
@@ -56,6 +56,7 @@ pub(crate) enum Command {
     Reply(reply::Reply),
     Info(info::Info),
     Top(top::Top),
+    Stop(stop::Stop),
     Bench(bench::Bench),
     Register(register::Register),
     Unregister(register::Unregister),

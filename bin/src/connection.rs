@@ -207,6 +207,11 @@ impl BusChoice {
         self.connect_with(subcommand, |builder| builder.request_timeout(timeout)).await
     }
 
+    /// Connects until the bus ends.
+    pub(crate) async fn connect_once(&self, subcommand: &str) -> anyhow::Result<Connection> {
+        self.connect_with(subcommand, ClientBuilder::no_reconnect).await
+    }
+
     async fn connect_with(
         &self,
         subcommand: &str,
@@ -254,7 +259,7 @@ async fn tell(mut events: ClientEvents, address: String) {
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     pub(crate) client: Client,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Connection {

@@ -395,6 +395,7 @@ impl BusBuilder {
             past: Mutex::default(),
             cut_off: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            stop_asked: watch::Sender::new(None),
         });
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);
         let (phase, phase_seen) = watch::channel(Phase::Running);

@@ -8,6 +8,7 @@ use super::answers::refusal_content;
 use super::backlog::Backlog;
 use super::deadlines::Deadlines;
 use super::group::Group;
+use super::introspect;
 use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
@@ -150,7 +151,15 @@ impl SessionTask {
         if self.rights.is_none() && topic.first() != Some(&b'$') {
             return Ok(());
         }
-        self.check(Action::Request, &TopicPattern::from_utf8(topic)?)
+        let pattern = TopicPattern::from_utf8(topic)?;
+        self.check(Action::Request, &pattern)?;
+        match &self.rights {
+            // Whatever patterns allow.
+            Some(rights) if pattern.is_reserved() && pattern.meets(&TopicPattern::new(introspect::STOP)?) => {
+                rights.identity().permissions.allows_administering()
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, header: &Header) -> Result<(), BusError> {

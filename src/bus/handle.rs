@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::settings::Live;
 use super::stats::{Rows, dropped_by_name};
@@ -16,11 +15,7 @@ use super::{Applied, BusStats, ServedStats, SessionStats, Settings, Shared, Subs
 use crate::auth::Policy;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::{Header, Kind};
 use crate::transport::{Accepted, Address, Link, MemoryConnector, Peer};
-
-/// How often a draining bus looks whether everything is finished.
-const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// A running bus. Dropping it stops the bus.
 ///
@@ -185,14 +180,26 @@ impl BusHandle {
     /// else connects is told [`BusError::Draining`].
     ///
     /// # Cancel safety
-    /// When dropped, the bus goes on draining; it stops with its handle.
+    /// When dropped, the bus stops at once, as its handle is gone.
     pub async fn drain(mut self, grace: Duration) {
-        self.begin_drain();
-        let until = Instant::now() + grace;
-        while Instant::now() < until && !self.shared.is_quiet() {
-            tokio::time::sleep(DRAIN_POLL.min(until.saturating_duration_since(Instant::now()))).await;
-        }
+        self.shared.drain(grace).await;
         self.halt().await;
+    }
+
+    /// Waits until an administrator has asked the bus to stop, by a [`StopRequest`](super::StopRequest), and tells how
+    /// long what is in flight may take to finish. The bus drains by itself then, and [`join`](Self::join) returns.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub fn asked_to_stop(&self) -> impl Future<Output = Duration> + Send + use<> {
+        let mut asked = self.shared.stop_asked.subscribe();
+        async move {
+            match asked.wait_for(Option::is_some).await.map(|asked| *asked) {
+                Ok(Some(grace)) => grace,
+                // Nobody can ask any more.
+                _ => std::future::pending().await,
+            }
+        }
     }
 
     /// Stops: closes the listeners, tells every client, and waits until all sessions have ended.
@@ -213,13 +220,6 @@ impl BusHandle {
                 tracing::error!(%error, "the bus ended abnormally");
             }
             self.task = None;
-        }
-    }
-
-    fn begin_drain(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
-        for session in self.shared.clients() {
-            session.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
         }
     }
 
@@ -244,26 +244,6 @@ impl fmt::Debug for BusHandle {
 }
 
 impl Shared {
-    /// Whether nothing is in flight for any client.
-    fn is_quiet(&self) -> bool {
-        // A request that waits for a server is in flight at its requester. What leaves a publish that
-        // waits is seen at a group or a session, and what leaves a group at the session that it goes to:
-        // they are looked at in this order.
-        let none_waits = self.publishes_waiting.load(Ordering::Relaxed) == 0;
-        let groups_are_empty = self.router.parked_in_groups() == (0, 0);
-        none_waits
-            && groups_are_empty
-            && self.clients().iter().all(|session| {
-                // What a broken connection has not brought over waits for its client to come back.
-                let link = session.sender().resumable().filter(|link| link.is_lost());
-                let state = session.lock();
-                link.is_none_or(|link| link.held() == 0)
-                    && state.in_flight() == 0
-                    && state.parked_bytes == 0
-                    && state.lanes.waiting() == 0
-            })
-    }
-
     pub(super) fn stats(&self) -> BusStats {
         // Held until all are counted, so that a session that ends meanwhile is counted once.
         let past = self.past();

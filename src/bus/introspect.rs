@@ -9,12 +9,15 @@
 //! | `$bus/sessions` | [`Rows`](super::Rows) of [`SessionStats`](super::SessionStats) |
 //! | `$bus/subscriptions` | `Rows` of [`SubscriptionStats`](super::SubscriptionStats) |
 //! | `$bus/served` | `Rows` of [`ServedStats`](super::ServedStats) |
+//! | `$bus/stop` | nil, to a [`StopRequest`]; it needs the administrator's right |
 
 use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use serde::Serialize;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,7 +32,47 @@ use crate::proto::{ContentRef, Flags, Header, Hello, Kind, Lane, Refusal};
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, memory_pair};
 
 /// The topics served, and by which id.
-pub(super) const TOPICS: [&str; 4] = ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served"];
+pub(super) const TOPICS: [&str; 5] =
+    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP];
+
+/// Where the bus is asked to stop.
+pub(super) const STOP: &str = "$bus/stop";
+
+/// Asks a bus to stop, as a request to `$bus/stop`. The bus answers nil and then drains, as
+/// [`BusHandle::drain`](super::BusHandle::drain) does.
+///
+/// It needs a permission with `administer = true`; on a bus without a policy it is for the bus's own user and process.
+/// On the wire it is a MessagePack map with `grace_ms`.
+///
+/// # Examples
+/// ```
+/// use whispeer::bus::StopRequest;
+/// use whispeer::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let mut bus = Bus::builder().start()?;
+/// let client = Client::new_memory(&bus.connector())?;
+/// let request = StopRequest { grace_ms: 5_000 };
+/// client.request_bytes("$bus/stop", request.to_bytes()).await?;
+/// bus.join().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRequest {
+    /// Milliseconds that what is in flight may take to finish; a day at the most.
+    pub grace_ms: u64,
+}
+
+impl StopRequest {
+    /// The payload of the request.
+    #[must_use]
+    pub fn to_bytes(self) -> Bytes {
+        // A map of one number has nothing that cannot be encoded.
+        rmp_serde::to_vec_named(&self).unwrap_or_default().into()
+    }
+}
 
 /// Bytes of a reply beside its rows, at the most: two short names, a map, an array and an integer.
 const ROWS_OVERHEAD: usize = 64;
@@ -92,7 +135,7 @@ impl Answering {
         let credit = Header::new(Kind::Credit, 1, u64::from(header.id)).flagged(Flags(Lane::Serving as u8));
         batch.push(&credit, &ContentRef::of_payload(&size.to_le_bytes()));
         let reply = Header::new(Kind::Reply, 0, header.sequence);
-        match self.encode(header.id) {
+        match self.encode(header.id, content) {
             Ok(payload) => batch.push(&reply, &ContentRef::of_payload(&payload)),
             Err(reason) => {
                 let error = BusError::Replied(ErrorReply::new("internal", reason));
@@ -102,13 +145,22 @@ impl Answering {
         };
     }
 
-    fn encode(&self, serving: u32) -> Result<Vec<u8>, String> {
+    fn encode(&self, serving: u32, asked: &ContentRef<'_>) -> Result<Vec<u8>, String> {
         let Some(shared) = self.shared.upgrade() else { return Err("the bus has ended".into()) };
         let limit = shared.settings.frame_limit - limits::FRAME_SLACK;
         let encoded = match serving {
             0 => rmp_serde::to_vec_named(&shared.stats()),
             1 => encode_rows(shared.session_stats(ROWS), limit),
             2 => encode_rows(shared.subscription_stats(ROWS), limit),
+            4 => {
+                // Nobody stops a bus by mistake, as with a request to all topics of it.
+                let request: StopRequest = rmp_serde::from_slice(asked.payload()).map_err(|error| {
+                    format!("a request to stop needs the map {{\"grace_ms\": NUMBER}}: {error}")
+                })?;
+                let grace = Duration::from_millis(request.grace_ms).min(limits::REQUEST_TIMEOUT_MAX);
+                shared.stop_asked.send_replace(Some(grace));
+                rmp_serde::to_vec_named(&())
+            }
             _ => encode_rows(shared.served_stats(ROWS), limit),
         };
         let encoded = encoded.map_err(|error| error.to_string())?;

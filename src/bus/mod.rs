@@ -12,7 +12,7 @@
 //! `calls` is everything else that a session asks for, `requests`, `service` and `answers` are
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
-//! any. `introspect` is a session of the bus's own that answers questions about it.
+//! any. `drain` ends a bus in good order, and `introspect` is a session of the bus's own that answers questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
 //! table or the table of services or the list of sessions, then a group or service, then one session.
@@ -25,6 +25,7 @@ mod builder;
 mod calls;
 mod clock;
 mod deadlines;
+mod drain;
 mod group;
 mod handle;
 mod handshakes;
@@ -51,12 +52,15 @@ mod workers;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp, listen_and_serve_unix};
 pub use handle::BusHandle;
+pub use introspect::StopRequest;
 pub use settings::{Applied, Settings};
 pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
 
@@ -108,6 +112,8 @@ pub(crate) struct Shared {
     past: Mutex<Totals>,
     cut_off: AtomicU64,
     draining: AtomicBool,
+    /// An administrator has asked the bus to stop, and what is in flight may take so long.
+    stop_asked: watch::Sender<Option<Duration>>,
 }
 
 impl Shared {

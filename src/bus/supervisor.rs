@@ -45,6 +45,7 @@ impl Supervisor {
         tokio::select! {
             () = self.serve(&mut tasks) => {}
             () = shared.sweeper.run(&shared) => {}
+            () = shared.drain_when_asked() => {}
         }
         // Listeners first, so that an address is free as soon as the bus says that it has stopped.
         self.listeners.clear();

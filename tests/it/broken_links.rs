@@ -440,6 +440,23 @@ async fn the_secret_of_a_session_is_needed_to_go_on_with_it() {
 }
 
 #[tokio::test]
+async fn an_event_is_not_lost_with_the_future_that_waited_for_it() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let mut events = client.events();
+    assert!(wait::now_or_never(events.recv()).await.is_none());
+    ground.relay.cut();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        // Given up again and again, whatever has come meanwhile.
+        told.extend(wait::now_or_never(events.recv()).await.flatten());
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(told[0], ClientEvent::Disconnected { .. }), "{told:?}");
+    assert!(matches!(told[1], ClientEvent::Reconnected { resumed: true }), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_client_of_several_buses_goes_to_the_next_when_its_own_ends() {
     let buses = [(); 2].map(|()| bus_at(0, Settings::default()).unwrap());
     let addresses = buses.each_ref().map(|bus| format!("tcp://127.0.0.1:{}", port(bus)));

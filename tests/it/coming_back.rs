@@ -1,10 +1,12 @@
 //! What a broken link costs is the same on every transport of a network: nothing, if the bus still has the session.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use whispeer::Address;
 use whispeer::bus::{BusBuilder, Settings};
-use whispeer::client::{Event, GapReason, Reconnect};
+use whispeer::client::{ClientBuilder, Event, GapReason, Reconnect};
 use whispeer::prelude::*;
 use whispeer::transport::ClientTls;
 use whispeer_testkit::certificates::Certificates;
@@ -74,14 +76,17 @@ impl Ground {
         Self { scheme, made, bus, relay }
     }
 
-    async fn client(&self) -> Client {
+    fn client_builder(&self) -> ClientBuilder {
         let mut reconnect = Reconnect::default();
         reconnect.first_delay = Duration::from_millis(5);
         reconnect.max_delay = Duration::from_millis(50);
         let tls = ClientTls::new().ca_pem(self.made.authority.pem());
-        let builder = Client::builder().reconnect(reconnect).tls(tls);
+        Client::builder().reconnect(reconnect).tls(tls)
+    }
+
+    async fn client(&self) -> Client {
         let address = address(self.scheme, self.relay.port());
-        Box::pin(soon(builder.connect(&address))).await.unwrap()
+        Box::pin(soon(self.client_builder().connect(&address))).await.unwrap()
     }
 
     fn inside(&self) -> Client {
@@ -132,6 +137,7 @@ hold!(
     a_session_goes_on_and_nothing_is_lost_or_doubled,
     a_bus_that_was_started_again_is_subscribed_to_and_served_again,
     a_client_that_says_goodbye_leaves_nothing_behind,
+    a_connection_that_is_given_up_at_any_moment_leaves_nothing_behind,
 );
 
 async fn a_session_goes_on_and_nothing_is_lost_or_doubled(scheme: &'static str) {
@@ -201,4 +207,31 @@ async fn a_client_that_says_goodbye_leaves_nothing_behind(scheme: &'static str) 
     soon(client.close()).await.unwrap();
     wait::eventually("its session has ended", || ground.bus.sessions().is_empty()).await;
     assert_eq!(ground.bus.stats().sessions_cut_off, 0);
+}
+
+async fn a_connection_that_is_given_up_at_any_moment_leaves_nothing_behind(scheme: &'static str) {
+    let ground = Ground::new(scheme).await;
+    let address = address(scheme, port(&ground.bus));
+    let mut polls = 0;
+    let client = loop {
+        let mut connecting = Box::pin(ground.client_builder().connect(&address));
+        let mut left = polls;
+        let connected = poll_fn(|context| match connecting.as_mut().poll(context) {
+            Poll::Ready(connected) => Poll::Ready(Some(connected)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                left -= 1;
+                Poll::Pending
+            }
+        });
+        if let Some(connected) = soon(connected).await {
+            break connected.unwrap();
+        }
+        polls += 1;
+    };
+    assert!(polls > 1, "there were moments to give up at");
+    wait::eventually("the others are gone", || ground.bus.sessions().len() == 1).await;
+    client.ping().await.unwrap();
+    client.close().await.unwrap();
+    wait::eventually("nobody is left", || ground.bus.sessions().is_empty()).await;
 }

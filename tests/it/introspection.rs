@@ -1,10 +1,14 @@
 //! What the bus tells about itself, and to whom.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use whispeer::auth::Principal;
-use whispeer::bus::{BusStats, Rows, ServedStats, SessionStats, SubscriptionStats};
+use whispeer::bus::{BusStats, Rows, ServedStats, SessionStats, StopRequest, SubscriptionStats};
+use whispeer::client::ManyOptions;
 use whispeer::prelude::*;
+use whispeer_testkit::wait::soon;
 
 use crate::ground::{Ground, settings};
 
@@ -63,13 +67,30 @@ async fn another_user_may_use_the_bus_and_not_read_its_topics() {
     let stranger = Principal::Unix { uid: u32::MAX - 1, gid: u32::MAX - 1, pid: None };
     let link = ground.bus.connector().connect_as(stranger).unwrap();
     let client = Client::builder().connect_link(link).unwrap();
-    for topic in ["$bus/stats", "$bus/sessions", "$other"] {
+    for topic in ["$bus/stats", "$bus/sessions", "$bus/stop", "$other"] {
         let refused = client.request_bytes(topic, Bytes::new()).await;
         assert!(matches!(refused, Err(BusError::Denied { .. })), "{refused:?}");
         let refused = client.subscribe_bytes(topic).await;
         assert!(matches!(refused, Err(BusError::Denied { .. })), "{refused:?}");
     }
+    let refused = client.request_many_bytes("$bus/*", Bytes::new(), ManyOptions::default()).await;
+    assert!(matches!(refused, Err(BusError::Denied { .. })), "{refused:?}");
     let mut subscription = client.subscribe_bytes("news").await.unwrap();
     client.publish_bytes("news", "free for all").await.unwrap();
     assert_eq!(subscription.recv().await.unwrap().1, "free for all");
+}
+
+#[tokio::test]
+async fn a_bus_stops_when_its_own_user_asks_for_it_as_it_has_to_be_asked() {
+    let mut ground = Ground::new(Bus::builder());
+    let client = Client::new_unix(&ground.socket()).await.unwrap();
+    let by_mistake = client.request_bytes("$bus/stop", Bytes::new()).await;
+    assert!(by_mistake.unwrap_err().to_string().contains("grace_ms"));
+    client.ping().await.unwrap();
+    let asked = ground.bus.asked_to_stop();
+    client.request_bytes("$bus/stop", StopRequest { grace_ms: 60_000 }.to_bytes()).await.unwrap();
+    assert_eq!(soon("the owner is told", asked).await, Duration::from_secs(60));
+    soon("the end of the bus", ground.bus.join()).await;
+    soon("the end of the client", client.closed()).await;
+    assert!(matches!(client.close_reason(), Some(BusError::Closed { .. })), "{:?}", client.close_reason());
 }

@@ -94,6 +94,18 @@ async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
     soon("the end of the client", client.closed()).await;
 }
 
+#[tokio::test]
+async fn a_drain_that_is_given_up_stops_the_bus_at_once() {
+    let (bus, connector) = listen_and_serve_memory().unwrap();
+    let (server, client) = (Client::new_memory(&connector).unwrap(), Client::new_memory(&connector).unwrap());
+    let mut serving = server.serve_bytes("work").await.unwrap();
+    let asked = tokio::spawn(async move { client.request_bytes("work", Bytes::new()).await });
+    soon("the request", serving.recv()).await.unwrap();
+    assert!(now_or_never(bus.drain(Duration::from_secs(3_600))).await.is_none());
+    soon("the end of the server", server.closed()).await;
+    assert!(soon("the end of the request", asked).await.unwrap().is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn draining_waits_for_what_is_kept_for_a_queue_group() {
     let (bus, connector) = listen_and_serve_memory().unwrap();

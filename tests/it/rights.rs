@@ -9,8 +9,8 @@ use whispeer::Address;
 use whispeer::auth::{
     Credentials, Policy, Principal, SigningKey, TokenAlgorithm, TokenIssuer, hash_password,
 };
-use whispeer::bus::Settings;
-use whispeer::client::{ClientEvent, Reconnect};
+use whispeer::bus::{Settings, StopRequest};
+use whispeer::client::{ClientEvent, ManyOptions, Reconnect};
 use whispeer::prelude::*;
 use whispeer::proto::{Capabilities, Hello, Resume};
 use whispeer::transport::{ClientAuth, ClientTls, ConnectOptions, ServerTls, connect_with};
@@ -339,6 +339,23 @@ async fn a_session_that_goes_on_has_the_rights_of_what_was_shown_last() {
     assert!(matches!(subscription.close_reason(), Some(BusError::Denied { .. })));
     denied(client.subscribe_bytes("sensors/cellar").await);
     assert_eq!(ground.bus.sessions()[0].id, session);
+}
+
+#[tokio::test]
+async fn only_an_administrator_stops_a_bus_whatever_patterns_allow() {
+    let mut ground = Ground::new();
+    let all = "request.allow = [\"$bus/**\", \"sensors/*/calibrate\"]";
+    ground.change("request.allow = [\"sensors/*/calibrate\"]", all);
+    let alice = ground.alice().await;
+    alice.request_bytes("$bus/stats", "".into()).await.unwrap();
+    let stop = StopRequest { grace_ms: 0 }.to_bytes();
+    denied(alice.request_bytes("$bus/stop", stop.clone()).await);
+    for pattern in ["$bus/*", "$bus/**"] {
+        denied(alice.request_many_bytes(pattern, stop.clone(), ManyOptions::default()).await);
+    }
+    let operator = ground.connect(ground.token("operator", Duration::from_secs(60))).await.unwrap();
+    operator.request_bytes("$bus/stop", stop).await.unwrap();
+    soon(ground.bus.join()).await;
 }
 
 #[tokio::test]

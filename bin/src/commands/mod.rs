@@ -13,6 +13,7 @@ pub(crate) mod register;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod serve;
+pub(crate) mod stop;
 pub(crate) mod subscribe;
 pub(crate) mod token;
 pub(crate) mod top;
@@ -53,6 +54,7 @@ async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
         Command::Req(request) => request.run(bus).await,
         Command::Info(info) => info.run(bus).await,
         Command::Top(top) => top.run(bus).await,
+        Command::Stop(stop) => stop.run(bus).await,
         Command::Bench(bench) => bench.run(bus).await,
         Command::BenchLoad(load) => load.run(bus).await,
         Command::Register(register) => register.run(),

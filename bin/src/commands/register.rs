@@ -22,7 +22,7 @@ pub(crate) struct Register {
     /// The name; one that is registered is replaced
     name: String,
 
-    /// The address: a socket's path or unix:PATH
+    /// The address, as --addr takes it
     address: String,
 
     /// Use this bus when no other is given
@@ -37,11 +37,12 @@ impl Register {
         let address = match self.address.parse().map_err(|error| Failure::of_bus(&error, &self.address))? {
             // The name has to mean the same in every folder.
             Address::Unix(path) => Address::Unix(std::path::absolute(path)?).to_string(),
-            _ => {
+            Address::Memory(_) => {
                 return Err(
                     Failure::usage(format!("{} cannot be reached by other processes", self.address)).into()
                 );
             }
+            network => network.to_string(),
         };
         Registry::update(|registry| {
             registry.buses.insert(name.clone(), address.clone());

@@ -1,6 +1,7 @@
 //! `whispeer serve`: runs a bus.
 
 use std::path::Path;
+use std::pin::pin;
 
 use clap::Args;
 use whispeer::auth::{AuthSettings, Policy};
@@ -62,20 +63,25 @@ impl Serve {
         notices::ready(&status);
         output::notice(format_args!("{status}"));
 
-        loop {
+        let mut asked_to_stop = pin!(running.handle.asked_to_stop());
+        let asked = loop {
             tokio::select! {
-                () = interrupts.first() => break,
+                () = interrupts.first() => break None,
+                grace = &mut asked_to_stop => break Some(grace),
                 () = running.handle.join() => {
                     anyhow::bail!("the bus has ended by itself; WHISPEER_LOG=debug tells more")
                 }
                 hangup = hangups.next() => match hangup {
                     Hangup::Reload => running.reload(&status),
-                    Hangup::Ended => break,
+                    Hangup::Ended => break None,
                 }
             }
-        }
+        };
         let Running { handle, settings, .. } = running;
-        let grace = settings.configuration.grace;
+        if asked.is_some() {
+            output::notice(format_args!("an administrator asks this bus to stop"));
+        }
+        let grace = asked.unwrap_or(settings.configuration.grace);
         notices::stopping(grace);
         output::notice(format_args!("draining; interrupt again to stop at once"));
         tokio::select! {

@@ -36,6 +36,28 @@ fn a_second_signal_stops_a_draining_bus_at_once() {
 }
 
 #[test]
+fn a_bus_is_stopped_by_who_may_do_so_once_what_is_in_flight_has_finished() {
+    let place = Place::new();
+    let mut bus = place.start(&["serve", "bus"]);
+    bus.wait_for("ready");
+    let mut server = place.start(&["reply", "--addr", "bus", "--raw", "slow", "--exec", "cat", "gate"]);
+    server.wait_for("serving");
+    let fifo = place.path("gate");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let request = place.start(&["req", "--addr", "bus", "--timeout", "1h", "--raw", "slow"]);
+    wait_for_request(&place);
+    let stop = place.start(&["stop", "--addr", "bus", "--grace", "1h"]);
+    bus.wait_for("an administrator asks this bus to stop");
+    std::fs::write(&fifo, "in time").unwrap();
+    let answered = request.end();
+    assert_eq!(answered.output, "in time", "{answered:?}");
+    let stopped = stop.end();
+    assert!(stopped.code() == 0 && stopped.errors.contains("bus has stopped"), "{stopped:?}");
+    assert_eq!(bus.end().code(), 0);
+    assert!(!place.path("bus").exists(), "the socket's file is gone");
+}
+
+#[test]
 fn a_second_bus_on_a_live_socket_is_refused_and_the_first_lives_on() {
     let place = Place::new();
     let _bus = place.bus("bus");

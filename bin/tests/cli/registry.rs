@@ -22,6 +22,16 @@ fn a_registered_bus_is_used_by_its_name_and_as_the_default() {
 }
 
 #[test]
+fn a_bus_of_a_network_can_have_a_name_and_one_within_a_process_cannot() {
+    let place = Place::new();
+    place.run(&["register", "far", "tls://bus.example.com:4242"]).success();
+    let buses = std::fs::read_to_string(place.path("config/whispeer/buses.toml")).unwrap();
+    assert!(buses.contains("tls://bus.example.com:4242"), "{buses}");
+    let within = place.run(&["register", "near", "mem:here"]);
+    assert!(within.code() == 2 && within.errors.contains("cannot be reached"), "{within:?}");
+}
+
+#[test]
 fn the_address_comes_from_the_environment_unless_it_is_given() {
     let place = Place::new();
     let _bus = place.bus("bus");
