@@ -99,10 +99,13 @@ fn address(scheme: &str, port: u16) -> String {
 }
 
 /// A path that loses everything is noticed by silence alone, so that is noticed soon.
+fn settings() -> Settings {
+    Settings { keep_alive: Duration::from_millis(100), ..Settings::default() }
+}
+
 fn builder(scheme: &str, made: &Certificates, port: u16) -> BusBuilder {
-    let settings = Settings { keep_alive: Duration::from_millis(100), ..Settings::default() };
     let address = address(scheme, port).parse().unwrap();
-    Bus::builder().settings(settings).tls(server(made)).listen(&address)
+    Bus::builder().settings(settings()).tls(server(made)).listen(&address)
 }
 
 fn port(bus: &BusHandle) -> u16 {
@@ -211,6 +214,9 @@ async fn a_client_that_says_goodbye_leaves_nothing_behind(scheme: &'static str) 
 
 async fn a_connection_that_is_given_up_at_any_moment_leaves_nothing_behind(scheme: &'static str) {
     let ground = Ground::new(scheme).await;
+    // A session that was begun for somebody who had gone by then is kept for this time.
+    let settings = Settings { resume_limit: Duration::from_millis(200), ..settings() };
+    ground.bus.apply(&settings).unwrap();
     let address = address(scheme, port(&ground.bus));
     let mut polls = 0;
     let client = loop {
