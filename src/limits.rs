@@ -120,6 +120,10 @@ pub const UDP_BUFFER: usize = 2 * QUIC_WINDOW as usize;
 /// Addresses of one host that connecting tries: more than any name service gives for good reason.
 pub const CONNECT_ADDRESSES: usize = 16;
 
+/// How often the system is asked for another port where the one that it chose for the first address of a host is
+/// somebody else's at another address. Nearly all ports would have to be taken for that to happen as often.
+pub const PORT_ATTEMPTS: usize = 16;
+
 /// How long a peer may take from connecting to a complete `HELLO`; then the bus hangs up.
 ///
 /// Five seconds is far beyond any local scheduling delay and short enough that idle strangers do

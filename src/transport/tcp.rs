@@ -41,12 +41,9 @@ impl TcpListener {
     /// [`BusError::AddressInUse`] and [`BusError::Listen`] for `address`, which is the endpoint as it was given;
     /// [`BusError::NoRuntime`] outside a Tokio runtime.
     pub(super) fn bind(endpoint: &Endpoint, address: &Address, loopback_only: bool) -> BusResult<Self> {
-        let mut listeners = Vec::new();
-        let port = bind_all(endpoint, address, loopback_only, |local| {
+        let (port, listeners) = bind_all(endpoint, address, loopback_only, |local| {
             let listener = bind(local)?;
-            let bound = listener.local_addr()?;
-            listeners.push(listener);
-            Ok(bound)
+            Ok((listener.local_addr()?, listener))
         })?;
         Ok(Self { listeners, next: 0, port })
     }
@@ -75,17 +72,17 @@ impl TcpListener {
     }
 }
 
-/// Binds each of the addresses that the endpoint's host stands for by `bind`, which tells what it bound; returns the
-/// port that all of them have.
+/// Binds each of the addresses that the endpoint's host stands for by `bind`, which tells what it bound; returns what it
+/// made, and the port that all of them have.
 ///
 /// # Errors
 /// Those of [`TcpListener::bind`].
-pub(super) fn bind_all(
+pub(super) fn bind_all<T>(
     endpoint: &Endpoint,
     address: &Address,
     loopback_only: bool,
-    bind: impl FnMut(SocketAddr) -> io::Result<SocketAddr>,
-) -> BusResult<u16> {
+    bind: impl FnMut(SocketAddr) -> io::Result<(SocketAddr, T)>,
+) -> BusResult<(u16, Vec<T>)> {
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(BusError::NoRuntime { what: "listening on a network" });
     }
@@ -98,36 +95,75 @@ pub(super) fn bind_all(
         },
     };
     let addresses: Vec<_> = (endpoint.host(), endpoint.port()).to_socket_addrs().map_err(failed)?.collect();
-    if loopback_only && !addresses.iter().all(|address| address.ip().is_loopback()) {
-        return Err(BusError::Listen {
-            address: address.to_string(),
-            reason: "clients of other hosts would reach a bus that asks nobody who he is; ask clients for \
-                     certificates (tls:// with `ServerTls::client_ca_file`, `--tls-client-ca`), listen on a \
-                     loopback address, or allow anyone (`BusBuilder::allow_anyone`, `--allow-anyone`)"
-                .into(),
-            source: None,
-        });
+    if loopback_only {
+        check_loopback(address, &addresses)?;
     }
-    bind_each(addresses, endpoint.port(), bind).map_err(failed)
+    bind_each(&addresses, endpoint.port(), bind).map_err(failed)
 }
 
-/// Binds every address that this host has, and gives the port.
+/// Makes sure that other hosts do not reach a bus that asks nobody who he is.
+///
+/// # Errors
+/// [`BusError::Listen`] for `address`.
+pub(super) fn check_loopback(address: &Address, addresses: &[SocketAddr]) -> BusResult<()> {
+    if addresses.iter().all(|address| address.ip().to_canonical().is_loopback()) {
+        return Ok(());
+    }
+    Err(BusError::Listen {
+        address: address.to_string(),
+        reason: "clients of other hosts would reach a bus that asks nobody who he is; ask clients for \
+                 certificates (tls:// with `ServerTls::client_ca_file`, `--tls-client-ca`), listen on a \
+                 loopback address, or allow anyone (`BusBuilder::allow_anyone`, `--allow-anyone`)"
+            .into(),
+        source: None,
+    })
+}
+
+/// Binds every address that this host has to one port, which the system chooses if it is 0.
 ///
 /// # Errors
 /// The first error; that it has none of them.
-fn bind_each(
-    addresses: Vec<SocketAddr>,
+fn bind_each<T>(
+    addresses: &[SocketAddr],
+    port: u16,
+    mut bind: impl FnMut(SocketAddr) -> io::Result<(SocketAddr, T)>,
+) -> io::Result<(u16, Vec<T>)> {
+    // What was bound in vain is kept until the end, so that the system chooses another port each time.
+    let mut in_vain = Vec::new();
+    loop {
+        let mut bound = Vec::new();
+        match bind_once(addresses, port, &mut bind, &mut bound) {
+            // Somebody else has the port that was free at the first address at another one.
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && port == 0
+                    && !bound.is_empty()
+                    && in_vain.len() + 1 < limits::PORT_ATTEMPTS =>
+            {
+                in_vain.push(bound);
+            }
+            port => return Ok((port?, bound)),
+        }
+    }
+}
+
+fn bind_once<T>(
+    addresses: &[SocketAddr],
     mut port: u16,
-    mut bind: impl FnMut(SocketAddr) -> io::Result<SocketAddr>,
+    bind: &mut impl FnMut(SocketAddr) -> io::Result<(SocketAddr, T)>,
+    bound: &mut Vec<T>,
 ) -> io::Result<u16> {
-    let (mut bound, mut missing) = (false, None);
-    for mut local in addresses {
+    let mut missing = None;
+    for mut local in addresses.iter().copied() {
         local.set_port(port);
         match bind(local) {
-            // All addresses of the host have the port that the first one got.
-            Ok(local) => (port, bound) = (local.port(), true),
-            // A name may stand for an address of a family that is switched off here.
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Ok((local, made)) => {
+                // All addresses of the host have the port that the first one got.
+                port = local.port();
+                bound.push(made);
+            }
+            // A name may stand for an address, or be of a family, that this host does not have.
+            Err(error) if is_missing(&error) => {
                 tracing::debug!(%local, %error, "this host does not have one of the addresses");
                 missing = Some(error);
             }
@@ -135,9 +171,14 @@ fn bind_each(
         }
     }
     match missing {
-        Some(error) if !bound => Err(error),
+        Some(error) if bound.is_empty() => Err(error),
         _ => Ok(port),
     }
+}
+
+/// Whether the host has not got the address, or nothing at all of its family.
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn bind(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
@@ -225,25 +266,57 @@ fn socket(stream: TcpStream) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    /// Binds of a host that lacks all addresses of IPv6, and where somebody has port 1.
-    fn without_ipv6(local: SocketAddr) -> io::Result<SocketAddr> {
-        match local {
-            SocketAddr::V6(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+    const V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
+    const V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    /// Binds of a host that says this of addresses of IPv6, and where somebody has port 1.
+    fn without_ipv6(missing: i32) -> impl FnMut(SocketAddr) -> io::Result<(SocketAddr, ())> {
+        move |local| match local {
+            SocketAddr::V6(_) => Err(io::Error::from_raw_os_error(missing)),
             SocketAddr::V4(_) if local.port() == 1 => Err(io::ErrorKind::AddrInUse.into()),
-            SocketAddr::V4(_) => Ok(SocketAddr::new(local.ip(), 4242)),
+            SocketAddr::V4(_) => Ok((SocketAddr::new(local.ip(), 4242), ())),
         }
     }
 
     #[test]
     fn an_address_that_the_host_lacks_is_left_out_unless_it_lacks_all() {
-        let (v6, v4) = ("[::1]:0".parse().unwrap(), "127.0.0.1:0".parse().unwrap());
-        assert_eq!(bind_each(vec![v6, v4], 0, without_ipv6).unwrap(), 4242);
-        assert_eq!(bind_each(vec![v4, v6], 0, without_ipv6).unwrap(), 4242);
-        let none = bind_each(vec![v6], 0, without_ipv6).unwrap_err();
-        assert_eq!(none.kind(), io::ErrorKind::AddrNotAvailable);
-        let taken = bind_each(vec![v6, v4], 1, without_ipv6).unwrap_err();
-        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        for missing in [libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT] {
+            let port = |addresses: &[SocketAddr], port| {
+                bind_each(addresses, port, without_ipv6(missing)).map(|(port, bound)| (port, bound.len()))
+            };
+            assert_eq!(port(&[V6, V4], 0).unwrap(), (4242, 1));
+            assert_eq!(port(&[V4, V6], 0).unwrap(), (4242, 1));
+            assert_eq!(port(&[V6], 0).unwrap_err().raw_os_error(), Some(missing));
+            assert_eq!(port(&[V6, V4], 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+    }
+
+    /// Binds of a system that chooses port after port for the first family, where the ports below `free` of the second
+    /// are somebody else's; counts.
+    fn crowded(free: u16, asked: &mut u16) -> impl FnMut(SocketAddr) -> io::Result<(SocketAddr, ())> {
+        move |local| match local.port() {
+            0 => {
+                *asked += 1;
+                Ok((SocketAddr::new(local.ip(), *asked), ()))
+            }
+            port if port < free => Err(io::ErrorKind::AddrInUse.into()),
+            _ => Ok((local, ())),
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_not_free_at_all_addresses_is_chosen_anew_for_a_while() {
+        let mut asked = 0;
+        let (port, bound) = bind_each(&[V6, V4], 0, crowded(5, &mut asked)).unwrap();
+        assert_eq!((port, bound.len(), asked), (5, 2, 5));
+        let mut asked = 0;
+        let error = bind_each(&[V6, V4], 0, crowded(u16::MAX, &mut asked)).unwrap_err();
+        assert_eq!((error.kind(), usize::from(asked)), (io::ErrorKind::AddrInUse, limits::PORT_ATTEMPTS));
+        // One that was asked for is that one or none.
+        assert!(bind_each(&[V6, V4], 3, crowded(5, &mut asked)).is_err());
     }
 }

@@ -61,12 +61,9 @@ impl QuicListener {
         let proves = tls.source().requires_clients_to_prove();
         let certificates = Arc::new(Certificates::new(Arc::clone(tls)).map_err(|reason| failed(&reason))?);
         let server = certificates.current().map_err(|reason| failed(&reason))?;
-        let mut sockets = Vec::new();
-        let port = tcp::bind_all(endpoint, address, !options.anyone && !proves, |local| {
+        let (port, sockets) = tcp::bind_all(endpoint, address, !options.anyone && !proves, |local| {
             let endpoint = Endpoint::bind(local, Some(ServerConfig::clone(&server)))?;
-            let bound = endpoint.local_addr()?;
-            sockets.push(Socket::new(endpoint));
-            Ok(bound)
+            Ok((endpoint.local_addr()?, Socket::new(endpoint)))
         })?;
         let (opening, address) = (Arc::default(), address.with_port(port));
         Ok(Self { sockets, next: 0, certificates, opening, address })
