@@ -25,7 +25,9 @@ use crate::error::{BusError, BusResult};
 use crate::transport::WebSocketOptions;
 #[cfg(feature = "tcp")]
 use crate::transport::network::{ListenOptions, listen};
-use crate::transport::{Address, Listener, MemoryConnector, MemoryListener, UnixListener, UnixOptions};
+use crate::transport::{
+    Address, Listener, MemoryConnector, MemoryListener, PassedSocket, UnixListener, UnixOptions,
+};
 #[cfg(feature = "tls")]
 use crate::transport::{LiveTls, ServerTls};
 
@@ -162,7 +164,8 @@ pub struct BusBuilder {
     settings: Settings,
     name: Option<String>,
     unix: Vec<(PathBuf, UnixOptions)>,
-    network: Vec<Address>,
+    /// With the sockets that were passed for each.
+    network: Vec<(Address, Vec<PassedSocket>)>,
     anyone: bool,
     policy: Policy,
     #[cfg(feature = "tls")]
@@ -223,9 +226,48 @@ impl BusBuilder {
             Address::Unix(path) => self.unix.push((path.clone(), UnixOptions::default())),
             Address::Memory(name) => self.name = Some(name.clone()),
             Address::Tcp(_) | Address::Tls(_) | Address::Quic(_) | Address::WebSocket(_) => {
-                self.network.push(address.clone());
+                self.network.push((address.clone(), Vec::new()));
             }
         }
+        self
+    }
+
+    /// Listens on an address of a network by sockets that somebody else has bound, such as a service manager: there may be
+    /// one for each family of addresses. The address says what is spoken there (`tcp://`, `tls://`, `ws://` and `wss://`
+    /// over TCP, `quic://` over UDP) and by what name the bus is known; host and port are those of the sockets. Without any
+    /// socket it is bound, as by [`listen`](Self::listen).
+    ///
+    /// The sockets are closed here when the bus ends. Where somebody keeps copies of them, connections that are made
+    /// meanwhile wait for the next bus.
+    ///
+    /// [`start`](Self::start) fails with [`BusError::Listen`] for sockets of the wrong kind, ones that do not listen or have
+    /// different ports, and where other hosts would reach a bus that asks nobody who he is.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::net::TcpListener;
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// let port = passed.local_addr().unwrap().port();
+    /// let bus = Bus::builder().listen_passed(&"tcp://localhost:0".parse()?, [passed]).start()?;
+    /// assert_eq!(bus.local_addrs()[0].to_string(), format!("tcp://localhost:{port}"));
+    /// Client::connect(&format!("tcp://127.0.0.1:{port}")).await?.ping().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn listen_passed<S: Into<PassedSocket>>(
+        mut self,
+        address: &Address,
+        sockets: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let sockets: Vec<PassedSocket> = sockets.into_iter().map(Into::into).collect();
+        if sockets.is_empty() {
+            return self.listen(address);
+        }
+        self.network.push((address.clone(), sockets));
         self
     }
 
@@ -289,7 +331,8 @@ impl BusBuilder {
     }
 
     /// Accepts on a listener that exists already, such as
-    /// [`UnixListener::from_std`] makes of a socket that a service manager has passed on.
+    /// [`UnixListener::from_std`] makes of a Unix socket that a service manager has passed on; for those of a network see
+    /// [`listen_passed`](Self::listen_passed).
     pub fn listen_on(mut self, listener: impl Listener) -> Self {
         self.listeners.push(Box::new(listener));
         self
@@ -352,11 +395,11 @@ impl BusBuilder {
             websocket: self.websocket,
         };
         #[cfg(feature = "tcp")]
-        for address in &self.network {
-            listeners.push(listen(address, &options)?);
+        for (address, passed) in self.network {
+            listeners.push(listen(&address, passed, &options)?);
         }
         #[cfg(not(feature = "tcp"))]
-        if let Some(address) = self.network.first() {
+        if let Some((address, _)) = self.network.first() {
             return Err(BusError::Listen {
                 address: address.to_string(),
                 reason: "whispeer was built without the feature `tcp`".into(),

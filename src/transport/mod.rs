@@ -21,6 +21,7 @@ mod lanes;
 mod memory;
 #[cfg(feature = "tcp")]
 pub(crate) mod network;
+mod passed;
 #[cfg(any(feature = "unix", feature = "quic", all(test, feature = "tcp")))]
 mod plain;
 mod pool;
@@ -61,6 +62,7 @@ pub(crate) use incoming::Arrived;
 pub use incoming::Incoming;
 pub(crate) use lanes::{Lanes, Step};
 pub use memory::{MemoryConnector, MemoryListener, memory_pair};
+pub use passed::PassedSocket;
 pub(crate) use resume::Attachment;
 pub use resume::ResumableLink;
 pub(crate) use timer::Timer;

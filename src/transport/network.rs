@@ -14,7 +14,7 @@ use super::tcp::{self, TcpListener};
 use super::tls::{self, LiveTls, Spoken};
 #[cfg(feature = "websocket")]
 use super::websocket::{self, Rules, WebSocketOptions};
-use super::{Accepted, Address, ConnectOptions, Endpoint, Link, Listener, Peer, resume};
+use super::{Accepted, Address, ConnectOptions, Endpoint, Link, Listener, PassedSocket, Peer, resume};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 
@@ -30,19 +30,24 @@ pub(crate) struct ListenOptions {
     pub(crate) websocket: WebSocketOptions,
 }
 
-/// Listens on an address of a network; with port 0 the system chooses one.
+/// Listens on an address of a network: by the sockets that somebody else has made for it, or by ones made here if there are
+/// none; with port 0 the system chooses one for these.
 ///
 /// # Errors
 /// [`BusError::AddressInUse`] and [`BusError::Listen`]; [`BusError::NoRuntime`] outside a Tokio runtime.
-pub(crate) fn listen(address: &Address, options: &ListenOptions) -> BusResult<Box<dyn Listener>> {
+pub(crate) fn listen(
+    address: &Address,
+    passed: Vec<PassedSocket>,
+    options: &ListenOptions,
+) -> BusResult<Box<dyn Listener>> {
     match address {
         #[cfg(feature = "quic")]
-        Address::Quic(_) => Ok(Box::new(QuicListener::bind(address, options)?)),
+        Address::Quic(_) => Ok(Box::new(QuicListener::new(address, passed, options)?)),
         #[cfg(not(feature = "quic"))]
         Address::Quic(_) => {
             Err(BusError::Listen { address: address.to_string(), reason: NO_QUIC.into(), source: None })
         }
-        _ => Ok(Box::new(NetworkListener::bind(address, options)?)),
+        _ => Ok(Box::new(NetworkListener::new(address, passed, options)?)),
     }
 }
 
@@ -70,11 +75,7 @@ struct NetworkListener {
 }
 
 impl NetworkListener {
-    /// Listens on an address; with port 0 the system chooses one.
-    ///
-    /// # Errors
-    /// [`BusError::AddressInUse`] and [`BusError::Listen`]; [`BusError::NoRuntime`] outside a Tokio runtime.
-    fn bind(address: &Address, options: &ListenOptions) -> BusResult<Self> {
+    fn new(address: &Address, passed: Vec<PassedSocket>, options: &ListenOptions) -> BusResult<Self> {
         let Some(endpoint) = address.endpoint() else {
             return Err(BusError::Listen {
                 address: address.to_string(),
@@ -83,7 +84,11 @@ impl NetworkListener {
             });
         };
         let (protocol, proves) = Protocol::of(address, options)?;
-        let tcp = TcpListener::bind(endpoint, address, !options.anyone && !proves)?;
+        let loopback_only = !options.anyone && !proves;
+        let tcp = match passed.is_empty() {
+            true => TcpListener::bind(endpoint, address, loopback_only)?,
+            false => TcpListener::passed(passed, address, loopback_only)?,
+        };
         let address = address.with_port(tcp.port());
         Ok(Self { tcp, protocol, address })
     }

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use super::passed::{PassedSocket, take_all};
 use super::socket::Socket;
 use super::{Address, Endpoint};
 use crate::error::{BusError, BusResult};
@@ -44,6 +45,26 @@ impl TcpListener {
         let (port, listeners) = bind_all(endpoint, address, loopback_only, |local| {
             let listener = bind(local)?;
             Ok((listener.local_addr()?, listener))
+        })?;
+        Ok(Self { listeners, next: 0, port })
+    }
+
+    /// Accepts on sockets that somebody else has made, as [`bind`](Self::bind) does on those made here.
+    ///
+    /// # Errors
+    /// [`BusError::Listen`] for `address`, also for what does not listen; [`BusError::NoRuntime`] outside a Tokio runtime.
+    pub(super) fn passed(
+        sockets: Vec<PassedSocket>,
+        address: &Address,
+        loopback_only: bool,
+    ) -> BusResult<Self> {
+        let (port, listeners) = take_all(sockets, address, loopback_only, |socket| match socket {
+            PassedSocket::Tcp(listener) if SockRef::from(&listener).is_listener()? => {
+                listener.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(listener)
+            }
+            PassedSocket::Tcp(_) => Err(io::Error::other("it does not listen")),
+            PassedSocket::Udp(_) => Err(io::Error::other("it is one of UDP, and TCP is spoken here")),
         })?;
         Ok(Self { listeners, next: 0, port })
     }

@@ -19,6 +19,7 @@ mod introspection;
 mod lifecycle;
 mod limits;
 mod neighbours;
+mod passed;
 mod policies;
 mod quic;
 mod regressions;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use quinn::{EndpointConfig, Runtime};
-use socket2::{Domain, Protocol, SockAddr, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -32,12 +32,23 @@ struct Receiving {
 impl Endpoint {
     /// An endpoint at this address, within the current runtime. Without `server` nobody can connect to it.
     pub(super) fn bind(address: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<Arc<Self>> {
+        Self::over(bind(address)?, server)
+    }
+
+    /// An endpoint with this socket, within the current runtime.
+    pub(super) fn over(
+        socket: std::net::UdpSocket,
+        server: Option<quinn::ServerConfig>,
+    ) -> io::Result<Arc<Self>> {
+        // The system gives what it allows. What does not fit is lost and sent again, more slowly.
+        let _ = SockRef::from(&socket).set_recv_buffer_size(limits::UDP_BUFFER);
+        let _ = SockRef::from(&socket).set_send_buffer_size(limits::UDP_BUFFER);
+        socket.set_nonblocking(true)?;
         let runtime = Handle::current();
         let hands = Arc::new(Hands::new(runtime.clone()));
         let mut config = EndpointConfig::default();
         // quinn has a buffer ready for as many packets of this size as the system may hand over at a time.
         config.max_udp_payload_size(limits::QUIC_PACKET).map_err(io::Error::other)?;
-        let socket = bind(address)?;
         let shared: Arc<dyn Runtime> = Arc::clone(&hands) as _;
         let (quinn, drive) = hands.catch(|| quinn::Endpoint::new(config, server, socket, shared));
         let quinn = quinn?;
@@ -89,10 +100,6 @@ fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
         // All addresses of the host means those of IPv4 too; a single one only itself.
         socket.set_only_v6(!ip.is_unspecified())?;
     }
-    // The system gives what it allows. What does not fit is lost and sent again, more slowly.
-    let _ = socket.set_recv_buffer_size(limits::UDP_BUFFER);
-    let _ = socket.set_send_buffer_size(limits::UDP_BUFFER);
-    socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket.into())
 }

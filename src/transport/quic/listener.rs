@@ -20,6 +20,7 @@ use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::transport::network::ListenOptions;
+use crate::transport::passed::{PassedSocket, take_all};
 use crate::transport::tls::{self, LiveTls, Spoken};
 use crate::transport::{Accepted, Address, Listener, Opened, Opening, Peer, resume, tcp};
 
@@ -41,11 +42,16 @@ struct Socket {
 }
 
 impl QuicListener {
-    /// Listens on all addresses that the endpoint's host stands for; with port 0 the system chooses one.
+    /// Listens by the sockets that were passed, or, without any, on all addresses that the endpoint's host stands for;
+    /// with port 0 the system chooses one.
     ///
     /// # Errors
     /// [`BusError::AddressInUse`] and [`BusError::Listen`]; [`BusError::NoRuntime`] outside a Tokio runtime.
-    pub(in crate::transport) fn bind(address: &Address, options: &ListenOptions) -> BusResult<Self> {
+    pub(in crate::transport) fn new(
+        address: &Address,
+        passed: Vec<PassedSocket>,
+        options: &ListenOptions,
+    ) -> BusResult<Self> {
         let failed = |reason: &str| BusError::Listen {
             address: address.to_string(),
             reason: reason.to_owned(),
@@ -61,10 +67,21 @@ impl QuicListener {
         let proves = tls.source().requires_clients_to_prove();
         let certificates = Arc::new(Certificates::new(Arc::clone(tls)).map_err(|reason| failed(&reason))?);
         let server = certificates.current().map_err(|reason| failed(&reason))?;
-        let (port, sockets) = tcp::bind_all(endpoint, address, !options.anyone && !proves, |local| {
-            let endpoint = Endpoint::bind(local, Some(ServerConfig::clone(&server)))?;
-            Ok((endpoint.local_addr()?, Socket::new(endpoint)))
-        })?;
+        let loopback_only = !options.anyone && !proves;
+        let config = || Some(ServerConfig::clone(&server));
+        let (port, sockets) = match passed.is_empty() {
+            true => tcp::bind_all(endpoint, address, loopback_only, |local| {
+                let endpoint = Endpoint::bind(local, config())?;
+                Ok((endpoint.local_addr()?, Socket::new(endpoint)))
+            }),
+            false => take_all(passed, address, loopback_only, |socket| match socket {
+                PassedSocket::Udp(socket) if socket.peer_addr().is_ok() => {
+                    Err(io::Error::other("it hears one peer only, to which it is connected"))
+                }
+                PassedSocket::Udp(socket) => Ok(Socket::new(Endpoint::over(socket, config())?)),
+                PassedSocket::Tcp(_) => Err(io::Error::other("it is one of TCP, and QUIC needs one of UDP")),
+            }),
+        }?;
         let (opening, address) = (Arc::default(), address.with_port(port));
         Ok(Self { sockets, next: 0, certificates, opening, address })
     }
