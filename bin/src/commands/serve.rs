@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
 use crate::output;
-use crate::service::{Passed, Watchdog, notices};
+use crate::service::{Passed, Watchdog, assign, notices};
 use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls, WebSocket};
 
 const EXAMPLES: &str = "\
@@ -199,25 +199,18 @@ fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
     let configuration = &settings.configuration;
     let addresses = addresses(settings, &passed)?;
     let mut builder = Bus::builder().settings(configuration.bus.clone()).workers(configuration.workers);
+    let mut parsed = addresses.iter().map(|address| parse(address)).collect::<anyhow::Result<Vec<_>>>()?;
     for listener in passed.unix {
+        // One that is in the configuration too is not made a second time.
+        let path = listener.local_addr().ok().and_then(|local| local.as_pathname().map(Path::to_owned));
+        parsed.retain(|address| !is_path(address, path.as_deref()));
         let listener = UnixListener::from_std(listener).map_err(|error| explain(&error, &addresses))?;
         builder = builder.listen_on(listener);
     }
-    for address in &addresses {
-        let parsed: Address = address.parse().map_err(|error| {
-            Failure::of_address(&error).help("give a socket's path, such as `whispeer serve my_bus`")
-        })?;
-        builder = match &parsed {
+    for (address, sockets) in assign(parsed, passed.network)? {
+        builder = match &address {
             Address::Unix(path) => builder.listen_unix_with(path, unix_options(configuration)),
-            Address::Tcp(_) | Address::Tls(_) | Address::Quic(_) | Address::WebSocket(_) => {
-                builder.listen(&parsed)
-            }
-            _ => {
-                let failure = Failure::usage(format!("{address} cannot be reached by other processes"));
-                return Err(failure
-                    .help("give the path of a Unix socket, such as `whispeer serve my_bus`")
-                    .into());
-            }
+            _ => builder.listen_passed(&address, sockets),
         };
     }
     if configuration.allow_anyone {
@@ -248,6 +241,25 @@ fn addresses(settings: &Effective, passed: &Passed) -> anyhow::Result<Vec<String
         return Err(failure.help("give a socket's path, such as `whispeer serve my_bus`").into());
     }
     listen.iter().map(|address| resolve(address)).collect()
+}
+
+fn parse(address: &str) -> anyhow::Result<Address> {
+    let parsed = address.parse().map_err(|error| {
+        Failure::of_address(&error).help("give a socket's path, such as `whispeer serve my_bus`")
+    })?;
+    match parsed {
+        Address::Memory(_) => {
+            let failure = Failure::usage(format!("{address} cannot be reached by other processes"));
+            Err(failure.help("give the path of a Unix socket, such as `whispeer serve my_bus`").into())
+        }
+        parsed => Ok(parsed),
+    }
+}
+
+/// Whether the address is that of the Unix socket at `path`, however both are written.
+fn is_path(address: &Address, path: Option<&Path>) -> bool {
+    let (Address::Unix(own), Some(path)) = (address, path) else { return false };
+    own == path || own.canonicalize().is_ok_and(|own| path.canonicalize().is_ok_and(|path| own == path))
 }
 
 /// What the bus does where TLS is spoken.

@@ -7,7 +7,9 @@ use std::env::{self, VarError};
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
+use whispeer::transport::PassedSocket;
 
+use super::assignment::NetworkSocket;
 use crate::failure::{FAILED, Failure};
 
 /// Sockets that are taken from a service manager; more are taken for a mistake.
@@ -20,6 +22,13 @@ const FIRST: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Passed {
     pub(crate) unix: Vec<UnixListener>,
+    pub(crate) network: Vec<NetworkSocket>,
+}
+
+/// One of them, by its kind.
+enum Socket {
+    Unix(UnixListener),
+    Network(PassedSocket),
 }
 
 impl Passed {
@@ -44,19 +53,36 @@ impl Passed {
         }
         let names = names_of(&count, names.as_deref())?;
         let mut descriptors = ListenFd::from_env();
-        let mut unix = Vec::new();
-        for (index, name) in names.iter().enumerate() {
-            match descriptors.take_unix_listener(index) {
-                Ok(Some(listener)) => unix.push(listener),
-                Ok(None) => return Err(unusable(index, name, "it is not there")),
-                Err(error) => return Err(unusable(index, name, &error.to_string())),
+        let mut passed = Self::default();
+        for (index, name) in names.into_iter().enumerate() {
+            match take(&mut descriptors, index) {
+                Some(Socket::Unix(listener)) => passed.unix.push(listener),
+                Some(Socket::Network(socket)) => {
+                    passed.network.push(NetworkSocket { descriptor: FIRST + index, name, socket });
+                }
+                None => return Err(unusable(FIRST + index, &name)),
             }
         }
-        Ok(Self { unix })
+        Ok(passed)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.unix.is_empty()
+        self.unix.is_empty() && self.network.is_empty()
+    }
+}
+
+/// Takes one descriptor over, so that it is not passed on to further processes. Each attempt leaves alone what is of
+/// another kind.
+fn take(descriptors: &mut ListenFd, index: usize) -> Option<Socket> {
+    if let Ok(Some(listener)) = descriptors.take_unix_listener(index) {
+        return Some(Socket::Unix(listener));
+    }
+    if let Ok(Some(listener)) = descriptors.take_tcp_listener(index) {
+        return Some(Socket::Network(listener.into()));
+    }
+    match descriptors.take_udp_socket(index) {
+        Ok(Some(socket)) => Some(Socket::Network(socket.into())),
+        _ => None,
     }
 }
 
@@ -79,12 +105,14 @@ fn names_of(count: &str, names: Option<&str>) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-fn unusable(index: usize, name: &str, reason: &str) -> anyhow::Error {
+fn unusable(descriptor: usize, name: &str) -> anyhow::Error {
     let text = format!(
-        "the service manager has passed descriptor {} ({name}), which is no Unix stream socket: {reason}",
-        FIRST + index
+        "the service manager has passed descriptor {descriptor} ({name}), which is no stream socket of Unix or TCP, and \
+         none of UDP"
     );
-    Failure::new(FAILED, text).help("in its .socket unit, give ListenStream= the path of a socket").into()
+    let help =
+        "in its .socket unit, say what the bus listens on by ListenStream=, or for QUIC by ListenDatagram=";
+    Failure::new(FAILED, text).help(help).into()
 }
 
 #[cfg(test)]

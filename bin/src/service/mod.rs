@@ -6,12 +6,15 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `activation` | sockets that the manager has made and passed on |
+//! | `assignment` | which address of the configuration each of them is for |
 //! | `notices` | telling it that the bus is ready, rereads its configuration, or ends |
 //! | `watchdog` | telling it that the bus is alive |
 
 mod activation;
+mod assignment;
 pub(crate) mod notices;
 mod watchdog;
 
 pub(crate) use activation::Passed;
+pub(crate) use assignment::assign;
 pub(crate) use watchdog::Watchdog;

@@ -11,8 +11,8 @@ fn packaging() -> PathBuf {
 }
 
 /// The units, as they would be installed with the binary under test.
-fn units(place: &Place) -> [String; 2] {
-    ["whispeer.service", "whispeer.socket"].map(|name| {
+fn units(place: &Place) -> [String; 3] {
+    ["whispeer.service", "whispeer.socket", "whispeer-network.socket"].map(|name| {
         let text = fs::read_to_string(packaging().join(name)).unwrap();
         assert_eq!(text.contains("/usr/bin/whispeer"), name.ends_with(".service"));
         place.write(name, &text.replace("/usr/bin/whispeer", env!("CARGO_BIN_EXE_whispeer")));
@@ -42,7 +42,7 @@ fn the_units_are_what_systemd_understands() {
 fn the_service_exposes_little() {
     if has("systemd-analyze") {
         let place = Place::new();
-        let [service, _] = units(&place);
+        let [service, ..] = units(&place);
         // Of 100; a service without any of it has 96.
         analyze(&["security", "--offline=yes", "--threshold=20", "--no-pager"], &[service]);
     }

@@ -1,12 +1,8 @@
-//! The protocols of a service manager, spoken by the test in its place.
+//! What a service manager is told: the test stands in its place.
 
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
 use serde_json::Value;
 
 use crate::support::{LIMIT, Place, Running};
@@ -107,101 +103,4 @@ fn a_manager_that_cannot_be_told_is_warned_of_and_the_bus_runs() {
     bus.wait_for("NOTIFY_SOCKET");
     bus.wait_for("ready on");
     place.run(&["pub", "--addr", "bus", "a", "1"]).success();
-}
-
-/// Starts the binary with these descriptors from 3 on. A shell in between says whom they are for, since
-/// nobody knows that before the process is there.
-fn activated(
-    place: &Place,
-    arguments: &[&str],
-    sockets: Vec<OwnedFd>,
-    variables: &[(&str, &str)],
-) -> Running {
-    let template = place.command(arguments);
-    let mut command = Command::new("sh");
-    command.args(["-c", "LISTEN_PID=${LISTEN_PID:-$$} exec \"$0\" \"$@\""]);
-    command.arg(template.get_program()).args(template.get_args());
-    command.current_dir(place.path(""));
-    for (name, value) in template.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env("LISTEN_FDS", sockets.len().to_string()).envs(variables.iter().copied());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let number = |index| i32::try_from(3 + index).unwrap();
-    let mappings = sockets
-        .into_iter()
-        .enumerate()
-        .map(|(index, parent_fd)| FdMapping { parent_fd, child_fd: number(index) });
-    command.fd_mappings(mappings.collect()).unwrap();
-    Running::new(command.spawn().unwrap())
-}
-
-fn listener(place: &Place, name: &str) -> OwnedFd {
-    UnixListener::bind(place.path(name)).unwrap().into()
-}
-
-#[test]
-fn a_bus_serves_the_sockets_that_it_was_passed_and_leaves_their_files() {
-    let place = Place::new();
-    let sockets = vec![listener(&place, "one"), listener(&place, "two")];
-    let early = UnixStream::connect(place.path("one")).expect("clients need not wait for the bus");
-    let mut bus = activated(&place, &["serve", "own"], sockets, &[("LISTEN_FDNAMES", "bus:bus")]);
-    let ready = bus.wait_for("ready on");
-    for name in ["one", "two"] {
-        let path = place.path(name);
-        assert!(ready.contains(&format!("unix:{}", path.display())), "{ready}");
-        place.run(&["pub", "--addr", name, "a", "1"]).success();
-    }
-    place.run(&["pub", "--addr", "own", "a", "1"]).success();
-    place.run(&["info", "--addr", "one"]).success();
-    drop(early);
-    bus.signal("TERM");
-    assert_eq!(bus.end().code(), 0);
-    assert!(place.path("one").exists() && place.path("two").exists(), "they are the manager's");
-    assert!(!place.path("own").exists());
-}
-
-#[test]
-fn with_a_passed_socket_no_address_is_needed_and_that_of_clients_is_not_taken() {
-    let place = Place::new();
-    let sockets = vec![listener(&place, "passed")];
-    let mut bus = activated(&place, &["serve"], sockets, &[("WHISPEER_ADDR", "elsewhere")]);
-    let ready = bus.wait_for("ready on");
-    assert!(ready.ends_with("/passed"), "{ready}");
-    assert!(!place.path("elsewhere").exists());
-}
-
-#[test]
-fn sockets_for_another_process_are_left_alone() {
-    let place = Place::new();
-    let refused =
-        activated(&place, &["serve"], vec![listener(&place, "passed")], &[("LISTEN_PID", "1")]).end();
-    assert_eq!(refused.code(), 2);
-    assert!(refused.errors.contains("no address to listen on"), "{refused:?}");
-}
-
-#[test]
-fn what_a_manager_has_passed_by_mistake_is_named() {
-    let place = Place::new();
-    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (stream, mut other) = UnixStream::pair().unwrap();
-    let file = std::fs::File::open(env!("CARGO_BIN_EXE_whispeer")).unwrap();
-    for (descriptor, reason) in [
-        (tcp.into(), "descriptor 3 (bus), which is no Unix stream socket"),
-        (file.into(), "descriptor 3 (bus), which is no Unix stream socket"),
-        (stream.into(), "it has no path"),
-    ] {
-        let refused =
-            activated(&place, &["serve", "own"], vec![descriptor], &[("LISTEN_FDNAMES", "bus")]).end();
-        assert_eq!(refused.code(), 1, "{refused:?}");
-        assert!(refused.errors.contains(reason), "{refused:?}");
-        assert!(!place.path("own").exists());
-    }
-    assert_eq!(other.read(&mut [0]).unwrap(), 0, "nothing was written to what is no listener");
-    let sockets = vec![listener(&place, "passed")];
-    let refused = activated(&place, &["serve"], sockets, &[("LISTEN_FDNAMES", "a:b")]).end();
-    assert!(refused.errors.contains("LISTEN_FDNAMES has 2 names"), "{refused:?}");
 }
