@@ -1,6 +1,7 @@
 //! Accepts connections, and owns the tasks of all sessions.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,10 +15,13 @@ use super::opening::serve_link;
 use super::workers::{Seat, Workers};
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::transport::{Accepted, Form, Listener};
+use crate::transport::{Accepted, Address, Form, Listener};
 
 /// How long to wait after a failed accept, as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often to say that accepting fails, while it does.
+const ACCEPT_COMPLAINT: Duration = Duration::from_secs(10);
 
 /// What the supervisor is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +64,7 @@ impl Supervisor {
 
     /// Accepts until the bus is stopped.
     async fn serve(&mut self, tasks: &mut JoinSet<()>) {
-        let mut pause: Option<std::pin::Pin<Box<Sleep>>> = None;
+        let mut pause = Pause::default();
         loop {
             let mut phase = self.phase.clone();
             let current = *phase.borrow_and_update();
@@ -97,34 +101,50 @@ impl Supervisor {
     }
 }
 
+/// The rest after a failed accept.
+#[derive(Default)]
+struct Pause {
+    sleep: Option<std::pin::Pin<Box<Sleep>>>,
+    /// When it was last said that accepting fails.
+    said: Option<Instant>,
+}
+
+impl Pause {
+    fn begin(&mut self, address: &Address, error: &io::Error) {
+        let now = Instant::now();
+        if self.said.is_none_or(|said| now.duration_since(said) >= ACCEPT_COMPLAINT) {
+            tracing::warn!(%address, %error, "cannot accept a connection; trying again");
+            self.said = Some(now);
+        }
+        self.sleep = Some(Box::pin(tokio::time::sleep_until(now + ACCEPT_PAUSE)));
+    }
+}
+
 /// The next link of any listener, and where it is to be served. After a failure all of them rest for a moment.
 fn poll_accept(
     listeners: &mut [Box<dyn Listener>],
     workers: &Workers,
-    pause: &mut Option<std::pin::Pin<Box<Sleep>>>,
+    pause: &mut Pause,
     context: &mut Context<'_>,
 ) -> Poll<(Accepted, Option<Seat>)> {
     let seat = workers.seat();
     // What the system has to say of a link is told to the runtime that it was accepted in.
     let _entered = seat.as_ref().map(|seat| seat.runtime().enter());
     loop {
-        if let Some(sleep) = pause {
+        if let Some(sleep) = &mut pause.sleep {
             if std::future::Future::poll(sleep.as_mut(), context).is_pending() {
                 return Poll::Pending;
             }
-            *pause = None;
+            pause.sleep = None;
         }
         for listener in listeners.iter_mut() {
             match listener.poll_accept(context) {
                 Poll::Ready(Ok(accepted)) => return Poll::Ready((accepted, seat)),
-                Poll::Ready(Err(error)) => {
-                    tracing::warn!(address = %listener.local_addr(), %error, "cannot accept a connection");
-                    *pause = Some(Box::pin(tokio::time::sleep_until(Instant::now() + ACCEPT_PAUSE)));
-                }
+                Poll::Ready(Err(error)) => pause.begin(listener.local_addr(), &error),
                 Poll::Pending => {}
             }
         }
-        if pause.is_none() {
+        if pause.sleep.is_none() {
             return Poll::Pending;
         }
     }

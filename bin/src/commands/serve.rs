@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
 use crate::output;
-use crate::service::{Passed, Watchdog, assign, notices};
+use crate::service::{Descriptors, Passed, Watchdog, assign, notices};
 use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls, WebSocket};
 
 const EXAMPLES: &str = "\
@@ -55,10 +55,12 @@ impl Serve {
         let settings = Effective::load(&given, &environment)?;
         warn(&settings);
         logging.set(&settings.configuration.log);
+        let descriptors = Descriptors::raise();
+        warn_of_room(descriptors, &settings);
         let mut hangups = Hangups::listen()?;
         let handle = start(&settings, passed)?;
         let watchdog = Watchdog::start(&handle)?;
-        let mut running = Running { given, environment, settings, logging, handle };
+        let mut running = Running { given, environment, settings, descriptors, logging, handle };
         let status = format!("ready on {}", running.addresses());
         notices::ready(&status);
         output::notice(format_args!("{status}"));
@@ -117,6 +119,7 @@ struct Running<'a> {
     environment: Environment,
     /// What is in force.
     settings: Effective,
+    descriptors: Descriptors,
     logging: &'a Logging,
     handle: BusHandle,
 }
@@ -177,6 +180,9 @@ impl Running<'_> {
         let newer = Effective::load(&self.given, &self.environment)?;
         self.handle.apply(&newer.configuration.bus)?;
         warn(&newer);
+        if newer.configuration.bus.max_sessions != self.settings.configuration.bus.max_sessions {
+            warn_of_room(self.descriptors, &newer);
+        }
         let differences = self.settings.differences(&newer);
         for difference in &differences {
             output::notice(format_args!("{}", difference.describe()));
@@ -191,6 +197,12 @@ impl Running<'_> {
 
 fn warn(settings: &Effective) {
     for warning in &settings.warnings {
+        output::notice(format_args!("warning: {warning}"));
+    }
+}
+
+fn warn_of_room(descriptors: Descriptors, settings: &Effective) {
+    if let Some(warning) = descriptors.warning(&settings.configuration) {
         output::notice(format_args!("warning: {warning}"));
     }
 }

@@ -9,6 +9,7 @@ mod certs;
 mod config;
 #[cfg(feature = "auth")]
 mod credentials;
+mod descriptors;
 mod hostile;
 mod packaging;
 mod policy;

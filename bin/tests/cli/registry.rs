@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::Place;
+use crate::support::{Place, Running};
 
 #[test]
 fn a_registered_bus_is_used_by_its_name_and_as_the_default() {
@@ -40,12 +40,8 @@ fn the_address_comes_from_the_environment_unless_it_is_given() {
     let status =
         place.command(&["pub", "--addr", "other", "a", "1"]).env("WHISPEER_ADDR", "bus").status().unwrap();
     assert_eq!(status.code(), Some(3));
-    let mut another = place.command(&["serve", "another"]).env("WHISPEER_ADDR", "bus").spawn().unwrap();
-    let mut said = [0; 64];
-    let length = std::io::Read::read(&mut another.stderr.take().unwrap(), &mut said).unwrap();
-    another.kill().unwrap();
-    another.wait().unwrap();
-    assert_eq!(std::str::from_utf8(&said[..length]).unwrap(), "whispeer: ready on unix:another\n");
+    let another = place.command(&["serve", "another"]).env("WHISPEER_ADDR", "bus").spawn().unwrap();
+    assert_eq!(Running::new(another).wait_for("ready on"), "whispeer: ready on unix:another");
 }
 
 #[test]

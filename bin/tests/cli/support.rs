@@ -153,6 +153,11 @@ impl Running {
         }
     }
 
+    /// Whether a line that has been waited past says this.
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.said.contains(text)
+    }
+
     /// The number of the process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
