@@ -6,7 +6,7 @@ use crate::commands::{
     bench, certs, completions, config, info, list, manual, passwd, publish, register, reply, request, serve,
     stop, subscribe, token, top,
 };
-use crate::connection::{ADDRESS_VARIABLE, ClientFiles};
+use crate::connection::BusOptions;
 use crate::failure::EXIT_CODES;
 
 const EXAMPLES: &str = "\
@@ -28,13 +28,9 @@ Examples:
 #[command(name = "whispeer", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The bus to use: a socket's path, {tcp,tls,quic}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME
-    /// [default: the registered default]
-    #[arg(long, global = true, env = ADDRESS_VARIABLE, value_name = "ADDR", hide_env_values = true)]
+    /// The bus that the subcommand is to use; it may also stand behind the subcommand
+    #[arg(long, value_name = "ADDR")]
     pub(crate) addr: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) tls: ClientFiles,
 
     /// Say more on standard error; twice for details (else WHISPEER_LOG=FILTER chooses)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -69,6 +65,33 @@ pub(crate) enum Command {
     BenchLoad(bench::BenchLoad),
 }
 
+impl Command {
+    /// What it is told of the bus that it talks to, if it talks to one.
+    pub(crate) fn bus(&self) -> Option<&BusOptions> {
+        match self {
+            Self::Pub(publish) => Some(&publish.bus),
+            Self::Sub(subscribe) => Some(&subscribe.bus),
+            Self::Ls(list) => Some(&list.bus),
+            Self::Req(request) => Some(&request.bus),
+            Self::Reply(reply) => Some(&reply.bus),
+            Self::Info(info) => Some(&info.bus),
+            Self::Top(top) => Some(&top.bus),
+            Self::Stop(stop) => Some(&stop.bus),
+            Self::Bench(bench) => Some(&bench.bus),
+            Self::Serve(_)
+            | Self::Config(_)
+            | Self::Register(_)
+            | Self::Unregister(_)
+            | Self::Certs(_)
+            | Self::Passwd(_)
+            | Self::Token(_)
+            | Self::Completions(_)
+            | Self::Man(_)
+            | Self::BenchLoad(_) => None,
+        }
+    }
+}
+
 /// The whole command line, as clap knows it.
 pub(crate) fn command() -> clap::Command {
     Cli::command().after_help(format!("{EXAMPLES}\n\n{EXIT_CODES}"))
@@ -81,6 +104,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn the_options_of_clients_are_those_of_commands_that_talk_to_a_bus() {
+        let clients = ["pub", "sub", "ls", "req", "reply", "info", "top", "stop", "bench"];
+        for subcommand in super::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = subcommand.get_name();
+            for option in ["addr", "ca", "cert", "key", "token_file", "user", "password_file"] {
+                // `passwd` and `token` have a user and a key of their own.
+                let own = matches!((name, option), ("passwd", "user") | ("token", "key"));
+                let has = subcommand.get_arguments().any(|argument| argument.get_id() == option);
+                assert_eq!(has, own || clients.contains(&name), "{name} {option}");
+            }
+        }
     }
 
     #[test]

@@ -35,6 +35,27 @@ pub(crate) const FILE_VARIABLES: [&str; 8] = [
     PASSWORD,
 ];
 
+/// What a command that talks to a bus is told of it.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BusOptions {
+    /// The bus to use: a socket's path, {tcp,tls,quic}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME
+    /// [default: the registered default] [env: WHISPEER_ADDR]
+    #[arg(long, value_name = "ADDR")]
+    addr: Option<String>,
+
+    #[command(flatten)]
+    files: ClientFiles,
+}
+
+impl BusOptions {
+    /// The bus that is meant, where `before` is the address that stands before the subcommand.
+    pub(crate) fn choice(&self, before: Option<String>, verbose: bool) -> BusChoice {
+        let variable = || std::env::var(ADDRESS_VARIABLE).ok().filter(|address| !address.is_empty());
+        let address = self.addr.clone().or(before).or_else(variable);
+        BusChoice { address, files: self.files.clone(), verbose }
+    }
+}
+
 /// Files for buses that are reached over TLS.
 #[derive(Debug, Clone, Default, Args)]
 #[command(
@@ -42,27 +63,27 @@ pub(crate) const FILE_VARIABLES: [&str; 8] = [
 )]
 pub(crate) struct ClientFiles {
     /// CA of the bus's certificate, in PEM [default: those that the system trusts]
-    #[arg(long, global = true, env = FILE_VARIABLES[0], value_name = "FILE", hide_env_values = true)]
+    #[arg(long, env = FILE_VARIABLES[0], value_name = "FILE", hide_env_values = true)]
     pub(crate) ca: Option<PathBuf>,
 
     /// Certificate to show to the bus, in PEM
-    #[arg(long, global = true, env = FILE_VARIABLES[1], value_name = "FILE", hide_env_values = true)]
+    #[arg(long, env = FILE_VARIABLES[1], value_name = "FILE", hide_env_values = true)]
     pub(crate) cert: Option<PathBuf>,
 
     /// Private key of the certificate, in PEM
-    #[arg(long, global = true, env = FILE_VARIABLES[2], value_name = "FILE", hide_env_values = true)]
+    #[arg(long, env = FILE_VARIABLES[2], value_name = "FILE", hide_env_values = true)]
     pub(crate) key: Option<PathBuf>,
 
     /// File with a token to show to the bus, read again for each connection [env: WHISPEER_TOKEN has the token itself]
-    #[arg(long, global = true, env = FILE_VARIABLES[3], value_name = "FILE", hide_env_values = true)]
+    #[arg(long, env = FILE_VARIABLES[3], value_name = "FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
 
     /// Name of a user of the bus
-    #[arg(long, global = true, env = FILE_VARIABLES[4], value_name = "NAME", hide_env_values = true)]
+    #[arg(long, env = FILE_VARIABLES[4], value_name = "NAME", hide_env_values = true)]
     pub(crate) user: Option<String>,
 
     /// File with the user's password [default: it is asked for; env: WHISPEER_PASSWORD has the password itself]
-    #[arg(long, global = true, env = FILE_VARIABLES[5], value_name = "FILE", hide_env_values = true)]
+    #[arg(long, env = FILE_VARIABLES[5], value_name = "FILE", hide_env_values = true)]
     pub(crate) password_file: Option<PathBuf>,
 }
 

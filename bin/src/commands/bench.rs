@@ -11,7 +11,7 @@ use crate::bench::figures::Figures;
 use crate::bench::load;
 use crate::bench::plan::{Limit, Load, Mode, Role, Run, SIZE_MIN};
 use crate::bench::processes::{OwnBus, measure, measure_in_memory};
-use crate::connection::{BusChoice, resolve};
+use crate::connection::{BusChoice, BusOptions, ClientFiles, resolve};
 use crate::failure::{FAILED, Failure};
 use crate::output;
 use crate::quantity;
@@ -78,6 +78,9 @@ pub(crate) struct Bench {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 impl Bench {
@@ -149,6 +152,9 @@ pub(crate) struct BenchLoad {
     /// What it does, as JSON
     #[arg(value_parser = parse_load)]
     load: Box<Load>,
+
+    #[command(flatten)]
+    files: ClientFiles,
 }
 
 impl BenchLoad {
@@ -160,8 +166,8 @@ impl BenchLoad {
         }
     }
 
-    pub(crate) async fn run(self, bus: &BusChoice) -> anyhow::Result<()> {
-        load::run(&self.load, &bus.files).await
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        load::run(&self.load, &self.files).await
     }
 }
 

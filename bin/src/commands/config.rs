@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use crate::connection::BusChoice;
 use crate::logging::Logging;
 use crate::output;
 use crate::settings::{Effective, Environment, Given, example};
@@ -35,12 +34,12 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    pub(crate) fn run(self, bus: &BusChoice, logging: &Logging) -> anyhow::Result<()> {
+    pub(crate) fn run(self, before: Option<String>, logging: &Logging) -> anyhow::Result<()> {
         if self.example {
             return output::print(example());
         }
         let environment = Environment::of_process();
-        let given = serve::complete(self.given, &environment, bus, logging)?;
+        let given = serve::complete(self.given, before, logging)?;
         let effective = Effective::load(&given, &environment)?;
         for warning in &effective.warnings {
             output::notice(format_args!("warning: {warning}"));

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use whispeer::bus::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
 
-use crate::connection::{BusChoice, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, Align, Table};
 use crate::payload;
@@ -27,6 +27,9 @@ pub(crate) struct Info {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 /// The topics that the bus answers on, by the name of what it tells there.

@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::time::{Instant, timeout_at};
 use whispeer::client::{Event, Policy, SubscribeOptions};
 
-use crate::connection::BusChoice;
+use crate::connection::{BusChoice, BusOptions};
 use crate::output;
 use crate::quantity;
 
@@ -33,6 +33,9 @@ pub(crate) struct List {
     /// How many topics to list at the most
     #[arg(long, default_value_t = 10_000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     max: u32,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 impl List {

@@ -20,6 +20,7 @@ pub(crate) mod top;
 
 use crate::arguments::{Cli, Command};
 use crate::connection::BusChoice;
+use crate::failure::Failure;
 use crate::interrupts::Interrupts;
 use crate::logging::Logging;
 use crate::service::Passed;
@@ -34,29 +35,41 @@ pub(crate) async fn run(
     logging: &Logging,
     passed: Passed,
 ) -> anyhow::Result<()> {
-    let bus = BusChoice { address: cli.addr, files: cli.tls, verbose: cli.verbose > 0 };
-    match cli.command {
-        Command::Serve(serve) => serve.run(&bus, interrupts, logging, passed).await,
-        Command::Config(config) => config.run(&bus, logging),
-        Command::Pub(publish) => publish.run(&bus, interrupts).await,
-        Command::Sub(subscribe) => subscribe.run(&bus, interrupts).await,
-        Command::Reply(reply) => reply.run(&bus, interrupts).await,
-        other => tokio::select! {
-            outcome = Box::pin(run_whole(other, &bus)) => outcome,
+    let (before, verbose) = (cli.addr, cli.verbose > 0);
+    let bus = cli.command.bus().map(|options| options.choice(before.clone(), verbose));
+    match (cli.command, bus) {
+        (Command::Serve(serve), _) => serve.run(before, interrupts, logging, passed).await,
+        (Command::Config(config), _) => config.run(before, logging),
+        (Command::Pub(publish), Some(bus)) => publish.run(&bus, interrupts).await,
+        (Command::Sub(subscribe), Some(bus)) => subscribe.run(&bus, interrupts).await,
+        (Command::Reply(reply), Some(bus)) => reply.run(&bus, interrupts).await,
+        (command, bus) => tokio::select! {
+            outcome = Box::pin(run_whole(command, bus, before)) => outcome,
             () = interrupts.first() => Ok(()),
         },
     }
 }
 
-async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
+async fn run_whole(command: Command, bus: Option<BusChoice>, before: Option<String>) -> anyhow::Result<()> {
+    match (command, &bus) {
+        (Command::Ls(list), Some(bus)) => list.run(bus).await,
+        (Command::Req(request), Some(bus)) => request.run(bus).await,
+        (Command::Info(info), Some(bus)) => info.run(bus).await,
+        (Command::Top(top), Some(bus)) => top.run(bus).await,
+        (Command::Stop(stop), Some(bus)) => stop.run(bus).await,
+        (Command::Bench(bench), Some(bus)) => bench.run(bus).await,
+        (command, _) if before.is_none() => run_alone(command).await,
+        _ => {
+            let failure = Failure::usage("--addr chooses a bus, and this command uses none");
+            Err(failure.help("leave --addr out").into())
+        }
+    }
+}
+
+/// Runs a command that talks to no bus.
+async fn run_alone(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Ls(list) => list.run(bus).await,
-        Command::Req(request) => request.run(bus).await,
-        Command::Info(info) => info.run(bus).await,
-        Command::Top(top) => top.run(bus).await,
-        Command::Stop(stop) => stop.run(bus).await,
-        Command::Bench(bench) => bench.run(bus).await,
-        Command::BenchLoad(load) => load.run(bus).await,
+        Command::BenchLoad(load) => load.run().await,
         Command::Register(register) => register.run(),
         Command::Unregister(unregister) => unregister.run(),
         Command::Certs(certs) => certs.run(),
@@ -64,8 +77,6 @@ async fn run_whole(command: Command, bus: &BusChoice) -> anyhow::Result<()> {
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(manual) => manual.run(),
-        Command::Serve(_) | Command::Config(_) | Command::Pub(_) | Command::Sub(_) | Command::Reply(_) => {
-            Ok(())
-        }
+        _ => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use whispeer::client::PublishOptions;
 
-use crate::connection::{BusChoice, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::input::{self, LineForm, Lines};
 use crate::interrupts::Interrupts;
 use crate::output;
@@ -47,6 +47,9 @@ pub(crate) struct Publish {
     /// Do not say what was published
     #[arg(short, long)]
     quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 impl Publish {

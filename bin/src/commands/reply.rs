@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use whispeer::client::{Request, ServeOptions};
 use whispeer::{BusError, BusResult, ErrorReply, limits};
 
-use crate::connection::{BusChoice, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::interrupts::Interrupts;
 use crate::output;
 use crate::payload;
@@ -76,6 +76,9 @@ pub(crate) struct Reply {
     /// Replace the server that is there
     #[arg(long, conflicts_with = "group")]
     take_over: bool,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 impl Reply {

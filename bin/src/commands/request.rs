@@ -7,7 +7,7 @@ use clap::Args;
 use whispeer::BusError;
 use whispeer::client::{Headers, ManyOptions, RequestOptions};
 
-use crate::connection::{BusChoice, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::failure::{Failure, NO_SERVER, code_of};
 use crate::input;
 use crate::output::{self, Output};
@@ -58,6 +58,9 @@ pub(crate) struct Request {
     /// Send a header along; may be given several times
     #[arg(long = "header", value_parser = quantity::header, value_name = "NAME=VALUE")]
     headers: Vec<(String, String)>,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 impl Request {

@@ -9,7 +9,7 @@ use whispeer::bus::{Bus, BusHandle};
 use whispeer::transport::{ClientAuth, ServerTls, UnixListener, UnixOptions, WebSocketOptions};
 use whispeer::{Address, BusError};
 
-use crate::connection::{ADDRESS_VARIABLE, BusChoice, resolve};
+use crate::connection::{ADDRESS_VARIABLE, resolve};
 use crate::failure::Failure;
 use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
@@ -45,13 +45,13 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) async fn run(
         self,
-        bus: &BusChoice,
+        before: Option<String>,
         interrupts: Interrupts,
         logging: &Logging,
         passed: Passed,
     ) -> anyhow::Result<()> {
         let environment = Environment::of_process();
-        let given = complete(self.given, &environment, bus, logging)?;
+        let given = complete(self.given, before, logging)?;
         let settings = Effective::load(&given, &environment)?;
         warn(&settings);
         logging.set(&settings.configuration.log);
@@ -95,16 +95,8 @@ impl Serve {
     }
 }
 
-/// Adds to the flags of `serve` what the flags before the subcommand say.
-pub(super) fn complete(
-    given: Given,
-    environment: &Environment,
-    bus: &BusChoice,
-    logging: &Logging,
-) -> anyhow::Result<Given> {
-    let from_environment = environment.find(ADDRESS_VARIABLE);
-    let by_flag = |address: &String| !address.is_empty() && Some(address.as_str()) != from_environment;
-    let address = bus.address.clone().filter(by_flag);
+/// Adds to the flags of `serve` what the flags before the subcommand say, of which `address` is that of `--addr`.
+pub(super) fn complete(given: Given, address: Option<String>, logging: &Logging) -> anyhow::Result<Given> {
     if given.has("listen") && address.is_some() {
         let failure = Failure::usage("--addr chooses the bus of a client; it says nothing to `serve`");
         return Err(failure.help("give all addresses to listen on as arguments, without --addr").into());

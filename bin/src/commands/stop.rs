@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use whispeer::bus::StopRequest;
 
-use crate::connection::BusChoice;
+use crate::connection::{BusChoice, BusOptions};
 use crate::output;
 use crate::quantity::duration;
 
@@ -23,6 +23,9 @@ pub(crate) struct Stop {
     /// How long that may take; then the bus stops whatever is left
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
     grace: Duration,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 impl Stop {

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use whispeer::client::{Event, GapReason, Message, Policy, SubscribeOptions, Subscription};
 use whispeer::{BusResult, limits};
 
-use crate::connection::{BusChoice, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::interrupts::Interrupts;
 use crate::output::{self, Output};
 use crate::payload;
@@ -66,6 +66,9 @@ pub(crate) struct Subscribe {
     /// Leave out what this connection publishes itself
     #[arg(long)]
     no_echo: bool,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 /// The policies, as they are written.

@@ -15,7 +15,7 @@ use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
 use tokio::sync::mpsc;
 
 use super::info::{Snapshot, dropped, name_or_dash};
-use crate::connection::BusChoice;
+use crate::connection::{BusChoice, BusOptions};
 use crate::failure::Failure;
 use crate::quantity::{self, human_count, human_duration, human_size};
 
@@ -42,6 +42,9 @@ pub(crate) struct Top {
     /// How often to ask the bus
     #[arg(long, value_parser = quantity::duration, default_value = "1s", value_name = "TIME")]
     interval: Duration,
+
+    #[command(flatten)]
+    pub(crate) bus: BusOptions,
 }
 
 impl Top {

@@ -1,4 +1,4 @@
-use crate::support::Place;
+use crate::support::{Place, Running};
 
 #[test]
 fn a_word_close_to_a_subcommand_is_refused_and_serve_forces_it() {
@@ -61,6 +61,38 @@ fn an_invalid_topic_names_the_fragment() {
     let ended = place.run(&["pub", "--addr", "bus", "a//b", "1"]);
     assert_eq!(ended.code(), 2);
     assert!(ended.errors.contains("fragment 2 is empty"), "{ended:?}");
+}
+
+#[test]
+fn the_bus_is_named_behind_the_subcommand_or_before_it_or_by_a_variable() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    let publish = |before: &[&str], behind: &[&str], variable: &str| {
+        let arguments = [before, &["pub", "a", "1"], behind].concat();
+        let mut command = place.command(&arguments);
+        Running::new(command.env("WHISPEER_ADDR", variable).spawn().unwrap()).end()
+    };
+    publish(&["--addr", "nowhere"], &["--addr", "bus"], "nowhere").success();
+    publish(&["--addr", "bus"], &[], "nowhere").success();
+    publish(&[], &[], "bus").success();
+    assert!(publish(&[], &[], "").errors.contains("no bus was chosen"), "an empty variable is none");
+}
+
+#[test]
+fn what_a_command_has_no_use_for_is_refused() {
+    let place = Place::new();
+    for (arguments, said) in [
+        (&["serve", "bus", "--cert", "x"][..], "unexpected argument '--cert'"),
+        (&["serve", "--addr", "bus"], "unexpected argument '--addr'"),
+        (&["--addr", "bus", "serve", "other"], "it says nothing to `serve`"),
+        (&["certs", "--ca", "x", "init"], "unexpected argument '--ca'"),
+        (&["--addr", "bus", "certs", "init"], "this command uses none"),
+    ] {
+        let refused = place.run(arguments);
+        assert_eq!((refused.code(), refused.errors.contains(said)), (2, true), "{refused:?}");
+    }
+    let help = place.run(&["serve", "--help"]).success();
+    assert!(!help.contains("--ca ") && !help.contains("--cert ") && help.contains("--tls-cert "), "{help}");
 }
 
 #[test]
