@@ -41,9 +41,7 @@ impl Config {
         let environment = Environment::of_process();
         let given = serve::complete(self.given, before, logging)?;
         let effective = Effective::load(&given, &environment)?;
-        for warning in &effective.warnings {
-            output::notice(format_args!("warning: {warning}"));
-        }
+        serve::warn(&effective);
         output::print(if self.json { effective.json() } else { effective.text() })
     }
 }

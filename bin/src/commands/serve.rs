@@ -187,7 +187,11 @@ impl Running<'_> {
     }
 }
 
-fn warn(settings: &Effective) {
+/// Says what there is to say of the settings beside their values.
+pub(super) fn warn(settings: &Effective) {
+    for note in &settings.notes {
+        output::notice(format_args!("{note}"));
+    }
     for warning in &settings.warnings {
         output::notice(format_args!("warning: {warning}"));
     }

@@ -25,6 +25,8 @@ pub(crate) struct Effective {
     pub(crate) file: Option<PathBuf>,
     /// What the user should know, though it is no error.
     pub(crate) warnings: Vec<String>,
+    /// What is as it was asked for, and may surprise all the same.
+    pub(crate) notes: Vec<String>,
     table: &'static [Setting],
     /// For each setting of the table.
     sources: Vec<Source>,
@@ -53,6 +55,7 @@ impl Effective {
             configuration: Configuration::default(),
             file: given.file.clone().or_else(|| environment.find(FILE_VARIABLE).map(PathBuf::from)),
             warnings: Vec::new(),
+            notes: Vec::new(),
             table,
             sources: vec![Source::Default; table.len()],
         };
@@ -66,6 +69,7 @@ impl Effective {
         if let Some(path) = all.file.clone() {
             all.read_file(&path)?;
         }
+        let within = all.policy_within();
         for (index, setting) in table.iter().enumerate() {
             if let Some(words) = environment.values(setting) {
                 all.set(index, &words, Source::Environment(setting.variable()))?;
@@ -73,6 +77,10 @@ impl Effective {
             if let Some((flag, words)) = given.values.get(setting.key) {
                 all.set(index, words, Source::Flag(flag.clone()))?;
             }
+        }
+        if let Some(place) = within.filter(|_| all.policy_within().is_none()) {
+            let by = all.source("policy");
+            all.notes.push(format!("{by} says who may do what, in place of [auth] in {place}"));
         }
         all.configuration.bus.check().map_err(|error| all.explain(&error))?;
         for (name, meant) in environment.slips() {
@@ -93,6 +101,12 @@ impl Effective {
             self.place(index, source);
         }
         Ok(())
+    }
+
+    /// Where in the file of settings a policy stands, if it does.
+    fn policy_within(&self) -> Option<Source> {
+        let within = self.file.is_some() && self.configuration.policy == self.file;
+        within.then(|| self.source("policy").clone())
     }
 
     fn set(&mut self, index: usize, words: &[String], source: Source) -> anyhow::Result<()> {

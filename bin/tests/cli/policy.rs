@@ -1,6 +1,6 @@
 //! `whispeer serve --policy`, and the commands that show who they are.
 
-use crate::support::{Ended, Place, serve};
+use crate::support::{Ended, Place, Running, serve};
 
 /// A place with a key of an issuer, and a policy that knows alice and its tokens.
 fn with_policy() -> Place {
@@ -110,6 +110,34 @@ fn a_bus_does_not_start_with_a_policy_that_cannot_be_used() {
     place.write("policy.toml", "[auth]\nanonymous = [\"ghosts\"]\n");
     let unknown = place.run(&["serve", "bus", "--policy", "policy.toml"]);
     assert!(unknown.errors.contains("ghosts"), "{unknown:?}");
+}
+
+#[test]
+fn a_policy_that_is_given_goes_before_the_one_among_the_settings_and_that_is_said() {
+    let place = Place::new();
+    let who = |topic| {
+        format!("[auth]\nanonymous = [\"writer\"]\n[auth.roles.writer]\npublish.allow = [\"{topic}\"]\n")
+    };
+    place.write("whispeer.toml", &format!("listen = [\"tcp://localhost:0\"]\n\n{}", who("news/**")));
+    place.write("policy.toml", &who("weather"));
+    let said = "says who may do what, in place of [auth] in whispeer.toml:3";
+    let arguments = ["--config", "whispeer.toml", "--policy", "policy.toml"];
+    let mut bus = place.start(&[&["serve"][..], &arguments].concat());
+    let note = bus.wait_for("in place of");
+    assert_eq!(note, format!("whispeer: --policy {said}"));
+    let ready = bus.wait_for("ready on");
+    let address = ready.split_whitespace().last().unwrap();
+    place.run(&["pub", "--addr", address, "weather", "1"]).success();
+    let refused = publish(&place, address, &[]);
+    assert!(refused.errors.contains("is not granted"), "{refused:?}");
+
+    let told = place.run(&[&["config"][..], &arguments].concat());
+    assert!(told.errors.contains(said), "{told:?}");
+    let mut command = place.command(&["config", "--config", "whispeer.toml"]);
+    let told = Running::new(command.env("WHISPEER_POLICY", "policy.toml").spawn().unwrap()).end();
+    assert!(told.errors.contains(&format!("WHISPEER_POLICY {said}")), "{told:?}");
+    let alone = place.run(&["config", "--config", "whispeer.toml"]);
+    assert_eq!((alone.code(), alone.errors.as_str()), (0, ""));
 }
 
 #[test]
