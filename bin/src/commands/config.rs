@@ -15,7 +15,7 @@ Examples:
   whispeer config --json | jq .settings.frame_limit
 
 It takes the flags of `whispeer serve`, and reads the same file and variables. A bus that runs is not
-asked. Without --config and WHISPEER_CONFIG no file is read. Secrets are masked.";
+asked. Without --config and WHISPEER_CONFIG no file is read. What [auth] says is not shown.";
 
 /// Print the settings of `serve` and where each comes from
 #[derive(Debug, Args)]

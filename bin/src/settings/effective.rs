@@ -1,6 +1,8 @@
 //! All settings together, with where each comes from.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -14,8 +16,8 @@ use crate::connection::ADDRESS_VARIABLE;
 use crate::failure::Failure;
 use crate::output::{Align, Table};
 
-/// What is shown of a secret.
-const MASK: &str = "********";
+/// The permission bit by which others than a file's owner and group may read it.
+const EVERYBODY_READS: u32 = 0o004;
 
 /// The values of all settings, and their sources.
 #[derive(Clone)]
@@ -82,6 +84,7 @@ impl Effective {
             let by = all.source("policy");
             all.notes.push(format!("{by} says who may do what, in place of [auth] in {place}"));
         }
+        all.warn_of_key();
         all.configuration.bus.check().map_err(|error| all.explain(&error))?;
         for (name, meant) in environment.slips() {
             all.warnings.push(format!("{name} is no setting; did you mean {meant}?"));
@@ -90,14 +93,7 @@ impl Effective {
     }
 
     fn read_file(&mut self, path: &Path) -> anyhow::Result<()> {
-        let read = file::read(path, self.table, &mut self.configuration)?;
-        for (index, source) in read.sources {
-            if read.world_readable && self.table.get(index).is_some_and(|setting| setting.secret) {
-                self.warnings.push(format!(
-                    "{source} is a secret that everybody can read; take the right away: `chmod o-r {}`",
-                    crate::failure::shell_word(&path.to_string_lossy())
-                ));
-            }
+        for (index, source) in file::read(path, self.table, &mut self.configuration)? {
             self.place(index, source);
         }
         Ok(())
@@ -109,13 +105,23 @@ impl Effective {
         within.then(|| self.source("policy").clone())
     }
 
+    /// A key that everybody can read is none; one that is not there is told when it is needed.
+    fn warn_of_key(&mut self) {
+        let Some(key) = &self.configuration.tls.key else { return };
+        let open =
+            fs::metadata(key).is_ok_and(|metadata| metadata.permissions().mode() & EVERYBODY_READS != 0);
+        if open {
+            let word = crate::failure::shell_word(&key.to_string_lossy());
+            self.warnings.push(format!("everybody can read the key of the bus; `chmod o= {word}` ends that"));
+        }
+    }
+
     fn set(&mut self, index: usize, words: &[String], source: Source) -> anyhow::Result<()> {
         let Some(setting) = self.table.get(index) else { return Ok(()) };
         if let Err(reason) = setting.kind.read_words(&mut self.configuration, words) {
-            let found =
-                if setting.secret { String::new() } else { format!(", found \"{}\"", words.join(",")) };
-            let expected = setting.kind.expected();
-            return Err(Failure::usage(format!("{source}: expected {expected}{found}: {reason}")).into());
+            let (expected, found) = (setting.kind.expected(), words.join(","));
+            let text = format!("{source}: expected {expected}, found \"{found}\": {reason}");
+            return Err(Failure::usage(text).into());
         }
         self.place(index, source);
         Ok(())
@@ -151,13 +157,13 @@ impl Effective {
         })
     }
 
-    /// The settings, each as it would be written in a file, and its source. Secrets are masked.
+    /// The settings, each as it would be written in a file, and its source. None is a secret: keys, passwords and policies
+    /// stand in files that settings name.
     fn rows(&self) -> impl Iterator<Item = (&'static Setting, Value, &Source)> {
-        self.table.iter().zip(&self.sources).map(|(setting, source)| {
-            let value = setting.kind.show(&self.configuration);
-            let value = if setting.secret && !value.is_null() { Value::from(MASK) } else { value };
-            (setting, value, source)
-        })
+        self.table
+            .iter()
+            .zip(&self.sources)
+            .map(|(setting, source)| (setting, setting.kind.show(&self.configuration), source))
     }
 
     /// As a table for people.
@@ -188,17 +194,14 @@ impl Effective {
     pub(crate) fn differences(&self, newer: &Self) -> Vec<Difference> {
         let shown = |(_, value, _): &(&Setting, Value, &Source)| toml_text(value);
         let rows = self.rows().zip(newer.rows()).enumerate();
-        rows.filter(|(_, (before, now))| {
-            // Masked values are all the same.
-            before.0.kind.show(&self.configuration) != now.0.kind.show(&newer.configuration)
-        })
-        .map(|(index, (before, now))| Difference {
-            index,
-            setting: before.0,
-            before: shown(&before),
-            now: shown(&now),
-        })
-        .collect()
+        rows.filter(|(_, (before, now))| before.1 != now.1)
+            .map(|(index, (before, now))| Difference {
+                index,
+                setting: before.0,
+                before: shown(&before),
+                now: shown(&now),
+            })
+            .collect()
     }
 
     /// Takes over the value that `newer` has for a setting.
@@ -230,16 +233,12 @@ impl Difference {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::super::kind::Kind;
     use super::*;
 
     /// Settings as the bus has none of today.
     static OTHERS: &[Setting] = &[
         Setting::new("listen", "", Kind::Addresses(|all| &mut all.listen)),
-        Setting::new("auth.key", "", Kind::Filter(|all| &mut all.log)).secret(),
         Setting::new("tls.cert", "", Kind::Path(|all| &mut all.tls.cert)),
     ];
 
@@ -346,36 +345,17 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_masked_and_a_file_that_everybody_can_read_is_warned_of() {
-        let (folder, given) = file("[auth]\nkey = \"hunter2\"\n");
-        let path = folder.path().join("whispeer.toml");
-        let load = || Effective::load_by(OTHERS, &given, &Environment::default()).unwrap();
+    fn a_key_that_everybody_can_read_is_warned_of() {
+        let (folder, given) = file("tls.key = \"bus.key\"");
+        let path = folder.path().join("bus.key");
+        let warnings = || Effective::load(&given, &Environment::default()).unwrap().warnings;
+        assert_eq!(warnings(), [""; 0], "it is not there, which is not told here");
+        fs::write(&path, "a key").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let all = load();
-        for shown in [all.text(), all.json()] {
-            assert!(
-                shown.contains("auth.key") && shown.contains(MASK) && !shown.contains("hunter2"),
-                "{shown}"
-            );
-        }
-        assert_eq!(all.warnings.len(), 1);
-        assert!(all.warnings[0].contains("whispeer.toml:2 is a secret that everybody can read"));
+        let warning = warnings().remove(0);
+        assert!(warning.contains("chmod o=") && warning.contains("bus.key"), "{warning}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(load().warnings, [""; 0]);
-
-        fs::write(&path, "[auth]\nkey = \"other\"\n").unwrap();
-        let newer = load();
-        let differences = all.differences(&newer);
-        assert_eq!(differences.len(), 1);
-        let told = differences[0].describe();
-        assert!(told.contains("auth.key") && !told.contains("other"), "{told}");
-
-        fs::write(&path, "[auth]\nkey = 7031\n").unwrap();
-        let refused = Effective::load_by(OTHERS, &given, &Environment::default()).err().unwrap();
-        assert!(
-            refused.to_string().contains("auth.key") && !refused.to_string().contains("7031"),
-            "{refused}"
-        );
+        assert_eq!(warnings(), [""; 0]);
     }
 
     #[test]

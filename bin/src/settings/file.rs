@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -18,24 +17,19 @@ const FILE_LIMIT: u64 = 1024 * 1024;
 /// How often others may have got the key wrong for the right one to be suggested.
 const NEAR: usize = 3;
 
-/// What one file says.
-pub(super) struct FromFile {
-    /// For each setting that stands in it, by its place in the table.
-    pub(super) sources: Vec<(usize, Source)>,
-    /// Whether others than its owner and group may read it.
-    pub(super) world_readable: bool,
-}
-
-/// Reads the file into a configuration.
+/// Reads the file into a configuration. Returns the source of each setting that stands in it, by its place in the table.
 ///
 /// # Errors
 /// All that is wrong with it, each with its line.
-pub(super) fn read(path: &Path, table: &[Setting], into: &mut Configuration) -> anyhow::Result<FromFile> {
+pub(super) fn read(
+    path: &Path,
+    table: &[Setting],
+    into: &mut Configuration,
+) -> anyhow::Result<Vec<(usize, Source)>> {
     let cannot = |error: std::io::Error| {
         Failure::new(FAILED, format!("cannot read the configuration file {}: {error}", path.display()))
     };
     let file = File::open(path).map_err(cannot)?;
-    let mode = file.metadata().map_err(cannot)?.permissions().mode();
     let mut text = String::new();
     let length = file.take(FILE_LIMIT + 1).read_to_string(&mut text).map_err(cannot)?;
     if length as u64 > FILE_LIMIT {
@@ -49,7 +43,7 @@ pub(super) fn read(path: &Path, table: &[Setting], into: &mut Configuration) -> 
     }
     let Reading { sources, mut problems, .. } = reading;
     if problems.is_empty() {
-        return Ok(FromFile { sources, world_readable: mode & 0o004 != 0 });
+        return Ok(sources);
     }
     problems.sort_by_key(|(line, _)| *line);
     let problems: Vec<_> = problems.into_iter().map(|(_, problem)| problem).collect();
@@ -75,9 +69,8 @@ impl Reading<'_> {
     fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
-            let is_policy = name == POLICY_TABLE && matches!(value.get_ref(), DeValue::Table(_));
             let inside = format!("{name}.");
-            if is_policy && !self.table.iter().any(|setting| setting.key.starts_with(&inside)) {
+            if name == POLICY_TABLE && matches!(value.get_ref(), DeValue::Table(_)) {
                 if table.contains_key("policy") {
                     let text =
                         "[auth] and the key \"policy\" both say who may do what; leave one of them out";
@@ -115,9 +108,7 @@ impl Reading<'_> {
                 self.sources.push((index, source));
             }
             Err(reason) => {
-                // A secret is not shown either where it is wrong.
-                let reason = if setting.secret { String::new() } else { format!(", {reason}") };
-                let problem = format!("{}: expected {}{reason}", setting.key, setting.kind.expected());
+                let problem = format!("{}: expected {}, {reason}", setting.key, setting.kind.expected());
                 self.problem(at, &problem);
             }
         }

@@ -18,8 +18,6 @@ pub(crate) struct Setting {
     pub(crate) example: Option<(&'static str, &'static str)>,
     /// When a new value in the file takes effect.
     pub(crate) change: Change,
-    /// Whether its value is never to be shown.
-    pub(crate) secret: bool,
 }
 
 /// When a new value takes effect after the file has been reread.
@@ -35,7 +33,7 @@ pub(crate) enum Change {
 
 impl Setting {
     pub(super) const fn new(key: &'static str, about: &'static str, kind: Kind) -> Self {
-        Self { key, about, more: &[], kind, example: None, change: Change::Restart, secret: false }
+        Self { key, about, more: &[], kind, example: None, change: Change::Restart }
     }
 
     const fn more(mut self, more: &'static [&'static str]) -> Self {
@@ -50,13 +48,6 @@ impl Setting {
 
     const fn change(mut self, change: Change) -> Self {
         self.change = change;
-        self
-    }
-
-    /// A setting whose value is masked wherever it would be shown.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no setting of today is a secret"))]
-    pub(super) const fn secret(mut self) -> Self {
-        self.secret = true;
         self
     }
 
