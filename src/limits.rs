@@ -113,6 +113,10 @@ pub const QUIC_KEPT_MIN: u32 = 32 * 1024;
 /// Bytes of the largest packet of QUIC that is taken, and told to the other side: what fits an Ethernet.
 pub const QUIC_PACKET: u16 = 1472;
 
+/// How long a QUIC connection whose handshake has failed goes on to tell why, if quinn does not end it before: three
+/// times what an answer over a long way takes.
+pub const QUIC_LINGER: Duration = Duration::from_millis(500);
+
 /// Bytes of the system's buffers of a UDP socket that are asked for; it usually gives less. A burst of all
 /// windows of one busy connection fits.
 pub const UDP_BUFFER: usize = 2 * QUIC_WINDOW as usize;

@@ -18,7 +18,9 @@ use std::time::Instant;
 use atomic_waker::AtomicWaker;
 use quinn::{AsyncTimer, AsyncUdpSocket, Connection, Runtime, TokioRuntime, VarInt};
 use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until, timeout};
+
+use crate::limits;
 
 /// How often the work is looked at again, as it goes on: a few hundred packets, then it is another turn's.
 const ROUNDS: usize = 8;
@@ -163,6 +165,17 @@ impl Drive {
             future.as_mut().poll(context)
         })
         .await
+    }
+
+    /// Goes on with the work of a connection that has failed until whatever its other side had sent before has arrived. It
+    /// would be answered with a reset otherwise, which says nothing, and outdoes the reason that came just before.
+    pub(super) async fn linger(mut self) {
+        let ended = poll_fn(|context| {
+            self.poll(context);
+            if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        // Who hears nothing by then is not there.
+        let _ = timeout(limits::QUIC_LINGER, ended).await;
     }
 }
 

@@ -216,7 +216,13 @@ async fn accept(
     let config = certificates.current().map_err(failed)?;
     let (connecting, mut drive) = endpoint.open(|_| incoming.accept_with(config));
     let connecting = connecting.map_err(|error| failed(explain(&error)))?;
-    let connection = drive.until(connecting).await.map_err(|error| failed(explain(&error)))?;
+    let connection = match drive.until(connecting).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            drive.linger().await;
+            return Err(failed(explain(&error)));
+        }
+    };
     let mut driven = Driven { connection, drive };
     let Driven { connection, drive } = &mut driven;
     if !speaks_frames(connection) {
