@@ -34,6 +34,15 @@ pub const HANDSHAKE_FRAME_LIMIT: usize = 4 * 1024;
 /// has been at it for [`HANDSHAKE_PATIENCE`] gives up to them.
 pub const HANDSHAKES: usize = 1024;
 
+/// Certificates of sessions that a thread looks at in one go, when the files that decide have been read again.
+/// Each takes some hundred microseconds; so a bus that stops waits some tens of milliseconds for the thread at
+/// the most.
+pub const CERTIFICATES_INSPECTED: usize = 128;
+
+/// How often the certificate of a session is looked at, also where it ends later: so much later than it says may a
+/// session end whose host has slept, or had its clock set.
+pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
 /// Those of them that one address may have: a quarter, so that four have to conspire to be in the way of others.
 /// The loopback may have all.
 pub const HANDSHAKES_OF_ADDRESS: usize = HANDSHAKES / 4;

@@ -429,6 +429,7 @@ impl BusBuilder {
             router: super::Router::default(),
             services: super::Services::default(),
             sweeper: super::Sweeper::default(),
+            inspection: super::Inspection::default(),
             handshakes: super::Handshakes::default(),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),

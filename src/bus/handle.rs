@@ -158,8 +158,11 @@ impl BusHandle {
         }
     }
 
-    /// Reads certificates, keys and lists of revocations again from the files that the bus was started with, for
-    /// connections from now on. Those that there are go on. The files are read before this returns.
+    /// Reads certificates, keys and lists of revocations again from the files that the bus was started with.
+    ///
+    /// The files are read before this returns, and hold for connections from then on. What the clients of those that
+    /// there are have shown is looked at once more soon after, on a thread of its own: who would not be let in with it
+    /// any more is told so by [`BusError::Denied`], and his session ends. All others go on.
     ///
     /// # Errors
     /// [`BusError::InvalidSettings`] that says which file cannot be used, and why; all stays as it was then.
@@ -167,6 +170,7 @@ impl BusHandle {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.shared.tls {
             tls.reload()?;
+            self.shared.inspection.begin();
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ pub(super) fn start(
     runtime: &Handle,
 ) -> JoinHandle<()> {
     let (bus_end, own_end) = memory_pair();
-    let peer = Peer { principal: Principal::Bus, transport: "memory" };
+    let peer = Peer::new(Principal::Bus, "memory");
     let attached = attach.try_send(Accepted::Open { link: bus_end, peer });
     let answering = Answering { shared: Arc::downgrade(shared), link: own_end };
     runtime.spawn(async move {

@@ -12,7 +12,8 @@
 //! `calls` is everything else that a session asks for, `requests`, `service` and `answers` are
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
-//! any. `drain` ends a bus in good order, and `introspect` is a session of the bus's own that answers questions about it.
+//! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown, and `introspect` is a
+//! session of the bus's own that answers questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
 //! table or the table of services or the list of sessions, then a group or service, then one session.
@@ -23,6 +24,7 @@ mod backlog;
 mod budget;
 mod builder;
 mod calls;
+mod certificates;
 mod clock;
 mod deadlines;
 mod drain;
@@ -65,6 +67,7 @@ pub use settings::{Applied, Settings};
 pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
 
 use self::budget::Budget;
+use self::certificates::Inspection;
 use self::handshakes::Handshakes;
 use self::places::Places;
 use self::rights::Policies;
@@ -100,6 +103,7 @@ pub(crate) struct Shared {
     /// Publishes that the bus has taken in and not given to all their matches yet.
     publishes_waiting: AtomicUsize,
     sweeper: Sweeper,
+    inspection: Inspection,
     handshakes: Handshakes,
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
     next_session: AtomicU64,

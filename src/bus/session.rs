@@ -24,7 +24,7 @@ use super::subscription::{Slot, Subscriptions};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{ContentRef, Header, Kind, Owed, Refusal, ResumeToken};
-use crate::transport::{Attachment, Lanes, LinkSender, Peer, Step};
+use crate::transport::{Attachment, Lanes, LinkSender, Peer, ShownCertificate, Step};
 
 /// One connected peer.
 pub(crate) struct Session {
@@ -91,6 +91,8 @@ pub(crate) struct State {
     pub(super) returned: Option<Returned>,
     /// Its client is gone and may come back: nobody chooses it where there are others.
     lost: bool,
+    /// The certificate that the client has shown, the last time that it connected.
+    pub(super) certificate: Option<Arc<ShownCertificate>>,
     /// Nothing is taken any more.
     pub(crate) closed: bool,
     pub(crate) totals: Totals,
@@ -106,6 +108,8 @@ pub(super) struct Returned {
     /// What the client has shown this time allows, and the number of the policy that says so.
     pub(super) rights: Option<Box<Rights>>,
     pub(super) policy: u64,
+    /// The certificate that it has shown this time.
+    pub(super) certificate: Option<Arc<ShownCertificate>>,
 }
 
 /// What may wait for room on a link. Each goes first in turn, so that none takes all of the room each time.
@@ -119,7 +123,7 @@ pub(crate) enum Waiter {
 impl Session {
     pub(crate) fn new(
         id: u64,
-        peer: Peer,
+        mut peer: Peer,
         name: String,
         resume_token: ResumeToken,
         sender: Arc<dyn LinkSender>,
@@ -127,6 +131,7 @@ impl Session {
         request_bytes: usize,
     ) -> Self {
         let lanes = Lanes::with_room(sender.form(), budget.per_session());
+        let certificate = peer.certificate.take();
         Self {
             id,
             peer,
@@ -156,6 +161,7 @@ impl Session {
                 cut: None,
                 returned: None,
                 lost: false,
+                certificate,
                 closed: false,
                 totals: Totals::default(),
                 share: Share::default(),
@@ -232,11 +238,12 @@ impl Session {
     }
 
     /// Goes on over the connection over which the client has come back; `false` when the session ends.
-    pub(super) fn come_back(&self, returned: Returned) -> bool {
+    pub(super) fn come_back(&self, mut returned: Returned) -> bool {
         let mut state = self.lock();
         if state.closed || state.cut.is_some() {
             return false;
         }
+        state.certificate = returned.certificate.take();
         state.returned = Some(returned);
         drop(state);
         self.has_returned.store(true, Ordering::Release);
@@ -529,7 +536,7 @@ impl Session {
     /// A session without a bus, and its peer's end of the link.
     pub(super) fn alone(id: u64) -> (Arc<Self>, crate::transport::Link) {
         let (bus_end, peer_end) = crate::transport::memory_pair();
-        let peer = Peer { principal: crate::auth::Principal::Local, transport: "memory" };
+        let peer = Peer::new(crate::auth::Principal::Local, "memory");
         let budget = Arc::new(Budget::new(1 << 20));
         (
             Arc::new(Self::new(

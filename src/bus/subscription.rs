@@ -484,7 +484,7 @@ mod tests {
     impl Bench {
         fn new(policy: Policy, window: (u32, u64)) -> Self {
             let (end, _other) = memory_pair();
-            let peer = Peer { principal: Principal::Local, transport: "memory" };
+            let peer = Peer::new(Principal::Local, "memory");
             let budget = Arc::new(Budget::new(usize::MAX));
             let pattern = TopicPattern::new("a").unwrap();
             Self {

@@ -50,6 +50,7 @@ impl Supervisor {
             () = self.serve(&mut tasks) => {}
             () = shared.sweeper.run(&shared) => {}
             () = shared.drain_when_asked() => {}
+            () = shared.inspection.run(&shared) => {}
         }
         // Listeners first, so that an address is free as soon as the bus says that it has stopped.
         self.listeners.clear();

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::budget::Share;
+use super::certificates::CertificateEnd;
 use super::clock::Clock;
 use super::hold::Holds;
 use super::opening::welcome;
@@ -80,6 +81,8 @@ pub(super) struct SessionTask {
     pub(super) rights: Option<Box<Rights>>,
     /// The number of the policy that they are by.
     pub(super) policy: u64,
+    /// When the client's certificate has to be looked at.
+    pub(super) certificate_end: Option<CertificateEnd>,
     /// The link may outlive its connection.
     resumable: bool,
     /// The connection is gone; the session ends when this is reached, unless the client comes back.
@@ -161,6 +164,7 @@ impl SessionTask {
             peer_closed: false,
             rights,
             policy,
+            certificate_end: None,
             resumable,
             lost_until: None,
             ends_at: None,
@@ -170,6 +174,7 @@ impl SessionTask {
 
     /// Begins to serve the session.
     pub(super) fn start(mut self) -> Served {
+        self.follow_certificate();
         self.note_end();
         // Frames may have come in one piece with the handshake.
         let ended = self.take_frames().err();
@@ -240,9 +245,10 @@ impl SessionTask {
         }
         let session = Arc::clone(&self.session);
         let Some(link) = session.sender().resumable() else { return };
-        if let Some(Returned { attachment, received, rights, policy }) = returned {
+        if let Some(Returned { attachment, received, rights, policy, .. }) = returned {
             // What its new credentials allow counts from now on, and for as long as they say.
             (self.rights, self.policy) = (rights, policy);
+            self.follow_certificate();
             self.follow_rights();
             let welcome = Welcome {
                 resumed: true,
@@ -271,18 +277,26 @@ impl SessionTask {
         }
     }
 
-    /// Notes when the session ends by itself: its client does not come back, or its rights end.
+    /// Notes when the session ends by itself: its client does not come back, or its rights or its certificate end.
     pub(super) fn note_end(&mut self) {
         let rights_until = self.rights.as_ref().and_then(|rights| rights.until);
-        self.ends_at = self.lost_until.into_iter().chain(rights_until).min();
+        let certificate_end = self.certificate_end.map(|end| end.at);
+        self.ends_at = self.lost_until.into_iter().chain(rights_until).chain(certificate_end).min();
     }
 
-    /// Why the session ends, now that it does by itself.
-    fn end_of_time(&self, now: Instant) -> BusError {
-        match &self.rights {
-            Some(rights) if rights.until.is_some_and(|until| until <= now) => rights.expired(),
-            _ => self.lost(),
+    /// Why the session ends, now that it may do so by itself.
+    fn end_of_time(&mut self, now: Instant) -> Option<BusError> {
+        if let Some(rights) = self.rights.as_ref().filter(|rights| rights.until.is_some_and(|end| end <= now))
+        {
+            return Some(rights.expired());
         }
+        if self.certificate_end.is_some_and(|end| end.at <= now)
+            && let Err(reason) = self.outlive_certificate()
+        {
+            return Some(reason);
+        }
+        self.note_end();
+        self.lost_until.is_some_and(|until| until <= now).then(|| self.lost())
     }
 
     /// Why the session ends when its client does not come back.
@@ -533,8 +547,10 @@ impl SessionTask {
             if expiry.is_some_and(|at| at <= now) {
                 self.expire(now);
             }
-            if self.ends_at.is_some_and(|until| until <= now) {
-                return Poll::Ready(self.end_of_time(now));
+            if self.ends_at.is_some_and(|until| until <= now)
+                && let Some(reason) = self.end_of_time(now)
+            {
+                return Poll::Ready(reason);
             }
             if self.next_tick <= now
                 && let Some(reason) = self.tick(now)

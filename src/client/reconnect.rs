@@ -243,7 +243,8 @@ impl Return {
     /// Whether a session that the bus ends for this reason is followed by another: the reason is the bus's own end,
     /// or what the client has shown, and it can show something else.
     pub(super) fn follows(&self, reason: &BusError) -> bool {
-        may_come_back(reason) || (self.credentials.is_some() && matches!(reason, BusError::Denied { .. }))
+        let shows_otherwise = self.credentials.is_some() || self.options.may_prove_otherwise();
+        may_come_back(reason) || (shows_otherwise && matches!(reason, BusError::Denied { .. }))
     }
 
     /// The session to go on with after the next loss.

@@ -332,9 +332,7 @@ impl MemoryConnector {
             if state.links.len() >= limits::MEMORY_BACKLOG {
                 return Err(refuse("too many connections wait to be accepted; try again"));
             }
-            state
-                .links
-                .push_back(Accepted::Open { link: bus_end, peer: Peer { principal, transport: "memory" } });
+            state.links.push_back(Accepted::Open { link: bus_end, peer: Peer::new(principal, "memory") });
         }
         self.backlog.acceptor.wake();
         Ok(client_end)

@@ -32,6 +32,9 @@ mod resume;
 #[cfg(not(any(feature = "tcp", feature = "unix")))]
 #[path = "resume_absent.rs"]
 mod resume;
+#[cfg(not(feature = "tls"))]
+#[path = "shown_absent.rs"]
+mod shown;
 #[cfg(any(feature = "tcp", feature = "unix"))]
 mod socket;
 #[cfg(feature = "tcp")]
@@ -65,11 +68,13 @@ pub use memory::{MemoryConnector, MemoryListener, memory_pair};
 pub use passed::PassedSocket;
 pub(crate) use resume::Attachment;
 pub use resume::ResumableLink;
+#[cfg(not(feature = "tls"))]
+pub(crate) use shown::ShownCertificate;
 pub(crate) use timer::Timer;
 #[cfg(feature = "tls")]
-pub(crate) use tls::LiveTls;
-#[cfg(feature = "tls")]
 pub use tls::{ClientAuth, ClientTls, ServerTls};
+#[cfg(feature = "tls")]
+pub(crate) use tls::{LiveTls, ShownCertificate};
 pub use unix::{UnixListener, UnixOptions, connect_unix};
 #[cfg(feature = "websocket")]
 pub use websocket::WebSocketOptions;
@@ -156,12 +161,22 @@ pub trait LinkReceiver: Send + 'static {
 }
 
 /// Who is at the other end of an accepted link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// What the transport can prove of the peer.
     pub principal: Principal,
     /// The transport's name: `memory`, `unix`, `tcp`, `tls`, `quic`, `ws`, `wss`.
     pub transport: &'static str,
+    /// What it has shown for that; the session ends when it is no longer good.
+    pub(crate) certificate: Option<Arc<ShownCertificate>>,
+}
+
+impl Peer {
+    /// Somebody of whom a transport of this name can prove so much.
+    #[must_use]
+    pub fn new(principal: Principal, transport: &'static str) -> Self {
+        Self { principal, transport, certificate: None }
+    }
 }
 
 /// A connection that a listener accepted.
@@ -258,6 +273,16 @@ pub struct ConnectOptions {
     pub(crate) confidential: bool,
     /// The link is to outlive its connection, also on a Unix socket.
     pub(crate) lasting: bool,
+}
+
+impl ConnectOptions {
+    /// Whether what is proven may be something else the next time.
+    pub(crate) fn may_prove_otherwise(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.reads_identity();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
 }
 
 /// A link to the bus at `address`, as [`connect`] makes it, with options.

@@ -144,15 +144,15 @@ impl Listener for NetworkListener {
         let (socket, address) = ready!(self.tcp.poll_accept(context))?;
         Poll::Ready(Ok(match &self.protocol {
             Protocol::Frames => {
-                let peer = Peer { principal: Principal::Network { address }, transport: "tcp" };
+                let peer = Peer::new(Principal::Network { address }, "tcp");
                 Accepted::Open { link: resume::link(socket), peer }
             }
             #[cfg(feature = "tls")]
             Protocol::Tls(tls) => {
                 let tls = Arc::clone(tls);
                 let handshake = Box::pin(async move {
-                    let (stream, principal) = tls::accept(socket, address, &tls, Spoken::Frames).await?;
-                    Ok((resume::link(stream), Peer { principal, transport: "tls" }))
+                    let (stream, peer) = tls::accept(socket, address, &tls, Spoken::Frames, "tls").await?;
+                    Ok((resume::link(stream), peer))
                 });
                 Accepted::Opening(Opening { remote: address.to_string(), validated: true, handshake })
             }
@@ -160,7 +160,7 @@ impl Listener for NetworkListener {
             Protocol::WebSocket(rules) => {
                 let rules = Arc::clone(rules);
                 let handshake = Box::pin(async move {
-                    let peer = Peer { principal: Principal::Network { address }, transport: "ws" };
+                    let peer = Peer::new(Principal::Network { address }, "ws");
                     Ok((resume::link(websocket::accept(socket, &rules).await?), peer))
                 });
                 Accepted::Opening(Opening { remote: address.to_string(), validated: true, handshake })
@@ -169,8 +169,7 @@ impl Listener for NetworkListener {
             Protocol::WebSocketOverTls(rules, tls) => {
                 let (rules, tls) = (Arc::clone(rules), Arc::clone(tls));
                 let handshake = Box::pin(async move {
-                    let (stream, principal) = tls::accept(socket, address, &tls, Spoken::Http).await?;
-                    let peer = Peer { principal, transport: "wss" };
+                    let (stream, peer) = tls::accept(socket, address, &tls, Spoken::Http, "wss").await?;
                     Ok((resume::link(websocket::accept(stream, &rules).await?), peer))
                 });
                 Accepted::Opening(Opening { remote: address.to_string(), validated: true, handshake })

@@ -279,7 +279,7 @@ impl Listener for UnixListener {
         let credentials = stream.peer_cred()?;
         let principal =
             Principal::Unix { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
-        Poll::Ready(Ok(Accepted::Open { link: link(stream)?, peer: Peer { principal, transport: "unix" } }))
+        Poll::Ready(Ok(Accepted::Open { link: link(stream)?, peer: Peer::new(principal, "unix") }))
     }
 
     fn local_addr(&self) -> &Address {

@@ -15,7 +15,7 @@ use whispeer_testkit::wait::{eventually, soon};
 use crate::ground::Ground;
 
 fn gateway() -> Peer {
-    Peer { principal: Principal::Local, transport: "gateway" }
+    Peer::new(Principal::Local, "gateway")
 }
 
 #[tokio::test]

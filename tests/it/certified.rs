@@ -1,11 +1,15 @@
-//! What holds on every transport with certificates: who is let in, who is trusted, and when files are read again.
+//! What holds on every transport with certificates: who is let in, who is trusted, what follows when files are read
+//! again, and when a certificate ends.
 
 use whispeer::Address;
 use whispeer::auth::Principal;
 use whispeer::bus::BusBuilder;
+use whispeer::client::{ClientEvent, Reconnect};
 use whispeer::prelude::*;
 use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
-use whispeer_testkit::certificates::{CLIENT, Certificates, Identity};
+use whispeer_testkit::certificates::{CLIENT, CertificateFiles, Certificates, Identity, Validity};
+use whispeer_testkit::relay::Relay;
+use whispeer_testkit::wait::soon;
 
 /// A bus with certificates, and what its clients may show.
 pub(crate) struct Ground {
@@ -89,6 +93,10 @@ hold!(
     other_hosts_reach_a_bus_that_asks_for_certificates_and_no_other,
     a_bus_does_not_start_with_files_that_cannot_be_used,
     certificates_are_read_again_without_ending_connections,
+    a_session_whose_certificate_is_revoked_is_told_so_and_ends,
+    a_certificate_that_nobody_asked_for_ends_its_session_all_the_same,
+    a_session_ends_with_the_ca_that_its_certificate_is_of,
+    a_session_ends_with_its_certificate,
 );
 
 async fn a_client_that_trusts_the_bus_is_let_in_and_has_proven_nothing(scheme: &str) {
@@ -181,13 +189,8 @@ async fn a_bus_does_not_start_with_files_that_cannot_be_used(scheme: &str) {
 }
 
 async fn certificates_are_read_again_without_ending_connections(scheme: &str) {
-    let made = Certificates::new();
-    let files = made.files();
-    let tls = ServerTls::files(&files.server.certificate, &files.server.key)
-        .client_ca_file(&files.authority)
-        .revocations_file(&files.revocations);
-    let ground = Ground { bus: builder(scheme, tls).start().unwrap(), made };
-    let before = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
+    let (ground, files) = with_files(scheme, |tls| tls);
+    let before = ground.connect(ground.showing(&ground.made.authority.client("before"))).await.unwrap();
 
     // A bad file changes nothing, and is named.
     std::fs::write(&files.revocations, "nonsense").unwrap();
@@ -207,4 +210,128 @@ async fn certificates_are_read_again_without_ending_connections(scheme: &str) {
     let newcomer = ground.made.authority.client("newcomer");
     ground.connect(ground.showing(&newcomer)).await.unwrap().ping().await.unwrap();
     before.ping().await.expect("who was there stays");
+}
+
+/// A bus that reads its files, and the files.
+fn with_files(scheme: &str, options: impl FnOnce(ServerTls) -> ServerTls) -> (Ground, CertificateFiles) {
+    let made = Certificates::new();
+    let files = made.files();
+    let tls = ServerTls::files(&files.server.certificate, &files.server.key)
+        .client_ca_file(&files.authority)
+        .revocations_file(&files.revocations);
+    (Ground { bus: builder(scheme, options(tls)).start().unwrap(), made }, files)
+}
+
+/// Has these revoked, with the one that always is.
+fn revoke(ground: &Ground, files: &CertificateFiles, revoked: &[&Identity]) {
+    let revoked = [&[&ground.made.revoked_client], revoked].concat();
+    std::fs::write(&files.revocations, ground.made.authority.revoke(&revoked).pem()).unwrap();
+    ground.bus.reload().unwrap();
+}
+
+async fn denied(client: &Client) -> String {
+    match soon("the end of the session", client.closed()).await {
+        BusError::Denied { what } => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_session_whose_certificate_is_revoked_is_told_so_and_ends(scheme: &str) {
+    let (ground, files) = with_files(scheme, |tls| tls);
+    let alice = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
+    let bob = ground.connect(ground.showing(&ground.made.authority.client("bob"))).await.unwrap();
+    let mut subscription = alice.subscribe_bytes("news").await.unwrap();
+    assert_eq!(bob.publish_bytes("news", "the last").await.unwrap(), 1);
+
+    revoke(&ground, &files, &[&ground.made.client]);
+    let what = denied(&alice).await;
+    assert!(what.contains("no longer good: it is revoked"), "{what}");
+    assert_eq!(soon("what was delivered", subscription.recv()).await.unwrap().1, "the last");
+    assert!(matches!(subscription.close_reason(), Some(BusError::Denied { .. })));
+    assert_eq!(bob.publish_bytes("news", "nobody reads this").await.unwrap(), 0);
+    assert_eq!(ground.bus.stats().sessions, 1);
+}
+
+async fn a_certificate_that_nobody_asked_for_ends_its_session_all_the_same(scheme: &str) {
+    let (ground, files) = with_files(scheme, |tls| tls.client_auth(ClientAuth::Optional));
+    let anonymous = ground.connect(ground.trusting()).await.unwrap();
+    let alice = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
+    revoke(&ground, &files, &[&ground.made.client]);
+    denied(&alice).await;
+    anonymous.ping().await.unwrap();
+}
+
+async fn a_session_ends_with_the_ca_that_its_certificate_is_of(scheme: &str) {
+    let (ground, files) = with_files(scheme, |tls| tls);
+    let alice = ground.connect(ground.showing(&ground.made.client)).await.unwrap();
+    let both = [ground.made.authority.pem(), ground.made.stranger.pem()].concat();
+    std::fs::write(&files.authority, both).unwrap();
+    let lists = [ground.made.revocations.pem(), ground.made.stranger.revoke(&[]).pem()].concat();
+    std::fs::write(&files.revocations, lists).unwrap();
+    ground.bus.reload().unwrap();
+    let strange = ground.connect(ground.showing(&ground.made.strange_client)).await.unwrap();
+    alice.ping().await.unwrap();
+
+    std::fs::write(&files.authority, ground.made.stranger.pem()).unwrap();
+    ground.bus.reload().unwrap();
+    let what = denied(&alice).await;
+    assert!(what.contains("its CA is not trusted any more"), "{what}");
+    strange.ping().await.unwrap();
+}
+
+async fn a_session_ends_with_its_certificate(scheme: &str) {
+    let ground = Ground::new(scheme, asking);
+    let brief = ground.made.authority.client_within("brief", Validity::Seconds(2));
+    let client = ground.connect(ground.showing(&brief)).await.unwrap();
+    let what = denied(&client).await;
+    assert!(what.contains("it has expired"), "{what}");
+    ground.refusal(ground.showing(&brief)).await;
+}
+
+/// Puts another certificate into the files of the client.
+fn show_from_now_on(files: &CertificateFiles, identity: &Identity) {
+    std::fs::write(&files.client.certificate, identity.pem()).unwrap();
+    std::fs::write(&files.client.key, identity.key_pem()).unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_goes_on_lives_by_the_certificate_that_was_shown_last() {
+    let (ground, files) = with_files("tls", |tls| tls);
+    let relay = Relay::to(ground.port()).await.unwrap();
+    let mut reconnect = Reconnect::default();
+    reconnect.first_delay = std::time::Duration::from_millis(5);
+    let tls = ground.trusting().identity_files(&files.client.certificate, &files.client.key);
+    let client = Client::builder().tls(tls).reconnect(reconnect);
+    let client = client.connect(&format!("tls://localhost:{}", relay.port())).await.unwrap();
+    client.ping().await.unwrap();
+    let mut events = client.events();
+    let mut next = async || soon("what happens to the connection", events.recv()).await;
+    let session = ground.bus.sessions()[0].id;
+
+    let renewed = ground.made.authority.client(CLIENT);
+    show_from_now_on(&files, &renewed);
+    relay.cut();
+    assert!(matches!(next().await, Some(ClientEvent::Disconnected { .. })));
+    let back = next().await;
+    assert!(matches!(&back, Some(ClientEvent::Reconnected { resumed: true })), "{back:?}");
+
+    // Sessions are looked at in their order.
+    let witness = ground.made.authority.client("witness");
+    let witnessing = ground.connect(ground.showing(&witness)).await.unwrap();
+    revoke(&ground, &files, &[&ground.made.client, &witness]);
+    denied(&witnessing).await;
+    client.ping().await.unwrap();
+    assert_eq!(ground.bus.sessions()[0].id, session);
+
+    // A client that reads files comes back with what they hold then.
+    let newest = ground.made.authority.client(CLIENT);
+    show_from_now_on(&files, &newest);
+    revoke(&ground, &files, &[&ground.made.client, &renewed]);
+    let lost = next().await;
+    let Some(ClientEvent::Disconnected { reason }) = lost else { panic!("{lost:?}") };
+    assert!(reason.to_string().contains("no longer good: it is revoked"), "{reason}");
+    let back = next().await;
+    assert!(matches!(&back, Some(ClientEvent::Reconnected { resumed: false })), "{back:?}");
+    client.ping().await.unwrap();
+    assert_ne!(ground.bus.sessions()[0].id, session);
 }

@@ -140,7 +140,7 @@ impl Running<'_> {
         let tls = &self.settings.configuration.tls;
         if tls.cert.is_some() {
             match self.handle.reload() {
-                Ok(()) => output::notice(format_args!("certificates read again, for new connections")),
+                Ok(()) => output::notice(format_args!("certificates read again")),
                 Err(error) => {
                     output::notice(format_args!("error: {error}"));
                     output::notice(format_args!("the certificates stay as they were"));

@@ -86,12 +86,27 @@ fn a_hangup_reads_the_certificates_again_and_keeps_what_it_has_when_they_are_bad
     publish(&place, &address, &alice).success();
     fs::write(place.path("certs/crl.pem"), list).unwrap();
 
+    let listen = |client: &[String]| {
+        let mut arguments = vec!["sub", "--addr", &address, "--count", "1", "greetings"];
+        arguments.extend(client.iter().map(String::as_str));
+        let mut subscriber = place.start(&arguments);
+        subscriber.wait_for("subscribed");
+        subscriber
+    };
+    place.run(&["certs", "client", "bob"]).success();
+    let (mut connected, other) = (listen(&alice), listen(&shown_by("bob")));
     place.run(&["certs", "revoke", "alice"]).success();
     bus.signal("HUP");
     bus.wait_for("certificates read again");
+    connected.wait_for("no longer good: it is revoked");
+    publish(&place, &address, &shown_by("bob")).success();
+    assert!(other.end().success().contains("hello"));
     assert!(publish(&place, &address, &alice).errors.contains("revoked"));
     place.run(&["certs", "renew", "alice"]).success();
+    // It reads the new one and comes back by itself.
+    connected.wait_for("again, with a new session");
     publish(&place, &address, &alice).success();
+    assert!(connected.end().success().contains("hello"));
 }
 
 #[test]

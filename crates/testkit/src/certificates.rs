@@ -185,17 +185,20 @@ pub enum Validity {
     Expired,
     /// From tomorrow on.
     Future,
+    /// From yesterday until so many seconds from now, cut to whole ones.
+    Seconds(u8),
 }
 
 impl Validity {
     fn bounds(self) -> (OffsetDateTime, OffsetDateTime) {
         let now = OffsetDateTime::now_utc();
         let (from, until) = match self {
-            Self::Now => (-1, 1),
-            Self::Expired => (-2, -1),
-            Self::Future => (1, 2),
+            Self::Now => (-Duration::DAY, Duration::DAY),
+            Self::Expired => (-2 * Duration::DAY, -Duration::DAY),
+            Self::Future => (Duration::DAY, 2 * Duration::DAY),
+            Self::Seconds(count) => (-Duration::DAY, Duration::seconds(count.into())),
         };
-        (now + Duration::days(from), now + Duration::days(until))
+        (now + from, now + until)
     }
 }
 

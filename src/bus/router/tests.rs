@@ -21,7 +21,7 @@ fn pattern(text: &str) -> TopicPattern {
 impl Bench {
     fn new() -> Self {
         let (end, _other) = memory_pair();
-        let peer = Peer { principal: Principal::Local, transport: "memory" };
+        let peer = Peer::new(Principal::Local, "memory");
         let budget = Arc::new(Budget::new(usize::MAX));
         let session = Arc::new(Session::new(
             1,

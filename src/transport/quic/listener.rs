@@ -16,13 +16,12 @@ use super::endpoint::Endpoint;
 use super::explain::explain;
 use super::stream::QuicStream;
 use super::{speaks_frames, transport};
-use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::transport::network::ListenOptions;
 use crate::transport::passed::{PassedSocket, take_all};
-use crate::transport::tls::{self, LiveTls, Spoken};
-use crate::transport::{Accepted, Address, Listener, Opened, Opening, Peer, resume, tcp};
+use crate::transport::tls::{self, LiveTls, ShownCertificate, Spoken};
+use crate::transport::{Accepted, Address, Listener, Opened, Opening, resume, tcp};
 
 /// Accepts QUIC connections on all addresses of one endpoint.
 pub(in crate::transport) struct QuicListener {
@@ -213,6 +212,7 @@ async fn accept(
     endpoint: Arc<Endpoint>,
 ) -> Opened {
     let failed = |reason: String| BusError::Disconnected { reason: format!("no QUIC connection: {reason}") };
+    let number = certificates.live.number();
     let config = certificates.current().map_err(failed)?;
     let (connecting, mut drive) = endpoint.open(|_| incoming.accept_with(config));
     let connecting = connecting.map_err(|error| failed(explain(&error)))?;
@@ -230,13 +230,11 @@ async fn accept(
     }
     let shown = connection.peer_identity();
     let shown = shown.and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let principal = match shown.as_deref().and_then(|chain| chain.first()) {
-        Some(certificate) => Principal::Certificate { name: tls::identity::name(certificate)? },
-        None => Principal::Network { address: remote },
-    };
+    let shown = ShownCertificate::new(shown.as_deref().map(Vec::as_slice), &certificates.live, number);
+    let peer = tls::peer(shown, remote, "quic")?;
     let stream = drive.until(connection.accept_bi()).await.map_err(|error| failed(explain(&error)))?;
     let stream = QuicStream::new(driven, stream, endpoint);
-    Ok((resume::link(stream), Peer { principal, transport: "quic" }))
+    Ok((resume::link(stream), peer))
 }
 
 /// An address of IPv4 as such, also where it came in over a socket of IPv6.

@@ -54,7 +54,8 @@ impl ClientTls {
         self
     }
 
-    /// Shows the certificate in one file, with the key in the other, to buses that ask; in PEM.
+    /// Shows the certificate in one file, with the key in the other, to buses that ask; in PEM. They are read for each
+    /// connection, so that a client whose certificate is renewed in time, or soon after, goes on.
     pub fn identity_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.identity = Some((Pem::file(certificate), Pem::file(key)));
         self
@@ -70,6 +71,11 @@ impl ClientTls {
     pub fn tls12(mut self, allowed: bool) -> Self {
         self.tls12 = allowed;
         self
+    }
+
+    /// Whether what it shows may be another one the next time.
+    pub(crate) fn reads_identity(&self) -> bool {
+        self.identity.as_ref().is_some_and(|(certificate, _)| certificate.is_file())
     }
 
     /// Reads the files; blocks while it does.

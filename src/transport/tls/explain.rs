@@ -43,7 +43,8 @@ pub(in crate::transport) fn explain(error: &Error) -> String {
     }
 }
 
-fn certificate(reason: &CertificateError) -> String {
+/// What is wrong with a certificate.
+pub(super) fn certificate(reason: &CertificateError) -> String {
     match reason {
         CertificateError::UnknownIssuer => {
             "its CA is not trusted; name the CA that signed it (`ClientTls::ca_file`, `--ca`; on a bus \

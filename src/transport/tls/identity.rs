@@ -14,7 +14,7 @@ const LONGEST: usize = 64;
 /// The name of a client whose certificate has been verified: what follows `whispeer:` in the URI among its
 /// alternative names that begins with it, and where there is none, its subject's common name. There must be
 /// exactly one.
-pub(in crate::transport) fn name(certificate: &CertificateDer<'_>) -> Result<String, BusError> {
+pub(super) fn name(certificate: &CertificateDer<'_>) -> Result<String, BusError> {
     let refuse = |reason: &str| {
         Err(BusError::Denied { what: format!("the client's certificate gives it no name: {reason}") })
     };

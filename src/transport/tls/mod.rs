@@ -7,6 +7,7 @@
 //! | `client` | whom a client trusts, and what it proves |
 //! | `pem` | certificates, keys and lists of revocations, from files or text |
 //! | `identity` | the name that a client's certificate gives it |
+//! | `shown` | what a client has shown, to be looked at again |
 //! | `explain` | what went wrong, in words for the person who has to mend it |
 //!
 //! Keys and algorithms are ring's and rustls'. TLS 1.3 is spoken, and 1.2 where a setting allows it. Sessions
@@ -14,9 +15,10 @@
 
 mod client;
 mod explain;
-pub(super) mod identity;
+mod identity;
 mod pem;
 mod server;
+mod shown;
 mod stream;
 
 use std::sync::Arc;
@@ -30,6 +32,9 @@ pub use client::ClientTls;
 pub(super) use explain::explain;
 pub(crate) use server::LiveTls;
 pub use server::{ClientAuth, ServerTls};
+pub(crate) use shown::ShownCertificate;
+#[cfg(feature = "quic")]
+pub(super) use shown::peer;
 pub(super) use stream::{accept, connect};
 
 /// The name of frames as they are, for that.

@@ -30,6 +30,10 @@ impl Pem {
         Self::Text(Arc::new(Zeroizing::new(text.into())))
     }
 
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
     /// A certificate, and those that lead from it to its CA.
     pub(super) fn chain(&self) -> BusResult<Vec<CertificateDer<'static>>> {
         self.all("certificate", "BEGIN CERTIFICATE")

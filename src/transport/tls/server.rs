@@ -1,6 +1,7 @@
 //! What a bus proves, and whom it lets in.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::ServerConfig;
@@ -117,11 +118,11 @@ impl ServerTls {
         self.client_ca.is_some() && self.client_auth == ClientAuth::Required
     }
 
-    fn load(&self) -> BusResult<ServerConfig> {
+    fn load(&self, verifier: Option<Arc<dyn ClientCertVerifier>>) -> BusResult<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(self.tls12))
             .map_err(|error| self.certificate.unusable("certificate", &error.to_string()))?;
-        let builder = match self.verifier()? {
+        let builder = match verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
@@ -166,11 +167,15 @@ impl ServerTls {
 pub(crate) struct LiveTls {
     source: ServerTls,
     configs: RwLock<Configs>,
+    /// Counts how often the files have been read again.
+    number: AtomicU64,
 }
 
 /// One certificate, for each of what is spoken.
 #[derive(Debug)]
 struct Configs {
+    /// What looks at clients' certificates, where they are asked for any.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     frames: Arc<ServerConfig>,
     #[cfg(feature = "websocket")]
     http: Arc<ServerConfig>,
@@ -178,7 +183,8 @@ struct Configs {
 
 impl Configs {
     fn load(source: &ServerTls) -> BusResult<Self> {
-        let frames = source.load()?;
+        let verifier = source.verifier()?;
+        let frames = source.load(verifier.clone())?;
         #[cfg(feature = "websocket")]
         let http = {
             let mut http = frames.clone();
@@ -186,6 +192,7 @@ impl Configs {
             Arc::new(http)
         };
         Ok(Self {
+            verifier,
             frames: Arc::new(frames),
             #[cfg(feature = "websocket")]
             http,
@@ -200,18 +207,29 @@ impl LiveTls {
     /// What cannot be used, and why.
     pub(crate) fn load(source: ServerTls) -> BusResult<Self> {
         let configs = RwLock::new(Configs::load(&source)?);
-        Ok(Self { source, configs })
+        Ok(Self { source, configs, number: AtomicU64::new(0) })
     }
 
-    /// Reads the files again, for connections from now on. Everything stays as it is when one of them cannot be
-    /// used.
+    /// Reads the files again, for connections from now on; what was shown before is no longer settled. Everything
+    /// stays as it is when one of them cannot be used.
     ///
     /// # Errors
     /// What cannot be used, and why.
     pub(crate) fn reload(&self) -> BusResult<()> {
         let configs = Configs::load(&self.source)?;
         *self.configs.write().unwrap_or_else(PoisonError::into_inner) = configs;
+        self.number.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// How often the files have been read again. Who asks for this first, and then for what was read, has that
+    /// of this number or a later one.
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    pub(super) fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.configs.read().unwrap_or_else(PoisonError::into_inner).verifier.clone()
     }
 
     pub(crate) fn source(&self) -> &ServerTls {

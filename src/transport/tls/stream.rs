@@ -11,12 +11,12 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 use tokio::task::spawn_blocking;
 
 use super::explain::{as_io, explain};
-use super::{ClientTls, LiveTls, Spoken, identity};
-use crate::auth::Principal;
+use super::shown::{self, ShownCertificate};
+use super::{ClientTls, LiveTls, Spoken};
 use crate::error::{BusError, BusResult};
 use crate::transport::channel::Channel;
-use crate::transport::pool;
 use crate::transport::socket::Socket;
+use crate::transport::{Peer, pool};
 
 /// A stream that is encrypted over a socket.
 ///
@@ -117,11 +117,9 @@ impl TlsStream {
         }
     }
 
-    /// The peer's name by its certificate, if it showed one.
-    fn peer_name(&self) -> BusResult<Option<String>> {
-        let state = self.lock();
-        let certificate = state.connection.peer_certificates().and_then(<[_]>::first);
-        certificate.map(identity::name).transpose()
+    /// What the peer has shown in a handshake that was begun when this was the number of the files.
+    fn shown(&self, tls: &Arc<LiveTls>, number: u64) -> Option<ShownCertificate> {
+        ShownCertificate::new(self.lock().connection.peer_certificates(), tls, number)
     }
 }
 
@@ -215,18 +213,17 @@ impl Write for Writer<'_> {
 pub(in crate::transport) async fn accept(
     socket: Socket,
     address: SocketAddr,
-    tls: &LiveTls,
+    tls: &Arc<LiveTls>,
     spoken: Spoken,
-) -> BusResult<(TlsStream, Principal)> {
+    transport: &'static str,
+) -> BusResult<(TlsStream, Peer)> {
     let failed = |reason: String| BusError::Disconnected { reason: format!("no TLS connection: {reason}") };
+    let number = tls.number();
     let connection = ServerConnection::new(tls.config(spoken)).map_err(|error| failed(explain(&error)))?;
     let stream = TlsStream::new(socket, connection);
     poll_fn(|context| stream.poll_handshake(context)).await.map_err(|error| failed(error.to_string()))?;
-    let principal = match stream.peer_name()? {
-        Some(name) => Principal::Certificate { name },
-        None => Principal::Network { address },
-    };
-    Ok((stream, principal))
+    let peer = shown::peer(stream.shown(tls, number), address, transport)?;
+    Ok((stream, peer))
 }
 
 /// Does the handshake of a client with the bus of this name.
