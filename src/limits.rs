@@ -562,6 +562,13 @@ pub const PASSWORD_LANES_MAX: u32 = 16;
 /// 76 MiB, and some tens of milliseconds each.
 pub const PASSWORD_CHECKS: usize = 4;
 
+/// Lines of the log in each [`REFUSALS_INTERVAL`] that say who was not let in. Further ones are counted, and the
+/// number is one line: who tries ten thousand times does not fill the disk.
+pub const REFUSALS_TOLD: u32 = 5;
+
+/// See [`REFUSALS_TOLD`].
+pub const REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long a password waits for its check while as many are under way; then it fails as
 /// [`BusError::Overloaded`](crate::BusError::Overloaded). Well below the time of a handshake.
 pub const PASSWORD_WAIT: Duration = Duration::from_secs(2);

@@ -21,6 +21,7 @@ mod password;
 mod permissions;
 mod policy;
 mod principal;
+mod refusals;
 mod secret;
 mod settings;
 #[cfg(feature = "auth")]

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use foldhash::fast::RandomState;
 use thiserror::Error;
 
+use super::refusals::Refusals;
 use super::settings::{check_name, invalid};
 use super::{
     AuthSettings, Credentials, PasswordHash, Passwords, Permissions, Principal, Secret, TokenError,
@@ -96,6 +97,7 @@ pub struct Policy {
     unix: HashMap<u32, Arc<Permissions>, RandomState>,
     tokens: TokenVerifier,
     passwords: Passwords,
+    refusals: Arc<Refusals>,
     everything: Arc<Permissions>,
     unreserved: Arc<Permissions>,
 }
@@ -212,6 +214,20 @@ impl Policy {
         self
     }
 
+    /// Goes on where the policy is that this one replaces.
+    #[must_use]
+    pub(crate) fn following(mut self, before: &Self) -> Self {
+        self.refusals = Arc::clone(&before.refusals);
+        self
+    }
+
+    /// Says in the log how many were left out there, soon after that; for as long as it is polled. It does so for the
+    /// policies that follow this one, too.
+    pub(crate) fn tell_refusals(&self) -> impl Future<Output = ()> + Send + use<> {
+        let refusals = Arc::clone(&self.refusals);
+        async move { refusals.run().await }
+    }
+
     /// Whether this is the policy of a bus without authentication.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -243,7 +259,7 @@ impl Policy {
             }
             _ => self.of_peer(peer),
         };
-        outcome.map_err(|refused| refused.told_of(peer))
+        outcome.map_err(|refused| self.refuse(peer, refused))
     }
 
     /// What somebody may do of whom there is nothing but what the transport proves.
@@ -251,7 +267,7 @@ impl Policy {
     /// # Errors
     /// [`BusError::Denied`] if that is not enough to be let in.
     pub fn identify(&self, peer: &Principal) -> BusResult<Identity> {
-        self.of_peer(peer).map_err(|refused| refused.told_of(peer))
+        self.of_peer(peer).map_err(|refused| self.refuse(peer, refused))
     }
 
     /// What becomes of somebody whom an earlier policy has let in: the same identity with the rights that it
@@ -281,7 +297,13 @@ impl Policy {
             },
             (Proof::Peer | Proof::Password(_), peer) => self.of_peer(peer),
         };
-        renewed.map_err(|refused| refused.told_of(&identity.principal))
+        renewed.map_err(|refused| self.refuse(&identity.principal, refused))
+    }
+
+    /// Writes the reason to the log and gives what the peer is told.
+    fn refuse(&self, peer: &Principal, refused: Refused) -> BusError {
+        self.refusals.tell(peer, &refused);
+        refused.told()
     }
 
     /// Lets in nobody but the bus's own process and user.
@@ -297,6 +319,7 @@ impl Policy {
             unix: HashMap::default(),
             tokens: TokenVerifier::default(),
             passwords: Passwords::default(),
+            refusals: Arc::default(),
             everything: Arc::new(Permissions::all()),
             unreserved: Arc::new(Permissions::unreserved()),
         }
@@ -378,9 +401,8 @@ impl User {
 }
 
 impl Refused {
-    /// Writes the reason to the log and gives what the peer is told.
-    fn told_of(self, peer: &Principal) -> BusError {
-        tracing::warn!(%peer, reason = %self, "not let in");
+    /// What the peer is told.
+    fn told(self) -> BusError {
         let what = match self {
             Self::Overloaded(error) => return error,
             Self::NoCredentials => {

@@ -35,8 +35,17 @@ impl Policies {
     }
 
     pub(super) fn replace(&self, policy: Policy) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(policy.following(&current));
+        drop(current);
         self.number.fetch_add(1, Ordering::Release);
+    }
+
+    /// Says in the log what policies left out there; for as long as it is polled.
+    pub(super) async fn tell_refusals(&self) {
+        // Not the policy itself, which may be replaced meanwhile.
+        let told = self.current().0.tell_refusals();
+        told.await;
     }
 
     #[inline]

@@ -51,6 +51,7 @@ impl Supervisor {
             () = shared.sweeper.run(&shared) => {}
             () = shared.drain_when_asked() => {}
             () = shared.inspection.run(&shared) => {}
+            () = shared.policies.tell_refusals() => {}
         }
         // Listeners first, so that an address is free as soon as the bus says that it has stopped.
         self.listeners.clear();
