@@ -562,6 +562,43 @@ pub const PASSWORD_LANES_MAX: u32 = 16;
 /// 76 MiB, and some tens of milliseconds each.
 pub const PASSWORD_CHECKS: usize = 4;
 
+/// Passwords that wait for their check. Who finds as many waiting is told at once that the bus is overloaded, as
+/// [`PASSWORD_WAIT`] would not suffice for so many.
+pub const PASSWORD_PLACES: usize = 512;
+
+/// Of these, those that come from one source. So eight hosts that flood the bus leave none for a ninth, and one
+/// host whose clients all come back at once has its half of the turns for longer than they wait.
+pub const PASSWORD_PLACES_OF_A_SOURCE: usize = 64;
+
+/// Wrong passwords from one source that cost nothing: a person mistypes, and a few people share an address.
+pub const GUESSES_OF_A_SOURCE: u32 = 5;
+
+/// Wrong passwords for one name that cost nothing. More than of one source, so that a single guesser is slowed down
+/// before he slows down others.
+pub const GUESSES_OF_A_NAME: u32 = 10;
+
+/// How long the first wrong password beyond these makes the next one wait; each further one doubles it.
+pub const GUESS_DELAY: Duration = Duration::from_secs(1);
+
+/// The longest that a source waits after a wrong password: some 300 guesses a day.
+pub const GUESS_DELAY_OF_A_SOURCE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The longest that a name waits after a wrong password, from where it is not known: some 3,000 guesses a day from
+/// all the world, which no password of eight random characters fears. Short, as its owner waits as well.
+pub const GUESS_DELAY_OF_A_NAME_MAX: Duration = Duration::from_secs(30);
+
+/// After so long without a wrong password those before are forgotten. Longer than any delay, so that nobody gets
+/// more guesses by pausing.
+pub const GUESSES_FORGOTTEN: Duration = Duration::from_secs(60 * 60);
+
+/// So long after it was last entered from a source is a name known there.
+pub const PASSWORD_KNOWN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Sources, names, and pairs of both, that guesses are remembered of; some hundred KiB each. Where there is no room
+/// for another, the one with the fewest wrong passwords is forgotten, of these the oldest; of sources where a name
+/// is known, the one that has not come for the longest time.
+pub const GUESSES_TABLE: usize = 8192;
+
 /// Lines of the log in each [`REFUSALS_INTERVAL`] that say who was not let in. Further ones are counted, and the
 /// number is one line: who tries ten thousand times does not fill the disk.
 pub const REFUSALS_TOLD: u32 = 5;

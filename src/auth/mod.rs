@@ -14,6 +14,8 @@
 
 mod file;
 #[cfg(feature = "auth")]
+mod guesses;
+#[cfg(feature = "auth")]
 mod password;
 #[cfg(not(feature = "auth"))]
 #[path = "password_absent.rs"]
@@ -25,11 +27,15 @@ mod refusals;
 mod secret;
 mod settings;
 #[cfg(feature = "auth")]
+mod source;
+#[cfg(feature = "auth")]
 mod token;
 #[cfg(not(feature = "auth"))]
 #[path = "token_absent.rs"]
 mod token;
 mod token_error;
+#[cfg(feature = "auth")]
+mod turns;
 
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};

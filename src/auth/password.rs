@@ -1,15 +1,18 @@
 //! Passwords, hashed with Argon2id.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use super::Secret;
+use super::guesses::Guesses;
 use super::settings::invalid;
+use super::source::Source;
+use super::turns::{NoTurn, Part, Turns};
+use super::{Principal, Secret};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 
@@ -122,13 +125,18 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Checks passwords on threads of their own, a few at once.
+/// Checks passwords on threads of their own, a few at once, and slows down who guesses.
 ///
 /// A check costs memory and time by design. So that strangers who try passwords cannot take all of either,
-/// at most so many run at once; others wait for a bounded time and then fail.
+/// at most so many run at once; others wait for a bounded time and then fail. One source, which is an address, a /64
+/// of IPv6, a user of this host or whoever has a certificate, has half of the turns at the most.
+///
+/// After a few wrong passwords from one source, or for one name, the next is looked at only after some time;
+/// `docs/AUTHENTICATION.md` says how long. Clones share all of this.
 #[derive(Debug, Clone)]
 pub struct Passwords {
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
+    guesses: Arc<Mutex<Guesses>>,
     wait: Duration,
 }
 
@@ -144,42 +152,78 @@ impl Passwords {
     /// Lets so many checks run at once (one at least), and others wait as long.
     #[must_use]
     pub fn new(at_once: usize, wait: Duration) -> Self {
-        Self { turns: Arc::new(Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS))), wait }
+        let at_once = at_once.max(1);
+        let turns = Part { all: at_once, of_one: at_once.div_ceil(2) };
+        let places = Part { all: limits::PASSWORD_PLACES, of_one: limits::PASSWORD_PLACES_OF_A_SOURCE };
+        Self { turns: Turns::new(turns, places), guesses: Arc::default(), wait }
     }
 
-    /// Whether `hash` is the hash of `password`.
+    /// Whether `hash` is the hash of `password`, which `peer` shows as that of the user `name`; where `is_theirs` is
+    /// false, the hash is another's, and the answer means nothing.
     ///
     /// # Errors
-    /// [`BusError::Overloaded`] when no check ended in time to make room for this one, or there is no memory
-    /// for it; [`BusError::InvalidSettings`] for a password that is too long for any user.
+    /// [`BusError::Overloaded`] when no check ended in time to make room for this one, there is no memory
+    /// for it, or too many were wrong lately; [`BusError::InvalidSettings`] for a password that is too long for
+    /// any user.
     ///
     /// # Cancel safety
-    /// A check that has begun goes on when the future is dropped, and keeps its turn until it ends: whoever
+    /// A check that has begun goes on when the future is dropped, keeps its turn until it ends, and counts: whoever
     /// hangs up does not make room for more of them.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
-    pub async fn check(&self, hash: Arc<PasswordHash>, password: Secret) -> BusResult<bool> {
+    pub(super) async fn check(
+        &self,
+        peer: &Principal,
+        name: &str,
+        hash: Arc<PasswordHash>,
+        is_theirs: bool,
+        password: Secret,
+    ) -> BusResult<bool> {
         check_length(&password)?;
-        let turn = tokio::time::timeout(self.wait, Arc::clone(&self.turns).acquire_owned());
-        let Ok(Ok(turn)) = turn.await else {
-            return Err(BusError::Overloaded { what: "too many passwords are being checked".into() });
-        };
+        let source = Source::of(peer);
+        self.look_at(&source, name)?;
+        let turn = self.turns.take(&source, self.wait).await.map_err(|why| BusError::Overloaded {
+            what: match why {
+                NoTurn::Full => "too many passwords wait to be checked".into(),
+                NoTurn::TimedOut => "too many passwords are being checked".into(),
+            },
+        })?;
+        // Those that were checked meanwhile count as well, so that nobody gets more of them by trying many at once.
+        self.look_at(&source, name)?;
+        let (guesses, name) = (Arc::clone(&self.guesses), name.to_owned());
         let checked = tokio::task::spawn_blocking(move || {
-            let matches = hash.matches(&password);
+            let matches = hash.matches(&password)?;
+            lock(&guesses).note(&source, &name, matches && is_theirs, Instant::now());
             drop(turn);
-            matches
+            Ok(matches)
         });
         checked.await.unwrap_or_else(|_| {
             Err(BusError::Overloaded { what: "the check of a password was not finished".into() })
         })
     }
 
+    /// # Errors
+    /// [`BusError::Overloaded`] that says how long to wait, where too many were wrong lately.
+    fn look_at(&self, source: &Source, name: &str) -> BusResult<()> {
+        let left = lock(&self.guesses).left(source, name, Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let seconds = left.as_millis().div_ceil(1000);
+        let what = format!("too many passwords were wrong, the next is looked at in {seconds} s");
+        Err(BusError::Overloaded { what })
+    }
+
     /// How many more could begin at once.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
-        self.turns.available_permits()
+        self.turns.free()
     }
+}
+
+fn lock(guesses: &Mutex<Guesses>) -> MutexGuard<'_, Guesses> {
+    guesses.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn check_length(password: &Secret) -> BusResult<()> {
@@ -257,42 +301,117 @@ mod tests {
         }
     }
 
+    fn at(last: u8) -> Principal {
+        Principal::Network { address: ([192, 0, 2, last], 4242).into() }
+    }
+
+    impl Passwords {
+        /// A check of what alice is said to have shown.
+        async fn of_alice(
+            &self,
+            peer: &Principal,
+            hash: &Arc<PasswordHash>,
+            password: &str,
+        ) -> BusResult<bool> {
+            self.check(peer, "alice", Arc::clone(hash), true, Secret::new(password)).await
+        }
+    }
+
+    fn overloaded(refused: BusResult<bool>) -> String {
+        match refused {
+            Err(BusError::Overloaded { what }) => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[tokio::test]
     async fn a_check_runs_beside_the_tasks_and_tells_right_from_wrong() {
         let passwords = Passwords::default();
         let hash = Arc::new(PasswordHash::parse(&cheap("right")).unwrap());
-        assert!(passwords.check(Arc::clone(&hash), Secret::new("right")).await.unwrap());
-        assert!(!passwords.check(hash, Secret::new("wrong")).await.unwrap());
+        assert!(passwords.of_alice(&at(1), &hash, "right").await.unwrap());
+        assert!(!passwords.of_alice(&at(1), &hash, "wrong").await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_finds_all_turns_taken_waits_and_then_is_told_of_the_overload() {
         let passwords = Passwords::new(1, Duration::from_secs(2));
         let hash = Arc::new(PasswordHash::parse(&cheap("right")).unwrap());
-        let taken = Arc::clone(&passwords.turns).acquire_owned().await.unwrap();
-        let start = tokio::time::Instant::now();
-        let refused = passwords.check(Arc::clone(&hash), Secret::new("right")).await;
-        assert!(matches!(refused, Err(BusError::Overloaded { .. })), "{refused:?}");
+        let taken = passwords.turns.take(&Source::of(&at(1)), Duration::ZERO).await.unwrap();
+        let start = Instant::now();
+        overloaded(passwords.of_alice(&at(2), &hash, "right").await);
         assert_eq!(start.elapsed(), Duration::from_secs(2));
         drop(taken);
-        assert!(passwords.check(hash, Secret::new("right")).await.unwrap());
+        assert!(passwords.of_alice(&at(2), &hash, "right").await.unwrap());
     }
 
-    #[tokio::test]
-    async fn a_check_that_nobody_waits_for_keeps_its_turn_until_it_ends() {
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_nobody_waits_for_keeps_its_turn_until_it_ends_and_counts() {
         let passwords = Passwords::new(1, Duration::from_secs(60));
         let slow = hash_password(&Secret::new("long enough")).unwrap();
         let slow = Arc::new(PasswordHash::parse(&slow).unwrap());
-        {
-            let mut check = std::pin::pin!(passwords.check(slow, Secret::new("long enough")));
+        let cheap = Arc::new(PasswordHash::parse(&cheap("next one")).unwrap());
+        for _ in 0..=limits::GUESSES_OF_A_SOURCE {
+            let peer = at(1);
+            let mut check = std::pin::pin!(passwords.of_alice(&peer, &slow, "wrong"));
             let begun = std::future::poll_fn(|context| {
                 let _ = check.as_mut().poll(context);
                 std::task::Poll::Ready(passwords.free())
             });
             assert_eq!(begun.await, 0);
+            // Another one's turn comes when that has ended.
+            assert!(passwords.of_alice(&at(2), &cheap, "next one").await.unwrap());
         }
-        let next = Arc::new(PasswordHash::parse(&cheap("next one")).unwrap());
-        assert!(passwords.check(next, Secret::new("next one")).await.unwrap());
         assert_eq!(passwords.free(), 1);
+        let told = overloaded(passwords.of_alice(&at(1), &cheap, "next one").await);
+        assert!(told.contains("looked at in 1 s"), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_guesses_is_told_to_wait_whatever_he_shows_then() {
+        let passwords = Passwords::default();
+        let hash = Arc::new(PasswordHash::parse(&cheap("right")).unwrap());
+        for _ in 0..=limits::GUESSES_OF_A_SOURCE {
+            assert!(!passwords.of_alice(&at(1), &hash, "wrong").await.unwrap());
+        }
+        let told = overloaded(passwords.of_alice(&at(1), &hash, "right").await);
+        assert!(told.contains("looked at in 1 s"), "{told}");
+        assert!(passwords.of_alice(&at(2), &hash, "right").await.unwrap());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(passwords.of_alice(&at(1), &hash, "right").await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_there_is_not_is_treated_as_one_that_there_is() {
+        let hash = Arc::new(PasswordHash::parse(&cheap("right")).unwrap());
+        let mut told = Vec::new();
+        for is_theirs in [true, false] {
+            let passwords = Passwords::default();
+            let mut said = Vec::new();
+            for tried in 0..30u8 {
+                // From elsewhere each time, so that the name counts. Another's password is none of this name.
+                let shown = Secret::new(if is_theirs { "wrong" } else { "right" });
+                let outcome = passwords.check(&at(tried), "alice", Arc::clone(&hash), is_theirs, shown).await;
+                said.push(outcome.map(|matches| matches && is_theirs).map_err(|error| error.to_string()));
+                tokio::time::advance(Duration::from_millis(1500)).await;
+            }
+            told.push(said);
+        }
+        assert_eq!(told[0], told[1]);
+        assert!(told[0].iter().any(Result::is_err));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_tries_at_once_are_no_more_than_few_one_after_the_other() {
+        let passwords = Passwords::default();
+        let hash = Arc::new(PasswordHash::parse(&cheap("right")).unwrap());
+        let mut tries = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (passwords, hash) = (passwords.clone(), Arc::clone(&hash));
+            tries.spawn(async move { passwords.of_alice(&at(1), &hash, "wrong").await });
+        }
+        let tried = tries.join_all().await;
+        let looked_at = tried.iter().filter(|outcome| outcome.is_ok()).count();
+        let most = limits::GUESSES_OF_A_SOURCE as usize + 1 + limits::PASSWORD_CHECKS.div_ceil(2);
+        assert!(looked_at <= most, "{looked_at}");
     }
 }

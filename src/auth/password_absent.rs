@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Secret;
 use super::settings::invalid;
+use super::{Principal, Secret};
 use crate::error::{BusError, BusResult};
 
 /// Fails: the feature is not enabled.
@@ -53,7 +53,14 @@ impl Passwords {
     ///
     /// # Errors
     /// None.
-    pub async fn check(&self, hash: Arc<PasswordHash>, _password: Secret) -> BusResult<bool> {
+    pub(super) async fn check(
+        &self,
+        _peer: &Principal,
+        _name: &str,
+        hash: Arc<PasswordHash>,
+        _is_theirs: bool,
+        _password: Secret,
+    ) -> BusResult<bool> {
         match hash.0 {}
     }
 }

@@ -97,6 +97,8 @@ pub struct Policy {
     unix: HashMap<u32, Arc<Permissions>, RandomState>,
     tokens: TokenVerifier,
     passwords: Passwords,
+    /// They were given to this one, and are not those of the policy before.
+    has_own_passwords: bool,
     refusals: Arc<Refusals>,
     everything: Arc<Permissions>,
     unreserved: Arc<Permissions>,
@@ -131,8 +133,8 @@ enum Refused {
     Expired,
     #[error("the roles of the token cannot be put together: {0}")]
     Roles(BusError),
-    #[error(transparent)]
-    Overloaded(BusError),
+    #[error("the password of user {name:?} is not looked at: {error}")]
+    Unchecked { name: String, error: BusError },
 }
 
 impl Default for Policy {
@@ -206,17 +208,22 @@ impl Policy {
         self
     }
 
-    /// Says how many passwords are checked at once, and how long others wait. Policies that follow each other
-    /// share what there is if each is given a clone of the same.
+    /// Says how many passwords are checked at once, and how long others wait. Policies share what there is if each is
+    /// given a clone of the same; to a bus that gets another policy this need not be said again.
     #[must_use]
     pub fn passwords(mut self, passwords: Passwords) -> Self {
         self.passwords = passwords;
+        self.has_own_passwords = true;
         self
     }
 
-    /// Goes on where the policy is that this one replaces.
+    /// Goes on where the policy is that this one replaces: who guesses passwords gains nothing by it.
     #[must_use]
     pub(crate) fn following(mut self, before: &Self) -> Self {
+        if !self.has_own_passwords {
+            self.passwords = before.passwords.clone();
+            self.has_own_passwords = before.has_own_passwords;
+        }
         self.refusals = Arc::clone(&before.refusals);
         self
     }
@@ -240,10 +247,11 @@ impl Policy {
     ///
     /// # Errors
     /// [`BusError::Denied`], which does not tell a wrong password from a user that there is not, or one token's
-    /// fault from another's; [`BusError::Overloaded`] when too many passwords are being checked.
+    /// fault from another's; [`BusError::Overloaded`] when too many passwords are being checked, or were wrong
+    /// lately from there or for this name.
     ///
     /// # Cancel safety
-    /// Nothing is changed by it. See [`Passwords::check`] for a check that has begun.
+    /// The check of a password that has begun goes on when the future is dropped, and counts.
     ///
     /// # Panics
     /// Outside of a Tokio runtime, if the credentials are a password.
@@ -255,7 +263,7 @@ impl Policy {
         let outcome = match credentials {
             Some(Credentials::Token(token)) if !self.open => self.of_token(token),
             Some(Credentials::Password { user, password }) if !self.open => {
-                self.of_password(user, password).await
+                self.of_password(peer, user, password).await
             }
             _ => self.of_peer(peer),
         };
@@ -319,6 +327,7 @@ impl Policy {
             unix: HashMap::default(),
             tokens: TokenVerifier::default(),
             passwords: Passwords::default(),
+            has_own_passwords: false,
             refusals: Arc::default(),
             everything: Arc::new(Permissions::all()),
             unreserved: Arc::new(Permissions::unreserved()),
@@ -362,16 +371,22 @@ impl Policy {
         })
     }
 
-    async fn of_password(&self, name: &str, password: &Secret) -> Result<Identity, Refused> {
+    async fn of_password(
+        &self,
+        peer: &Principal,
+        name: &str,
+        password: &Secret,
+    ) -> Result<Identity, Refused> {
         check_name("the user", name).map_err(|_| Refused::UserName)?;
         let user = self.users.get(name);
         let Some(hash) = user.map(|user| &user.hash).or_else(|| self.hash_for_nobody(name)) else {
             return Err(Refused::NoUsers);
         };
-        let matches = match self.passwords.check(Arc::clone(hash), password.clone()).await {
+        let (hash, exists) = (Arc::clone(hash), user.is_some());
+        let matches = match self.passwords.check(peer, name, hash, exists, password.clone()).await {
             Ok(matches) => matches,
             Err(BusError::InvalidSettings(_)) => false,
-            Err(error) => return Err(Refused::Overloaded(error)),
+            Err(error) => return Err(Refused::Unchecked { name: name.to_owned(), error }),
         };
         match user {
             Some(user) if matches => Ok(user.identity(name)),
@@ -404,7 +419,7 @@ impl Refused {
     /// What the peer is told.
     fn told(self) -> BusError {
         let what = match self {
-            Self::Overloaded(error) => return error,
+            Self::Unchecked { error, .. } => return error,
             Self::NoCredentials => {
                 "this bus needs credentials; connect with a token, with a user and password, or with a client \
                  certificate that it knows"

@@ -488,7 +488,8 @@ mod with_credentials {
             let passwords = Passwords::new(1, Duration::from_secs(1));
             let policy = policy(&text).passwords(passwords.clone());
             let slow = Arc::new(PasswordHash::parse(&hashed(PASSWORD)).unwrap());
-            let mut busy = std::pin::pin!(passwords.check(slow, Secret::new(PASSWORD)));
+            let (other, password) = (stranger(), Secret::new(PASSWORD));
+            let mut busy = std::pin::pin!(passwords.check(&other, "carol", slow, true, password));
             let credentials = Credentials::password(name, PASSWORD);
             let mut asked = std::pin::pin!(policy.authenticate(&Principal::Local, Some(&credentials)));
             std::future::poll_fn(|context| {
@@ -499,6 +500,22 @@ mod with_credentials {
             })
             .await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_guesses_gains_nothing_by_a_policy_that_is_replaced() {
+        let text = user("alice", &hashed(PASSWORD), "");
+        let (wrong, right) =
+            (Credentials::password("alice", "wrong horse"), Credentials::password("alice", PASSWORD));
+        let before = policy(&text);
+        for _ in 0..=limits::GUESSES_OF_A_SOURCE {
+            refused_text(before.authenticate(&stranger(), Some(&wrong)).await);
+        }
+        let after = policy(&text).following(&before);
+        let refused = after.authenticate(&stranger(), Some(&right)).await;
+        assert!(matches!(refused, Err(BusError::Overloaded { .. })), "{refused:?}");
+        let apart = policy(&text).passwords(Passwords::default()).following(&after);
+        apart.authenticate(&stranger(), Some(&right)).await.unwrap();
     }
 
     #[tokio::test]

@@ -5,7 +5,6 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use whispeer::Address;
 use whispeer::auth::{
     Credentials, Policy, Principal, SigningKey, TokenAlgorithm, TokenIssuer, hash_password,
 };
@@ -14,6 +13,7 @@ use whispeer::client::{ClientEvent, ManyOptions, Reconnect};
 use whispeer::prelude::*;
 use whispeer::proto::{Capabilities, Hello, Resume};
 use whispeer::transport::{ClientAuth, ClientTls, ConnectOptions, ServerTls, connect_with};
+use whispeer::{Address, limits};
 use whispeer_testkit::certificates::Certificates;
 use whispeer_testkit::raw::RawPeer;
 use whispeer_testkit::relay::Relay;
@@ -24,6 +24,10 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 const PASSWORD: &str = "correct horse";
+
+/// Its hash at next to no cost, for tests of many checks.
+const CHEAP: &str =
+    "$argon2id$v=19$m=8,t=1,p=1$c2l4dGVlbiBieXRlcy4uLg$455F/Q/0V4QgHpuquY8a/sPkc4MTJwOUEWuW/ZpQx7Y";
 
 /// A bus that knows alice by her password, the certificate of alice, and who has a token of `login`.
 struct Ground {
@@ -218,6 +222,42 @@ async fn who_shows_nothing_or_something_wrong_is_not_let_in_and_not_told_what_wa
     let tls = ClientTls::new().ca_pem(ground.made.authority.pem());
     denied(Client::builder().tls(tls).connect(&ground.address(0)).await);
     assert_eq!(ground.bus.stats().sessions, 0);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn who_guesses_is_told_to_wait_and_does_not_keep_out_whom_he_guesses() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let key = SigningKey::generate(TokenAlgorithm::HS256).unwrap();
+    let bus = Bus::builder()
+        .policy(policy(POLICY, CHEAP, &key))
+        .listen(&"tcp://localhost:0".parse().unwrap())
+        .listen_unix(&path)
+        .start()
+        .unwrap();
+    let network = bus.local_addrs().iter().find(|address| matches!(address, Address::Tcp(_)));
+    let (network, local) = (network.unwrap().to_string(), path.to_str().unwrap());
+    let connect = async |address: &str, user: &str, password: &str| {
+        Client::builder().credentials(Credentials::password(user, password)).connect(address).await
+    };
+    connect(local, "alice", PASSWORD).await.unwrap();
+
+    let mut told = Vec::new();
+    for user in ["alice", "nobody"] {
+        let mut refused = connect(&network, user, "a guess that is wrong").await;
+        let mut guesses = 1;
+        while matches!(refused, Err(BusError::Denied { .. })) {
+            refused = connect(&network, user, "a guess that is wrong").await;
+            guesses += 1;
+        }
+        assert!(guesses > limits::GUESSES_OF_A_NAME, "{guesses}");
+        let Err(BusError::Overloaded { what }) = refused else { panic!("{refused:?}") };
+        told.push(what.trim_end_matches(|last: char| !last.is_alphabetic() || last == 's').to_owned());
+    }
+    assert!(told.iter().all(|what| *what == told[0] && what.contains("looked at in")), "{told:?}");
+    // She comes from where she has come from before.
+    connect(local, "alice", PASSWORD).await.unwrap();
 }
 
 #[tokio::test]
