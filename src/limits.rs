@@ -35,8 +35,8 @@ pub const HANDSHAKE_FRAME_LIMIT: usize = 4 * 1024;
 pub const HANDSHAKES: usize = 1024;
 
 /// Certificates of sessions that a thread looks at in one go, when the files that decide have been read again.
-/// Each takes some hundred microseconds; so a bus that stops waits some tens of milliseconds for the thread at
-/// the most.
+/// Each takes about a hundred microseconds, so that the thread is done within some ten milliseconds when the bus is
+/// stopped meanwhile.
 pub const CERTIFICATES_INSPECTED: usize = 128;
 
 /// How often the certificate of a session is looked at, also where it ends later: so much later than it says may a

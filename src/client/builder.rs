@@ -155,7 +155,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Whom to trust, and what to prove, at addresses whose transport uses TLS.
+    /// Whom to trust, and what to prove, at addresses whose transport uses TLS. A session that ends with its certificate
+    /// is followed by another, where that one is read from files and the client [comes back](Self::reconnect).
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: crate::transport::ClientTls) -> Self {

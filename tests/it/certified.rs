@@ -9,7 +9,7 @@ use whispeer::prelude::*;
 use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
 use whispeer_testkit::certificates::{CLIENT, CertificateFiles, Certificates, Identity, Validity};
 use whispeer_testkit::relay::Relay;
-use whispeer_testkit::wait::soon;
+use whispeer_testkit::wait::{eventually, soon};
 
 /// A bus with certificates, and what its clients may show.
 pub(crate) struct Ground {
@@ -334,4 +334,33 @@ async fn a_session_that_goes_on_lives_by_the_certificate_that_was_shown_last() {
     assert!(matches!(&back, Some(ClientEvent::Reconnected { resumed: false })), "{back:?}");
     client.ping().await.unwrap();
     assert_ne!(ground.bus.sessions()[0].id, session);
+}
+
+#[tokio::test]
+async fn a_session_whose_client_is_away_ends_with_its_certificate_and_cannot_be_come_back_to() {
+    let (ground, files) = with_files("tls", |tls| tls.client_auth(ClientAuth::Optional));
+    let relay = Relay::to(ground.port()).await.unwrap();
+    let tls = ground.trusting().identity_files(&files.client.certificate, &files.client.key);
+    let mut reconnect = Reconnect::default();
+    reconnect.first_delay = std::time::Duration::from_millis(5);
+    let client = Client::builder().tls(tls).reconnect(reconnect);
+    let client = client.connect(&format!("tls://localhost:{}", relay.port())).await.unwrap();
+    client.ping().await.unwrap();
+    let mut events = client.events();
+
+    relay.refuse();
+    assert!(matches!(soon("the loss", events.recv()).await, Some(ClientEvent::Disconnected { .. })));
+    assert_eq!(ground.bus.stats().sessions, 1, "it waits for its client");
+    revoke(&ground, &files, &[&ground.made.client]);
+    eventually("it waits no longer", || ground.bus.stats().sessions == 0).await;
+
+    show_from_now_on(&files, &ground.made.authority.client(CLIENT));
+    relay.pass();
+    let back = soon("the return", events.recv()).await;
+    assert!(matches!(&back, Some(ClientEvent::Reconnected { resumed: false })), "{back:?}");
+}
+
+#[tokio::test]
+async fn over_websocket_a_session_ends_with_its_certificate_as_well() {
+    a_session_whose_certificate_is_revoked_is_told_so_and_ends("wss").await;
 }

@@ -51,7 +51,7 @@ impl ShownCertificate {
         self.ends.iter().copied().filter(|end| *end > now).min()
     }
 
-    /// Whether whoever shows it would be let in at this time. It takes some hundred microseconds.
+    /// Whether whoever shows it would be let in at this time. It takes about a hundred microseconds.
     ///
     /// # Errors
     /// Why not.
