@@ -50,6 +50,10 @@ pub const HANDSHAKES_OF_ADDRESS: usize = HANDSHAKES / 4;
 /// How long a handshake may take while others wait for its place: several round trips around the world.
 pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a connection that is refused may take to hear why, where that needs an answer, as over QUIC: three times what
+/// one over a long way takes.
+pub const REFUSAL_LINGER: Duration = Duration::from_millis(500);
+
 /// Bytes of a link that one side has sent and the other has not confirmed to have received, where the link may
 /// outlive its connection; then it waits. They are kept to be sent again. It is what a connection of 80 Mbit/s
 /// carries in 100 ms, or 8 Gbit/s in 1 ms; and a whole batch may always be added to less.
@@ -121,10 +125,6 @@ pub const QUIC_KEPT_MIN: u32 = 32 * 1024;
 
 /// Bytes of the largest packet of QUIC that is taken, and told to the other side: what fits an Ethernet.
 pub const QUIC_PACKET: u16 = 1472;
-
-/// How long a QUIC connection whose handshake has failed goes on to tell why, if quinn does not end it before: three
-/// times what an answer over a long way takes.
-pub const QUIC_LINGER: Duration = Duration::from_millis(500);
 
 /// Bytes of the system's buffers of a UDP socket that are asked for; it usually gives less. A burst of all
 /// windows of one busy connection fits.

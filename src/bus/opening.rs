@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::future::{pending, poll_fn};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Shared;
 use super::places::Place;
@@ -23,7 +24,7 @@ use crate::limits;
 use crate::proto::{
     Capabilities, ContentRef, Header, Hello, Kind, Refusal, Resume, ResumeToken, VERSION, Welcome,
 };
-use crate::transport::{Accepted, Batch, Incoming, Link, LinkReceiver, LinkSender, Opening, Peer};
+use crate::transport::{Accepted, Batch, Incoming, Link, LinkReceiver, LinkSender, Opening, Peer, Sent};
 
 const RESUME: Capabilities = Capabilities::RESUME;
 
@@ -78,7 +79,7 @@ async fn open_session(
     let (mut place, mut hello, rights, number) = match identified.await {
         Ok(identified) => identified,
         Err(reason) => {
-            turn_away(&shared, &*sender, &peer, &reason);
+            turn_away(&shared, &*sender, &peer, &reason).await;
             return None;
         }
     };
@@ -100,7 +101,7 @@ async fn open_session(
     let resume_token = match admitted {
         Ok(token) => ResumeToken::new(token),
         Err(reason) => {
-            turn_away(&shared, &*sender, &peer, &reason);
+            turn_away(&shared, &*sender, &peer, &reason).await;
             return None;
         }
     };
@@ -337,18 +338,22 @@ async fn read_hello(receiver: &mut dyn LinkReceiver, incoming: &mut Incoming) ->
     }
 }
 
-fn turn_away(shared: &Shared, sender: &dyn LinkSender, peer: &Peer, reason: &BusError) {
+async fn turn_away(shared: &Shared, sender: &dyn LinkSender, peer: &Peer, reason: &BusError) {
     shared.cut_off.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(peer = %peer.principal, %reason, "no session");
-    refuse(sender, reason);
+    let told = timeout(limits::REFUSAL_LINGER, refuse(sender, reason)).await;
+    // Whether it has arrived or not, there is nothing more to say.
+    drop(told);
+    sender.close();
 }
 
-/// Says why there will be no session, as far as the link takes it at once, and closes.
-fn refuse(sender: &dyn LinkSender, reason: &BusError) {
+/// Says why there will be no session.
+async fn refuse(sender: &dyn LinkSender, reason: &BusError) -> io::Result<()> {
     let payload = Refusal::from(reason).encode();
     let mut batch = Batch::new(sender.form());
     batch.push(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
-    // Whether it arrives or not, the link is closed next.
-    let _ = sender.try_send(&mut batch);
-    sender.close();
+    while sender.try_send(&mut batch)? == Sent::Blocked {
+        poll_fn(|context| sender.poll_ready(context)).await?;
+    }
+    Ok(())
 }

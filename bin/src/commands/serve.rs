@@ -198,7 +198,9 @@ pub(super) fn warn(settings: &Effective) {
 }
 
 fn warn_of_room(descriptors: Descriptors, settings: &Effective) {
-    if let Some(warning) = descriptors.warning(&settings.configuration) {
+    if let Some(warning) =
+        descriptors.warning(&settings.configuration, *settings.source("max_connections") != Source::Default)
+    {
         output::notice(format_args!("warning: {warning}"));
     }
 }

@@ -137,6 +137,7 @@ fn the_help_lists_what_there_is() {
   reply        Answer requests, with a fixed value or by a command
   info         Show sessions, subscriptions, served topics, queues and drops of a bus
   top          Watch rates, sessions, subscriptions and drops of a bus
+  stop         Ask a bus to stop: it takes nothing new, and lets what is in flight finish
   bench        Measure latency and throughput
   register     Give a bus a name, to use as @NAME
   unregister   Forget a bus's name

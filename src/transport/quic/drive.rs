@@ -175,7 +175,7 @@ impl Drive {
             if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }
         });
         // Who hears nothing by then is not there.
-        let _ = timeout(limits::QUIC_LINGER, ended).await;
+        let _ = timeout(limits::REFUSAL_LINGER, ended).await;
     }
 }
 
