@@ -18,8 +18,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::pread;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg, sockopt,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
 };
 
 /// Descriptors in one message.
@@ -27,19 +27,29 @@ const TOGETHER: usize = 8;
 /// As much as whispeer asks for.
 const SOCKET_BUFFER: usize = 512 * 1024;
 const HEADER: usize = 24;
-const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK);
+const SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::GROW)
+    .union(SealFlags::SHRINK);
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut number = |default| arguments.next().map_or(Ok(default), |text| text.parse::<usize>());
+    let mut number = |default| {
+        arguments
+            .next()
+            .map_or(Ok(default), |text| text.parse::<usize>())
+    };
     let (bytes, count) = (number(65_536)?, number(40_000)?);
     for round in 1..=3 {
-        let copied = measure(|near| write_copies(near, bytes, count), relay_copies, |far| {
-            read_copies(far, bytes, count)
-        })?;
-        let passed = measure(|near| write_sealed(near, bytes, count), relay_sealed, |far| {
-            read_sealed(far, bytes, count)
-        })?;
+        let copied = measure(
+            |near| write_copies(near, bytes, count),
+            relay_copies,
+            |far| read_copies(far, bytes, count),
+        )?;
+        let passed = measure(
+            |near| write_sealed(near, bytes, count),
+            relay_sealed,
+            |far| read_sealed(far, bytes, count),
+        )?;
         let rate = |seconds: f64| count as f64 / seconds;
         println!(
             "round {round}, {bytes} bytes: copied {:.0}/s, passed {:.0}/s",
@@ -68,7 +78,9 @@ fn measure(
             scope.spawn(move || relay(from, to)),
             scope.spawn(move || read(far)),
         ];
-        parts.into_iter().try_for_each(|part| part.join().ok().context("a thread panicked")?)
+        parts
+            .into_iter()
+            .try_for_each(|part| part.join().ok().context("a thread panicked")?)
     })?;
     Ok(begin.elapsed().as_secs_f64())
 }
@@ -98,8 +110,9 @@ fn write_sealed(near: UnixStream, bytes: usize, count: usize) -> Result<()> {
     let mut left = count;
     while left > 0 {
         let together = left.min(TOGETHER);
-        let memories: Vec<OwnedFd> =
-            (0..together).map(|_| sealed(&payload)).collect::<Result<_>>()?;
+        let memories: Vec<OwnedFd> = (0..together)
+            .map(|_| sealed(&payload))
+            .collect::<Result<_>>()?;
         pass(&near, &memories)?;
         left -= together;
     }
@@ -108,7 +121,10 @@ fn write_sealed(near: UnixStream, bytes: usize, count: usize) -> Result<()> {
 
 fn sealed(payload: &[u8]) -> Result<OwnedFd> {
     let memory = memfd_create("payload", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    ensure!(rustix::io::write(&memory, payload)? == payload.len(), "a short write to memory");
+    ensure!(
+        rustix::io::write(&memory, payload)? == payload.len(),
+        "a short write to memory"
+    );
     fcntl_add_seals(&memory, SEALS)?;
     Ok(memory)
 }
@@ -120,7 +136,10 @@ fn relay_sealed(from: UnixStream, to: UnixStream) -> Result<()> {
             return Ok(());
         }
         for memory in &memories {
-            ensure!(fcntl_get_seals(memory)?.contains(SEALS), "memory that can still change");
+            ensure!(
+                fcntl_get_seals(memory)?.contains(SEALS),
+                "memory that can still change"
+            );
         }
         pass(&to, &memories)?;
     }
@@ -131,9 +150,15 @@ fn read_sealed(far: UnixStream, bytes: usize, count: usize) -> Result<()> {
     let mut left = count;
     while left > 0 {
         let memories = take(&far)?;
-        ensure!(!memories.is_empty(), "the relay ended {left} payloads too early");
+        ensure!(
+            !memories.is_empty(),
+            "the relay ended {left} payloads too early"
+        );
         for memory in &memories {
-            ensure!(pread(memory, &mut payload, 0)? == bytes, "memory of another size");
+            ensure!(
+                pread(memory, &mut payload, 0)? == bytes,
+                "memory of another size"
+            );
         }
         left = left.saturating_sub(memories.len());
     }
@@ -144,9 +169,17 @@ fn pass(socket: &UnixStream, memories: &[OwnedFd]) -> Result<()> {
     let descriptors: Vec<_> = memories.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(TOGETHER))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ensure!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)), "too many descriptors");
+    ensure!(
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)),
+        "too many descriptors"
+    );
     let headers = vec![0; HEADER * memories.len()];
-    sendmsg(socket, &[IoSlice::new(&headers)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(&headers)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
@@ -155,7 +188,12 @@ fn take(socket: &UnixStream) -> Result<Vec<OwnedFd>> {
     let mut headers = [0; HEADER * TOGETHER];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(TOGETHER))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(socket, &mut [IoSliceMut::new(&mut headers)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut headers)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let rights = ancillary.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,

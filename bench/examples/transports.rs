@@ -8,7 +8,11 @@
 //! cd bench && cargo run --release --example transports -- 5
 //! ```
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement that fails has nothing to say"
+)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -17,7 +21,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 use tokio::runtime::{Builder, Runtime};
 use tungstenite::protocol::WebSocket;
 use tungstenite::{Message, accept, client};
@@ -116,7 +122,12 @@ impl Certificate {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let (pem, key_pem) = (made.cert.pem(), made.signing_key.serialize_pem());
-        Self { pem, key_pem, server: Arc::new(server), client: Arc::new(client) }
+        Self {
+            pem,
+            key_pem,
+            server: Arc::new(server),
+            client: Arc::new(client),
+        }
     }
 
     fn accepted(&self, kind: Kind, stream: TcpStream) -> Box<dyn Pipe> {
@@ -127,9 +138,10 @@ impl Certificate {
                 let connection = ServerConnection::new(Arc::clone(&self.server)).unwrap();
                 Box::new(Bytes(StreamOwned::new(connection, stream)))
             }
-            Kind::WebSocket => {
-                Box::new(Messages { socket: accept(stream).unwrap(), left: tungstenite::Bytes::new() })
-            }
+            Kind::WebSocket => Box::new(Messages {
+                socket: accept(stream).unwrap(),
+                left: tungstenite::Bytes::new(),
+            }),
         }
     }
 
@@ -145,7 +157,10 @@ impl Certificate {
             }
             Kind::WebSocket => {
                 let (socket, _) = client(format!("ws://localhost:{port}/"), stream).unwrap();
-                Box::new(Messages { socket, left: tungstenite::Bytes::new() })
+                Box::new(Messages {
+                    socket,
+                    left: tungstenite::Bytes::new(),
+                })
             }
         }
     }
@@ -167,7 +182,11 @@ fn relay_request(kind: Kind, certificate: &Arc<Certificate>) -> f64 {
         let mut buffer = vec![0; CHUNK];
         loop {
             for turn in 0..2 {
-                let (from, to) = if turn == 0 { (&mut one, &mut other) } else { (&mut other, &mut one) };
+                let (from, to) = if turn == 0 {
+                    (&mut one, &mut other)
+                } else {
+                    (&mut other, &mut one)
+                };
                 let count = from.read_some(&mut buffer);
                 if count == 0 {
                     return;
@@ -253,7 +272,11 @@ fn runtime() -> Runtime {
 }
 
 async fn whispeer_client(address: &str, certificate: &Certificate) -> Client {
-    Client::builder().tls(ClientTls::new().ca_pem(certificate.pem.as_str())).connect(address).await.unwrap()
+    Client::builder()
+        .tls(ClientTls::new().ca_pem(certificate.pem.as_str()))
+        .connect(address)
+        .await
+        .unwrap()
 }
 
 fn whispeer_request(address: &str, certificate: &Arc<Certificate>) -> f64 {
@@ -277,7 +300,10 @@ fn whispeer_request(address: &str, certificate: &Arc<Certificate>) -> f64 {
         let mut times = Vec::with_capacity(REQUESTS);
         for turn in 0..REQUESTS + REQUESTS / 10 {
             let start = Instant::now();
-            client.request_bytes("echo", [7; 16].to_vec().into()).await.unwrap();
+            client
+                .request_bytes("echo", [7; 16].to_vec().into())
+                .await
+                .unwrap();
             if turn >= REQUESTS / 10 {
                 times.push(start.elapsed().as_secs_f64() * 1e6);
             }
@@ -315,7 +341,10 @@ fn whispeer_one_to_one(address: &str, certificate: &Arc<Certificate>) -> f64 {
     subscribed.recv().unwrap();
     runtime().block_on(async {
         let client = whispeer_client(address, certificate).await;
-        let (publisher, payload) = (client.publisher_bytes("bulk").unwrap(), vec![7; SIZE].into());
+        let (publisher, payload) = (
+            client.publisher_bytes("bulk").unwrap(),
+            vec![7; SIZE].into(),
+        );
         let start = Instant::now();
         while start.elapsed() < SENDING {
             for _ in 0..64 {
@@ -330,15 +359,19 @@ fn whispeer_one_to_one(address: &str, certificate: &Arc<Certificate>) -> f64 {
 }
 
 fn main() {
-    let rounds: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
+    let rounds: usize = std::env::args()
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(3);
     let certificate = Arc::new(Certificate::new());
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let home = Builder::new_current_thread().enable_all().build().unwrap();
     let bus = {
         let _entered = home.enter();
-        let mut builder = Bus::builder()
-            .workers(cores)
-            .tls(ServerTls::pem(certificate.pem.as_str(), certificate.key_pem.as_str()));
+        let mut builder = Bus::builder().workers(cores).tls(ServerTls::pem(
+            certificate.pem.as_str(),
+            certificate.key_pem.as_str(),
+        ));
         for scheme in ["tcp", "tls", "ws", "wss", "quic"] {
             builder = builder.listen(&format!("{scheme}://localhost:0").parse().unwrap());
         }
@@ -347,7 +380,13 @@ fn main() {
     let addresses: Vec<String> = bus.local_addrs().iter().map(ToString::to_string).collect();
     // The supervisor accepts on it.
     thread::spawn(move || home.block_on(std::future::pending::<()>()));
-    let at = |scheme: &str| addresses.iter().find(|address| address.starts_with(scheme)).unwrap().as_str();
+    let at = |scheme: &str| {
+        addresses
+            .iter()
+            .find(|address| address.starts_with(scheme))
+            .unwrap()
+            .as_str()
+    };
 
     let rows = [
         ("TCP", "tcp://", Some(Kind::Tcp)),
@@ -372,11 +411,22 @@ fn main() {
     for ((name, _, relay), found) in rows.iter().zip(found) {
         let [request, relay_request, messages, relay_messages] = found;
         let ratios = |ours: &[f64], theirs: &[f64]| {
-            median(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect())
+            median(
+                ours.iter()
+                    .zip(theirs)
+                    .map(|(ours, theirs)| ours / theirs)
+                    .collect(),
+            )
         };
-        let (micros, per_second) = (|us: f64| format!("{us:.1} µs"), |rate: f64| format!("{:.0} k/s", rate / 1e3));
+        let (micros, per_second) = (
+            |us: f64| format!("{us:.1} µs"),
+            |rate: f64| format!("{:.0} k/s", rate / 1e3),
+        );
         let beside = |ours: &[f64], theirs: &[f64], shown: &dyn Fn(f64) -> String| match relay {
-            Some(_) => [shown(median(theirs.to_vec())), format!("{:.2} ×", ratios(ours, theirs))],
+            Some(_) => [
+                shown(median(theirs.to_vec())),
+                format!("{:.2} ×", ratios(ours, theirs)),
+            ],
             None => [String::new(), String::new()],
         };
         let [relay_p50, ratio] = beside(&request, &relay_request, &micros);

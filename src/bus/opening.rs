@@ -351,7 +351,7 @@ async fn turn_away(shared: &Shared, sender: &dyn LinkSender, peer: &Peer, reason
 async fn refuse(sender: &dyn LinkSender, reason: &BusError) -> io::Result<()> {
     let payload = Refusal::from(reason).encode();
     let mut batch = Batch::new(sender.form());
-    batch.push(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
+    batch.push_last(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
     while sender.try_send(&mut batch)? == Sent::Blocked {
         poll_fn(|context| sender.poll_ready(context)).await?;
     }

@@ -26,9 +26,7 @@ use super::underway::{Underway, Waiting};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::GapReason;
-use crate::proto::{
-    Capabilities, Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Refusal, Welcome,
-};
+use crate::proto::{Capabilities, Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Welcome};
 use crate::transport::{InPlace, Incoming, LinkReceiver, ResumableLink, Timer, Turn};
 
 /// How long a closing session may take to write what waits.
@@ -648,11 +646,7 @@ impl SessionTask {
         }
         self.share.follow(0, self.session.budget());
         if link_lives {
-            let payload = Refusal::from(&reason).encode();
-            self.session
-                .lock()
-                .lanes
-                .data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
+            self.session.lock().lanes.goodbye(&reason);
             self.session.flush();
             let drained = poll_fn(|context| self.poll_drained(context));
             // A peer that does not read its goodbye is not waited for.

@@ -13,7 +13,7 @@ use super::reconnect::{ClientEvent, Fresh, Return};
 use super::shared::{Shared, lost};
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind, Refusal};
+use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind};
 use crate::transport::{InPlace, Incoming, LinkReceiver, Timer, Turn};
 
 /// How long a connection whose handles are all gone may take to send what is queued.
@@ -248,8 +248,7 @@ impl Driver {
     }
 
     fn say_goodbye(&self, reason: &BusError) {
-        let payload = Refusal::from(reason).encode();
-        self.shared.lock().lanes.data(&Header::new(Kind::Goodbye, 0, 0), &ContentRef::of_payload(&payload));
+        self.shared.lock().lanes.goodbye(reason);
     }
 
     /// Sends what is queued; registers for room if the link is full.

@@ -21,7 +21,7 @@ pub struct Batch {
     frames: Frames,
     /// Bytes of all frames that are left, their headers included.
     size: usize,
-    /// It says goodbye.
+    /// The last frame of the link is in it.
     last: bool,
 }
 
@@ -56,7 +56,7 @@ impl Batch {
         self.size == 0
     }
 
-    /// Whether nothing that follows it matters: there is a `GOODBYE` in it.
+    /// Whether nothing that follows it matters: the last frame is in it.
     pub(super) fn is_last(&self) -> bool {
         self.last
     }
@@ -75,8 +75,13 @@ impl Batch {
             }
         };
         self.size += size;
-        self.last |= header.kind == Kind::Goodbye;
         size
+    }
+
+    /// Adds the last frame of a link; what is added behind it does not matter.
+    pub(crate) fn push_last(&mut self, header: &Header, content: &ContentRef<'_>) -> usize {
+        self.last = true;
+        self.push(header, content)
     }
 
     /// Adds the first `count` frames of a run; returns their size in bytes, or `None` when the link takes

@@ -5,7 +5,8 @@ use std::io;
 use tokio::time::Instant;
 
 use super::{Batch, EncodedRun, Form, Sent};
-use crate::proto::{ContentRef, Frame, Header};
+use crate::error::BusError;
+use crate::proto::{ContentRef, Frame, Header, Kind, Refusal};
 
 /// The outgoing side of one link. It lives under its owner's lock; the writing itself happens
 /// outside of it, by whoever has something to send, one at a time:
@@ -109,6 +110,15 @@ impl Lanes {
     pub(crate) fn control(&mut self, header: &Header, content: &ContentRef<'_>) {
         if !self.closed {
             self.waiting += self.control.push(header, content);
+        }
+    }
+
+    /// Says goodbye behind what waits in the data lane.
+    pub(crate) fn goodbye(&mut self, reason: &BusError) {
+        if !self.closed {
+            let payload = Refusal::from(reason).encode();
+            let content = ContentRef::of_payload(&payload);
+            self.waiting += self.data.push_last(&Header::new(Kind::Goodbye, 0, 0), &content);
         }
     }
 

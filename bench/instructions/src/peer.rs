@@ -28,13 +28,7 @@ impl Peer {
     /// When the bus does not welcome the peer.
     pub async fn connect(bus: &BusHandle) -> Result<Self> {
         let wire = Arc::new(Wire::default());
-        bus.attach(
-            wire.link(),
-            Other {
-                principal: Principal::Local,
-                transport: "wire",
-            },
-        )?;
+        bus.attach(wire.link(), Other::new(Principal::Local, "wire"))?;
         let hello = Hello::default().encode();
         wire.begin(frame(&Header::new(Kind::Hello, 0, 0), &[], "", &hello));
         for _ in 0..HANDSHAKE_POLLS {
