@@ -76,6 +76,18 @@ impl Principal {
     pub(crate) fn may_go_on_as(&self, other: &Self) -> bool {
         self == other || matches!((self, other), (Self::Network { .. }, Self::Network { .. }))
     }
+
+    /// Whether both are the same, as far as that is known: another process of a user, another connection of a host that
+    /// has proven nothing.
+    pub(crate) fn is_also(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix { uid: one, .. }, Self::Unix { uid: two, .. }) => one == two,
+            (Self::Network { address: one }, Self::Network { address: two }) => {
+                one.ip().to_canonical() == two.ip().to_canonical()
+            }
+            _ => self == other,
+        }
+    }
 }
 
 impl fmt::Display for Principal {

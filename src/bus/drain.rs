@@ -28,10 +28,14 @@ impl Shared {
     /// Does so once an administrator has asked for it.
     pub(super) async fn drain_when_asked(&self) {
         let mut asked = self.stop_asked.subscribe();
-        let grace = asked.wait_for(Option::is_some).await.ok().and_then(|asked| *asked);
-        match grace {
-            Some(grace) => self.drain(grace).await,
-            None => std::future::pending().await,
+        loop {
+            let grace = asked.wait_for(Option::is_some).await.ok().and_then(|asked| *asked);
+            let Some(grace) = grace else { return std::future::pending().await };
+            tokio::select! {
+                () = self.drain(grace) => return,
+                // It is asked again, with another time.
+                changed = asked.changed() => if changed.is_err() { return },
+            }
         }
     }
 

@@ -52,7 +52,7 @@ impl Server {
 
     /// Whether its connection is gone, and it was the same principal's as this session is.
     fn is_ghost_of(&self, session: &Session) -> bool {
-        self.session.peer.principal.may_go_on_as(&session.peer.principal) && self.session.lock().is_lost()
+        self.session.peer.principal.is_also(&session.peer.principal) && self.session.lock().is_lost()
     }
 }
 

@@ -180,7 +180,7 @@ impl ClientBuilder {
 
     /// Connects to the first of these addresses where a bus welcomes the client, and tries the others when the
     /// connection breaks: first the one where the session is, which may go on there, or the next if that bus has
-    /// said that it ends.
+    /// said that it ends. It leaves a bus that drains once nothing of its own is in flight there.
     ///
     /// Each is tried for [`connect_timeout`](Self::connect_timeout). The client that comes back to another bus has a
     /// new session there: see [`ClientEvent::Reconnected`](super::ClientEvent::Reconnected).

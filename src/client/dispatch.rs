@@ -6,7 +6,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::driver::{Driver, Exit};
+use super::driver::{Driver, Exit, Leaving};
 use super::inbox::Inbox;
 use super::reconnect::ClientEvent;
 use super::request_id::{Ask, RequestId};
@@ -60,6 +60,10 @@ impl Driver {
             Kind::Draining => {
                 tracing::info!("the bus is draining: it takes nothing new");
                 self.shared.tell(ClientEvent::Draining);
+                if self.coming_back.as_ref().is_some_and(|coming_back| coming_back.has_others()) {
+                    self.leaving = Leaving::Wanted;
+                    self.shared.lock().leaving = true;
+                }
             }
             Kind::Confirm => match self.shared.sender().resumable() {
                 Some(link) => link.confirm(header.sequence)?,

@@ -1,11 +1,13 @@
 //! The task that owns a link: it receives, dispatches, waits for room and keeps the link alive.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::inbox::Inbox;
@@ -50,6 +52,18 @@ pub(super) struct Driver {
     pub(super) coming_back: Option<Box<Return>>,
     /// `GOODBYE` is queued; when this is reached, the link is closed whatever is left.
     closing: Option<Instant>,
+    /// The bus drains, and there are others.
+    pub(super) leaving: Leaving,
+}
+
+/// How far a client is that goes to another bus, as its own drains.
+pub(super) enum Leaving {
+    /// It stays.
+    No,
+    /// It goes once it has answered what it was asked, and has its own answers.
+    Wanted,
+    /// It goes once the bus has routed all that it has published.
+    Pinged(oneshot::Receiver<()>),
 }
 
 /// The clock of a connection: one timer for all that can be due.
@@ -99,6 +113,7 @@ impl Driver {
             wakers: Vec::new(),
             coming_back,
             closing: None,
+            leaving: Leaving::No,
         }
     }
 
@@ -137,6 +152,7 @@ impl Driver {
             waker.wake();
         }
         self.incoming.settle();
+        self.leave_draining(context)?;
         let drained = match received {
             Err(Exit::Peer(reason)) if self.leave_session(&reason) => true,
             received => received?,
@@ -230,6 +246,32 @@ impl Driver {
         Ok(())
     }
 
+    /// Ends the session at a bus that drains, once nothing is in flight for it, to go on at another. The bus says goodbye
+    /// in turn.
+    fn leave_draining(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
+        loop {
+            let state = self.shared.lock();
+            let idle = state.calls.entries.is_empty() && state.asks.is_empty();
+            drop(state);
+            match &mut self.leaving {
+                Leaving::Wanted if idle && self.closing.is_none() => {
+                    self.leaving = Leaving::Pinged(self.shared.ping()?);
+                }
+                Leaving::Pinged(answer) => match Pin::new(answer).poll(context) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(())) if idle => {
+                        self.leaving = Leaving::No;
+                        self.say_goodbye(&BusError::Closed { what: "the session, by its client,".into() });
+                        self.shared.flush();
+                    }
+                    Poll::Ready(Ok(())) => self.leaving = Leaving::Wanted,
+                    Poll::Ready(Err(_)) => self.leaving = Leaving::No,
+                },
+                Leaving::Wanted | Leaving::No => return Ok(()),
+            }
+        }
+    }
+
     /// Whether the client comes back with a new session, as the bus has ended this one for reasons of its own.
     fn leave_session(&mut self, reason: &BusError) -> bool {
         let Some(coming_back) = self.coming_back.as_mut().filter(|coming_back| coming_back.follows(reason))
@@ -240,7 +282,8 @@ impl Driver {
         if self.closing.is_some() || self.shared.session().is_none() {
             return false;
         }
-        coming_back.move_on();
+        coming_back.leave(reason);
+        self.leaving = Leaving::No;
         link.break_off(&reason.to_string());
         // The next turn begins to try.
         self.shared.driver.wake();

@@ -210,6 +210,8 @@ pub(super) struct Return {
     /// When the connection broke, and how many attempts have failed since.
     since: Instant,
     failed: u32,
+    /// How many addresses in a row have said what another attempt would not change.
+    final_answers: usize,
 }
 
 enum Progress {
@@ -237,7 +239,19 @@ impl Return {
         timeout: Duration,
     ) -> Self {
         let (state, since) = (Progress::Connected, Instant::now());
-        Self { policy, places, options, hello, credentials, timeout, session: None, state, since, failed: 0 }
+        Self {
+            policy,
+            places,
+            options,
+            hello,
+            credentials,
+            timeout,
+            session: None,
+            state,
+            since,
+            failed: 0,
+            final_answers: 0,
+        }
     }
 
     /// Whether a session that the bus ends for this reason is followed by another: the reason is the bus's own end,
@@ -258,10 +272,17 @@ impl Return {
         self.session = None;
     }
 
-    /// The bus is over as well: another is tried first, if there is one.
-    pub(super) fn move_on(&mut self) {
+    /// The session is over for this reason. If it is the bus's own end, another is tried first, if there is one.
+    pub(super) fn leave(&mut self, reason: &BusError) {
         self.forget();
-        self.places.move_on();
+        if matches!(reason, BusError::Closed { .. } | BusError::Draining { .. }) {
+            self.places.move_on();
+        }
+    }
+
+    /// Whether there is another bus to go to.
+    pub(super) fn has_others(&self) -> bool {
+        self.places.addresses.len() > 1
     }
 
     /// Whether attempts are being made.
@@ -272,7 +293,7 @@ impl Return {
     /// Begins to try.
     pub(super) fn begin(&mut self) {
         self.since = Instant::now();
-        self.failed = 0;
+        (self.failed, self.final_answers) = (0, 0);
         self.state = Progress::Waiting(Box::pin(sleep(self.policy.delay(0))));
     }
 
@@ -317,7 +338,9 @@ impl Return {
                         tracing::debug!(%error, attempts = self.failed + 1, "not connected again yet");
                         let spent =
                             self.policy.give_up_after.is_some_and(|after| self.since.elapsed() >= after);
-                        if spent || is_final(&error) {
+                        // What one bus says for good another may not.
+                        self.final_answers = if is_final(&error) { self.final_answers + 1 } else { 0 };
+                        if spent || self.final_answers >= self.places.addresses.len() {
                             return Poll::Ready(Err(error));
                         }
                         self.places.move_on();
@@ -431,6 +454,31 @@ mod tests {
             }
         }
         assert_eq!(Reconnect { first_delay: Duration::ZERO, ..policy }.delay(5), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_client_goes_to_the_next_bus_when_its_own_ends_and_not_when_its_session_does() {
+        let addresses = ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"].map(|address| address.parse().unwrap());
+        let places = Places::new(addresses.to_vec(), 0);
+        let options = ConnectOptions::default();
+        let mut back = Return::new(
+            Reconnect::default(),
+            places,
+            options,
+            Hello::default(),
+            None,
+            Duration::from_secs(1),
+        );
+        assert!(back.has_others());
+        for (reason, at) in [
+            (BusError::Denied { what: "the token has expired".into() }, 0),
+            (BusError::Disconnected { reason: "reset".into() }, 0),
+            (BusError::Draining { what: "the bus".into() }, 1),
+            (BusError::Closed { what: "the bus".into() }, 0),
+        ] {
+            back.leave(&reason);
+            assert_eq!(back.places.at, at, "{reason:?}");
+        }
     }
 
     #[test]

@@ -261,6 +261,8 @@ impl Shared {
             }
             if more {
                 ask.window().spend(size);
+            } else if state.leaving && state.asks.is_empty() {
+                self.driver.wake();
             }
             state.lanes.data(&header, content);
             self.send_call(state);

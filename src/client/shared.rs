@@ -91,6 +91,8 @@ pub(super) struct State {
     pub(super) ended: Option<BusError>,
     /// The last handle is gone, or `close` was called.
     pub(super) closing: bool,
+    /// The driver goes to another bus once nothing is in flight.
+    pub(super) leaving: bool,
     /// The link takes nothing more. What it still holds for us is read before the end.
     pub(super) write_error: Option<BusError>,
     pub(super) publishing: PublishWindow,
@@ -166,6 +168,7 @@ impl Shared {
             burst: Burst::default(),
             ended: None,
             closing: false,
+            leaving: false,
             write_error: None,
             publishing: PublishWindow::default(),
             subscriptions: Table::default(),
@@ -331,6 +334,7 @@ impl Shared {
         for id in calls {
             ended.extend(state.calls.entries.remove(&id));
         }
+        state.leaving = false;
         let asks = std::mem::take(&mut state.asks);
         let pings = std::mem::take(&mut state.pings);
         wakers.extend(state.publishing.next_waker());
@@ -483,6 +487,7 @@ impl Shared {
         let subscriptions = std::mem::take(&mut state.subscriptions.entries);
         let servings = std::mem::take(&mut state.servings.entries);
         let calls = std::mem::take(&mut state.calls.entries);
+        state.leaving = false;
         let asks = std::mem::take(&mut state.asks);
         let pings = std::mem::take(&mut state.pings);
         let publishing = std::mem::take(&mut state.publishing);

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use whispeer::Address;
 use whispeer::bus::Settings;
 use whispeer::client::{ClientEvent, ClientEvents, Event, GapReason, Reconnect, Subscription};
 use whispeer::prelude::*;
-use whispeer::proto::{Header, Hello, Kind, Resume, ResumeToken, Welcome};
+use whispeer::proto::{Header, Hello, Kind, Refusal, Resume, ResumeToken, Welcome};
 use whispeer::transport::{ClientTls, ServerTls, connect};
 use whispeer_testkit::raw::RawPeer;
 use whispeer_testkit::relay::Relay;
@@ -475,6 +476,61 @@ async fn a_client_of_several_buses_goes_to_the_next_when_its_own_ends() {
     let gap = soon(numbers.next_event()).await;
     assert!(matches!(gap, Some(Event::Gap { count: 0, reason: GapReason::Link })), "{gap:?}");
     assert_eq!(number(&soon(numbers.recv()).await.unwrap().1), 1);
+}
+
+#[tokio::test]
+async fn a_client_of_several_buses_leaves_one_that_drains_as_soon_as_nothing_of_its_own_is_in_flight() {
+    let buses = [(); 2].map(|()| bus_at(0, Settings::default()).unwrap());
+    let addresses = buses.each_ref().map(|bus| format!("tcp://127.0.0.1:{}", port(bus)));
+    let [first, second] = buses;
+    let other = Client::new_memory(&first.connector()).unwrap();
+    let mut held = other.serve_bytes("held").await.unwrap();
+    let asker = other.clone();
+    let _long = tokio::spawn(async move { asker.request_bytes("held", "for hours".into()).await });
+    let _held = soon(held.recv()).await.unwrap();
+    let client = Client::builder().connect_any(&addresses).await.unwrap();
+    let mut serving = client.serve_bytes("work").await.unwrap();
+    let asked = tokio::spawn(async move { other.request_bytes("work", "begun".into()).await });
+    let (_, id, payload) = soon(serving.recv()).await.unwrap();
+    let mut events = client.events();
+    let drain = tokio::spawn(first.drain(LIMIT));
+    while !matches!(soon(events.recv()).await, Some(ClientEvent::Draining)) {}
+    client.respond_bytes(id, payload).await.unwrap();
+    assert!(!back(&mut events).await, "another bus has another session");
+    assert_eq!(client.bus_id().unwrap(), second.stats().bus_id);
+    assert_eq!(soon(asked).await.unwrap().unwrap(), "begun");
+    assert!(!drain.is_finished(), "the first bus still has something to finish");
+    let inside = Client::new_memory(&second.connector()).unwrap();
+    let again = tokio::spawn(async move { inside.request_bytes("work", "here".into()).await });
+    let (_, id, payload) = soon(serving.recv()).await.unwrap();
+    client.respond_bytes(id, payload).await.unwrap();
+    assert_eq!(soon(again).await.unwrap().unwrap(), "here");
+}
+
+#[tokio::test]
+async fn what_one_bus_says_for_good_ends_no_client_that_has_another() {
+    let ground = Ground::new().await;
+    let upgraded = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [ground.relay.port(), upgraded.local_addr().unwrap().port()];
+    let addresses = addresses.map(|port| format!("tcp://127.0.0.1:{port}"));
+    let mut reconnect = Reconnect::default();
+    reconnect.first_delay = Duration::from_millis(5);
+    reconnect.max_delay = Duration::from_millis(20);
+    let client = Client::builder().reconnect(reconnect).connect_any(&addresses).await.unwrap();
+    let mut events = client.events();
+    ground.relay.refuse();
+    let refusal = Refusal::from(&BusError::UnsupportedVersion { what: "this bus speaks 7".into() }).encode();
+    let mut goodbye = Header::new(Kind::Goodbye, 0, 0).encode(0, 0, refusal.len()).to_vec();
+    goodbye.extend_from_slice(&refusal);
+    for _ in 0..3 {
+        let (mut stream, _) = soon(upgraded.accept()).await.unwrap();
+        let mut hello = [0; 24];
+        stream.read_exact(&mut hello).await.unwrap();
+        stream.write_all(&goodbye).await.unwrap();
+    }
+    ground.relay.pass();
+    assert!(back(&mut events).await, "the session goes on");
+    client.ping().await.unwrap();
 }
 
 #[tokio::test]

@@ -94,3 +94,18 @@ async fn a_bus_stops_when_its_own_user_asks_for_it_as_it_has_to_be_asked() {
     soon("the end of the client", client.closed()).await;
     assert!(matches!(client.close_reason(), Some(BusError::Closed { .. })), "{:?}", client.close_reason());
 }
+
+#[tokio::test]
+async fn a_bus_that_drains_still_tells_of_itself_and_can_be_asked_to_end_sooner() {
+    let mut ground = Ground::new(Bus::builder());
+    let client = ground.client();
+    let mut serving = client.serve_bytes("slow").await.unwrap();
+    let asker = client.clone();
+    let _slow = tokio::spawn(async move { asker.request_bytes("slow", Bytes::new()).await });
+    let _held = soon("the request", serving.recv()).await.unwrap();
+    client.request_bytes("$bus/stop", StopRequest { grace_ms: 3_600_000 }.to_bytes()).await.unwrap();
+    let stats: BusStats = ask(&client, "$bus/stats").await;
+    assert!(stats.draining);
+    client.request_bytes("$bus/stop", StopRequest { grace_ms: 0 }.to_bytes()).await.unwrap();
+    soon("the end of the bus", ground.bus.join()).await;
+}

@@ -80,15 +80,23 @@ impl Serve {
             }
         };
         let Running { handle, settings, .. } = running;
-        if asked.is_some() {
-            output::notice(format_args!("an administrator asks this bus to stop"));
-        }
         let grace = asked.unwrap_or(settings.configuration.grace);
         notices::stopping(grace);
-        output::notice(format_args!("draining; interrupt again to stop at once"));
+        let at_once = async {
+            match asked {
+                Some(_) => interrupts.first().await,
+                None => interrupts.second().await,
+            }
+        };
+        match asked {
+            Some(_) => output::notice(format_args!(
+                "an administrator asks this bus to stop: draining; interrupt to stop at once"
+            )),
+            None => output::notice(format_args!("draining; interrupt again to stop at once")),
+        }
         tokio::select! {
             () = handle.drain(grace) => {}
-            () = interrupts.second() => {}
+            () = at_once => {}
         }
         drop(watchdog);
         Ok(())

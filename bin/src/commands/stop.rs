@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use whispeer::BusError;
 use whispeer::bus::StopRequest;
 
 use crate::connection::{BusChoice, BusOptions};
+use crate::failure::{Failure, NO_BUS};
 use crate::output;
 use crate::quantity::duration;
 
@@ -35,7 +37,18 @@ impl Stop {
         let request = StopRequest { grace_ms }.to_bytes();
         connection.check(connection.client.request_bytes("$bus/stop", request).await)?;
         connection.client.closed().await;
-        output::notice(format_args!("{} has stopped", connection.address));
-        Ok(())
+        match connection.client.close_reason() {
+            None | Some(BusError::Closed { .. }) => {
+                output::notice(format_args!("{} has stopped", connection.address));
+                Ok(())
+            }
+            Some(reason) => {
+                let what = format!(
+                    "asked {} to stop, and lost the connection before it had: {reason}",
+                    connection.address
+                );
+                Err(Failure::new(NO_BUS, what).into())
+            }
+        }
     }
 }

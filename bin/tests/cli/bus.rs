@@ -58,6 +58,21 @@ fn a_bus_is_stopped_by_who_may_do_so_once_what_is_in_flight_has_finished() {
 }
 
 #[test]
+fn a_bus_that_an_administrator_stops_ends_at_once_at_the_first_signal() {
+    let place = Place::new();
+    let mut bus = place.start(&["serve", "bus"]);
+    bus.wait_for("ready");
+    let mut server = place.start(&["reply", "--addr", "bus", "slow", "--exec", "sleep", "300"]);
+    server.wait_for("serving");
+    let _waiting = place.start(&["req", "--addr", "bus", "--timeout", "1h", "slow"]);
+    wait_for_request(&place);
+    let _stop = place.start(&["stop", "--addr", "bus", "--grace", "1h"]);
+    bus.wait_for("an administrator asks this bus to stop");
+    bus.signal("TERM");
+    assert_eq!(bus.end().code(), 0);
+}
+
+#[test]
 fn a_second_bus_on_a_live_socket_is_refused_and_the_first_lives_on() {
     let place = Place::new();
     let _bus = place.bus("bus");
