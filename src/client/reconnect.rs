@@ -19,9 +19,7 @@ use super::dispatch::refusal;
 use crate::auth::Credentials;
 use crate::error::{BusError, BusResult, ErrorClass};
 use crate::limits;
-use crate::proto::{
-    Capabilities, ContentRef, Header, Hello, Kind, Resume, ResumeToken, Shown, VERSION, Welcome,
-};
+use crate::proto::{ContentRef, Header, Hello, Kind, Resume, ResumeToken, Shown, VERSION, Welcome};
 use crate::transport::{Address, Batch, ConnectOptions, Incoming, Link, Sent, connect_with};
 
 /// How a client comes back to the bus after its connection broke.
@@ -261,10 +259,10 @@ impl Return {
         may_come_back(reason) || (shows_otherwise && matches!(reason, BusError::Denied { .. }))
     }
 
-    /// The session to go on with after the next loss.
+    /// The session to go on with after the next loss, or else to take the place of: the bus may not have noticed by then
+    /// that it is gone.
     pub(super) fn note(&mut self, welcome: &Welcome) {
-        let resumable = welcome.capabilities.contains(Capabilities::RESUME);
-        self.session = resumable.then(|| (self.places.at, welcome.session, welcome.resume_token.clone()));
+        self.session = Some((self.places.at, welcome.session, welcome.resume_token.clone()));
     }
 
     /// The session is over: the next one is new.

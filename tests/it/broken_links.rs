@@ -597,12 +597,23 @@ async fn whatever_happens_to_links_each_message_comes_once_and_each_request_is_a
         .tls(ServerTls::pem(made.server.pem(), made.server.key_pem()))
         .listen(&"tcp://127.0.0.1:0".parse().unwrap())
         .listen(&"tls://localhost:0".parse().unwrap())
+        .listen(&"ws://localhost:0/bus".parse().unwrap())
+        .listen(&"wss://localhost:0/bus".parse().unwrap())
         .start()
         .unwrap();
-    let Address::Tls(encrypted) = &bus.local_addrs()[1] else { panic!("it is the second") };
-    let relays = [Relay::to(port(&bus)).await.unwrap(), Relay::to(encrypted.port()).await.unwrap()];
-    let addresses =
-        [format!("tcp://127.0.0.1:{}", relays[0].port()), format!("tls://localhost:{}", relays[1].port())];
+    let (mut relays, mut addresses) = (Vec::new(), Vec::new());
+    for address in bus.local_addrs() {
+        let (scheme, port, path) = match address {
+            Address::Tcp(endpoint) => ("tcp", endpoint.port(), ""),
+            Address::Tls(endpoint) => ("tls", endpoint.port(), ""),
+            Address::WebSocket(address) if address.is_secure() => ("wss", address.endpoint().port(), "/bus"),
+            Address::WebSocket(address) => ("ws", address.endpoint().port(), "/bus"),
+            _ => continue,
+        };
+        relays.push(Relay::to(port).await.unwrap());
+        addresses.push(format!("{scheme}://127.0.0.1:{}{path}", relays.last().unwrap().port()));
+    }
+    assert_eq!(relays.len(), 4);
     let connect = async |index: usize| {
         let mut reconnect = Reconnect::default();
         reconnect.first_delay = Duration::from_millis(2);
@@ -610,8 +621,8 @@ async fn whatever_happens_to_links_each_message_comes_once_and_each_request_is_a
         let tls = ClientTls::new().ca_pem(made.authority.pem());
         Client::builder().tls(tls).reconnect(reconnect).connect(&addresses[index]).await.unwrap()
     };
-    let (publisher, subscriber) = (connect(1).await, connect(0).await);
-    let (server, requester) = (connect(0).await, connect(1).await);
+    let (publisher, subscriber) = (connect(3).await, connect(0).await);
+    let (server, requester) = (connect(2).await, connect(1).await);
     let clients = [publisher.clone(), subscriber.clone(), server.clone(), requester.clone()];
     let sessions = clients.each_ref().map(Client::session_id);
     let mut subscription = subscriber.subscribe_bytes("numbers").await.unwrap();
@@ -637,7 +648,7 @@ async fn whatever_happens_to_links_each_message_comes_once_and_each_request_is_a
         }
     });
     for turn in 0..troubles {
-        trouble(&relays[(dice.roll(2)) as usize], &mut dice).await;
+        trouble(&relays[dice.roll(4) as usize], &mut dice).await;
         takes_next(&mut subscription, turn * BETWEEN + 1, (turn + 1) * BETWEEN).await;
     }
     soon(publishing).await.unwrap();
@@ -645,4 +656,66 @@ async fn whatever_happens_to_links_each_message_comes_once_and_each_request_is_a
     assert_eq!(clients.each_ref().map(Client::session_id), sessions, "all sessions have gone on");
     serving.abort();
     bus.stop().await;
+}
+
+/// As above, with a bus that keeps no session without its connection: what is missing is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_to_links_whose_sessions_end_what_is_missing_is_told_and_nothing_hangs() {
+    let (troubles, mut dice) = (chosen("WHISPEER_TROUBLES", 40), Dice(chosen("WHISPEER_SEED", 1)));
+    let ground = Ground::with(Settings { resume_limit: Duration::ZERO, ..Settings::default() }).await;
+    let (away, inside) = (ground.client().await, ground.inside());
+    let mut subscription = away.subscribe_bytes("numbers").await.unwrap();
+    let _double = away
+        .handle_bytes("double", |payload| async move { Ok(numbered(2 * number(&payload), 8)) })
+        .await
+        .unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let publishing = tokio::spawn({
+        let (inside, stopped) = (inside.clone(), stopped.clone());
+        async move {
+            let mut next = 0;
+            while !*stopped.borrow() {
+                next += 1;
+                inside.publish_bytes("numbers", numbered(next, 100)).await.unwrap();
+            }
+        }
+    });
+    let requesting = tokio::spawn(async move {
+        let (mut answered, mut failed) = (0, 0);
+        while !*stopped.borrow() {
+            match inside.request_bytes("double", numbered(7, 8)).await {
+                Ok(answer) => {
+                    assert_eq!(number(&answer), 14);
+                    answered += 1;
+                }
+                Err(BusError::NoServer { .. } | BusError::ServerGone { .. }) => failed += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        (answered, failed)
+    });
+    let (mut last, mut told, mut gaps) = (0, false, 0);
+    for _ in 0..troubles {
+        trouble(&ground.relay, &mut dice).await;
+        for _ in 0..40 {
+            match soon(subscription.next_event()).await {
+                Some(Event::Message(message)) => {
+                    let number = number(&message.value);
+                    assert!(number > last, "{number} came after {last}");
+                    assert!(
+                        told || last == 0 || number == last + 1,
+                        "{number} came after {last} without a gap"
+                    );
+                    (last, told) = (number, false);
+                }
+                Some(Event::Gap { .. }) => (told, gaps) = (true, gaps + 1),
+                other => panic!("{other:?}; ended: {:?}", subscription.close_reason()),
+            }
+        }
+    }
+    ground.relay.pass();
+    stop.send_replace(true);
+    soon(publishing).await.unwrap();
+    let (answered, failed) = soon(requesting).await.unwrap();
+    assert!(gaps > 0 && answered > 0, "{gaps} gaps; {answered} answers, {failed} failures");
 }

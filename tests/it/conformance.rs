@@ -16,6 +16,12 @@ macro_rules! instantiate {
         instantiate!(@on tls_and_tcp, TlsAndTcp, $($case),*);
         instantiate!(@on unix_and_tls, UnixAndTls, $($case),*);
         instantiate!(@on quic_and_tcp, QuicAndTcp, $($case),*);
+        instantiate!(@on tcp_and_tls, TcpAndTls, $($case),*);
+        instantiate!(@on tls_and_unix, TlsAndUnix, $($case),*);
+        instantiate!(@on unix_and_ws, UnixAndWs, $($case),*);
+        instantiate!(@on tcp_and_quic, TcpAndQuic, $($case),*);
+        instantiate!(@on wss_and_quic, WssAndQuic, $($case),*);
+        instantiate!(@on quic_and_wss, QuicAndWss, $($case),*);
         instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);
         instantiate!(@on memory_and_unix, MemoryAndUnix, $($case),*);
     };

@@ -11,7 +11,7 @@ use whispeer::prelude::*;
 use whispeer::transport::{ClientTls, ServerTls};
 use whispeer_testkit::certificates::{CLIENT, Certificates};
 
-use crate::certified::{Ground, asking, server};
+use crate::certified::{Ground, asking, builder, server};
 
 fn ground(tls: impl FnOnce(&Certificates) -> ServerTls) -> Ground {
     Ground::new("tls", tls)
@@ -83,22 +83,27 @@ async fn the_wire_carries_no_plaintext() {
         assert_eq!(subscription.recv().await.unwrap().1, SECRET);
         client.close().await.unwrap();
     }
-    let ground = ground(asking);
-    let (port, seen) = tapped(ground.port());
-    let tls = ground.showing(&ground.made.client);
-    talk(
-        Client::builder()
-            .name("whisperer")
-            .tls(tls)
-            .connect(&format!("tls://localhost:{port}"))
-            .await
-            .unwrap(),
-    )
-    .await;
-    for text in [TOPIC, SECRET, "whisperer", CLIENT] {
-        assert!(!shows(&seen, text), "{text}");
+    let made = Certificates::new();
+    let tls = || {
+        let (pem, key) = (made.client.pem(), made.client.key_pem());
+        ClientTls::new().ca_pem(made.authority.pem()).identity_pem(pem, key)
+    };
+    let bus =
+        builder("tls", asking(&made)).listen(&"wss://localhost:0/bus".parse().unwrap()).start().unwrap();
+    for address in bus.local_addrs() {
+        let (scheme, port, path) = match address {
+            Address::Tls(endpoint) => ("tls", endpoint.port(), ""),
+            Address::WebSocket(address) => ("wss", address.endpoint().port(), "/bus"),
+            _ => continue,
+        };
+        let (port, seen) = tapped(port);
+        let client = Client::builder().name("whisperer").tls(tls());
+        talk(client.connect(&format!("{scheme}://localhost:{port}{path}")).await.unwrap()).await;
+        for text in [TOPIC, SECRET, "whisperer", CLIENT] {
+            assert!(!shows(&seen, text), "{scheme}: {text}");
+        }
+        assert!(seen.lock().unwrap().len() > 1_000, "{scheme} went by the tap");
     }
-    assert!(!seen.lock().unwrap().is_empty());
     // The tap would have shown it.
     let bus = listen_and_serve_tcp("localhost:0").await.unwrap();
     let Address::Tcp(endpoint) = &bus.local_addrs()[0] else { panic!("it comes first") };

@@ -55,6 +55,18 @@ pub enum Transport {
     WsAndUnix,
     /// The first over QUIC, the second over TCP, and so on; on two threads.
     QuicAndTcp,
+    /// The first over TCP, the second over TLS, and so on; on two threads.
+    TcpAndTls,
+    /// The first over TLS, the second over a Unix socket, and so on; on two threads.
+    TlsAndUnix,
+    /// The first over a Unix socket, the second over WebSocket, and so on; on two threads.
+    UnixAndWs,
+    /// The first over TCP, the second over QUIC, and so on; on two threads.
+    TcpAndQuic,
+    /// The first over WebSocket over TLS, the second over QUIC, and so on; on two threads.
+    WssAndQuic,
+    /// The first over QUIC, the second over WebSocket over TLS, and so on; on two threads.
+    QuicAndWss,
 }
 
 /// What one client's connection is.
@@ -86,6 +98,12 @@ impl Transport {
             Self::UnixAndTls => [Over::Unix, Over::Tls],
             Self::WsAndUnix => [Over::Ws, Over::Unix],
             Self::QuicAndTcp => [Over::Quic, Over::Tcp],
+            Self::TcpAndTls => [Over::Tcp, Over::Tls],
+            Self::TlsAndUnix => [Over::Tls, Over::Unix],
+            Self::UnixAndWs => [Over::Unix, Over::Ws],
+            Self::TcpAndQuic => [Over::Tcp, Over::Quic],
+            Self::WssAndQuic => [Over::Wss, Over::Quic],
+            Self::QuicAndWss => [Over::Quic, Over::Wss],
         }
     }
 
