@@ -637,13 +637,13 @@ async fn whatever_happens_to_links_each_message_comes_once_and_each_request_is_a
         let numbers = publisher.publisher_bytes("numbers").unwrap();
         for next in 1..=last {
             let size = if next % 50 == 0 { 100_000 } else { 100 };
-            numbers.send(&numbered(next, size)).await.unwrap();
+            soon(numbers.send(&numbered(next, size))).await.unwrap();
         }
-        numbers.flush().await.unwrap();
+        soon(numbers.flush()).await.unwrap();
     });
     let requesting = tokio::spawn(async move {
         for next in 1..=last / 10 {
-            let answer = requester.request_bytes("double", numbered(next, 300)).await.unwrap();
+            let answer = soon(requester.request_bytes("double", numbered(next, 300))).await.unwrap();
             assert_eq!(number(&answer), 2 * next);
         }
     });
@@ -651,8 +651,9 @@ async fn whatever_happens_to_links_each_message_comes_once_and_each_request_is_a
         trouble(&relays[dice.roll(4) as usize], &mut dice).await;
         takes_next(&mut subscription, turn * BETWEEN + 1, (turn + 1) * BETWEEN).await;
     }
-    soon(publishing).await.unwrap();
-    soon(requesting).await.unwrap();
+    // Each step of theirs is soon done; together they may take long.
+    publishing.await.unwrap();
+    requesting.await.unwrap();
     assert_eq!(clients.each_ref().map(Client::session_id), sessions, "all sessions have gone on");
     serving.abort();
     bus.stop().await;
