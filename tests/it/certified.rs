@@ -7,7 +7,9 @@ use whispeer::bus::BusBuilder;
 use whispeer::client::{ClientEvent, Reconnect};
 use whispeer::prelude::*;
 use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
-use whispeer_testkit::certificates::{CLIENT, CertificateFiles, Certificates, Identity, Validity};
+use whispeer_testkit::certificates::{
+    Authority, CLIENT, CertificateFiles, Certificates, Identity, Validity, damaged,
+};
 use whispeer_testkit::relay::Relay;
 use whispeer_testkit::wait::{eventually, soon};
 
@@ -92,6 +94,7 @@ hold!(
     where_certificates_are_optional_who_shows_none_has_proven_nothing_and_a_bad_one_is_refused,
     other_hosts_reach_a_bus_that_asks_for_certificates_and_no_other,
     a_bus_does_not_start_with_files_that_cannot_be_used,
+    a_list_of_revocations_that_would_keep_everybody_out_is_refused_and_harms_nobody,
     certificates_are_read_again_without_ending_connections,
     a_session_whose_certificate_is_revoked_is_told_so_and_ends,
     a_certificate_that_nobody_asked_for_ends_its_session_all_the_same,
@@ -188,6 +191,36 @@ async fn a_bus_does_not_start_with_files_that_cannot_be_used(scheme: &str) {
     assert!(without.unwrap_err().to_string().contains("--tls-cert"));
 }
 
+async fn a_list_of_revocations_that_would_keep_everybody_out_is_refused_and_harms_nobody(scheme: &str) {
+    let (ground, files) = with_files(scheme, |tls| tls);
+    let made = &ground.made;
+    let client = ground.connect(ground.showing(&made.client)).await.unwrap();
+    let own = made.revocations.pem();
+    let both = [made.authority.pem(), made.stranger.pem()].concat();
+    let newer = made.authority.revoke(&[&made.revoked_client, &made.client]);
+    for (authorities, list, reason) in [
+        (made.authority.pem(), made.stranger.revoke(&[]).pem(), "\"CN=strange CA\" is none of the CAs in"),
+        (made.authority.pem(), &*[own, made.stranger.revoke(&[]).pem()].concat(), "is none of the CAs in"),
+        (made.authority.pem(), Authority::new("test CA").revoke(&[]).pem(), "not signed by \"CN=test CA\""),
+        (made.authority.pem(), &*damaged(own), "not signed by \"CN=test CA\""),
+        (&both, own, "the CA \"CN=strange CA\" in"),
+        (made.authority.pem(), &*[own, newer.pem()].concat(), "two lists of \"CN=test CA\""),
+        (made.authority.pem(), "", "BEGIN X509 CRL"),
+    ] {
+        let tls = server(made).client_ca_pem(authorities).revocations_pem(list);
+        let at_start = builder(scheme, tls).start().map(drop).unwrap_err();
+        assert!(matches!(&at_start, BusError::InvalidSettings(what) if what.contains(reason)), "{at_start}");
+
+        std::fs::write(&files.authority, authorities).unwrap();
+        std::fs::write(&files.revocations, list).unwrap();
+        let later = ground.bus.reload().unwrap_err();
+        assert!(matches!(&later, BusError::InvalidSettings(what) if what.contains(reason)), "{later}");
+        ground.connect(ground.showing(&made.client)).await.unwrap().ping().await.unwrap();
+        assert!(ground.refusal(ground.showing(&made.revoked_client)).await.contains("revoked"));
+    }
+    client.ping().await.expect("who was there stays");
+}
+
 async fn certificates_are_read_again_without_ending_connections(scheme: &str) {
     let (ground, files) = with_files(scheme, |tls| tls);
     let before = ground.connect(ground.showing(&ground.made.authority.client("before"))).await.unwrap();
@@ -273,6 +306,7 @@ async fn a_session_ends_with_the_ca_that_its_certificate_is_of(scheme: &str) {
     alice.ping().await.unwrap();
 
     std::fs::write(&files.authority, ground.made.stranger.pem()).unwrap();
+    std::fs::write(&files.revocations, ground.made.stranger.revoke(&[]).pem()).unwrap();
     ground.bus.reload().unwrap();
     let what = denied(&alice).await;
     assert!(what.contains("its CA is not trusted any more"), "{what}");

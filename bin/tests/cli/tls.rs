@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use whispeer_testkit::certificates::{Authority, Validity};
+use whispeer_testkit::certificates::{Authority, Validity, damaged};
 
 use crate::support::{Place, has, serve, with_certificates};
 
@@ -107,6 +107,40 @@ fn a_hangup_reads_the_certificates_again_and_keeps_what_it_has_when_they_are_bad
     connected.wait_for("again, with a new session");
     publish(&place, &address, &alice).success();
     assert!(connected.end().success().contains("hello"));
+}
+
+#[test]
+fn a_hangup_takes_no_list_of_revocations_that_would_keep_everybody_out() {
+    let place = with_certificates();
+    let (mut bus, address) = serve(&place, &SERVE);
+    let alice = shown_by("alice");
+    let mut arguments = vec!["sub", "--addr", &address, "--count", "1", "greetings"];
+    arguments.extend(alice.iter().map(String::as_str));
+    let mut subscriber = place.start(&arguments);
+    subscriber.wait_for("subscribed");
+    let good = fs::read_to_string(place.path("certs/crl.pem")).unwrap();
+    let authority = fs::read_to_string(place.path("certs/ca.pem")).unwrap();
+    let another = Authority::new("another");
+    let strange = another.revoke(&[]).pem().to_owned();
+    let both = authority.clone() + another.pem();
+    for (authority, list, reason) in [
+        (&authority, &strange, "error: certs/crl.pem cannot be used as a list of revocations: its issuer"),
+        (&authority, &damaged(&good), "it is damaged, or not signed by"),
+        (&both, &good, "error: the CA \"CN=another\" in certs/ca.pem has no list"),
+        (&authority, &String::new(), "it holds none (BEGIN X509 CRL)"),
+    ] {
+        place.write("certs/ca.pem", authority);
+        place.write("certs/crl.pem", list);
+        bus.signal("HUP");
+        bus.wait_for(reason);
+        bus.wait_for("the certificates stay as they were");
+        let refused = place.run(&SERVE);
+        assert!(refused.code() != 0 && refused.errors.contains(reason), "{refused:?}");
+    }
+    place.write("certs/ca.pem", &authority);
+    place.write("certs/crl.pem", &good);
+    publish(&place, &address, &alice).success();
+    assert!(subscriber.end().success().contains("hello"));
 }
 
 #[test]

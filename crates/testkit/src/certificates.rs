@@ -409,6 +409,16 @@ impl Revocations {
     }
 }
 
+/// The same text in PEM with one letter changed in what encodes the signature, which is at the end.
+#[must_use]
+pub fn damaged(pem: &str) -> String {
+    let end = pem.find("-----END").unwrap();
+    let mut letters = pem[..end].char_indices().rev().filter(|(_, letter)| letter.is_ascii_alphanumeric());
+    let (at, letter) = letters.nth(8).unwrap();
+    let other = if letter == 'A' { "B" } else { "A" };
+    [&pem[..at], other, &pem[at + 1..]].concat()
+}
+
 /// What a certificate is shown for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {

@@ -6,6 +6,7 @@
 //! | `server` | what a bus proves, and whom it lets in; read again while it runs |
 //! | `client` | whom a client trusts, and what it proves |
 //! | `pem` | certificates, keys and lists of revocations, from files or text |
+//! | `revocations` | lists of revocations, looked at before they count |
 //! | `identity` | the name that a client's certificate gives it |
 //! | `shown` | what a client has shown, to be looked at again |
 //! | `explain` | what went wrong, in words for the person who has to mend it |
@@ -17,6 +18,7 @@ mod client;
 mod explain;
 mod identity;
 mod pem;
+mod revocations;
 mod server;
 mod shown;
 mod stream;

@@ -9,6 +9,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::pem::Pem;
+use super::revocations::Revocations;
 use super::{Spoken, provider, versions};
 use crate::error::BusResult;
 
@@ -93,9 +94,11 @@ impl ServerTls {
         self
     }
 
-    /// Refuses clients whose certificates are in the lists of revocations in this file, in PEM. With any list,
-    /// every CA between a client and the CA that is trusted needs one. A list that is past the time at which its
-    /// issuer wanted to make a newer one still holds.
+    /// Refuses clients whose certificates are in the lists of revocations in this file, in PEM. With any list, each
+    /// CA of [`client_ca_file`](Self::client_ca_file) needs one, and there is none of another CA: where clients'
+    /// certificates are of a CA below one that is trusted, both belong there. What breaks that, is damaged, or is
+    /// the second list of its CA, is refused as a setting, at the start and when files are read again. A list that is
+    /// past the time at which its issuer wanted to make a newer one still holds.
     pub fn revocations_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.revocations.push(Pem::file(path));
         self
@@ -142,23 +145,16 @@ impl ServerTls {
 
     fn verifier(&self) -> BusResult<Option<Arc<dyn ClientCertVerifier>>> {
         let Some(ca) = &self.client_ca else { return Ok(None) };
-        let mut lists = Vec::new();
-        for pem in &self.revocations {
-            lists.extend(pem.revocations()?);
-        }
+        let revocations = Revocations::read(&self.revocations)?;
         let roots = Arc::new(ca.roots()?);
-        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider()).with_crls(lists);
+        revocations.check(ca, &roots)?;
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(roots, provider()).with_crls(revocations.lists());
         let builder = match self.client_auth {
             ClientAuth::Required => builder,
             ClientAuth::Optional => builder.allow_unauthenticated(),
         };
-        match builder.build() {
-            Ok(verifier) => Ok(Some(verifier)),
-            Err(error) => Err(match self.revocations.first() {
-                Some(list) => list.unusable("list of revocations", &error.to_string()),
-                None => ca.unusable("CA's certificate", &error.to_string()),
-            }),
-        }
+        builder.build().map(Some).map_err(|error| revocations.refused(ca, &error))
     }
 }
 
