@@ -43,6 +43,13 @@ pub const CERTIFICATES_INSPECTED: usize = 128;
 /// session end whose host has slept, or had its clock set.
 pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
+/// How long before the end of its certificate a bus begins to warn of it in the log: time enough for somebody who looks
+/// there once a week. Certificates that are renewed by a machine are so earlier, mostly.
+pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// How often it does.
+pub const CERTIFICATE_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Those of them that one address may have: a quarter, so that four have to conspire to be in the way of others.
 /// The loopback may have all.
 pub const HANDSHAKES_OF_ADDRESS: usize = HANDSHAKES / 4;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+#[cfg(feature = "tls")]
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -170,6 +172,7 @@ impl BusHandle {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.shared.tls {
             tls.reload()?;
+            self.shared.tell_certificate_end(SystemTime::now());
             self.shared.inspection.begin();
         }
         Ok(())
@@ -269,6 +272,7 @@ impl Shared {
             bus_id: self.id,
             uptime: self.started.elapsed(),
             addresses: self.addresses.clone(),
+            certificate_until: self.certificate_until(),
             draining: self.is_draining(),
             sessions: clients.len(),
             sessions_total: self.next_session.load(Ordering::Relaxed).saturating_sub(2),

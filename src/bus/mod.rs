@@ -12,8 +12,9 @@
 //! `calls` is everything else that a session asks for, `requests`, `service` and `answers` are
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
-//! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown, and `introspect` is a
-//! session of the bus's own that answers questions about it.
+//! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
+//! `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
 //! table or the table of services or the list of sessions, then a group or service, then one session.
@@ -34,6 +35,7 @@ mod handshakes;
 mod hold;
 mod introspect;
 mod opening;
+mod own_certificate;
 mod places;
 mod publish;
 mod requests;

@@ -1,7 +1,7 @@
 //! What the bus tells about itself.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,8 @@ pub struct BusStats {
     pub uptime: Duration,
     /// Where it listens.
     pub addresses: Vec<String>,
+    /// When the bus's own certificate ends, if it has one: the first moment at which clients refuse it.
+    pub certificate_until: Option<SystemTime>,
     /// Whether it is draining.
     pub draining: bool,
     /// Sessions now.

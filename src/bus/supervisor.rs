@@ -52,6 +52,7 @@ impl Supervisor {
             () = shared.drain_when_asked() => {}
             () = shared.inspection.run(&shared) => {}
             () = shared.policies.tell_refusals() => {}
+            () = shared.remind_of_certificate_end() => {}
         }
         // Listeners first, so that an address is free as soon as the bus says that it has stopped.
         self.listeners.clear();

@@ -8,7 +8,7 @@ use whispeer::client::{ClientEvent, Reconnect};
 use whispeer::prelude::*;
 use whispeer::transport::{ClientAuth, ClientTls, ServerTls};
 use whispeer_testkit::certificates::{
-    Authority, CLIENT, CertificateFiles, Certificates, Identity, Validity, damaged,
+    Authority, CLIENT, CertificateFiles, Certificates, Identity, LOCAL_NAMES, Validity, damaged,
 };
 use whispeer_testkit::relay::Relay;
 use whispeer_testkit::wait::{eventually, soon};
@@ -95,6 +95,7 @@ hold!(
     other_hosts_reach_a_bus_that_asks_for_certificates_and_no_other,
     a_bus_does_not_start_with_files_that_cannot_be_used,
     a_list_of_revocations_that_would_keep_everybody_out_is_refused_and_harms_nobody,
+    a_bus_neither_starts_with_a_certificate_outside_its_time_nor_takes_one_later,
     certificates_are_read_again_without_ending_connections,
     a_session_whose_certificate_is_revoked_is_told_so_and_ends,
     a_certificate_that_nobody_asked_for_ends_its_session_all_the_same,
@@ -117,7 +118,6 @@ async fn a_bus_is_refused_that_is_not_who_the_address_says(scheme: &str) {
     assert!(unknown.contains("its CA is not trusted") && unknown.contains("--ca"), "{unknown}");
     for (identity, reason) in [
         (&ground.made.elsewhere_server, "not for the name"),
-        (&ground.made.expired_server, "expired"),
         (&ground.made.strange_server, "CA is not trusted"),
         (&ground.made.client, "not made for this use"),
     ] {
@@ -127,6 +127,22 @@ async fn a_bus_is_refused_that_is_not_who_the_address_says(scheme: &str) {
         assert!(matches!(error, BusError::Connect { .. }), "{error:?}");
         assert!(error.to_string().contains(reason), "{error}");
     }
+}
+
+/// A bus that was started with a good certificate, and is still there when it ends.
+#[tokio::test]
+async fn a_bus_is_refused_whose_certificate_has_ended() {
+    let ground = Ground::new("tls", |made| {
+        let brief = made.authority.server_within(&LOCAL_NAMES, Validity::Seconds(2));
+        ServerTls::pem(brief.pem(), brief.key_pem())
+    });
+    let until = ground.bus.stats().certificate_until.unwrap();
+    let refusal = loop {
+        if let Err(refusal) = ground.connect(ground.trusting()).await {
+            break refusal.to_string();
+        }
+    };
+    assert!(refusal.contains("expired") && std::time::SystemTime::now() >= until, "{refusal}");
 }
 
 async fn a_client_is_known_by_the_name_in_its_certificate(scheme: &str) {
@@ -219,6 +235,26 @@ async fn a_list_of_revocations_that_would_keep_everybody_out_is_refused_and_harm
         assert!(ground.refusal(ground.showing(&made.revoked_client)).await.contains("revoked"));
     }
     client.ping().await.expect("who was there stays");
+}
+
+async fn a_bus_neither_starts_with_a_certificate_outside_its_time_nor_takes_one_later(scheme: &str) {
+    let (ground, files) = with_files(scheme, |tls| tls);
+    let until = ground.bus.stats().certificate_until;
+    let future = ground.made.authority.server_within(&LOCAL_NAMES, Validity::Future);
+    for (identity, reason) in
+        [(&ground.made.expired_server, "it has expired"), (&future, "it does not hold before")]
+    {
+        let tls = ServerTls::pem(identity.pem(), identity.key_pem());
+        let at_start = builder(scheme, tls).start().map(drop).unwrap_err();
+        assert!(matches!(&at_start, BusError::InvalidSettings(what) if what.contains(reason)), "{at_start}");
+
+        std::fs::write(&files.server.certificate, identity.pem()).unwrap();
+        std::fs::write(&files.server.key, identity.key_pem()).unwrap();
+        let later = ground.bus.reload().unwrap_err().to_string();
+        assert!(later.contains("server.pem") && later.contains(reason), "{later}");
+        ground.connect(ground.showing(&ground.made.client)).await.unwrap().ping().await.unwrap();
+        assert_eq!(ground.bus.stats().certificate_until, until);
+    }
 }
 
 async fn certificates_are_read_again_without_ending_connections(scheme: &str) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use whispeer_testkit::certificates::{Authority, Validity, damaged};
+use whispeer_testkit::certificates::{Authority, LOCAL_NAMES, Validity, damaged};
 
 use crate::support::{Place, has, serve, with_certificates};
 
@@ -141,6 +141,34 @@ fn a_hangup_takes_no_list_of_revocations_that_would_keep_everybody_out() {
     place.write("certs/crl.pem", &good);
     publish(&place, &address, &alice).success();
     assert!(subscriber.end().success().contains("hello"));
+}
+
+#[test]
+fn a_bus_tells_of_the_end_of_its_certificate_in_time_and_takes_none_that_is_over() {
+    let place = with_certificates();
+    let (mut bus, address) = serve(&place, &SERVE);
+    let alice = shown_by("alice");
+    let authority = Authority::new("another");
+    for (validity, reason) in [
+        (Validity::Expired, "certs/server.pem cannot be used as a certificate: it has expired"),
+        (Validity::Future, "certs/server.pem cannot be used as a certificate: it does not hold before"),
+    ] {
+        authority.server_within(&LOCAL_NAMES, validity).write_to(&place.path("certs"), "server");
+        bus.signal("HUP");
+        bus.wait_for(reason);
+        bus.wait_for("the certificates stay as they were");
+        let refused = place.run(&SERVE);
+        assert!(refused.code() != 0 && refused.errors.contains(reason), "{refused:?}");
+    }
+    publish(&place, &address, &alice).success();
+
+    place.run(&["certs", "server", "--days", "9", "--force"]).success();
+    bus.signal("HUP");
+    bus.wait_for("the certificate of this bus ends in 8 days");
+    bus.wait_for("certificates read again");
+    publish(&place, &address, &alice).success();
+    let mut another = place.start(&SERVE);
+    another.wait_for("the certificate of this bus ends in 8 days");
 }
 
 #[test]

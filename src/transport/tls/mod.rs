@@ -9,6 +9,7 @@
 //! | `revocations` | lists of revocations, looked at before they count |
 //! | `identity` | the name that a client's certificate gives it |
 //! | `shown` | what a client has shown, to be looked at again |
+//! | `validity` | when certificates hold |
 //! | `explain` | what went wrong, in words for the person who has to mend it |
 //!
 //! Keys and algorithms are ring's and rustls'. TLS 1.3 is spoken, and 1.2 where a setting allows it. Sessions
@@ -22,6 +23,7 @@ mod revocations;
 mod server;
 mod shown;
 mod stream;
+mod validity;
 
 use std::sync::Arc;
 

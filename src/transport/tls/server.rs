@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::server::danger::ClientCertVerifier;
@@ -10,12 +11,14 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::pem::Pem;
 use super::revocations::Revocations;
-use super::{Spoken, provider, versions};
+use super::{Spoken, provider, validity, versions};
 use crate::error::BusResult;
 
 /// How a bus uses TLS: its certificate and key, and whether clients have to show certificates of theirs.
 ///
-/// Files are read when the bus starts, and again by [`BusHandle::reload`](crate::BusHandle::reload).
+/// Files are read when the bus starts, and again by [`BusHandle::reload`](crate::BusHandle::reload). A certificate that
+/// has expired or does not hold yet is refused; of one that is about to end the log warns, from two weeks before once
+/// a day.
 ///
 /// # Examples
 /// ```no_run
@@ -121,7 +124,14 @@ impl ServerTls {
         self.client_ca.is_some() && self.client_auth == ClientAuth::Required
     }
 
-    fn load(&self, verifier: Option<Arc<dyn ClientCertVerifier>>) -> BusResult<ServerConfig> {
+    /// What the bus shows, and when its certificate ends.
+    fn load(
+        &self,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+        now: SystemTime,
+    ) -> BusResult<(ServerConfig, SystemTime)> {
+        let chain = self.certificate.chain()?;
+        let until = validity::own_end(&self.certificate, &chain, now)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions(self.tls12))
             .map_err(|error| self.certificate.unusable("certificate", &error.to_string()))?;
@@ -129,18 +139,16 @@ impl ServerTls {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(self.certificate.chain()?, self.key.key()?).map_err(
-            |error| match error {
-                rustls::Error::InconsistentKeys(_) => self
-                    .certificate
-                    .unusable("certificate", &format!("its key is not the one in {}", self.key)),
-                error => self.certificate.unusable("certificate", &error.to_string()),
-            },
-        )?;
+        let mut config = builder.with_single_cert(chain, self.key.key()?).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                self.certificate.unusable("certificate", &format!("its key is not the one in {}", self.key))
+            }
+            error => self.certificate.unusable("certificate", &error.to_string()),
+        })?;
         config.alpn_protocols = Spoken::Frames.protocols();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok((config, until))
     }
 
     fn verifier(&self) -> BusResult<Option<Arc<dyn ClientCertVerifier>>> {
@@ -172,6 +180,8 @@ pub(crate) struct LiveTls {
 struct Configs {
     /// What looks at clients' certificates, where they are asked for any.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// When the bus's own certificate ends.
+    until: SystemTime,
     frames: Arc<ServerConfig>,
     #[cfg(feature = "websocket")]
     http: Arc<ServerConfig>,
@@ -180,7 +190,7 @@ struct Configs {
 impl Configs {
     fn load(source: &ServerTls) -> BusResult<Self> {
         let verifier = source.verifier()?;
-        let frames = source.load(verifier.clone())?;
+        let (frames, until) = source.load(verifier.clone(), SystemTime::now())?;
         #[cfg(feature = "websocket")]
         let http = {
             let mut http = frames.clone();
@@ -189,6 +199,7 @@ impl Configs {
         };
         Ok(Self {
             verifier,
+            until,
             frames: Arc::new(frames),
             #[cfg(feature = "websocket")]
             http,
@@ -226,6 +237,11 @@ impl LiveTls {
 
     pub(super) fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
         self.configs.read().unwrap_or_else(PoisonError::into_inner).verifier.clone()
+    }
+
+    /// When the bus's own certificate ends.
+    pub(crate) fn until(&self) -> SystemTime {
+        self.configs.read().unwrap_or_else(PoisonError::into_inner).until
     }
 
     pub(crate) fn source(&self) -> &ServerTls {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, Error};
 
+use super::validity::end;
 use super::{LiveTls, explain, identity};
 use crate::auth::Principal;
 use crate::error::BusResult;
@@ -73,13 +74,6 @@ impl ShownCertificate {
             Err(error) => Err(error.to_string()),
         }
     }
-}
-
-/// The first moment at which a certificate does not hold any more. The last second that it names is still its own.
-fn end(certificate: &CertificateDer<'static>) -> Option<SystemTime> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let last = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(last.checked_add(1)?))
 }
 
 /// Who is at the other end of an accepted connection: whom the certificate names, if one was shown.
