@@ -50,8 +50,8 @@ pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60)
 /// How often it does.
 pub const CERTIFICATE_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Those of them that one address may have: a quarter, so that four have to conspire to be in the way of others.
-/// The loopback may have all.
+/// Those of them that one address may have, or one /64 of IPv6: a quarter, so that four have to conspire to be in the way
+/// of others. The loopback may have all.
 pub const HANDSHAKES_OF_ADDRESS: usize = HANDSHAKES / 4;
 
 /// How long a handshake may take while others wait for its place: several round trips around the world.

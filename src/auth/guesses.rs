@@ -173,11 +173,12 @@ impl Guesses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::AddressBlock;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn at(last: u8) -> Source {
-        Source::Address([192, 0, 2, last].into())
+        Source::Address(AddressBlock::of([192, 0, 2, last].into()))
     }
 
     /// Guesses, and a clock that is set forward by hand.
@@ -317,7 +318,7 @@ mod tests {
     #[test]
     fn a_source_that_is_many_pays_by_the_name_alone() {
         let mut ground = Ground::new();
-        let everybody = Source::Address([127, 0, 0, 1].into());
+        let everybody = Source::Address(AddressBlock::of([127, 0, 0, 1].into()));
         ground.guess(&everybody, |_| "alice".into(), 60 * SECOND);
         assert!(!ground.left(&everybody, "alice").is_zero());
         assert!(ground.left(&everybody, "bob").is_zero());
@@ -329,7 +330,7 @@ mod tests {
         ground.guess(&at(1), |_| "alice".into(), 600 * SECOND);
         let left = (ground.left(&at(1), "alice"), ground.left(&at(2), "alice"));
         for number in 0..limits::GUESSES_TABLE as u32 + 100 {
-            let source = Source::Address(std::net::Ipv4Addr::from_bits(number).into());
+            let source = Source::Address(AddressBlock::of(std::net::Ipv4Addr::from_bits(number).into()));
             ground.wrong(&source, &format!("user {number}"));
             ground.right(&source, &format!("user {number}"));
         }

@@ -12,6 +12,7 @@
 //! Tokens and passwords need the feature `auth`. Without it a policy that names issuers or users is refused
 //! when it is loaded; all else works the same.
 
+mod address_block;
 mod file;
 #[cfg(feature = "auth")]
 mod guesses;
@@ -37,6 +38,7 @@ mod token_error;
 #[cfg(feature = "auth")]
 mod turns;
 
+pub(crate) use address_block::AddressBlock;
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};
 pub use policy::{Identity, Policy};

@@ -1,9 +1,8 @@
 //! Where passwords come from.
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::Principal;
+use super::{AddressBlock, Principal};
 
 /// Whose tries are counted together: what nobody can change at will.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -12,8 +11,8 @@ pub(super) enum Source {
     Process,
     /// A user of this host.
     Uid(u32),
-    /// An address of IPv4, or a network of IPv6 as one customer gets it (/64).
-    Address(IpAddr),
+    /// Somebody who is known by his address alone.
+    Address(AddressBlock),
     /// Somebody by a name that is proven.
     Named(Arc<str>),
 }
@@ -23,10 +22,7 @@ impl Source {
         match peer {
             Principal::Bus | Principal::Local => Self::Process,
             Principal::Unix { uid, .. } => Self::Uid(*uid),
-            Principal::Network { address } => Self::Address(match address.ip().to_canonical() {
-                IpAddr::V6(ip) if !ip.is_loopback() => network(ip).into(),
-                ip => ip,
-            }),
+            Principal::Network { address } => Self::Address(AddressBlock::of(address.ip())),
             Principal::Certificate { .. } | Principal::Token { .. } | Principal::User { .. } => {
                 Self::Named(peer.to_string().into())
             }
@@ -38,15 +34,10 @@ impl Source {
     pub(super) fn is_many(&self) -> bool {
         match self {
             Self::Process => true,
-            Self::Address(ip) => ip.is_loopback(),
+            Self::Address(block) => block.is_loopback(),
             Self::Uid(_) | Self::Named(_) => false,
         }
     }
-}
-
-/// The /64 that an address is of.
-fn network(ip: Ipv6Addr) -> Ipv6Addr {
-    Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))
 }
 
 #[cfg(test)]

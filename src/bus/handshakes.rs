@@ -5,7 +5,6 @@
 //! long gives way to him: those who say nothing keep nobody out.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +12,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
+use crate::auth::AddressBlock;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 
@@ -21,7 +21,7 @@ use crate::limits;
 pub(super) struct Handshakes {
     all: Door,
     /// For each address that has any.
-    by_address: Mutex<HashMap<IpAddr, Arc<Door>, RandomState>>,
+    by_address: Mutex<HashMap<AddressBlock, Arc<Door>, RandomState>>,
 }
 
 impl Default for Handshakes {
@@ -37,7 +37,7 @@ impl Handshakes {
     /// [`BusError::Overloaded`] when it takes long and others wait, and what the handshake ends with.
     pub(super) async fn run<T>(
         &self,
-        address: Option<IpAddr>,
+        address: Option<AddressBlock>,
         handshake: impl Future<Output = BusResult<T>>,
     ) -> BusResult<T> {
         let own = address.map(|address| OwnDoor::of(self, address));
@@ -109,12 +109,12 @@ impl Drop for Waits<'_> {
 /// The door of an address, which is there as long as anybody of it.
 struct OwnDoor<'a> {
     handshakes: &'a Handshakes,
-    address: IpAddr,
+    address: AddressBlock,
     door: Arc<Door>,
 }
 
 impl<'a> OwnDoor<'a> {
-    fn of(handshakes: &'a Handshakes, address: IpAddr) -> Self {
+    fn of(handshakes: &'a Handshakes, address: AddressBlock) -> Self {
         let mut doors = handshakes.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let door = doors.entry(address).or_insert_with(|| Arc::new(Door::new(limits::HANDSHAKES_OF_ADDRESS)));
         let door = Arc::clone(door);
@@ -143,8 +143,13 @@ mod tests {
 
     use super::*;
 
-    const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)));
-    const THERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)));
+    fn here() -> Option<AddressBlock> {
+        Some(AddressBlock::of([192, 0, 2, 1].into()))
+    }
+
+    fn there() -> Option<AddressBlock> {
+        Some(AddressBlock::of([192, 0, 2, 2].into()))
+    }
 
     async fn quick() -> BusResult<()> {
         Ok(())
@@ -153,7 +158,7 @@ mod tests {
     /// So many who connect from an address and then say nothing.
     async fn silent_ones(
         handshakes: &Arc<Handshakes>,
-        address: Option<IpAddr>,
+        address: Option<AddressBlock>,
         count: usize,
     ) -> JoinSet<BusResult<()>> {
         let mut silent_ones = JoinSet::new();
@@ -167,7 +172,7 @@ mod tests {
         silent_ones
     }
 
-    async fn time_of_a_good_one(handshakes: &Handshakes, address: Option<IpAddr>) -> Duration {
+    async fn time_of_a_good_one(handshakes: &Handshakes, address: Option<AddressBlock>) -> Duration {
         let before = Instant::now();
         assert!(handshakes.run(address, quick()).await.is_ok());
         before.elapsed()
@@ -186,7 +191,7 @@ mod tests {
     async fn a_good_client_gets_the_place_of_one_who_is_silent() {
         let handshakes = Arc::new(Handshakes::default());
         let mut silent_ones = silent_ones(&handshakes, None, limits::HANDSHAKES).await;
-        let waited = time_of_a_good_one(&handshakes, HERE).await;
+        let waited = time_of_a_good_one(&handshakes, here()).await;
         assert!(waited <= limits::HANDSHAKE_PATIENCE, "{waited:?}");
         let sent_away = silent_ones.join_next().await.unwrap().unwrap();
         assert!(matches!(sent_away, Err(BusError::Overloaded { .. })), "{sent_away:?}");
@@ -203,16 +208,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_address_with_many_silent_ones_is_in_nobodys_way_but_its_own() {
         let handshakes = Arc::new(Handshakes::default());
-        let _silent_ones = silent_ones(&handshakes, HERE, 2 * limits::HANDSHAKES).await;
-        assert_eq!(time_of_a_good_one(&handshakes, THERE).await, Duration::ZERO);
-        assert!(time_of_a_good_one(&handshakes, HERE).await > Duration::ZERO);
+        let _silent_ones = silent_ones(&handshakes, here(), 2 * limits::HANDSHAKES).await;
+        assert_eq!(time_of_a_good_one(&handshakes, there()).await, Duration::ZERO);
+        assert!(time_of_a_good_one(&handshakes, here()).await > Duration::ZERO);
     }
 
     #[tokio::test]
     async fn nothing_is_kept_of_an_address_that_has_none() {
         let handshakes = Arc::new(Handshakes::default());
-        let silent_ones = silent_ones(&handshakes, HERE, 2 * limits::HANDSHAKES_OF_ADDRESS).await;
-        assert!(handshakes.run(THERE, quick()).await.is_ok());
+        let silent_ones = silent_ones(&handshakes, here(), 2 * limits::HANDSHAKES_OF_ADDRESS).await;
+        assert!(handshakes.run(there(), quick()).await.is_ok());
         assert_eq!(handshakes.by_address.lock().unwrap().len(), 1);
         drop(silent_ones);
         while !handshakes.by_address.lock().unwrap().is_empty() {

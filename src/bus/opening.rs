@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::session::{Returned, Session};
 use super::supervisor::{Phase, random};
 use super::task::{Served, SessionTask};
 use super::workers::Seat;
-use crate::auth::{Credentials, Principal};
+use crate::auth::{AddressBlock, Credentials, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{
@@ -96,7 +96,7 @@ async fn open_session(
     // Who comes back has his place already, and finishes what he has begun.
     let admitted = match shared.is_draining() {
         true => Err(BusError::Draining { what: "the bus".into() }),
-        false => place.begin_session(&peer.principal, origin.ip()).and_then(|()| random()),
+        false => place.begin_session(&peer.principal, origin.block()).and_then(|()| random()),
     };
     let resume_token = match admitted {
         Ok(token) => ResumeToken::new(token),
@@ -140,8 +140,8 @@ async fn has_stopped(phase: &mut watch::Receiver<Phase>) {
 struct Origin {
     /// In words, for the log.
     remote: String,
-    /// The address, where it is over a network; whether somebody can be reached there.
-    address: Option<(IpAddr, bool)>,
+    /// Whose address it is, where it is over a network; whether somebody can be reached there.
+    address: Option<(AddressBlock, bool)>,
     /// It is the bus's own.
     is_own: bool,
     /// It is within this process, which does not keep itself waiting.
@@ -153,7 +153,7 @@ impl Origin {
         match accepted {
             Accepted::Open { peer, .. } => {
                 let address = match peer.principal {
-                    Principal::Network { address } => Some((address.ip().to_canonical(), true)),
+                    Principal::Network { address } => Some((AddressBlock::of(address.ip()), true)),
                     _ => None,
                 };
                 let is_own = peer.principal == Principal::Bus;
@@ -162,21 +162,20 @@ impl Origin {
             }
             Accepted::Opening(Opening { remote, validated, .. }) => {
                 let address = remote.parse().ok();
-                let address = address.map(|remote: SocketAddr| (remote.ip().to_canonical(), *validated));
+                let address = address.map(|remote: SocketAddr| (AddressBlock::of(remote.ip()), *validated));
                 Self { remote: remote.clone(), address, is_own: false, is_local: false }
             }
         }
     }
 
-    /// The address whose connections are counted together, once there is a connection. The loopback is everybody on
-    /// this host.
-    fn ip(&self) -> Option<IpAddr> {
-        self.address.map(|(ip, _)| ip).filter(|ip| !ip.is_loopback())
+    /// Whose connections are counted together, once there is a connection. The loopback is everybody on this host.
+    fn block(&self) -> Option<AddressBlock> {
+        self.address.map(|(block, _)| block).filter(|block| !block.is_loopback())
     }
 
     /// The same, for one that has not said anything yet: anybody can make up where a datagram comes from.
-    fn validated_ip(&self) -> Option<IpAddr> {
-        self.ip().filter(|_| self.address.is_some_and(|(_, validated)| validated))
+    fn validated_block(&self) -> Option<AddressBlock> {
+        self.block().filter(|_| self.address.is_some_and(|(_, validated)| validated))
     }
 }
 
@@ -216,7 +215,7 @@ async fn meet(
         }
         Accepted::Opening(opening) => Some(opening.handshake),
     };
-    let place = Place::open(shared, origin.validated_ip(), origin.is_own)?;
+    let place = Place::open(shared, origin.validated_block(), origin.is_own)?;
     let arrives = async {
         if let Some(handshake) = handshake {
             let (link, peer) = handshake.await?;
@@ -230,7 +229,7 @@ async fn meet(
     let arrived = async {
         match origin.is_local {
             true => arrives.await,
-            false => shared.handshakes.run(origin.validated_ip(), arrives).await,
+            false => shared.handshakes.run(origin.validated_block(), arrives).await,
         }
     };
     let hello = timeout_at(until, arrived).await.unwrap_or_else(|_| Err(too_slow(shared)))?;
@@ -356,4 +355,35 @@ async fn refuse(sender: &dyn LinkSender, reason: &BusError) -> io::Result<()> {
         poll_fn(|context| sender.poll_ready(context)).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::memory_pair;
+
+    fn connected_from(address: &str) -> Origin {
+        let principal = Principal::Network { address: address.parse().unwrap() };
+        let (link, _other) = memory_pair();
+        Origin::of(&Accepted::Open { link, peer: Peer::new(principal, "tcp") })
+    }
+
+    fn opening_from(address: &str, validated: bool) -> Origin {
+        let handshake = Box::pin(pending());
+        Origin::of(&Accepted::Opening(Opening { remote: address.into(), validated, handshake }))
+    }
+
+    #[test]
+    fn whoever_may_choose_his_address_counts_as_one_with_and_without_a_handshake() {
+        let one = AddressBlock::of("2001:db8::1".parse().unwrap());
+        for address in ["[2001:db8::1]:1", "[2001:db8::2:0:0:1]:2"] {
+            assert_eq!(connected_from(address).block(), Some(one));
+            assert_eq!(opening_from(address, true).validated_block(), Some(one));
+            assert_eq!(opening_from(address, false).validated_block(), None);
+        }
+        assert_ne!(connected_from("[2001:db8:0:1::1]:1").block(), Some(one));
+        assert_eq!(connected_from("[::ffff:192.0.2.1]:1").block(), connected_from("192.0.2.1:2").block());
+        assert_eq!(connected_from("[::1]:1").block(), None);
+        assert_eq!(connected_from("[::ffff:127.0.0.1]:1").block(), None);
+    }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
 
 use super::Shared;
-use crate::auth::Principal;
+use crate::auth::{AddressBlock, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 
@@ -20,9 +19,9 @@ pub(super) struct Places(Mutex<HashMap<Holder, usize, RandomState>>);
 /// Whose connections are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Holder {
-    Address(IpAddr),
-    /// An address of which somebody has connected and has no session yet.
-    Opening(IpAddr),
+    Address(AddressBlock),
+    /// One of which somebody has connected and has no session yet.
+    Opening(AddressBlock),
     Uid(u32),
     /// Somebody by the name that he has proven.
     Named(Arc<str>),
@@ -80,7 +79,7 @@ impl Place {
     ///
     /// # Errors
     /// [`BusError::LimitReached`].
-    pub(super) fn open(shared: &Arc<Shared>, address: Option<IpAddr>, is_own: bool) -> BusResult<Self> {
+    pub(super) fn open(shared: &Arc<Shared>, address: Option<AddressBlock>, is_own: bool) -> BusResult<Self> {
         let before = shared.links.fetch_add(1, Ordering::Relaxed);
         let mut place =
             Self { shared: Arc::clone(shared), is_own, holders: [None, None], has_session: false };
@@ -88,10 +87,10 @@ impl Place {
         if before >= live.max_sessions.saturating_add(limits::HANDSHAKES) && !is_own {
             return Err(BusError::LimitReached { what: format!("the bus has {before} connections") });
         }
-        if let Some(ip) = address {
+        if let Some(block) = address {
             let limit = live.max_sessions_per_address;
-            let what = || format!("{ip} has {limit} connections without a session");
-            place.hold(0, Holder::Opening(ip), limit, what)?;
+            let what = || format!("{block} has {limit} connections without a session");
+            place.hold(0, Holder::Opening(block), limit, what)?;
         }
         Ok(place)
     }
@@ -100,7 +99,11 @@ impl Place {
     ///
     /// # Errors
     /// [`BusError::LimitReached`].
-    pub(super) fn begin_session(&mut self, principal: &Principal, address: Option<IpAddr>) -> BusResult<()> {
+    pub(super) fn begin_session(
+        &mut self,
+        principal: &Principal,
+        address: Option<AddressBlock>,
+    ) -> BusResult<()> {
         self.give_back();
         let live = self.shared.live();
         let before = self.shared.session_places.fetch_add(1, Ordering::Relaxed);
@@ -109,9 +112,9 @@ impl Place {
             let what = format!("the bus has {} sessions", live.max_sessions);
             return Err(BusError::LimitReached { what });
         }
-        if let Some(ip) = address {
+        if let Some(block) = address {
             let limit = live.max_sessions_per_address;
-            self.hold(0, Holder::Address(ip), limit, || format!("{ip} has {limit} sessions"))?;
+            self.hold(0, Holder::Address(block), limit, || format!("{block} has {limit} sessions"))?;
         }
         if let Some(holder) = Holder::of(principal) {
             let limit = live.max_sessions_per_principal;

@@ -35,7 +35,8 @@ pub struct Settings {
     pub publish_window: (u32, u64),
     /// Connections (default 65,536).
     pub max_sessions: usize,
-    /// Connections of one address of a network, the loopback aside. Default [`limits::SESSIONS_OF_ONE`].
+    /// Connections of one address of a network, of one /64 with IPv6, the loopback aside. Default
+    /// [`limits::SESSIONS_OF_ONE`].
     pub max_sessions_per_address: usize,
     /// Connections of one principal: a user of this host, or somebody by the name that he has proven. Default
     /// [`limits::SESSIONS_OF_ONE`].

