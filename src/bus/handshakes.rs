@@ -5,6 +5,7 @@
 //! long gives way to him: those who say nothing keep nobody out.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +22,7 @@ use crate::limits;
 pub(super) struct Handshakes {
     all: Door,
     /// For each address that has any.
-    by_address: Mutex<HashMap<AddressBlock, Arc<Door>, RandomState>>,
+    by_address: Mutex<HashMap<AddressBlock, Owned, RandomState>>,
 }
 
 impl Default for Handshakes {
@@ -106,6 +107,13 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// The door of an address, and how many are there for it.
+#[derive(Debug)]
+struct Owned {
+    door: Arc<Door>,
+    count: usize,
+}
+
 /// The door of an address, which is there as long as anybody of it.
 struct OwnDoor<'a> {
     handshakes: &'a Handshakes,
@@ -116,8 +124,11 @@ struct OwnDoor<'a> {
 impl<'a> OwnDoor<'a> {
     fn of(handshakes: &'a Handshakes, address: AddressBlock) -> Self {
         let mut doors = handshakes.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let door = doors.entry(address).or_insert_with(|| Arc::new(Door::new(limits::HANDSHAKES_OF_ADDRESS)));
-        let door = Arc::clone(door);
+        let owned = doors
+            .entry(address)
+            .or_insert_with(|| Owned { door: Arc::new(Door::new(limits::HANDSHAKES_OF_ADDRESS)), count: 0 });
+        owned.count += 1;
+        let door = Arc::clone(&owned.door);
         drop(doors);
         Self { handshakes, address, door }
     }
@@ -126,9 +137,12 @@ impl<'a> OwnDoor<'a> {
 impl Drop for OwnDoor<'_> {
     fn drop(&mut self) {
         let mut doors = self.handshakes.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its own and that of the table.
-        if Arc::strong_count(&self.door) == 2 {
-            doors.remove(&self.address);
+        // References to the door would not tell: each is given back after this, when others may have looked already.
+        if let Entry::Occupied(mut owned) = doors.entry(self.address) {
+            owned.get_mut().count -= 1;
+            if owned.get().count == 0 {
+                owned.remove();
+            }
         }
     }
 }
@@ -223,5 +237,18 @@ mod tests {
         while !handshakes.by_address.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[test]
+    fn nothing_is_kept_of_an_address_whose_last_two_go_at_the_same_time() {
+        let handshakes = Handshakes::default();
+        let address = here().unwrap();
+        let (one, other) = (OwnDoor::of(&handshakes, address), OwnDoor::of(&handshakes, address));
+        // As when another thread has given the place of its own back, and not yet its reference.
+        let not_yet = Arc::clone(&one.door);
+        drop(one);
+        drop(other);
+        assert!(handshakes.by_address.lock().unwrap().is_empty());
+        drop(not_yet);
     }
 }
