@@ -59,6 +59,11 @@ impl BusHandle {
         Self { shared, connector, local, attach, phase, task: Some(task), introspection }
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// What clients in this process connect with.
     #[must_use]
     pub fn connector(&self) -> MemoryConnector {

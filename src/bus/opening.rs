@@ -101,6 +101,8 @@ async fn open_session(
     let resume_token = match admitted {
         Ok(token) => ResumeToken::new(token),
         Err(reason) => {
+            // Others may have his place while he is told why.
+            place.end_session();
             turn_away(&shared, &*sender, &peer, &reason).await;
             return None;
         }
