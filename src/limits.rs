@@ -39,9 +39,9 @@ pub const HANDSHAKES: usize = 1024;
 /// stopped meanwhile.
 pub const CERTIFICATES_INSPECTED: usize = 128;
 
-/// How often the certificate of a session is looked at, also where it ends later: so much later than it says may a
-/// session end whose host has slept, or had its clock set.
-pub const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How often the end of a certificate or token is compared with the clock of the system, also where it is further away:
+/// so much later than it says may a session end whose host has slept, or had its clock set.
+pub const EXPIRY_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// How long before the end of its certificate a bus begins to warn of it in the log: time enough for somebody who looks
 /// there once a week. Certificates that are renewed by a machine are so earlier, mostly.

@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
 
 use super::Shared;
+use super::clock::SystemDeadline;
 use super::session::Session;
 use super::task::SessionTask;
 use crate::error::BusError;
@@ -76,29 +76,11 @@ impl Session {
     }
 }
 
-/// When a session's certificate has to be looked at again.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct CertificateEnd {
-    /// By the clock of the runtime, which wakes.
-    pub(super) at: Instant,
-    /// By that of the system, which certificates go by.
-    time: SystemTime,
-}
-
-impl CertificateEnd {
-    fn of(shown: &ShownCertificate, now: SystemTime) -> Option<Self> {
-        let left = shown.next_end(now)?.duration_since(now).unwrap_or_default();
-        // The two go apart when one is set, or the machine sleeps.
-        let left = left.min(limits::CERTIFICATE_INTERVAL);
-        Some(Self { at: Instant::now() + left, time: now + left })
-    }
-}
-
 impl SessionTask {
     /// Takes what the client has shown for what counts from now on.
     pub(super) fn follow_certificate(&mut self) {
         let shown = self.session.certificate();
-        self.certificate_end = shown.and_then(|shown| CertificateEnd::of(&shown, SystemTime::now()));
+        self.certificate_end = shown.and_then(|shown| next_look(&shown, SystemTime::now()));
         // The files may have been read again while it was on its way to the list of sessions.
         self.session.inspect(SystemTime::now());
     }
@@ -110,11 +92,16 @@ impl SessionTask {
     pub(super) fn outlive_certificate(&mut self) -> Result<(), BusError> {
         let end = self.certificate_end.take();
         let Some((shown, end)) = self.session.certificate().zip(end) else { return Ok(()) };
-        let now = SystemTime::now().max(end.time);
+        let now = end.reached(SystemTime::now());
         shown.check(now).map_err(|why| refused(&why))?;
-        self.certificate_end = CertificateEnd::of(&shown, now);
+        self.certificate_end = next_look(&shown, now);
         Ok(())
     }
+}
+
+/// When a certificate has to be looked at again.
+fn next_look(shown: &ShownCertificate, now: SystemTime) -> Option<SystemDeadline> {
+    Some(SystemDeadline::new(shown.next_end(now)?, now))
 }
 
 /// Why a session ends with its certificate.
@@ -131,6 +118,7 @@ fn refused(why: &str) -> BusError {
 mod tests {
     use std::time::Duration;
 
+    use tokio::time::Instant;
     use whispeer_testkit::certificates::{CertificateFiles, Certificates, Identity};
 
     use super::*;

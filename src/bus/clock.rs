@@ -1,8 +1,11 @@
-//! The time of a turn.
+//! The time of a turn, and the two clocks that a session lives by.
 
 use std::cell::Cell;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
+
+use crate::limits;
 
 /// The time of a turn: read once, and only if anybody asks. Most turns never do, and reading the clock
 /// costs as much as routing a message.
@@ -30,5 +33,51 @@ impl Clock {
     #[cfg(test)]
     pub(crate) fn at(now: Instant) -> Self {
         Self { read: Cell::new(Some(now)) }
+    }
+}
+
+/// A moment by the clock of the system, which certificates and tokens go by, to be waited for by that of the runtime,
+/// which wakes. The two go apart when the first is set, or the host sleeps, so that the wait has stages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SystemDeadline {
+    /// The end of the stage, by the clock of the runtime.
+    pub(super) at: Instant,
+    /// The same by that of the system, as far as is known.
+    time: SystemTime,
+}
+
+impl SystemDeadline {
+    /// What is to be looked at when `end` is there, and in an hour at the latest.
+    pub(super) fn new(end: SystemTime, now: SystemTime) -> Self {
+        let left = end.duration_since(now).unwrap_or_default().min(limits::EXPIRY_INTERVAL);
+        Self { at: Instant::now() + left, time: now + left }
+    }
+
+    /// The time at the end of the stage, where the system says that it is `now`. It is never before what was waited for:
+    /// where nothing has been set, the end is not missed by the fraction of a millisecond.
+    pub(super) fn reached(self, now: SystemTime) -> SystemTime {
+        now.max(self.time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_of_the_system_is_waited_for_in_stages_of_an_hour() {
+        let (start, now) = (Instant::now(), SystemTime::now());
+        let end = now + Duration::from_secs(90 * 60);
+        let first = SystemDeadline::new(end, now);
+        assert_eq!(first.at - start, limits::EXPIRY_INTERVAL);
+        tokio::time::advance(limits::EXPIRY_INTERVAL).await;
+        // The clock of the system stands still in this test, and what was waited for counts.
+        let second = SystemDeadline::new(end, first.reached(now));
+        assert_eq!(second.at - start, Duration::from_secs(90 * 60));
+        // A host that has slept for a day finds that it is over.
+        let slept = first.reached(now + Duration::from_secs(24 * 60 * 60));
+        assert_eq!(SystemDeadline::new(end, slept).at, Instant::now());
     }
 }

@@ -80,7 +80,7 @@ impl Shared {
                 self.tell_certificate_end(now);
             }
             // The runtime's clock stands still while the host sleeps, that of the system does not.
-            sleep(limits::CERTIFICATE_INTERVAL).await;
+            sleep(limits::EXPIRY_INTERVAL).await;
         }
     }
 }

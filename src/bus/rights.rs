@@ -6,10 +6,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use super::clock::SystemDeadline;
 use super::task::SessionTask;
 use crate::auth::{Action, Identity, Policy, Principal};
 use crate::error::{BusError, BusResult};
@@ -60,20 +61,15 @@ pub(super) struct Rights {
     identity: Identity,
     /// It may publish to every topic that is not the bus's own.
     publishes_freely: bool,
-    /// When they end.
-    pub(super) until: Option<Instant>,
+    /// When it has to be looked at whether they have ended.
+    pub(super) until: Option<SystemDeadline>,
 }
 
 impl Rights {
     pub(super) fn of(identity: Identity) -> Box<Self> {
         let publishes_freely =
             identity.permissions.allows(Action::Publish, &TopicPattern::everything()).is_ok();
-        // The clock of the system says when, that of the runtime wakes. What is further away than it can tell does
-        // not end while this runs.
-        let until = identity.expires.and_then(|end| {
-            let left = end.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
-            Instant::now().checked_add(left)
-        });
+        let until = next_look(&identity, SystemTime::now());
         Box::new(Self { identity, publishes_freely, until })
     }
 
@@ -92,12 +88,27 @@ impl Rights {
         Ok(self.identity.permissions.allows(action, pattern)?)
     }
 
-    /// Why a session ends at the end of its rights.
-    pub(super) fn expired(&self) -> BusError {
-        BusError::Denied {
-            what: format!("the token of {} has expired; connect with a new one", self.identity.principal),
+    /// Looks at whether they have ended, if it is time for that, where the clock of the system says that it is `system`.
+    ///
+    /// # Errors
+    /// Why the session ends with them.
+    pub(super) fn outlive(&mut self, now: Instant, system: SystemTime) -> Result<(), BusError> {
+        let Some(due) = self.until.filter(|until| until.at <= now) else { return Ok(()) };
+        let system = due.reached(system);
+        if self.identity.has_expired(system) {
+            let principal = &self.identity.principal;
+            return Err(BusError::Denied {
+                what: format!("the token of {principal} has expired; connect with a new one"),
+            });
         }
+        self.until = next_look(&self.identity, system);
+        Ok(())
     }
+}
+
+/// When it has to be looked at whether an identity has ended.
+fn next_look(identity: &Identity, now: SystemTime) -> Option<SystemDeadline> {
+    identity.expires.map(|end| SystemDeadline::new(end, now))
 }
 
 impl SessionTask {
@@ -153,5 +164,45 @@ impl SessionTask {
         for (id, error) in servings {
             self.end_serving(id, Some(&error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::limits;
+
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+
+    /// Rights that end in so many hours, and the time now.
+    fn ending_in(hours: u32) -> (Box<Rights>, SystemTime) {
+        let now = SystemTime::now();
+        let mut identity = Policy::default().identify(&Principal::Local).unwrap();
+        identity.expires = Some(now + hours * HOUR);
+        (Rights::of(identity), now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rights_end_when_the_system_says_so_also_if_the_host_has_slept_meanwhile() {
+        let (mut rights, start) = ending_in(8);
+        tokio::time::advance(limits::EXPIRY_INTERVAL).await;
+        assert!(rights.until.is_some_and(|until| until.at <= Instant::now()), "it is looked at each hour");
+        let ended = rights.outlive(Instant::now(), start + 9 * HOUR);
+        assert!(matches!(&ended, Err(BusError::Denied { what }) if what.contains("expired")), "{ended:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rights_end_at_their_time_and_not_before() {
+        let (mut rights, start) = ending_in(3);
+        for hour in 1..3 {
+            tokio::time::advance(HOUR).await;
+            assert!(rights.outlive(Instant::now(), start + hour * HOUR).is_ok());
+        }
+        tokio::time::advance(HOUR - Duration::from_secs(1)).await;
+        assert!(rights.outlive(Instant::now(), start + 3 * HOUR - Duration::from_secs(1)).is_ok());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(rights.outlive(Instant::now(), start + 3 * HOUR).is_err());
     }
 }

@@ -7,14 +7,13 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::Shared;
 use super::budget::Share;
-use super::certificates::CertificateEnd;
-use super::clock::Clock;
+use super::clock::{Clock, SystemDeadline};
 use super::hold::Holds;
 use super::opening::welcome;
 use super::requests::claim;
@@ -80,7 +79,7 @@ pub(super) struct SessionTask {
     /// The number of the policy that they are by.
     pub(super) policy: u64,
     /// When the client's certificate has to be looked at.
-    pub(super) certificate_end: Option<CertificateEnd>,
+    pub(super) certificate_end: Option<SystemDeadline>,
     /// The link may outlive its connection.
     resumable: bool,
     /// The connection is gone; the session ends when this is reached, unless the client comes back.
@@ -277,16 +276,17 @@ impl SessionTask {
 
     /// Notes when the session ends by itself: its client does not come back, or its rights or its certificate end.
     pub(super) fn note_end(&mut self) {
-        let rights_until = self.rights.as_ref().and_then(|rights| rights.until);
+        let rights_until = self.rights.as_ref().and_then(|rights| rights.until).map(|until| until.at);
         let certificate_end = self.certificate_end.map(|end| end.at);
         self.ends_at = self.lost_until.into_iter().chain(rights_until).chain(certificate_end).min();
     }
 
     /// Why the session ends, now that it may do so by itself.
     fn end_of_time(&mut self, now: Instant) -> Option<BusError> {
-        if let Some(rights) = self.rights.as_ref().filter(|rights| rights.until.is_some_and(|end| end <= now))
+        if let Some(rights) = &mut self.rights
+            && let Err(reason) = rights.outlive(now, SystemTime::now())
         {
-            return Some(rights.expired());
+            return Some(reason);
         }
         if self.certificate_end.is_some_and(|end| end.at <= now)
             && let Err(reason) = self.outlive_certificate()

@@ -12,7 +12,9 @@ use whispeer::bus::{Settings, StopRequest};
 use whispeer::client::{ClientEvent, ManyOptions, Reconnect};
 use whispeer::prelude::*;
 use whispeer::proto::{Capabilities, Hello, Resume};
-use whispeer::transport::{ClientAuth, ClientTls, ConnectOptions, ServerTls, connect_with};
+use whispeer::transport::{
+    ClientAuth, ClientTls, ConnectOptions, Peer, ServerTls, connect_with, memory_pair,
+};
 use whispeer::{Address, limits};
 use whispeer_testkit::certificates::Certificates;
 use whispeer_testkit::raw::RawPeer;
@@ -308,6 +310,26 @@ async fn a_session_ends_with_its_token() {
     let identity = policy.authenticate(&nobody, Some(&Credentials::token(token))).await.unwrap();
     let left = identity.expires.unwrap().duration_since(SystemTime::now()).unwrap();
     assert!(left > Duration::from_secs(25) && left < Duration::from_secs(35), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_lives_as_long_as_its_token_which_may_be_for_longer_than_it_is_waited_for_in_one_go() {
+    let ground = Ground::new();
+    let issuer =
+        TokenIssuer::new(SigningKey::parse(ground.key.to_text().reveal()).unwrap(), "login", "bus").unwrap();
+    let lasts = Duration::from_secs(5 * 60 * 60);
+    let token = issuer.issue("bob", &["reader".to_owned()], lasts).unwrap();
+    let (bus_end, client_end) = memory_pair();
+    let nobody = Principal::Network { address: ([192, 0, 2, 1], 1).into() };
+    ground.bus.attach(bus_end, Peer::new(nobody, "memory")).unwrap();
+    let client = Client::builder().credentials(Credentials::token(token)).connect_link(client_end).unwrap();
+    client.ping().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let reason = client.closed().await;
+    assert!(matches!(&reason, BusError::Denied { what } if what.contains("has expired")), "{reason}");
+    // And half a minute, for clocks.
+    let after = start.elapsed();
+    assert!(after > lasts && after < lasts + Duration::from_secs(60), "{after:?}");
 }
 
 /// What gives each of these in turn, and then the last one again.
