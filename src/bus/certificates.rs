@@ -57,7 +57,7 @@ impl Inspection {
 impl Session {
     /// What the client has shown last.
     fn certificate(&self) -> Option<Arc<ShownCertificate>> {
-        self.lock().certificate.clone()
+        self.lock().peer.certificate.clone()
     }
 
     /// Ends the session if what the client has shown is not good by the files that decide now; whether it is.
@@ -66,7 +66,7 @@ impl Session {
         let Err(why) = shown.check(now) else { return true };
         let mut state = self.lock();
         // It may have come back meanwhile, and have shown another one.
-        let still = state.certificate.as_ref().is_some_and(|current| Arc::ptr_eq(current, &shown));
+        let still = state.peer.certificate.as_ref().is_some_and(|current| Arc::ptr_eq(current, &shown));
         if still {
             state.cut(refused(&why));
         }

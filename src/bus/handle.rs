@@ -314,8 +314,8 @@ impl Shared {
             SessionStats {
                 id: session.id,
                 name: session.name.clone(),
-                principal: session.peer.principal.clone(),
-                transport: session.peer.transport.into(),
+                principal: state.peer.principal.clone(),
+                transport: state.peer.transport.into(),
                 connected: !state.is_lost(),
                 subscriptions: state.subscriptions.len(),
                 servings: state.servings.len(),

@@ -158,18 +158,20 @@ impl Shared {
 
     /// Takes a session off the list and keeps its counts.
     fn session_ended(&self, session: &Session, reason: &BusError) {
-        {
+        let peer = {
             let mut past = self.past();
             self.sessions().remove(&session.id);
-            past.add(&session.lock().totals);
-        }
+            let state = session.lock();
+            past.add(&state.totals);
+            state.peer.principal.clone()
+        };
         match reason.class() {
             ErrorClass::Peer => {
                 self.cut_off.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(session = session.id, peer = %session.peer.principal, %reason, "cut off");
+                tracing::warn!(session = session.id, %peer, %reason, "cut off");
             }
             _ => {
-                tracing::debug!(session = session.id, peer = %session.peer.principal, %reason, "session ended")
+                tracing::debug!(session = session.id, %peer, %reason, "session ended")
             }
         }
     }

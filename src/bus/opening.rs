@@ -290,8 +290,8 @@ fn come_back(
     tracing::debug!(session = session.id, peer = %peer.principal, "a client comes back");
     // Where the session ends at this moment, the connection ends with it, and the client tries again.
     let (rights, policy) = rights;
-    let certificate = peer.certificate.clone();
-    session.come_back(Returned { attachment, received: resume.received, rights, policy, certificate });
+    let peer = peer.clone();
+    session.come_back(Returned { attachment, received: resume.received, rights, policy, peer });
     None
 }
 

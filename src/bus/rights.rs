@@ -119,11 +119,11 @@ impl SessionTask {
     pub(super) fn renew_rights(&mut self) -> Result<(), BusError> {
         let (policy, number) = self.shared.policies.current();
         self.policy = number;
-        let principal = &self.session.peer.principal;
+        let principal = self.session.lock().peer.principal.clone();
         let identity = match &self.rights {
-            _ if *principal == Principal::Bus => return Ok(()),
+            _ if principal == Principal::Bus => return Ok(()),
             Some(rights) => policy.renew(rights.identity())?,
-            None => policy.identify(principal)?,
+            None => policy.identify(&principal)?,
         };
         self.rights = Some(Rights::of(identity));
         self.follow_rights();

@@ -24,11 +24,13 @@ use super::subscription::{Slot, Subscriptions};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{ContentRef, Header, Kind, Owed, Refusal, ResumeToken};
-use crate::transport::{Attachment, Lanes, LinkSender, Peer, ShownCertificate, Step};
+use crate::transport::{Attachment, Lanes, LinkSender, Peer, Step};
 
 /// One connected peer.
 pub(crate) struct Session {
     pub(crate) id: u64,
+    /// Who it acts for, as he connected first. What he may do does not depend on the address, which is all that may be
+    /// another when he comes back; see [`State::peer`].
     pub(crate) peer: Peer,
     pub(crate) name: String,
     /// What a client has to know to come back.
@@ -91,8 +93,8 @@ pub(crate) struct State {
     pub(super) returned: Option<Returned>,
     /// Its client is gone and may come back: nobody chooses it where there are others.
     lost: bool,
-    /// The certificate that the client has shown, the last time that it connected.
-    pub(super) certificate: Option<Arc<ShownCertificate>>,
+    /// Who it acts for, from where and over what he connected last, and the certificate that he has shown then.
+    pub(crate) peer: Peer,
     /// Nothing is taken any more.
     pub(crate) closed: bool,
     pub(crate) totals: Totals,
@@ -108,8 +110,8 @@ pub(super) struct Returned {
     /// What the client has shown this time allows, and the number of the policy that says so.
     pub(super) rights: Option<Box<Rights>>,
     pub(super) policy: u64,
-    /// The certificate that it has shown this time.
-    pub(super) certificate: Option<Arc<ShownCertificate>>,
+    /// Who it is this time, with the certificate that it has shown.
+    pub(super) peer: Peer,
 }
 
 /// What may wait for room on a link. Each goes first in turn, so that none takes all of the room each time.
@@ -131,7 +133,9 @@ impl Session {
         request_bytes: usize,
     ) -> Self {
         let lanes = Lanes::with_room(sender.form(), budget.per_session());
-        let certificate = peer.certificate.take();
+        let latest = peer.clone();
+        // What is shown next counts in place of it.
+        peer.certificate = None;
         Self {
             id,
             peer,
@@ -161,7 +165,7 @@ impl Session {
                 cut: None,
                 returned: None,
                 lost: false,
-                certificate,
+                peer: latest,
                 closed: false,
                 totals: Totals::default(),
                 share: Share::default(),
@@ -238,12 +242,12 @@ impl Session {
     }
 
     /// Goes on over the connection over which the client has come back; `false` when the session ends.
-    pub(super) fn come_back(&self, mut returned: Returned) -> bool {
+    pub(super) fn come_back(&self, returned: Returned) -> bool {
         let mut state = self.lock();
         if state.closed || state.cut.is_some() {
             return false;
         }
-        state.certificate = returned.certificate.take();
+        state.peer = returned.peer.clone();
         state.returned = Some(returned);
         drop(state);
         self.has_returned.store(true, Ordering::Release);

@@ -147,9 +147,9 @@ pub struct SessionStats {
     pub id: u64,
     /// What the client calls itself.
     pub name: String,
-    /// Who it acts for.
+    /// Who it acts for; of somebody who has proven nothing, where he connected from last.
     pub principal: Principal,
-    /// The transport it came over.
+    /// The transport over which he did.
     pub transport: String,
     /// Whether its connection lives. One without waits for its client to come back.
     pub connected: bool,

@@ -458,6 +458,21 @@ async fn an_event_is_not_lost_with_the_future_that_waited_for_it() {
 }
 
 #[tokio::test]
+async fn a_session_is_where_its_client_came_back_from() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    client.ping().await.unwrap();
+    let mut events = client.events();
+    let before = ground.bus.sessions().remove(0);
+    ground.relay.cut();
+    assert!(back(&mut events).await);
+    client.ping().await.unwrap();
+    let after = ground.bus.sessions().remove(0);
+    assert_eq!((after.id, after.transport), (before.id, before.transport));
+    assert_ne!(after.principal, before.principal, "it comes by another port");
+}
+
+#[tokio::test]
 async fn a_client_of_several_buses_goes_to_the_next_when_its_own_ends() {
     let buses = [(); 2].map(|()| bus_at(0, Settings::default()).unwrap());
     let addresses = buses.each_ref().map(|bus| format!("tcp://127.0.0.1:{}", port(bus)));
