@@ -140,16 +140,16 @@ impl Shared {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All sessions but the bus's own.
+    /// All sessions but the bus's own, in the order in which they began.
     fn clients(&self) -> Vec<Arc<Session>> {
-        let mut clients: Vec<_> = self
-            .sessions()
-            .values()
-            .filter(|session| session.peer.principal != Principal::Bus)
-            .cloned()
-            .collect();
+        let mut clients = self.clients_in_any_order();
         clients.sort_unstable_by_key(|session| session.id);
         clients
+    }
+
+    fn clients_in_any_order(&self) -> Vec<Arc<Session>> {
+        let sessions = self.sessions();
+        sessions.values().filter(|session| session.peer.principal != Principal::Bus).cloned().collect()
     }
 
     fn past(&self) -> MutexGuard<'_, Totals> {
