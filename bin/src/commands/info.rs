@@ -1,6 +1,7 @@
 //! `whispeer info`: shows the state of a bus.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use clap::Args;
@@ -113,6 +114,13 @@ fn render_bus(bus: &BusStats) -> String {
         format!("{:016x}, version {}, up {}{draining}", bus.bus_id, bus.version, human_duration(bus.uptime)),
     );
     line("addresses", bus.addresses.join(", "));
+    if let Some(until) = bus.certificate_until {
+        let left = until.duration_since(SystemTime::now());
+        line(
+            "certificate",
+            left.map_or_else(|_| "has ended".into(), |left| format!("ends in {}", human_duration(left))),
+        );
+    }
     line(
         "sessions",
         format!(
@@ -277,6 +285,16 @@ mod tests {
     fn a_clients_name_cannot_rule_the_terminal() {
         assert_eq!(name_or_dash("a\x1b[2Jb"), "a\u{fffd}[2Jb");
         assert_eq!(name_or_dash(""), "-");
+    }
+
+    #[test]
+    fn the_end_of_the_certificate_is_shown_where_there_is_one() {
+        let mut bus = BusStats::default();
+        assert!(!render_bus(&bus).contains("certificate"));
+        bus.certificate_until = Some(SystemTime::now() + std::time::Duration::from_secs(90 * 60));
+        assert!(render_bus(&bus).contains("certificate    ends in 1h"), "{}", render_bus(&bus));
+        bus.certificate_until = Some(SystemTime::UNIX_EPOCH);
+        assert!(render_bus(&bus).contains("certificate    has ended"));
     }
 
     #[test]

@@ -187,7 +187,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         .more(&["Those beyond a lowered limit stay."]),
     Setting::new(
         "max_connections_per_address",
-        "Connections of one address of a network, the loopback aside",
+        "Connections of one address of a network, of one /64 with IPv6, the loopback aside",
         Kind::Count(|all| &mut all.bus.max_sessions_per_address),
     )
     .change(Change::NewConnections),
