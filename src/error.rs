@@ -4,9 +4,13 @@
 //! each variant that can cross it (see `proto::refusal`). [`BusError::class`] tells misuse by the
 //! caller, the outcome of a call, a misbehaving peer and a lost link apart.
 
+mod engine;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use engine::EngineError;
 
 use crate::topic::TopicError;
 
@@ -132,6 +136,17 @@ pub enum BusError {
         size: usize,
         /// What the deserialiser says.
         reason: String,
+    },
+    /// An engine cannot seal the payload, or not open it. Only this message is affected.
+    #[error("a message on \"{topic}\" cannot be {done}: {error}")]
+    Engine {
+        /// The full topic.
+        topic: String,
+        /// What was to be done with it: `sealed` or `opened`.
+        done: &'static str,
+        /// Why it cannot.
+        #[source]
+        error: EngineError,
     },
 
     /// Nobody serves the topic.
@@ -322,6 +337,7 @@ impl BusError {
             | Self::NoRuntime { .. }
             | Self::Encode { .. } => ErrorClass::Misuse,
             Self::Decode { .. }
+            | Self::Engine { .. }
             | Self::NoServer { .. }
             | Self::TimedOut { .. }
             | Self::Abandoned { .. }

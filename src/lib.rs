@@ -45,6 +45,7 @@
 //! |---|---|
 //! | publishing, subscribing, requests, serving | [`client`] |
 //! | running a bus | [`bus`] |
+//! | compressing and encrypting payloads | [`engine`] |
 //! | who may do what | [`auth`] |
 //! | topics and patterns | [`topic`] |
 //! | links and addresses | [`transport`] |
@@ -60,6 +61,7 @@
 pub mod auth;
 pub mod bus;
 pub mod client;
+pub mod engine;
 mod error;
 pub mod limits;
 pub mod prelude;
@@ -69,7 +71,7 @@ pub mod transport;
 
 pub use bus::{Bus, BusHandle};
 pub use client::Client;
-pub use error::{BusError, BusResult, ErrorClass, ErrorReply};
+pub use error::{BusError, BusResult, EngineError, ErrorClass, ErrorReply};
 pub use topic::{Topic, TopicPattern};
 pub use transport::Address;
 

@@ -150,6 +150,12 @@ pub const PORT_ATTEMPTS: usize = 16;
 /// not fill the connection limit.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Engines of one chain: each is another pass over the payload, and there are not that many sorts of them.
+pub const ENGINES: usize = 8;
+
+/// Rules that say which engines are for which topics; each is compared with a topic that none before it covers.
+pub const ENGINE_RULES: usize = 256;
+
 /// Bytes of all fields of one frame (headers, options) together: their length is a `u16` on the wire.
 pub const FIELDS_LIMIT: usize = u16::MAX as usize;
 

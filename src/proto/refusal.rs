@@ -243,7 +243,9 @@ impl From<&BusError> for Refusal {
             BusError::Disconnected { reason } => (Code::Disconnected, reason.clone()),
             BusError::Closed { what } => (Code::Closed, what.clone()),
             // What arises on one side only crosses as its text, should it ever have to.
-            BusError::Encode { .. } | BusError::Decode { .. } => (Code::Replied, format!("codec\0{error}")),
+            BusError::Encode { .. } | BusError::Decode { .. } | BusError::Engine { .. } => {
+                (Code::Replied, format!("codec\0{error}"))
+            }
             BusError::Full => (Code::Overloaded, error.to_string()),
             BusError::NoRuntime { .. } => (Code::InvalidSettings, error.to_string()),
             BusError::Connect { .. }

@@ -4,29 +4,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of the library may import from others.
-const RULES: [(&str, &[&str]); 10] = [
+const RULES: [(&str, &[&str]); 11] = [
     ("topic", &["limits"]),
     ("limits", &[]),
     ("error", &["topic", "limits"]),
     ("proto", &["topic", "limits", "error"]),
     ("auth", &["proto", "topic", "limits", "error"]),
     ("transport", &["auth", "proto", "topic", "limits", "error"]),
+    ("engine", &["proto", "topic", "limits", "error"]),
     ("bus", &["transport", "auth", "proto", "topic", "limits", "error"]),
-    ("client", &["transport", "auth", "proto", "topic", "limits", "error"]),
-    ("prelude", &["bus", "client", "transport", "auth", "proto", "topic", "limits", "error"]),
-    ("lib", &["bus", "client", "transport", "auth", "proto", "topic", "limits", "error", "prelude"]),
+    ("client", &["transport", "engine", "auth", "proto", "topic", "limits", "error"]),
+    ("prelude", &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error"]),
+    (
+        "lib",
+        &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error", "prelude"],
+    ),
 ];
 
 /// Parts that know neither I/O nor a clock.
 const PURE: [&str; 3] = ["topic", "limits", "proto"];
 
 /// Names that `lib.rs` exports from a part, and the part.
-const EXPORTED: [(&str, &str); 9] = [
+const EXPORTED: [(&str, &str); 10] = [
     ("Bus", "bus"),
     ("BusHandle", "bus"),
     ("Client", "client"),
     ("BusError", "error"),
     ("BusResult", "error"),
+    ("EngineError", "error"),
     ("ErrorClass", "error"),
     ("ErrorReply", "error"),
     ("Topic", "topic"),

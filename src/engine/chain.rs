@@ -1,0 +1,315 @@
+//! Engines in their order, and which topics they are for.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::envelope::{self, HEAD, PAYLOAD};
+use super::memory::{Memory, Place};
+use super::{Content, Context, Engine, Opened, Sealed};
+use crate::error::{BusError, BusResult, EngineError};
+use crate::limits;
+use crate::topic::TopicPattern;
+
+/// Engines that seal one after the other, by their [`Stage`](super::Stage).
+///
+/// # Examples
+/// ```
+/// use whispeer::engine::Chain;
+///
+/// let as_it_is = Chain::new();
+/// assert!(as_it_is.is_empty());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Chain(Vec<Arc<dyn Engine>>);
+
+impl Chain {
+    /// A chain of none, which leaves payloads as they are.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an engine. Its stage says where it stands, not the order in which engines are added.
+    #[must_use]
+    pub fn with(self, engine: impl Engine) -> Self {
+        self.with_shared(Arc::new(engine))
+    }
+
+    /// [`with`](Self::with) an engine that other chains have, too.
+    #[must_use]
+    pub fn with_shared(mut self, engine: Arc<dyn Engine>) -> Self {
+        let place = self.0.partition_point(|other| other.stage() <= engine.stage());
+        self.0.insert(place, engine);
+        self
+    }
+
+    /// Whether payloads are left as they are.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, id: u8) -> bool {
+        self.0.iter().any(|engine| engine.id() == id)
+    }
+
+    /// Whether it has all that the other one requires.
+    fn protects_as(&self, other: &Self) -> bool {
+        other.0.iter().all(|engine| !engine.is_required() || self.has(engine.id()))
+    }
+
+    /// Whether something that comes without it is refused.
+    pub(crate) fn is_required(&self) -> bool {
+        self.0.iter().any(|engine| engine.is_required())
+    }
+
+    fn check(&self) -> BusResult<()> {
+        if self.0.len() > limits::ENGINES {
+            let what = format!("a chain of {} engines is longer than {}", self.0.len(), limits::ENGINES);
+            return Err(BusError::InvalidSettings(what));
+        }
+        for (index, engine) in self.0.iter().enumerate() {
+            if engine.id() == PAYLOAD {
+                let what =
+                    format!("the engine \"{}\" has the id 0, which stands for the payload", engine.name());
+                return Err(BusError::InvalidSettings(what));
+            }
+            let before = self.0.get(..index).unwrap_or_default();
+            if let Some(other) = before.iter().find(|other| other.id() == engine.id()) {
+                let (one, two) = (other.name(), engine.name());
+                let what = format!("the engines \"{one}\" and \"{two}\" of one chain have the same id");
+                return Err(BusError::InvalidSettings(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the sealed payload to `output`, its envelope included. Without engines it is the payload itself, unless
+    /// that would be taken for a sealed one.
+    pub(crate) fn seal(
+        &self,
+        context: &Context<'_>,
+        payload: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Sealed, EngineError> {
+        let Some((last, inner)) = self.0.split_last() else {
+            output.reserve(HEAD + payload.len());
+            if envelope::looks_sealed(payload) {
+                output.extend_from_slice(&envelope::head(PAYLOAD));
+            }
+            output.extend_from_slice(payload);
+            return Ok(Sealed::default());
+        };
+        let mut sealed = Sealed::default();
+        with_scratch(|[one, other]| {
+            let (mut from, mut to) = (one, other);
+            let mut tag = PAYLOAD;
+            for (index, engine) in inner.iter().enumerate() {
+                to.clear();
+                let bytes = if index == 0 { payload } else { &from[..] };
+                sealed.mark = engine.seal(context, Content { tag, bytes }, to)?.mark.or(sealed.mark);
+                tag = engine.id();
+                std::mem::swap(&mut from, &mut to);
+            }
+            let bytes = if inner.is_empty() { payload } else { &from[..] };
+            output.reserve(HEAD + bytes.len() + last.overhead(bytes.len()));
+            output.extend_from_slice(&envelope::head(last.id()));
+            sealed.mark = last.seal(context, Content { tag, bytes }, output)?.mark.or(sealed.mark);
+            Ok(sealed)
+        })
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<[Vec<u8>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+}
+
+/// Calls `work` with two buffers of this thread. An engine that itself seals something gets others.
+fn with_scratch<R>(work: impl FnOnce([&mut Vec<u8>; 2]) -> R) -> R {
+    let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
+    let [one, other] = &mut scratch;
+    let result = work([one, other]);
+    if scratch.iter().all(|buffer| buffer.capacity() <= limits::POOLED_BUFFER_BYTES) {
+        // A thread that is ending has no place for it any more.
+        let _ = SCRATCH.try_with(|place| place.set(scratch));
+    }
+    result
+}
+
+/// Which chain is for which topics.
+///
+/// The first rule whose pattern covers a topic counts, and the engines given by [`with`](Self::with) where none does.
+/// A message to a pattern goes by the first rule that covers all that the pattern can match; it is refused if another
+/// rule before that, which it may also match, requires what this one does not have.
+///
+/// Topics of the bus's own (`$bus/…`) are never sealed.
+///
+/// # Examples
+/// ```
+/// use whispeer::engine::{Chain, Engines};
+///
+/// let engines = Engines::new().topic("metrics/**", Chain::new());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Engines {
+    rules: Vec<(String, Chain)>,
+    default: Chain,
+}
+
+impl Engines {
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an engine to the chain for all topics that no rule is for.
+    #[must_use]
+    pub fn with(mut self, engine: impl Engine) -> Self {
+        self.default = self.default.with(engine);
+        self
+    }
+
+    /// [`with`](Self::with) an engine that others have, too.
+    #[must_use]
+    pub fn with_shared(mut self, engine: Arc<dyn Engine>) -> Self {
+        self.default = self.default.with_shared(engine);
+        self
+    }
+
+    /// Adds a rule: this chain is for topics that `pattern` covers and no rule before it does. A pattern that is none is
+    /// told when the client connects.
+    #[must_use]
+    pub fn topic(mut self, pattern: impl Into<String>, chain: Chain) -> Self {
+        self.rules.push((pattern.into(), chain));
+        self
+    }
+
+    /// Makes of it what clients use.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidTopic`] for a pattern that is none, and [`BusError::InvalidSettings`] for two engines of one id
+    /// in a chain, a chain of more than [`limits::ENGINES`] or more than [`limits::ENGINE_RULES`] rules.
+    pub(crate) fn checked(self) -> BusResult<Rules> {
+        if self.rules.len() > limits::ENGINE_RULES {
+            let what = format!("more than {} rules for engines are given", limits::ENGINE_RULES);
+            return Err(BusError::InvalidSettings(what));
+        }
+        let mut rules = Vec::with_capacity(self.rules.len());
+        for (pattern, chain) in self.rules {
+            rules.push((TopicPattern::new(pattern)?, chain));
+        }
+        let mut known: Vec<Arc<dyn Engine>> = Vec::new();
+        for chain in rules.iter().map(|(_, chain)| chain).chain([&self.default]) {
+            chain.check()?;
+            for engine in &chain.0 {
+                if !known.iter().any(|other| other.id() == engine.id()) {
+                    known.push(Arc::clone(engine));
+                }
+            }
+        }
+        Ok(Rules { rules, default: self.default, none: Chain::new(), known })
+    }
+}
+
+/// [`Engines`] whose patterns are right.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    rules: Vec<(TopicPattern, Chain)>,
+    default: Chain,
+    none: Chain,
+    /// All engines that there are, one of each id.
+    known: Vec<Arc<dyn Engine>>,
+}
+
+impl Rules {
+    /// The chain for what is sent to a topic or pattern, or comes from there.
+    pub(crate) fn chain(&self, topic: &str) -> Result<&Chain, EngineError> {
+        if topic.starts_with('$') {
+            return Ok(&self.none);
+        }
+        if self.rules.is_empty() {
+            return Ok(&self.default);
+        }
+        let Ok(topic) = TopicPattern::new(topic) else { return Ok(&self.default) };
+        let covering = self.rules.iter().position(|(pattern, _)| pattern.contains(&topic));
+        let (before, chain) = match covering.and_then(|index| Some((index, self.rules.get(index)?))) {
+            Some((index, (_, chain))) => (index, chain),
+            None => (self.rules.len(), &self.default),
+        };
+        let before = self.rules.get(..before).unwrap_or_default();
+        match before.iter().find(|(pattern, other)| !chain.protects_as(other) && pattern.meets(&topic)) {
+            Some((pattern, _)) => Err(EngineError::NoRule { met: pattern.to_string() }),
+            None => Ok(chain),
+        }
+    }
+
+    /// Opens a payload that has arrived; says where it lies then.
+    pub(crate) fn open(
+        &self,
+        context: &Context<'_>,
+        memory: &mut Memory,
+        arrived: &[u8],
+    ) -> Result<(Place, Opened), EngineError> {
+        let chain = self.chain(context.topic)?;
+        let Some((tag, sealed)) = envelope::split(arrived)? else {
+            return match chain.0.iter().find(|engine| engine.is_required()) {
+                Some(engine) => Err(EngineError::Missing { engine: engine.name().to_owned() }),
+                None => Ok((Place::Arrived(0), Opened::default())),
+            };
+        };
+        let mut buffers = memory.take_buffers();
+        let opened = self.open_sealed(chain, context, memory, (tag, sealed), &mut buffers);
+        memory.give_back(buffers);
+        opened
+    }
+
+    fn open_sealed(
+        &self,
+        chain: &Chain,
+        context: &Context<'_>,
+        memory: &mut Memory,
+        (mut tag, sealed): (u8, &[u8]),
+        buffers: &mut [Vec<u8>; 2],
+    ) -> Result<(Place, Opened), EngineError> {
+        let mut all = Opened::default();
+        let mut place = Place::Arrived(HEAD);
+        let mut seen: [u8; limits::ENGINES] = [PAYLOAD; limits::ENGINES];
+        let mut count = 0;
+        let mut last_stage = None;
+        while tag != PAYLOAD {
+            let engine = self.engine(chain, tag)?;
+            // Outermost first, each at most once: so nobody can make a payload that takes for ever.
+            let stage = engine.stage();
+            let again = seen.iter().take(count).any(|id| *id == tag);
+            let Some(slot) =
+                seen.get_mut(count).filter(|_| !again && last_stage.is_none_or(|last| stage <= last))
+            else {
+                return Err(EngineError::Malformed { what: "its engines are not in their order" });
+            };
+            (*slot, last_stage) = (tag, Some(stage));
+            let [one, other] = buffers;
+            let (from, to, next) = match place {
+                Place::Arrived(_) => (sealed, one, 0),
+                Place::Buffer(0) => (&one[..], other, 1),
+                Place::Buffer(_) => (&other[..], one, 0),
+            };
+            to.clear();
+            let opened = engine.open(context, memory, from, to)?;
+            place = Place::Buffer(next);
+            (tag, count) = (opened.tag, count + 1);
+            all = Opened { tag, mark: all.mark.or(opened.mark), signer: all.signer.or(opened.signer) };
+        }
+        let seen = seen.get(..count).unwrap_or_default();
+        match chain.0.iter().find(|engine| engine.is_required() && !seen.contains(&engine.id())) {
+            Some(engine) => Err(EngineError::Missing { engine: engine.name().to_owned() }),
+            None => Ok((place, all)),
+        }
+    }
+
+    /// The engine of this id: that of the chain, or else one that the client has for other topics.
+    fn engine<'a>(&'a self, chain: &'a Chain, id: u8) -> Result<&'a Arc<dyn Engine>, EngineError> {
+        let mut all = chain.0.iter().chain(&self.known);
+        all.find(|engine| engine.id() == id).ok_or(EngineError::UnknownEngine { id })
+    }
+}
