@@ -153,6 +153,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Engines of one chain: each is another pass over the payload, and there are not that many sorts of them.
 pub const ENGINES: usize = 8;
 
+/// Memories of engines that a client keeps for the answers to its requests, which so many tasks may open at once without
+/// making one anew.
+pub const REPLY_MEMORIES: usize = 16;
+
 /// Rules that say which engines are for which topics; each is compared with a topic that none before it covers.
 pub const ENGINE_RULES: usize = 256;
 

@@ -9,8 +9,10 @@ use tokio::time::{Instant, timeout_at};
 use super::Client;
 use super::driver::Driver;
 use super::reconnect::{CredentialSource, Places, Reconnect, Return};
+use super::sealing::Sealing;
 use super::shared::{Connection, Shared};
 use crate::auth::Credentials;
+use crate::engine::Engines;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{Capabilities, Hello, Shown};
@@ -46,6 +48,7 @@ pub struct ClientBuilder {
     credential_source: Option<CredentialSource>,
     /// `None` for what suits the address.
     reconnect: Option<Option<Reconnect>>,
+    engines: Engines,
 }
 
 impl Default for ClientBuilder {
@@ -61,6 +64,7 @@ impl Default for ClientBuilder {
             credentials: None,
             credential_source: None,
             reconnect: None,
+            engines: Engines::new(),
         }
     }
 }
@@ -161,6 +165,28 @@ impl ClientBuilder {
     #[must_use]
     pub fn tls(mut self, tls: crate::transport::ClientTls) -> Self {
         self.options.tls = tls;
+        self
+    }
+
+    /// Seals all payloads with these engines, and opens what arrives with them.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::engine::{Chain, Engines};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let engines = Engines::new().topic("metrics/**", Chain::new());
+    /// let client = Client::builder().engines(engines).connect_memory(&connector)?;
+    /// client.publish_bytes("metrics/load", "0.7").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn engines(mut self, engines: Engines) -> Self {
+        self.engines = engines;
         self
     }
 
@@ -305,6 +331,7 @@ impl ClientBuilder {
 
     fn open(self, link: Link, reconnect: Option<Coming>) -> BusResult<Client> {
         let runtime = check_runtime("connecting a client")?;
+        let rules = self.engines.checked()?;
         let lasting = link.sender.resumable().filter(|_| reconnect.is_some());
         let capabilities = match lasting {
             Some(_) => Capabilities::SUPPORTED,
@@ -328,8 +355,9 @@ impl ClientBuilder {
         let driver =
             Driver::new(Arc::clone(&shared), link.receiver, &hello, self.connect_timeout, coming_back);
         let driver = runtime.spawn(driver.run());
-        let connection =
-            Connection { shared, request_timeout: self.request_timeout, driver: Mutex::new(Some(driver)) };
+        let sealing = Sealing::new(rules, &shared);
+        let (request_timeout, driver) = (self.request_timeout, Mutex::new(Some(driver)));
+        let connection = Connection { shared, request_timeout, sealing, driver };
         Ok(Client { connection: Arc::new(connection) })
     }
 }

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::inbox::Raw;
+use super::sealing::Outgoing;
 use super::shared::Shared;
+use crate::engine::{EngineError, looks_sealed, sealed_by};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::{Content, ContentRef, HEADER_LEN, Payload, ProcessValue};
@@ -27,6 +29,8 @@ pub(super) struct Encoder<T> {
     share: fn(&Self, &T, usize) -> Payload,
     /// Bytes that a value has beside its own.
     weight: fn(&T) -> usize,
+    /// The payload where it is given as such, and may be anything.
+    given: fn(&T) -> &[u8],
 }
 
 impl<T> Clone for Encoder<T> {
@@ -40,14 +44,19 @@ impl<T> Copy for Encoder<T> {}
 impl<T: Serialize + Clone + Send + Sync + 'static> Encoder<T> {
     /// The encoder of typed values.
     pub(super) fn typed(weight: fn(&T) -> usize) -> Self {
-        Self { write: encode_typed, share: share_typed, weight }
+        Self { write: encode_typed, share: share_typed, weight, given: |_| &[] }
     }
 }
 
 impl Encoder<Bytes> {
     /// The encoder of payloads that are bytes already.
     pub(super) fn bytes() -> Self {
-        Self { write: encode_bytes, share: |_, bytes, _| Payload::Bytes(bytes.clone()), weight: Bytes::len }
+        Self {
+            write: encode_bytes,
+            share: |_, bytes, _| Payload::Bytes(bytes.clone()),
+            weight: Bytes::len,
+            given: |bytes| bytes,
+        }
     }
 }
 
@@ -56,6 +65,7 @@ pub(super) type Decoder<T> = fn(&Raw<'_>) -> BriefResult<T>;
 
 thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SEALED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A payload on its way out.
@@ -70,6 +80,15 @@ pub(super) enum Body<'a> {
 }
 
 impl Body<'_> {
+    /// The bytes in memory of their own, to be sent later.
+    pub(super) fn keep(&self) -> Bytes {
+        match self {
+            Self::Lent(payload) => Bytes::copy_from_slice(payload),
+            Self::Owned(payload) => payload.clone(),
+            Self::Shared(payload) => payload.as_bytes().clone(),
+        }
+    }
+
     /// Calls `send` with the content of a frame made of these parts. A large body with memory of its
     /// own is not copied.
     pub(super) fn with_content<R>(
@@ -93,7 +112,7 @@ impl Body<'_> {
 }
 
 /// Makes a payload of `value` and calls `send` with it: the value itself over a link within the process,
-/// or its bytes in this thread's buffer. `beside` is what else the frame carries, in bytes.
+/// or its bytes in this thread's buffer. `beside` is what else the frame carries, in bytes. With `outgoing` it is sealed.
 ///
 /// The buffer is taken out of its place meanwhile, so that a serialiser which itself publishes gets
 /// another one.
@@ -103,14 +122,47 @@ pub(super) fn with_encoded<T, R>(
     encoder: &Encoder<T>,
     value: &T,
     beside: usize,
+    outgoing: Option<&Outgoing<'_>>,
     send: impl FnOnce(&Body<'_>) -> R,
 ) -> BriefResult<R> {
+    if let Some(outgoing) = outgoing
+        && (outgoing.seals() || looks_sealed((encoder.given)(value)))
+    {
+        return with_sealed(encoder.write, value, outgoing, send);
+    }
     if shared.form() == Form::Values {
         let limit = shared.session().map_or(limits::FRAME_LIMIT_MIN, |session| session.frame_limit());
         let limit = limit.saturating_sub(HEADER_LEN + beside);
         return Ok(send(&Body::Shared((encoder.share)(encoder, value, limit))));
     }
     with_bytes(encoder.write, value, send)
+}
+
+/// As [`with_encoded`], with engines in between.
+fn with_sealed<T, R>(
+    encode: fn(&T, &mut Vec<u8>) -> BriefResult<Option<Bytes>>,
+    value: &T,
+    outgoing: &Outgoing<'_>,
+    send: impl FnOnce(&Body<'_>) -> R,
+) -> BriefResult<R> {
+    with_bytes(encode, value, |body| match body {
+        Body::Lent(payload) => {
+            let mut sealed = SEALED.try_with(Cell::take).unwrap_or_default();
+            sealed.clear();
+            let sent = outgoing.seal(payload, &mut sealed).map(|()| send(&Body::Lent(&sealed)));
+            if sealed.capacity() <= limits::POOLED_BUFFER_BYTES {
+                // A thread that is ending has no place for it any more.
+                let _ = SEALED.try_with(|place| place.set(sealed));
+            }
+            sent
+        }
+        Body::Owned(payload) => {
+            let mut sealed = Vec::new();
+            outgoing.seal(payload, &mut sealed)?;
+            Ok(send(&Body::Owned(sealed.into())))
+        }
+        Body::Shared(_) => unreachable!("it was encoded"),
+    })?
 }
 
 #[inline]
@@ -226,6 +278,10 @@ fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(payload);
     deserializer.set_max_depth(DEPTH_LIMIT);
     T::deserialize(&mut deserializer).map_err(|error| {
+        if let Some(id) = sealed_by(payload) {
+            let error = EngineError::UnknownEngine { id };
+            return BusError::Engine { topic: topic(), done: "opened", error }.into();
+        }
         let reason = error.to_string();
         BusError::Decode { what: type_name::<T>(), topic: topic(), size: payload.len(), reason }.into()
     })

@@ -11,6 +11,7 @@ use super::inbox::Inbox;
 use super::reconnect::ClientEvent;
 use super::request_id::{Ask, RequestId};
 use super::shared::{Call, Registration};
+use crate::engine::looks_sealed;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Options, decode_gap};
@@ -295,8 +296,10 @@ impl Driver {
             state.calls.entries.remove(&header.id);
         }
         drop(state);
-        let error = header.flags.contains(Flags::ERROR);
-        if !last || (!error && !header.flags.contains(Flags::END)) {
+        // One that is sealed is the requester's to open.
+        let sealed = header.flags.contains(Flags::ERROR) && looks_sealed(content.payload());
+        let error = header.flags.contains(Flags::ERROR) && !sealed;
+        if !last || sealed || (!error && !header.flags.contains(Flags::END)) {
             let waker = inbox.deliver(None, header.flags, content)?;
             self.wakers.extend(waker);
         }
@@ -308,14 +311,15 @@ impl Driver {
     }
 }
 
-fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<Payload> {
-    if flags.contains(Flags::ERROR) {
+fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<(Flags, Payload)> {
+    if flags.contains(Flags::ERROR) && !looks_sealed(content.payload()) {
         return Err(refusal(content.payload()).into_error());
     }
     if flags.contains(Flags::END) {
         return Err(violation("the end of a stream as the answer to a plain request"));
     }
-    Ok(content.shared_payload().unwrap_or_else(|| Bytes::copy_from_slice(content.payload()).into()))
+    let payload = content.shared_payload();
+    Ok((flags, payload.unwrap_or_else(|| Bytes::copy_from_slice(content.payload()).into())))
 }
 
 /// Who waits for what the bus has refused; where nobody does, since it was accepted by an earlier session, it

@@ -18,6 +18,8 @@ pub struct Message<T> {
     pub headers: Headers,
     /// The id of the bus that the message was first published on, where it is not this one.
     pub origin: Option<u64>,
+    /// The public key, of Ed25519, of whoever has signed the message, where that has been checked.
+    pub signer: Option<[u8; 32]>,
 }
 
 /// The next thing that happened to a subscription, in order.

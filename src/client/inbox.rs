@@ -29,9 +29,16 @@ pub(super) struct Raw<'a> {
     /// The payload, if it is not shared.
     payload: &'a [u8],
     shared: Option<&'a Content>,
+    /// The payload in memory of its own, where it was opened into such.
+    owned: Option<&'a Bytes>,
 }
 
 impl<'a> Raw<'a> {
+    /// The same message, with its payload opened; `owned` if that has memory of its own.
+    pub(super) fn opened<'b>(&'b self, payload: &'b [u8], owned: Option<&'b Bytes>) -> Raw<'b> {
+        Raw { fields: self.fields, topic: self.topic, payload, shared: None, owned }
+    }
+
     /// The payload as bytes; a value is encoded at the first call.
     #[inline]
     pub(super) fn payload(&self) -> &'a [u8] {
@@ -41,7 +48,11 @@ impl<'a> Raw<'a> {
     /// The payload in memory of its own; large ones are not copied.
     #[inline]
     pub(super) fn payload_bytes(&self) -> Bytes {
-        self.shared.map_or_else(|| Bytes::copy_from_slice(self.payload), Content::payload_bytes)
+        match (self.shared, self.owned) {
+            (Some(shared), _) => shared.payload_bytes(),
+            (None, Some(owned)) => owned.clone(),
+            (None, None) => Bytes::copy_from_slice(self.payload),
+        }
     }
 
     /// The payload, if it is a value of this process.
@@ -440,7 +451,7 @@ impl<S> Reader<S> {
                 let (fields, rest) = rest.split_at_checked(fields)?;
                 let (topic, rest) = rest.split_at_checked(topic)?;
                 let payload = rest.get(..payload)?;
-                Some(Taken::Message { stamp, raw: Raw { fields, topic, payload, shared: None } })
+                Some(Taken::Message { stamp, raw: Raw { fields, topic, payload, shared: None, owned: None } })
             }
             Entry::Shared { stamp, content } => {
                 self.consume(content.frame_size() - HEADER_LEN);
@@ -450,6 +461,7 @@ impl<S> Reader<S> {
                     topic: content.topic(),
                     payload: &[],
                     shared: Some(content),
+                    owned: None,
                 };
                 Some(Taken::Message { stamp, raw })
             }

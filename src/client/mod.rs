@@ -45,6 +45,7 @@ mod publisher;
 mod reconnect;
 mod request;
 mod request_id;
+mod sealing;
 mod serving;
 mod shared;
 mod stream;

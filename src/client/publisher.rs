@@ -13,8 +13,10 @@ use super::Client;
 use super::codec::{Body, Encoder, wire_publish, with_encoded};
 use super::options::{Headers, PublishOptions};
 use super::protocol::PublishProtocol;
+use super::sealing::Seal;
 use super::shared::Connection;
 use super::window::{Origin, Ticket};
+use crate::engine::MessageKind;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
@@ -60,6 +62,7 @@ pub struct Publisher<T> {
     /// The fields of every message.
     fields: Bytes,
     encode: Encoder<T>,
+    seal: Option<Seal>,
     sent_in_turn: AtomicU32,
 }
 
@@ -122,19 +125,23 @@ impl<T> Publisher<T> {
         } else {
             self.sent_in_turn.store(sent + 1, Ordering::Relaxed);
         }
-        if self.offer(fields, value)? {
+        let mut sealed = None;
+        if self.offer(fields, value, &mut sealed)? {
             return Ok(());
         }
         self.sent_in_turn.store(0, Ordering::Relaxed);
         let mut origin = Origin::Publisher(self.id);
         let mut ticket = Ticket::new(&self.connection.shared);
         poll_fn(|context| {
-            let sent =
-                with_encoded(&self.connection.shared, &self.encode, value, self.beside(fields), |body| {
-                    self.with_content(fields, body, |content| {
-                        ticket.poll_publish(context, &mut origin, content)
-                    })
-                });
+            let mut poll = |body: &Body<'_>| {
+                self.with_content(fields, body, |content| ticket.poll_publish(context, &mut origin, content))
+            };
+            // What is sealed is so once.
+            if let Some(sealed) = &sealed {
+                return poll(&Body::Owned(Bytes::clone(sealed)));
+            }
+            let shared = &self.connection.shared;
+            let sent = with_encoded(shared, &self.encode, value, self.beside(fields), None, poll);
             sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
         })
         .await?;
@@ -147,14 +154,20 @@ impl<T> Publisher<T> {
     /// [`BusError::Full`] when it has none, or others wait for it; otherwise as [`send`](Self::send).
     #[inline]
     pub fn try_send(&self, value: &T) -> BusResult<()> {
-        if self.offer(&self.fields, value)? { Ok(()) } else { Err(BusError::Full) }
+        if self.offer(&self.fields, value, &mut None)? { Ok(()) } else { Err(BusError::Full) }
     }
 
-    /// Sends a message if the window has room; `false` if it has none.
+    /// Sends a message if the window has room; `false` if it has none. What has been sealed by then is kept.
     #[inline]
-    fn offer(&self, fields: &Bytes, value: &T) -> BriefResult<bool> {
-        with_encoded(&self.connection.shared, &self.encode, value, self.beside(fields), |body| {
-            self.with_content(fields, body, |content| self.connection.shared.try_publish(self.id, content))
+    fn offer(&self, fields: &Bytes, value: &T, sealed: &mut Option<Bytes>) -> BriefResult<bool> {
+        let shared = &self.connection.shared;
+        let outgoing = self.seal.as_ref().map(|seal| seal.outgoing(MessageKind::Publish, fields));
+        with_encoded(shared, &self.encode, value, self.beside(fields), outgoing.as_ref(), |body| {
+            let sent = self.with_content(fields, body, |content| shared.try_publish(self.id, content));
+            if outgoing.is_some() && matches!(sent, Ok(false)) {
+                *sealed = Some(body.keep());
+            }
+            sent
         })?
     }
 
@@ -290,6 +303,9 @@ impl Client {
             topics.iter().map(|topic| wire_publish(P::prefix(), topic)).collect::<BusResult<Vec<_>>>()?;
         let Some((first, further)) = topics.split_first() else { return Ok(0) };
         let fields = PublishOptions::default().fields(further)?;
+        if let Some(seal) = self.connection.seal(first)? {
+            further.iter().try_for_each(|topic| seal.check_also(topic))?;
+        }
         self.publish_raw(first, &fields, Encoder::typed(P::weight), message).await
     }
 
@@ -368,12 +384,14 @@ impl Client {
     ) -> BusResult<Publisher<T>> {
         let fields = options.fields(&[])?.into();
         let shared = &self.connection.shared;
+        let seal = self.connection.seal(topic)?;
         Ok(Publisher {
             id: shared.add_publisher(),
             connection: Arc::clone(&self.connection),
             topic: Bytes::copy_from_slice(topic.as_bytes()),
             fields,
             encode,
+            seal,
             sent_in_turn: AtomicU32::new(0),
         })
     }
@@ -386,15 +404,34 @@ impl Client {
         value: &T,
     ) -> BusResult<usize> {
         let shared = &self.connection.shared;
+        let seal = self.connection.seal(topic)?;
+        if seal.is_some() {
+            // From here on the frame limit is known.
+            shared.opened().await?;
+        }
+        let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Publish, fields));
         let (sender, receiver) = oneshot::channel();
         let mut origin = Origin::Acknowledged(Some(sender));
         {
             let mut ticket = Ticket::new(shared);
+            let mut sealed = None;
             poll_fn(|context| {
-                let sent = with_encoded(shared, &encode, value, fields.len() + topic.len(), |body| {
+                let mut poll = |body: &Body<'_>| {
                     body.with_content(fields, topic.as_bytes(), |content| {
                         ticket.poll_publish(context, &mut origin, content)
                     })
+                };
+                // What is sealed is so once, however often it is tried to send it.
+                if let Some(sealed) = &sealed {
+                    return poll(&Body::Owned(Bytes::clone(sealed)));
+                }
+                let beside = fields.len() + topic.len();
+                let sent = with_encoded(shared, &encode, value, beside, outgoing.as_ref(), |body| {
+                    let polled = poll(body);
+                    if outgoing.is_some() && polled.is_pending() {
+                        sealed = Some(body.keep());
+                    }
+                    polled
                 });
                 sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
             })

@@ -15,8 +15,10 @@ use super::codec::{
 use super::inbox::Inbox;
 use super::options::{ManyOptions, RequestOptions};
 use super::protocol::RequestProtocol;
+use super::sealing::Outgoing;
 use super::shared::{Call, Many, Shared};
 use super::stream::Answers;
+use crate::engine::{EngineError, MessageKind, sealed_by};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Payload};
@@ -231,15 +233,30 @@ impl Client {
         let patience = self.patience(options);
         let fields = options.fields(None)?;
         let shared = &self.connection.shared;
+        let seal = self.connection.seal(topic)?;
+        let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
         let answer = async {
             let (sender, receiver) = oneshot::channel();
-            let pending =
-                self.ask(topic, &fields, Flags::NONE, encode, value, patience, Call::Single(sender)).await?;
+            let call = Call::Single(sender);
+            let asked =
+                self.ask(topic, &fields, Flags::NONE, (encode, outgoing.as_ref()), value, patience, call);
+            let pending = asked.await?;
             let answer = receiver.await.unwrap_or_else(|_| Err(shared.reason()));
             drop(pending);
             answer
         };
-        within(patience, topic, answer).await
+        let answer = within(patience, topic, answer).await;
+        let Some((seal, mark)) = seal.as_ref().zip(outgoing.map(|outgoing| outgoing.mark())) else {
+            return answer.and_then(|(flags, payload)| match flags.contains(Flags::ERROR) {
+                true => Err(unopened(topic, &payload)),
+                false => Ok(payload),
+            });
+        };
+        match answer {
+            Ok((flags, payload)) if flags.contains(Flags::ERROR) => Err(seal.open_error(mark, &payload)),
+            Ok((_, payload)) => seal.open_answer(mark, &payload),
+            Err(error) => Err(seal.judge(error)),
+        }
     }
 
     /// Makes a request of which several answers are expected.
@@ -261,9 +278,15 @@ impl Client {
         // The window is checked where answers arrive, which knows the last one; see `Many`.
         let inbox = Inbox::new((u32::MAX, u64::MAX));
         let call = Call::Many(Many { inbox: Arc::clone(&inbox), credit: Credit::new(window) });
-        let pending =
-            within(patience, topic, self.ask(topic, &fields, flags, encode, value, patience, call)).await?;
-        Ok(Answers::new(Arc::clone(&self.connection), pending, inbox, window, topic.to_owned(), patience))
+        let seal = self.connection.seal(topic)?;
+        let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
+        let asked = self.ask(topic, &fields, flags, (encode, outgoing.as_ref()), value, patience, call);
+        let pending = within(patience, topic, asked).await?;
+        let mark = outgoing.and_then(|outgoing| outgoing.mark());
+        let connection = Arc::clone(&self.connection);
+        let mut answers = Answers::new(connection, pending, inbox, window, topic.to_owned(), patience);
+        answers.open_with(seal, self.connection.opener(), mark);
+        Ok(answers)
     }
 
     #[expect(
@@ -275,7 +298,7 @@ impl Client {
         topic: &str,
         fields: &[u8],
         flags: Flags,
-        encode: Encoder<T>,
+        (encode, outgoing): (Encoder<T>, Option<&Outgoing<'_>>),
         value: &T,
         patience: Patience,
         call: Call,
@@ -287,12 +310,19 @@ impl Client {
         let shared = &self.connection.shared;
         shared.opened().await?;
         shared.room().await?;
-        with_encoded(shared, &encode, value, fields.len() + topic.len(), |body: &Body<'_>| {
+        let beside = fields.len() + topic.len();
+        with_encoded(shared, &encode, value, beside, outgoing, |body: &Body<'_>| {
             body.with_content(fields, topic.as_bytes(), |content| {
                 shared.request(flags, content, patience, call)
             })
         })?
     }
+}
+
+/// An error that was sealed for somebody who has engines.
+pub(super) fn unopened(topic: &str, payload: &Payload) -> BusError {
+    let error = EngineError::UnknownEngine { id: sealed_by(payload.as_bytes()).unwrap_or_default() };
+    BusError::Engine { topic: topic.to_owned(), done: "opened", error }
 }
 
 /// Waits for `answer` until the patience ends.

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::codec::Body;
+use super::sealing::{AskSeal, Outgoing};
 use super::shared::Shared;
+use crate::engine::MessageKind;
 use crate::error::{BusError, BusResult};
 use crate::proto::{Credit, Flags, Header, Kind, Refusal};
 
@@ -29,6 +31,8 @@ pub(super) struct Ask {
     changed: Notify,
     /// How many replies of a stream may be sent.
     window: Mutex<Credit>,
+    /// How it is to be answered, if not in plain.
+    seal: OnceLock<AskSeal>,
 }
 
 impl Ask {
@@ -46,11 +50,25 @@ impl Ask {
             cancelled: AtomicBool::new(false),
             changed: Notify::new(),
             window: Mutex::new(Credit::new(window.unwrap_or_default())),
+            seal: OnceLock::new(),
         })
     }
 
     pub(super) fn topic(&self) -> &str {
         &self.topic
+    }
+
+    /// How an answer is sealed, if it is; `index` is its place in a stream.
+    pub(super) fn outgoing(&self, kind: MessageKind, index: u64) -> Option<Outgoing<'_>> {
+        self.seal.get().map(|seal| seal.outgoing(kind, index))
+    }
+
+    /// The payload of an answer that is an error.
+    pub(super) fn error(&self, error: &BusError) -> Vec<u8> {
+        match self.seal.get() {
+            Some(seal) => seal.error(error),
+            None => Refusal::from(error).encode(),
+        }
     }
 
     fn window(&self) -> MutexGuard<'_, Credit> {
@@ -179,6 +197,18 @@ impl RequestId {
         &self.ask.topic
     }
 
+    /// Notes how the request is to be answered.
+    pub(super) fn answer_as(&self, seal: Option<AskSeal>) {
+        if let Some(seal) = seal {
+            // It is opened once.
+            let _ = self.ask.seal.set(seal);
+        }
+    }
+
+    pub(super) fn ask(&self) -> Arc<Ask> {
+        Arc::clone(&self.ask)
+    }
+
     pub(super) fn belongs_to(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
     }
@@ -197,15 +227,13 @@ impl RequestId {
     /// Answers with an error.
     pub(super) fn fail(mut self, error: &BusError) -> BusResult<()> {
         self.answered = true;
-        let refusal = Refusal::from(error).encode();
-        self.shared.reply(&self.ask, Flags::ERROR, &Body::Lent(&refusal))
+        self.shared.reply(&self.ask, Flags::ERROR, &Body::Lent(&self.ask.error(error)))
     }
 
     fn refuse(&mut self, error: &BusError) {
         self.answered = true;
-        let refusal = Refusal::from(error).encode();
         // Whoever cannot be reached does not wait either.
-        let _ = self.shared.reply(&self.ask, Flags::ERROR, &Body::Lent(&refusal));
+        let _ = self.shared.reply(&self.ask, Flags::ERROR, &Body::Lent(&self.ask.error(error)));
     }
 
     /// Hands the duty to answer to a stream of replies.

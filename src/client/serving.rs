@@ -18,13 +18,15 @@ use super::inbox::{Inbox, Reader, Taken};
 use super::options::{Headers, ServeOptions};
 use super::protocol::RequestProtocol;
 use super::request_id::RequestId;
+use super::sealing::{AskSeal, Opener, read};
 use super::shared::{Connection, Registration, Shared};
+use crate::engine::MessageKind;
 use crate::error::{BusError, BusResult, ErrorReply};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
 /// The code of the error reply to a request that does not decode as what is served.
-const UNDECODABLE: &str = "undecodable";
+pub(super) const UNDECODABLE: &str = "undecodable";
 
 /// A request with all that came with it.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Request<R> {
     pub headers: Headers,
     /// The id of the bus that the request comes from, where it is not this one.
     pub origin: Option<u64>,
+    /// The public key, of Ed25519, of whoever has signed the request, where that has been checked.
+    pub signer: Option<[u8; 32]>,
 }
 
 impl<R> Request<R> {
@@ -81,6 +85,7 @@ pub struct Serving<R> {
     topic: Arc<str>,
     reader: Reader<RequestId>,
     topics: TopicReader,
+    opener: Option<Box<Opener>>,
     decode: Decoder<R>,
     undecodable: u64,
 }
@@ -107,25 +112,26 @@ impl<R> Serving<R> {
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<(TopicPattern, RequestId, R)>> {
-        let taken = ready!(self.poll_item(context, |_| ()));
+        let taken = ready!(self.poll_item(context, |_, _| ()));
         Poll::Ready(taken.map(|(topic, id, value, ())| (topic, id, value)))
     }
 
     fn poll_request(&mut self, context: &mut Context<'_>) -> Poll<Option<Request<R>>> {
-        let taken = ready!(self.poll_item(context, Headers::read));
-        Poll::Ready(taken.map(|(topic, id, value, (headers, origin))| Request {
+        let taken = ready!(self.poll_item(context, |fields, signer| (Headers::read(fields), signer)));
+        Poll::Ready(taken.map(|(topic, id, value, ((headers, origin), signer))| Request {
             topic,
             id,
             value,
             headers,
             origin,
+            signer,
         }))
     }
 
     fn poll_item<E>(
         &mut self,
         context: &mut Context<'_>,
-        extra: impl Fn(&[u8]) -> E,
+        extra: impl Fn(&[u8], Option<[u8; 32]>) -> E,
     ) -> Poll<Option<(TopicPattern, RequestId, R, E)>> {
         let progress = ready!(coop::poll_proceed(context));
         loop {
@@ -139,12 +145,18 @@ impl<R> Serving<R> {
                 Some(Taken::Gap { .. }) => continue,
                 Some(Taken::Message { stamp: id, .. }) if id.is_cancelled() => None,
                 Some(Taken::Message { stamp: id, raw }) => {
-                    let read = self
-                        .topics
-                        .read(raw.topic)
-                        .and_then(|topic| Ok((topic.clone(), (self.decode)(&raw)?)));
-                    match read {
-                        Ok((topic, value)) => Some((topic, id, value, extra(raw.fields))),
+                    let taken = self.topics.read(raw.topic).and_then(|topic| {
+                        let (value, opened) =
+                            read(&mut self.opener, MessageKind::Request, &raw, self.decode)?;
+                        Ok((topic.clone(), value, opened))
+                    });
+                    match taken {
+                        Ok((topic, value, opened)) => {
+                            if let Some(opener) = &self.opener {
+                                id.answer_as(AskSeal::new(opener, id.topic(), raw.payload(), opened.mark));
+                            }
+                            Some((topic, id, value, extra(raw.fields, opened.signer)))
+                        }
                         Err(error) => {
                             self.undecodable += 1;
                             let reply = ErrorReply::new(UNDECODABLE, BusError::from(error).to_string());
@@ -297,6 +309,7 @@ impl Client {
             topic,
             reader: Reader::new(inbox, options.window),
             topics: TopicReader::new(prefix),
+            opener: self.connection.opener(),
             decode,
             undecodable: 0,
         };
@@ -353,8 +366,11 @@ impl Client {
         self.connection.shared.room().await?;
         let mut id = Some(id);
         let shared = &self.connection.shared;
-        let sent =
-            with_encoded(shared, &encode, response, 0, |body| id.take().map_or(Ok(()), |id| id.answer(body)));
+        let ask = id.as_ref().map(RequestId::ask);
+        let outgoing = ask.as_ref().and_then(|ask| ask.outgoing(MessageKind::Reply, 0));
+        let sent = with_encoded(shared, &encode, response, 0, outgoing.as_ref(), |body| {
+            id.take().map_or(Ok(()), |id| id.answer(body))
+        });
         match sent {
             Ok(result) => result,
             Err(error) => {

@@ -21,6 +21,7 @@ use super::burst::{Burst, Next};
 use super::inbox::Inbox;
 use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
+use super::sealing::{Opener, Seal, Sealing};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
@@ -38,11 +39,23 @@ const LANES_FULL: usize = 1024 * 1024;
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) request_timeout: Duration,
+    /// What becomes of payloads, if anything does.
+    pub(super) sealing: Option<Arc<Sealing>>,
     /// The task that owns the link; `close` waits for it.
     pub(super) driver: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Connection {
+    /// How what is sent to a topic is sealed, if this client has engines.
+    pub(super) fn seal(&self, topic: &str) -> BusResult<Option<Seal>> {
+        self.sealing.as_ref().map(|sealing| sealing.seal(topic)).transpose()
+    }
+
+    /// What opens the messages of one subscription, serving or request, if this client has engines.
+    pub(super) fn opener(&self) -> Option<Box<Opener>> {
+        self.sealing.as_ref().map(Opener::new)
+    }
+
     /// Waits until the driver has ended, unless somebody else does so.
     pub(super) async fn join(&self) {
         let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -130,7 +143,8 @@ pub(super) struct Registration<S> {
 /// A request without its last answer.
 pub(super) enum Call {
     /// One answer is due.
-    Single(oneshot::Sender<BusResult<Payload>>),
+    /// With the flag `ERROR`, the payload is an error that has to be opened.
+    Single(oneshot::Sender<BusResult<(Flags, Payload)>>),
     /// A stream of answers, or those of many servers.
     Many(Many),
 }

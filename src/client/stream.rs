@@ -17,11 +17,13 @@ use super::dispatch::refusal;
 use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::RequestOptions;
 use super::protocol::RequestProtocol;
-use super::request::{Patience, Pending};
+use super::request::{Patience, Pending, unopened};
 use super::request_id::{Ask, RequestId};
+use super::sealing::{Opener, Seal};
 use super::shared::Connection;
+use crate::engine::{Mark, MessageKind, looks_sealed};
 use crate::error::{BusError, BusResult, ErrorReply};
-use crate::proto::{Flags, Refusal};
+use crate::proto::Flags;
 use crate::topic::Topic;
 
 /// The answers to one request, as they come.
@@ -34,6 +36,53 @@ pub(super) struct Answers {
     topic: String,
     patience: Patience,
     deadline: Pin<Box<Sleep>>,
+    opening: Opening,
+}
+
+/// How answers are opened.
+#[derive(Default)]
+struct Opening {
+    seal: Option<Seal>,
+    opener: Option<Box<Opener>>,
+    /// The request's number.
+    mark: Option<Mark>,
+    /// Answers of a stream that have come.
+    index: u64,
+}
+
+impl Opening {
+    /// Reads an answer that may have to be opened first; `streamed` if it is one of several of its server.
+    fn read<T>(&mut self, flags: Flags, streamed: bool, raw: &Raw<'_>, decode: Decoder<T>) -> BusResult<T> {
+        let Some(opener) = &mut self.opener else {
+            return match flags.contains(Flags::ERROR) {
+                true if looks_sealed(raw.payload()) => {
+                    let topic = String::from_utf8_lossy(raw.topic);
+                    Err(unopened(&topic, &raw.payload_bytes().into()))
+                }
+                true => Err(refusal(raw.payload()).into_error()),
+                false => Ok(decode(raw)?),
+            };
+        };
+        // Where several servers were asked, each answer says which topic it is for.
+        let asked = self.seal.as_ref().map_or("", Seal::topic);
+        let topic = if raw.topic.is_empty() { asked } else { str::from_utf8(raw.topic).unwrap_or_default() };
+        if flags.contains(Flags::ERROR) {
+            if !looks_sealed(raw.payload()) {
+                let error = refusal(raw.payload()).into_error();
+                return Err(self.seal.as_ref().map_or(error.clone(), |seal| seal.judge(error)));
+            }
+            let opened = opener.open(MessageKind::ErrorReply, topic, (self.mark, 0), raw, |raw| {
+                Ok(refusal(raw.payload()).into_error())
+            });
+            return Err(opened.map_or_else(BusError::from, |(error, _)| error));
+        }
+        let (kind, place) = match streamed {
+            true => (MessageKind::StreamReply, (self.mark, self.index)),
+            false => (MessageKind::Reply, (self.mark, 0)),
+        };
+        self.index += u64::from(streamed);
+        Ok(opener.open(kind, topic, place, raw, decode)?.0)
+    }
 }
 
 impl Answers {
@@ -53,14 +102,20 @@ impl Answers {
             topic,
             patience,
             deadline: Box::pin(sleep_until(patience.until)),
+            opening: Opening::default(),
         }
+    }
+
+    /// Answers are opened in this way, as those to a request that was marked so.
+    pub(super) fn open_with(&mut self, seal: Option<Seal>, opener: Option<Box<Opener>>, mark: Option<Mark>) {
+        self.opening = Opening { seal, opener, mark, index: 0 };
     }
 
     /// Takes the next answer; an error is the last thing that comes.
     fn poll_next<T>(
         &mut self,
         context: &mut Context<'_>,
-        read: impl FnOnce(Flags, &Raw<'_>) -> T,
+        read: impl FnOnce(&mut Opening, Flags, &Raw<'_>) -> T,
     ) -> Poll<Option<BusResult<T>>> {
         if self.pending.is_none() {
             return Poll::Ready(None);
@@ -71,7 +126,11 @@ impl Answers {
             Poll::Ready(false) => {
                 self.pending = None;
                 let end = self.reader.inbox().ended().unwrap_or_default();
-                return Poll::Ready(end.error.map(Err));
+                let judge = |error| match &self.opening.seal {
+                    Some(seal) => seal.judge(error),
+                    None => error,
+                };
+                return Poll::Ready(end.error.map(judge).map(Err));
             }
             Poll::Pending => {
                 ready!(self.deadline.as_mut().poll(context));
@@ -81,7 +140,7 @@ impl Answers {
         }
         progress.made_progress();
         let answer = match self.reader.take() {
-            Some(Taken::Message { stamp, raw }) => read(stamp, &raw),
+            Some(Taken::Message { stamp, raw }) => read(&mut self.opening, stamp, &raw),
             Some(Taken::Gap { .. }) | None => return Poll::Ready(None),
         };
         if let Some(granted) = self.reader.finish() {
@@ -101,13 +160,9 @@ impl Answers {
         let mut answers = Vec::new();
         while count.is_none_or(|count| answers.len() < count) {
             let next = poll_fn(|context| {
-                self.poll_next(context, |flags, raw| {
-                    if flags.contains(Flags::ERROR) {
-                        return Err(refusal(raw.payload()).into_error());
-                    }
-                    let topic = Topic::try_from(topics.read(raw.topic)?.clone())?;
-                    let value = read(raw)?;
-                    Ok((topic, value))
+                self.poll_next(context, |opening, flags, raw| {
+                    let value = opening.read(flags, false, raw, read)?;
+                    Ok((Topic::try_from(topics.read(raw.topic)?.clone())?, value))
                 })
             });
             match next.await {
@@ -145,8 +200,10 @@ impl<T> ReplyStream<T> {
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<BusResult<T>>> {
         let decode = self.decode;
         self.answers
-            .poll_next(context, |_, raw| decode(raw))
-            .map(|next| next.map(|answer| answer.and_then(|value| Ok(value?))))
+            .poll_next(context, |opening, flags, raw| {
+                opening.read(flags, flags.contains(Flags::MORE), raw, decode)
+            })
+            .map(|next| next.map(|answer| answer?))
     }
 }
 
@@ -172,6 +229,8 @@ pub struct Responder<T> {
     connection: Arc<Connection>,
     ask: Arc<Ask>,
     encode: Encoder<T>,
+    /// Answers that have been sent.
+    sent: u64,
     /// Whether the end is still to be told.
     open: bool,
 }
@@ -189,7 +248,12 @@ impl<T> Responder<T> {
         let shared = &self.connection.shared;
         shared.room().await?;
         self.ask.allowed().await?;
-        with_encoded(shared, &self.encode, answer, 0, |body| shared.reply(&self.ask, Flags::MORE, body))?
+        let outgoing = self.ask.outgoing(MessageKind::StreamReply, self.sent);
+        with_encoded(shared, &self.encode, answer, 0, outgoing.as_ref(), |body| {
+            shared.reply(&self.ask, Flags::MORE, body)
+        })??;
+        self.sent += 1;
+        Ok(())
     }
 
     /// Ends the stream.
@@ -217,7 +281,7 @@ impl<T> Responder<T> {
 
     fn end_with(&mut self, error: &BusError) -> BusResult<()> {
         self.open = false;
-        let payload = Refusal::from(error).encode();
+        let payload = self.ask.error(error);
         self.connection.shared.reply(
             &self.ask,
             Flags::END.with(Flags::ERROR),
@@ -405,6 +469,12 @@ impl Client {
             let _ = id.fail(&error);
             return Err(error);
         }
-        Ok(Responder { connection: Arc::clone(&self.connection), ask: id.into_ask(), encode, open: true })
+        Ok(Responder {
+            connection: Arc::clone(&self.connection),
+            ask: id.into_ask(),
+            encode,
+            sent: 0,
+            open: true,
+        })
     }
 }

@@ -19,7 +19,9 @@ use super::event::{Counts, Event, Message};
 use super::inbox::{Inbox, Reader, Taken};
 use super::options::{Headers, SubscribeOptions};
 use super::protocol::PublishProtocol;
+use super::sealing::{Opener, read};
 use super::shared::{Connection, Registration, Shared};
+use crate::engine::{MessageKind, Opened};
 use crate::error::{BusError, BusResult};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
@@ -68,6 +70,7 @@ pub struct Subscription<T> {
     pattern: Arc<str>,
     reader: Reader<()>,
     topics: TopicReader,
+    opener: Option<Box<Opener>>,
     decode: Decoder<T>,
     skipped: u64,
     undecodable: u64,
@@ -136,7 +139,8 @@ impl<T> Subscription<T> {
                 Some(Taken::Gap { count, .. }) => count,
                 Some(Taken::Message { raw, .. }) => {
                     if let Ok(topic) = self.topics.read(raw.topic)
-                        && let Ok(value) = (self.decode)(&raw)
+                        && let Ok((value, _)) =
+                            read(&mut self.opener, MessageKind::Publish, &raw, self.decode)
                     {
                         let topic = topic.clone();
                         self.settle();
@@ -174,10 +178,10 @@ impl<T> Subscription<T> {
             None => return Poll::Ready(None),
             Some(Taken::Gap { count, reason }) => Event::Gap { count, reason },
             Some(Taken::Message { raw, .. }) => match self.topics.read(raw.topic) {
-                Ok(topic) => match (self.decode)(&raw) {
-                    Ok(value) => {
+                Ok(topic) => match read(&mut self.opener, MessageKind::Publish, &raw, self.decode) {
+                    Ok((value, Opened { signer, .. })) => {
                         let (headers, origin) = Headers::read(raw.fields);
-                        Event::Message(Message { topic: topic.clone(), value, headers, origin })
+                        Event::Message(Message { topic: topic.clone(), value, headers, origin, signer })
                     }
                     Err(error) => Event::Undecodable { topic: topic.clone(), error: error.into() },
                 },
@@ -377,6 +381,7 @@ impl Client {
             pattern,
             reader: Reader::new(inbox, options.window),
             topics: TopicReader::new(prefix),
+            opener: self.connection.opener(),
             decode,
             skipped: 0,
             undecodable: 0,

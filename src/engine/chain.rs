@@ -58,9 +58,12 @@ impl Chain {
         other.0.iter().all(|engine| !engine.is_required() || self.has(engine.id()))
     }
 
-    /// Whether something that comes without it is refused.
-    pub(crate) fn is_required(&self) -> bool {
-        self.0.iter().any(|engine| engine.is_required())
+    /// Whether something that comes without it is taken.
+    pub(crate) fn check_plain(&self) -> Result<(), EngineError> {
+        match self.0.iter().find(|engine| engine.is_required()) {
+            Some(engine) => Err(EngineError::Missing { engine: engine.name().to_owned() }),
+            None => Ok(()),
+        }
     }
 
     fn check(&self) -> BusResult<()> {
@@ -208,40 +211,56 @@ impl Engines {
                 }
             }
         }
-        Ok(Rules { rules, default: self.default, none: Chain::new(), known })
+        let (patterns, mut chains): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        chains.extend([self.default, Chain::new()]);
+        Ok(Rules { patterns, chains, known })
     }
 }
 
 /// [`Engines`] whose patterns are right.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    rules: Vec<(TopicPattern, Chain)>,
-    default: Chain,
-    none: Chain,
+    patterns: Vec<TopicPattern>,
+    /// One for each pattern; then the one for all other topics, and the one of none.
+    chains: Vec<Chain>,
     /// All engines that there are, one of each id.
     known: Vec<Arc<dyn Engine>>,
 }
 
+/// Which of the chains it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChainIndex(usize);
+
 impl Rules {
-    /// The chain for what is sent to a topic or pattern, or comes from there.
-    pub(crate) fn chain(&self, topic: &str) -> Result<&Chain, EngineError> {
+    /// Whether all payloads stay as they are.
+    pub(crate) fn are_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Which chain is for what is sent to a topic or pattern, or comes from there.
+    pub(crate) fn find(&self, topic: &str) -> Result<ChainIndex, EngineError> {
+        let default = self.patterns.len();
         if topic.starts_with('$') {
-            return Ok(&self.none);
+            return Ok(ChainIndex(default + 1));
         }
-        if self.rules.is_empty() {
-            return Ok(&self.default);
+        if self.patterns.is_empty() {
+            return Ok(ChainIndex(default));
         }
-        let Ok(topic) = TopicPattern::new(topic) else { return Ok(&self.default) };
-        let covering = self.rules.iter().position(|(pattern, _)| pattern.contains(&topic));
-        let (before, chain) = match covering.and_then(|index| Some((index, self.rules.get(index)?))) {
-            Some((index, (_, chain))) => (index, chain),
-            None => (self.rules.len(), &self.default),
-        };
-        let before = self.rules.get(..before).unwrap_or_default();
-        match before.iter().find(|(pattern, other)| !chain.protects_as(other) && pattern.meets(&topic)) {
+        // What is no topic is refused as such elsewhere.
+        let Ok(topic) = TopicPattern::new(topic) else { return Ok(ChainIndex(default)) };
+        let covering = self.patterns.iter().position(|pattern| pattern.contains(&topic)).unwrap_or(default);
+        let chain = self.chain(ChainIndex(covering));
+        let mut before = self.patterns.iter().zip(&self.chains).take(covering);
+        match before.find(|(pattern, other)| !chain.protects_as(other) && pattern.meets(&topic)) {
             Some((pattern, _)) => Err(EngineError::NoRule { met: pattern.to_string() }),
-            None => Ok(chain),
+            None => Ok(ChainIndex(covering)),
         }
+    }
+
+    /// The chain of this index.
+    pub(crate) fn chain(&self, index: ChainIndex) -> &Chain {
+        static NONE: Chain = Chain(Vec::new());
+        self.chains.get(index.0).unwrap_or(&NONE)
     }
 
     /// Opens a payload that has arrived; says where it lies then.
@@ -251,12 +270,10 @@ impl Rules {
         memory: &mut Memory,
         arrived: &[u8],
     ) -> Result<(Place, Opened), EngineError> {
-        let chain = self.chain(context.topic)?;
+        let chain = self.chain(self.find(context.topic)?);
         let Some((tag, sealed)) = envelope::split(arrived)? else {
-            return match chain.0.iter().find(|engine| engine.is_required()) {
-                Some(engine) => Err(EngineError::Missing { engine: engine.name().to_owned() }),
-                None => Ok((Place::Arrived(0), Opened::default())),
-            };
+            chain.check_plain()?;
+            return Ok((Place::Arrived(0), Opened::default()));
         };
         let mut buffers = memory.take_buffers();
         let opened = self.open_sealed(chain, context, memory, (tag, sealed), &mut buffers);

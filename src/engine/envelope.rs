@@ -21,8 +21,13 @@ pub(super) const HEAD: usize = 4;
 pub(super) const PAYLOAD: u8 = 0;
 
 /// Whether this would be taken for a sealed payload.
-pub(super) fn looks_sealed(payload: &[u8]) -> bool {
+pub(crate) fn looks_sealed(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
+}
+
+/// The id of the engine that has sealed it last, if it is sealed.
+pub(crate) fn sealed_by(payload: &[u8]) -> Option<u8> {
+    split(payload).ok().flatten().map(|(tag, _)| tag)
 }
 
 /// The head of a payload that the engine of this tag has sealed last.

@@ -9,7 +9,7 @@ use std::fmt;
 #[derive(Default)]
 pub struct Memory {
     /// A few: one for each sort of engine.
-    kept: Vec<(TypeId, Box<dyn Any + Send>)>,
+    kept: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
     /// Engines read from the one and write to the other.
     buffers: [Vec<u8>; 2],
 }
@@ -25,7 +25,7 @@ pub(crate) enum Place {
 
 impl Memory {
     /// What an engine keeps here, by its type; the default at first.
-    pub fn of<T: Default + Send + 'static>(&mut self) -> &mut T {
+    pub fn of<T: Default + Send + Sync + 'static>(&mut self) -> &mut T {
         let id = TypeId::of::<T>();
         let index = self.kept.iter().position(|(kept, _)| *kept == id).unwrap_or_else(|| {
             self.kept.push((id, Box::<T>::default()));

@@ -20,6 +20,8 @@ mod memory;
 use std::fmt;
 
 pub use chain::{Chain, Engines};
+pub(crate) use chain::{ChainIndex, Rules};
+pub(crate) use envelope::{looks_sealed, sealed_by};
 pub use memory::Memory;
 pub(crate) use memory::Place;
 

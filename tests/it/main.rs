@@ -9,6 +9,7 @@ mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
 mod conformance;
+mod engines;
 mod examples;
 mod ghosts;
 mod ground;

@@ -1,0 +1,296 @@
+//! What engines make of the payloads of a client, and of those that it gets.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+
+use super::codec::Decoder;
+use super::dispatch::refusal;
+use super::inbox::Raw;
+use super::serving::UNDECODABLE;
+use super::shared::{Session, Shared};
+use crate::engine::{
+    ChainIndex, Context, EngineError, Mark, Memory, MessageKind, Opened, Place, Rules, looks_sealed,
+};
+use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
+use crate::limits;
+use crate::proto::{Payload, Refusal};
+
+/// The engines of a client.
+pub(super) struct Sealing {
+    rules: Rules,
+    shared: Arc<Shared>,
+    /// What is kept between the answers to requests, which come to any task.
+    memories: Mutex<Vec<Memory>>,
+}
+
+impl Sealing {
+    /// `None` where payloads stay as they are.
+    pub(super) fn new(rules: Rules, shared: &Arc<Shared>) -> Option<Arc<Self>> {
+        let sealing = Self { rules, shared: Arc::clone(shared), memories: Mutex::default() };
+        (!sealing.rules.are_empty()).then(|| Arc::new(sealing))
+    }
+
+    /// Bytes that a payload may have: as many as the frame limit allows without engines.
+    fn limit(&self) -> usize {
+        self.shared.session().map_or(limits::FRAME_LIMIT_MIN, Session::frame_limit)
+    }
+
+    /// How what is sent to a topic is sealed.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRule`].
+    pub(super) fn seal(self: &Arc<Self>, topic: &str) -> BusResult<Seal> {
+        let chain = self.rules.find(topic).map_err(|error| sealed(topic, error))?;
+        Ok(Seal { sealing: Arc::clone(self), chain, topic: topic.into() })
+    }
+
+    /// The payload of an answer.
+    fn open_answer(&self, context: &Context<'_>, payload: &Payload) -> Result<Payload, EngineError> {
+        let Payload::Bytes(arrived) = payload else {
+            self.rules.chain(self.rules.find(context.topic)?).check_plain()?;
+            return Ok(payload.clone());
+        };
+        let taken = self.memories().pop();
+        let mut memory = taken.unwrap_or_default();
+        let opened = self.rules.open(context, &mut memory, arrived).map(|(place, _)| match place {
+            Place::Arrived(start) => arrived.slice(start.min(arrived.len())..),
+            place @ Place::Buffer(_) => memory.take(place).unwrap_or_default().into(),
+        });
+        let mut memories = self.memories();
+        if memories.len() < limits::REPLY_MEMORIES {
+            memories.push(memory);
+        }
+        Ok(Payload::Bytes(opened?))
+    }
+
+    fn memories(&self) -> MutexGuard<'_, Vec<Memory>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Sealing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Sealing").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+/// How what is sent to one topic is sealed.
+#[derive(Debug, Clone)]
+pub(super) struct Seal {
+    sealing: Arc<Sealing>,
+    chain: ChainIndex,
+    topic: Box<str>,
+}
+
+impl Seal {
+    /// Whether another topic has the same chain.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRule`] if it has not.
+    pub(super) fn check_also(&self, topic: &str) -> BusResult<()> {
+        let found = self.sealing.rules.find(topic).map_err(|error| sealed(topic, error))?;
+        if found == self.chain {
+            return Ok(());
+        }
+        Err(sealed(&self.topic, EngineError::NoRule { met: topic.to_owned() }))
+    }
+
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// For one payload.
+    #[inline]
+    pub(super) fn outgoing<'a>(&'a self, kind: MessageKind, fields: &'a [u8]) -> Outgoing<'a> {
+        let mut context = Context::new(&self.topic, kind);
+        context.fields = fields;
+        Outgoing { seal: self, context, mark: OnceLock::new() }
+    }
+
+    /// The answer to a request that was marked so.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub(super) fn open_answer(&self, mark: Option<Mark>, payload: &Payload) -> BusResult<Payload> {
+        let context = self.incoming(MessageKind::Reply, mark);
+        self.sealing.open_answer(&context, payload).map_err(|error| opened(&self.topic, error))
+    }
+
+    /// The error that a request was answered with, as sealed.
+    pub(super) fn open_error(&self, mark: Option<Mark>, payload: &Payload) -> BusError {
+        let context = self.incoming(MessageKind::ErrorReply, mark);
+        match self.sealing.open_answer(&context, payload) {
+            Ok(payload) => refusal(payload.as_bytes()).into_error(),
+            Err(error) => opened(&self.topic, error),
+        }
+    }
+
+    /// What to think of an error that was not sealed: anybody could have made up what a server says.
+    pub(super) fn judge(&self, error: BusError) -> BusError {
+        let BusError::Replied(reply) = &error else { return error };
+        match self.sealing.rules.chain(self.chain).check_plain() {
+            Ok(()) => error,
+            Err(_) if reply.code() == UNDECODABLE => {
+                let said = "somebody says that the server could not read the request";
+                BusError::Replied(ErrorReply::new(UNDECODABLE, said))
+            }
+            Err(missing) => opened(&self.topic, missing),
+        }
+    }
+
+    fn incoming(&self, kind: MessageKind, mark: Option<Mark>) -> Context<'_> {
+        let mut context = Context::new(&self.topic, kind);
+        (context.request, context.limit) = (mark, self.sealing.limit());
+        context
+    }
+}
+
+/// One payload on its way out.
+#[derive(Debug)]
+pub(super) struct Outgoing<'a> {
+    seal: &'a Seal,
+    context: Context<'a>,
+    mark: OnceLock<Mark>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// The same, as an answer to a request that was marked so; its place in a stream is `index`.
+    pub(super) fn answering(mut self, request: Option<Mark>, index: u64) -> Self {
+        (self.context.request, self.context.index) = (request, index);
+        self
+    }
+
+    /// Whether there are engines for it.
+    #[inline]
+    pub(super) fn seals(&self) -> bool {
+        !self.seal.sealing.rules.chain(self.seal.chain).is_empty()
+    }
+
+    /// The number that it has got.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.mark.get().copied()
+    }
+
+    /// Appends the sealed payload to `output`.
+    pub(super) fn seal(&self, payload: &[u8], output: &mut Vec<u8>) -> BriefResult<()> {
+        let limit = self.seal.sealing.limit();
+        if payload.len() > limit {
+            return Err(BusError::FrameTooLarge { size: payload.len(), limit }.into());
+        }
+        let chain = self.seal.sealing.rules.chain(self.seal.chain);
+        let done = chain.seal(&self.context, payload, output);
+        if let Some(mark) = done.map_err(|error| sealed(self.context.topic, error))?.mark {
+            // What is asked is sealed once.
+            let _ = self.mark.set(mark);
+        }
+        Ok(())
+    }
+}
+
+/// Opens what arrives for one subscription, serving or request.
+#[derive(Debug)]
+pub(super) struct Opener {
+    sealing: Arc<Sealing>,
+    memory: Memory,
+}
+
+impl Opener {
+    pub(super) fn new(sealing: &Arc<Sealing>) -> Box<Self> {
+        Box::new(Self { sealing: Arc::clone(sealing), memory: Memory::default() })
+    }
+
+    /// Opens a message and reads its value.
+    pub(super) fn open<T>(
+        &mut self,
+        kind: MessageKind,
+        topic: &str,
+        (request, index): (Option<Mark>, u64),
+        raw: &Raw<'_>,
+        read: impl FnOnce(&Raw<'_>) -> BriefResult<T>,
+    ) -> BriefResult<(T, Opened)> {
+        let rules = &self.sealing.rules;
+        let failed = |error| opened(topic, error);
+        if raw.value().is_some() {
+            // Made in this process, by a client without engines.
+            rules.find(topic).and_then(|index| rules.chain(index).check_plain()).map_err(failed)?;
+            return Ok((read(raw)?, Opened::default()));
+        }
+        let mut context = Context::new(topic, kind);
+        context.fields = raw.fields;
+        (context.request, context.index, context.limit) = (request, index, self.sealing.limit());
+        let arrived = raw.payload();
+        let (place, known) = rules.open(&context, &mut self.memory, arrived).map_err(failed)?;
+        if place == Place::Arrived(0) {
+            return Ok((read(raw)?, known));
+        }
+        let length = self.memory.payload(arrived, place).len();
+        let owned = match length >= limits::SHARED_PAYLOAD {
+            true => self.memory.take(place).map(Bytes::from),
+            false => None,
+        };
+        let payload = owned.as_deref().unwrap_or_else(|| self.memory.payload(arrived, place));
+        let value = read(&raw.opened(payload, owned.as_ref()))?;
+        self.memory.rest();
+        Ok((value, known))
+    }
+}
+
+/// Reads a message that may have to be opened first.
+#[inline]
+pub(super) fn read<T>(
+    opener: &mut Option<Box<Opener>>,
+    kind: MessageKind,
+    raw: &Raw<'_>,
+    decode: Decoder<T>,
+) -> BriefResult<(T, Opened)> {
+    match opener {
+        None => Ok((decode(raw)?, Opened::default())),
+        Some(opener) => {
+            let topic = str::from_utf8(raw.topic).unwrap_or_default();
+            opener.open(kind, topic, (None, 0), raw, decode)
+        }
+    }
+}
+
+/// How a request that was handed over is to be answered.
+#[derive(Debug)]
+pub(super) struct AskSeal {
+    seal: Seal,
+    mark: Option<Mark>,
+}
+
+impl AskSeal {
+    /// For a request that came so. Who has asked in plain, where that is taken, is answered in plain.
+    pub(super) fn new(opener: &Opener, topic: &str, arrived: &[u8], mark: Option<Mark>) -> Option<Self> {
+        let seal = opener.sealing.seal(topic).ok()?;
+        let plain = !looks_sealed(arrived) && opener.sealing.rules.chain(seal.chain).check_plain().is_ok();
+        (!plain).then_some(Self { seal, mark })
+    }
+
+    pub(super) fn outgoing(&self, kind: MessageKind, index: u64) -> Outgoing<'_> {
+        self.seal.outgoing(kind, &[]).answering(self.mark, index)
+    }
+
+    /// The payload of an error reply: what a server says is sealed, and what anybody may know is not.
+    pub(super) fn error(&self, error: &BusError) -> Vec<u8> {
+        let plain = Refusal::from(error).encode();
+        if !matches!(error, BusError::Replied(_)) {
+            return plain;
+        }
+        let mut output = Vec::new();
+        match self.outgoing(MessageKind::ErrorReply, 0).seal(&plain, &mut output) {
+            Ok(()) => output,
+            Err(error) => Refusal::from(&BusError::from(error)).encode(),
+        }
+    }
+}
+
+fn sealed(topic: &str, error: EngineError) -> BusError {
+    BusError::Engine { topic: topic.to_owned(), done: "sealed", error }
+}
+
+fn opened(topic: &str, error: EngineError) -> BusError {
+    BusError::Engine { topic: topic.to_owned(), done: "opened", error }
+}
