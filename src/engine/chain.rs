@@ -330,3 +330,186 @@ impl Rules {
         all.find(|engine| engine.id() == id).ok_or(EngineError::UnknownEngine { id })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{MessageKind, Stage};
+    use super::*;
+
+    /// Adds its id to every byte; its stage is its id, too.
+    #[derive(Debug)]
+    struct Adding {
+        id: u8,
+        required: bool,
+    }
+
+    impl Engine for Adding {
+        fn id(&self) -> u8 {
+            self.id
+        }
+
+        fn name(&self) -> &str {
+            "adding"
+        }
+
+        fn stage(&self) -> Stage {
+            Stage::new(self.id)
+        }
+
+        fn is_required(&self) -> bool {
+            self.required
+        }
+
+        fn seal(
+            &self,
+            _context: &Context<'_>,
+            content: Content<'_>,
+            output: &mut Vec<u8>,
+        ) -> Result<Sealed, EngineError> {
+            output.push(content.tag);
+            output.extend(content.bytes.iter().map(|byte| byte.wrapping_add(self.id)));
+            Ok(Sealed::default())
+        }
+
+        fn open(
+            &self,
+            context: &Context<'_>,
+            _memory: &mut Memory,
+            sealed: &[u8],
+            output: &mut Vec<u8>,
+        ) -> Result<Opened, EngineError> {
+            let (tag, bytes) = sealed.split_first().ok_or(EngineError::Malformed { what: "it is empty" })?;
+            if bytes.len() > context.limit {
+                return Err(EngineError::TooLarge { limit: context.limit });
+            }
+            output.extend(bytes.iter().map(|byte| byte.wrapping_sub(self.id)));
+            Ok(Opened::tagged(*tag))
+        }
+    }
+
+    fn adding(id: u8) -> Adding {
+        Adding { id, required: false }
+    }
+
+    fn rules(ids: &[u8]) -> Rules {
+        ids.iter().fold(Engines::new(), |engines, id| engines.with(adding(*id))).checked().unwrap()
+    }
+
+    fn context() -> Context<'static> {
+        Context::new("a/topic", MessageKind::Publish)
+    }
+
+    fn sealed(rules: &Rules, payload: &[u8]) -> Vec<u8> {
+        let mut output = Vec::new();
+        rules.chain(rules.find("a/topic").unwrap()).seal(&context(), payload, &mut output).unwrap();
+        output
+    }
+
+    fn open(rules: &Rules, arrived: &[u8]) -> Result<Vec<u8>, EngineError> {
+        let mut memory = Memory::default();
+        let (place, _) = rules.open(&context(), &mut memory, arrived)?;
+        Ok(memory.payload(arrived, place).to_vec())
+    }
+
+    #[test]
+    fn engines_seal_by_their_stage_whatever_the_order_in_which_they_are_given() {
+        for ids in [[3, 1, 2], [1, 2, 3], [2, 3, 1]] {
+            let sealed = sealed(&rules(&ids), b"payload");
+            // Each has the tag of the one before it, and nothing of the payload is as it was.
+            assert_eq!(sealed[7..], b"payload".map(|byte| byte + 6));
+            assert_eq!(sealed[..5], [0xC1, 0x57, 1, 3, 2]);
+            assert_eq!(open(&rules(&[1, 2, 3]), &sealed).unwrap(), b"payload");
+        }
+    }
+
+    #[test]
+    fn engines_in_another_order_or_more_than_once_are_refused() {
+        let rules = rules(&[1, 2, 3]);
+        let head = |tags: &[u8]| [&[0xC1, 0x57, 1][..], tags].concat();
+        // The inner one first, and one within itself for ever.
+        for tags in [&[1, 3, 0][..], &[2, 2, 2, 0], &[3, 3]] {
+            let error = open(&rules, &head(tags)).unwrap_err();
+            assert!(matches!(error, EngineError::Malformed { .. }), "{tags:?}: {error:?}");
+        }
+        let again: Vec<u8> = std::iter::repeat_n(3, 1_000).collect();
+        assert!(open(&rules, &head(&again)).is_err());
+    }
+
+    #[test]
+    fn what_is_not_sealed_is_itself_and_what_looks_so_is_wrapped() {
+        let none = rules(&[]);
+        assert_eq!(sealed(&none, b"plain"), b"plain");
+        let look_alike = [0xC1, 0x57, 1, 9, 9];
+        let wrapped = sealed(&none, &look_alike);
+        assert_eq!(wrapped, [&[0xC1, 0x57, 1, 0][..], &look_alike].concat());
+        for rules in [none, rules(&[1])] {
+            assert_eq!(open(&rules, &wrapped).unwrap(), look_alike);
+            assert_eq!(open(&rules, b"plain").unwrap(), b"plain");
+            assert_eq!(open(&rules, b"").unwrap(), b"");
+        }
+    }
+
+    #[test]
+    fn what_is_required_has_to_be_there_and_what_is_known_elsewhere_is_opened_too() {
+        let required = || Adding { id: 9, required: true };
+        let secret = Chain::new().with(required()).with(adding(1));
+        let rules = Engines::new().topic("a/**", secret).with(adding(5)).checked().unwrap();
+        let missing = EngineError::Missing { engine: "adding".into() };
+        assert_eq!(open(&rules, b"plain").unwrap_err(), missing);
+        let with_five = sealed(&Engines::new().with(adding(5)).checked().unwrap(), b"x");
+        assert_eq!(open(&rules, &with_five).unwrap_err(), missing);
+        let with_both = sealed(&Engines::new().with(adding(5)).with(required()).checked().unwrap(), b"x");
+        assert_eq!(open(&rules, &with_both).unwrap(), b"x");
+        let unknown = sealed(&Engines::new().with(adding(7)).checked().unwrap(), b"x");
+        assert_eq!(open(&rules, &unknown).unwrap_err(), EngineError::UnknownEngine { id: 7 });
+    }
+
+    #[test]
+    fn a_pattern_goes_by_the_first_rule_that_covers_it_unless_one_before_asks_for_more() {
+        let required = |id| Chain::new().with(Adding { id, required: true });
+        let rules = Engines::new()
+            .topic("open/**", Chain::new())
+            .topic("secret/**", required(9))
+            .topic("*/both", required(9).with(adding(1)))
+            .with(adding(5));
+        let rules = rules.checked().unwrap();
+        let found = |topic: &str| {
+            rules
+                .find(topic)
+                .map(|index| rules.chain(index).0.iter().map(|engine| engine.id()).collect::<Vec<_>>())
+        };
+        assert!(found("open/a").unwrap().is_empty());
+        assert_eq!(found("secret/both").unwrap(), [9]);
+        assert_eq!(found("else/both").unwrap(), [1, 9]);
+        assert_eq!(found("else").unwrap(), [5]);
+        // It may be "secret/both" as well, and has what that requires.
+        assert_eq!(found("*/both").unwrap(), [1, 9]);
+        // Less than is required for some of it.
+        assert_eq!(found("*/a").unwrap_err(), EngineError::NoRule { met: "secret/**".into() });
+        assert_eq!(found("**").unwrap_err(), EngineError::NoRule { met: "secret/**".into() });
+        assert!(found("$bus/stats").unwrap().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_payload_comes_out_of_any_chain_as_it_went_in(
+            ids in prop::collection::btree_set(1..=255_u8, 0..6),
+            payload in prop::collection::vec(any::<u8>(), 0..3_000),
+        ) {
+            let rules = rules(&ids.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(open(&rules, &sealed(&rules, &payload)).unwrap(), payload);
+        }
+
+        #[test]
+        fn whatever_arrives_is_opened_or_refused(
+            arrived in prop::collection::vec(any::<u8>(), 0..200),
+            sealed in any::<bool>(),
+        ) {
+            let rules = rules(&[1, 2, 200]);
+            let arrived = if sealed { [&[0xC1, 0x57, 1][..], &arrived].concat() } else { arrived };
+            let _ = open(&rules, &arrived);
+        }
+    }
+}
