@@ -160,6 +160,41 @@ pub const REPLY_MEMORIES: usize = 16;
 /// Rules that say which engines are for which topics; each is compared with a topic that none before it covers.
 pub const ENGINE_RULES: usize = 256;
 
+/// The fastest level of zstd that is taken: below it, what is gained in time is lost in size twice over, and lz4 is
+/// faster still.
+pub const COMPRESSION_LEVEL_MIN: i32 = -7;
+
+/// The highest level of zstd that is taken: those above it need windows that not every receiver can be asked to have,
+/// and gain next to nothing on messages.
+pub const COMPRESSION_LEVEL_MAX: i32 = 19;
+
+/// Bytes of the largest window of a zstd frame that is opened: what RFC 8878 asks every decoder to support, and as much
+/// as the highest level that is taken uses. A frame with a larger one is refused.
+pub const COMPRESSION_WINDOW: usize = 8 * 1024 * 1024;
+
+/// Bytes that are set aside for a compressed payload because of what its head claims, and no more before it has been
+/// seen to hold them: few payloads are larger, and a buffer of that size is kept for reuse.
+pub const COMPRESSION_TRUSTED: usize = POOLED_BUFFER_BYTES;
+
+/// How many times what has arrived is set aside likewise, where that is more: few payloads compress better, and nobody
+/// makes a receiver set much aside by sending little.
+pub const COMPRESSION_TRUSTED_RATIO: usize = 16;
+
+/// Bytes of a state of zstd that a thread keeps for reuse; it has one for each direction. The default level needs up to
+/// 1.3 MiB; a larger one is given back at once.
+pub const COMPRESSION_STATE: usize = 4 * 1024 * 1024;
+
+/// Bytes of the smallest dictionary that can be trained: zstd makes none that are smaller.
+pub const DICTIONARY_BYTES_MIN: usize = 256;
+
+/// Bytes of the largest dictionary. A hundred KiB is usual; each holds three times its size in memory, and more than this
+/// does not fit into the caches of a processor, which costs more than it gains.
+pub const DICTIONARY_BYTES: usize = 1024 * 1024;
+
+/// Bytes of all samples that a dictionary is trained from: a hundred times the largest one, which is what zstd's
+/// documentation recommends. They are copied once.
+pub const DICTIONARY_SAMPLES: usize = 128 * 1024 * 1024;
+
 /// Bytes of all fields of one frame (headers, options) together: their length is a `u16` on the wire.
 pub const FIELDS_LIMIT: usize = u16::MAX as usize;
 

@@ -6,12 +6,15 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `chain` | engines in their order, and which topics they are for |
+//! | `compression` | an engine that makes payloads smaller |
 //! | `envelope` | the head of a sealed payload |
 //! | `memory` | what a receiver keeps from one message to the next |
 //!
 //! The envelope and what each engine writes are drawn in docs/PROTOCOL.md.
 
 mod chain;
+#[cfg(feature = "compression")]
+pub mod compression;
 #[cfg(feature = "encryption")]
 pub mod encryption;
 mod envelope;

@@ -1,0 +1,5 @@
+//! What is not allocated. A binary of its own, since its allocator counts.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
+
+#[cfg(feature = "compression")]
+mod compression;
