@@ -57,6 +57,8 @@
 //!
 //! `auth`: checking and making tokens and passwords, and reading who may do what from TOML. Without it permissions
 //! follow from what a transport proves.
+//!
+//! `compression`: engines that make payloads smaller.
 
 pub mod auth;
 pub mod bus;

@@ -2,6 +2,8 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+#[cfg(feature = "compression")]
+use crate::commands::dict;
 use crate::commands::{
     bench, certs, completions, config, info, list, manual, passwd, publish, register, reply, request, serve,
     stop, subscribe, token, top,
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Certs(certs::Certs),
     Passwd(passwd::Passwd),
     Token(token::Token),
+    #[cfg(feature = "compression")]
+    Dict(dict::Dict),
     Completions(completions::Completions),
     Man(manual::Manual),
     #[command(hide = true)]
@@ -88,6 +92,8 @@ impl Command {
             | Self::Completions(_)
             | Self::Man(_)
             | Self::BenchLoad(_) => None,
+            #[cfg(feature = "compression")]
+            Self::Dict(_) => None,
         }
     }
 }

@@ -4,6 +4,8 @@ pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
+#[cfg(feature = "compression")]
+pub(crate) mod dict;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod manual;
@@ -73,6 +75,8 @@ async fn run_alone(command: Command) -> anyhow::Result<()> {
         Command::Register(register) => register.run(),
         Command::Unregister(unregister) => unregister.run(),
         Command::Certs(certs) => certs.run(),
+        #[cfg(feature = "compression")]
+        Command::Dict(dict) => dict.run().await,
         Command::Passwd(passwd) => passwd.run().await,
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),

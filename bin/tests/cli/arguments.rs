@@ -113,6 +113,7 @@ fn every_subcommand_explains_itself() {
         "certs",
         "passwd",
         "token",
+        "dict",
         "completions",
         "man",
     ] {
@@ -144,6 +145,7 @@ fn the_help_lists_what_there_is() {
   certs        Make certificates for development: a CA of your own, servers and clients
   passwd       Hash a password for the configuration of a bus
   token        Make a token, or the key of an issuer of tokens
+  dict         Make dictionaries, with which small messages compress well
   completions  Print completions for a shell
   man          Print the manual page, or that of a subcommand"
     );

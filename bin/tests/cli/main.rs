@@ -10,6 +10,8 @@ mod config;
 #[cfg(feature = "auth")]
 mod credentials;
 mod descriptors;
+#[cfg(feature = "compression")]
+mod dict;
 mod hostile;
 mod packaging;
 mod policy;
