@@ -42,13 +42,17 @@ const LZ4: u8 = 2;
 /// Bytes before what is compressed.
 const HEAD: usize = 2;
 
-/// Bytes of the smallest content that is compressed, unless [`Compression::threshold`] says otherwise.
+/// Bytes of the smallest content that is compressed, unless [`Compression::threshold`] says otherwise. Records of 256
+/// bytes shrink by a third; those of 128 by a tenth, which is not worth the four microseconds of both sides.
 const THRESHOLD: usize = 256;
 
-/// The same with a dictionary, which has in it what small messages share.
-const THRESHOLD_WITH_DICTIONARY: usize = 32;
+/// The same with a dictionary, which has in it what small messages share: records of 64 bytes shrink by a third, those of
+/// 32 not at all.
+const THRESHOLD_WITH_DICTIONARY: usize = 64;
 
-/// The level of zstd, unless [`Compression::level`] says otherwise.
+/// The level of zstd, unless [`Compression::level`] says otherwise. On records from 1 to 64 KiB, level 1 takes hardly less
+/// time, -1 half of it and leaves them a third larger, and 6 takes one and a half to four times as long for a hundredth
+/// of their size. `bench/examples/compression.rs` measures it.
 const LEVEL: i32 = 3;
 
 /// Compresses payloads.
@@ -115,7 +119,7 @@ impl Compression {
         self
     }
 
-    /// Sets from how many bytes on contents are compressed. The default is 256, below which it seldom gains much, and 32
+    /// Sets from how many bytes on contents are compressed. The default is 256, below which it seldom gains much, and 64
     /// with a dictionary.
     #[must_use]
     pub fn threshold(mut self, bytes: usize) -> Self {

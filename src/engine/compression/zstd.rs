@@ -218,3 +218,41 @@ fn number(rest: &mut &[u8], bytes: usize) -> Option<u64> {
     all.get_mut(..bytes)?.copy_from_slice(rest.split_off(..bytes)?);
     Some(u64::from_le_bytes(all))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the state that this thread keeps after content was compressed.
+    fn kept(level: i32, length: usize) -> Option<usize> {
+        let bytes: Vec<u8> = (0_u32..).flat_map(|number| (number / 3).to_le_bytes()).take(length).collect();
+        compress(&bytes, level, None, &mut Vec::new()).unwrap();
+        let state = COMPRESSING.take();
+        let size = state.as_ref().map(CCtx::sizeof);
+        COMPRESSING.set(state);
+        size
+    }
+
+    #[test]
+    fn a_thread_keeps_a_state_for_the_next_message_but_no_large_one() {
+        let first = kept(3, 16 * 1024 * 1024).unwrap();
+        assert!(first < 3 * limits::COMPRESSION_STATE / 4, "{first}");
+        assert_eq!(kept(3, 1024), Some(first), "it is the same one");
+        assert_eq!(kept(19, 16 * 1024 * 1024), None);
+        assert!(kept(12, 64 * 1024).is_some());
+    }
+
+    #[test]
+    fn the_head_of_a_frame_is_read_as_it_was_written() {
+        for length in [0, 1, 255, 256, 257, 65_791, 65_792, 70_000, 3_000_000] {
+            let mut frame = Vec::new();
+            compress(&vec![1; length], 3, None, &mut frame).unwrap();
+            let head = Head::read(&frame).unwrap();
+            assert_eq!((head.content, head.dictionary), (length, 0));
+            assert!(head.window >= length as u64 || head.window == 2 * 1024 * 1024, "{head:?}");
+            for cut in 0..6 {
+                assert!(Head::read(&frame[..cut]).is_err());
+            }
+        }
+    }
+}
