@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, zstd_sys::ZSTD_EndDirective};
 
@@ -53,9 +55,10 @@ fn dictionary(seed: u64) -> Dictionary {
     Dictionary::train(&samples, 4096).unwrap()
 }
 
-/// All sorts of settings, and the dictionary that they have.
+/// All sorts of settings; the first six have a dictionary.
 fn settings() -> Vec<Compression> {
-    let dictionary = dictionary(1);
+    static DICTIONARY: LazyLock<Dictionary> = LazyLock::new(|| dictionary(1));
+    let dictionary = &*DICTIONARY;
     let with = |compression: Compression| compression.threshold(0).dictionary(dictionary.clone());
     vec![
         with(Compression::none()),
@@ -138,7 +141,7 @@ proptest! {
 #[test]
 fn sizes_on_both_sides_of_every_boundary_come_back() {
     let settings = settings();
-    for boundary in [0_usize, 13, 32, 256, 65_535, 128 * 1024, 256 * 1024, 1024 * 1024, 4 * 1024 * 1024] {
+    for boundary in [0_usize, 13, 32, 256, 65_535, 128 * 1024, 256 * 1024, 1024 * 1024] {
         for size in [boundary, boundary + 1, boundary.saturating_sub(1)] {
             let bytes: Vec<u8> = (0..).flat_map(record).take(size).collect();
             for writer in &settings {

@@ -235,10 +235,10 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_a_state_for_the_next_message_but_no_large_one() {
-        let first = kept(3, 16 * 1024 * 1024).unwrap();
-        assert!(first < 3 * limits::COMPRESSION_STATE / 4, "{first}");
+        let first = kept(3, 4 * 1024 * 1024).unwrap();
+        assert!(first < limits::COMPRESSION_STATE / 2, "{first}");
         assert_eq!(kept(3, 1024), Some(first), "it is the same one");
-        assert_eq!(kept(19, 16 * 1024 * 1024), None);
+        assert_eq!(kept(19, 1024 * 1024), None);
         assert!(kept(12, 64 * 1024).is_some());
     }
 
