@@ -194,6 +194,43 @@ pub const DICTIONARY_BYTES: usize = 1024 * 1024;
 /// Bytes of all samples that a dictionary is trained from: a hundred times the largest one, which is what zstd's
 /// documentation recommends. They are copied once.
 pub const DICTIONARY_SAMPLES: usize = 128 * 1024 * 1024;
+/// Messages that one encrypting engine seals; then it is exhausted. A million a second take nine years. With
+/// AES-256-GCM, where what counts are blocks of 16 bytes, so many of 1 KiB leave an odds of one in two million that anybody
+/// can tell the cipher from a perfect one.
+pub const ENCRYPTED_MESSAGES: u64 = 1 << 48;
+
+/// Messages by which an encrypted one may be late and still be told from one that is repeated; 504 bytes for each sender.
+/// Messages of one engine overtake each other where several tasks or clients share it, each with up to
+/// [`PUBLISH_WINDOW_MESSAGES`] under way: almost four of these. Later ones are refused as replayed.
+pub const REPLAY_WINDOW: u64 = 4_032;
+
+/// Senders of encrypted messages that a subscription or serving remembers, about 1.5 KiB each once they have sent something
+/// that is authentic. Beyond it the one that has not sent for the longest time is forgotten: what it sent before could
+/// come again.
+pub const ENCRYPTION_SENDERS: usize = 1024;
+
+/// Senders of encrypted answers and stored messages whose keys are remembered beside these. Another one costs about
+/// two microseconds.
+pub const ENCRYPTION_SENDERS_UNORDERED: usize = 256;
+
+/// Keys of one keyring: those in use and those that are still read with. More are refused until some are retired.
+pub const KEYRING_KEYS: usize = 1024;
+
+/// Patterns that a keyring has keys for; each is compared with a topic that is new. More are refused.
+pub const KEYRING_PATTERNS: usize = 256;
+
+/// Retired keys whose ids a keyring remembers, so that they do not come back; then the oldest are forgotten.
+pub const KEYRING_RETIRED: usize = 4096;
+
+/// Bytes of the largest keyring that is read: several times what these limits allow with ordinary patterns.
+pub const KEYRING_BYTES: usize = 2 * 1024 * 1024;
+
+/// Rules of one encrypting engine about who has to have signed; each is compared with a topic that is new. More are
+/// refused.
+pub const TRUST_RULES: usize = 64;
+
+/// Signers that one of these rules may name; each is compared with that of a message. More are refused.
+pub const TRUSTED_SIGNERS: usize = 256;
 
 /// Bytes of all fields of one frame (headers, options) together: their length is a `u16` on the wire.
 pub const FIELDS_LIMIT: usize = u16::MAX as usize;

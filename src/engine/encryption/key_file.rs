@@ -1,0 +1,250 @@
+//! Keyrings as TOML.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
+
+use super::key::{Key, KeyId};
+use super::keyring::{Keyring, put};
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::topic::TopicPattern;
+
+/// What stands in a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    retired: Vec<Hexadecimal<{ KeyId::LEN }>>,
+    /// Those that have no key at present, and are not to fall back to others.
+    #[serde(default)]
+    patterns: Vec<String>,
+    #[serde(default)]
+    keys: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    id: Option<Hexadecimal<{ KeyId::LEN }>>,
+    topics: Option<String>,
+    #[serde(rename = "use")]
+    purpose: Purpose,
+    key: Hexadecimal<{ Key::LEN }>,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Purpose {
+    Send,
+    Read,
+}
+
+/// So many bytes, written as twice as many digits.
+struct Hexadecimal<const N: usize>(Zeroizing<[u8; N]>);
+
+impl<'de, const N: usize> Deserialize<'de> for Hexadecimal<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // What stands there may be a secret, whatever is wrong with it.
+        let wrong =
+            || D::Error::custom(format!("expected {} hexadecimal digits, which are not shown", 2 * N));
+        let text = Zeroizing::new(String::deserialize(deserializer).map_err(|_| wrong())?);
+        digits(&text).map(Self).ok_or_else(wrong)
+    }
+}
+
+fn digits<const N: usize>(text: &str) -> Option<Zeroizing<[u8; N]>> {
+    let mut bytes = Zeroizing::new([0; N]);
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    if pairs.len() != N {
+        return None;
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+    }
+    Some(bytes)
+}
+
+impl Keyring {
+    /// Reads a keyring from TOML, as [`to_toml`](Self::to_toml) writes it.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] with the line or the key at fault, which repeats no secret, and what
+    /// [`rotate_for`](Self::rotate_for) refuses.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::engine::encryption::Keyring;
+    ///
+    /// let keyring = Keyring::from_toml(
+    ///     r#"
+    ///     [[keys]]
+    ///     topics = "orders/**"   # without it: where no other pattern is for the topic
+    ///     use = "send"           # and "read" for those that only open what arrives
+    ///     key = "6e28c1a5b1a7f7d1e3c04bcd0d6b1e6be7a03b3fbaf24c53bb6f1f1e6d8a9f20"
+    ///     "#,
+    /// )?;
+    /// assert_eq!(keyring.keys().len(), 1);
+    /// # Ok::<(), whispeer::BusError>(())
+    /// ```
+    pub fn from_toml(text: &str) -> BusResult<Self> {
+        if text.len() > limits::KEYRING_BYTES {
+            let what = format!("a keyring has at most {} bytes", limits::KEYRING_BYTES);
+            return Err(BusError::InvalidSettings(what));
+        }
+        let document: Document = toml::from_str(text).map_err(|error| mistake(text, &error))?;
+        let keyring = Self::new();
+        keyring.change(|state| {
+            for id in document.retired.iter().take(limits::KEYRING_RETIRED) {
+                state.retire(KeyId::from_bytes(*id.0));
+            }
+            for pattern in &document.patterns {
+                // The same checks as for a key, and none is left behind.
+                let key = Key::generate()?;
+                let id = key.id();
+                put(state, Some(&TopicPattern::new(pattern)?), (id, Arc::new(key)), false)?;
+                state.forget(id);
+            }
+            for entry in &document.keys {
+                entry.put(state)?;
+            }
+            Ok(())
+        })?;
+        Ok(keyring)
+    }
+
+    /// Reads a keyring from a file, as [`from_toml`](Self::from_toml) does. Nobody but its owner may read it.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] if it cannot be read, is open to others or larger than [`limits::KEYRING_BYTES`], and
+    /// what is wrong in it.
+    pub fn read(path: &Path) -> BusResult<Self> {
+        let refused = |reason: String| {
+            BusError::InvalidSettings(format!("cannot use the keyring in {}: {reason}", path.display()))
+        };
+        let text = read(path).map_err(refused)?;
+        Self::from_toml(&text).map_err(|error| refused(error.to_string()))
+    }
+
+    /// Reads a keyring from the text in an environment variable, as [`from_toml`](Self::from_toml) does. Others may see it
+    /// there: processes of the same user, and those that this one starts. A file is safer.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] if it is not set, and what is wrong in it.
+    pub fn from_variable(name: &str) -> BusResult<Self> {
+        let refused = |reason: String| {
+            BusError::InvalidSettings(format!("cannot use the keyring in the variable {name}: {reason}"))
+        };
+        let text = match std::env::var(name) {
+            Ok(text) => Zeroizing::new(text),
+            Err(std::env::VarError::NotPresent) => return Err(refused("it is not set".to_owned())),
+            Err(std::env::VarError::NotUnicode(_)) => return Err(refused("it is not text".to_owned())),
+        };
+        Self::from_toml(&text).map_err(|error| refused(error.to_string()))
+    }
+
+    /// All of it as TOML, secrets included.
+    #[must_use]
+    pub fn to_toml(&self) -> Zeroizing<String> {
+        let state = self.state();
+        let entries = state.scopes().iter().map(|scope| {
+            let topics = scope.pattern.as_ref().map_or(0, |pattern| 2 * pattern.as_str().len());
+            scope.keys.len() * (160 + topics) + topics
+        });
+        // All at once, so that no copy is left behind by growing.
+        let retired = state.retired().count() * 24;
+        let mut text = Zeroizing::new(String::with_capacity(256 + retired + entries.sum::<usize>()));
+        let ids: Vec<_> = state.retired().map(|id| format!("\"{id}\"")).collect();
+        let empty = state.scopes().iter().filter(|scope| scope.keys.is_empty());
+        let patterns: Vec<_> = empty.filter_map(|scope| scope.pattern.as_ref()).map(quoted).collect();
+        // Writing to a text does not fail.
+        let _ = writeln!(text, "retired = [{}]\npatterns = [{}]", ids.join(", "), patterns.join(", "));
+        for scope in state.scopes() {
+            for (id, key) in &scope.keys {
+                let purpose = if scope.sending == Some(*id) { "send" } else { "read" };
+                let _ = writeln!(text, "\n[[keys]]\nid = \"{id}\"");
+                if let Some(pattern) = &scope.pattern {
+                    let _ = writeln!(text, "topics = {}", quoted(pattern));
+                }
+                let _ = write!(text, "use = \"{purpose}\"\nkey = \"");
+                key.reveal().iter().for_each(|byte| {
+                    let _ = write!(text, "{byte:02x}");
+                });
+                text.push_str("\"\n");
+            }
+        }
+        text
+    }
+}
+
+impl Entry {
+    fn put(&self, state: &mut super::scope::State) -> BusResult<()> {
+        let key = Key::from_bytes(*self.key.0);
+        let id = key.id();
+        let refused = |what: &str| Err(BusError::InvalidSettings(format!("key {id} {what}")));
+        if self.id.as_ref().is_some_and(|stated| *stated.0 != id.to_bytes()) {
+            return refused("is said to be another one; its digits or its id have been changed");
+        }
+        if state.has(id) {
+            return refused("is there twice");
+        }
+        let pattern = self.topics.as_deref().map(TopicPattern::new).transpose()?;
+        let is_sending = self.purpose == Purpose::Send;
+        let mut scopes = state.scopes().iter();
+        if is_sending && scopes.any(|scope| scope.pattern == pattern && scope.sending.is_some()) {
+            return refused("is the second to send with for the same topics; only one can be");
+        }
+        put(state, pattern.as_ref(), (id, Arc::new(key)), is_sending)
+    }
+}
+
+/// A pattern as TOML has it. None has control characters.
+fn quoted(pattern: &TopicPattern) -> String {
+    format!("\"{}\"", pattern.as_str().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// What is wrong in a text, and where. What the error shows by itself contains the line, and so perhaps a secret.
+fn mistake(text: &str, error: &toml::de::Error) -> BusError {
+    let line = error.span().map(|at| {
+        let before = text.as_bytes().get(..at.start).unwrap_or_default();
+        format!("line {}: ", 1 + before.iter().filter(|byte| **byte == b'\n').count())
+    });
+    BusError::InvalidSettings(format!("{}{}", line.unwrap_or_default(), error.message()))
+}
+
+/// Reads the text of a file that nobody else can read.
+fn read(path: &Path) -> Result<Zeroizing<String>, String> {
+    let of_io = |error: io::Error| error.to_string();
+    let file = File::open(path).map_err(of_io)?;
+    let metadata = file.metadata().map_err(of_io)?;
+    if is_open_to_others(&metadata) {
+        return Err("others than its owner can read it; `chmod 600 FILE`".to_owned());
+    }
+    let most = limits::KEYRING_BYTES;
+    // All at once, so that no copy of a secret is left behind by growing.
+    let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(most);
+    let mut text = Zeroizing::new(String::with_capacity(length + 1));
+    file.take(most as u64 + 1).read_to_string(&mut text).map_err(of_io)?;
+    match text.len() > most {
+        true => Err(format!("it has more than {most} bytes; check that the right file is named")),
+        false => Ok(text),
+    }
+}
+
+#[cfg(unix)]
+fn is_open_to_others(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o077 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_metadata: &std::fs::Metadata) -> bool {
+    false
+}
