@@ -1,6 +1,7 @@
 //! What encryption promises.
 
 mod allocation;
+mod foreign;
 mod keys;
 mod refusals;
 mod replays;
