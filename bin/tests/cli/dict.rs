@@ -12,7 +12,7 @@ fn record(number: u32) -> String {
     let mixed = number.wrapping_mul(0x9E37_79B9);
     let state = ["new", "paid", "packed", "sent"][(mixed >> 28) as usize % 4];
     format!(
-        r#"{{"order":{},"customer":"customer-{}","state":"{state}","currency":"EUR"}}"#,
+        r#"{{"order":{},"customer":"customer-{}","state":"{state}","currency":"EUR","address":"Main Street"}}"#,
         1000 + number,
         mixed >> 20
     )

@@ -48,7 +48,7 @@ const THRESHOLD: usize = 256;
 
 /// The same with a dictionary, which has in it what small messages share: records of 64 bytes shrink by a third, those of
 /// 32 not at all.
-const THRESHOLD_WITH_DICTIONARY: usize = 64;
+const THRESHOLD_WITH_DICTIONARY: usize = 48;
 
 /// The level of zstd, unless [`Compression::level`] says otherwise. On records from 1 to 64 KiB, level 1 takes hardly less
 /// time, -1 half of it and leaves them a third larger, and 6 takes one and a half to four times as long for a hundredth
@@ -119,7 +119,7 @@ impl Compression {
         self
     }
 
-    /// Sets from how many bytes on contents are compressed. The default is 256, below which it seldom gains much, and 64
+    /// Sets from how many bytes on contents are compressed. The default is 256, below which it seldom gains much, and 48
     /// with a dictionary.
     #[must_use]
     pub fn threshold(mut self, bytes: usize) -> Self {
