@@ -153,6 +153,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Engines of one chain: each is another pass over the payload, and there are not that many sorts of them.
 pub const ENGINES: usize = 8;
 
+/// Bytes that engines may add to one another's output within a sealed payload: heads, and lengths. What is padded beyond
+/// that is refused.
+pub const SEALING_SLACK: usize = 2 * 1024;
+
 /// Memories of engines that a client keeps for the answers to its requests, which so many tasks may open at once without
 /// making one anew.
 pub const REPLY_MEMORIES: usize = 16;

@@ -4,6 +4,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 #[cfg(feature = "compression")]
 use crate::commands::dict;
+#[cfg(feature = "encryption")]
+use crate::commands::keys;
 use crate::commands::{
     bench, certs, completions, config, info, list, manual, passwd, publish, register, reply, request, serve,
     stop, subscribe, token, top,
@@ -63,6 +65,8 @@ pub(crate) enum Command {
     Token(token::Token),
     #[cfg(feature = "compression")]
     Dict(dict::Dict),
+    #[cfg(feature = "encryption")]
+    Keys(keys::Keys),
     Completions(completions::Completions),
     Man(manual::Manual),
     #[command(hide = true)]
@@ -94,6 +98,8 @@ impl Command {
             | Self::BenchLoad(_) => None,
             #[cfg(feature = "compression")]
             Self::Dict(_) => None,
+            #[cfg(feature = "encryption")]
+            Self::Keys(_) => None,
         }
     }
 }

@@ -11,6 +11,11 @@ use anyhow::Context;
 use clap::Args;
 use whispeer::auth::{Credentials, Secret};
 use whispeer::client::{Client, ClientBuilder, ClientEvent, ClientEvents};
+use whispeer::engine::Engines;
+#[cfg(feature = "compression")]
+use whispeer::engine::compression::{Compression, Dictionary};
+#[cfg(feature = "encryption")]
+use whispeer::engine::encryption::{Encryption, Keyring};
 use whispeer::transport::ClientTls;
 use whispeer::{Address, BusError, BusResult};
 use zeroize::Zeroizing;
@@ -53,6 +58,68 @@ impl BusOptions {
         let variable = || std::env::var(ADDRESS_VARIABLE).ok().filter(|address| !address.is_empty());
         let address = self.addr.clone().or(before).or_else(variable);
         BusChoice { address, files: self.files.clone(), verbose }
+    }
+}
+
+/// What becomes of payloads on their way.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options for compressed and encrypted payloads")]
+pub(crate) struct SealingOptions {
+    /// Encrypt, and decrypt, with the keys in this file; what is not encrypted is refused then
+    #[cfg(feature = "encryption")]
+    #[arg(long, env = "WHISPEER_KEYRING", value_name = "FILE", hide_env_values = true)]
+    keyring: Option<PathBuf>,
+
+    /// Compress; compressed payloads are always read
+    #[cfg(feature = "compression")]
+    #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "zstd", require_equals = true)]
+    compress: Option<Compressed>,
+
+    /// Compress with this dictionary, and read with it; `whispeer dict` makes them
+    #[cfg(feature = "compression")]
+    #[arg(long, value_name = "FILE")]
+    dictionary: Option<PathBuf>,
+}
+
+/// How payloads are compressed.
+#[cfg(feature = "compression")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Compressed {
+    Zstd,
+    Lz4,
+}
+
+impl SealingOptions {
+    /// The engines that were asked for, and those that read what others have compressed.
+    pub(crate) fn engines(&self) -> anyhow::Result<Engines> {
+        let engines = Engines::new();
+        #[cfg(feature = "compression")]
+        let engines = {
+            let mut compression = match (self.compress, &self.dictionary) {
+                (Some(Compressed::Lz4), _) => Compression::lz4(),
+                (Some(Compressed::Zstd), _) | (None, Some(_)) => Compression::new(),
+                (None, None) => Compression::none(),
+            };
+            if let Some(path) = &self.dictionary {
+                let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let dictionary = Dictionary::from_bytes(&bytes).map_err(|error| {
+                    Failure::usage(format!("{} is no dictionary: {error}", path.display()))
+                        .help("make one with `whispeer dict train`")
+                })?;
+                compression = compression.dictionary(dictionary);
+            }
+            let asked = self.compress.is_some() || self.dictionary.is_some();
+            if asked { engines.with(compression) } else { engines.reading(compression) }
+        };
+        #[cfg(feature = "encryption")]
+        let engines = match &self.keyring {
+            Some(path) => {
+                let keyring = Keyring::read(path).map_err(|error| Failure::usage(error.to_string()))?;
+                engines.with(Encryption::new(&keyring).map_err(|error| Failure::usage(error.to_string()))?)
+            }
+            None => engines,
+        };
+        Ok(engines)
     }
 }
 
@@ -226,6 +293,16 @@ impl BusChoice {
         timeout: Duration,
     ) -> anyhow::Result<Connection> {
         self.connect_with(subcommand, |builder| builder.request_timeout(timeout)).await
+    }
+
+    /// Connects, and seals payloads.
+    pub(crate) async fn connect_sealing(
+        &self,
+        subcommand: &str,
+        sealing: &SealingOptions,
+    ) -> anyhow::Result<Connection> {
+        let engines = sealing.engines()?;
+        self.connect_with(subcommand, |builder| builder.engines(engines)).await
     }
 
     /// Connects until the bus ends.

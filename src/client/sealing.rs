@@ -46,6 +46,17 @@ impl Sealing {
         Ok(Seal { sealing: Arc::clone(self), chain, topic: topic.into() })
     }
 
+    /// Bytes that what is within a sealed payload may have: with what inner engines add.
+    fn inner_limit(&self) -> usize {
+        self.limit().saturating_add(limits::SEALING_SLACK)
+    }
+
+    /// Whether a payload that was opened may be so large.
+    fn check(&self, length: usize) -> Result<(), EngineError> {
+        let limit = self.limit();
+        if length > limit { Err(EngineError::TooLarge { limit }) } else { Ok(()) }
+    }
+
     /// The payload of an answer.
     fn open_answer(&self, context: &Context<'_>, payload: &Payload) -> Result<Payload, EngineError> {
         let Payload::Bytes(arrived) = payload else {
@@ -54,9 +65,12 @@ impl Sealing {
         };
         let taken = self.memories().pop();
         let mut memory = taken.unwrap_or_default();
-        let opened = self.rules.open(context, &mut memory, arrived).map(|(place, _)| match place {
-            Place::Arrived(start) => arrived.slice(start.min(arrived.len())..),
-            place @ Place::Buffer(_) => memory.take(place).unwrap_or_default().into(),
+        let opened = self.rules.open(context, &mut memory, arrived).and_then(|(place, _)| {
+            self.check(memory.payload(arrived, place).len())?;
+            Ok(match place {
+                Place::Arrived(start) => arrived.slice(start.min(arrived.len())..),
+                place @ Place::Buffer(_) => memory.take(place).unwrap_or_default().into(),
+            })
         });
         let mut memories = self.memories();
         if memories.len() < limits::REPLY_MEMORIES {
@@ -142,7 +156,7 @@ impl Seal {
 
     fn incoming(&self, kind: MessageKind, mark: Option<Mark>) -> Context<'_> {
         let mut context = Context::new(&self.topic, kind);
-        (context.request, context.limit) = (mark, self.sealing.limit());
+        (context.request, context.limit) = (mark, self.sealing.inner_limit());
         context
     }
 }
@@ -219,9 +233,10 @@ impl Opener {
         }
         let mut context = Context::new(topic, kind);
         context.fields = raw.fields;
-        (context.request, context.index, context.limit) = (request, index, self.sealing.limit());
+        (context.request, context.index, context.limit) = (request, index, self.sealing.inner_limit());
         let arrived = raw.payload();
         let (place, known) = rules.open(&context, &mut self.memory, arrived).map_err(failed)?;
+        self.sealing.check(self.memory.payload(arrived, place).len()).map_err(failed)?;
         if place == Place::Arrived(0) {
             return Ok((read(raw)?, known));
         }

@@ -157,6 +157,8 @@ fn with_scratch<R>(work: impl FnOnce([&mut Vec<u8>; 2]) -> R) -> R {
 pub struct Engines {
     rules: Vec<(String, Chain)>,
     default: Chain,
+    /// Those that only open.
+    reading: Vec<Arc<dyn Engine>>,
 }
 
 impl Engines {
@@ -177,6 +179,13 @@ impl Engines {
     #[must_use]
     pub fn with_shared(mut self, engine: Arc<dyn Engine>) -> Self {
         self.default = self.default.with_shared(engine);
+        self
+    }
+
+    /// Adds an engine that opens what others have sealed with it, and seals nothing.
+    #[must_use]
+    pub fn reading(mut self, engine: impl Engine) -> Self {
+        self.reading.push(Arc::new(engine));
         self
     }
 
@@ -203,7 +212,8 @@ impl Engines {
             rules.push((TopicPattern::new(pattern)?, chain));
         }
         let mut known: Vec<Arc<dyn Engine>> = Vec::new();
-        for chain in rules.iter().map(|(_, chain)| chain).chain([&self.default]) {
+        let reading = Chain(self.reading);
+        for chain in rules.iter().map(|(_, chain)| chain).chain([&self.default, &reading]) {
             chain.check()?;
             for engine in &chain.0 {
                 if !known.iter().any(|other| other.id() == engine.id()) {

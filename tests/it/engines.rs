@@ -386,3 +386,117 @@ async fn a_client_without_engines_is_told_what_it_lacks() {
     );
     assert_eq!(MessageKind::Publish as u8, 1);
 }
+
+#[cfg(all(feature = "compression", feature = "encryption"))]
+mod sealed {
+    //! The engines that there are, in clients and in the real bus.
+
+    use whispeer::engine::compression::Compression;
+    use whispeer::engine::encryption::{Algorithm, Encryption, Key, Keyring, SigningIdentity};
+
+    use super::*;
+
+    fn sealing(keyring: &Keyring, algorithm: Algorithm) -> Engines {
+        let encryption = Encryption::new(keyring).unwrap().algorithm(algorithm);
+        // In the wrong order: the stages say what comes first.
+        Engines::new().with(encryption).with(Compression::new())
+    }
+
+    const ALGORITHMS: [Algorithm; 3] =
+        [Algorithm::XChaCha20Poly1305, Algorithm::ChaCha20Poly1305, Algorithm::Aes256Gcm];
+
+    #[tokio::test]
+    async fn what_is_published_asked_and_answered_is_the_clients_alone() {
+        let ground = Ground::new(Bus::builder());
+        let keyring = Keyring::with(Key::generate().unwrap()).unwrap();
+        for algorithm in ALGORITHMS {
+            let alice = over_unix(&ground, sealing(&keyring, algorithm)).await;
+            let bob = over_unix(&ground, sealing(&keyring, Algorithm::XChaCha20Poly1305)).await;
+            let mut seen = over_unix(&ground, Engines::new()).await.subscribe_bytes("**").await.unwrap();
+            let mut notes = bob.subscribe::<Note>("*").await.unwrap();
+            for size in [0, 1, 300, 5_000, 400_000] {
+                let text = "the eagle has landed ".repeat(size / 21 + 1);
+                alice.publish("a", &Note(text.clone())).await.unwrap();
+                assert_eq!(soon(notes.recv()).await.unwrap().1, Note(text));
+                let on_the_bus = soon(seen.recv()).await.unwrap().1;
+                assert!(!on_the_bus.windows(5).any(|five| five == b"eagle"));
+                if size > 300 {
+                    assert!(on_the_bus.len() < size / 10, "it was compressed first: {}", on_the_bus.len());
+                }
+            }
+            let _handling = bob
+                .handle("one", |question: Question| async move {
+                    match question.0.is_empty() {
+                        true => Err(ErrorReply::new("empty", "nothing was asked")),
+                        false => Ok(Note(question.0)),
+                    }
+                })
+                .await
+                .unwrap();
+            assert_eq!(alice.request("one", &Question("why".into())).await.unwrap(), Note("why".into()));
+            let error = alice.request("one", &Question(String::new())).await.unwrap_err();
+            assert!(matches!(&error, BusError::Replied(reply) if reply.code() == "empty"), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_moved_repeated_or_in_plain_is_refused_with_an_error_of_its_own() {
+        let ground = Ground::new(Bus::builder());
+        let keyring = Keyring::with(Key::generate().unwrap()).unwrap();
+        let alice = client(&ground, sealing(&keyring, Algorithm::XChaCha20Poly1305));
+        let bob = client(&ground, sealing(&keyring, Algorithm::XChaCha20Poly1305));
+        let mallory = client(&ground, Engines::new());
+        let mut news = bob.subscribe_bytes("news").await.unwrap();
+        let mut captured = mallory.subscribe_bytes("news").await.unwrap();
+        let mut other = bob.subscribe_bytes("other").await.unwrap();
+        alice.publish_bytes("news", "once").await.unwrap();
+        assert_eq!(soon(news.recv()).await.unwrap().1, "once");
+        let once = soon(captured.recv()).await.unwrap().1;
+        mallory.publish_bytes("news", once.clone()).await.unwrap();
+        assert_eq!(refused(soon(news.next_event()).await), EngineError::Replayed { sequence: 0 });
+        mallory.publish_bytes("other", once.clone()).await.unwrap();
+        assert_eq!(refused(soon(other.next_event()).await), EngineError::Forged);
+        mallory.publish_bytes("news", "in plain").await.unwrap();
+        assert_eq!(
+            refused(soon(news.next_event()).await),
+            EngineError::Missing { engine: "encryption".into() }
+        );
+        // A key that bob does not have, and one that he has no more.
+        let strange = Keyring::with(Key::generate().unwrap()).unwrap();
+        let id = strange.keys()[0].id.to_string();
+        let stranger = client(&ground, sealing(&strange, Algorithm::Aes256Gcm));
+        stranger.publish_bytes("news", "x").await.unwrap();
+        assert_eq!(refused(soon(news.next_event()).await), EngineError::UnknownKey { key: id });
+        let old = keyring.keys()[0].id;
+        let before =
+            client(&ground, sealing(&Keyring::from_toml(&keyring.to_toml()).unwrap(), Algorithm::Aes256Gcm));
+        keyring.rotate(Key::generate().unwrap()).unwrap();
+        before.publish_bytes("news", "with the old key").await.unwrap();
+        assert_eq!(soon(news.recv()).await.unwrap().1, "with the old key");
+        alice.publish_bytes("news", "with the new key").await.unwrap();
+        assert_eq!(soon(news.recv()).await.unwrap().1, "with the new key");
+        keyring.retire(old).unwrap();
+        before.publish_bytes("news", "too late").await.unwrap();
+        assert_eq!(refused(soon(news.next_event()).await), EngineError::RetiredKey { key: old.to_string() });
+        assert!(news.undecodable() >= 4);
+    }
+
+    #[tokio::test]
+    async fn who_has_signed_is_told_and_who_is_not_trusted_is_refused() {
+        let ground = Ground::new(Bus::builder());
+        let keyring = Keyring::with(Key::generate().unwrap()).unwrap();
+        let identity = SigningIdentity::generate().unwrap();
+        let trusted = identity.public();
+        let signing = Encryption::new(&keyring).unwrap().sign(identity);
+        let reading = Encryption::new(&keyring).unwrap().trust("orders/**", [trusted]).unwrap();
+        let alice = client(&ground, Engines::new().with(signing));
+        let bob = client(&ground, Engines::new().with(reading));
+        let member = client(&ground, Engines::new().with(Encryption::new(&keyring).unwrap()));
+        let mut orders = bob.subscribe_bytes("orders/*").await.unwrap();
+        alice.publish_bytes("orders/7", "two apples").await.unwrap();
+        let Some(Event::Message(order)) = soon(orders.next_event()).await else { panic!() };
+        assert_eq!((order.signer, &order.value[..]), (Some(trusted.to_bytes()), &b"two apples"[..]));
+        member.publish_bytes("orders/7", "all apples").await.unwrap();
+        assert_eq!(refused(soon(orders.next_event()).await), EngineError::NotSigned);
+    }
+}

@@ -7,6 +7,8 @@ pub(crate) mod config;
 #[cfg(feature = "compression")]
 pub(crate) mod dict;
 pub(crate) mod info;
+#[cfg(feature = "encryption")]
+pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod manual;
 pub(crate) mod passwd;
@@ -77,6 +79,8 @@ async fn run_alone(command: Command) -> anyhow::Result<()> {
         Command::Certs(certs) => certs.run(),
         #[cfg(feature = "compression")]
         Command::Dict(dict) => dict.run().await,
+        #[cfg(feature = "encryption")]
+        Command::Keys(keys) => keys.run(),
         Command::Passwd(passwd) => passwd.run().await,
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),

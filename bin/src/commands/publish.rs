@@ -3,7 +3,7 @@
 use clap::Args;
 use whispeer::client::PublishOptions;
 
-use crate::connection::{BusChoice, BusOptions, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::input::{self, LineForm, Lines};
 use crate::interrupts::Interrupts;
 use crate::output;
@@ -49,6 +49,9 @@ pub(crate) struct Publish {
     quiet: bool,
 
     #[command(flatten)]
+    sealing: SealingOptions,
+
+    #[command(flatten)]
     pub(crate) bus: BusOptions,
 }
 
@@ -67,7 +70,7 @@ impl Publish {
                 payload::from_text(&text, self.raw)?
             }
         };
-        let connection = bus.connect("pub").await?;
+        let connection = bus.connect_sealing("pub", &self.sealing).await?;
         let published = connection.client.publish_bytes_with(&self.topic, payload, self.options()).await;
         let subscriptions = connection.check(published)?;
         if !self.quiet {
@@ -81,7 +84,7 @@ impl Publish {
     }
 
     async fn publish_lines(&self, bus: &BusChoice, interrupts: &Interrupts) -> anyhow::Result<()> {
-        let connection = bus.connect("pub").await?;
+        let connection = bus.connect_sealing("pub", &self.sealing).await?;
         let mut published = 0;
         let sent = self.send_lines(&connection, interrupts, &mut published).await;
         if !self.quiet {

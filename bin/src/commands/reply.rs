@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use whispeer::client::{Request, ServeOptions};
 use whispeer::{BusError, BusResult, ErrorReply, limits};
 
-use crate::connection::{BusChoice, BusOptions, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::interrupts::Interrupts;
 use crate::output;
 use crate::payload;
@@ -78,6 +78,9 @@ pub(crate) struct Reply {
     take_over: bool,
 
     #[command(flatten)]
+    sealing: SealingOptions,
+
+    #[command(flatten)]
     pub(crate) bus: BusOptions,
 }
 
@@ -87,7 +90,7 @@ impl Reply {
             Some(value) => Answer::Fixed(payload::from_text(value.as_bytes(), self.raw)?),
             None => Answer::Command { words: self.exec.clone(), form: self.form() },
         };
-        let connection = bus.connect("reply").await?;
+        let connection = bus.connect_sealing("reply", &self.sealing).await?;
         let outcome = self.serve(&connection, &answer, &interrupts).await;
         if outcome.is_ok() {
             connection.check(connection.client.close().await)?;

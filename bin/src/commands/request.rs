@@ -7,7 +7,7 @@ use clap::Args;
 use whispeer::BusError;
 use whispeer::client::{Headers, ManyOptions, RequestOptions};
 
-use crate::connection::{BusChoice, BusOptions, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::failure::{Failure, NO_SERVER, code_of};
 use crate::input;
 use crate::output::{self, Output};
@@ -60,6 +60,9 @@ pub(crate) struct Request {
     headers: Vec<(String, String)>,
 
     #[command(flatten)]
+    sealing: SealingOptions,
+
+    #[command(flatten)]
     pub(crate) bus: BusOptions,
 }
 
@@ -71,7 +74,7 @@ impl Request {
             None if self.raw => Bytes::new(),
             None => payload::from_json(b"null")?,
         };
-        let connection = bus.connect("req").await?;
+        let connection = bus.connect_sealing("req", &self.sealing).await?;
         if let Some(count) = self.many {
             return self.ask_many(&connection, payload, count).await;
         }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use whispeer::client::{Event, GapReason, Message, Policy, SubscribeOptions, Subscription};
 use whispeer::{BusResult, limits};
 
-use crate::connection::{BusChoice, BusOptions, Connection};
+use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::interrupts::Interrupts;
 use crate::output::{self, Output};
 use crate::payload;
@@ -68,6 +68,9 @@ pub(crate) struct Subscribe {
     no_echo: bool,
 
     #[command(flatten)]
+    sealing: SealingOptions,
+
+    #[command(flatten)]
     pub(crate) bus: BusOptions,
 }
 
@@ -97,7 +100,7 @@ impl From<PolicyName> for Policy {
 
 impl Subscribe {
     pub(crate) async fn run(self, bus: &BusChoice, interrupts: Interrupts) -> anyhow::Result<()> {
-        let connection = bus.connect("sub").await?;
+        let connection = bus.connect_sealing("sub", &self.sealing).await?;
         let mut merged = Merged { subscriptions: Vec::new(), next: 0, draining: false };
         for pattern in &self.patterns {
             let subscribed = connection.client.subscribe_bytes_with(pattern, self.options()).await;

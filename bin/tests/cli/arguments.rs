@@ -114,6 +114,7 @@ fn every_subcommand_explains_itself() {
         "passwd",
         "token",
         "dict",
+        "keys",
         "completions",
         "man",
     ] {
@@ -146,6 +147,7 @@ fn the_help_lists_what_there_is() {
   passwd       Hash a password for the configuration of a bus
   token        Make a token, or the key of an issuer of tokens
   dict         Make dictionaries, with which small messages compress well
+  keys         Make and change the keyrings with which payloads are encrypted
   completions  Print completions for a shell
   man          Print the manual page, or that of a subcommand"
     );

@@ -13,6 +13,8 @@ mod descriptors;
 #[cfg(feature = "compression")]
 mod dict;
 mod hostile;
+#[cfg(feature = "encryption")]
+mod keys;
 mod packaging;
 mod policy;
 mod pubsub;

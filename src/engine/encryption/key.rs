@@ -1,6 +1,7 @@
 //! Keys, and what they are called.
 
 use std::fmt;
+use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -93,6 +94,27 @@ impl fmt::Display for KeyId {
     }
 }
 
+impl FromStr for KeyId {
+    type Err = BusError;
+
+    /// Reads what [`Display`](fmt::Display) has written.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] for anything else.
+    fn from_str(text: &str) -> Result<Self, BusError> {
+        let wrong = || BusError::InvalidSettings(format!("\"{text}\" is no id of a key"));
+        let mut id = [0; Self::LEN];
+        if text.len() != 2 * Self::LEN || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        for (index, byte) in id.iter_mut().enumerate() {
+            let digits = text.get(2 * index..2 * index + 2).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(id))
+    }
+}
+
 impl fmt::Debug for KeyId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "KeyId({self})")
@@ -110,5 +132,10 @@ mod tests {
         assert_eq!(key.id().to_string().len(), 2 * KeyId::LEN);
         assert_ne!(key.id(), Key::from_bytes([8; 32]).id());
         assert_eq!(KeyId::from_bytes(key.id().to_bytes()), key.id());
+        assert_eq!(key.id().to_string().parse::<KeyId>().unwrap(), key.id());
+        for wrong in ["", "00", "0123456789abcdeg", "0123456789abcdef0", "+123456789abcdef", "€€€€€1"]
+        {
+            assert!(wrong.parse::<KeyId>().is_err(), "{wrong}");
+        }
     }
 }
