@@ -58,7 +58,7 @@
 //! `auth`: checking and making tokens and passwords, and reading who may do what from TOML. Without it permissions
 //! follow from what a transport proves.
 //!
-//! `compression`: engines that make payloads smaller.
+//! `compression`, `encryption`: engines that make payloads smaller, and that keep them from the bus.
 
 pub mod auth;
 pub mod bus;

@@ -17,7 +17,7 @@ macro_rules! examples {
             }
         )*
 
-        const FILES: &[&str] = &[$($file),*];
+        const FILES: &[&str] = &[$($file),*, SEALED];
     };
 }
 
@@ -30,6 +30,20 @@ examples! {
     "06_gaps_and_policies.rs" "../../examples/06_gaps_and_policies.rs" gaps_and_policies,
     "07_scatter_gather.rs" "../../examples/07_scatter_gather.rs" scatter_gather,
     "08_pipelined_publisher.rs" "../../examples/08_pipelined_publisher.rs" pipelined_publisher,
+}
+
+/// The last one needs features that are not among the defaults.
+const SEALED: &str = "09_end_to_end_encryption.rs";
+
+#[cfg(all(feature = "compression", feature = "encryption"))]
+#[path = "../../examples/09_end_to_end_encryption.rs"]
+#[allow(dead_code, reason = "it is a program of its own as well")]
+mod end_to_end_encryption;
+
+#[cfg(all(feature = "compression", feature = "encryption"))]
+#[test]
+fn end_to_end_encryption() {
+    ends(end_to_end_encryption::run());
 }
 
 /// Runs an example as its `main` does.
