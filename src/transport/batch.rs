@@ -57,6 +57,10 @@ impl Batch {
     }
 
     /// Whether nothing that follows it matters: the last frame is in it.
+    #[cfg_attr(
+        not(any(feature = "tcp", feature = "unix")),
+        expect(dead_code, reason = "only what leaves the process is waited for")
+    )]
     pub(super) fn is_last(&self) -> bool {
         self.last
     }
