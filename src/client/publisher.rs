@@ -125,6 +125,10 @@ impl<T> Publisher<T> {
         } else {
             self.sent_in_turn.store(sent + 1, Ordering::Relaxed);
         }
+        if self.seal.is_some() {
+            // From here on the frame limit is known.
+            self.connection.shared.opened().await?;
+        }
         let mut sealed = None;
         if self.offer(fields, value, &mut sealed)? {
             return Ok(());
@@ -141,7 +145,9 @@ impl<T> Publisher<T> {
                 return poll(&Body::Owned(Bytes::clone(sealed)));
             }
             let shared = &self.connection.shared;
-            let sent = with_encoded(shared, &self.encode, value, self.beside(fields), None, poll);
+            let outgoing = self.seal.as_ref().map(|seal| seal.outgoing(MessageKind::Publish, fields));
+            let beside = self.beside(fields);
+            let sent = with_encoded(shared, &self.encode, value, beside, outgoing.as_ref(), poll);
             sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
         })
         .await?;
@@ -154,6 +160,10 @@ impl<T> Publisher<T> {
     /// [`BusError::Full`] when it has none, or others wait for it; otherwise as [`send`](Self::send).
     #[inline]
     pub fn try_send(&self, value: &T) -> BusResult<()> {
+        let shared = &self.connection.shared;
+        if self.seal.is_some() && shared.session().is_none() {
+            return Err(BusError::Full);
+        }
         if self.offer(&self.fields, value, &mut None)? { Ok(()) } else { Err(BusError::Full) }
     }
 

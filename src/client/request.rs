@@ -285,7 +285,7 @@ impl Client {
         let mark = outgoing.and_then(|outgoing| outgoing.mark());
         let connection = Arc::clone(&self.connection);
         let mut answers = Answers::new(connection, pending, inbox, window, topic.to_owned(), patience);
-        answers.open_with(seal, self.connection.opener(), mark);
+        answers.open_with(seal, self.connection.opener(topic), mark);
         Ok(answers)
     }
 

@@ -5,17 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::codec::Decoder;
 use super::dispatch::refusal;
 use super::inbox::Raw;
 use super::serving::UNDECODABLE;
 use super::shared::{Session, Shared};
-use crate::engine::{
-    ChainIndex, Context, EngineError, Mark, Memory, MessageKind, Opened, Place, Rules, looks_sealed,
-};
+use crate::engine::{ChainIndex, Context, EngineError, Mark, Memory, MessageKind, Opened, Place, Rules};
 use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::limits;
-use crate::proto::{Payload, Refusal};
+use crate::proto::{ErrorCode, Payload, Refusal};
+use crate::topic::TopicPattern;
 
 /// The engines of a client.
 pub(super) struct Sealing {
@@ -59,19 +57,21 @@ impl Sealing {
 
     /// The payload of an answer.
     fn open_answer(&self, context: &Context<'_>, payload: &Payload) -> Result<Payload, EngineError> {
+        let chain = self.rules.find(context.topic)?;
         let Payload::Bytes(arrived) = payload else {
-            self.rules.chain(self.rules.find(context.topic)?).check_plain()?;
+            self.rules.chain(chain).check_plain()?;
             return Ok(payload.clone());
         };
         let taken = self.memories().pop();
         let mut memory = taken.unwrap_or_default();
-        let opened = self.rules.open(context, &mut memory, arrived).and_then(|(place, _)| {
+        let opened = self.rules.open(context, chain, &mut memory, arrived).and_then(|(place, _)| {
             self.check(memory.payload(arrived, place).len())?;
             Ok(match place {
                 Place::Arrived(start) => arrived.slice(start.min(arrived.len())..),
                 place @ Place::Buffer(_) => memory.take(place).unwrap_or_default().into(),
             })
         });
+        memory.rest();
         let mut memories = self.memories();
         if memories.len() < limits::REPLY_MEMORIES {
             memories.push(memory);
@@ -99,16 +99,35 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    /// Whether another topic has the same chain.
+    /// Whether one payload may go to this topic, too. Each subscription gets it under one of the topics, and what is
+    /// bound to another is of no use there.
     ///
     /// # Errors
-    /// [`EngineError::NoRule`] if it has not.
+    /// [`BusError::InvalidSettings`] where engines are required, and [`EngineError::NoRule`] for a topic of another
+    /// chain.
     pub(super) fn check_also(&self, topic: &str) -> BusResult<()> {
-        let found = self.sealing.rules.find(topic).map_err(|error| sealed(topic, error))?;
+        let rules = &self.sealing.rules;
+        let found = rules.find(topic).map_err(|error| sealed(topic, error))?;
+        if let Err(EngineError::Missing { engine }) = rules.chain(self.chain).check_plain() {
+            let what = format!(
+                "one message cannot go to several topics with {engine}, which binds it to one; publish to each, or to a \
+                 pattern"
+            );
+            return Err(BusError::InvalidSettings(what));
+        }
         if found == self.chain {
             return Ok(());
         }
         Err(sealed(&self.topic, EngineError::NoRule { met: topic.to_owned() }))
+    }
+
+    /// Whether an answer may come in plain.
+    pub(super) fn check_answer(&self, is_sealed: bool) -> BusResult<()> {
+        if is_sealed {
+            return Ok(());
+        }
+        let plain = self.sealing.rules.chain(self.chain).check_plain();
+        plain.map_err(|error| opened(&self.topic, error))
     }
 
     pub(super) fn topic(&self) -> &str {
@@ -204,15 +223,48 @@ impl<'a> Outgoing<'a> {
 }
 
 /// Opens what arrives for one subscription, serving or request.
+///
+/// The bus says of which topic a message is, and is believed only as far as that topic is one of those that were asked
+/// for: otherwise it could choose the rule by which it is judged, and pass what was meant for one server to another.
 #[derive(Debug)]
 pub(super) struct Opener {
     sealing: Arc<Sealing>,
+    /// The topics of which something is due.
+    due: Option<TopicPattern>,
+    /// The last topic that came, and its chain: consecutive messages mostly have the same.
+    last: Option<(Box<str>, ChainIndex)>,
     memory: Memory,
 }
 
 impl Opener {
-    pub(super) fn new(sealing: &Arc<Sealing>) -> Box<Self> {
-        Box::new(Self { sealing: Arc::clone(sealing), memory: Memory::default() })
+    /// For messages of topics that `due` meets.
+    pub(super) fn new(sealing: &Arc<Sealing>, due: &str) -> Box<Self> {
+        // What is no pattern was refused before, and nothing is due of it.
+        let due = TopicPattern::new(due).ok();
+        Box::new(Self { sealing: Arc::clone(sealing), due, last: None, memory: Memory::default() })
+    }
+
+    pub(super) fn sealing(&self) -> &Arc<Sealing> {
+        &self.sealing
+    }
+
+    /// The chain of a topic of which something is due.
+    fn chain(&mut self, topic: &str) -> Result<ChainIndex, EngineError> {
+        match &self.last {
+            Some((last, chain)) if **last == *topic => Ok(*chain),
+            _ => self.new_chain(topic),
+        }
+    }
+
+    #[inline(never)]
+    fn new_chain(&mut self, topic: &str) -> Result<ChainIndex, EngineError> {
+        let pattern = TopicPattern::new(topic).map_err(|_| EngineError::Misrouted)?;
+        if !self.due.as_ref().is_some_and(|due| due.meets(&pattern)) {
+            return Err(EngineError::Misrouted);
+        }
+        let chain = self.sealing.rules.find(topic)?;
+        self.last = Some((topic.into(), chain));
+        Ok(chain)
     }
 
     /// Opens a message and reads its value.
@@ -220,25 +272,41 @@ impl Opener {
         &mut self,
         kind: MessageKind,
         topic: &str,
+        place: (Option<Mark>, u64),
+        raw: &Raw<'_>,
+        read: impl FnOnce(&Raw<'_>, &Opened) -> BriefResult<T>,
+    ) -> BriefResult<(T, Opened)> {
+        let opened = self.open_and_read(kind, topic, place, raw, read);
+        // Also after what was of no use, which anybody can make large.
+        self.memory.rest();
+        opened
+    }
+
+    fn open_and_read<T>(
+        &mut self,
+        kind: MessageKind,
+        topic: &str,
         (request, index): (Option<Mark>, u64),
         raw: &Raw<'_>,
-        read: impl FnOnce(&Raw<'_>) -> BriefResult<T>,
+        read: impl FnOnce(&Raw<'_>, &Opened) -> BriefResult<T>,
     ) -> BriefResult<(T, Opened)> {
-        let rules = &self.sealing.rules;
         let failed = |error| opened(topic, error);
+        let chain = self.chain(topic).map_err(failed)?;
+        let rules = &self.sealing.rules;
         if raw.value().is_some() {
             // Made in this process, by a client without engines.
-            rules.find(topic).and_then(|index| rules.chain(index).check_plain()).map_err(failed)?;
-            return Ok((read(raw)?, Opened::default()));
+            rules.chain(chain).check_plain().map_err(failed)?;
+            let known = Opened::default();
+            return Ok((read(raw, &known)?, known));
         }
         let mut context = Context::new(topic, kind);
         context.fields = raw.fields;
         (context.request, context.index, context.limit) = (request, index, self.sealing.inner_limit());
         let arrived = raw.payload();
-        let (place, known) = rules.open(&context, &mut self.memory, arrived).map_err(failed)?;
+        let (place, known) = rules.open(&context, chain, &mut self.memory, arrived).map_err(failed)?;
         self.sealing.check(self.memory.payload(arrived, place).len()).map_err(failed)?;
         if place == Place::Arrived(0) {
-            return Ok((read(raw)?, known));
+            return Ok((read(raw, &known)?, known));
         }
         let length = self.memory.payload(arrived, place).len();
         let owned = match length >= limits::SHARED_PAYLOAD {
@@ -246,27 +314,14 @@ impl Opener {
             false => None,
         };
         let payload = owned.as_deref().unwrap_or_else(|| self.memory.payload(arrived, place));
-        let value = read(&raw.opened(payload, owned.as_ref()))?;
-        self.memory.rest();
+        let value = read(&raw.opened(payload, owned.as_ref()), &known)?;
         Ok((value, known))
     }
 }
 
-/// Reads a message that may have to be opened first.
-#[inline]
-pub(super) fn read<T>(
-    opener: &mut Option<Box<Opener>>,
-    kind: MessageKind,
-    raw: &Raw<'_>,
-    decode: Decoder<T>,
-) -> BriefResult<(T, Opened)> {
-    match opener {
-        None => Ok((decode(raw)?, Opened::default())),
-        Some(opener) => {
-            let topic = str::from_utf8(raw.topic).unwrap_or_default();
-            opener.open(kind, topic, (None, 0), raw, decode)
-        }
-    }
+/// The topic that a frame says.
+pub(super) fn topic_of<'a>(raw: &Raw<'a>) -> &'a str {
+    str::from_utf8(raw.topic).unwrap_or_default()
 }
 
 /// How a request that was handed over is to be answered.
@@ -277,11 +332,19 @@ pub(super) struct AskSeal {
 }
 
 impl AskSeal {
-    /// For a request that came so. Who has asked in plain, where that is taken, is answered in plain.
-    pub(super) fn new(opener: &Opener, topic: &str, arrived: &[u8], mark: Option<Mark>) -> Option<Self> {
-        let seal = opener.sealing.seal(topic).ok()?;
-        let plain = !looks_sealed(arrived) && opener.sealing.rules.chain(seal.chain).check_plain().is_ok();
-        (!plain).then_some(Self { seal, mark })
+    /// For a request to this topic. Who has asked in plain, where that is taken, is answered in plain.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRule`].
+    pub(super) fn new(
+        sealing: &Arc<Sealing>,
+        topic: &str,
+        was_sealed: bool,
+        mark: Option<Mark>,
+    ) -> BusResult<Option<Self>> {
+        let seal = sealing.seal(topic)?;
+        let plain = !was_sealed && sealing.rules.chain(seal.chain).check_plain().is_ok();
+        Ok((!plain).then_some(Self { seal, mark }))
     }
 
     pub(super) fn outgoing(&self, kind: MessageKind, index: u64) -> Outgoing<'_> {
@@ -290,14 +353,16 @@ impl AskSeal {
 
     /// The payload of an error reply: what a server says is sealed, and what anybody may know is not.
     pub(super) fn error(&self, error: &BusError) -> Vec<u8> {
-        let plain = Refusal::from(error).encode();
-        if !matches!(error, BusError::Replied(_)) {
+        let refusal = Refusal::from(error);
+        let plain = refusal.encode();
+        if refusal.code != ErrorCode::Replied {
             return plain;
         }
         let mut output = Vec::new();
         match self.outgoing(MessageKind::ErrorReply, 0).seal(&plain, &mut output) {
             Ok(()) => output,
-            Err(error) => Refusal::from(&BusError::from(error)).encode(),
+            // Nothing of what was to be said goes out in plain.
+            Err(_) => Refusal::from(&BusError::Abandoned { topic: self.seal.topic.to_string() }).encode(),
         }
     }
 }

@@ -14,14 +14,14 @@ use tokio::time::Instant;
 
 use super::Client;
 use super::codec::{Decoder, Encoder, TopicReader, decode_bytes, decode_typed, wire_topic, with_encoded};
-use super::inbox::{Inbox, Reader, Taken};
+use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::{Headers, ServeOptions};
 use super::protocol::RequestProtocol;
 use super::request_id::RequestId;
-use super::sealing::{AskSeal, Opener, read};
+use super::sealing::{AskSeal, Opener, topic_of};
 use super::shared::{Connection, Registration, Shared};
-use crate::engine::MessageKind;
-use crate::error::{BusError, BusResult, ErrorReply};
+use crate::engine::{MessageKind, Opened, looks_sealed};
+use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
@@ -146,20 +146,24 @@ impl<R> Serving<R> {
                 Some(Taken::Message { stamp: id, .. }) if id.is_cancelled() => None,
                 Some(Taken::Message { stamp: id, raw }) => {
                     let taken = self.topics.read(raw.topic).and_then(|topic| {
-                        let (value, opened) =
-                            read(&mut self.opener, MessageKind::Request, &raw, self.decode)?;
+                        let (value, opened) = match &mut self.opener {
+                            None => ((self.decode)(&raw)?, Opened::default()),
+                            Some(opener) => open(opener, &id, &raw, self.decode)?,
+                        };
                         Ok((topic.clone(), value, opened))
                     });
                     match taken {
                         Ok((topic, value, opened)) => {
-                            if let Some(opener) = &self.opener {
-                                id.answer_as(AskSeal::new(opener, id.topic(), raw.payload(), opened.mark));
-                            }
                             Some((topic, id, value, extra(raw.fields, opened.signer)))
                         }
                         Err(error) => {
                             self.undecodable += 1;
-                            let reply = ErrorReply::new(UNDECODABLE, BusError::from(error).to_string());
+                            // What is said of a request that could not be opened, anybody may hear.
+                            let said = match BusError::from(error) {
+                                BusError::Engine { .. } => "the server cannot open the request".to_owned(),
+                                error => error.to_string(),
+                            };
+                            let reply = ErrorReply::new(UNDECODABLE, said);
                             // A requester that is gone does not need to know.
                             let _ = id.fail(&BusError::Replied(reply));
                             None
@@ -216,6 +220,21 @@ impl<R> Serving<R> {
     pub(super) fn begin_drain(&self) {
         self.connection.shared.unserve(self.id);
     }
+}
+
+/// Opens a request and reads its value. How it is to be answered is noted in between, so that what is wrong with the
+/// value is told to the asker alone.
+fn open<R>(
+    opener: &mut Opener,
+    id: &RequestId,
+    raw: &Raw<'_>,
+    decode: Decoder<R>,
+) -> BriefResult<(R, Opened)> {
+    let (sealing, was_sealed) = (Arc::clone(opener.sealing()), looks_sealed(raw.payload()));
+    opener.open(MessageKind::Request, topic_of(raw), (None, 0), raw, |raw, opened| {
+        id.answer_as(AskSeal::new(&sealing, id.topic(), was_sealed, opened.mark)?);
+        decode(raw)
+    })
 }
 
 impl<R> Stream for Serving<R> {
@@ -303,13 +322,14 @@ impl Client {
         let inbox = Inbox::new(options.window);
         let (id, accepted) = shared.serve(&inbox, &topic, &fields)?;
         // It exists before the bus has accepted it, so that dropping this future undoes it.
+        let opener = self.connection.opener(&topic);
         let serving = Serving {
             connection: Arc::clone(&self.connection),
             id,
             topic,
             reader: Reader::new(inbox, options.window),
             topics: TopicReader::new(prefix),
-            opener: self.connection.opener(),
+            opener,
             decode,
             undecodable: 0,
         };

@@ -51,9 +51,10 @@ impl Connection {
         self.sealing.as_ref().map(|sealing| sealing.seal(topic)).transpose()
     }
 
-    /// What opens the messages of one subscription, serving or request, if this client has engines.
-    pub(super) fn opener(&self) -> Option<Box<Opener>> {
-        self.sealing.as_ref().map(Opener::new)
+    /// What opens the messages of one subscription, serving or request, of topics that `due` meets, if this client has
+    /// engines.
+    pub(super) fn opener(&self, due: &str) -> Option<Box<Opener>> {
+        self.sealing.as_ref().map(|sealing| Opener::new(sealing, due))
     }
 
     /// Waits until the driver has ended, unless somebody else does so.

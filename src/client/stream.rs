@@ -19,7 +19,7 @@ use super::options::RequestOptions;
 use super::protocol::RequestProtocol;
 use super::request::{Patience, Pending, unopened};
 use super::request_id::{Ask, RequestId};
-use super::sealing::{Opener, Seal};
+use super::sealing::{Opener, Seal, topic_of};
 use super::shared::Connection;
 use crate::engine::{Mark, MessageKind, looks_sealed};
 use crate::error::{BusError, BusResult, ErrorReply};
@@ -51,8 +51,8 @@ struct Opening {
 }
 
 impl Opening {
-    /// Reads an answer that may have to be opened first; `streamed` if it is one of several of its server.
-    fn read<T>(&mut self, flags: Flags, streamed: bool, raw: &Raw<'_>, decode: Decoder<T>) -> BusResult<T> {
+    /// Reads an answer that may have to be opened first; `scattered` if several servers were asked.
+    fn read<T>(&mut self, flags: Flags, scattered: bool, raw: &Raw<'_>, decode: Decoder<T>) -> BusResult<T> {
         let Some(opener) = &mut self.opener else {
             return match flags.contains(Flags::ERROR) {
                 true if looks_sealed(raw.payload()) => {
@@ -63,15 +63,19 @@ impl Opening {
                 false => Ok(decode(raw)?),
             };
         };
-        // Where several servers were asked, each answer says which topic it is for.
-        let asked = self.seal.as_ref().map_or("", Seal::topic);
-        let topic = if raw.topic.is_empty() { asked } else { str::from_utf8(raw.topic).unwrap_or_default() };
+        // Where several servers were asked, each answer says of which topic it is. Others are of the one that was asked,
+        // whatever they say.
+        let topic = match &self.seal {
+            Some(seal) if !scattered => seal.topic(),
+            _ => topic_of(raw),
+        };
+        let streamed = flags.contains(Flags::MORE) && !scattered;
         if flags.contains(Flags::ERROR) {
             if !looks_sealed(raw.payload()) {
                 let error = refusal(raw.payload()).into_error();
                 return Err(self.seal.as_ref().map_or(error.clone(), |seal| seal.judge(error)));
             }
-            let opened = opener.open(MessageKind::ErrorReply, topic, (self.mark, 0), raw, |raw| {
+            let opened = opener.open(MessageKind::ErrorReply, topic, (self.mark, 0), raw, |raw, _| {
                 Ok(refusal(raw.payload()).into_error())
             });
             return Err(opened.map_or_else(BusError::from, |(error, _)| error));
@@ -81,7 +85,11 @@ impl Opening {
             false => (MessageKind::Reply, (self.mark, 0)),
         };
         self.index += u64::from(streamed);
-        Ok(opener.open(kind, topic, place, raw, decode)?.0)
+        if scattered && let Some(seal) = &self.seal {
+            // What was asked of all of them counts for each.
+            seal.check_answer(looks_sealed(raw.payload()))?;
+        }
+        Ok(opener.open(kind, topic, place, raw, |raw, _| decode(raw))?.0)
     }
 }
 
@@ -161,7 +169,7 @@ impl Answers {
         while count.is_none_or(|count| answers.len() < count) {
             let next = poll_fn(|context| {
                 self.poll_next(context, |opening, flags, raw| {
-                    let value = opening.read(flags, false, raw, read)?;
+                    let value = opening.read(flags, true, raw, read)?;
                     Ok((Topic::try_from(topics.read(raw.topic)?.clone())?, value))
                 })
             });
@@ -200,9 +208,7 @@ impl<T> ReplyStream<T> {
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<BusResult<T>>> {
         let decode = self.decode;
         self.answers
-            .poll_next(context, |opening, flags, raw| {
-                opening.read(flags, flags.contains(Flags::MORE), raw, decode)
-            })
+            .poll_next(context, |opening, flags, raw| opening.read(flags, false, raw, decode))
             .map(|next| next.map(|answer| answer?))
     }
 }

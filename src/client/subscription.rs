@@ -16,13 +16,13 @@ use tokio::time::Instant;
 use super::Client;
 use super::codec::{Decoder, TopicReader, decode_bytes, decode_typed, wire_pattern};
 use super::event::{Counts, Event, Message};
-use super::inbox::{Inbox, Reader, Taken};
+use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::{Headers, SubscribeOptions};
 use super::protocol::PublishProtocol;
-use super::sealing::{Opener, read};
+use super::sealing::{Opener, topic_of};
 use super::shared::{Connection, Registration, Shared};
 use crate::engine::{MessageKind, Opened};
-use crate::error::{BusError, BusResult};
+use crate::error::{BriefResult, BusError, BusResult};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
@@ -139,8 +139,10 @@ impl<T> Subscription<T> {
                 Some(Taken::Gap { count, .. }) => count,
                 Some(Taken::Message { raw, .. }) => {
                     if let Ok(topic) = self.topics.read(raw.topic)
-                        && let Ok((value, _)) =
-                            read(&mut self.opener, MessageKind::Publish, &raw, self.decode)
+                        && let Ok(value) = self.opener.as_mut().map_or_else(
+                            || (self.decode)(&raw),
+                            |opener| Ok(open(opener, &raw, self.decode)?.0),
+                        )
                     {
                         let topic = topic.clone();
                         self.settle();
@@ -178,7 +180,10 @@ impl<T> Subscription<T> {
             None => return Poll::Ready(None),
             Some(Taken::Gap { count, reason }) => Event::Gap { count, reason },
             Some(Taken::Message { raw, .. }) => match self.topics.read(raw.topic) {
-                Ok(topic) => match read(&mut self.opener, MessageKind::Publish, &raw, self.decode) {
+                Ok(topic) => match self.opener.as_mut().map_or_else(
+                    || Ok(((self.decode)(&raw)?, Opened::default())),
+                    |opener| open(opener, &raw, self.decode),
+                ) {
                     Ok((value, Opened { signer, .. })) => {
                         let (headers, origin) = Headers::read(raw.fields);
                         Event::Message(Message { topic: topic.clone(), value, headers, origin, signer })
@@ -248,6 +253,11 @@ impl<T> Subscription<T> {
 
     /// Ends it and throws away what was not taken. Dropping it does the same.
     pub fn unsubscribe(self) {}
+}
+
+/// Opens a message and reads its value.
+fn open<T>(opener: &mut Opener, raw: &Raw<'_>, decode: Decoder<T>) -> BriefResult<(T, Opened)> {
+    opener.open(MessageKind::Publish, topic_of(raw), (None, 0), raw, |raw, _| decode(raw))
 }
 
 fn empty_pattern() -> TopicPattern {
@@ -375,13 +385,14 @@ impl Client {
         let flags = if options.no_echo { Flags::NO_ECHO } else { Flags::NONE };
         let (id, accepted) = shared.subscribe(&inbox, &pattern, flags, &fields)?;
         // It exists before the bus has accepted it, so that dropping this future undoes it.
+        let opener = self.connection.opener(&pattern);
         let subscription = Subscription {
             connection: Arc::clone(&self.connection),
             id,
             pattern,
             reader: Reader::new(inbox, options.window),
             topics: TopicReader::new(prefix),
-            opener: self.connection.opener(),
+            opener,
             decode,
             skipped: 0,
             undecodable: 0,

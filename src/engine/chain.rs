@@ -273,14 +273,15 @@ impl Rules {
         self.chains.get(index.0).unwrap_or(&NONE)
     }
 
-    /// Opens a payload that has arrived; says where it lies then.
+    /// Opens a payload that has arrived by the chain for its topic; says where it lies then.
     pub(crate) fn open(
         &self,
         context: &Context<'_>,
+        chain: ChainIndex,
         memory: &mut Memory,
         arrived: &[u8],
     ) -> Result<(Place, Opened), EngineError> {
-        let chain = self.chain(self.find(context.topic)?);
+        let chain = self.chain(chain);
         let Some((tag, sealed)) = envelope::split(arrived)? else {
             chain.check_plain()?;
             return Ok((Place::Arrived(0), Opened::default()));
@@ -419,7 +420,8 @@ mod tests {
 
     fn open(rules: &Rules, arrived: &[u8]) -> Result<Vec<u8>, EngineError> {
         let mut memory = Memory::default();
-        let (place, _) = rules.open(&context(), &mut memory, arrived)?;
+        let chain = rules.find(context().topic)?;
+        let (place, _) = rules.open(&context(), chain, &mut memory, arrived)?;
         Ok(memory.payload(arrived, place).to_vec())
     }
 

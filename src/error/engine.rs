@@ -74,6 +74,10 @@ pub enum EngineError {
         /// The key's id.
         key: String,
     },
+    /// It came where nothing of its topic is due: to a subscription or serving of other topics, or as an answer to another
+    /// request. The bus has mixed it up, or means to.
+    #[error("it came where nothing of its topic is due")]
+    Misrouted,
     /// It is not what was encrypted: it was changed, or moved here from another topic, request or place.
     #[error("it is not what was encrypted for this topic and place")]
     Forged,

@@ -4,6 +4,7 @@
 mod connection;
 mod publishing;
 mod requests;
+mod sealing;
 mod serving;
 mod subscribing;
 

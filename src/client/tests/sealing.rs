@@ -1,0 +1,149 @@
+//! Engines against a bus that says what it likes of topics.
+
+use super::*;
+use crate::EngineError;
+use crate::client::Event;
+use crate::engine::{Chain, Content, Context, Engine, Engines, Memory, Opened, Sealed, Stage};
+
+/// Required, and binds nothing: all that is refused is so by the client itself.
+#[derive(Debug)]
+struct Wrapping;
+
+impl Engine for Wrapping {
+    fn id(&self) -> u8 {
+        200
+    }
+
+    fn name(&self) -> &str {
+        "wrapping"
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::ENCRYPT
+    }
+
+    fn is_required(&self) -> bool {
+        true
+    }
+
+    fn seal(
+        &self,
+        _context: &Context<'_>,
+        content: Content<'_>,
+        output: &mut Vec<u8>,
+    ) -> Result<Sealed, EngineError> {
+        output.push(content.tag);
+        output.extend_from_slice(content.bytes);
+        Ok(Sealed::default())
+    }
+
+    fn open(
+        &self,
+        _context: &Context<'_>,
+        _memory: &mut Memory,
+        sealed: &[u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Opened, EngineError> {
+        let (tag, bytes) = sealed.split_first().ok_or(EngineError::Malformed { what: "it is empty" })?;
+        output.extend_from_slice(bytes);
+        Ok(Opened::tagged(*tag))
+    }
+}
+
+fn wrapped(payload: &[u8]) -> Vec<u8> {
+    [&[0xC1, 0x57, 1, 200, 0], payload].concat()
+}
+
+/// A client that requires engines but for metrics.
+async fn connected() -> (Client, Peer) {
+    let engines = Engines::new().topic("metrics/**", Chain::new()).with(Wrapping);
+    let (client, mut peer) = connecting(Client::builder().engines(engines));
+    peer.shake_hands().await;
+    client.connection.shared.opened().await.unwrap();
+    (client, peer)
+}
+
+fn error_of<T: std::fmt::Debug>(event: Option<Event<T>>) -> EngineError {
+    match event {
+        Some(Event::Undecodable { error: BusError::Engine { error, .. }, .. }) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_cannot_choose_the_rule_for_what_it_delivers() {
+    let (client, mut peer) = connected().await;
+    let subscribed = both(client.subscribe_bytes("secret/*"), peer.accept(Kind::Subscribe)).await;
+    let (mut subscription, id) = (subscribed.0.unwrap(), subscribed.1.header.id);
+    for (sequence, topic, payload) in [
+        (1, "metrics/load", b"plain".to_vec()),
+        (2, "$bus/stats", b"plain".to_vec()),
+        (3, "other/topic", wrapped(b"sealed for others")),
+        (4, "secret/a/b", wrapped(b"sealed for others")),
+    ] {
+        peer.deliver(id, sequence, topic, &payload);
+        assert_eq!(error_of(subscription.next_event().await), EngineError::Misrouted, "{topic}");
+    }
+    peer.deliver(id, 5, "secret/a", b"plain");
+    assert_eq!(error_of(subscription.next_event().await), EngineError::Missing { engine: "wrapping".into() });
+    peer.deliver(id, 6, "*/a", &wrapped(b"to a pattern that it meets"));
+    assert_eq!(subscription.recv().await.unwrap().1, "to a pattern that it meets");
+    peer.deliver(id, 7, "secret/a", &wrapped(b"sealed"));
+    assert_eq!(subscription.recv().await.unwrap().1, "sealed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_cannot_choose_the_server_of_a_sealed_request_or_the_rule_for_its_answer() {
+    let (client, mut peer) = connected().await;
+    let served = both(client.serve::<Double>(""), peer.accept(Kind::Serve)).await;
+    let (mut serving, id) = (served.0.unwrap(), served.1.header.id);
+    for (token, topic, payload) in [
+        (1, "other", wrapped(&encoded(&Double(1)))),
+        (2, "metrics/x", encoded(&Double(1))),
+        (3, "$x", encoded(&Double(1))),
+    ] {
+        peer.send_frame(&Header::new(Kind::Ask, id, token), &[], topic, &payload);
+        let ((), reply) = both(
+            async {
+                let mut next = Box::pin(serving.recv());
+                assert!(is_waiting(&mut next).await, "{topic} is not handed over");
+            },
+            peer.expect(Kind::Reply),
+        )
+        .await;
+        let error = Refusal::decode(&reply.payload).unwrap().into_error();
+        let BusError::Replied(said) = error else { panic!("{error:?}") };
+        assert_eq!(said.message(), "the server cannot open the request");
+    }
+
+    let mut answers = client.request_stream_bytes("secret/count", "x".into()).await.unwrap();
+    let request = peer.expect(Kind::Request).await;
+    assert_eq!(request.payload[..5], wrapped(b""));
+    let answer = Header::new(Kind::Answer, request.header.id, 0).flagged(Flags::MORE);
+    peer.send_frame(&answer, &[], "$x", b"plain");
+    let error = answers.recv().await.unwrap().unwrap_err();
+    assert!(matches!(&error, BusError::Engine { error: EngineError::Missing { .. }, .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_the_value_of_a_request_is_told_to_the_asker_alone() {
+    let (client, mut peer) = connected().await;
+    let served = both(client.serve::<Double>(""), peer.accept(Kind::Serve)).await;
+    let (mut serving, id) = (served.0.unwrap(), served.1.header.id);
+    let payload = wrapped(&encoded(&"the eagle has landed"));
+    peer.send_frame(&Header::new(Kind::Ask, id, 1), &[], "double", &payload);
+    let mut next = Box::pin(serving.recv());
+    assert!(is_waiting(&mut next).await);
+    let reply = peer.expect(Kind::Reply).await;
+    assert_eq!(reply.payload[..5], wrapped(b""), "it is sealed");
+    let error = Refusal::decode(&reply.payload[5..]).unwrap().into_error();
+    assert!(matches!(&error, BusError::Replied(said) if said.code() == "undecodable"), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_sealed_message_does_not_go_to_several_topics() {
+    let (client, mut peer) = connected().await;
+    let refused = client.publish_many(&["a", "b"], &note("x")).await;
+    assert!(matches!(refused, Err(BusError::InvalidSettings(_))), "{refused:?}");
+    peer.expect_silence().await;
+}
