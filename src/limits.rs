@@ -66,9 +66,9 @@ pub const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 /// carries in 100 ms, or 8 Gbit/s in 1 ms; and a whole batch may always be added to less.
 pub const UNCONFIRMED_BYTES: usize = 1024 * 1024;
 
-/// Bytes of confirmations that are sent beyond that without hearing any: 170 of them, for ten times as much as the
-/// other side may send unconfirmed. Who sends that much and confirms nothing gets no more of them, and waits.
-pub const UNCONFIRMED_CONFIRMS: usize = 4 * 1024;
+/// Bytes of confirmations that are sent without hearing any: twice as many as after which the other side has to confirm
+/// them, though nothing else may go its way. Who hears that much and confirms nothing gets no more of them, and waits.
+pub const UNCONFIRMED_CONFIRMS: usize = 2 * CONFIRM_BYTES as usize;
 
 /// Bytes that are received on such a link before the other side is told.
 pub const CONFIRM_BYTES: u64 = 64 * 1024;

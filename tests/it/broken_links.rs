@@ -154,6 +154,25 @@ pub(crate) async fn takes_next(subscription: &mut Subscription<Bytes>, first: u6
 }
 
 #[tokio::test]
+async fn what_flows_in_one_direction_alone_is_confirmed_all_the_while() {
+    const COUNT: u64 = 400;
+    let ground = Ground::new().await;
+    let (publisher, subscriber) = (ground.client().await, ground.client().await);
+    let mut subscription = subscriber.subscribe_bytes("numbers").await.unwrap();
+    // Far more than may be on its way unconfirmed, and nothing comes back but confirmations and credit.
+    let publishing = tokio::spawn(async move {
+        let numbers = publisher.publisher_bytes("numbers").unwrap();
+        for next in 1..=COUNT {
+            numbers.send(&numbered(next, 100_000)).await.unwrap();
+        }
+        numbers.flush().await.unwrap();
+    });
+    takes_all(&mut subscription, COUNT).await;
+    soon(publishing).await.unwrap();
+    assert_eq!(subscription.gaps(), 0);
+}
+
+#[tokio::test]
 async fn every_request_that_is_cut_off_is_answered_once() {
     let ground = Ground::new().await;
     let (server, requester) = (ground.client().await, ground.client().await);
