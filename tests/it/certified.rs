@@ -69,24 +69,7 @@ impl Ground {
     }
 }
 
-macro_rules! hold {
-    ($($case:ident),* $(,)?) => {
-        hold!(@on tls: $($case),*);
-        hold!(@on quic: $($case),*);
-    };
-    (@on $transport:ident: $($case:ident),*) => {
-        mod $transport {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    super::$case(stringify!($transport)).await;
-                }
-            )*
-        }
-    };
-}
-
-hold!(
+on_each!([tls, quic]: {
     a_client_that_trusts_the_bus_is_let_in_and_has_proven_nothing,
     a_bus_is_refused_that_is_not_who_the_address_says,
     a_client_is_known_by_the_name_in_its_certificate,
@@ -101,7 +84,7 @@ hold!(
     a_certificate_that_nobody_asked_for_ends_its_session_all_the_same,
     a_session_ends_with_the_ca_that_its_certificate_is_of,
     a_session_ends_with_its_certificate,
-);
+});
 
 async fn a_client_that_trusts_the_bus_is_let_in_and_has_proven_nothing(scheme: &str) {
     let ground = Ground::new(scheme, server);

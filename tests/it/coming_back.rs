@@ -116,32 +116,12 @@ fn port(bus: &BusHandle) -> u16 {
     }
 }
 
-macro_rules! hold {
-    ($($case:ident),* $(,)?) => {
-        hold!(@on tcp: $($case),*);
-        hold!(@on tls: $($case),*);
-        hold!(@on ws: $($case),*);
-        hold!(@on wss: $($case),*);
-        hold!(@on quic: $($case),*);
-    };
-    (@on $transport:ident: $($case:ident),*) => {
-        mod $transport {
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    super::$case(stringify!($transport)).await;
-                }
-            )*
-        }
-    };
-}
-
-hold!(
+on_each!([tcp, tls, ws, wss, quic]: {
     a_session_goes_on_and_nothing_is_lost_or_doubled,
     a_bus_that_was_started_again_is_subscribed_to_and_served_again,
     a_client_that_says_goodbye_leaves_nothing_behind,
     a_connection_that_is_given_up_at_any_moment_leaves_nothing_behind,
-);
+});
 
 async fn a_session_goes_on_and_nothing_is_lost_or_doubled(scheme: &'static str) {
     let ground = Ground::new(scheme).await;

@@ -1,6 +1,9 @@
 //! The integration tests: a module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
+#[macro_use]
+mod schemes;
+
 mod attach;
 #[cfg(feature = "auth")]
 mod authentication;
