@@ -249,7 +249,7 @@ impl Driver {
     /// Ends the session at a bus that drains, once nothing is in flight for it, to go on at another. The bus says goodbye
     /// in turn.
     fn leave_draining(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
-        loop {
+        while !matches!(self.leaving, Leaving::No) {
             let state = self.shared.lock();
             let idle = state.calls.entries.is_empty() && state.asks.is_empty();
             drop(state);
@@ -267,9 +267,10 @@ impl Driver {
                     Poll::Ready(Ok(())) => self.leaving = Leaving::Wanted,
                     Poll::Ready(Err(_)) => self.leaving = Leaving::No,
                 },
-                Leaving::Wanted | Leaving::No => return Ok(()),
+                Leaving::Wanted | Leaving::No => break,
             }
         }
+        Ok(())
     }
 
     /// Whether the client comes back with a new session, as the bus has ended this one for reasons of its own.
