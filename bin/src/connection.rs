@@ -114,7 +114,9 @@ impl SealingOptions {
         #[cfg(feature = "encryption")]
         let engines = match &self.keyring {
             Some(path) => {
-                let keyring = Keyring::read(path).map_err(|error| Failure::usage(error.to_string()))?;
+                let keyring = Keyring::read(path).map_err(|error| {
+                    Failure::usage(error.to_string()).help("`whispeer keys new FILE` makes a keyring")
+                })?;
                 engines.with(Encryption::new(&keyring).map_err(|error| Failure::usage(error.to_string()))?)
             }
             None => engines,

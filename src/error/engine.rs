@@ -18,7 +18,7 @@ pub enum EngineError {
         met: String,
     },
     /// It came without what is required for its topic, such as encryption.
-    #[error("it came without {engine}, which is required here")]
+    #[error("it came without {engine}, which is required here; its sender needs the same engines")]
     Missing {
         /// What is required, by its name.
         engine: String,
@@ -54,10 +54,12 @@ pub enum EngineError {
         id: u32,
     },
     /// There is no key to encrypt with for this topic.
-    #[error("the keyring has no key to encrypt with for it")]
+    #[error("the keyring has no key to encrypt with for it; add one for its topic")]
     NoKey,
     /// It is encrypted with a key that this client does not have.
-    #[error("it is encrypted with key {key}, which is not in the keyring")]
+    #[error(
+        "it is encrypted with key {key}, which is not in the keyring; ask its sender's group for that key"
+    )]
     UnknownKey {
         /// The key's id.
         key: String,
@@ -76,7 +78,9 @@ pub enum EngineError {
     },
     /// It came where nothing of its topic is due: to a subscription or serving of other topics, or as an answer to another
     /// request. The bus has mixed it up, or means to.
-    #[error("it came where nothing of its topic is due")]
+    #[error(
+        "it came to a subscription, serving or request of other topics: whoever carries it has mixed it up, or means to"
+    )]
     Misrouted,
     /// It is not what was encrypted: it was changed, or moved here from another topic, request or place.
     #[error("it is not what was encrypted for this topic and place")]
