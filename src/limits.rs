@@ -204,18 +204,22 @@ pub const DICTIONARY_SAMPLES: usize = 128 * 1024 * 1024;
 pub const ENCRYPTED_MESSAGES: u64 = 1 << 48;
 
 /// Messages by which an encrypted one may be late and still be told from one that is repeated; 504 bytes for each sender.
-/// Messages of one engine overtake each other where several tasks or clients share it, each with up to
-/// [`PUBLISH_WINDOW_MESSAGES`] under way: almost four of these. Later ones are refused as replayed.
+/// Messages of one client overtake each other where several tasks send, with up to [`PUBLISH_WINDOW_MESSAGES`] under way:
+/// almost four times as many. Later ones are refused as replayed.
 pub const REPLAY_WINDOW: u64 = 4_032;
 
-/// Senders of encrypted messages that a subscription or serving remembers, about 1.5 KiB each once they have sent something
-/// that is authentic. Beyond it the one that has not sent for the longest time is forgotten: what it sent before could
-/// come again.
+/// Senders of encrypted messages of which a subscription or serving knows which of the last ones have come, about 0.8 KiB
+/// each once they have sent something that is authentic. Beyond it the one that has not sent for the longest time is
+/// remembered by its highest number alone.
 pub const ENCRYPTION_SENDERS: usize = 1024;
 
-/// Senders of encrypted answers and stored messages whose keys are remembered beside these. Another one costs about
-/// two microseconds.
-pub const ENCRYPTION_SENDERS_UNORDERED: usize = 256;
+/// Senders that are remembered by their highest number, about 0.15 KiB each. Beyond it the one of the longest time ago
+/// is forgotten, and what it sent could come again: `Encryption::fresh_within` refuses that, too, by its
+/// time.
+pub const ENCRYPTION_SENDERS_PAST: usize = 16 * 1024;
+
+/// Senders whose message keys a receiver keeps, about 0.8 KiB each. Another one costs about two microseconds.
+pub const ENCRYPTION_CIPHERS: usize = 1024;
 
 /// Keys of one keyring: those in use and those that are still read with. More are refused until some are retired.
 pub const KEYRING_KEYS: usize = 1024;

@@ -161,7 +161,8 @@ impl<T> Publisher<T> {
     #[inline]
     pub fn try_send(&self, value: &T) -> BusResult<()> {
         let shared = &self.connection.shared;
-        if self.seal.is_some() && shared.session().is_none() {
+        // To seal is work and takes a number, so it is not done for what has no room as it is.
+        if self.seal.is_some() && !shared.may_publish()? {
             return Err(BusError::Full);
         }
         if self.offer(&self.fields, value, &mut None)? { Ok(()) } else { Err(BusError::Full) }

@@ -9,7 +9,9 @@ use super::dispatch::refusal;
 use super::inbox::Raw;
 use super::serving::UNDECODABLE;
 use super::shared::{Session, Shared};
-use crate::engine::{ChainIndex, Context, EngineError, Mark, Memory, MessageKind, Opened, Place, Rules};
+use crate::engine::{
+    Chain, ChainIndex, Context, EngineError, Mark, Memory, MessageKind, Opened, Place, Rules,
+};
 use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::limits;
 use crate::proto::{ErrorCode, Payload, Refusal};
@@ -137,9 +139,13 @@ impl Seal {
     /// For one payload.
     #[inline]
     pub(super) fn outgoing<'a>(&'a self, kind: MessageKind, fields: &'a [u8]) -> Outgoing<'a> {
+        self.outgoing_by(self.sealing.rules.chain(self.chain), kind, fields)
+    }
+
+    fn outgoing_by<'a>(&'a self, chain: &'a Chain, kind: MessageKind, fields: &'a [u8]) -> Outgoing<'a> {
         let mut context = Context::new(&self.topic, kind);
         context.fields = fields;
-        Outgoing { seal: self, context, mark: OnceLock::new() }
+        Outgoing { sealing: &self.sealing, chain, context, mark: OnceLock::new() }
     }
 
     /// The answer to a request that was marked so.
@@ -183,7 +189,8 @@ impl Seal {
 /// One payload on its way out.
 #[derive(Debug)]
 pub(super) struct Outgoing<'a> {
-    seal: &'a Seal,
+    sealing: &'a Sealing,
+    chain: &'a Chain,
     context: Context<'a>,
     mark: OnceLock<Mark>,
 }
@@ -198,7 +205,7 @@ impl<'a> Outgoing<'a> {
     /// Whether there are engines for it.
     #[inline]
     pub(super) fn seals(&self) -> bool {
-        !self.seal.sealing.rules.chain(self.seal.chain).is_empty()
+        !self.chain.is_empty()
     }
 
     /// The number that it has got.
@@ -208,12 +215,11 @@ impl<'a> Outgoing<'a> {
 
     /// Appends the sealed payload to `output`.
     pub(super) fn seal(&self, payload: &[u8], output: &mut Vec<u8>) -> BriefResult<()> {
-        let limit = self.seal.sealing.limit();
+        let limit = self.sealing.limit();
         if payload.len() > limit {
             return Err(BusError::FrameTooLarge { size: payload.len(), limit }.into());
         }
-        let chain = self.seal.sealing.rules.chain(self.seal.chain);
-        let done = chain.seal(&self.context, payload, output);
+        let done = self.chain.seal(&self.context, payload, output);
         if let Some(mark) = done.map_err(|error| sealed(self.context.topic, error))?.mark {
             // What is asked is sealed once.
             let _ = self.mark.set(mark);
@@ -309,13 +315,17 @@ impl Opener {
             return Ok((read(raw, &known)?, known));
         }
         let length = self.memory.payload(arrived, place).len();
-        let owned = match length >= limits::SHARED_PAYLOAD {
-            true => self.memory.take(place).map(Bytes::from),
-            false => None,
-        };
-        let payload = owned.as_deref().unwrap_or_else(|| self.memory.payload(arrived, place));
-        let value = read(&raw.opened(payload, owned.as_ref()), &known)?;
-        Ok((value, known))
+        if length < limits::SHARED_PAYLOAD {
+            let payload = self.memory.payload(arrived, place);
+            return Ok((read(&raw.opened(payload, None), &known)?, known));
+        }
+        let owned = Bytes::from(self.memory.take(place).unwrap_or_default());
+        let value = read(&raw.opened(&owned, Some(&owned)), &known);
+        // What has become a value of its own leaves the buffer to the next message.
+        if let Ok(buffer) = owned.try_into_mut() {
+            self.memory.put_back(place, buffer.into());
+        }
+        Ok((value?, known))
     }
 }
 
@@ -328,11 +338,14 @@ pub(super) fn topic_of<'a>(raw: &Raw<'a>) -> &'a str {
 #[derive(Debug)]
 pub(super) struct AskSeal {
     seal: Seal,
+    /// That of the request, if the one for its topic would protect less.
+    chain: Option<Chain>,
     mark: Option<Mark>,
 }
 
 impl AskSeal {
-    /// For a request to this topic. Who has asked in plain, where that is taken, is answered in plain.
+    /// For a request to this topic. Who has asked in plain, where that is taken, is answered in plain; and who has asked
+    /// under more protection than the rule for the topic gives, under that.
     ///
     /// # Errors
     /// [`EngineError::NoRule`].
@@ -340,15 +353,20 @@ impl AskSeal {
         sealing: &Arc<Sealing>,
         topic: &str,
         was_sealed: bool,
-        mark: Option<Mark>,
+        opened: &Opened,
     ) -> BusResult<Option<Self>> {
         let seal = sealing.seal(topic)?;
         let plain = !was_sealed && sealing.rules.chain(seal.chain).check_plain().is_ok();
-        Ok((!plain).then_some(Self { seal, mark }))
+        let chain = sealing.rules.answering(seal.chain, opened);
+        Ok((!plain).then_some(Self { seal, chain, mark: opened.mark }))
     }
 
     pub(super) fn outgoing(&self, kind: MessageKind, index: u64) -> Outgoing<'_> {
-        self.seal.outgoing(kind, &[]).answering(self.mark, index)
+        let outgoing = match &self.chain {
+            Some(chain) => self.seal.outgoing_by(chain, kind, &[]),
+            None => self.seal.outgoing(kind, &[]),
+        };
+        outgoing.answering(self.mark, index)
     }
 
     /// The payload of an error reply: what a server says is sealed, and what anybody may know is not.

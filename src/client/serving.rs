@@ -232,7 +232,7 @@ fn open<R>(
 ) -> BriefResult<(R, Opened)> {
     let (sealing, was_sealed) = (Arc::clone(opener.sealing()), looks_sealed(raw.payload()));
     opener.open(MessageKind::Request, topic_of(raw), (None, 0), raw, |raw, opened| {
-        id.answer_as(AskSeal::new(&sealing, id.topic(), was_sealed, opened.mark)?);
+        id.answer_as(AskSeal::new(&sealing, id.topic(), was_sealed, opened)?);
         decode(raw)
     })
 }

@@ -1,5 +1,6 @@
 //! Several answers to one request: taking them, and giving them.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -21,7 +22,7 @@ use super::request::{Patience, Pending, unopened};
 use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, topic_of};
 use super::shared::Connection;
-use crate::engine::{Mark, MessageKind, looks_sealed};
+use crate::engine::{EngineError, Mark, MessageKind, Opened, looks_sealed};
 use crate::error::{BusError, BusResult, ErrorReply};
 use crate::proto::Flags;
 use crate::topic::Topic;
@@ -48,6 +49,35 @@ struct Opening {
     mark: Option<Mark>,
     /// Answers of a stream that have come.
     index: u64,
+    heard: Heard,
+}
+
+/// Whose sealed answers have come.
+#[derive(Default)]
+struct Heard {
+    /// Who has sealed the first answer of a stream; the others are of the same.
+    sender: Option<[u8; 16]>,
+    /// Topics that have answered, where several servers were asked.
+    topics: HashSet<Box<str>>,
+}
+
+impl Heard {
+    /// Whether an answer that was sealed for this request is one more of its server, and not that of another one or the
+    /// same again.
+    fn check(&mut self, scattered: bool, topic: &str, opened: &Opened) -> BusResult<()> {
+        let Some(mark) = opened.mark else { return Ok(()) };
+        let refused = |error| Err(BusError::Engine { topic: topic.to_owned(), done: "opened", error });
+        if scattered {
+            return match self.topics.insert(topic.into()) {
+                true => Ok(()),
+                false => refused(EngineError::Replayed { sequence: mark.sequence }),
+            };
+        }
+        match *self.sender.get_or_insert(mark.sender) == mark.sender {
+            true => Ok(()),
+            false => refused(EngineError::Misrouted),
+        }
+    }
 }
 
 impl Opening {
@@ -78,7 +108,9 @@ impl Opening {
             let opened = opener.open(MessageKind::ErrorReply, topic, (self.mark, 0), raw, |raw, _| {
                 Ok(refusal(raw.payload()).into_error())
             });
-            return Err(opened.map_or_else(BusError::from, |(error, _)| error));
+            let (error, opened) = opened?;
+            self.heard.check(scattered, topic, &opened)?;
+            return Err(error);
         }
         let (kind, place) = match streamed {
             true => (MessageKind::StreamReply, (self.mark, self.index)),
@@ -89,7 +121,9 @@ impl Opening {
             // What was asked of all of them counts for each.
             seal.check_answer(looks_sealed(raw.payload()))?;
         }
-        Ok(opener.open(kind, topic, place, raw, |raw, _| decode(raw))?.0)
+        let (value, opened) = opener.open(kind, topic, place, raw, |raw, _| decode(raw))?;
+        self.heard.check(scattered, topic, &opened)?;
+        Ok(value)
     }
 }
 
@@ -116,7 +150,7 @@ impl Answers {
 
     /// Answers are opened in this way, as those to a request that was marked so.
     pub(super) fn open_with(&mut self, seal: Option<Seal>, opener: Option<Box<Opener>>, mark: Option<Mark>) {
-        self.opening = Opening { seal, opener, mark, index: 0 };
+        self.opening = Opening { seal, opener, mark, ..Opening::default() };
     }
 
     /// Takes the next answer; an error is the last thing that comes.

@@ -135,6 +135,17 @@ enum Then {
 }
 
 impl Shared {
+    /// Whether [`try_publish`](Self::try_publish) would send at this moment, and the frame limit is known.
+    pub(super) fn may_publish(&self) -> BriefResult<bool> {
+        let state = self.lock();
+        state.check()?;
+        if state.publishing.is_next(None) {
+            return Ok(self.session().is_some());
+        }
+        self.follow(Then::Write, state);
+        Ok(false)
+    }
+
     /// Sends a publish of publisher `publisher` if there is credit and nobody waits for it; `false` if
     /// there is none.
     #[inline]

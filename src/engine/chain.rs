@@ -182,7 +182,8 @@ impl Engines {
         self
     }
 
-    /// Adds an engine that opens what others have sealed with it, and seals nothing.
+    /// Adds an engine that opens what others have sealed with it, where the chain for the topic has none of its id. It
+    /// seals nothing but answers to what it has opened, if it [is required](Engine::is_required) where it stands.
     #[must_use]
     pub fn reading(mut self, engine: impl Engine) -> Self {
         self.reading.push(Arc::new(engine));
@@ -211,20 +212,38 @@ impl Engines {
         for (pattern, chain) in self.rules {
             rules.push((TopicPattern::new(pattern)?, chain));
         }
+        let (patterns, mut chains): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
+        // Those for reading first: what is said to be for that comes before what is there for other topics.
+        chains.insert(0, Chain(self.reading));
+        chains.push(self.default);
         let mut known: Vec<Arc<dyn Engine>> = Vec::new();
-        let reading = Chain(self.reading);
-        for chain in rules.iter().map(|(_, chain)| chain).chain([&self.default, &reading]) {
+        let mut own = Vec::new();
+        for chain in &mut chains {
             chain.check()?;
-            for engine in &chain.0 {
+            for engine in &mut chain.0 {
+                *engine = for_client(&mut own, engine)?;
                 if !known.iter().any(|other| other.id() == engine.id()) {
                     known.push(Arc::clone(engine));
                 }
             }
         }
-        let (patterns, mut chains): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
-        chains.extend([self.default, Chain::new()]);
+        chains.remove(0);
+        chains.push(Chain::new());
         Ok(Rules { patterns, chains, known })
     }
+}
+
+/// What a client gets of an engine; `own` has those that it has got already, beside those that it was given.
+fn for_client(
+    own: &mut Vec<[Arc<dyn Engine>; 2]>,
+    given: &Arc<dyn Engine>,
+) -> BusResult<Arc<dyn Engine>> {
+    if let Some([_, got]) = own.iter().find(|[other, _]| Arc::ptr_eq(other, given)) {
+        return Ok(Arc::clone(got));
+    }
+    let got = given.for_client()?.unwrap_or_else(|| Arc::clone(given));
+    own.push([Arc::clone(given), Arc::clone(&got)]);
+    Ok(got)
 }
 
 /// [`Engines`] whose patterns are right.
@@ -326,13 +345,24 @@ impl Rules {
             let opened = engine.open(context, memory, from, to)?;
             place = Place::Buffer(next);
             (tag, count) = (opened.tag, count + 1);
-            all = Opened { tag, mark: all.mark.or(opened.mark), signer: all.signer.or(opened.signer) };
+            let (mark, signer) = (all.mark.or(opened.mark), all.signer.or(opened.signer));
+            all = Opened { tag, mark, signer, by: seen };
         }
-        let seen = seen.get(..count).unwrap_or_default();
         match chain.0.iter().find(|engine| engine.is_required() && !seen.contains(&engine.id())) {
             Some(engine) => Err(EngineError::Missing { engine: engine.name().to_owned() }),
             None => Ok((place, all)),
         }
+    }
+
+    /// The chain for answers to what engines have opened that the chain lacks, if it lacks one that is required: no answer
+    /// tells in plain what was asked in secret.
+    pub(crate) fn answering(&self, chain: ChainIndex, opened: &Opened) -> Option<Chain> {
+        let chain = self.chain(chain);
+        let lacking = opened.by.iter().filter(|id| !chain.has(**id));
+        let lacking = lacking.filter_map(|id| self.known.iter().find(|engine| engine.id() == *id));
+        let mut lacking = lacking.filter(|engine| engine.is_required()).peekable();
+        lacking.peek()?;
+        Some(lacking.fold(chain.clone(), |chain, engine| chain.with_shared(Arc::clone(engine))))
     }
 
     /// The engine of this id: that of the chain, or else one that the client has for other topics.
@@ -344,6 +374,8 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
     use proptest::prelude::*;
 
     use super::super::{MessageKind, Stage};
@@ -476,6 +508,127 @@ mod tests {
         assert_eq!(open(&rules, &with_both).unwrap(), b"x");
         let unknown = sealed(&Engines::new().with(adding(7)).checked().unwrap(), b"x");
         assert_eq!(open(&rules, &unknown).unwrap_err(), EngineError::UnknownEngine { id: 7 });
+    }
+
+    #[test]
+    fn what_is_for_reading_opens_where_the_chain_has_none_of_its_id() {
+        /// Of the id 9, turning bits by its own number.
+        #[derive(Debug)]
+        struct Numbered(u8);
+
+        impl Engine for Numbered {
+            fn id(&self) -> u8 {
+                9
+            }
+
+            fn name(&self) -> &str {
+                "numbered"
+            }
+
+            fn stage(&self) -> Stage {
+                Stage::TRANSFORM
+            }
+
+            fn is_required(&self) -> bool {
+                true
+            }
+
+            fn seal(
+                &self,
+                _context: &Context<'_>,
+                content: Content<'_>,
+                output: &mut Vec<u8>,
+            ) -> Result<Sealed, EngineError> {
+                output.extend([content.tag, self.0]);
+                Ok(Sealed::default())
+            }
+
+            fn open(
+                &self,
+                _context: &Context<'_>,
+                _memory: &mut Memory,
+                sealed: &[u8],
+                output: &mut Vec<u8>,
+            ) -> Result<Opened, EngineError> {
+                output.push(self.0);
+                Ok(Opened::tagged(sealed[0]))
+            }
+        }
+
+        let with = |number| Chain::new().with(Numbered(number));
+        let rules = Engines::new().topic("a/**", with(1)).reading(Numbered(2)).with(adding(5));
+        let rules = rules.checked().unwrap();
+        let opened = |topic: &str| {
+            let context = Context::new(topic, MessageKind::Request);
+            let chain = rules.find(topic).unwrap();
+            let mut memory = Memory::default();
+            let arrived = [0xC1, 0x57, 1, 9, 0, 0];
+            let (place, opened) = rules.open(&context, chain, &mut memory, &arrived).unwrap();
+            let answering = rules.answering(chain, &opened);
+            (memory.payload(&arrived, place)[0], answering.map(|chain| chain.0.len()))
+        };
+        assert_eq!(opened("a/topic"), (1, None));
+        // What was asked with more than the chain for the topic has is answered with that, too.
+        assert_eq!(opened("other"), (2, Some(2)));
+    }
+
+    #[test]
+    fn each_client_has_an_engine_of_its_own_where_the_engine_says_so() {
+        /// Counts how many there are.
+        #[derive(Debug)]
+        struct Apart(Arc<AtomicU8>);
+
+        impl Engine for Apart {
+            fn id(&self) -> u8 {
+                7
+            }
+
+            fn name(&self) -> &str {
+                "apart"
+            }
+
+            fn stage(&self) -> Stage {
+                Stage::TRANSFORM
+            }
+
+            fn for_client(&self) -> BusResult<Option<Arc<dyn Engine>>> {
+                self.0.fetch_add(1, Relaxed);
+                Ok(Some(Arc::new(Self(Arc::clone(&self.0)))))
+            }
+
+            fn seal(
+                &self,
+                _context: &Context<'_>,
+                _content: Content<'_>,
+                _output: &mut Vec<u8>,
+            ) -> Result<Sealed, EngineError> {
+                Ok(Sealed::default())
+            }
+
+            fn open(
+                &self,
+                _context: &Context<'_>,
+                _memory: &mut Memory,
+                _sealed: &[u8],
+                _output: &mut Vec<u8>,
+            ) -> Result<Opened, EngineError> {
+                Ok(Opened::default())
+            }
+        }
+
+        let made = Arc::new(AtomicU8::new(0));
+        let apart: Arc<dyn Engine> = Arc::new(Apart(Arc::clone(&made)));
+        let chain = || Chain::new().with_shared(Arc::clone(&apart));
+        let engines = Engines::new().topic("a", chain()).topic("b", chain()).with_shared(Arc::clone(&apart));
+        for clients in 1..3 {
+            let rules = engines.clone().checked().unwrap();
+            assert_eq!(made.load(Relaxed), clients, "its chains share one");
+            let engine = |topic| Arc::as_ptr(&rules.chain(rules.find(topic).unwrap()).0[0]);
+            assert!(
+                std::ptr::addr_eq(engine("a"), engine("b")) && std::ptr::addr_eq(engine("a"), engine("c"))
+            );
+            assert!(!std::ptr::addr_eq(engine("a"), Arc::as_ptr(&apart)));
+        }
     }
 
     #[test]

@@ -51,6 +51,15 @@ impl Memory {
         }
     }
 
+    /// Puts a buffer back that was taken from this place and that nobody else has kept.
+    pub(crate) fn put_back(&mut self, place: Place, buffer: Vec<u8>) {
+        if let Place::Buffer(index) = place
+            && let Some(taken) = self.buffers.get_mut(index)
+        {
+            *taken = buffer;
+        }
+    }
+
     /// The buffers, empty: the second to be written to.
     pub(super) fn take_buffers(&mut self) -> [Vec<u8>; 2] {
         let mut buffers = std::mem::take(&mut self.buffers);

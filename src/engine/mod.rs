@@ -21,6 +21,7 @@ mod envelope;
 mod memory;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use chain::{Chain, Engines};
 pub(crate) use chain::{ChainIndex, Rules};
@@ -28,7 +29,9 @@ pub(crate) use envelope::{looks_sealed, sealed_by};
 pub use memory::Memory;
 pub(crate) use memory::Place;
 
+use crate::error::BusResult;
 pub use crate::error::EngineError;
+use crate::limits;
 
 /// One step of a chain: it seals a payload, and opens what was sealed.
 ///
@@ -97,6 +100,15 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     fn overhead(&self, length: usize) -> usize {
         let _ = length;
         64
+    }
+
+    /// What a client gets of it that is given it, once for all of its chains. By default, and for `None`, that is the
+    /// engine itself, which all clients share; one that numbers what it seals makes another one.
+    ///
+    /// # Errors
+    /// Why there cannot be one; the client then does not connect.
+    fn for_client(&self) -> BusResult<Option<Arc<dyn Engine>>> {
+        Ok(None)
     }
 
     /// Appends the sealed content to `output`.
@@ -181,6 +193,8 @@ pub struct Opened {
     pub mark: Option<Mark>,
     /// Who has signed it, if that is proven.
     pub signer: Option<[u8; 32]>,
+    /// The engines that have opened it.
+    pub(crate) by: [u8; limits::ENGINES],
 }
 
 impl Opened {

@@ -91,6 +91,20 @@ pub enum EngineError {
         /// Its number among all of its sender.
         sequence: u64,
     },
+    /// It was sealed too long ago, or its sender's clock and this one's are too far apart.
+    #[error(
+        "by the clocks it was sealed {seconds} s away from now, and no more than {allowed} s are allowed; if it is new, \
+         set the clocks of both hosts"
+    )]
+    Stale {
+        /// Seconds between then and now.
+        seconds: u64,
+        /// Seconds that are allowed.
+        allowed: u64,
+    },
+    /// It does not say when it was sealed, and has to.
+    #[error("it does not say when it was sealed, and has to; its sender needs `fresh_within`, too")]
+    NotDated,
     /// The engine has encrypted as much as it may; a new one is needed.
     #[error("this engine has encrypted as many messages as it may; make a new one")]
     Exhausted,

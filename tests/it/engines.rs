@@ -482,6 +482,47 @@ mod sealed {
     }
 
     #[tokio::test]
+    async fn what_was_asked_in_secret_is_answered_in_secret_whatever_the_rule_for_the_topic() {
+        let ground = Ground::new(Bus::builder());
+        let keyring = Keyring::with(Key::generate().unwrap()).unwrap();
+        let asker = over_unix(&ground, sealing(&keyring, Algorithm::XChaCha20Poly1305)).await;
+        let reading = Engines::new().reading(Encryption::new(&keyring).unwrap()).reading(Compression::new());
+        let server = over_unix(&ground, reading).await;
+        let answer = |payload: Bytes| async move {
+            match payload.is_empty() {
+                true => Err(ErrorReply::new("empty", "the eagle has not landed")),
+                false => Ok(Bytes::from("the eagle has landed")),
+            }
+        };
+        let _handling = server.handle_bytes("eagle", answer).await.unwrap();
+        assert_eq!(asker.request_bytes("eagle", "where".into()).await.unwrap(), "the eagle has landed");
+        let error = asker.request_bytes("eagle", "".into()).await.unwrap_err();
+        assert!(matches!(&error, BusError::Replied(reply) if reply.code() == "empty"), "{error:?}");
+        // Who asks in plain is answered so.
+        let plain = over_unix(&ground, Engines::new()).await;
+        assert_eq!(plain.request_bytes("eagle", "where".into()).await.unwrap(), "the eagle has landed");
+    }
+
+    #[tokio::test]
+    async fn two_clients_of_the_same_engines_number_what_they_send_apart() {
+        let ground = Ground::new(Bus::builder());
+        let keyring = Keyring::with(Key::generate().unwrap()).unwrap();
+        let engines = sealing(&keyring, Algorithm::XChaCha20Poly1305);
+        let clients = [client(&ground, engines.clone()), client(&ground, engines.clone())];
+        let mut seen = client(&ground, Engines::new()).subscribe_bytes("news").await.unwrap();
+        let mut senders = std::collections::HashSet::new();
+        for client in &clients {
+            for sequence in 0..2_u64 {
+                client.publish_bytes("news", "text").await.unwrap();
+                let sealed = soon(seen.recv()).await.unwrap().1;
+                senders.insert(sealed.slice(13..29));
+                assert_eq!(sealed[29..37], sequence.to_le_bytes());
+            }
+        }
+        assert_eq!(senders.len(), 2);
+    }
+
+    #[tokio::test]
     async fn who_has_signed_is_told_and_who_is_not_trusted_is_refused() {
         let ground = Ground::new(Bus::builder());
         let keyring = Keyring::with(Key::generate().unwrap()).unwrap();

@@ -1,11 +1,12 @@
 //! Engines against a bus that says what it likes of topics.
 
 use super::*;
-use crate::EngineError;
-use crate::client::Event;
-use crate::engine::{Chain, Content, Context, Engine, Engines, Memory, Opened, Sealed, Stage};
+use crate::client::{Event, ManyOptions};
+use crate::engine::{Chain, Content, Context, Engine, Engines, Mark, Memory, Opened, Sealed, Stage};
+use crate::{EngineError, ErrorReply};
 
-/// Required, and binds nothing: all that is refused is so by the client itself.
+/// Required, and binds nothing: all that is refused is so by the client itself. A payload that begins with a digit is of
+/// the sender of that number.
 #[derive(Debug)]
 struct Wrapping;
 
@@ -46,7 +47,11 @@ impl Engine for Wrapping {
     ) -> Result<Opened, EngineError> {
         let (tag, bytes) = sealed.split_first().ok_or(EngineError::Malformed { what: "it is empty" })?;
         output.extend_from_slice(bytes);
-        Ok(Opened::tagged(*tag))
+        let opened = Opened::tagged(*tag);
+        Ok(match bytes.first().filter(|byte| byte.is_ascii_digit()) {
+            Some(digit) => opened.marked(Mark { sender: [*digit; 16], sequence: 7 }),
+            None => opened,
+        })
     }
 }
 
@@ -123,6 +128,51 @@ async fn a_bus_cannot_choose_the_server_of_a_sealed_request_or_the_rule_for_its_
     peer.send_frame(&answer, &[], "$x", b"plain");
     let error = answers.recv().await.unwrap().unwrap_err();
     assert!(matches!(&error, BusError::Engine { error: EngineError::Missing { .. }, .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_cannot_mix_the_streams_of_two_servers() {
+    let (client, mut peer) = connected().await;
+    let mut answers = client.request_stream_bytes("secret/count", "x".into()).await.unwrap();
+    let id = peer.expect(Kind::Request).await.header.id;
+    let more = Header::new(Kind::Answer, id, 0).flagged(Flags::MORE);
+    let failed = Header::new(Kind::Answer, id, 0).flagged(Flags::END.with(Flags::ERROR));
+    let said = Refusal::from(&BusError::Replied(ErrorReply::new("tired", "no more"))).encode();
+    for (header, payload) in
+        [(more, &b"1 first"[..]), (more, b"2 other"), (more, b"1 second"), (failed, &said)]
+    {
+        peer.send_frame(&header, &[], "secret/count", &wrapped(payload));
+    }
+    assert_eq!(answers.recv().await.unwrap().unwrap(), "1 first");
+    let error = answers.recv().await.unwrap().unwrap_err();
+    assert!(matches!(&error, BusError::Engine { error: EngineError::Misrouted, .. }), "{error:?}");
+    assert_eq!(answers.recv().await.unwrap().unwrap(), "1 second");
+    let error = answers.recv().await.unwrap().unwrap_err();
+    assert!(matches!(&error, BusError::Replied(reply) if reply.code() == "tired"), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_cannot_repeat_the_answer_of_one_of_several_servers() {
+    let (client, mut peer) = connected().await;
+    let asked = client.request_many_bytes("secret/*", "x".into(), ManyOptions::default());
+    let answering = async {
+        let id = peer.expect(Kind::Request).await.header.id;
+        let more = Header::new(Kind::Answer, id, 0).flagged(Flags::MORE);
+        for (topic, payload) in [("secret/a", b"1 a"), ("secret/b", b"2 b"), ("secret/a", b"1 a")] {
+            peer.send_frame(&more, &[], topic, &wrapped(payload));
+        }
+        peer.send_frame(&Header::new(Kind::Answer, id, 0).flagged(Flags::END), &[], "", &[]);
+    };
+    let (answers, ()) = both(asked, answering).await;
+    let answers = answers.unwrap();
+    let text = |index: usize| answers[index].as_ref().map(|(_, payload)| payload.clone());
+    assert_eq!((text(0).unwrap(), text(1).unwrap()), ("1 a".into(), "2 b".into()));
+    let error = text(2).unwrap_err();
+    assert!(
+        matches!(&error, BusError::Engine { error: EngineError::Replayed { sequence: 7 }, .. }),
+        "{error:?}"
+    );
+    assert_eq!(answers.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

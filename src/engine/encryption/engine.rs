@@ -1,19 +1,20 @@
 //! The engine that encrypts.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cipher::{Algorithm, Cipher, Implementation, TAG};
-use super::head::{HEAD, Head, request, with_associated};
+use super::head::{HEAD, Head, TIME, request, with_associated};
 use super::keyring::Keyring;
 use super::receiving::Receivings;
-use super::senders::{Live, Source};
+use super::senders::{Numbered, Source};
 use super::sending::Current;
 use super::signature::{self, SignerKey, SigningIdentity};
 use super::topics::Trusted;
 use super::trailer::{self, Padding, Trailer};
-use super::window::Window;
-use crate::engine::{Content, Context, Engine, Mark, Memory, Opened, Sealed, Stage};
+use crate::engine::{Content, Context, Engine, Mark, Memory, MessageKind, Opened, Sealed, Stage};
 use crate::error::{BusError, BusResult, EngineError};
 use crate::limits;
 
@@ -27,8 +28,9 @@ use crate::limits;
 /// [padded](Self::padding). Who has the key can read all, and can send in anybody's name, unless messages are
 /// [signed](Self::sign).
 ///
-/// Each engine has an id of its own, drawn when it is made, and numbers what it seals. It cannot be cloned, as no number
-/// may be used twice; chains and clients share one by [`with_shared`](crate::engine::Chain::with_shared).
+/// Each client that it is given to seals with an engine of its own, with an id that is drawn for it, and numbers what it
+/// seals. It cannot be cloned, as no number may be used twice; the chains of one client share one by
+/// [`with_shared`](crate::engine::Chain::with_shared).
 ///
 /// # Examples
 /// ```
@@ -49,6 +51,10 @@ pub struct Encryption {
     padding: Padding,
     signing: Option<SigningIdentity>,
     trusted: Trusted,
+    /// How old what arrives may be.
+    fresh: Option<Duration>,
+    /// The clock of the system, in milliseconds since 1970.
+    clock: fn() -> u64,
     sender: [u8; 16],
     sequence: AtomicU64,
     current: Current,
@@ -64,10 +70,7 @@ impl Encryption {
     }
 
     pub(super) fn beginning_at(keyring: &Keyring, sequence: u64) -> BusResult<Self> {
-        let mut sender = [0; 16];
-        getrandom::fill(&mut sender).map_err(|error| {
-            BusError::InvalidSettings(format!("the system's random generator does not work: {error}"))
-        })?;
+        let sender = drawn_sender()?;
         Ok(Self {
             keyring: keyring.clone(),
             algorithm: Algorithm::default(),
@@ -75,6 +78,8 @@ impl Encryption {
             padding: Padding::default(),
             signing: None,
             trusted: Trusted::default(),
+            fresh: None,
+            clock: milliseconds,
             sender,
             sequence: AtomicU64::new(sequence),
             current: Current::new(keyring),
@@ -125,6 +130,47 @@ impl Encryption {
         Ok(self)
     }
 
+    /// Says of all that is published and asked when it was sealed, and refuses what comes from others without that, or was
+    /// sealed longer ago by their clock and this one; likewise what is ahead by more. By default nothing is dated, and
+    /// what a subscription has no memory of, such as a message from before it began, may be old.
+    ///
+    /// All who share a key need it, and clocks that agree to much less than `age`. What waits at the bus for a slow
+    /// subscriber grows older, so minutes are better than seconds. What comes from a store may be of any age.
+    #[must_use]
+    pub fn fresh_within(mut self, age: Duration) -> Self {
+        self.fresh = Some(age);
+        self
+    }
+
+    /// In the name of another sender, as a member can.
+    #[cfg(test)]
+    pub(super) fn named(mut self, sender: [u8; 16]) -> Self {
+        self.sender = sender;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_clock(mut self, clock: fn() -> u64) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// When it is, if that is to be said of what is sealed. An answer is bound to its request, which says it.
+    fn time(&self, kind: MessageKind) -> Option<u64> {
+        let is_dated = self.fresh.is_some() && matches!(kind, MessageKind::Publish | MessageKind::Request);
+        is_dated.then(|| (self.clock)())
+    }
+
+    /// Whether what was sealed then is still to be taken.
+    fn check_age(&self, time: Option<u64>) -> Result<(), EngineError> {
+        let Some(allowed) = self.fresh else { return Ok(()) };
+        let away = (self.clock)().abs_diff(time.ok_or(EngineError::NotDated)?);
+        if u128::from(away) > allowed.as_millis() {
+            return Err(EngineError::Stale { seconds: away / 1_000, allowed: allowed.as_secs() });
+        }
+        Ok(())
+    }
+
     fn implementation_for(&self, algorithm: Algorithm) -> Implementation {
         self.implementation.unwrap_or_else(|| Implementation::fastest(algorithm))
     }
@@ -163,7 +209,7 @@ impl Engine for Encryption {
     }
 
     fn overhead(&self, length: usize) -> usize {
-        self.trailer(length).saturating_add(HEAD + TAG)
+        self.trailer(length).saturating_add(HEAD + TIME + TAG)
     }
 
     fn seal(
@@ -176,12 +222,16 @@ impl Engine for Encryption {
             let code = (self.algorithm, self.implementation_for(self.algorithm));
             let (key, cipher) = sending.cipher(context.topic, code, &self.sender)?;
             let mark = self.next()?;
-            let head = Head { algorithm: self.algorithm, key: *key, mark }.to_bytes(context);
+            let time = self.time(context.kind);
+            let head = Head { algorithm: self.algorithm, key: *key, mark, time }.to_bytes(context);
             let length = content.bytes.len();
             output.reserve(length.saturating_add(self.overhead(length)));
             output.extend_from_slice(&head);
+            if let Some(time) = time {
+                output.extend_from_slice(&time.to_le_bytes());
+            }
             let begin = output.len();
-            with_associated(context, &head, |associated| {
+            with_associated(context, (&head, time), |associated| {
                 trailer::append(output, content, associated, self.padding, self.signing.as_ref())?;
                 let bytes = output.get_mut(begin..).unwrap_or_default();
                 let tag = cipher.seal(mark.sequence, associated, bytes)?;
@@ -189,6 +239,18 @@ impl Engine for Encryption {
                 Ok(Sealed::marked(mark))
             })
         })
+    }
+
+    fn for_client(&self) -> BusResult<Option<Arc<dyn Engine>>> {
+        Ok(Some(Arc::new(Self {
+            keyring: self.keyring.clone(),
+            signing: self.signing.clone(),
+            trusted: self.trusted.clone(),
+            sender: drawn_sender()?,
+            sequence: AtomicU64::new(0),
+            current: Current::new(&self.keyring),
+            ..*self
+        })))
     }
 
     fn open(
@@ -201,7 +263,7 @@ impl Engine for Encryption {
         let begin = output.len();
         let opened = Head::split(context, sealed).and_then(|(head, bytes, rest)| {
             let encrypted = Encrypted::new(context, head, rest)?;
-            with_associated(context, bytes, |associated| {
+            with_associated(context, (bytes, head.time), |associated| {
                 self.open_at_end(context, memory, encrypted, associated, output)
             })
         });
@@ -210,6 +272,20 @@ impl Engine for Encryption {
         }
         opened
     }
+}
+
+fn drawn_sender() -> BusResult<[u8; 16]> {
+    let mut sender = [0; 16];
+    getrandom::fill(&mut sender).map_err(|error| {
+        BusError::InvalidSettings(format!("the system's random generator does not work: {error}"))
+    })?;
+    Ok(sender)
+}
+
+/// The clock of the system, which the hosts of a group have in common as far as anything.
+fn milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What was encrypted, taken apart.
@@ -247,14 +323,10 @@ impl Encryption {
 
         // An answer is known by its request, and what comes from a store may come again.
         let comes_once = !context.stored && request(context).is_none();
-        let mut fresh = None;
-        let cipher = match comes_once {
-            true => receiving.live.of(&source).map(|live| &live.cipher),
-            false => receiving.others.of(&source).map(|cipher| &*cipher),
-        };
-        let cipher = match cipher {
-            Some(cipher) => cipher,
-            None => fresh.insert(Cipher::of_sender(
+        let mut made = None;
+        let cipher = match receiving.ciphers.of(&source) {
+            Some(cipher) => &*cipher,
+            None => made.insert(Cipher::of_sender(
                 head.algorithm,
                 self.implementation_for(head.algorithm),
                 (head.key, key),
@@ -272,21 +344,19 @@ impl Encryption {
         }
         let signer = signed.map(|signed| signature::verify(signed, associated, content)).transpose()?;
         self.trusted.check(rule.trusted, signer)?;
+        let (tag, length) = (content.tag, content.bytes.len());
+        let signer = signer.map(SignerKey::to_bytes);
+        if let Some(cipher) = made {
+            receiving.ciphers.insert(source, cipher);
+        }
         if comes_once {
-            if let Some(cipher) = fresh {
-                receiving.live.insert(source, Live { cipher, window: Box::new(Window::default()) });
-            }
-            let is_new = receiving.live.of(&source).is_some_and(|live| live.window.note(head.mark.sequence));
-            if !is_new {
+            self.check_age(head.time)?;
+            if !receiving.windows.note(&Numbered { source, signer }, head.mark.sequence) {
                 return Err(EngineError::Replayed { sequence: head.mark.sequence });
             }
-        } else if let Some(cipher) = fresh {
-            receiving.others.insert(source, cipher);
         }
-        let (tag, length) = (content.tag, content.bytes.len());
         output.truncate(begin + length);
-        let opened = Opened::tagged(tag).marked(head.mark);
-        Ok(signer.map_or(opened, |signer| opened.signed(signer.to_bytes())))
+        Ok(Opened { signer, ..Opened::tagged(tag).marked(head.mark) })
     }
 }
 
@@ -297,6 +367,7 @@ impl fmt::Debug for Encryption {
             .field("algorithm", &self.algorithm)
             .field("padding", &self.padding)
             .field("signing", &self.signing)
+            .field("fresh", &self.fresh)
             .field("keyring", &self.keyring)
             .finish_non_exhaustive()
     }

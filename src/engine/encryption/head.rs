@@ -1,17 +1,17 @@
 //! What stands before an encrypted payload, and what it is bound to.
 //!
 //! ```text
-//! algorithm and flags 1 · key id 8 · sender 16 · sequence 8 · ciphertext … · tag 16
+//! algorithm and flags 1 · key id 8 · sender 16 · sequence 8 · [time 8] · ciphertext … · tag 16
 //! ```
 //!
 //! Associated data, all of which both sides know without being told:
 //!
 //! ```text
-//! "whispeer message 1" 18 · the head 33 · kind 1 · index 8 · [sender 16 · sequence 8 of the request] ·
-//! length of the topic 2 · topic
+//! "whispeer message 1" 18 · the head without its time 33 · kind 1 · index 8 ·
+//! [sender 16 · sequence 8 of the request] · [time 8] · length of the topic 2 · topic
 //! ```
 //!
-//! Numbers are little-endian.
+//! Numbers are little-endian. The time is that of the sender's clock, in milliseconds since 1970 (UTC).
 
 use super::cipher::Algorithm;
 use super::key::KeyId;
@@ -19,11 +19,17 @@ use crate::engine::{Context, Mark, MessageKind};
 use crate::error::EngineError;
 use crate::limits;
 
-/// Bytes of the head.
+/// Bytes of the head without its time.
 pub(super) const HEAD: usize = 1 + KeyId::LEN + 16 + 8;
+
+/// Bytes of the time.
+pub(super) const TIME: usize = 8;
 
 /// In the first byte: it answers a request whose mark it is bound to.
 const ANSWERS: u8 = 0x80;
+
+/// In the first byte: it says when it was sealed.
+const DATED: u8 = 0x40;
 
 /// In the first byte: the number of the algorithm.
 const ALGORITHM: u8 = 0x0F;
@@ -36,6 +42,8 @@ pub(super) struct Head {
     pub(super) algorithm: Algorithm,
     pub(super) key: KeyId,
     pub(super) mark: Mark,
+    /// When it was sealed, if that is said: milliseconds since 1970.
+    pub(super) time: Option<u64>,
 }
 
 /// The request that a message in this context is bound to.
@@ -49,7 +57,8 @@ pub(super) fn request(context: &Context<'_>) -> Option<Mark> {
 impl Head {
     pub(super) fn to_bytes(self, context: &Context<'_>) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
-        let flags = if request(context).is_some() { ANSWERS } else { 0 };
+        let answers = if request(context).is_some() { ANSWERS } else { 0 };
+        let flags = answers | if self.time.is_some() { DATED } else { 0 };
         let mut writer = Writer { bytes: &mut bytes, at: 0 };
         writer.put(&[self.algorithm as u8 | flags]);
         writer.put(&self.key.to_bytes());
@@ -70,7 +79,7 @@ impl Head {
         let Some(algorithm) = Algorithm::numbered(first & ALGORITHM) else {
             return malformed("its cipher is none that is known");
         };
-        if first & !(ANSWERS | ALGORITHM) != 0 {
+        if first & !(ANSWERS | DATED | ALGORITHM) != 0 {
             return malformed("it has flags that are not known");
         }
         let Some((key, after)) = after.split_first_chunk() else { return malformed("it has no key") };
@@ -81,12 +90,24 @@ impl Head {
             return Err(EngineError::Forged);
         }
         let mark = Mark { sender: *sender, sequence: u64::from_le_bytes(*sequence) };
-        Ok((Self { algorithm, key: KeyId::from_bytes(*key), mark }, bytes, rest))
+        if mark.sequence >= limits::ENCRYPTED_MESSAGES {
+            return malformed("its number is beyond the last");
+        }
+        let (time, rest) = match first & DATED {
+            0 => (None, rest),
+            _ => {
+                let Some((time, rest)) = rest.split_first_chunk() else {
+                    return malformed("its time is cut off");
+                };
+                (Some(u64::from_le_bytes(*time)), rest)
+            }
+        };
+        Ok((Self { algorithm, key: KeyId::from_bytes(*key), mark, time }, bytes, rest))
     }
 }
 
 /// Bytes that a message is bound to beside its topic, at the most.
-const FIXED: usize = DOMAIN.len() + HEAD + 1 + 8 + 24 + 2;
+const FIXED: usize = DOMAIN.len() + HEAD + 1 + 8 + 24 + TIME + 2;
 
 /// Bytes of an ordinary topic. To clear room for the longest would cost as much as encrypting a short message.
 const ORDINARY_TOPIC: usize = 160;
@@ -94,21 +115,25 @@ const ORDINARY_TOPIC: usize = 160;
 /// Calls `work` with the associated data.
 pub(super) fn with_associated<R>(
     context: &Context<'_>,
-    head: &[u8; HEAD],
+    (head, time): (&[u8; HEAD], Option<u64>),
     work: impl FnOnce(&[u8]) -> Result<R, EngineError>,
 ) -> Result<R, EngineError> {
     let length = context.topic.len();
     if length <= ORDINARY_TOPIC {
-        return work(associated(context, head, &mut [0; FIXED + ORDINARY_TOPIC]));
+        return work(associated(context, (head, time), &mut [0; FIXED + ORDINARY_TOPIC]));
     }
     if length <= limits::MAX_TOPIC_BYTES {
-        return work(associated(context, head, &mut [0; FIXED + limits::MAX_TOPIC_BYTES]));
+        return work(associated(context, (head, time), &mut [0; FIXED + limits::MAX_TOPIC_BYTES]));
     }
     Err(EngineError::Malformed { what: "its topic is longer than any" })
 }
 
 /// Writes the associated data into bytes of which there are enough.
-fn associated<'a>(context: &Context<'_>, head: &[u8; HEAD], bytes: &'a mut [u8]) -> &'a [u8] {
+fn associated<'a>(
+    context: &Context<'_>,
+    (head, time): (&[u8; HEAD], Option<u64>),
+    bytes: &'a mut [u8],
+) -> &'a [u8] {
     let mut writer = Writer { bytes, at: 0 };
     writer.put(DOMAIN);
     writer.put(head);
@@ -116,6 +141,9 @@ fn associated<'a>(context: &Context<'_>, head: &[u8; HEAD], bytes: &'a mut [u8])
     writer.put(&context.index.to_le_bytes());
     if let Some(request) = request(context) {
         writer.put_mark(request);
+    }
+    if let Some(time) = time {
+        writer.put(&time.to_le_bytes());
     }
     let topic = context.topic.as_bytes();
     writer.put(&u16::try_from(topic.len()).unwrap_or(u16::MAX).to_le_bytes());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cipher::Cipher;
 use super::keyring::Keyring;
 use super::scope::State;
-use super::senders::{Live, Senders};
+use super::senders::{Recent, Source, Windows};
 use super::topics::{Rule, Topics};
 use crate::error::EngineError;
 use crate::limits;
@@ -23,11 +23,10 @@ pub(super) struct Receiving {
     pub(super) state: Arc<State>,
     /// Topics that came last.
     topics: Topics,
-    /// Sources of messages that come once each.
-    pub(super) live: Senders<Live>,
-    /// Sources of what may come again: from a store, or in answer to a request, which knows its answers by itself. They
-    /// are apart, so that no number of them makes this forget what has come.
-    pub(super) others: Senders<Cipher>,
+    /// Made of a key for a sender; costly to make again.
+    pub(super) ciphers: Recent<Source, Cipher>,
+    /// What has come of messages that come once each.
+    pub(super) windows: Windows,
 }
 
 impl Receivings {
@@ -38,8 +37,8 @@ impl Receivings {
                 owner: *owner,
                 state: Arc::clone(&keyring.state()),
                 topics: Topics::default(),
-                live: Senders::new(limits::ENCRYPTION_SENDERS),
-                others: Senders::new(limits::ENCRYPTION_SENDERS_UNORDERED),
+                ciphers: Recent::new(limits::ENCRYPTION_CIPHERS),
+                windows: Windows::new(),
             });
             self.0.len() - 1
         });
@@ -49,8 +48,8 @@ impl Receivings {
             receiving.state = Arc::clone(&state);
             receiving.topics = Topics::default();
             // Keys that nobody may use any more are not kept.
-            receiving.live.retain(|source| state.has(source.key));
-            receiving.others.retain(|source| state.has(source.key));
+            receiving.ciphers.retain(|source| state.has(source.key));
+            receiving.windows.retain(|source| state.has(source.key));
         }
         receiving
     }

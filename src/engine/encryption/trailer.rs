@@ -33,7 +33,8 @@ pub enum Padding {
     /// Padmé, of "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs" (2019): at most 12 %
     /// more, and less for large ones. What is seen is one of a few dozen lengths for each power of two.
     Padme,
-    /// The next power of two: up to twice as long, and the least that can be seen.
+    /// The next power of two, and above 1 MiB the next whole MiB: up to twice as long, and the least that can be seen. So
+    /// much less than the frame limit fits into a frame.
     PowersOfTwo,
 }
 
@@ -41,12 +42,18 @@ impl Padding {
     /// Bytes that nothing padded is shorter than: below, the length would say too much of a small message.
     const LEAST: usize = 64;
 
+    /// Where powers of two end: what is larger would not fit into a frame twice as large.
+    const LARGEST_STEP: usize = 1024 * 1024;
+
     /// The length that so many bytes get.
     fn padded(self, length: usize) -> usize {
         let least = length.max(Self::LEAST);
         match self {
             Self::None => length,
-            Self::PowersOfTwo => least.checked_next_power_of_two().unwrap_or(least),
+            Self::PowersOfTwo if least > Self::LARGEST_STEP => {
+                least.checked_next_multiple_of(Self::LARGEST_STEP).unwrap_or(least)
+            }
+            Self::PowersOfTwo => least.next_power_of_two(),
             Self::Padme => {
                 // The more bits a length has, the more of its last ones are zero.
                 let exponent = least.ilog2();
@@ -148,6 +155,8 @@ mod tests {
             let padded = Padding::Padme.padded(length);
             assert!(padded >= length && (padded - length) * 100 <= length * 12, "{length} becomes {padded}");
         }
+        assert_eq!(Padding::PowersOfTwo.padded((9 << 20) + 1), 10 << 20);
+        assert_eq!(Padding::PowersOfTwo.padded(usize::MAX), usize::MAX);
         assert_eq!(Padding::Padme.padded(1), 64);
         assert_eq!(Padding::Padme.padded(usize::MAX), usize::MAX);
     }

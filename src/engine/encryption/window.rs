@@ -22,6 +22,23 @@ impl Default for Window {
 }
 
 impl Window {
+    /// A window that takes all from this sequence before anything older has come: all before it has, or will not.
+    pub(super) fn beginning_at(next: u64) -> Self {
+        let mut window = Self { next, seen: [0; WORDS] };
+        if let Some(newest) = next.checked_sub(1) {
+            window.seen = [u64::MAX; WORDS];
+            if let Some(seen) = window.seen.get_mut(place(newest / BITS)) {
+                *seen = u64::MAX >> (BITS - 1 - newest % BITS);
+            }
+        }
+        window
+    }
+
+    /// One more than the highest sequence that has come.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Notes that this one has come; `false` if it has come before, or is too old to tell.
     pub(super) fn note(&mut self, sequence: u64) -> bool {
         let word = sequence / BITS;
@@ -101,6 +118,22 @@ mod tests {
             for step in std::iter::once(0).chain(steps) {
                 // The last number of all is never used.
                 at = at.saturating_add_signed(step).min(u64::MAX - 1);
+                prop_assert_eq!(window.note(at), model.note(at), "{}", at);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_that_goes_on_takes_nothing_that_is_before_its_beginning(
+            next in 0..10_000_u64,
+            steps in prop::collection::vec(-5_000..5_000_i64, 1..100),
+        ) {
+            let (mut window, mut model) = (Window::beginning_at(next), Model::default());
+            model.seen.extend(0..next);
+            let mut at = next;
+            for step in steps {
+                at = at.saturating_add_signed(step);
                 prop_assert_eq!(window.note(at), model.note(at), "{}", at);
             }
         }

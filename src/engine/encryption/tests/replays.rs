@@ -1,5 +1,8 @@
 //! Each message is opened once.
 
+use std::time::Duration;
+
+use super::super::SigningIdentity;
 use super::*;
 use crate::limits;
 
@@ -82,17 +85,96 @@ fn what_was_forged_leaves_no_trace() {
 }
 
 #[test]
-fn of_too_many_senders_the_one_that_was_silent_for_longest_is_forgotten() {
+fn of_too_many_senders_the_one_that_was_silent_for_longest_is_known_by_its_last_number() {
     let receiver = engine();
     let mut memory = Memory::default();
     let sealed = || seal(&engine(), &published(TOPIC), b"").unwrap().0;
-    let (silent, busy) = (sealed(), sealed());
+    let silent = engine();
+    let [first, second, third] = std::array::from_fn(|_| seal(&silent, &published(TOPIC), b"").unwrap().0);
+    let busy = sealed();
     let mut open = |sealed: &[u8]| open_with(&receiver, &published(TOPIC), &mut memory, sealed).is_ok();
-    assert!(open(&silent) && open(&busy));
+    assert!(open(&second) && open(&busy));
     for _ in 0..limits::ENCRYPTION_SENDERS - 1 {
         assert!(!open(&busy), "it is refused, and counts as a sign of its sender");
         assert!(open(&sealed()));
     }
     assert!(!open(&busy));
-    assert!(open(&silent), "it is forgotten, so it counts as new");
+    assert!(!open(&second), "its sender is not forgotten");
+    assert!(!open(&first), "whether it has come cannot be told any more");
+    assert!(open(&third) && !open(&third));
+    assert!(!open(&second) && !open(&first), "it counts as before");
+}
+
+#[test]
+fn a_member_cannot_use_up_the_numbers_of_one_who_signs() {
+    let receiver = engine();
+    let mut memory = Memory::default();
+    let alice = engine().sign(SigningIdentity::from_bytes(&[1; 32]));
+    let (sealed, mark) = seal(&alice, &published(TOPIC), b"alice").unwrap();
+    for signing in [None, Some(SigningIdentity::from_bytes(&[2; 32]))] {
+        let mut mallory = Encryption::beginning_at(&keyring(), limits::ENCRYPTED_MESSAGES - 1).unwrap();
+        if let Some(signing) = signing {
+            mallory = mallory.sign(signing);
+        }
+        let (far, _) = seal(&mallory.named(mark.sender), &published(TOPIC), b"in her name").unwrap();
+        assert!(open_with(&receiver, &published(TOPIC), &mut memory, &far).is_ok());
+    }
+    assert!(open_with(&receiver, &published(TOPIC), &mut memory, &sealed).is_ok());
+    assert!(open_with(&receiver, &published(TOPIC), &mut memory, &sealed).is_err());
+}
+
+#[test]
+fn a_number_that_no_sender_reaches_is_refused() {
+    let (mut sealed, _) = seal(&engine(), &published(TOPIC), b"").unwrap();
+    sealed[25..33].copy_from_slice(&limits::ENCRYPTED_MESSAGES.to_le_bytes());
+    let refused = open(&engine(), &published(TOPIC), &sealed);
+    assert_eq!(refused, Err(EngineError::Malformed { what: "its number is beyond the last" }));
+}
+
+#[test]
+fn what_has_to_be_fresh_is_refused_when_it_is_old_or_ahead_or_says_no_time() {
+    let fresh = |clock: fn() -> u64| engine().fresh_within(Duration::from_secs(60)).with_clock(clock);
+    let receiver = fresh(|| 1_000_000);
+    let open_at = |clock: fn() -> u64, context: &Context<'_>| {
+        let (sealed, _) = seal(&fresh(clock), context, b"content").unwrap();
+        open(&receiver, context, &sealed).map(|(content, _)| content)
+    };
+    let stale = |seconds| Err(EngineError::Stale { seconds, allowed: 60 });
+    for kind in [MessageKind::Publish, MessageKind::Request] {
+        let mut context = Context::new(TOPIC, kind);
+        assert_eq!(open_at(|| 940_000, &context).unwrap(), b"content");
+        assert_eq!(open_at(|| 1_060_000, &context).unwrap(), b"content");
+        assert_eq!(open_at(|| 939_000, &context), stale(61));
+        assert_eq!(open_at(|| 1_070_000, &context), stale(70));
+        let (undated, _) = seal(&engine(), &context, b"").unwrap();
+        assert_eq!(open(&receiver, &context, &undated).unwrap_err(), EngineError::NotDated);
+        // Who does not ask for it takes it either way, and a store keeps things for long.
+        let (dated, _) = seal(&fresh(|| 0), &context, b"").unwrap();
+        assert!(open(&engine(), &context, &dated).is_ok());
+        context.stored = true;
+        assert!(open(&receiver, &context, &dated).is_ok());
+    }
+    let mut answer = Context::new(TOPIC, MessageKind::Reply);
+    answer.request = Some(Mark { sender: [1; 16], sequence: 3 });
+    assert!(open_at(|| 0, &answer).is_ok(), "it is bound to its request");
+}
+
+#[test]
+fn the_time_cannot_be_changed_taken_out_or_put_in() {
+    let context = published(TOPIC);
+    let dated = engine().fresh_within(Duration::from_secs(60));
+    let (sealed, _) = seal(&dated, &context, b"content").unwrap();
+    let mut later = sealed.clone();
+    later[33] ^= 1;
+    assert_eq!(open(&engine(), &context, &later), Err(EngineError::Forged));
+    let mut without = sealed.clone();
+    without[0] &= !0x40;
+    assert_eq!(open(&engine(), &context, &without), Err(EngineError::Forged));
+    without.drain(33..41);
+    assert_eq!(open(&engine(), &context, &without), Err(EngineError::Forged));
+    let (mut plain, _) = seal(&engine(), &context, b"a content of some length").unwrap();
+    plain[0] |= 0x40;
+    assert_eq!(open(&engine(), &context, &plain), Err(EngineError::Forged));
+    let cut = open(&engine(), &context, &sealed[..40]);
+    assert_eq!(cut, Err(EngineError::Malformed { what: "its time is cut off" }));
 }

@@ -55,7 +55,7 @@ fn one_of_the_group_cannot_put_words_into_anothers_mouth() {
         Cipher::of_sender(Algorithm::default(), Implementation::Ring, (key.id(), &key), &mark.sender);
     let (head, rest) = sealed.split_first_chunk::<HEAD>().unwrap();
     let bound_to = |head: &[u8; HEAD]| {
-        with_associated(&published(TOPIC), head, |associated| Ok(associated.to_vec())).unwrap()
+        with_associated(&published(TOPIC), (head, None), |associated| Ok(associated.to_vec())).unwrap()
     };
     let associated = bound_to(head);
     let (text, tag) = rest.split_last_chunk().unwrap();
