@@ -234,10 +234,7 @@ impl Engines {
 }
 
 /// What a client gets of an engine; `own` has those that it has got already, beside those that it was given.
-fn for_client(
-    own: &mut Vec<[Arc<dyn Engine>; 2]>,
-    given: &Arc<dyn Engine>,
-) -> BusResult<Arc<dyn Engine>> {
+fn for_client(own: &mut Vec<[Arc<dyn Engine>; 2]>, given: &Arc<dyn Engine>) -> BusResult<Arc<dyn Engine>> {
     if let Some([_, got]) = own.iter().find(|[other, _]| Arc::ptr_eq(other, given)) {
         return Ok(Arc::clone(got));
     }

@@ -223,7 +223,8 @@ impl Engine for Encryption {
             let (key, cipher) = sending.cipher(context.topic, code, &self.sender)?;
             let mark = self.next()?;
             let time = self.time(context.kind);
-            let head = Head { algorithm: self.algorithm, key: *key, mark, time }.to_bytes(context);
+            let is_bare = content.tag == 0 && self.padding == Padding::None && self.signing.is_none();
+            let head = Head { algorithm: self.algorithm, key: *key, mark, is_bare, time }.to_bytes(context);
             let length = content.bytes.len();
             output.reserve(length.saturating_add(self.overhead(length)));
             output.extend_from_slice(&head);
@@ -232,7 +233,12 @@ impl Engine for Encryption {
             }
             let begin = output.len();
             with_associated(context, (&head, time), |associated| {
-                trailer::append(output, content, associated, self.padding, self.signing.as_ref())?;
+                match is_bare {
+                    true => output.extend_from_slice(content.bytes),
+                    false => {
+                        trailer::append(output, content, associated, self.padding, self.signing.as_ref())?
+                    }
+                }
                 let bytes = output.get_mut(begin..).unwrap_or_default();
                 let tag = cipher.seal(mark.sequence, associated, bytes)?;
                 output.extend_from_slice(&tag);
@@ -338,7 +344,10 @@ impl Encryption {
         let decrypted = output.get_mut(begin..).unwrap_or_default();
         cipher.open(head.mark.sequence, associated, decrypted, *tag)?;
 
-        let Trailer { content, signed } = Trailer::split(decrypted)?;
+        let Trailer { content, signed } = match head.is_bare {
+            true => Trailer { content: Content { tag: 0, bytes: decrypted }, signed: None },
+            false => Trailer::split(decrypted)?,
+        };
         if content.bytes.len() > context.limit {
             return Err(EngineError::TooLarge { limit: context.limit });
         }

@@ -31,6 +31,9 @@ const ANSWERS: u8 = 0x80;
 /// In the first byte: it says when it was sealed.
 const DATED: u8 = 0x40;
 
+/// In the first byte: what is encrypted is the payload itself, and nothing is behind it.
+const IS_BARE: u8 = 0x20;
+
 /// In the first byte: the number of the algorithm.
 const ALGORITHM: u8 = 0x0F;
 
@@ -42,6 +45,9 @@ pub(super) struct Head {
     pub(super) algorithm: Algorithm,
     pub(super) key: KeyId,
     pub(super) mark: Mark,
+    /// Whether what is encrypted is the payload and nothing else. That tells how the sender's engine is set, and nothing
+    /// of the message; and two bytes less are often a block of the cipher less.
+    pub(super) is_bare: bool,
     /// When it was sealed, if that is said: milliseconds since 1970.
     pub(super) time: Option<u64>,
 }
@@ -58,7 +64,8 @@ impl Head {
     pub(super) fn to_bytes(self, context: &Context<'_>) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
         let answers = if request(context).is_some() { ANSWERS } else { 0 };
-        let flags = answers | if self.time.is_some() { DATED } else { 0 };
+        let dated = if self.time.is_some() { DATED } else { 0 };
+        let flags = answers | dated | if self.is_bare { IS_BARE } else { 0 };
         let mut writer = Writer { bytes: &mut bytes, at: 0 };
         writer.put(&[self.algorithm as u8 | flags]);
         writer.put(&self.key.to_bytes());
@@ -79,7 +86,7 @@ impl Head {
         let Some(algorithm) = Algorithm::numbered(first & ALGORITHM) else {
             return malformed("its cipher is none that is known");
         };
-        if first & !(ANSWERS | DATED | ALGORITHM) != 0 {
+        if first & !(ANSWERS | DATED | IS_BARE | ALGORITHM) != 0 {
             return malformed("it has flags that are not known");
         }
         let Some((key, after)) = after.split_first_chunk() else { return malformed("it has no key") };
@@ -102,15 +109,17 @@ impl Head {
                 (Some(u64::from_le_bytes(*time)), rest)
             }
         };
-        Ok((Self { algorithm, key: KeyId::from_bytes(*key), mark, time }, bytes, rest))
+        let is_bare = first & IS_BARE != 0;
+        Ok((Self { algorithm, key: KeyId::from_bytes(*key), mark, is_bare, time }, bytes, rest))
     }
 }
 
 /// Bytes that a message is bound to beside its topic, at the most.
 const FIXED: usize = DOMAIN.len() + HEAD + 1 + 8 + 24 + TIME + 2;
 
-/// Bytes of an ordinary topic. To clear room for the longest would cost as much as encrypting a short message.
-const ORDINARY_TOPIC: usize = 160;
+/// Bytes of an ordinary topic. To clear room for the longest would cost as much as encrypting a short message, and for
+/// this no more than ten stores.
+const ORDINARY_TOPIC: usize = 160 - FIXED;
 
 /// Calls `work` with the associated data.
 pub(super) fn with_associated<R>(

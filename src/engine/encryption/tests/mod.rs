@@ -31,8 +31,17 @@ fn published(topic: &str) -> Context<'_> {
 }
 
 fn seal(engine: &Encryption, context: &Context<'_>, bytes: &[u8]) -> Result<(Vec<u8>, Mark), EngineError> {
+    seal_tagged(engine, context, Content { tag: 9, bytes })
+}
+
+fn seal_tagged(
+    engine: &Encryption,
+    context: &Context<'_>,
+    content: Content<'_>,
+) -> Result<(Vec<u8>, Mark), EngineError> {
     let mut output = Vec::new();
-    let sealed = engine.seal(context, Content { tag: 9, bytes }, &mut output)?;
+    let bytes = content.bytes;
+    let sealed = engine.seal(context, content, &mut output)?;
     assert!(output.len() <= bytes.len() + engine.overhead(bytes.len()));
     Ok((output, sealed.mark.unwrap()))
 }

@@ -15,9 +15,10 @@ fn mark(sender: u8, sequence: u64) -> Mark {
 
 #[test]
 fn any_flipped_bit_is_refused_by_its_own_error() {
-    for algorithm in ALGORITHMS {
-        let (sealed, _) =
-            seal(&engine().algorithm(algorithm), &published(TOPIC), b"twenty bytes of text").unwrap();
+    for (algorithm, tag) in ALGORITHMS.into_iter().flat_map(|algorithm| [(algorithm, 0), (algorithm, 9)]) {
+        let content = Content { tag, bytes: b"twenty bytes of text" };
+        let sender = engine().algorithm(algorithm);
+        let (sealed, _) = seal_tagged(&sender, &published(TOPIC), content).unwrap();
         for bit in 0..8 * sealed.len() {
             let mut changed = sealed.clone();
             changed[bit / 8] ^= 1 << (bit % 8);

@@ -36,6 +36,7 @@ proptest! {
         code in (prop::sample::select(&IMPLEMENTATIONS[..]), prop::sample::select(&IMPLEMENTATIONS[..])),
         padding in prop::sample::select(&[Padding::None, Padding::Padme, Padding::PowersOfTwo][..]),
         is_signed: bool,
+        tag in prop::sample::select(vec![0, 9]),
     ) {
         let mut context = Context::new(TOPIC, kind);
         (context.request, context.index) = (request, index);
@@ -44,10 +45,16 @@ proptest! {
         if is_signed {
             sender = sender.sign(identity.clone());
         }
-        let (sealed, mark) = seal(&sender, &context, &payload).unwrap();
+        let content = Content { tag, bytes: &payload };
+        let (sealed, mark) = seal_tagged(&sender, &context, content).unwrap();
+        let is_bare = tag == 0 && padding == Padding::None && !is_signed;
+        if is_bare {
+            prop_assert_eq!(sealed.len(), 33 + payload.len() + 16);
+        }
+        prop_assert_eq!(sealed[0] & 0x20 != 0, is_bare);
         let (content, opened) = open(&engine().implementation(code.1), &context, &sealed).unwrap();
         prop_assert!(content == payload);
-        prop_assert_eq!((opened.tag, opened.mark), (9, Some(mark)));
+        prop_assert_eq!((opened.tag, opened.mark), (tag, Some(mark)));
         prop_assert_eq!(opened.signer, is_signed.then(|| identity.public().to_bytes()));
     }
 
