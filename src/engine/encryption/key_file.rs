@@ -1,17 +1,15 @@
 //! Keyrings as TOML.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::key::{Key, KeyId};
 use super::keyring::{Keyring, put};
+use super::secret_file::{self, Hexadecimal, push_digits};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::topic::TopicPattern;
@@ -46,32 +44,6 @@ enum Purpose {
     Read,
 }
 
-/// So many bytes, written as twice as many digits.
-struct Hexadecimal<const N: usize>(Zeroizing<[u8; N]>);
-
-impl<'de, const N: usize> Deserialize<'de> for Hexadecimal<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // What stands there may be a secret, whatever is wrong with it.
-        let wrong =
-            || D::Error::custom(format!("expected {} hexadecimal digits, which are not shown", 2 * N));
-        let text = Zeroizing::new(String::deserialize(deserializer).map_err(|_| wrong())?);
-        digits(&text).map(Self).ok_or_else(wrong)
-    }
-}
-
-fn digits<const N: usize>(text: &str) -> Option<Zeroizing<[u8; N]>> {
-    let mut bytes = Zeroizing::new([0; N]);
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    if pairs.len() != N {
-        return None;
-    }
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
-    }
-    Some(bytes)
-}
-
 impl Keyring {
     /// Reads a keyring from TOML, as [`to_toml`](Self::to_toml) writes it.
     ///
@@ -99,10 +71,15 @@ impl Keyring {
             let what = format!("a keyring has at most {} bytes", limits::KEYRING_BYTES);
             return Err(BusError::InvalidSettings(what));
         }
-        let document: Document = toml::from_str(text).map_err(|error| mistake(text, &error))?;
+        let document: Document = secret_file::parse(text)?;
+        // To forget some of them would let them come back.
+        if document.retired.len() > limits::KEYRING_RETIRED {
+            let what = format!("the ids of {} retired keys are remembered", limits::KEYRING_RETIRED);
+            return Err(BusError::LimitReached { what });
+        }
         let keyring = Self::new();
         keyring.change(|state| {
-            for id in document.retired.iter().take(limits::KEYRING_RETIRED) {
+            for id in &document.retired {
                 state.retire(KeyId::from_bytes(*id.0));
             }
             for pattern in &document.patterns {
@@ -120,16 +97,17 @@ impl Keyring {
         Ok(keyring)
     }
 
-    /// Reads a keyring from a file, as [`from_toml`](Self::from_toml) does. Nobody but its owner may read it.
+    /// Reads a keyring from a file, as [`from_toml`](Self::from_toml) does. It has to belong to the user that this process
+    /// runs as, or to root, and nobody but its owner may read it.
     ///
     /// # Errors
-    /// [`BusError::InvalidSettings`] if it cannot be read, is open to others or larger than [`limits::KEYRING_BYTES`], and
-    /// what is wrong in it.
+    /// [`BusError::InvalidSettings`] if it cannot be read, is no regular file, somebody else's, open to others or larger than
+    /// [`limits::KEYRING_BYTES`], and what is wrong in it.
     pub fn read(path: &Path) -> BusResult<Self> {
         let refused = |reason: String| {
             BusError::InvalidSettings(format!("cannot use the keyring in {}: {reason}", path.display()))
         };
-        let text = read(path).map_err(refused)?;
+        let text = secret_file::read(path, limits::KEYRING_BYTES).map_err(refused)?;
         Self::from_toml(&text).map_err(|error| refused(error.to_string()))
     }
 
@@ -174,9 +152,7 @@ impl Keyring {
                     let _ = writeln!(text, "topics = {}", quoted(pattern));
                 }
                 let _ = write!(text, "use = \"{purpose}\"\nkey = \"");
-                key.reveal().iter().for_each(|byte| {
-                    let _ = write!(text, "{byte:02x}");
-                });
+                push_digits(key.reveal(), &mut text);
                 text.push_str("\"\n");
             }
         }
@@ -208,43 +184,4 @@ impl Entry {
 /// A pattern as TOML has it. None has control characters.
 fn quoted(pattern: &TopicPattern) -> String {
     format!("\"{}\"", pattern.as_str().replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// What is wrong in a text, and where. What the error shows by itself contains the line, and so perhaps a secret.
-fn mistake(text: &str, error: &toml::de::Error) -> BusError {
-    let line = error.span().map(|at| {
-        let before = text.as_bytes().get(..at.start).unwrap_or_default();
-        format!("line {}: ", 1 + before.iter().filter(|byte| **byte == b'\n').count())
-    });
-    BusError::InvalidSettings(format!("{}{}", line.unwrap_or_default(), error.message()))
-}
-
-/// Reads the text of a file that nobody else can read.
-fn read(path: &Path) -> Result<Zeroizing<String>, String> {
-    let of_io = |error: io::Error| error.to_string();
-    let file = File::open(path).map_err(of_io)?;
-    let metadata = file.metadata().map_err(of_io)?;
-    if is_open_to_others(&metadata) {
-        return Err("others than its owner can read it; `chmod 600 FILE`".to_owned());
-    }
-    let most = limits::KEYRING_BYTES;
-    // All at once, so that no copy of a secret is left behind by growing.
-    let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(most);
-    let mut text = Zeroizing::new(String::with_capacity(length + 1));
-    file.take(most as u64 + 1).read_to_string(&mut text).map_err(of_io)?;
-    match text.len() > most {
-        true => Err(format!("it has more than {most} bytes; check that the right file is named")),
-        false => Ok(text),
-    }
-}
-
-#[cfg(unix)]
-fn is_open_to_others(metadata: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o077 != 0
-}
-
-#[cfg(not(unix))]
-fn is_open_to_others(_metadata: &std::fs::Metadata) -> bool {
-    false
 }

@@ -5,7 +5,7 @@
 //! | `engine` | the engine, which puts the others together |
 //! | `key` | keys, and what they are called |
 //! | `keyring`, `scope` | the keys that somebody has, and which of them are for which topics |
-//! | `key_file` | keyrings as TOML |
+//! | `key_file`, `secret_file` | keyrings as TOML, and what files with secrets have to be like |
 //! | `cipher` | the three ciphers |
 //! | `head`, `trailer` | what stands before and behind the content, and what it is bound to |
 //! | `signature` | who has sent a message |
@@ -20,6 +20,7 @@ mod key_file;
 mod keyring;
 mod receiving;
 mod scope;
+mod secret_file;
 mod senders;
 mod sending;
 mod signature;

@@ -237,3 +237,45 @@ fn keyrings_are_bounded() {
     assert!(keyring.to_toml().len() <= limits::KEYRING_BYTES);
     assert!(Keyring::from_toml(&keyring.to_toml()).is_ok());
 }
+
+#[test]
+fn a_keyring_remembers_the_newest_retired_keys_or_is_refused() {
+    let ids = |count: usize| (0..count).map(|number| format!("\"{number:016x}\"")).collect::<Vec<_>>();
+    let text = |count: usize| format!("retired = [{}]", ids(count).join(", "));
+    let full = Keyring::from_toml(&text(limits::KEYRING_RETIRED)).unwrap();
+    assert_eq!(full.retired().len(), limits::KEYRING_RETIRED);
+    assert_eq!(
+        full.retired().last().unwrap().to_string(),
+        *ids(limits::KEYRING_RETIRED).last().unwrap().trim_matches('"')
+    );
+    let further = Keyring::from_toml(&text(limits::KEYRING_RETIRED + 1));
+    assert!(matches!(further, Err(BusError::LimitReached { .. })), "{further:?}");
+    full.add(key(1)).unwrap();
+    full.retire(key(1).id()).unwrap();
+    assert_eq!(full.retired().len(), limits::KEYRING_RETIRED);
+    assert_eq!(full.retired().last(), Some(&key(1).id()));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_of_its_own_user_is_refused_at_once() {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::process::Command;
+
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg("-m").arg("600").arg(&pipe).status().unwrap().success());
+    for path in [pipe.as_path(), folder.path(), std::path::Path::new("/dev/null")] {
+        let refused = Keyring::read(path).unwrap_err().to_string();
+        assert!(refused.contains("no regular file"), "{refused}");
+    }
+    // Only root can give files away.
+    let path = folder.path().join("keys.toml");
+    fs::write(&path, keyring().to_toml().as_bytes()).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    if chown(&path, Some(12_345), None).is_ok() {
+        let refused = Keyring::read(&path).unwrap_err().to_string();
+        assert!(refused.contains("belongs to user 12345"), "{refused}");
+    }
+}
