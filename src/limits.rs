@@ -233,6 +233,28 @@ pub const KEYRING_RETIRED: usize = 4096;
 /// Bytes of the largest keyring that is read: several times what these limits allow with ordinary patterns.
 pub const KEYRING_BYTES: usize = 2 * 1024 * 1024;
 
+/// Granters that a keyring has pinned; each is compared with a grant that arrives. More are refused.
+pub const KEYRING_PINS: usize = 256;
+
+/// Members that a keyring hands keys to, over all its patterns; a quarter of [`KEYRING_BYTES`], and each takes some fifty
+/// microseconds to read. More are refused.
+pub const KEYRING_MEMBERS: usize = 4096;
+
+/// Recipients of one grant: it stays small beside a frame, and takes a fraction of a second to make. More are refused; a
+/// larger group can have a key for each part of its topics.
+pub const GRANT_RECIPIENTS: usize = 1024;
+
+/// Bytes of the largest grant: what stands in each, the longest pattern, and a hundred for each recipient. A larger one is
+/// refused before it is looked at.
+pub const GRANT_BYTES: usize = 256 + MAX_TOPIC_BYTES + 100 * GRANT_RECIPIENTS;
+
+/// The highest generation of a grant: the largest integer that TOML has. A granter that has got there grants nothing more
+/// for these topics; one that rises by one for each grant does not.
+pub const GRANT_GENERATION_MAX: u64 = i64::MAX as u64;
+
+/// Bytes of an identity's file: twice what is written there, for comments.
+pub const IDENTITY_BYTES: usize = 1024;
+
 /// Rules of one encrypting engine about who has to have signed; each is compared with a topic that is new. More are
 /// refused.
 pub const TRUST_RULES: usize = 64;

@@ -7,8 +7,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::handing::{Granted, Handing, Pin};
+use super::identity::PublicIdentity;
 use super::key::{Key, KeyId};
 use super::keyring::{Keyring, put};
+use super::refusal::topics;
+use super::scope::State;
 use super::secret_file::{self, Hexadecimal, push_digits};
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -25,6 +29,12 @@ struct Document {
     patterns: Vec<String>,
     #[serde(default)]
     keys: Vec<Entry>,
+    /// Those whose grants are taken.
+    #[serde(default)]
+    granters: Vec<Granter>,
+    /// The last grants that were taken or made.
+    #[serde(default)]
+    grants: Vec<Last>,
 }
 
 #[derive(Deserialize)]
@@ -35,6 +45,25 @@ struct Entry {
     #[serde(rename = "use")]
     purpose: Purpose,
     key: Hexadecimal<{ Key::LEN }>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Granter {
+    topics: Option<String>,
+    identity: PublicIdentity,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Last {
+    topics: Option<String>,
+    generation: u64,
+    key: Hexadecimal<{ KeyId::LEN }>,
+    #[serde(default)]
+    retires: bool,
+    #[serde(default)]
+    members: Vec<PublicIdentity>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -72,28 +101,8 @@ impl Keyring {
             return Err(BusError::InvalidSettings(what));
         }
         let document: Document = secret_file::parse(text)?;
-        // To forget some of them would let them come back.
-        if document.retired.len() > limits::KEYRING_RETIRED {
-            let what = format!("the ids of {} retired keys are remembered", limits::KEYRING_RETIRED);
-            return Err(BusError::LimitReached { what });
-        }
         let keyring = Self::new();
-        keyring.change(|state| {
-            for id in &document.retired {
-                state.retire(KeyId::from_bytes(*id.0));
-            }
-            for pattern in &document.patterns {
-                // The same checks as for a key, and none is left behind.
-                let key = Key::generate()?;
-                let id = key.id();
-                put(state, Some(&TopicPattern::new(pattern)?), (id, Arc::new(key)), false)?;
-                state.forget(id);
-            }
-            for entry in &document.keys {
-                entry.put(state)?;
-            }
-            Ok(())
-        })?;
+        keyring.change(|state| document.put(state))?;
         Ok(keyring)
     }
 
@@ -138,7 +147,9 @@ impl Keyring {
         });
         // All at once, so that no copy is left behind by growing.
         let retired = state.retired().count() * 24;
-        let mut text = Zeroizing::new(String::with_capacity(256 + retired + entries.sum::<usize>()));
+        let mut text = Zeroizing::new(String::with_capacity(
+            256 + retired + entries.sum::<usize>() + handing_size(&state.handing),
+        ));
         let ids: Vec<_> = state.retired().map(|id| format!("\"{id}\"")).collect();
         let empty = state.scopes().iter().filter(|scope| scope.keys.is_empty());
         let patterns: Vec<_> = empty.filter_map(|scope| scope.pattern.as_ref()).map(quoted).collect();
@@ -156,12 +167,100 @@ impl Keyring {
                 text.push_str("\"\n");
             }
         }
+        push_handing(&mut text, &state.handing);
         text
     }
 }
 
+/// Adds who may hand out keys, and what was handed out last.
+fn push_handing(text: &mut String, handing: &Handing) {
+    let push_topics = |text: &mut String, pattern: &Option<TopicPattern>| {
+        if let Some(pattern) = pattern {
+            let _ = writeln!(text, "topics = {}", quoted(pattern));
+        }
+    };
+    for pin in handing.pins() {
+        text.push_str("\n[[granters]]\n");
+        push_topics(text, &pin.pattern);
+        let _ = writeln!(text, "identity = \"{}\"", pin.granter);
+    }
+    for last in handing.granted() {
+        text.push_str("\n[[grants]]\n");
+        push_topics(text, &last.pattern);
+        let _ = writeln!(text, "generation = {}\nkey = \"{}\"", last.generation, last.key);
+        if last.retires {
+            text.push_str("retires = true\n");
+        }
+        if !last.members.is_empty() {
+            text.push_str("members = [\n");
+            last.members.iter().for_each(|member| {
+                let _ = writeln!(text, "    \"{member}\",");
+            });
+            text.push_str("]\n");
+        }
+    }
+}
+
+/// Bytes that [`push_handing`] adds, at the most.
+fn handing_size(handing: &Handing) -> usize {
+    // The topics of a pattern, with each letter escaped, and what stands beside the identities.
+    let entry = |pattern: &Option<TopicPattern>, identities: usize| {
+        let topics = pattern.as_ref().map_or(0, |pattern| 2 * pattern.as_str().len());
+        160 + topics + 120 * identities
+    };
+    let pins = handing.pins().iter().map(|pin| entry(&pin.pattern, 1));
+    let granted = handing.granted().iter().map(|last| entry(&last.pattern, last.members.len()));
+    pins.chain(granted).sum()
+}
+
+impl Last {
+    fn put(self, state: &mut State) -> BusResult<()> {
+        let pattern = self.topics.map(TopicPattern::new).transpose()?;
+        let refused = |what: &str| {
+            let topics = topics(pattern.as_ref());
+            Err(BusError::InvalidSettings(format!("the last grant for {topics} {what}")))
+        };
+        if state.handing.last(pattern.as_ref()).is_some() {
+            return refused("is there twice");
+        }
+        if self.generation == 0 || self.generation > limits::GRANT_GENERATION_MAX {
+            return refused("has no generation that there can be");
+        }
+        let (generation, key, retires) = (self.generation, KeyId::from_bytes(*self.key.0), self.retires);
+        state.handing.put(Granted { pattern, generation, key, retires, members: self.members })
+    }
+}
+
+impl Document {
+    fn put(self, state: &mut State) -> BusResult<()> {
+        // To forget some of them would let them come back.
+        if self.retired.len() > limits::KEYRING_RETIRED {
+            let what = format!("the ids of {} retired keys are remembered", limits::KEYRING_RETIRED);
+            return Err(BusError::LimitReached { what });
+        }
+        for id in &self.retired {
+            state.retire(KeyId::from_bytes(*id.0));
+        }
+        for pattern in &self.patterns {
+            // The same checks as for a key, and none is left behind.
+            let key = Key::generate()?;
+            let id = key.id();
+            put(state, Some(&TopicPattern::new(pattern)?), (id, Arc::new(key)), false)?;
+            state.forget(id);
+        }
+        for entry in &self.keys {
+            entry.put(state)?;
+        }
+        for Granter { topics, identity } in self.granters {
+            let pattern = topics.map(TopicPattern::new).transpose()?;
+            state.handing.pin(Pin { pattern, granter: identity })?;
+        }
+        self.grants.into_iter().try_for_each(|last| last.put(state))
+    }
+}
+
 impl Entry {
-    fn put(&self, state: &mut super::scope::State) -> BusResult<()> {
+    fn put(&self, state: &mut State) -> BusResult<()> {
         let key = Key::from_bytes(*self.key.0);
         let id = key.id();
         let refused = |what: &str| Err(BusError::InvalidSettings(format!("key {id} {what}")));

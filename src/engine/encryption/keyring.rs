@@ -113,6 +113,25 @@ impl Keyring {
         self.put(Some(&TopicPattern::new(pattern)?), key, false)
     }
 
+    /// Encrypts with a key from now on that the keyring has already: one that was [added](Self::add), or an older one.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] if the keyring does not have it.
+    pub fn send_with(&self, id: KeyId) -> BusResult<()> {
+        self.change(|state| {
+            let Some(scope) = state.scope_with(id) else {
+                let what = match state.is_retired(id) {
+                    true => format!("key {id} has been retired; take a new one"),
+                    false => format!("key {id} is not in the keyring, so nothing can be sent with it"),
+                };
+                return Err(BusError::InvalidSettings(what));
+            };
+            let pattern = scope.pattern.clone();
+            state.scope_for(pattern.as_ref()).sending = Some(id);
+            Ok(())
+        })
+    }
+
     /// Takes a key out: nothing is encrypted or opened with it any more. Its id is remembered, and it does not come back.
     ///
     /// The topics of its pattern do not fall back to other keys: without one to encrypt with, sending there fails.
@@ -167,15 +186,15 @@ impl Keyring {
     }
 
     /// Changes it as a whole or, if that fails, not at all.
-    pub(super) fn change(&self, change: impl FnOnce(&mut State) -> BusResult<()>) -> BusResult<()> {
+    pub(super) fn change<R, E>(&self, change: impl FnOnce(&mut State) -> Result<R, E>) -> Result<R, E> {
         let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = State::clone(&self.state());
-        change(&mut state)?;
+        let changed = change(&mut state)?;
         state.generation += 1;
         let generation = state.generation;
         self.0.current.store(Arc::new(state));
         self.0.generation.store(generation, Ordering::Release);
-        Ok(())
+        Ok(changed)
     }
 }
 

@@ -4,6 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::handing::Handing;
 use super::key::{Key, KeyId};
 use crate::error::EngineError;
 use crate::limits;
@@ -20,6 +21,7 @@ pub(super) struct State {
     places: Vec<(KeyId, Place)>,
     /// The oldest first.
     retired: VecDeque<KeyId>,
+    pub(super) handing: Handing,
 }
 
 /// The keys for some topics.
@@ -40,7 +42,13 @@ struct Place {
 
 impl Default for State {
     fn default() -> Self {
-        Self { generation: 0, scopes: vec![Scope::default()], places: Vec::new(), retired: VecDeque::new() }
+        Self {
+            generation: 0,
+            scopes: vec![Scope::default()],
+            places: Vec::new(),
+            retired: VecDeque::new(),
+            handing: Handing::default(),
+        }
     }
 }
 
@@ -145,6 +153,22 @@ impl State {
         while self.retired.len() > limits::KEYRING_RETIRED {
             self.retired.pop_front();
         }
+    }
+
+    /// Takes all keys of a pattern out for good but this one, and returns which.
+    pub(super) fn retire_others(&mut self, pattern: Option<&TopicPattern>, kept: KeyId) -> Vec<KeyId> {
+        let scope = self.scopes.iter().find(|scope| scope.pattern.as_ref() == pattern);
+        let keys = scope.map(|scope| scope.keys.as_slice()).unwrap_or_default();
+        let others: Vec<_> = keys.iter().map(|(id, _)| *id).filter(|id| *id != kept).collect();
+        others.iter().for_each(|id| self.retire(*id));
+        others
+    }
+
+    /// The key that encrypts what is sent to the topics of exactly this pattern.
+    pub(super) fn sending(&self, pattern: Option<&TopicPattern>) -> Option<(KeyId, Arc<Key>)> {
+        let scope = self.scopes.iter().find(|scope| scope.pattern.as_ref() == pattern)?;
+        let id = scope.sending?;
+        scope.keys.iter().find(|(other, _)| *other == id).cloned()
     }
 
     /// Enters where the keys are, after all that changes it.

@@ -67,12 +67,22 @@ impl SigningIdentity {
         SignerKey(self.0.verifying_key())
     }
 
+    /// The secret itself.
+    pub(super) fn reveal(&self) -> &[u8; Self::LEN] {
+        self.0.as_bytes()
+    }
+
+    /// Signs a statement, which begins with what it is for.
+    pub(super) fn sign_statement(&self, statement: &[u8]) -> [u8; Signature::BYTE_SIZE] {
+        self.0.sign(statement).to_bytes()
+    }
+
     /// The key and the signature, as they stand behind the content.
     pub(super) fn sign(&self, associated: &[u8], content: Content<'_>) -> [u8; SIGNED] {
         let mut signed = [0; SIGNED];
         let (signer, signature) = signed.split_at_mut(SignerKey::LEN);
         signer.copy_from_slice(self.0.verifying_key().as_bytes());
-        signature.copy_from_slice(&self.0.sign(&statement(associated, content)).to_bytes());
+        signature.copy_from_slice(&self.sign_statement(&statement(associated, content)));
         signed
     }
 }
@@ -133,7 +143,7 @@ pub(super) fn verify(
 }
 
 /// The signer, if the signature is his.
-fn verify_text(signer: &[u8; SignerKey::LEN], signature: &[u8], text: &[u8]) -> Option<SignerKey> {
+pub(super) fn verify_text(signer: &[u8; SignerKey::LEN], signature: &[u8], text: &[u8]) -> Option<SignerKey> {
     let signature = Signature::from_slice(signature).ok()?;
     let key = VerifyingKey::from_bytes(signer).ok()?;
     // Strictly: nobody can choose a key for which one signature fits many messages.

@@ -2,6 +2,7 @@
 
 mod allocation;
 mod foreign;
+mod grants;
 mod keys;
 mod refusals;
 mod replays;
