@@ -80,7 +80,7 @@ async fn run_alone(command: Command) -> anyhow::Result<()> {
         #[cfg(feature = "compression")]
         Command::Dict(dict) => dict.run().await,
         #[cfg(feature = "encryption")]
-        Command::Keys(keys) => keys.run(),
+        Command::Keys(keys) => keys.run().await,
         Command::Passwd(passwd) => passwd.run().await,
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),
