@@ -15,6 +15,7 @@ mod conformance;
 mod engines;
 mod examples;
 mod ghosts;
+mod grants;
 mod ground;
 mod hostile;
 mod import_rule;

@@ -465,6 +465,32 @@ fn a_grant_that_is_cut_off_or_has_something_behind_it_is_refused() {
     assert!(bob.accept(&grant).is_ok());
 }
 
+#[test]
+fn a_grant_that_another_program_has_made_from_the_description_is_taken() {
+    // By Python, with `cryptography`, which has no HPKE of its own there.
+    let grant = concat!(
+        "7768697370656572206772616e7401038a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c",
+        "fb41b1fcf75c1227fa08876056a5ed07ac44fe0c116ec2de80b8e523959d782494b5ab8cd0861e820500000000000000",
+        "0800626f6172642f2a2a02003593a3e739fbf06eb4420186603043232a43c1d292d4f0434d31599aa19012bcd3bbb536",
+        "2c747a7b513f6639b3e84e8db530e84bba689373da3b6f3ecf45df32414738d58d792d66110807bfa88f3c25b177f059",
+        "ae0b4cc7a3e8c6b4b22f26d11b3205778e2a584a799e0c4ef763ecc933e13e19f864810341d9804a02dd08bf5e7b7e63",
+        "024c3290dec5f8fcdef01bd02f016fb2a7ad5e0a8d7d465a55acce0aadac3cc40bdca2f5d6da1c0fef72dfa2ea77118f",
+        "505b8fbbe33867b4f612738f0c932ef6d019d137a0d10c9fbb9b6c9cec99f57638eebcd0064701682128db2606ef38ad",
+        "000172e465bb71fbb67f79bd72a23122d66cbe09c214a08b0534b3b7568e168b44b99400",
+    );
+    let alice = Party::new(1);
+    let bob = Party::member(2, &alice);
+    assert_eq!(bob.fingerprint().to_string(), "3593-a3e7-39fb-f06e-b442-0186-6030-4323-2a43-c1d2");
+    let line = "whispeer-id-1:gTl3Dqh9F19Wo1Rmw0x-zMuNipG07jeiXfYPW4_Js5Qhnk2ADalo0qX8sAnHhPR0bHE47bnuSES3OegwsFz0JDWTo-c";
+    assert_eq!(bob.public().to_string(), line);
+    bob.keyring.rotate_for(BOARD, key(20)).unwrap();
+    let accepted = bob.accept(&vectors::bytes(grant)).unwrap();
+    assert_eq!((accepted.key, accepted.generation, accepted.granter), (key(7).id(), 5, alice.public()));
+    assert_eq!(accepted.retired, [key(20).id()]);
+    let carol = Party::member(3, &alice);
+    assert_eq!(carol.accept(&vectors::bytes(grant)).unwrap().key, key(7).id());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
