@@ -17,7 +17,7 @@ macro_rules! examples {
             }
         )*
 
-        const FILES: &[&str] = &[$($file),*, SEALED];
+        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED];
     };
 }
 
@@ -32,8 +32,9 @@ examples! {
     "08_pipelined_publisher.rs" "../../examples/08_pipelined_publisher.rs" pipelined_publisher,
 }
 
-/// The last one needs features that are not among the defaults.
+/// The last ones need features that are not among the defaults.
 const SEALED: &str = "09_end_to_end_encryption.rs";
+const GRANTED: &str = "10_key_grants.rs";
 
 #[cfg(all(feature = "compression", feature = "encryption"))]
 #[path = "../../examples/09_end_to_end_encryption.rs"]
@@ -44,6 +45,17 @@ mod end_to_end_encryption;
 #[test]
 fn end_to_end_encryption() {
     ends(end_to_end_encryption::run());
+}
+
+#[cfg(feature = "encryption")]
+#[path = "../../examples/10_key_grants.rs"]
+#[allow(dead_code, reason = "it is a program of its own as well")]
+mod key_grants;
+
+#[cfg(feature = "encryption")]
+#[test]
+fn key_grants() {
+    ends(key_grants::run());
 }
 
 /// Runs an example as its `main` does.
