@@ -47,7 +47,7 @@ impl Party {
         let builder = Client::builder().engines(engines);
         let client = match is_near {
             true => builder.connect_memory(&ground.bus.connector()).unwrap(),
-            false => soon(builder.connect(ground.socket().to_str().unwrap())).await.unwrap(),
+            false => soon(Box::pin(builder.connect(ground.socket().to_str().unwrap()))).await.unwrap(),
         };
         Self { identity: Identity::generate().unwrap(), keyring, client }
     }
@@ -86,9 +86,10 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let ground = Ground::new(Bus::builder());
-        let alice = Party::new(&ground, false).await;
-        let (bob, dave) = (Party::new(&ground, true).await, Party::new(&ground, false).await);
-        let mallory = Party::new(&ground, true).await;
+        let alice = Box::pin(Party::new(&ground, false)).await;
+        let (bob, dave) =
+            (Box::pin(Party::new(&ground, true)).await, Box::pin(Party::new(&ground, false)).await);
+        let mallory = Box::pin(Party::new(&ground, true)).await;
         for member in [&bob, &dave] {
             member.keyring.pin(Some(BOARD), alice.identity.public()).unwrap();
         }
@@ -142,7 +143,7 @@ fn boxes(grant: &[u8], recipients: usize) -> usize {
 
 #[tokio::test]
 async fn keys_that_the_bus_puts_in_place_of_those_that_were_granted_are_refused() {
-    let mut scene = Scene::new().await;
+    let mut scene = Box::pin(Scene::new()).await;
     let grant = scene.grant().await;
     let members = [*scene.bob.identity.public(), *scene.dave.identity.public()];
     scene.mallory.keyring.rotate_for(BOARD, Key::generate().unwrap()).unwrap();
@@ -175,7 +176,7 @@ async fn keys_that_the_bus_puts_in_place_of_those_that_were_granted_are_refused(
 
 #[tokio::test]
 async fn grants_that_the_bus_sends_again_are_refused_also_after_a_restart() {
-    let mut scene = Scene::new().await;
+    let mut scene = Box::pin(Scene::new()).await;
     let first = scene.grant().await;
     let came = scene.carry(&first).await;
     scene.bob.accept(&came).unwrap();
@@ -199,7 +200,7 @@ async fn grants_that_the_bus_sends_again_are_refused_also_after_a_restart() {
 
 #[tokio::test]
 async fn grants_that_the_bus_changes_are_refused() {
-    let mut scene = Scene::new().await;
+    let mut scene = Box::pin(Scene::new()).await;
     let grant = scene.grant().await;
     let first = boxes(&grant, 2);
     let prints = first - 2 * FINGERPRINT;
@@ -246,7 +247,7 @@ async fn next(subscription: &mut Subscription<Bytes>) -> Result<Bytes, EngineErr
 
 #[tokio::test]
 async fn a_member_who_was_removed_and_keeps_all_that_he_hears_opens_nothing_that_is_published_after() {
-    let mut scene = Scene::new().await;
+    let mut scene = Box::pin(Scene::new()).await;
     let first = scene.grant().await;
     for member in [&scene.bob, &scene.dave] {
         member.accept(&first).unwrap();

@@ -148,6 +148,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_parser_copies_nothing_that_has_no_escapes() {
+        #[derive(Deserialize)]
+        struct Document<'a> {
+            // What was copied could not be borrowed.
+            key: &'a str,
+        }
+
+        let text = "key = \"00ff\"\n";
+        let document: Document<'_> = parse(text).unwrap();
+        assert!(text.as_bytes().as_ptr_range().contains(&document.key.as_ptr()));
+        assert!(parse::<Document<'_>>("key = \"\\u0030\"").is_err());
+    }
+
+    #[test]
     fn digits_are_read_where_they_stand() {
         let read = |text| Hexadecimal::<2>::deserialize(BorrowedStrDeserializer::<Error>::new(text));
         assert_eq!(*read("09aF").unwrap().0, [0x09, 0xAF]);
