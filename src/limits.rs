@@ -236,9 +236,9 @@ pub const KEYRING_BYTES: usize = 2 * 1024 * 1024;
 /// Granters that a keyring has pinned; each is compared with a grant that arrives. More are refused.
 pub const KEYRING_PINS: usize = 256;
 
-/// Members that a keyring hands keys to, over all its patterns; a quarter of [`KEYRING_BYTES`], and each takes some fifty
-/// microseconds to read. More are refused.
-pub const KEYRING_MEMBERS: usize = 4096;
+/// Members that a keyring hands keys to, over all its patterns: twice as many as one grant can have. They take an eighth of
+/// [`KEYRING_BYTES`], and a fraction of a second to read. More are refused.
+pub const KEYRING_MEMBERS: usize = 2 * GRANT_RECIPIENTS;
 
 /// Recipients of one grant: it stays small beside a frame, and takes a fraction of a second to make. More are refused; a
 /// larger group can have a key for each part of its topics.

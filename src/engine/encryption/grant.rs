@@ -31,6 +31,14 @@ const RETIRES: u8 = 2;
 /// Bytes of the signature.
 const SIGNATURE: usize = 64;
 
+/// Bytes of what stands in each grant.
+const FIXED: usize = MAGIC.len() + 2 + PublicIdentity::LEN + KeyId::LEN + 8 + 2 + 2 + SIGNATURE;
+
+const _: () = {
+    let most = FIXED + limits::MAX_TOPIC_BYTES + limits::GRANT_RECIPIENTS * (Fingerprint::LEN + BOX);
+    assert!(most <= limits::GRANT_BYTES, "every grant that can be made is taken");
+};
+
 /// What the signature is for. None of a message begins with it.
 const SIGNED: &[u8; 16] = b"whispeer grant 1";
 
@@ -142,7 +150,8 @@ impl Terms {
         let pattern = self.pattern.as_ref().map_or("", TopicPattern::as_str);
         let has_pattern = if self.pattern.is_some() { HAS_PATTERN } else { 0 };
         let retires = if self.retires { RETIRES } else { 0 };
-        let mut grant = Vec::with_capacity(limits::GRANT_BYTES);
+        let each = Fingerprint::LEN + BOX;
+        let mut grant = Vec::with_capacity(FIXED + pattern.len() + each * recipients.len());
         grant.extend_from_slice(MAGIC);
         grant.extend_from_slice(&[VERSION, has_pattern | retires]);
         grant.extend_from_slice(&granter.public().to_bytes());

@@ -510,4 +510,68 @@ proptest! {
         bob.refuses(&bytes);
         bob.refuses(&[&grant[..kept], &bytes].concat());
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    /// What a granter does, and then what whoever carries the grants does with them: each of them any number of times, in any
+    /// order.
+    #[test]
+    fn in_whatever_order_grants_come_nobody_goes_back_or_gets_what_was_not_for_him(
+        acts in prop::collection::vec((0..4_u8, 0..3_usize, any::<bool>()), 1..12),
+        carried in prop::collection::vec((any::<prop::sample::Index>(), 0..3_usize), 0..24),
+    ) {
+        let alice = Party::granter(1);
+        let members = [2, 3, 4].map(|number| Party::member(number, &alice));
+        // Each grant, with its key and for whom it is.
+        let mut grants = Vec::new();
+        for (act, index, retires) in acts {
+            let member = &members[index];
+            let options = if retires { board().retire_older() } else { board() };
+            let made = match act {
+                0 => {
+                    alice.keyring.rotate_for(BOARD, Key::generate().unwrap()).unwrap();
+                    alice.grant(&[], &options)
+                }
+                1 => alice.keyring.revoke(&alice.identity, &member.fingerprint(), &options),
+                _ => alice.grant(&[member], &options),
+            };
+            let Ok(grant) = made else { continue };
+            let last = &alice.keyring.grants()[0];
+            prop_assert_eq!(Some(last.key), alice.sends_with());
+            prop_assert_eq!(last.generation, grants.len() as u64 + 1);
+            grants.push((grant, last.key, last.members.clone()));
+        }
+        prop_assume!(!grants.is_empty());
+        for (which, index) in carried {
+            let member = &members[index];
+            let at = which.index(grants.len());
+            let (grant, key, recipients) = &grants[at];
+            let (before, generation) = (member.generation(), at as u64 + 1);
+            let taken = member.accept(grant);
+            let is_for_him = recipients.contains(&member.public());
+            match &taken {
+                Ok(accepted) => {
+                    prop_assert!(is_for_him && generation >= before);
+                    prop_assert_eq!((member.sends_with(), member.generation()), (Some(*key), generation));
+                    prop_assert_eq!(accepted.generation, generation);
+                }
+                Err(GrantError::NotARecipient { .. }) => prop_assert!(!is_for_him),
+                Err(GrantError::RolledBack { .. }) => prop_assert!(is_for_him && generation < before),
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+            prop_assert!(member.generation() >= before);
+        }
+        // Nobody has a key of which there was no grant for him.
+        for member in &members {
+            for entry in member.keyring.keys() {
+                let is_for_him = |(_, key, recipients): &(Vec<u8>, KeyId, Vec<PublicIdentity>)| {
+                    *key == entry.id && recipients.contains(&member.public())
+                };
+                prop_assert!(grants.iter().any(is_for_him));
+            }
+        }
+    }
 }
