@@ -237,7 +237,7 @@ pub const KEYRING_BYTES: usize = 2 * 1024 * 1024;
 pub const KEYRING_PINS: usize = 256;
 
 /// Members that a keyring hands keys to, over all its patterns: twice as many as one grant can have. They take an eighth of
-/// [`KEYRING_BYTES`], and a fraction of a second to read. More are refused.
+/// [`KEYRING_BYTES`], and some ten milliseconds to read. More are refused.
 pub const KEYRING_MEMBERS: usize = 2 * GRANT_RECIPIENTS;
 
 /// Recipients of one grant: it stays small beside a frame, and takes a fraction of a second to make. More are refused; a

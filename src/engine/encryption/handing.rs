@@ -120,7 +120,7 @@ impl Handing {
     /// Puts down the last grant for its topics, in place of the one before.
     pub(super) fn put(&mut self, mut granted: Granted) -> BusResult<()> {
         let full = |what: String| Err(BusError::LimitReached { what });
-        granted.members.sort_by_key(PublicIdentity::fingerprint);
+        granted.members.sort_by_cached_key(PublicIdentity::fingerprint);
         granted.members.dedup();
         if granted.members.len() > limits::GRANT_RECIPIENTS {
             return full(format!("a grant has at most {} recipients", limits::GRANT_RECIPIENTS));

@@ -48,7 +48,7 @@ pub struct Identity {
 struct Document {
     sign: Hexadecimal<{ SigningIdentity::LEN }>,
     open: Hexadecimal<{ boxes::KEY }>,
-    public: Option<PublicIdentity>,
+    public: Option<Stored>,
 }
 
 impl Identity {
@@ -107,7 +107,7 @@ impl Identity {
         }
         let document: Document = secret_file::parse(text)?;
         let identity = Self::from_bytes(&document.sign.0, &document.open.0)?;
-        if document.public.is_some_and(|stated| stated != identity.public) {
+        if document.public.is_some_and(|stated| stated.0 != identity.public) {
             let what = "its public half is said to be another one; its secrets or that have been changed";
             return Err(BusError::InvalidSettings(what.to_owned()));
         }
@@ -192,6 +192,27 @@ impl PublicIdentity {
         Self::new(SignerKey::from_bytes(signer)?, *sealing)
     }
 
+    /// The identity of a text, but for whether something can be sealed to it.
+    fn read(text: &str) -> BusResult<Self> {
+        let wrong = |what: &str| BusError::InvalidSettings(format!("that is no public identity: {what}"));
+        let digits = text
+            .trim()
+            .strip_prefix(Self::PREFIX)
+            .ok_or_else(|| wrong("it does not begin with \"whispeer-id-1:\"; take the whole line"))?;
+        let mut whole = [0; Self::LEN + Self::SUM];
+        match URL_SAFE_NO_PAD.decode_slice(digits, &mut whole) {
+            Ok(length) if length == whole.len() => {}
+            _ => return Err(wrong("it is cut off, or has something too much; take the whole line")),
+        }
+        let (bytes, sum) = whole.split_first_chunk().ok_or_else(Self::unusable)?;
+        if !Fingerprint::of(bytes).0.starts_with(sum) {
+            return Err(wrong("a letter of it was changed on the way; take it once more"));
+        }
+        let (signer, sealing) = bytes.split_first_chunk().ok_or_else(Self::unusable)?;
+        let sealing = sealing.first_chunk().ok_or_else(Self::unusable)?;
+        Ok(Self { signer: SignerKey::from_bytes(signer)?, sealing: *sealing })
+    }
+
     /// The bytes of both keys.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
@@ -244,28 +265,19 @@ impl FromStr for PublicIdentity {
     /// # Errors
     /// [`BusError::InvalidSettings`] for anything else, and what [`from_bytes`](PublicIdentity::from_bytes) refuses.
     fn from_str(text: &str) -> BusResult<Self> {
-        let wrong = |what: &str| BusError::InvalidSettings(format!("that is no public identity: {what}"));
-        let text = text.trim();
-        let digits = text
-            .strip_prefix(Self::PREFIX)
-            .ok_or_else(|| wrong("it does not begin with \"whispeer-id-1:\"; take the whole line"))?;
-        let mut whole = [0; Self::LEN + Self::SUM];
-        match URL_SAFE_NO_PAD.decode_slice(digits, &mut whole) {
-            Ok(length) if length == whole.len() => {}
-            _ => return Err(wrong("it is cut off, or has something too much; take the whole line")),
-        }
-        let (bytes, sum) = whole.split_first_chunk().ok_or_else(|| wrong("it is cut off"))?;
-        if !Fingerprint::of(bytes).0.starts_with(sum) {
-            return Err(wrong("a letter of it was changed on the way; take it once more"));
-        }
-        Self::from_bytes(bytes)
+        let identity = Self::read(text)?;
+        Self::new(identity.signer, identity.sealing)
     }
 }
 
-impl<'de> Deserialize<'de> for PublicIdentity {
+/// An identity in a file of secrets, where it came after it had been checked. What is left out is a tenth of a millisecond
+/// for each, and nothing can be sealed to a key that is not usable anyway.
+pub(super) struct Stored(pub(super) PublicIdentity);
+
+impl<'de> Deserialize<'de> for Stored {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|error: BusError| serde::de::Error::custom(error.to_string()))
+        PublicIdentity::read(&text).map(Self).map_err(serde::de::Error::custom)
     }
 }
 

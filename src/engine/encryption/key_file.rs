@@ -8,7 +8,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::handing::{Granted, Handing, Pin};
-use super::identity::PublicIdentity;
+use super::identity::Stored;
 use super::key::{Key, KeyId};
 use super::keyring::{Keyring, put};
 use super::refusal::topics;
@@ -51,7 +51,7 @@ struct Entry {
 #[serde(deny_unknown_fields)]
 struct Granter {
     topics: Option<String>,
-    identity: PublicIdentity,
+    identity: Stored,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +63,7 @@ struct Last {
     #[serde(default)]
     retires: bool,
     #[serde(default)]
-    members: Vec<PublicIdentity>,
+    members: Vec<Stored>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +227,8 @@ impl Last {
             return refused("has no generation that there can be");
         }
         let (generation, key, retires) = (self.generation, KeyId::from_bytes(*self.key.0), self.retires);
-        state.handing.put(Granted { pattern, generation, key, retires, members: self.members })
+        let members = self.members.into_iter().map(|member| member.0).collect();
+        state.handing.put(Granted { pattern, generation, key, retires, members })
     }
 }
 
@@ -253,7 +254,7 @@ impl Document {
         }
         for Granter { topics, identity } in self.granters {
             let pattern = topics.map(TopicPattern::new).transpose()?;
-            state.handing.pin(Pin { pattern, granter: identity })?;
+            state.handing.pin(Pin { pattern, granter: identity.0 })?;
         }
         self.grants.into_iter().try_for_each(|last| last.put(state))
     }
