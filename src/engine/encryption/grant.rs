@@ -11,7 +11,8 @@
 use sha2::{Digest, Sha256, Sha512};
 
 use super::boxes::{self, BOX, Purpose};
-use super::identity::{Fingerprint, Identity, PublicIdentity};
+use super::fingerprint::Fingerprint;
+use super::identity::{Identity, PublicIdentity};
 use super::key::{Key, KeyId};
 use super::refusal::GrantError;
 use super::signature::verify_text;

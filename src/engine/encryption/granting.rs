@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::fingerprint::Fingerprint;
 use super::grant::{Grant, Terms};
 use super::handing::{GrantEntry, Granted, Pin};
-use super::identity::{Fingerprint, Identity, PublicIdentity};
+use super::identity::{Identity, PublicIdentity};
 use super::key::{Key, KeyId};
 use super::keyring::{Keyring, put};
 use super::refusal::{GrantError, topics};

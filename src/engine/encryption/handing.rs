@@ -1,7 +1,8 @@
 //! Who may hand keys over, what was handed over last, and to whom.
 
+use super::fingerprint::Fingerprint;
 use super::grant::Terms;
-use super::identity::{Fingerprint, PublicIdentity};
+use super::identity::PublicIdentity;
 use super::key::KeyId;
 use super::refusal::GrantError;
 use crate::error::{BusError, BusResult};

@@ -6,7 +6,7 @@
 //! | `key` | keys, and what they are called |
 //! | `keyring`, `scope` | the keys that somebody has, and which of them are for which topics |
 //! | `key_file`, `secret_file` | keyrings as TOML, and what files with secrets have to be like |
-//! | `identity` | who somebody is to those who hand keys over |
+//! | `identity`, `fingerprint` | who somebody is to those who hand keys over, and what people compare |
 //! | `granting`, `grant`, `handing` | how keys are handed over, as what bytes, and what a keyring remembers of it |
 //! | `refusal` | why a key that is handed over is not taken |
 //! | `boxes` | keys sealed to somebody's public key |
@@ -19,6 +19,7 @@
 mod boxes;
 mod cipher;
 mod engine;
+mod fingerprint;
 mod grant;
 mod granting;
 mod handing;
@@ -42,9 +43,10 @@ mod window;
 
 pub use cipher::{Algorithm, Implementation};
 pub use engine::Encryption;
+pub use fingerprint::{Fingerprint, NoFingerprint};
 pub use granting::{Accepted, GrantOptions};
 pub use handing::{GrantEntry, Pin};
-pub use identity::{Fingerprint, Identity, NoFingerprint, PublicIdentity};
+pub use identity::{Identity, PublicIdentity};
 pub use key::{Key, KeyId};
 pub use keyring::{KeyEntry, Keyring};
 pub use refusal::GrantError;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::identity::Fingerprint;
+use super::fingerprint::Fingerprint;
 use super::key::KeyId;
 use crate::topic::TopicPattern;
 
