@@ -5,12 +5,14 @@
 //! caller, the outcome of a call, a misbehaving peer and a lost link apart.
 
 mod engine;
+mod store;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use engine::EngineError;
+pub use store::StoreError;
 
 use crate::topic::TopicError;
 

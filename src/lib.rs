@@ -68,6 +68,7 @@ mod error;
 pub mod limits;
 pub mod prelude;
 pub mod proto;
+pub mod store;
 pub mod topic;
 pub mod transport;
 

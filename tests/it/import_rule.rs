@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of the library may import from others.
-const RULES: [(&str, &[&str]); 11] = [
+const RULES: [(&str, &[&str]); 12] = [
     ("topic", &["limits"]),
     ("limits", &[]),
     ("error", &["topic", "limits"]),
@@ -12,6 +12,7 @@ const RULES: [(&str, &[&str]); 11] = [
     ("auth", &["proto", "topic", "limits", "error"]),
     ("transport", &["auth", "proto", "topic", "limits", "error"]),
     ("engine", &["proto", "topic", "limits", "error"]),
+    ("store", &["topic", "limits", "error"]),
     ("bus", &["transport", "auth", "proto", "topic", "limits", "error"]),
     ("client", &["transport", "engine", "auth", "proto", "topic", "limits", "error"]),
     ("prelude", &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error"]),

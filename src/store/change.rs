@@ -1,0 +1,99 @@
+//! What can be done to a stream.
+
+use std::collections::BTreeMap;
+
+use super::message::NewMessage;
+use super::settings::Name;
+use crate::topic::TopicPattern;
+
+/// One change of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Adds a message at the end. What retention does not leave goes at once.
+    Append(NewMessage),
+    /// Makes a consumer that begins with a sequence, if there is none of that name.
+    Consumer {
+        /// What it is called.
+        name: Name,
+        /// The topics that it takes; `None` for all.
+        pattern: Option<TopicPattern>,
+        /// The sequence that it begins with.
+        from: u64,
+    },
+    /// Takes a consumer out.
+    RemoveConsumer(Name),
+    /// A consumer is done with these messages.
+    Done {
+        /// The consumer.
+        consumer: Name,
+        /// All before this sequence are done. It never goes back.
+        floor: u64,
+        /// Those from there on that are done, too.
+        sequences: Vec<u64>,
+    },
+    /// A message was handed to a consumer once more.
+    Attempted {
+        /// The consumer.
+        consumer: Name,
+        /// The message.
+        sequence: u64,
+        /// How often by now.
+        attempts: u32,
+    },
+    /// Drops what is over the age that retention leaves, and what has expired.
+    Expire {
+        /// The time: milliseconds since 1970 (UTC).
+        now: u64,
+    },
+    /// Drops the messages before this sequence.
+    Purge {
+        /// The first that stays.
+        before: u64,
+    },
+}
+
+/// What has become of a [`Change`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The message is stored, with this sequence.
+    Appended {
+        /// Its sequence.
+        sequence: u64,
+    },
+    /// The message is one that was stored before, with this sequence.
+    Known {
+        /// Its sequence.
+        sequence: u64,
+    },
+    /// It is done. So many messages went, if that is what was asked for.
+    Done {
+        /// Messages.
+        dropped: u64,
+    },
+}
+
+/// A consumer as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumerState {
+    /// What it is called.
+    pub name: Name,
+    /// The topics that it takes; `None` for all.
+    pub pattern: Option<TopicPattern>,
+    /// All before this sequence are done.
+    pub floor: u64,
+    /// Messages from there on of which something is known.
+    pub known: BTreeMap<u64, Progress>,
+}
+
+/// How far a consumer is with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How often it was handed over.
+    pub attempts: u32,
+    /// Whether it is done with.
+    pub is_done: bool,
+}

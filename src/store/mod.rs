@@ -1,0 +1,101 @@
+//! The log behind durable topics.
+//!
+//! A [`Store`] keeps streams. A stream is an ordered log of messages, each with a sequence of its own, that was assigned
+//! by the store; it has an epoch, by which a stream that was lost and made anew is told from the one that was
+//! there before. Retention drops the oldest. Consumers are named positions in a stream.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `message` | what is stored, and what is read |
+//! | `settings` | what a stream keeps |
+//! | `change` | what can be done to streams, together or not at all |
+//! | `memory` | a store in memory, which ends with the process |
+//! | `sqlite` | a store in a file |
+
+mod change;
+mod memory;
+mod message;
+mod settings;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::pin::Pin;
+
+pub use change::{Change, ConsumerState, Outcome, Progress};
+pub use memory::MemoryStore;
+pub use message::{Message, MessageId, NewMessage, Page, Reading, Start};
+pub use settings::{Name, Retention, StreamSettings, StreamState};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Durability, SqliteOptions, SqliteStore};
+
+pub use crate::error::StoreError;
+
+/// What a call to a store gives in the end.
+///
+/// # Cancel safety
+/// What was begun is done, whether or not anybody waits for it.
+pub type Operation<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
+/// Where streams are kept.
+///
+/// Calls are taken in the order in which they are made. What [`commit`](Self::commit) has returned for is kept, whatever
+/// happens to the process, and to the machine if the store says so.
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Opens a stream, which is made if it is not there. One that is there gets these settings.
+    ///
+    /// # Errors
+    /// [`StoreError::Overlapping`] where another stream has topics of it, [`StoreError::LimitReached`] for too many streams,
+    /// and what is wrong with the store.
+    fn open(&self, settings: StreamSettings) -> Operation<StreamState>;
+
+    /// All streams.
+    ///
+    /// # Errors
+    /// What is wrong with the store.
+    fn streams(&self) -> Operation<Vec<StreamState>>;
+
+    /// Takes a stream out, with its messages and consumers.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStream`], and what is wrong with the store.
+    fn remove(&self, stream: Name) -> Operation<()>;
+
+    /// Does all of these changes to one stream, or none. There is one outcome for each.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStream`] and [`StoreError::NoConsumer`] before anything is changed, and what is wrong with the store.
+    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>>;
+
+    /// Reads messages in the order of their sequences.
+    ///
+    /// # Errors
+    /// [`StoreError::NoStream`], and what is wrong with the store.
+    fn read(&self, stream: Name, reading: Reading) -> Operation<Page>;
+
+    /// The last message of each topic, in the order of their sequences.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page>;
+
+    /// The sequence that a reader who starts there begins with.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn find(&self, stream: Name, start: Start) -> Operation<u64>;
+
+    /// The consumers of a stream, in the order of their names.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>>;
+
+    /// Ends it when all that was begun is done. Later calls are [`StoreError::Closed`].
+    ///
+    /// # Errors
+    /// What is wrong with the store.
+    fn close(&self) -> Operation<()>;
+}

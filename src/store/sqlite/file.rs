@@ -1,0 +1,132 @@
+//! The file, and who has it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
+
+use super::Durability;
+use super::failure::{damaged, told};
+use super::schema::{APPLICATION, MIGRATIONS};
+use crate::error::StoreError;
+
+/// Pages of 4 KiB that are written to the file beside the log before they are moved to their places: 16 MiB.
+const LOG_PAGES: u32 = 4096;
+
+/// How long a reader waits for the file while the writer moves pages. Neither keeps the other for long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The file of a store, which nobody else has while this is there.
+pub(super) struct StoreFile {
+    pub(super) connection: Connection,
+    /// How it is named in errors.
+    pub(super) place: String,
+    path: PathBuf,
+    /// Held as long as the file is open.
+    _lock: File,
+}
+
+impl StoreFile {
+    pub(super) fn open(path: &Path, durability: Durability) -> Result<Self, StoreError> {
+        let place = path.display().to_string();
+        let lock = lock(path, &place)?;
+        private(path).map_err(|error| refused(&place, &error))?;
+        let mut connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
+            .map_err(|error| told(&place, &error))?;
+        // First of all, as nothing is to be changed of what is not ours.
+        check_kind(&connection, &place)?;
+        prepare(&connection, durability).map_err(|error| told(&place, &error))?;
+        MIGRATIONS.to_latest(&mut connection).map_err(|error| match error {
+            MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
+                StoreError::Newer { place: place.clone() }
+            }
+            MigrationError::RusqliteError { err, .. } => told(&place, &err),
+            error => damaged(&place, &error.to_string()),
+        })?;
+        connection
+            .pragma_update(None, "application_id", APPLICATION)
+            .map_err(|error| told(&place, &error))?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(Self { connection, place, path: path.to_owned(), _lock: lock })
+    }
+
+    /// Another way to the same file, for reading alone.
+    pub(super) fn reading(&self) -> Result<Connection, StoreError> {
+        let open = || {
+            let connection =
+                Connection::open_with_flags(&self.path, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+            connection.busy_timeout(PATIENCE)?;
+            connection.pragma_update(None, "query_only", true)?;
+            connection.set_prepared_statement_cache_capacity(32);
+            Ok(connection)
+        };
+        open().map_err(|error| told(&self.place, &error))
+    }
+}
+
+/// Each connection is used by one thread at a time.
+fn flags(access: OpenFlags) -> OpenFlags {
+    access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
+}
+
+/// Takes the file, as one that is locked beside it: the lock of a database is not held between transactions.
+fn lock(path: &Path, place: &str) -> Result<File, StoreError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(PathBuf::from(beside));
+    let file = open.map_err(|error| refused(place, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { place: place.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(refused(place, &error)),
+    }
+}
+
+fn refused(place: &str, error: &std::io::Error) -> StoreError {
+    let (place, reason) = (place.to_owned(), error.to_string());
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => StoreError::Full { place },
+        _ => StoreError::ReadOnly { place, reason },
+    }
+}
+
+/// Makes the file, if it is not there, for its owner alone. What SQLite puts beside it is as it is.
+fn private(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+/// How the file is worked with. It has to be said before there are tables.
+fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    connection.busy_timeout(PATIENCE)?;
+    // What retention has dropped can be given back to the system.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    let synchronous = match durability {
+        Durability::SurvivesPowerLoss => "FULL",
+        Durability::PowerLossLosesTheLatest => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    // Where a plain sync leaves it in the drive's own memory.
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG_PAGES * 4096, |_| Ok(()))?;
+    connection.pragma_update(None, "temp_store", "MEMORY")
+}
+
+/// Whether it is a store's, or new.
+fn check_kind(connection: &Connection, place: &str) -> Result<(), StoreError> {
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let kind = number("PRAGMA application_id").map_err(|error| told(place, &error))?;
+    let tables = number("SELECT count(*) FROM sqlite_schema").map_err(|error| told(place, &error))?;
+    match (kind, tables) {
+        (kind, _) if kind == i64::from(APPLICATION) => Ok(()),
+        (0, 0) => Ok(()),
+        _ => Err(damaged(place, "it is the database of another program")),
+    }
+}

@@ -1,0 +1,195 @@
+//! A store in a file, by SQLite.
+//!
+//! One thread writes: all calls that wait while it waits for the disk are written together (group commit), with one
+//! wait. Others read at the same time, from what has been written by then.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `file` | the file, and who has it |
+//! | `schema` | its tables |
+//! | `writer` | the thread that writes |
+//! | `streams` | what a transaction does to streams |
+//! | `topics` | the topics of streams, and what they count |
+//! | `consumers` | how far consumers are |
+//! | `reader` | threads that read |
+//! | `failure` | what goes wrong |
+
+mod consumers;
+mod failure;
+mod file;
+mod reader;
+mod schema;
+mod streams;
+mod topics;
+mod writer;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use self::file::StoreFile;
+use self::reader::{Question, Readers};
+use self::writer::{Task, Writer};
+use super::change::{Change, ConsumerState, Outcome};
+use super::message::{Page, Reading, Start};
+use super::settings::{Name, StreamSettings, StreamState};
+use super::{Operation, Store};
+use crate::error::StoreError;
+
+/// What a store promises of what it has returned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// It is on the disk: neither a crash of the process nor of the machine loses it.
+    #[default]
+    SurvivesPowerLoss,
+    /// It is with the system: a crash of the process loses nothing, one of the machine what the system had not
+    /// written yet, which may be half a minute.
+    PowerLossLosesTheLatest,
+}
+
+/// How a [`SqliteStore`] works.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct SqliteOptions {
+    durability: Durability,
+}
+
+impl SqliteOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What it promises of what it has returned for.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+}
+
+/// Keeps streams in a file.
+///
+/// What was committed is on the disk, unless [`Durability`] says otherwise. A file belongs to one store at a time.
+///
+/// # Examples
+/// ```
+/// use whispeer::TopicPattern;
+/// use whispeer::store::{Name, SqliteOptions, SqliteStore, Store, StreamSettings};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("streams.db");
+/// let store = SqliteStore::open(&path, SqliteOptions::new())?;
+/// let orders = StreamSettings::new(Name::new("orders")?, vec![TopicPattern::new("orders/**")?]);
+/// assert_eq!(store.open(orders).await?.messages, 0);
+/// store.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    writer: Writer,
+    readers: Readers,
+}
+
+impl SqliteStore {
+    /// Opens a file, which is made if it is not there, readable by its owner alone. This waits for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::Corrupt`], [`StoreError::ReadOnly`], and
+    /// [`StoreError::Failed`] for anything else that the system says.
+    pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
+        let file = StoreFile::open(path, options.durability)?;
+        let readers = Readers::start(&file)?;
+        let writer = Writer::start(file)?;
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers })))
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Task,
+    ) -> Operation<T> {
+        let (sender, receiver) = oneshot::channel();
+        let sent = self.0.writer.send(task(sender));
+        Box::pin(async move {
+            sent?;
+            receiver.await.unwrap_or(Err(StoreError::Closed))
+        })
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Question,
+    ) -> Operation<T> {
+        let (sender, receiver) = oneshot::channel();
+        let sent = self.0.readers.send(question(sender));
+        Box::pin(async move {
+            sent?;
+            receiver.await.unwrap_or(Err(StoreError::Closed))
+        })
+    }
+}
+
+impl Store for SqliteStore {
+    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
+        self.write(|answer| Task::Open { settings, answer })
+    }
+
+    fn streams(&self) -> Operation<Vec<StreamState>> {
+        self.write(|answer| Task::Streams { answer })
+    }
+
+    fn remove(&self, stream: Name) -> Operation<()> {
+        self.write(|answer| Task::Remove { stream, answer })
+    }
+
+    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
+        self.write(|answer| Task::Commit { stream, changes, answer })
+    }
+
+    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        self.ask(|answer| Question::Read { stream, reading, last_per_topic: false, answer })
+    }
+
+    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        self.ask(|answer| Question::Read { stream, reading, last_per_topic: true, answer })
+    }
+
+    fn find(&self, stream: Name, start: Start) -> Operation<u64> {
+        self.ask(|answer| Question::Find { stream, start, answer })
+    }
+
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+        self.ask(|answer| Question::Consumers { stream, answer })
+    }
+
+    fn close(&self) -> Operation<()> {
+        let readers = self.0.readers.close();
+        let written = self.write(|answer| Task::Close { answer });
+        Box::pin(async move {
+            readers.await;
+            written.await
+        })
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SqliteStore").field("path", &self.0.path).finish_non_exhaustive()
+    }
+}

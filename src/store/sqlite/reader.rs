@@ -1,0 +1,322 @@
+//! Threads that read.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Statement, params};
+use tokio::sync::oneshot;
+
+use super::consumers;
+use super::file::StoreFile;
+use super::schema::{row, sequence, signed, unsigned};
+use super::streams::Trouble;
+use super::writer::{Answer, not_sent};
+use crate::error::StoreError;
+use crate::limits;
+use crate::store::change::ConsumerState;
+use crate::store::message::{Message, Page, Reading, Start};
+use crate::store::settings::Name;
+use crate::topic::TopicPattern;
+
+/// Threads that read: replays of two streams do not wait for each other, and a third one is for the disk to decide.
+const THREADS: usize = 2;
+
+/// Topics that a thread remembers; then it begins anew.
+const REMEMBERED: usize = 16 * 1024;
+
+/// What is asked.
+pub(super) enum Question {
+    Read { stream: Name, reading: Reading, last_per_topic: bool, answer: Answer<Page> },
+    Find { stream: Name, start: Start, answer: Answer<u64> },
+    Consumers { stream: Name, answer: Answer<Vec<ConsumerState>> },
+}
+
+/// Hands questions to the threads.
+pub(super) struct Readers {
+    /// Gone once they are closed.
+    questions: Mutex<Option<mpsc::SyncSender<Question>>>,
+    ended: Mutex<Vec<oneshot::Receiver<()>>>,
+}
+
+impl Readers {
+    pub(super) fn start(file: &StoreFile) -> Result<Self, StoreError> {
+        let (questions, receiver) = mpsc::sync_channel(limits::STORE_QUEUE);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let mut ended = Vec::with_capacity(THREADS);
+        for _ in 0..THREADS {
+            let (end, end_receiver) = oneshot::channel();
+            ended.push(end_receiver);
+            let mut reader = ThreadReader {
+                connection: file.reading()?,
+                place: file.place.clone(),
+                topics: HashMap::new(),
+            };
+            let receiver = Arc::clone(&receiver);
+            let thread = thread::Builder::new().name("whispeer-replay".to_owned());
+            let started = thread.spawn(move || {
+                reader.run(&receiver);
+                drop(reader);
+                let _ = end.send(());
+            });
+            started.map_err(|error| StoreError::Failed {
+                place: "a thread for the store".to_owned(),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(Self { questions: Mutex::new(Some(questions)), ended: Mutex::new(ended) })
+    }
+
+    pub(super) fn send(&self, question: Question) -> Result<(), StoreError> {
+        let questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = questions.as_ref().ok_or(StoreError::Closed)?.try_send(question);
+        sent.map_err(not_sent)
+    }
+
+    /// Ends them when what was asked is answered.
+    pub(super) fn close(&self) -> impl Future<Output = ()> + Send + 'static {
+        drop(self.questions.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        async move {
+            for end in ended {
+                let _ = end.await;
+            }
+        }
+    }
+}
+
+/// What a thread has.
+struct ThreadReader {
+    connection: Connection,
+    place: String,
+    /// Topics by their ids, which are never used again.
+    topics: HashMap<i64, TopicPattern>,
+}
+
+/// A message whose bytes lie in the buffer of its page.
+struct Found {
+    sequence: u64,
+    topic: TopicPattern,
+    time: u64,
+    expires: Option<u64>,
+    fields: Range<usize>,
+    payload: Range<usize>,
+}
+
+impl ThreadReader {
+    fn run(&mut self, questions: &Mutex<mpsc::Receiver<Question>>) {
+        loop {
+            // Whoever waits for the next question holds it; the other waits for that one.
+            let question = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(question) = question else { return };
+            match question {
+                Question::Read { stream, reading, last_per_topic, answer } => {
+                    let page = self.snapshot(|reader| reader.read(&stream, &reading, last_per_topic));
+                    drop(answer.send(page));
+                }
+                Question::Find { stream, start, answer } => {
+                    drop(answer.send(self.snapshot(|reader| reader.find(&stream, &start))));
+                }
+                Question::Consumers { stream, answer } => {
+                    let found = self.snapshot(|reader| {
+                        let (id, ..) = reader.stream(&stream)?;
+                        consumers::all(&reader.connection, id)
+                    });
+                    drop(answer.send(found));
+                }
+            }
+        }
+    }
+
+    /// Reads from the file as it is at one time.
+    fn snapshot<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Trouble>) -> Result<T, StoreError> {
+        let begun = self.connection.execute_batch("BEGIN").map_err(Trouble::from);
+        let read = begun.and_then(|()| work(self));
+        let _ = self.connection.execute_batch("COMMIT");
+        read.map_err(|trouble| trouble.told(&self.place))
+    }
+
+    /// The id of a stream, its first sequence and the one behind its last.
+    fn stream(&self, name: &Name) -> Result<(i64, u64, u64), Trouble> {
+        let mut find =
+            self.connection.prepare_cached("SELECT id, first, next FROM streams WHERE name = ?1")?;
+        let found = find.query_row([name.as_str()], |row| {
+            Ok((row.get(0)?, unsigned(row.get(1)?), unsigned(row.get(2)?)))
+        });
+        Ok(found.optional()?.ok_or_else(|| StoreError::NoStream { stream: name.to_string() })?)
+    }
+
+    fn read(&mut self, name: &Name, reading: &Reading, last_per_topic: bool) -> Result<Page, Trouble> {
+        let (stream, first, end) = self.stream(name)?;
+        let from = row(stream, reading.from.clamp(first, end));
+        let looks = signed(limits::STORE_LOOKS as u64 + 1);
+        let Self { connection, topics, .. } = self;
+        let mut page = Pages { reading, topics, connection, found: Vec::new(), bytes: Vec::new(), weight: 0 };
+        let next = if last_per_topic {
+            let mut find = connection.prepare_cached(
+                "SELECT m.id, m.topic, m.time, m.expires, m.fields, m.payload FROM
+                 (SELECT (SELECT max(id) FROM messages WHERE topic = t.id) AS last FROM topics t
+                  WHERE t.stream = ?1) JOIN messages m ON m.id = last
+                 WHERE m.id >= ?2 ORDER BY m.id LIMIT ?3",
+            )?;
+            page.fill(&mut find, params![stream, from, looks])?
+        } else {
+            let mut find = connection.prepare_cached(
+                "SELECT id, topic, time, expires, fields, payload FROM messages
+                 WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3",
+            )?;
+            page.fill(&mut find, params![from, row(stream, end), looks])?
+        };
+        let messages = page.into_messages();
+        Ok(Page { messages, next: next.unwrap_or(end), first, end })
+    }
+
+    fn find(&mut self, name: &Name, start: &Start) -> Result<u64, Trouble> {
+        let (stream, first, end) = self.stream(name)?;
+        Ok(match start {
+            Start::New => end,
+            Start::All => first,
+            Start::From(sequence) => (*sequence).min(end),
+            Start::Since(time) => self.first_since(stream, (first, end), *time)?,
+            Start::Last(count, pattern) => {
+                self.last(stream, (first, end), *count, pattern.as_ref())?.unwrap_or(end)
+            }
+        })
+    }
+
+    /// The first message of that time or later. Times do not go back within a stream.
+    fn first_since(&self, stream: i64, (first, end): (u64, u64), time: u64) -> Result<u64, Trouble> {
+        let mut find = self
+            .connection
+            .prepare_cached("SELECT id, time FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1")?;
+        // All before `low` are earlier, and `found` is the first that is known not to be.
+        let (mut low, mut high, mut found) = (first, end, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let range = params![row(stream, middle), row(stream, high)];
+            let next =
+                find.query_row(range, |row| Ok((sequence(row.get(0)?), unsigned(row.get(1)?)))).optional()?;
+            match next {
+                Some((sequence, at)) if at < time => low = sequence + 1,
+                Some((sequence, _)) => (found, high) = (sequence, middle),
+                // There is nothing from the middle on.
+                None => high = middle,
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first of the last so many messages.
+    fn last(
+        &mut self,
+        stream: i64,
+        (first, end): (u64, u64),
+        count: u64,
+        pattern: Option<&TopicPattern>,
+    ) -> Result<Option<u64>, Trouble> {
+        let Self { connection, topics, .. } = self;
+        let mut find = connection
+            .prepare_cached("SELECT id, topic FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id DESC")?;
+        let mut rows = find.query([row(stream, first), row(stream, end)])?;
+        let (mut left, mut found) = (count, None);
+        while left > 0
+            && let Some(row) = rows.next()?
+        {
+            let takes = match pattern {
+                Some(pattern) => pattern.meets(topic(topics, connection, row.get(1)?)?),
+                None => true,
+            };
+            if takes {
+                (left, found) = (left - 1, Some(sequence(row.get(0)?)));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A page that is being read. Its bytes lie in one buffer.
+struct Pages<'a> {
+    reading: &'a Reading,
+    topics: &'a mut HashMap<i64, TopicPattern>,
+    connection: &'a Connection,
+    found: Vec<Found>,
+    bytes: Vec<u8>,
+    weight: u64,
+}
+
+impl Pages<'_> {
+    /// Takes messages until the page is full. Returns the sequence to go on from, if there is more.
+    fn fill(
+        &mut self,
+        find: &mut Statement<'_>,
+        parameters: impl rusqlite::Params,
+    ) -> Result<Option<u64>, Trouble> {
+        let blob = |_| Trouble::Damaged("a message has something else than bytes");
+        let mut rows = find.query(parameters)?;
+        let mut looked_at = 0;
+        while let Some(row) = rows.next()? {
+            let sequence = sequence(row.get(0)?);
+            let is_full = self.found.len() >= self.reading.messages || self.weight >= self.reading.bytes;
+            if is_full || looked_at >= limits::STORE_LOOKS {
+                return Ok(Some(sequence));
+            }
+            looked_at += 1;
+            let expires: Option<u64> = row.get::<_, Option<i64>>(3)?.map(unsigned);
+            if expires.is_some_and(|expires| expires <= self.reading.now) {
+                continue;
+            }
+            let topic = topic(self.topics, self.connection, row.get(1)?)?;
+            if !self.reading.takes(topic) {
+                continue;
+            }
+            let topic = topic.clone();
+            let fields = self.keep(row.get_ref(4)?.as_blob().map_err(blob)?);
+            let payload = self.keep(row.get_ref(5)?.as_blob().map_err(blob)?);
+            let length = topic.as_str().len() + fields.len() + payload.len() + limits::STORED_OVERHEAD;
+            self.weight += length as u64;
+            let time = unsigned(row.get(2)?);
+            self.found.push(Found { sequence, topic, time, expires, fields, payload });
+        }
+        Ok(None)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        begin..self.bytes.len()
+    }
+
+    fn into_messages(self) -> Vec<Message> {
+        let bytes = Bytes::from(self.bytes);
+        let messages = self.found.into_iter().map(|found| Message {
+            sequence: found.sequence,
+            topic: found.topic,
+            fields: bytes.slice(found.fields),
+            payload: bytes.slice(found.payload),
+            time: found.time,
+            expires: found.expires,
+        });
+        messages.collect()
+    }
+}
+
+/// The topic of this id.
+fn topic<'a>(
+    topics: &'a mut HashMap<i64, TopicPattern>,
+    connection: &Connection,
+    id: i64,
+) -> Result<&'a TopicPattern, Trouble> {
+    if !topics.contains_key(&id) {
+        if topics.len() >= REMEMBERED {
+            topics.clear();
+        }
+        let mut find = connection.prepare_cached("SELECT topic FROM topics WHERE id = ?1")?;
+        let text: String = find.query_row([id], |row| row.get(0))?;
+        let topic =
+            TopicPattern::new(text).map_err(|_| Trouble::Damaged("a message has a topic that is none"))?;
+        topics.insert(id, topic);
+    }
+    topics.get(&id).ok_or(Trouble::Damaged("a message has no topic"))
+}

@@ -1,0 +1,104 @@
+//! The tables of the file.
+//!
+//! A message's row id is the number of its stream and its sequence, so that a stream lies in one piece and in its order.
+
+use rusqlite_migration::{M, Migrations};
+
+/// What the file says it is: `whsp`.
+pub(super) const APPLICATION: i32 = 0x7768_7370;
+
+/// Bits of a message's row id that are its sequence: a million a second for twelve days, or ten thousand for three years.
+pub(super) const SEQUENCE_BITS: u32 = 40;
+
+/// The last sequence that a stream assigns.
+pub(super) const LAST_SEQUENCE: u64 = (1 << SEQUENCE_BITS) - 1;
+
+/// Each step leads from one version of the file to the next, and is never changed.
+const STEPS: &[M<'static>] = &[M::up(
+    "
+    CREATE TABLE streams (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        epoch BLOB NOT NULL,
+        patterns TEXT NOT NULL,
+        age INTEGER,
+        most_messages INTEGER,
+        most_bytes INTEGER,
+        most_topic_messages INTEGER,
+        most_topic_bytes INTEGER,
+        known_for INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        next INTEGER NOT NULL,
+        messages INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        ids INTEGER NOT NULL
+    );
+    CREATE TABLE topics (
+        -- Never used again: readers remember them.
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        stream INTEGER NOT NULL,
+        topic TEXT NOT NULL,
+        messages INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        UNIQUE (stream, topic)
+    );
+    CREATE TABLE messages (
+        id INTEGER PRIMARY KEY,
+        topic INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        expires INTEGER,
+        fields BLOB NOT NULL,
+        payload BLOB NOT NULL
+    );
+    CREATE INDEX messages_by_topic ON messages (topic);
+    CREATE INDEX messages_by_expiry ON messages (expires) WHERE expires IS NOT NULL;
+    CREATE TABLE message_ids (
+        stream INTEGER NOT NULL,
+        publisher BLOB NOT NULL,
+        number INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        PRIMARY KEY (stream, publisher, number)
+    ) WITHOUT ROWID;
+    CREATE INDEX message_ids_by_age ON message_ids (stream, sequence);
+    CREATE TABLE consumers (
+        id INTEGER PRIMARY KEY,
+        stream INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        pattern TEXT,
+        floor INTEGER NOT NULL,
+        UNIQUE (stream, name)
+    );
+    CREATE TABLE progress (
+        consumer INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        is_done INTEGER NOT NULL,
+        PRIMARY KEY (consumer, sequence)
+    ) WITHOUT ROWID;
+    ",
+)];
+
+/// The steps to the tables of this release.
+pub(super) const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
+
+/// The row id of a message.
+pub(super) fn row(stream: i64, sequence: u64) -> i64 {
+    stream << SEQUENCE_BITS | signed(sequence.min(LAST_SEQUENCE))
+}
+
+/// The sequence in a row id.
+pub(super) fn sequence(row: i64) -> u64 {
+    row.cast_unsigned() & LAST_SEQUENCE
+}
+
+/// A number as SQLite has them.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number as it was before.
+pub(super) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}

@@ -1,0 +1,496 @@
+//! What a transaction does to streams.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::consumers;
+use super::failure::{damaged, told};
+use super::schema::{LAST_SEQUENCE, row, sequence, signed, unsigned};
+use super::topics::Topics;
+use crate::error::StoreError;
+use crate::limits;
+use crate::store::change::{Change, Outcome};
+use crate::store::message::{MessageId, NewMessage};
+use crate::store::settings::{Name, Retention, StreamSettings, StreamState, drawn_epoch};
+use crate::topic::TopicPattern;
+
+/// Why something cannot be done.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It is refused, and nothing was changed for it.
+    Refused(StoreError),
+    /// The file says so: the transaction fails.
+    File(rusqlite::Error),
+    /// What is in the file is not what a store has written.
+    Damaged(&'static str),
+}
+
+impl Trouble {
+    pub(super) fn told(self, place: &str) -> StoreError {
+        match self {
+            Self::Refused(error) => error,
+            Self::File(error) => told(place, &error),
+            Self::Damaged(what) => damaged(place, what),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// The streams of a file, as a transaction sees them.
+pub(super) struct Streams {
+    streams: BTreeMap<Name, Stream>,
+    topics: Topics,
+}
+
+struct Stream {
+    id: i64,
+    settings: StreamSettings,
+    epoch: [u8; 16],
+    first: u64,
+    end: u64,
+    messages: u64,
+    bytes: u64,
+    /// The time of the last message; none has an earlier one.
+    time: u64,
+    /// Ids of messages that are known.
+    ids: u64,
+    is_changed: bool,
+}
+
+/// A message that may have to go.
+struct Oldest {
+    row: i64,
+    topic: i64,
+    time: u64,
+    /// Bytes of its fields and payload.
+    length: u64,
+}
+
+impl Oldest {
+    const COLUMNS: &'static str = "id, topic, time, length(fields) + length(payload)";
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            row: row.get(0)?,
+            topic: row.get(1)?,
+            time: unsigned(row.get(2)?),
+            length: unsigned(row.get(3)?),
+        })
+    }
+}
+
+impl Streams {
+    pub(super) fn load(connection: &Connection) -> Result<Self, Trouble> {
+        let mut find = connection.prepare_cached("SELECT * FROM streams")?;
+        let mut rows = find.query([])?;
+        let mut streams = BTreeMap::new();
+        while let Some(row) = rows.next()? {
+            let stream = Stream::read(row)?;
+            streams.insert(stream.settings.name.clone(), stream);
+        }
+        Ok(Self { streams, topics: Topics::default() })
+    }
+
+    pub(super) fn states(&self) -> Vec<StreamState> {
+        self.streams.values().map(Stream::state).collect()
+    }
+
+    pub(super) fn open(
+        &mut self,
+        connection: &Connection,
+        settings: &StreamSettings,
+    ) -> Result<StreamState, Trouble> {
+        settings.check(self.streams.values().map(|stream| &stream.settings))?;
+        if let Some(stream) = self.streams.get_mut(&settings.name) {
+            stream.settings = settings.clone();
+            stream.write(connection)?;
+            return Ok(stream.state());
+        }
+        let epoch = drawn_epoch()?;
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO streams (name, epoch, patterns, known_for, first, next, messages, bytes, time, ids)
+             VALUES (?1, ?2, '', 0, 1, 1, 0, 0, 0, 0)",
+        )?;
+        let id = insert.insert(params![settings.name.as_str(), epoch])?;
+        let stream = Stream {
+            id,
+            settings: settings.clone(),
+            epoch,
+            first: 1,
+            end: 1,
+            messages: 0,
+            bytes: 0,
+            time: 0,
+            ids: 0,
+            is_changed: true,
+        };
+        stream.write(connection)?;
+        let state = stream.state();
+        self.streams.insert(settings.name.clone(), stream);
+        Ok(state)
+    }
+
+    pub(super) fn remove(&mut self, connection: &Connection, name: &Name) -> Result<(), Trouble> {
+        let stream = self.stream(name)?.id;
+        let (from, to) = (row(stream, 0), row(stream + 1, 0));
+        connection.execute("DELETE FROM messages WHERE id >= ?1 AND id < ?2", [from, to])?;
+        for table in ["topics", "message_ids"] {
+            connection.execute(&format!("DELETE FROM {table} WHERE stream = ?1"), [stream])?;
+        }
+        consumers::remove_all(connection, stream)?;
+        connection.execute("DELETE FROM streams WHERE id = ?1", [stream])?;
+        self.streams.remove(name);
+        // What they have counted is not written back.
+        self.topics.flush_others(connection, stream)?;
+        Ok(())
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        connection: &Connection,
+        name: &Name,
+        changes: &[Change],
+    ) -> Result<Vec<Outcome>, Trouble> {
+        let Self { streams, topics } = self;
+        let no_stream = || StoreError::NoStream { stream: name.to_string() };
+        let stream = streams.get_mut(name).ok_or_else(no_stream)?;
+        let appended = changes.iter().filter(|change| matches!(change, Change::Append(_))).count() as u64;
+        if stream.end.saturating_add(appended) > LAST_SEQUENCE {
+            let what = format!("the stream \"{name}\" has had {LAST_SEQUENCE} messages");
+            return Err(StoreError::LimitReached { what }.into());
+        }
+        consumers::check(connection, (stream.id, name), changes)?;
+        let mut changing = Changing { connection, stream, topics };
+        Ok(changes.iter().map(|change| changing.change(change)).collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Writes what has changed, at the end of a transaction.
+    pub(super) fn flush(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.topics.flush(connection)?;
+        for stream in self.streams.values_mut().filter(|stream| stream.is_changed) {
+            stream.write(connection)?;
+            stream.is_changed = false;
+        }
+        Ok(())
+    }
+
+    fn stream(&self, name: &Name) -> Result<&Stream, StoreError> {
+        self.streams.get(name).ok_or_else(|| StoreError::NoStream { stream: name.to_string() })
+    }
+}
+
+impl Stream {
+    fn read(row: &Row<'_>) -> Result<Self, Trouble> {
+        let number = |column: &str| row.get::<_, Option<i64>>(column).map(|number| number.map(unsigned));
+        let name: String = row.get("name")?;
+        let patterns: String = row.get("patterns")?;
+        let patterns = patterns.split('\n').filter(|_| !patterns.is_empty());
+        let damaged = |_| Trouble::Damaged("a stream has a pattern that is none");
+        let patterns = patterns.map(TopicPattern::new).collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+        let name = Name::new(&name).map_err(|_| Trouble::Damaged("a stream has a name that is none"))?;
+        let mut settings = StreamSettings::new(name, patterns);
+        settings.retention = Retention {
+            age: number("age")?.map(Duration::from_millis),
+            messages: number("most_messages")?,
+            bytes: number("most_bytes")?,
+            topic_messages: number("most_topic_messages")?,
+            topic_bytes: number("most_topic_bytes")?,
+        };
+        settings.known_for = Duration::from_millis(number("known_for")?.unwrap_or_default());
+        let counted = |column| number(column).map(Option::unwrap_or_default);
+        Ok(Self {
+            id: row.get("id")?,
+            settings,
+            epoch: row.get("epoch")?,
+            first: counted("first")?,
+            end: counted("next")?,
+            messages: counted("messages")?,
+            bytes: counted("bytes")?,
+            time: counted("time")?,
+            ids: counted("ids")?,
+            is_changed: false,
+        })
+    }
+
+    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let StreamSettings { patterns, retention, known_for, .. } = &self.settings;
+        // No pattern has white space.
+        let patterns: Vec<_> = patterns.iter().map(TopicPattern::as_str).collect();
+        let mut update = connection.prepare_cached(
+            "UPDATE streams SET patterns = ?2, age = ?3, most_messages = ?4, most_bytes = ?5,
+             most_topic_messages = ?6, most_topic_bytes = ?7, known_for = ?8, first = ?9, next = ?10,
+             messages = ?11, bytes = ?12, time = ?13, ids = ?14 WHERE id = ?1",
+        )?;
+        update
+            .execute(params![
+                self.id,
+                patterns.join("\n"),
+                retention.age.map(milliseconds),
+                retention.messages.map(signed),
+                retention.bytes.map(signed),
+                retention.topic_messages.map(signed),
+                retention.topic_bytes.map(signed),
+                milliseconds(*known_for),
+                signed(self.first),
+                signed(self.end),
+                signed(self.messages),
+                signed(self.bytes),
+                signed(self.time),
+                signed(self.ids),
+            ])
+            .map(drop)
+    }
+
+    fn state(&self) -> StreamState {
+        StreamState {
+            settings: self.settings.clone(),
+            epoch: self.epoch,
+            first: self.first,
+            end: self.end,
+            messages: self.messages,
+            bytes: self.bytes,
+        }
+    }
+
+    /// The row ids that its messages have.
+    fn rows(&self) -> (i64, i64) {
+        (row(self.id, self.first), row(self.id, self.end))
+    }
+}
+
+/// A stream that is being changed.
+struct Changing<'a> {
+    connection: &'a Connection,
+    stream: &'a mut Stream,
+    topics: &'a mut Topics,
+}
+
+impl Changing<'_> {
+    fn change(&mut self, change: &Change) -> rusqlite::Result<Outcome> {
+        let stream = self.stream.id;
+        let mut dropped = 0;
+        match change {
+            Change::Append(message) => return self.append(message),
+            Change::Expire { now } => dropped = self.expire(*now)?,
+            Change::Purge { before } => {
+                let before = row(stream, *before);
+                dropped = self.drop_while(|_, oldest| oldest.row < before)?;
+            }
+            Change::Consumer { name, pattern, from } => {
+                consumers::make(self.connection, stream, name, pattern.as_ref(), *from)?;
+            }
+            Change::RemoveConsumer(name) => consumers::remove(self.connection, stream, name)?,
+            Change::Done { consumer, floor, sequences } => {
+                consumers::done(self.connection, stream, consumer, *floor, sequences)?;
+            }
+            Change::Attempted { consumer, sequence, attempts } => {
+                consumers::attempted(self.connection, stream, consumer, *sequence, *attempts)?;
+            }
+        }
+        Ok(Outcome::Done { dropped })
+    }
+
+    fn append(&mut self, message: &NewMessage) -> rusqlite::Result<Outcome> {
+        let time = message.time.max(self.stream.time);
+        if let Some(id) = &message.id {
+            self.forget_ids(time)?;
+            if let Some(sequence) = self.known(id)? {
+                return Ok(Outcome::Known { sequence });
+            }
+        }
+        let sequence = self.stream.end;
+        let topic = self.topics.id(self.connection, self.stream.id, message.topic.as_str())?;
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO messages (id, topic, time, expires, fields, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        insert.execute(params![
+            row(self.stream.id, sequence),
+            topic,
+            signed(time),
+            message.expires.map(signed),
+            &message.fields[..],
+            &message.payload[..],
+        ])?;
+        if let Some(id) = &message.id {
+            self.know(id, sequence, time)?;
+        }
+        let bytes = message.weight();
+        self.topics.add(self.connection, topic, bytes)?;
+        let stream = &mut self.stream;
+        (stream.end, stream.time, stream.is_changed) = (sequence + 1, time, true);
+        (stream.messages, stream.bytes) = (stream.messages + 1, stream.bytes + bytes);
+        self.keep_to_bounds(topic)?;
+        Ok(Outcome::Appended { sequence })
+    }
+
+    /// The message of this id, if it is known.
+    fn known(&self, id: &MessageId) -> rusqlite::Result<Option<u64>> {
+        let mut find = self.connection.prepare_cached(
+            "SELECT sequence FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3",
+        )?;
+        let key = params![self.stream.id, id.publisher, id.number.cast_signed()];
+        find.query_row(key, |row| row.get(0).map(unsigned)).optional()
+    }
+
+    fn know(&mut self, id: &MessageId, sequence: u64, time: u64) -> rusqlite::Result<()> {
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO message_ids (stream, publisher, number, sequence, time) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        let number = id.number.cast_signed();
+        insert.execute(params![self.stream.id, id.publisher, number, signed(sequence), signed(time)])?;
+        self.stream.ids += 1;
+        Ok(())
+    }
+
+    /// Forgets ids that nobody sends again.
+    fn forget_ids(&mut self, now: u64) -> rusqlite::Result<()> {
+        let window = u64::try_from(self.stream.settings.known_for.as_millis()).unwrap_or(u64::MAX);
+        let mut oldest = self.connection.prepare_cached(
+            "SELECT publisher, number, time FROM message_ids WHERE stream = ?1 ORDER BY sequence LIMIT 1",
+        )?;
+        let mut delete = self
+            .connection
+            .prepare_cached("DELETE FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3")?;
+        while self.stream.ids > 0 {
+            let found = oldest.query_row([self.stream.id], |row| {
+                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?, unsigned(row.get(2)?)))
+            });
+            let Some((publisher, number, time)) = found.optional()? else { break };
+            if time.saturating_add(window) > now && self.stream.ids < limits::MESSAGE_IDS as u64 {
+                break;
+            }
+            delete.execute(params![self.stream.id, publisher, number])?;
+            (self.stream.ids, self.stream.is_changed) = (self.stream.ids - 1, true);
+        }
+        Ok(())
+    }
+
+    /// Drops what the bounds do not leave; the newest message stays.
+    fn keep_to_bounds(&mut self, topic: i64) -> rusqlite::Result<()> {
+        let bounds = self.stream.settings.retention;
+        if bounds.bounds_topics() {
+            self.keep_topic_to_bounds(topic, &bounds)?;
+        }
+        if bounds.messages.is_some() || bounds.bytes.is_some() {
+            self.drop_while(|stream, _| {
+                let is_over = bounds.messages.is_some_and(|most| stream.messages > most)
+                    || bounds.bytes.is_some_and(|most| stream.bytes > most);
+                is_over && stream.messages > 1
+            })?;
+        }
+        Ok(())
+    }
+
+    fn keep_topic_to_bounds(&mut self, topic: i64, bounds: &Retention) -> rusqlite::Result<()> {
+        let connection = self.connection;
+        let sql = format!("SELECT {} FROM messages WHERE topic = ?1 ORDER BY id LIMIT 1", Oldest::COLUMNS);
+        for _ in 0..limits::RETENTION_STEP {
+            let row = self.topics.row(connection, topic)?;
+            let is_over = bounds.topic_messages.is_some_and(|most| row.messages > most)
+                || bounds.topic_bytes.is_some_and(|most| row.bytes > most);
+            if !is_over || row.messages <= 1 {
+                break;
+            }
+            let oldest = connection.prepare_cached(&sql)?.query_row([topic], Oldest::read).optional()?;
+            let Some(oldest) = oldest else { break };
+            self.drop_message(&oldest)?;
+        }
+        self.find_first()
+    }
+
+    fn expire(&mut self, now: u64) -> rusqlite::Result<u64> {
+        let mut dropped = 0;
+        if let Some(youngest) = self.stream.settings.retention.youngest(now) {
+            dropped = self.drop_while(|_, oldest| oldest.time < youngest)?;
+        }
+        let (from, to) = self.stream.rows();
+        let sql = format!(
+            "SELECT {} FROM messages WHERE expires <= ?1 AND id >= ?2 AND id < ?3 ORDER BY expires LIMIT ?4",
+            Oldest::COLUMNS
+        );
+        let left = signed(limits::RETENTION_STEP - dropped);
+        let expired: Vec<_> = self
+            .connection
+            .prepare_cached(&sql)?
+            .query_map(params![signed(now), from, to, left], Oldest::read)?
+            .collect::<rusqlite::Result<_>>()?;
+        for oldest in &expired {
+            self.drop_message(oldest)?;
+        }
+        self.find_first()?;
+        self.give_back()?;
+        Ok(dropped + expired.len() as u64)
+    }
+
+    /// Drops the oldest messages as long as this is so, and not too many at once.
+    fn drop_while(&mut self, mut goes: impl FnMut(&Stream, &Oldest) -> bool) -> rusqlite::Result<u64> {
+        let sql = format!(
+            "SELECT {} FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1",
+            Oldest::COLUMNS
+        );
+        let mut dropped = 0;
+        while dropped < limits::RETENTION_STEP && self.stream.messages > 0 {
+            let (from, to) = self.stream.rows();
+            let oldest =
+                self.connection.prepare_cached(&sql)?.query_row([from, to], Oldest::read).optional()?;
+            let Some(oldest) = oldest.filter(|oldest| goes(self.stream, oldest)) else { break };
+            self.drop_message(&oldest)?;
+            // There may be holes behind it.
+            self.stream.first = sequence(oldest.row) + 1;
+            dropped += 1;
+        }
+        if dropped > 0 {
+            self.find_first()?;
+        }
+        Ok(dropped)
+    }
+
+    fn drop_message(&mut self, oldest: &Oldest) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([oldest.row])?;
+        let text = self.topics.row(self.connection, oldest.topic)?.text.len() as u64;
+        let bytes = text + oldest.length + limits::STORED_OVERHEAD as u64;
+        self.topics.subtract(self.connection, oldest.topic, bytes)?;
+        let stream = &mut self.stream;
+        stream.messages = stream.messages.saturating_sub(1);
+        stream.bytes = stream.bytes.saturating_sub(bytes);
+        stream.is_changed = true;
+        Ok(())
+    }
+
+    /// Finds the first message that is left.
+    fn find_first(&mut self) -> rusqlite::Result<()> {
+        let mut find =
+            self.connection.prepare_cached("SELECT min(id) FROM messages WHERE id >= ?1 AND id < ?2")?;
+        let (from, to) = self.stream.rows();
+        let first: Option<i64> = find.query_row([from, to], |row| row.get(0))?;
+        let first = first.map_or(self.stream.end, sequence);
+        if first != self.stream.first {
+            (self.stream.first, self.stream.is_changed) = (first, true);
+        }
+        Ok(())
+    }
+
+    /// Gives pages back to the system that nothing is in, if they are many.
+    fn give_back(&self) -> rusqlite::Result<()> {
+        let number = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let (free, all) = (number("PRAGMA freelist_count")?, number("PRAGMA page_count")?);
+        if free > 256 && free > all / 20 {
+            self.connection.execute_batch("PRAGMA incremental_vacuum(1024)")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,243 @@
+//! The thread that writes.
+
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::failure::{is_final, told};
+use super::file::StoreFile;
+use super::streams::{Streams, Trouble};
+use crate::error::StoreError;
+use crate::limits;
+use crate::store::change::{Change, Outcome};
+use crate::store::settings::{Name, StreamSettings, StreamState};
+
+/// Whom to tell what has become of a task.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the thread is to do.
+pub(super) enum Task {
+    Open { settings: StreamSettings, answer: Answer<StreamState> },
+    Streams { answer: Answer<Vec<StreamState>> },
+    Remove { stream: Name, answer: Answer<()> },
+    Commit { stream: Name, changes: Vec<Change>, answer: Answer<Vec<Outcome>> },
+    Close { answer: Answer<()> },
+}
+
+/// Hands tasks to the thread, in their order.
+pub(super) struct Writer(mpsc::SyncSender<Task>);
+
+impl Writer {
+    pub(super) fn start(file: StoreFile) -> Result<Self, StoreError> {
+        let (tasks, receiver) = mpsc::sync_channel(limits::STORE_QUEUE);
+        let streams = Streams::load(&file.connection).map_err(|trouble| trouble.told(&file.place))?;
+        let writing = Writing { place: file.place.clone(), file, streams, failed: None };
+        let thread = thread::Builder::new().name("whispeer-store".to_owned());
+        let started = thread.spawn(move || writing.run(&receiver));
+        started.map(drop).map_err(|error| StoreError::Failed {
+            place: "a thread for the store".to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self(tasks))
+    }
+
+    pub(super) fn send(&self, task: Task) -> Result<(), StoreError> {
+        self.0.try_send(task).map_err(not_sent)
+    }
+}
+
+/// Why a thread of the store was not told.
+pub(super) fn not_sent<T>(error: mpsc::TrySendError<T>) -> StoreError {
+    match error {
+        mpsc::TrySendError::Full(_) => {
+            let what = format!("{} calls wait for the store", limits::STORE_QUEUE);
+            StoreError::LimitReached { what }
+        }
+        mpsc::TrySendError::Disconnected(_) => StoreError::Closed,
+    }
+}
+
+/// What the thread has.
+struct Writing {
+    file: StoreFile,
+    place: String,
+    streams: Streams,
+    /// Why nothing more is taken.
+    failed: Option<StoreError>,
+}
+
+/// A task that is done but for what the disk says.
+enum Done {
+    Open(Answer<StreamState>, Result<StreamState, StoreError>),
+    Streams(Answer<Vec<StreamState>>, Result<Vec<StreamState>, StoreError>),
+    Remove(Answer<()>, Result<(), StoreError>),
+    Commit(Answer<Vec<Outcome>>, Result<Vec<Outcome>, StoreError>),
+}
+
+impl Writing {
+    /// Until the last of those who send is gone, or closes it.
+    fn run(mut self, tasks: &mpsc::Receiver<Task>) {
+        while let Ok(first) = tasks.recv() {
+            let (mut group, mut closing, mut bytes) = (Vec::new(), None, 0);
+            let mut next = Some(first);
+            while let Some(task) = next {
+                match task {
+                    Task::Close { answer } => {
+                        closing = Some(answer);
+                        break;
+                    }
+                    task => {
+                        bytes += weight(&task);
+                        group.push(task);
+                    }
+                }
+                let is_full = group.len() >= limits::STORE_GROUP || bytes >= limits::STORE_GROUP_BYTES;
+                next = if is_full { None } else { tasks.try_recv().ok() };
+            }
+            if !group.is_empty() {
+                self.write(group);
+            }
+            if let Some(answer) = closing {
+                // What is behind it in the queue is dropped, and told that the store is closed.
+                let closed = self.close();
+                // Whoever is told may open the file again.
+                drop(self);
+                let _ = answer.send(closed);
+                return;
+            }
+        }
+        let _ = self.close();
+    }
+
+    /// Does all of these in one transaction.
+    fn write(&mut self, group: Vec<Task>) {
+        let mut done = Vec::with_capacity(group.len());
+        let written = match &self.failed {
+            Some(failed) => Err(failed.clone()),
+            None => self.transact(&group),
+        };
+        match written {
+            Ok(results) => done.extend(group.into_iter().zip(results).map(|(task, result)| result.of(task))),
+            Err(error) => {
+                if is_final(&error) {
+                    self.failed = Some(error.clone());
+                }
+                done.extend(group.into_iter().map(|task| Done::failed(task, &error)));
+            }
+        }
+        for done in done {
+            done.tell();
+        }
+    }
+
+    fn transact(&mut self, group: &[Task]) -> Result<Vec<Reached>, StoreError> {
+        let connection = &self.file.connection;
+        let transacted = connection.execute_batch("BEGIN IMMEDIATE").map_err(Trouble::from).and_then(|()| {
+            let mut results = Vec::with_capacity(group.len());
+            for task in group {
+                results.push(Reached::by(task, &mut self.streams, connection)?);
+            }
+            self.streams.flush(connection)?;
+            connection.execute_batch("COMMIT")?;
+            Ok(results)
+        });
+        transacted.map_err(|trouble| {
+            // Where it was not begun, or is undone already, there is nothing to undo.
+            let _ = connection.execute_batch("ROLLBACK");
+            let error = trouble.told(&self.place);
+            match Streams::load(connection) {
+                Ok(streams) => {
+                    self.streams = streams;
+                    error
+                }
+                // What the streams are is not known, so nothing can be added to them.
+                Err(trouble) if !is_final(&error) => match trouble.told(&self.place) {
+                    told if is_final(&told) => told,
+                    told => StoreError::Failed { place: self.place.clone(), reason: told.to_string() },
+                },
+                Err(_) => error,
+            }
+        })
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        // The next who opens it need not read the log.
+        let truncated = self.file.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        truncated.map_err(|error| told(&self.place, &error))
+    }
+}
+
+fn weight(task: &Task) -> u64 {
+    let Task::Commit { changes, .. } = task else { return 0 };
+    let weights = changes.iter().map(|change| match change {
+        Change::Append(message) => message.weight(),
+        _ => 0,
+    });
+    weights.sum()
+}
+
+/// What a task has come to, if the transaction succeeds.
+enum Reached {
+    State(Result<StreamState, StoreError>),
+    States(Vec<StreamState>),
+    Nothing(Result<(), StoreError>),
+    Outcomes(Result<Vec<Outcome>, StoreError>),
+}
+
+impl Reached {
+    fn by(task: &Task, streams: &mut Streams, connection: &rusqlite::Connection) -> Result<Self, Trouble> {
+        Ok(match task {
+            Task::Open { settings, .. } => Self::State(refusable(streams.open(connection, settings))?),
+            Task::Streams { .. } => Self::States(streams.states()),
+            Task::Remove { stream, .. } => Self::Nothing(refusable(streams.remove(connection, stream))?),
+            Task::Commit { stream, changes, .. } => {
+                Self::Outcomes(refusable(streams.commit(connection, stream, changes))?)
+            }
+            Task::Close { .. } => Self::Nothing(Ok(())),
+        })
+    }
+
+    fn of(self, task: Task) -> Done {
+        match (task, self) {
+            (Task::Open { answer, .. }, Self::State(state)) => Done::Open(answer, state),
+            (Task::Streams { answer }, Self::States(states)) => Done::Streams(answer, Ok(states)),
+            (Task::Remove { answer, .. }, Self::Nothing(done)) => Done::Remove(answer, done),
+            (Task::Commit { answer, .. }, Self::Outcomes(outcomes)) => Done::Commit(answer, outcomes),
+            (task, _) => Done::failed(task, &StoreError::Closed),
+        }
+    }
+}
+
+/// A call that is refused changes nothing, and harms no other.
+fn refusable<T>(done: Result<T, Trouble>) -> Result<Result<T, StoreError>, Trouble> {
+    match done {
+        Ok(done) => Ok(Ok(done)),
+        Err(Trouble::Refused(error)) => Ok(Err(error)),
+        Err(trouble) => Err(trouble),
+    }
+}
+
+impl Done {
+    fn failed(task: Task, error: &StoreError) -> Self {
+        match task {
+            Task::Open { answer, .. } => Self::Open(answer, Err(error.clone())),
+            Task::Streams { answer } => Self::Streams(answer, Err(error.clone())),
+            Task::Remove { answer, .. } | Task::Close { answer } => Self::Remove(answer, Err(error.clone())),
+            Task::Commit { answer, .. } => Self::Commit(answer, Err(error.clone())),
+        }
+    }
+
+    /// Who has gone meanwhile need not know.
+    fn tell(self) {
+        match self {
+            Self::Open(answer, result) => drop(answer.send(result)),
+            Self::Streams(answer, result) => drop(answer.send(result)),
+            Self::Remove(answer, result) => drop(answer.send(result)),
+            Self::Commit(answer, result) => drop(answer.send(result)),
+        }
+    }
+}

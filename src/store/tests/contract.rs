@@ -1,0 +1,266 @@
+//! The same for each store.
+
+use super::*;
+
+/// Makes a test of a function for each store that there is.
+macro_rules! for_each_store {
+    ($($name:ident)*) => {
+        mod in_memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(&crate::store::MemoryStore::new()).await;
+            })*
+        }
+
+        #[cfg(feature = "sqlite")]
+        mod in_a_file {
+            $(#[tokio::test]
+            async fn $name() {
+                let folder = tempfile::tempdir().unwrap();
+                let options = crate::store::SqliteOptions::new();
+                let store = crate::store::SqliteStore::open(&folder.path().join("db"), options).unwrap();
+                super::$name(&store).await;
+            })*
+        }
+    };
+}
+
+for_each_store! {
+    messages_are_numbered_and_read_in_their_order
+    a_stream_that_is_opened_again_is_the_same_and_one_that_was_removed_is_another
+    no_topic_belongs_to_two_streams
+    what_the_bounds_do_not_leave_goes_the_oldest_first_and_the_newest_stays
+    topics_have_bounds_of_their_own
+    what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before
+    a_message_that_is_sent_again_is_known_for_a_while
+    a_reader_begins_where_it_says
+    a_pattern_reads_what_meets_it
+    the_last_message_of_each_topic_is_found
+    consumers_keep_their_place
+    changes_are_made_together_or_not_at_all
+    a_store_that_is_closed_says_so
+}
+
+async fn messages_are_numbered_and_read_in_their_order(store: &dyn Store) {
+    store.open(settings("orders", &["orders/**"])).await.unwrap();
+    for number in 1..=10 {
+        let message = message("orders/7", &format!("order {number}"), 1_000 + number);
+        assert_eq!(append(store, "orders", message).await, number);
+    }
+    let page = store.read(name("orders"), Reading::from(0, 0).at_most(4)).await.unwrap();
+    assert_eq!((page.next, page.first, page.end), (5, 1, 11));
+    assert_eq!(payloads(&page.messages), ["order 1", "order 2", "order 3", "order 4"]);
+    assert_eq!(page.messages[3].time, 1_004);
+    assert!(page.has_more());
+    let rest = store.read(name("orders"), Reading::from(page.next, 0)).await.unwrap();
+    assert_eq!((rest.messages.len(), rest.next, rest.has_more()), (6, 11, false));
+    // A page has one message at least, however large.
+    let mut small = Reading::from(3, 0);
+    small.bytes = 1;
+    assert_eq!(payloads(&store.read(name("orders"), small).await.unwrap().messages), ["order 3"]);
+    let beyond = store.read(name("orders"), Reading::from(99, 0)).await.unwrap();
+    assert_eq!((beyond.messages.len(), beyond.next), (0, 11));
+    // The clock may have been set back; what a stream says of its times does not.
+    append(store, "orders", message("orders/7", "late", 5)).await;
+    let late = store.read(name("orders"), Reading::from(11, 0)).await.unwrap();
+    assert_eq!(late.messages[0].time, 1_010);
+}
+
+async fn a_stream_that_is_opened_again_is_the_same_and_one_that_was_removed_is_another(store: &dyn Store) {
+    let first = store.open(settings("s", &["a"])).await.unwrap();
+    append(store, "s", message("a", "x", 1)).await;
+    let again = store.open(settings("s", &["a", "b"])).await.unwrap();
+    assert_eq!((again.epoch, again.messages, again.settings.patterns.len()), (first.epoch, 1, 2));
+    store.remove(name("s")).await.unwrap();
+    let gone = store.read(name("s"), Reading::from(1, 0)).await.unwrap_err();
+    assert_eq!(gone, StoreError::NoStream { stream: "s".into() });
+    assert_eq!(store.remove(name("s")).await.unwrap_err(), gone);
+    let new = store.open(settings("s", &["a"])).await.unwrap();
+    assert_ne!(new.epoch, first.epoch);
+    assert_eq!((new.first, new.end, new.messages, new.bytes), (1, 1, 0, 0));
+}
+
+async fn no_topic_belongs_to_two_streams(store: &dyn Store) {
+    store.open(settings("one", &["a/**", "b"])).await.unwrap();
+    let refused = store.open(settings("two", &["c", "*/x"])).await.unwrap_err();
+    let (pattern, other, stream) = ("*/x".into(), "a/**".into(), "one".into());
+    assert_eq!(refused, StoreError::Overlapping { pattern, other, stream });
+    store.open(settings("two", &["c", "d/x"])).await.unwrap();
+    let names = store.streams().await.unwrap().into_iter().map(|state| state.settings.name.to_string());
+    assert_eq!(names.collect::<Vec<_>>(), ["one", "two"]);
+    for wrong in ["", "a b", "ü", &"x".repeat(65)] {
+        assert!(matches!(Name::new(wrong), Err(StoreError::InvalidName { .. })), "{wrong}");
+    }
+}
+
+async fn what_the_bounds_do_not_leave_goes_the_oldest_first_and_the_newest_stays(store: &dyn Store) {
+    let bounded = |retention| settings("s", &["**"]).retention(retention);
+    store.open(bounded(Retention::new().messages(3))).await.unwrap();
+    for number in 1..=5 {
+        append(store, "s", message("a", &number.to_string(), number)).await;
+    }
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), false).await), ["3", "4", "5"]);
+    let state = &store.streams().await.unwrap()[0];
+    assert_eq!((state.first, state.end, state.messages), (3, 6, 3));
+    let each = 2 + crate::limits::STORED_OVERHEAD as u64;
+    assert_eq!(state.bytes, 3 * each);
+    // A bound that no message fits leaves the newest.
+    store.open(bounded(Retention::new().bytes(1))).await.unwrap();
+    append(store, "s", message("a", "6", 6)).await;
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), false).await), ["6"]);
+    let purged = store.commit(name("s"), vec![Change::Purge { before: 7 }]).await.unwrap();
+    assert_eq!(purged, [Outcome::Done { dropped: 1 }]);
+    let state = &store.streams().await.unwrap()[0];
+    assert_eq!((state.first, state.end, state.messages, state.bytes), (7, 7, 0, 0));
+}
+
+async fn topics_have_bounds_of_their_own(store: &dyn Store) {
+    let retention = Retention::new().topic_messages(2).messages(5);
+    store.open(settings("s", &["**"]).retention(retention)).await.unwrap();
+    for (number, topic) in ["a", "b", "a", "a", "c", "d", "*"].into_iter().enumerate() {
+        append(store, "s", message(topic, &format!("{topic}{number}"), number as u64)).await;
+    }
+    let left = payloads(&read_all(store, "s", Reading::from(0, 0), false).await);
+    assert_eq!(left, ["a2", "a3", "c4", "d5", "*6"]);
+    assert_eq!(store.streams().await.unwrap()[0].first, 3);
+}
+
+async fn what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before(store: &dyn Store) {
+    let retention = Retention::new().age(Duration::from_secs(10));
+    store.open(settings("s", &["**"]).retention(retention)).await.unwrap();
+    for (time, expires) in [(1_000, None), (5_000, None), (6_000, Some(7_000)), (8_000, Some(60_000))] {
+        append(store, "s", NewMessage { expires, ..message("a", &time.to_string(), time) }).await;
+    }
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 6_999), false).await).len(), 4);
+    let live = payloads(&read_all(store, "s", Reading::from(0, 7_000), false).await);
+    assert_eq!(live, ["1000", "5000", "8000"]);
+    let sweep = |now| store.commit(name("s"), vec![Change::Expire { now }]);
+    assert_eq!(sweep(11_000).await.unwrap(), [Outcome::Done { dropped: 1 }]);
+    assert_eq!(sweep(15_001).await.unwrap(), [Outcome::Done { dropped: 2 }]);
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), false).await), ["8000"]);
+    assert_eq!(store.streams().await.unwrap()[0].first, 4);
+}
+
+async fn a_message_that_is_sent_again_is_known_for_a_while(store: &dyn Store) {
+    store.open(settings("s", &["**"]).known_for(Duration::from_secs(10))).await.unwrap();
+    let sent = |number, time| {
+        let id = Some(MessageId { publisher: [7; 16], number });
+        store.commit(name("s"), vec![Change::Append(NewMessage { id, ..message("a", "x", time) })])
+    };
+    assert_eq!(sent(u64::MAX, 1_000).await.unwrap(), [Outcome::Appended { sequence: 1 }]);
+    assert_eq!(sent(2, 2_000).await.unwrap(), [Outcome::Appended { sequence: 2 }]);
+    assert_eq!(sent(u64::MAX, 10_999).await.unwrap(), [Outcome::Known { sequence: 1 }]);
+    assert_eq!(sent(u64::MAX, 11_000).await.unwrap(), [Outcome::Appended { sequence: 3 }]);
+    assert_eq!(sent(2, 11_500).await.unwrap(), [Outcome::Known { sequence: 2 }]);
+    // It is known, also where retention has dropped it.
+    store.commit(name("s"), vec![Change::Purge { before: 4 }]).await.unwrap();
+    assert_eq!(sent(2, 11_600).await.unwrap(), [Outcome::Known { sequence: 2 }]);
+}
+
+async fn a_reader_begins_where_it_says(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    assert_eq!(store.find(name("s"), Start::All).await.unwrap(), 1);
+    for number in 1..=20 {
+        let topic = if number % 5 == 0 { "rare" } else { "often" };
+        append(store, "s", message(topic, "x", number * 10)).await;
+    }
+    store.commit(name("s"), vec![Change::Purge { before: 4 }]).await.unwrap();
+    for (start, sequence) in [
+        (Start::New, 21),
+        (Start::All, 4),
+        (Start::From(1), 1),
+        (Start::From(99), 21),
+        (Start::Since(0), 4),
+        (Start::Since(100), 10),
+        (Start::Since(101), 11),
+        (Start::Since(999), 21),
+        (Start::Last(0, None), 21),
+        (Start::Last(3, None), 18),
+        (Start::Last(99, None), 4),
+        (Start::Last(2, Some(pattern("rare"))), 15),
+        (Start::Last(9, Some(pattern("none"))), 21),
+    ] {
+        assert_eq!(store.find(name("s"), start.clone()).await.unwrap(), sequence, "{start:?}");
+    }
+}
+
+async fn a_pattern_reads_what_meets_it(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    for topic in ["a/x", "b/x", "a/*", "*/y", "c"] {
+        append(store, "s", message(topic, topic, 1)).await;
+    }
+    let reading = |text| Reading::from(0, 0).of(pattern(text));
+    let read = |text| read_all(store, "s", reading(text), false);
+    assert_eq!(payloads(&read("a/x").await), ["a/x", "a/*"]);
+    assert_eq!(payloads(&read("*/x").await), ["a/x", "b/x", "a/*"]);
+    assert_eq!(payloads(&read("a/**").await), ["a/x", "a/*", "*/y"]);
+    assert!(read("d").await.is_empty());
+    // Page by page, too.
+    assert_eq!(payloads(&read_all(store, "s", reading("a/**").at_most(1), false).await).len(), 3);
+}
+
+async fn the_last_message_of_each_topic_is_found(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    for (number, topic) in ["a", "b", "a", "c", "a", "b"].into_iter().enumerate() {
+        append(store, "s", message(topic, &format!("{topic}{number}"), 1)).await;
+    }
+    for most in [1, 2, 10] {
+        let last = read_all(store, "s", Reading::from(0, 0).at_most(most), true).await;
+        assert_eq!(payloads(&last), ["c3", "a4", "b5"]);
+    }
+    let of_two = read_all(store, "s", Reading::from(5, 0).of(pattern("*")), true).await;
+    assert_eq!(payloads(&of_two), ["a4", "b5"]);
+}
+
+async fn consumers_keep_their_place(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    let make = |from| {
+        let (name, pattern) = (name("worker"), Some(pattern("a/*")));
+        Change::Consumer { name, pattern, from }
+    };
+    let done = |floor, sequences: &[u64]| Change::Done {
+        consumer: name("worker"),
+        floor,
+        sequences: sequences.to_vec(),
+    };
+    let attempted = |sequence, attempts| Change::Attempted { consumer: name("worker"), sequence, attempts };
+    store.commit(name("s"), vec![make(3), attempted(4, 2), done(0, &[2, 5, 7])]).await.unwrap();
+    // Who comes back finds it as it is.
+    store.commit(name("s"), vec![make(1)]).await.unwrap();
+    let consumer = store.consumers(name("s")).await.unwrap().remove(0);
+    assert_eq!((consumer.name, consumer.pattern, consumer.floor), (name("worker"), Some(pattern("a/*")), 3));
+    let known: Vec<_> =
+        consumer.known.iter().map(|(sequence, known)| (*sequence, known.attempts, known.is_done)).collect();
+    assert_eq!(known, [(4, 2, false), (5, 0, true), (7, 0, true)]);
+    store.commit(name("s"), vec![done(6, &[]), done(4, &[1]), attempted(5, 9)]).await.unwrap();
+    let consumer = store.consumers(name("s")).await.unwrap().remove(0);
+    assert_eq!((consumer.floor, consumer.known.len()), (6, 1), "it does not go back");
+    store.commit(name("s"), vec![Change::RemoveConsumer(name("worker"))]).await.unwrap();
+    assert!(store.consumers(name("s")).await.unwrap().is_empty());
+}
+
+async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    let done = || Change::Done { consumer: name("nobody"), floor: 1, sequences: vec![] };
+    let changes = vec![Change::Append(message("a", "x", 1)), done()];
+    let refused = store.commit(name("s"), changes).await.unwrap_err();
+    assert_eq!(refused, StoreError::NoConsumer { stream: "s".into(), consumer: "nobody".into() });
+    let nowhere = store.commit(name("t"), vec![]).await.unwrap_err();
+    assert_eq!(nowhere, StoreError::NoStream { stream: "t".into() });
+    assert_eq!(store.streams().await.unwrap()[0].messages, 0);
+    let consumer = Change::Consumer { name: name("nobody"), pattern: None, from: 1 };
+    let removed = Change::RemoveConsumer(name("nobody"));
+    let changes = vec![consumer, Change::Append(message("a", "x", 1)), done(), removed.clone()];
+    assert_eq!(store.commit(name("s"), changes.clone()).await.unwrap().len(), 4);
+    let after = [changes, vec![removed]].concat();
+    assert!(matches!(store.commit(name("s"), after).await, Err(StoreError::NoConsumer { .. })));
+    assert_eq!(store.streams().await.unwrap()[0].messages, 1);
+}
+
+async fn a_store_that_is_closed_says_so(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(store.read(name("s"), Reading::from(1, 0)).await.unwrap_err(), StoreError::Closed);
+    assert_eq!(store.commit(name("s"), vec![]).await.unwrap_err(), StoreError::Closed);
+    assert_eq!(store.close().await.unwrap_err(), StoreError::Closed);
+}

@@ -1,0 +1,179 @@
+//! What goes wrong with files.
+
+use std::path::Path;
+
+use super::*;
+
+fn opened(path: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(path, SqliteOptions::new())
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_when_the_file_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("streams.db");
+    let store = opened(&path).unwrap();
+    let state = store.open(settings("orders", &["orders/*"])).await.unwrap();
+    append(&store, "orders", message("orders/7", "two apples", 1)).await;
+    store.close().await.unwrap();
+    let again = opened(&path).unwrap();
+    assert_eq!(again.streams().await.unwrap()[0].epoch, state.epoch);
+    assert_eq!(payloads(&read_all(&again, "orders", Reading::from(1, 0), false).await), ["two apples"]);
+}
+
+#[tokio::test]
+async fn a_file_belongs_to_one_store_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("streams.db");
+    let store = opened(&path).unwrap();
+    let refused = opened(&path).unwrap_err();
+    assert!(matches!(&refused, StoreError::InUse { place } if place.ends_with("streams.db")), "{refused}");
+    store.close().await.unwrap();
+    assert!(opened(&path).is_ok());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn nobody_else_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let store = opened(&folder.path().join("db")).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    append(&store, "s", message("a", "x", 1)).await;
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode() & 0o077;
+        let is_lock = file.path().extension().is_some_and(|extension| extension == "lock");
+        assert!(is_lock || mode == 0, "{:?}", file.path());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_store_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    std::fs::write(
+        &text,
+        "this is a text and no database at all, and it is long enough for a header of one".repeat(9),
+    )
+    .unwrap();
+    let before = std::fs::read(&text).unwrap();
+    let refused = opened(&text).unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+    assert_eq!(std::fs::read(&text).unwrap(), before);
+
+    let other = folder.path().join("other.db");
+    let connection = rusqlite::Connection::open(&other).unwrap();
+    connection.execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)").unwrap();
+    drop(connection);
+    let before = std::fs::read(&other).unwrap();
+    let refused = opened(&other).unwrap_err();
+    assert!(refused.to_string().contains("another program"), "{refused}");
+    assert_eq!(std::fs::read(&other).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_file_of_a_later_release_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    opened(&path).unwrap().close().await.unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    assert!(matches!(opened(&path).unwrap_err(), StoreError::Newer { .. }));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = opened(&folder.path().join("nowhere/db")).unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::ReadOnly { reason, .. } if reason.contains("No such file")),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_told_and_nothing_more_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let store = opened(&path).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    for number in 0..200 {
+        append(&store, "s", message("a", &"x".repeat(1_000), number)).await;
+    }
+    store.close().await.unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = bytes.len();
+    bytes[8_192..length].fill(0xAB);
+    std::fs::write(&path, bytes).unwrap();
+    // What is wrong is found where it is opened, or read.
+    match opened(&path) {
+        Err(refused) => assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}"),
+        Ok(store) => {
+            let refused = store.read(name("s"), Reading::from(1, 0)).await.unwrap_err();
+            assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+            let change = Change::Append(message("a", "x", 1));
+            let refused = store.commit(name("s"), vec![change]).await.unwrap_err();
+            assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_who_wait_share_one_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = opened(&folder.path().join("db")).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    let sent: Vec<_> = (0..1_000)
+        .map(|number| {
+            store.commit(name("s"), vec![Change::Append(message("a", &number.to_string(), number))])
+        })
+        .collect();
+    for (index, sent) in sent.into_iter().enumerate() {
+        assert_eq!(sent.await.unwrap(), [Outcome::Appended { sequence: index as u64 + 1 }]);
+    }
+    let expected: Vec<_> = (0..1_000).map(|number| number.to_string()).collect();
+    assert_eq!(payloads(&read_all(&store, "s", Reading::from(1, 0), false).await), expected);
+}
+
+#[tokio::test]
+async fn more_calls_than_may_wait_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = opened(&folder.path().join("db")).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    let large = "x".repeat(100_000);
+    let mut refused = 0;
+    let mut sent = Vec::new();
+    for number in 0..3 * crate::limits::STORE_QUEUE as u64 {
+        sent.push(store.commit(name("s"), vec![Change::Append(message("a", &large[..100], number))]));
+    }
+    for sent in sent {
+        match sent.await {
+            Ok(_) => {}
+            Err(StoreError::LimitReached { .. }) => refused += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[tokio::test]
+async fn retention_keeps_the_file_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let options = SqliteOptions::new().durability(Durability::PowerLossLosesTheLatest);
+    let store = SqliteStore::open(&path, options).unwrap();
+    let bound = 4 * 1024 * 1024;
+    let retention = Retention::new().bytes(bound);
+    store.open(settings("s", &["**"]).retention(retention)).await.unwrap();
+    for round in 0..60 {
+        let changes =
+            (0..512).map(|number| Change::Append(message("a", &"x".repeat(1_000), round * 512 + number)));
+        store.commit(name("s"), changes.collect()).await.unwrap();
+    }
+    assert!(store.streams().await.unwrap()[0].bytes <= bound);
+    store.close().await.unwrap();
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size < bound + bound / 5, "{size} bytes for {bound}");
+}

@@ -1,0 +1,136 @@
+//! A file against memory: whatever is done to both, both say the same.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Open(Retention, u64),
+    Commit(Vec<Change>),
+    Reopen,
+    Remove,
+}
+
+fn topic() -> impl Strategy<Value = TopicPattern> {
+    prop::sample::select(vec!["a", "b", "a/x", "b/x", "*", "*/x", "**"]).prop_map(pattern)
+}
+
+fn bound(most: u64) -> impl Strategy<Value = Option<u64>> {
+    prop::option::weighted(0.3, 0..most)
+}
+
+fn retention() -> impl Strategy<Value = Retention> {
+    (bound(40), bound(20), bound(2_000), bound(5), bound(600)).prop_map(
+        |(age, messages, bytes, topic_messages, topic_bytes)| Retention {
+            age: age.map(Duration::from_secs),
+            messages,
+            bytes,
+            topic_messages,
+            topic_bytes,
+        },
+    )
+}
+
+fn consumer() -> impl Strategy<Value = Name> {
+    prop::sample::select(vec!["one", "two"]).prop_map(name)
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let append = (topic(), "[a-z]{0,40}", 0..60_000_u64, bound(80_000), prop::option::of(0..12_u64));
+    let append = append.prop_map(|(topic, payload, time, expires, number)| {
+        let id = number.map(|number| MessageId { publisher: [3; 16], number });
+        let fields = payload.get(..payload.len() / 3).unwrap_or_default().to_owned().into();
+        Change::Append(NewMessage { topic, fields, payload: payload.into(), time, expires, id })
+    });
+    prop_oneof![
+        12 => append,
+        2 => (consumer(), prop::option::of(topic()), 0..40_u64)
+            .prop_map(|(name, pattern, from)| Change::Consumer { name, pattern, from }),
+        1 => consumer().prop_map(Change::RemoveConsumer),
+        3 => (consumer(), 0..40_u64, prop::collection::vec(0..50_u64, 0..5))
+            .prop_map(|(consumer, floor, sequences)| Change::Done { consumer, floor, sequences }),
+        2 => (consumer(), 0..50_u64, 0..9_u32)
+            .prop_map(|(consumer, sequence, attempts)| Change::Attempted { consumer, sequence, attempts }),
+        1 => (0..90_000_u64).prop_map(|now| Change::Expire { now }),
+        1 => (0..60_u64).prop_map(|before| Change::Purge { before }),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (retention(), 0..30_u64).prop_map(|(retention, known_for)| Step::Open(retention, known_for)),
+        20 => prop::collection::vec(change(), 1..6).prop_map(Step::Commit),
+        2 => Just(Step::Reopen),
+        1 => Just(Step::Remove),
+    ]
+}
+
+/// All that can be asked of a store, without what it draws at random.
+async fn all_of(store: &dyn Store, now: u64) -> String {
+    let mut said = Vec::new();
+    for state in store.streams().await.unwrap() {
+        said.push(format!("{:?}", StreamState { epoch: [0; 16], ..state }));
+    }
+    let mut starts = vec![Start::New, Start::All];
+    starts.extend([1, 7, 30].into_iter().flat_map(|number| {
+        let some = Some(pattern("a/**"));
+        [
+            Start::From(number),
+            Start::Since(number * 1_000),
+            Start::Last(number, None),
+            Start::Last(number, some),
+        ]
+    }));
+    for start in starts {
+        said.push(format!("{start:?}: {:?}", store.find(name("s"), start.clone()).await));
+    }
+    for reading in
+        [Reading::from(0, 0), Reading::from(3, now).at_most(2), Reading::from(0, now).of(pattern("a/*"))]
+    {
+        if store.consumers(name("s")).await.is_ok() {
+            for by_topic in [false, true] {
+                said.push(format!("{:?}", read_all(store, "s", reading.clone(), by_topic).await));
+            }
+        }
+    }
+    said.push(format!("{:?}", store.consumers(name("s")).await));
+    said.join("\n")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_file_says_what_memory_says(steps in prop::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("db");
+            // What the disk does is for other tests.
+            let options = SqliteOptions::new().durability(Durability::PowerLossLosesTheLatest);
+            let mut file = SqliteStore::open(&path, options.clone()).unwrap();
+            let memory = MemoryStore::new();
+            for step in steps {
+                match step {
+                    Step::Open(retention, known_for) => {
+                        let known_for = Duration::from_secs(known_for);
+                        let settings = settings("s", &["**"]).retention(retention).known_for(known_for);
+                        let opened = (file.open(settings.clone()).await, memory.open(settings).await);
+                        assert_eq!(opened.0.unwrap().end, opened.1.unwrap().end);
+                    }
+                    Step::Commit(changes) => {
+                        let file = file.commit(name("s"), changes.clone()).await;
+                        assert_eq!(file, memory.commit(name("s"), changes.clone()).await, "{changes:?}");
+                    }
+                    Step::Reopen => {
+                        file.close().await.unwrap();
+                        file = SqliteStore::open(&path, options.clone()).unwrap();
+                    }
+                    Step::Remove => assert_eq!(file.remove(name("s")).await, memory.remove(name("s")).await),
+                }
+                assert_eq!(all_of(&file, 30_000).await, all_of(&memory, 30_000).await);
+            }
+        });
+    }
+}
