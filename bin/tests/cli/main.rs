@@ -22,6 +22,8 @@ mod quic;
 mod registry;
 mod reload;
 mod requests;
+#[cfg(all(feature = "compression", feature = "encryption"))]
+mod sealed;
 mod service;
 mod support;
 mod tls;
