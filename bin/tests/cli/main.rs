@@ -24,6 +24,8 @@ mod reload;
 mod requests;
 #[cfg(all(feature = "compression", feature = "encryption"))]
 mod sealed;
+#[cfg(all(feature = "compression", feature = "encryption"))]
+mod secrecy;
 mod service;
 mod support;
 mod tls;
