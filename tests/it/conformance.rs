@@ -45,6 +45,72 @@ fn holds(case: &str, transport: Transport) {
     }
 }
 
+#[cfg(all(feature = "compression", feature = "encryption"))]
+mod sealed {
+    //! All payloads compressed and encrypted: what the suite promises holds for them as well.
+
+    use std::sync::LazyLock;
+
+    use whispeer::engine::Engines;
+    use whispeer::engine::compression::Compression;
+    use whispeer::engine::encryption::{Encryption, Key, Keyring};
+    use whispeer_testkit::{Fault, Sealing, Transport, for_each_case, run_sealed};
+
+    static KEYRING: LazyLock<Keyring> =
+        LazyLock::new(|| Keyring::with(Key::from_bytes([7; 32])).expect("a keyring"));
+
+    fn encrypted() -> Engines {
+        Engines::new().with(Encryption::new(&KEYRING).expect("a random number"))
+    }
+
+    fn compressed_and_encrypted() -> Engines {
+        encrypted().with(Compression::new().threshold(16))
+    }
+
+    /// Their payloads are of one byte again and again, and are to fill frames and windows: compressed they would not.
+    const LARGE: [&str; 3] = [
+        "a_message_larger_than_every_window_passes_alone",
+        "errors_are_of_the_same_class_on_whichever_side_they_arose",
+        "three_hundred_large_messages_to_oneself_end_in_messages_or_a_gap",
+    ];
+
+    fn holds(case: &str, transport: Transport) {
+        let sealing = match LARGE.contains(&case) {
+            // The envelope, and what encryption puts before and behind the content.
+            true => Sealing { engines: encrypted, growth: 4 + 33 + 2 + 16 },
+            false => Sealing { engines: compressed_and_encrypted, growth: 0 },
+        };
+        let verdict = run_sealed(case, transport, Fault::None, sealing);
+        if case == "publish_many_reaches_each_subscription_once" {
+            // The one thing that cannot be: encryption binds a message to one topic.
+            let why = verdict.expect_err("one message went to several topics");
+            assert!(why.contains("one message cannot go to several topics with encryption"), "{why}");
+        } else if let Err(why) = verdict {
+            panic!("{case} over {transport:?}: {why}");
+        }
+    }
+
+    macro_rules! instantiate {
+        ($($case:ident),* $(,)?) => {
+            instantiate!(@on memory, Memory, $($case),*);
+            instantiate!(@on unix, Unix, $($case),*);
+            instantiate!(@on quic_and_tcp, QuicAndTcp, $($case),*);
+        };
+        (@on $module:ident, $transport:ident, $($case:ident),*) => {
+            mod $module {
+                $(
+                    #[test]
+                    fn $case() {
+                        super::holds(stringify!($case), super::Transport::$transport);
+                    }
+                )*
+            }
+        };
+    }
+
+    for_each_case!(instantiate);
+}
+
 /// A fault makes the case fail that the promise belongs to, and the relay alone does not.
 fn is_noticed(fault: Fault, case: &str) {
     let verdict = run(case, Transport::Memory, fault);

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use whispeer::bus::{Bus, BusHandle, Settings};
+use whispeer::client::ClientBuilder;
+use whispeer::engine::Engines;
 use whispeer::transport::{ClientTls, ConnectOptions, Link, ServerTls, connect_with};
 use whispeer::{Address, BusResult, Client};
 
@@ -130,10 +132,20 @@ impl Over {
     }
 }
 
+/// What becomes of the payloads of all clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Sealing {
+    /// Makes the engines of one client.
+    pub engines: fn() -> Engines,
+    /// Bytes by which they make each payload longer. Cases about the largest frame need to know.
+    pub growth: usize,
+}
+
 /// What a case works with: one bus, and as many clients as it asks for.
 pub struct Kit {
     transport: Transport,
     fault: Fault,
+    sealing: Sealing,
     directory: TempDir,
     bus: OnceLock<BusHandle>,
     clients: AtomicUsize,
@@ -147,10 +159,11 @@ impl Kit {
     ///
     /// # Errors
     /// No folder for the socket can be made.
-    pub fn new(transport: Transport, fault: Fault) -> io::Result<Self> {
+    pub fn new(transport: Transport, fault: Fault, sealing: Sealing) -> io::Result<Self> {
         Ok(Self {
             transport,
             fault,
+            sealing,
             directory: tempfile::tempdir()?,
             bus: OnceLock::new(),
             clients: AtomicUsize::new(0),
@@ -212,6 +225,12 @@ impl Kit {
         if self.transport == Transport::Memory { Duration::from_secs(1) } else { Duration::from_millis(50) }
     }
 
+    /// Bytes by which engines make a payload of this case longer.
+    #[must_use]
+    pub fn growth(&self) -> usize {
+        self.sealing.growth
+    }
+
     /// A link of the next client.
     ///
     /// # Errors
@@ -234,10 +253,15 @@ impl Kit {
         Ok(faulty_link(link, self.fault, &mut relays))
     }
 
+    /// A client that is not connected yet.
+    pub fn builder(&self) -> ClientBuilder {
+        Client::builder().engines((self.sealing.engines)())
+    }
+
     /// The next client, welcomed by the bus.
     pub async fn client(&self) -> Client {
         let link = self.link().await.expect("the bus can be reached");
-        let client = Client::builder().connect_link(link).expect("there is a runtime");
+        let client = self.builder().connect_link(link).expect("there is a runtime");
         client.ping().await.expect("the bus answers");
         client
     }
@@ -289,13 +313,21 @@ const CASE_LIMIT: Duration = Duration::from_secs(120);
 /// # Errors
 /// What the case, or the checks after it, found.
 pub fn run(name: &str, transport: Transport, fault: Fault) -> Result<(), String> {
+    run_sealed(name, transport, fault, Sealing { engines: Engines::new, growth: 0 })
+}
+
+/// [`run`], with clients whose payloads go through engines.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_sealed(name: &str, transport: Transport, fault: Fault, sealing: Sealing) -> Result<(), String> {
     let case = CASES.iter().find(|case| case.name == name);
     let case = case.ok_or_else(|| format!("there is no case {name}"))?;
     let run = case.run;
     let runtime = transport.runtime().map_err(|error| error.to_string())?;
     runtime.block_on(async move {
         let task = tokio::spawn(async move {
-            let kit = Kit::new(transport, fault).expect("there is room for a socket");
+            let kit = Kit::new(transport, fault, sealing).expect("there is room for a socket");
             let live = run(&kit).await;
             kit.check(live).await;
         });

@@ -108,7 +108,7 @@ pub(crate) async fn dropping_a_request_cancels_it_at_the_server(kit: &Kit) -> Li
 pub(crate) async fn a_server_that_goes_fails_its_pending_requests_at_once(kit: &Kit) -> Live {
     kit.start();
     let (server, client) = (kit.link().await.unwrap(), kit.client().await);
-    let server = Client::builder().connect_link(server).unwrap();
+    let server = kit.builder().connect_link(server).unwrap();
     let mut serving = server.serve_bytes("fragile").await.unwrap();
     let leave = async {
         let (_, id, _) = serving.recv().await.unwrap();
