@@ -29,6 +29,7 @@ mod policies;
 mod quic;
 mod regressions;
 mod reload;
+mod replays;
 mod requests;
 #[cfg(feature = "auth")]
 mod rights;
