@@ -41,9 +41,10 @@ PAYLOAD, COMPRESSION, ENCRYPTION = 0, 1, 2
 KINDS = {"publish": 1, "request": 2, "reply": 3, "stream_reply": 4, "error_reply": 5}
 ALGORITHMS = {1: "XChaCha20-Poly1305", 2: "ChaCha20-Poly1305", 3: "AES-256-GCM"}
 COMPRESSIONS = {0: "stored", 1: "zstd", 2: "lz4"}
-ANSWERS = 0x80
+ANSWERS, IS_DATED, IS_BARE = 0x80, 0x40, 0x20
 IS_PADDED, IS_SIGNED = 1, 2
-HEAD, TAG = 33, 16
+HEAD, TIME, TAG = 33, 8, 16
+SEQUENCES = 1 << 48
 FRAME_LIMIT, WINDOW_LIMIT = 16 * 1024 * 1024, 8 * 1024 * 1024
 
 
@@ -76,6 +77,8 @@ class Encrypted:
     zeros: int | None = None
     identity: bytes | None = dataclasses.field(default=None, repr=False)
     signer: bytes | None = None
+    is_bare: bool = False
+    time: int | None = None
 
     @property
     def mark(self):
@@ -100,12 +103,14 @@ def message_key(algorithm, key, sender):
     return HKDF(hashes.SHA256(), 32, sender, info).derive(key)
 
 
-def associated_data(head, context):
+def associated_data(head, context, time=None):
     topic = context.topic.encode()
     data = b"whispeer message 1" + head + bytes([context.kind]) + context.index.to_bytes(8, "little")
     request = bound_request(context)
     if request is not None:
         data += request[0] + request[1].to_bytes(8, "little")
+    if time is not None:
+        data += time.to_bytes(8, "little")
     return data + len(topic).to_bytes(2, "little") + topic
 
 
@@ -208,25 +213,29 @@ def within(content, limit):
 def decrypt(data, context, keys, limit):
     reader = Reader(data)
     head = take(reader, HEAD)
-    if len(reader.rest) < TAG:
-        raise Refused("malformed")
     algorithm = head[0] & 0x0F
-    if algorithm not in ALGORITHMS or head[0] & ~(ANSWERS | 0x0F):
+    if algorithm not in ALGORITHMS or head[0] & ~(ANSWERS | IS_DATED | IS_BARE | 0x0F):
         raise Refused("malformed")
     # An answer to something else, or to nothing that is known, is none to this.
     if bool(head[0] & ANSWERS) != (bound_request(context) is not None):
         raise Refused("forged")
+    sender, sequence = head[9:25], int.from_bytes(head[25:33], "little")
+    if sequence >= SEQUENCES:
+        raise Refused("malformed")
+    time = int.from_bytes(take(reader, TIME), "little") if head[0] & IS_DATED else None
+    if len(reader.rest) < TAG:
+        raise Refused("malformed")
     key = next((key for key in keys if key_id(key) == head[1:9]), None)
     if key is None:
         raise Refused("unknown_key")
-    sender, sequence = head[9:25], int.from_bytes(head[25:33], "little")
-    associated = associated_data(head, context)
+    associated = associated_data(head, context, time)
     try:
         text = aead(algorithm, message_key(algorithm, key, sender), sequence, reader.rest, associated, False)
     except (InvalidTag, CryptoError):
         raise Refused("forged") from None
-    content, tag, zeros, signer = split_trailer(text, associated)
-    layer = Encrypted(algorithm, key, sender, sequence, zeros, None, signer)
+    is_bare = bool(head[0] & IS_BARE)
+    content, tag, zeros, signer = (text, PAYLOAD, None, None) if is_bare else split_trailer(text, associated)
+    layer = Encrypted(algorithm, key, sender, sequence, zeros, None, signer, is_bare, time)
     return tag, within(content, limit), layer
 
 
@@ -299,8 +308,9 @@ def compress(payload, name, dictionary=None):
 
 def encrypt(content, tag, context, layer):
     first = layer.algorithm | (ANSWERS if bound_request(context) is not None else 0)
+    first |= (IS_DATED if layer.time is not None else 0) | (IS_BARE if layer.is_bare else 0)
     head = bytes([first]) + key_id(layer.key) + layer.sender + layer.sequence.to_bytes(8, "little")
-    associated = associated_data(head, context)
+    associated = associated_data(head, context, layer.time)
     text, flags = content, 0
     if layer.zeros is not None:
         text, flags = text + bytes(layer.zeros) + layer.zeros.to_bytes(4, "little"), IS_PADDED
@@ -308,9 +318,13 @@ def encrypt(content, tag, context, layer):
         identity = Ed25519PrivateKey.from_private_bytes(layer.identity)
         text += identity.public_key().public_bytes_raw() + identity.sign(statement(associated, tag, content))
         flags |= IS_SIGNED
-    text += bytes([tag, flags])
+    if layer.is_bare:
+        assert (tag, flags) == (PAYLOAD, 0), "nothing is said of what stands alone"
+    else:
+        text += bytes([tag, flags])
+    time = b"" if layer.time is None else layer.time.to_bytes(TIME, "little")
     key = message_key(layer.algorithm, layer.key, layer.sender)
-    return head + aead(layer.algorithm, key, layer.sequence, text, associated, True)
+    return head + time + aead(layer.algorithm, key, layer.sequence, text, associated, True)
 
 
 # Keyrings
@@ -345,6 +359,7 @@ def describe(layer):
         "engine": "encryption", "algorithm": ALGORITHMS[layer.algorithm], "key_hex": layer.key.hex(),
         "key_id_hex": key_id(layer.key).hex(), "sender_hex": layer.sender.hex(), "sequence": str(layer.sequence),
         "padding": layer.zeros, "signer_hex": layer.signer.hex() if layer.signer else None,
+        "is_bare": layer.is_bare, "time": None if layer.time is None else str(layer.time),
     }
 
 
@@ -355,7 +370,8 @@ def layer_of(described):
     number = {name: number for number, name in ALGORITHMS.items()}[described["algorithm"]]
     identity = described["signing_key_hex"]
     return Encrypted(number, bytes.fromhex(described["key_hex"]), bytes.fromhex(described["sender_hex"]),
-                     int(described["sequence"]), described["padding"], identity and bytes.fromhex(identity))
+                     int(described["sequence"]), described["padding"], identity and bytes.fromhex(identity),
+                     None, described["is_bare"], None if described["time"] is None else int(described["time"]))
 
 
 def check(vectors):

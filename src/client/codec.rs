@@ -159,6 +159,10 @@ fn with_sealed<T, R>(
         Body::Owned(payload) => {
             let mut sealed = Vec::new();
             outgoing.seal(payload, &mut sealed)?;
+            // Room was made for what does not get smaller. Windows and budgets count what there is, so no more is kept.
+            if sealed.capacity() - sealed.len() > sealed.len() / 8 {
+                sealed.shrink_to_fit();
+            }
             Ok(send(&Body::Owned(sealed.into())))
         }
         Body::Shared(_) => unreachable!("it was encoded"),

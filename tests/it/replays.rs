@@ -5,7 +5,7 @@
 use whispeer::EngineError;
 use whispeer::engine::encryption::{Algorithm, Encryption, Key, Keyring, SigningIdentity};
 use whispeer::engine::{Content, Context, Engine, Mark, Memory, MessageKind, Opened};
-use whispeer::limits::{ENCRYPTION_SENDERS, ENCRYPTION_SENDERS_UNORDERED, REPLAY_WINDOW};
+use whispeer::limits::{ENCRYPTION_CIPHERS, ENCRYPTION_SENDERS, REPLAY_WINDOW};
 
 const TOPIC: &str = "orders/7";
 
@@ -172,7 +172,7 @@ fn no_number_of_senders_in_a_store_makes_a_receiver_forget_what_has_come_live() 
     let (sender, mut receiver) = (engine(), Receiver::new(engine()));
     let (sealed, _) = seal(&sender, &live(TOPIC), "once");
     assert!(receiver.is_taken(&live(TOPIC), &sealed));
-    for _ in 0..=ENCRYPTION_SENDERS.max(ENCRYPTION_SENDERS_UNORDERED) {
+    for _ in 0..=ENCRYPTION_SENDERS.max(ENCRYPTION_CIPHERS) {
         let (old, _) = seal(&engine(), &live(TOPIC), "old");
         assert!(receiver.is_taken(&stored(TOPIC), &old));
     }

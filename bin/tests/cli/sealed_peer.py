@@ -18,6 +18,7 @@ import json
 import os
 import socket
 import sys
+import time
 
 import msgpack
 
@@ -91,8 +92,10 @@ class Member:
     def seal(self, payload, context, way):
         """The sealed payload, and the layer that encrypts."""
         algorithm, compression, zeros, is_signed = way
+        is_bare = (compression, zeros, is_signed) == ("stored", None, False)
+        date = time.time_ns() // 1_000_000 if self.sequence % 2 else None
         encrypted = Encrypted(algorithm, self.sending, self.sender, self.sequence, zeros,
-                              IDENTITY if is_signed else None)
+                              IDENTITY if is_signed else None, None, is_bare, date)
         self.sequence += 1
         layers = [encrypted]
         if compression != "stored":

@@ -191,9 +191,10 @@ impl Keyring {
         let mut state = State::clone(&self.state());
         let changed = change(&mut state)?;
         state.generation += 1;
-        let generation = state.generation;
+        // First this: whoever has seen the new keyring does not go on with the one before. Who comes in between finds that
+        // one outdated, and takes it once more.
+        self.0.generation.store(state.generation, Ordering::Release);
         self.0.current.store(Arc::new(state));
-        self.0.generation.store(generation, Ordering::Release);
         Ok(changed)
     }
 }

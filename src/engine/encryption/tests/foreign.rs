@@ -107,16 +107,22 @@ fn encrypted(
     let length = content.bytes.len();
     let padding = PADDINGS.into_iter().find(|padding| padding.zeros(length, is_signed) == zeros);
     let padding = padding.unwrap_or_else(|| panic!("no padding has {zeros:?} zeros behind {length} bytes"));
-    let head = Head { algorithm, key: key.id(), mark }.to_bytes(context);
+    let time = layer["time"].is_string().then(|| number(layer, "time"));
+    let is_bare = layer["is_bare"] == true;
+    let head = Head { algorithm, key: key.id(), mark, is_bare, time }.to_bytes(context);
     let mut output = Vec::new();
-    with_associated(context, &head, |associated| {
-        trailer::append(&mut output, content, associated, padding, identity.as_ref())?;
+    with_associated(context, (&head, time), |associated| {
+        match is_bare {
+            true => output.extend_from_slice(content.bytes),
+            false => trailer::append(&mut output, content, associated, padding, identity.as_ref())?,
+        }
         let tag = cipher.seal(mark.sequence, associated, &mut output)?;
         output.extend_from_slice(&tag);
         Ok(())
     })
     .unwrap();
-    [&head[..], &output].concat()
+    let time = time.map(u64::to_le_bytes);
+    [&head[..], time.as_ref().map_or(&[], |time| time), &output].concat()
 }
 
 fn sealed(vector: &Value, implementation: Implementation) -> Vec<u8> {
