@@ -175,6 +175,7 @@ impl Retention {
     }
 
     /// Whether topics have bounds of their own.
+    #[cfg(feature = "sqlite")]
     pub(super) fn bounds_topics(&self) -> bool {
         self.topic_messages.is_some() || self.topic_bytes.is_some()
     }
