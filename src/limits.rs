@@ -252,6 +252,10 @@ pub const GRANT_BYTES: usize = 256 + MAX_TOPIC_BYTES + 100 * GRANT_RECIPIENTS;
 /// for these topics; one that rises by one for each grant does not.
 pub const GRANT_GENERATION_MAX: u64 = i64::MAX as u64;
 
+/// How far the generation of a grant may lie above the last one of its topics. Nobody grants that often; and whoever means to
+/// use the numbers up has to make millions of millions of grants for it.
+pub const GRANT_LEAP: u64 = 1_000_000;
+
 /// Bytes of an identity's file: twice what is written there, for comments.
 pub const IDENTITY_BYTES: usize = 1024;
 

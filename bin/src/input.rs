@@ -28,19 +28,24 @@ pub(crate) async fn read_all() -> anyhow::Result<Vec<u8>> {
     if io::stdin().is_terminal() {
         output::notice(format_args!("reading the value from the terminal; end it with Ctrl-D"));
     }
-    let (sender, receiver) = oneshot::channel();
-    thread::Builder::new().name("input".into()).spawn(move || {
-        let mut text = Vec::new();
-        let read = io::stdin().lock().take(VALUE_LIMIT as u64 + 1).read_to_end(&mut text);
-        // Nobody waits for it when the command was interrupted.
-        let _ = sender.send(read.map(|_| text));
-    })?;
-    let text = receiver.await.context("the thread that reads the input has failed")?;
-    let text = text.context("cannot read standard input")?;
+    let text = read_at_most(VALUE_LIMIT + 1).await?;
     if text.len() > VALUE_LIMIT {
         return Err(too_long("the value"));
     }
     Ok(text)
+}
+
+/// Reads standard input to its end, or so many bytes of it.
+pub(crate) async fn read_at_most(most: usize) -> anyhow::Result<Vec<u8>> {
+    let (sender, receiver) = oneshot::channel();
+    thread::Builder::new().name("input".into()).spawn(move || {
+        let mut text = Vec::new();
+        let read = io::stdin().lock().take(most as u64).read_to_end(&mut text);
+        // Nobody waits for it when the command was interrupted.
+        let _ = sender.send(read.map(|_| text));
+    })?;
+    let text = receiver.await.context("the thread that reads the input has failed")?;
+    text.context("cannot read standard input")
 }
 
 /// What becomes of a line.

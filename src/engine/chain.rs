@@ -325,6 +325,13 @@ impl Rules {
             let engine = self.engine(chain, tag)?;
             // Outermost first, each at most once: so nobody can make a payload that takes for ever.
             let stage = engine.stage();
+            // What is required further out cannot come any more: so nothing is unpacked of what nobody vouches for.
+            let lacks = |other: &&Arc<dyn Engine>| {
+                other.is_required() && other.stage() > stage && !seen.contains(&other.id())
+            };
+            if let Some(missing) = chain.0.iter().find(lacks) {
+                return Err(EngineError::Missing { engine: missing.name().to_owned() });
+            }
             let again = seen.iter().take(count).any(|id| *id == tag);
             let Some(slot) =
                 seen.get_mut(count).filter(|_| !again && last_stage.is_none_or(|last| stage <= last))
@@ -626,6 +633,51 @@ mod tests {
             );
             assert!(!std::ptr::addr_eq(engine("a"), Arc::as_ptr(&apart)));
         }
+    }
+
+    #[test]
+    fn nothing_is_opened_that_lacks_what_is_required_further_out() {
+        /// Fails whoever has it open something.
+        #[derive(Debug)]
+        struct Untouchable;
+
+        impl Engine for Untouchable {
+            fn id(&self) -> u8 {
+                1
+            }
+
+            fn name(&self) -> &str {
+                "untouchable"
+            }
+
+            fn stage(&self) -> Stage {
+                Stage::COMPRESS
+            }
+
+            fn seal(
+                &self,
+                _context: &Context<'_>,
+                _content: Content<'_>,
+                _output: &mut Vec<u8>,
+            ) -> Result<Sealed, EngineError> {
+                Ok(Sealed::default())
+            }
+
+            fn open(
+                &self,
+                _context: &Context<'_>,
+                _memory: &mut Memory,
+                _sealed: &[u8],
+                _output: &mut Vec<u8>,
+            ) -> Result<Opened, EngineError> {
+                panic!("nobody has vouched for it")
+            }
+        }
+
+        let required = Adding { id: 200, required: true };
+        let rules = Engines::new().with(Untouchable).with(required).checked().unwrap();
+        let missing = EngineError::Missing { engine: "adding".into() };
+        assert_eq!(open(&rules, &[0xC1, 0x57, 1, 1, 0, 7]).unwrap_err(), missing);
     }
 
     #[test]

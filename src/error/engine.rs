@@ -56,6 +56,15 @@ pub enum EngineError {
     /// There is no key to encrypt with for this topic.
     #[error("the keyring has no key to encrypt with for it; add one for its topic")]
     NoKey,
+    /// It goes to a pattern of whose topics some have keys of their own, so that no key is for all of them.
+    #[error(
+        "no key is for all topics that it may be for: those of \"{narrower}\" have keys of their own; publish to fewer \
+         topics at a time"
+    )]
+    SeveralKeys {
+        /// The narrower pattern that has keys of its own.
+        narrower: String,
+    },
     /// It is encrypted with a key that this client does not have.
     #[error(
         "it is encrypted with key {key}, which is not in the keyring; ask its sender's group for that key"

@@ -174,3 +174,66 @@ fn keys_are_granted_over_the_bus_from_one_home_to_another_and_revoked() {
     let slip = bob.run(&["keys", "pin", "team.keys", &alice_line[..90]]);
     assert!(slip.code() == 2 && slip.errors.contains("cut off"), "{slip:?}");
 }
+
+#[test]
+fn a_grant_is_written_over_nothing_but_a_grant() {
+    let place = Place::new();
+    let [_, line] = identity(&place, "me.id");
+    place.run(&["keys", "new", "team.keys"]).success();
+    let grant = |output: &str| {
+        place.run(&["keys", "grant", "team.keys", "--identity", "me.id", "--to", &line, "--output", output])
+    };
+    for kept in ["me.id", "team.keys"] {
+        let before = std::fs::read(place.path(kept)).unwrap();
+        let refused = grant(kept);
+        assert!(refused.code() == 2 && refused.errors.contains("is no grant"), "{refused:?}");
+        assert_eq!(std::fs::read(place.path(kept)).unwrap(), before);
+    }
+    grant("grant").success();
+    grant("grant").success();
+}
+
+#[test]
+fn nothing_of_others_holds_a_command_up_or_is_left_behind() {
+    let place = Place::new();
+    identity(&place, "me.id");
+    place.run(&["keys", "new", "team.keys"]).success();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        place.path("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from(0o600),
+        0,
+    )
+    .unwrap();
+    let refused = place.run(&["keys", "accept", "team.keys", "--identity", "me.id", "pipe"]);
+    assert!(refused.code() == 2 && refused.errors.contains("no regular file"), "{refused:?}");
+    // What a run that was killed has left there.
+    std::fs::write(place.path(".team.keys.new"), "half of a keyring").unwrap();
+    place.run(&["keys", "rotate", "team.keys"]).success();
+    assert!(!place.path(".team.keys.new").exists());
+    assert_eq!(ids(&place, "team.keys").len(), 2);
+}
+
+#[test]
+fn what_stands_in_a_keyring_by_mistake_is_not_shown() {
+    let place = Place::new();
+    let secret = "00112233445566778899aabbccddeeff".repeat(2);
+    std::fs::write(place.path("team.keys"), format!("{secret} = 1\n")).unwrap();
+    std::fs::set_permissions(place.path("team.keys"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let refused = place.run(&["keys", "show", "team.keys"]);
+    assert!(refused.code() == 2 && refused.errors.contains("line 1"), "{refused:?}");
+    assert!(!refused.errors.contains("00112233"), "{refused:?}");
+}
+
+#[test]
+fn a_pattern_without_keys_can_be_forgotten() {
+    let place = Place::new();
+    place.run(&["keys", "new", "team.keys", "--topics", "board/**"]).success();
+    let refused = place.run(&["keys", "forget", "team.keys", "board/**"]);
+    assert!(refused.code() == 2 && refused.errors.contains("retire them first"), "{refused:?}");
+    let [key] = &ids(&place, "team.keys")[..] else { panic!() };
+    place.run(&["keys", "retire", "team.keys", key]).success();
+    place.run(&["keys", "forget", "team.keys", "board/**"]).success();
+    assert!(!std::fs::read_to_string(place.path("team.keys")).unwrap().contains("board"));
+}

@@ -7,6 +7,7 @@ use super::grant::{Grant, Terms};
 use super::handing::{GrantEntry, Granted, Pin};
 use super::identity::{Identity, PublicIdentity};
 use super::key::{Key, KeyId};
+use super::key_file::check_size;
 use super::keyring::{Keyring, put};
 use super::refusal::{GrantError, topics};
 use super::scope::State;
@@ -95,7 +96,10 @@ impl Keyring {
     /// [`BusError::LimitReached`] for more than [`limits::KEYRING_PINS`].
     pub fn pin(&self, pattern: Option<&str>, granter: &PublicIdentity) -> BusResult<()> {
         let pattern = pattern.map(TopicPattern::new).transpose()?;
-        self.change(|state| state.handing.pin(Pin { pattern, granter: *granter }))
+        self.change(|state| {
+            state.handing.pin(Pin { pattern, granter: *granter })?;
+            check_size(state)
+        })
     }
 
     /// Takes back what [`pin`](Self::pin) has let this identity do for exactly this pattern. Keys that it has handed out
@@ -106,6 +110,33 @@ impl Keyring {
     pub fn unpin(&self, pattern: Option<&str>, granter: &Fingerprint) -> BusResult<()> {
         let pattern = pattern.map(TopicPattern::new).transpose()?;
         self.change(|state| state.handing.unpin(pattern.as_ref(), granter))
+    }
+
+    /// Lets go of a pattern that has no keys any more, and of what was granted for it. Its topics fall to wider patterns
+    /// then, and to the keys for all topics.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidTopic`] for a pattern that is none, and [`BusError::InvalidSettings`] if the keyring does not have it,
+    /// has keys for it, or somebody is pinned who could bring back an old grant for it.
+    pub fn forget(&self, pattern: &str) -> BusResult<()> {
+        let pattern = TopicPattern::new(pattern)?;
+        let refused = |what: &str| Err(BusError::InvalidSettings(format!("\"{pattern}\" {what}")));
+        self.change(|state| {
+            let scope = state.scopes().iter().find(|scope| scope.pattern.as_ref() == Some(&pattern));
+            let is_granted = state.handing.last(Some(&pattern)).is_some();
+            if scope.is_none() && !is_granted {
+                return refused("is not in the keyring");
+            }
+            if scope.is_some_and(|scope| !scope.keys.is_empty()) {
+                return refused("has keys; retire them first");
+            }
+            if is_granted && state.handing.pins().iter().any(|pin| pin.covers(Some(&pattern))) {
+                return refused("may be granted again by who is pinned for it; unpin that one first");
+            }
+            state.forget_pattern(&pattern);
+            state.handing.forget(&pattern);
+            Ok(())
+        })
     }
 
     /// Those whose grants are taken.
@@ -191,6 +222,7 @@ impl Keyring {
             put(state, terms.pattern.as_ref(), (terms.key, key), true).map_err(unusable)?;
             let granted = Granted::after(state.handing.last(terms.pattern.as_ref()), terms);
             state.handing.put(granted).map_err(unusable)?;
+            check_size(state).map_err(unusable)?;
             let retired = match terms.retires {
                 true => state.retire_others(terms.pattern.as_ref(), terms.key),
                 false => Vec::new(),
@@ -297,7 +329,16 @@ fn hand_out(
         return Err(BusError::InvalidSettings(what));
     };
     let last = state.handing.last(pattern);
-    let highest = last.map_or(0, |last| last.generation).max(options.above);
+    let before = last.map_or(0, |last| last.generation);
+    if options.above.saturating_sub(before) >= limits::GRANT_LEAP {
+        let what = format!(
+            "grants for {} are numbered at most {} above the last one, which is {before} here; nobody would take it",
+            topics(pattern),
+            limits::GRANT_LEAP
+        );
+        return Err(BusError::InvalidSettings(what));
+    }
+    let highest = before.max(options.above);
     let generation = match highest.checked_add(1) {
         Some(generation) if generation <= limits::GRANT_GENERATION_MAX => generation,
         _ => {
@@ -309,6 +350,7 @@ fn hand_out(
     let granted = Granted { members, ..Granted::after(last, &terms) };
     terms.retires = granted.retires;
     state.handing.put(granted)?;
+    check_size(state)?;
     if terms.retires {
         state.retire_others(pattern, id);
     }

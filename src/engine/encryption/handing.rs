@@ -98,17 +98,28 @@ impl Handing {
         Ok(())
     }
 
+    /// Forgets what was granted for a pattern.
+    pub(super) fn forget(&mut self, pattern: &TopicPattern) {
+        self.granted.retain(|granted| granted.pattern.as_ref() != Some(pattern));
+    }
+
     /// Whether a grant comes after all that there were for its topics. If not, it is the last one.
     pub(super) fn is_next(&self, terms: &Terms) -> Result<bool, GrantError> {
-        let Some(last) = self.last(terms.pattern.as_ref()) else { return Ok(true) };
         let (generation, pattern) = (terms.generation, terms.pattern.clone());
+        let last = self.last(terms.pattern.as_ref());
+        let highest = last.map_or(0, |last| last.generation);
+        if generation.saturating_sub(highest) > limits::GRANT_LEAP {
+            return Err(GrantError::TooFarAhead { generation, last: highest, pattern });
+        }
+        let Some(last) = last else { return Ok(true) };
         if generation < last.generation {
             return Err(GrantError::RolledBack { generation, last: last.generation, pattern });
         }
         if generation > last.generation {
             return Ok(true);
         }
-        match terms.key == last.key {
+        // The flag of a grant stays with its key, so that the same grant has the same.
+        match terms.key == last.key && terms.retires == last.retires {
             true => Ok(false),
             false => Err(GrantError::Conflict { generation, key: terms.key, taken: last.key, pattern }),
         }
@@ -156,7 +167,7 @@ impl Granted {
 
 impl Pin {
     /// Whether it is for all of these topics.
-    fn covers(&self, pattern: Option<&TopicPattern>) -> bool {
+    pub(super) fn covers(&self, pattern: Option<&TopicPattern>) -> bool {
         self.pattern.as_ref().is_none_or(|own| pattern.is_some_and(|other| own.contains(other)))
     }
 }

@@ -102,7 +102,7 @@ impl Keyring {
         }
         let document: Document = secret_file::parse(text)?;
         let keyring = Self::new();
-        keyring.change(|state| document.put(state))?;
+        keyring.change(|state| document.put(state).and_then(|()| check_size(state)))?;
         Ok(keyring)
     }
 
@@ -141,15 +141,8 @@ impl Keyring {
     #[must_use]
     pub fn to_toml(&self) -> Zeroizing<String> {
         let state = self.state();
-        let entries = state.scopes().iter().map(|scope| {
-            let topics = scope.pattern.as_ref().map_or(0, |pattern| 2 * pattern.as_str().len());
-            scope.keys.len() * (160 + topics) + topics
-        });
         // All at once, so that no copy is left behind by growing.
-        let retired = state.retired().count() * 24;
-        let mut text = Zeroizing::new(String::with_capacity(
-            256 + retired + entries.sum::<usize>() + handing_size(&state.handing),
-        ));
+        let mut text = Zeroizing::new(String::with_capacity(size(&state)));
         let ids: Vec<_> = state.retired().map(|id| format!("\"{id}\"")).collect();
         let empty = state.scopes().iter().filter(|scope| scope.keys.is_empty());
         let patterns: Vec<_> = empty.filter_map(|scope| scope.pattern.as_ref()).map(quoted).collect();
@@ -170,6 +163,25 @@ impl Keyring {
         push_handing(&mut text, &state.handing);
         text
     }
+}
+
+/// Whether a keyring that is written can be read again.
+pub(super) fn check_size(state: &State) -> BusResult<()> {
+    let most = limits::KEYRING_BYTES;
+    if size(state) > most {
+        let what = format!("the keyring takes more than {most} bytes as text; retire keys that nobody needs");
+        return Err(BusError::LimitReached { what });
+    }
+    Ok(())
+}
+
+/// Bytes that the text of a keyring has at the most.
+fn size(state: &State) -> usize {
+    let entries = state.scopes().iter().map(|scope| {
+        let topics = scope.pattern.as_ref().map_or(0, |pattern| quoted(pattern).len());
+        scope.keys.len() * (160 + topics) + topics
+    });
+    256 + state.retired().count() * 24 + entries.sum::<usize>() + handing_size(&state.handing)
 }
 
 /// Adds who may hand out keys, and what was handed out last.

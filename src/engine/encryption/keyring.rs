@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 
 use super::key::{Key, KeyId};
+use super::key_file::check_size;
 use super::scope::State;
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -182,7 +183,11 @@ impl Keyring {
 
     fn put(&self, pattern: Option<&TopicPattern>, key: Key, is_sending: bool) -> BusResult<KeyId> {
         let id = key.id();
-        self.change(|state| put(state, pattern, (id, Arc::new(key)), is_sending)).map(|()| id)
+        self.change(|state| {
+            put(state, pattern, (id, Arc::new(key)), is_sending)?;
+            check_size(state)?;
+            Ok(id)
+        })
     }
 
     /// Changes it as a whole or, if that fails, not at all.

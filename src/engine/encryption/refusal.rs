@@ -81,7 +81,21 @@ pub enum GrantError {
         /// The topics that it is for; `None` for all that no pattern is for.
         pattern: Option<TopicPattern>,
     },
-    /// There was one of the same generation with another key: two have handed out keys without knowing of each other.
+    /// It is numbered so high above the last one that nobody has granted that often: there would soon be no numbers left.
+    #[error(
+        "the grant for {} is number {generation}, and the last was number {last}: at most {} more are taken at a time; \
+         have its granter grant with a lower number", topics(.pattern.as_ref()), crate::limits::GRANT_LEAP
+    )]
+    TooFarAhead {
+        /// Its generation.
+        generation: u64,
+        /// The last one that was taken; 0 if there was none.
+        last: u64,
+        /// The topics that it is for; `None` for all that no pattern is for.
+        pattern: Option<TopicPattern>,
+    },
+    /// There was one of the same generation with another key, or that has other keys retired: two have handed out keys
+    /// without knowing of each other.
     #[error(
         "the grant for {} is number {generation} with key {key}, and another number {generation} had key {taken}: two \
          granters have not known of each other; have one of them grant again, above that number",

@@ -85,6 +85,12 @@ impl State {
         Some(0)
     }
 
+    /// The narrower pattern for which there is no [`scope_of`](Self::scope_of) a pattern.
+    pub(super) fn narrower(&self, topic: &TopicPattern) -> Option<&TopicPattern> {
+        let patterns = self.scopes.iter().filter_map(|scope| scope.pattern.as_ref());
+        patterns.into_iter().find(|pattern| pattern.meets(topic) && !pattern.contains(topic))
+    }
+
     /// The key of this id, if it is for topics of this scope.
     pub(super) fn key(&self, id: KeyId, scope: Option<usize>) -> Result<&Key, EngineError> {
         let Some(place) = self.place(id) else {
@@ -141,6 +147,12 @@ impl State {
             scope.keys.retain(|(other, _)| *other != id);
             scope.sending = scope.sending.filter(|sending| *sending != id);
         }
+        self.index();
+    }
+
+    /// Takes a pattern out that has no keys.
+    pub(super) fn forget_pattern(&mut self, pattern: &TopicPattern) {
+        self.scopes.retain(|scope| scope.pattern.as_ref() != Some(pattern) || !scope.keys.is_empty());
         self.index();
     }
 

@@ -78,14 +78,24 @@ pub(super) fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> BusResult<T> {
     T::deserialize(toml::Deserializer::from(table)).map_err(|error| mistake(text, &error))
 }
 
-/// What is wrong in a text, and where. What the error shows by itself contains the line, and so perhaps a secret.
+/// What is wrong in a text, and where. What the error shows by itself contains the line, and what it says may quote what
+/// stands there: a name or a value, which is a secret that has slipped if it is long.
 fn mistake(text: &str, error: &toml::de::Error) -> BusError {
     let line = error.span().map(|at| {
         let before = text.as_bytes().get(..at.start).unwrap_or_default();
         format!("line {}: ", 1 + before.iter().filter(|byte| **byte == b'\n').count())
     });
-    BusError::InvalidSettings(format!("{}{}", line.unwrap_or_default(), error.message()))
+    let said = error.message();
+    let is_long = |word: &str| word.len() >= SECRET_WORD;
+    let said = match said.split(|letter: char| !letter.is_ascii_alphanumeric()).any(is_long) {
+        true => "something stands there that does not belong there, which is not shown",
+        false => said,
+    };
+    BusError::InvalidSettings(format!("{}{said}", line.unwrap_or_default()))
 }
+
+/// Letters and digits in a row that no word of an error has: a half of a key in hexadecimal has twice as many.
+const SECRET_WORD: usize = 24;
 
 /// So many bytes, written as twice as many digits.
 pub(super) struct Hexadecimal<const N: usize>(pub(super) Zeroizing<[u8; N]>);

@@ -10,6 +10,7 @@ use super::keyring::Keyring;
 use super::scope::State;
 use super::topics::{PLACES, Rule, Trusted, place};
 use crate::error::EngineError;
+use crate::topic::TopicPattern;
 
 /// A keyring at one time, and the ciphers that one sender has made of it.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Sending {
         (algorithm, implementation): (Algorithm, Implementation),
         sender: &[u8; 16],
     ) -> Result<&(KeyId, Cipher), EngineError> {
-        let index = self.scope(topic)?.ok_or(EngineError::NoKey)?;
+        let Some(index) = self.scope(topic)? else { return Err(self.several_keys(topic)) };
         let made = self.ciphers.get(index).ok_or(EngineError::NoKey)?;
         if let Some(cipher) = made.get() {
             return Ok(cipher);
@@ -43,6 +44,16 @@ impl Sending {
         let id = scope.sending.ok_or(EngineError::NoKey)?;
         let key = self.state.key(id, Some(index))?;
         Ok(made.get_or_init(|| (id, Cipher::of_sender(algorithm, implementation, (id, key), sender))))
+    }
+
+    /// Why there is no scope for a pattern.
+    #[cold]
+    fn several_keys(&self, topic: &str) -> EngineError {
+        let topic = TopicPattern::new(topic).ok();
+        match topic.as_ref().and_then(|topic| self.state.narrower(topic)) {
+            Some(narrower) => EngineError::SeveralKeys { narrower: narrower.to_string() },
+            None => EngineError::NoKey,
+        }
     }
 
     fn scope(&self, topic: &str) -> Result<Option<usize>, EngineError> {

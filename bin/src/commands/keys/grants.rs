@@ -1,7 +1,6 @@
 //! Keys that are handed over: identities, pins and grants.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -64,6 +63,25 @@ pub(super) struct Unpin {
     /// Pattern that it was pinned for [default: that for all topics]
     #[arg(long, value_name = "PATTERN")]
     topics: Option<String>,
+}
+
+/// Let go of a pattern that has no keys any more
+#[derive(Debug, Args)]
+pub(super) struct Forget {
+    /// The keyring
+    file: PathBuf,
+
+    /// The pattern; its topics have the keys of wider ones then
+    pattern: String,
+}
+
+impl Forget {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        files::change(&self.file, |keyring| keyring.forget(&self.pattern).map_err(usage))?;
+        let (shown, pattern) = (self.file.display(), &self.pattern);
+        output::notice(format_args!("{shown} has nothing of its own for \"{pattern}\" any more"));
+        Ok(())
+    }
 }
 
 /// What grants have in common.
@@ -200,16 +218,17 @@ impl Options {
             let failure = Failure::usage("a grant is binary, and standard output is a terminal");
             return Err(failure.help("name a file with --output, or pipe it on").into());
         }
+        if let Some(output) = &self.output {
+            files::check_output(output)?;
+        }
         let identity = files::read_identity(&self.identity)?;
         let (grant, keyring) = files::change(file, |keyring| {
             Ok((grant(keyring, &identity, &self.grant_options()).map_err(usage)?, keyring.clone()))
         })?;
         match &self.output {
-            Some(output) => std::fs::write(output, grant).with_context(|| {
-                let shown = output.display();
-                format!("cannot write {shown}; the keyring has noted the grant, so make another one")
-            })?,
-            None => output::print(grant)?,
+            Some(output) => files::write_grant(output, &grant)?,
+            None => output::print(grant)
+                .context("cannot write the grant; the keyring has noted it, so make another one")?,
         }
         Ok(keyring)
     }
@@ -285,14 +304,10 @@ impl Accept {
                 let failure = Failure::usage("a grant is binary, and standard input is a terminal");
                 return Err(failure.help("name its file, or pipe it in").into());
             }
-            return input::read_all().await;
+            return input::read_at_most(GRANT_BYTES + 1).await;
         };
-        let shown = || format!("cannot read {}", file.display());
-        let mut bytes = Vec::new();
         // A larger one is refused, whatever it is.
-        let opened = File::open(file).with_context(shown)?;
-        opened.take(GRANT_BYTES as u64 + 1).read_to_end(&mut bytes).with_context(shown)?;
-        Ok(bytes)
+        files::read_some(file, GRANT_BYTES + 1)
     }
 }
 

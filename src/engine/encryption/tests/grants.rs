@@ -358,11 +358,72 @@ fn who_has_nothing_to_grant_is_told() {
     assert!(alice.grant(&[], &GrantOptions::new()).unwrap_err().to_string().contains("say to whom"));
     assert!(alice.grant(&[&bob], &GrantOptions::new().topics("a//b")).is_err());
     assert!(alice.keyring.grants().is_empty());
-    let last = alice.grant(&[&bob], &GrantOptions::new().above(limits::GRANT_GENERATION_MAX));
-    assert!(matches!(last, Err(BusError::LimitReached { .. })));
-    assert!(alice.grant(&[&bob], &GrantOptions::new().above(limits::GRANT_GENERATION_MAX - 1)).is_ok());
-    assert!(alice.grant(&[], &GrantOptions::new()).is_err());
-    assert_eq!(alice.generation(), limits::GRANT_GENERATION_MAX);
+    let far = alice.grant(&[&bob], &GrantOptions::new().above(limits::GRANT_LEAP));
+    assert!(matches!(far, Err(BusError::InvalidSettings(_))), "{far:?}");
+    assert!(alice.grant(&[&bob], &GrantOptions::new().above(limits::GRANT_LEAP - 1)).is_ok());
+    assert_eq!(alice.generation(), limits::GRANT_LEAP);
+    // At the end of all numbers.
+    let number = |number: u64| format!("generation = {number}");
+    let text = alice.keyring.to_toml();
+    let text = text.replace(&number(limits::GRANT_LEAP), &number(limits::GRANT_GENERATION_MAX));
+    let ended = Keyring::from_toml(&text).unwrap();
+    let last = ended.grant(&alice.identity, &[], &GrantOptions::new());
+    assert!(matches!(last, Err(BusError::LimitReached { .. })), "{last:?}");
+}
+
+#[test]
+fn a_grant_cannot_use_up_the_numbers() {
+    let alice = Party::granter(1);
+    let bob = Party::member(2, &alice);
+    let members = [*bob.identity.public()];
+    for generation in [limits::GRANT_LEAP + 1, limits::GRANT_GENERATION_MAX] {
+        let terms = Terms {
+            pattern: Some(TopicPattern::new(BOARD).unwrap()),
+            key: key(8).id(),
+            generation,
+            retires: false,
+        };
+        let grant = terms.grant(&alice.identity, &key(8), &members).unwrap();
+        assert!(matches!(bob.refuses(&grant), GrantError::TooFarAhead { last: 0, .. }));
+    }
+}
+
+#[test]
+fn the_same_number_and_key_with_another_flag_is_no_repeat() {
+    let alice = Party::granter(1);
+    let bob = Party::member(2, &alice);
+    let members = [*bob.identity.public()];
+    let grant = |retires| {
+        let terms = Terms {
+            pattern: Some(TopicPattern::new(BOARD).unwrap()),
+            key: key(8).id(),
+            generation: 1,
+            retires,
+        };
+        terms.grant(&alice.identity, &key(8), &members).unwrap()
+    };
+    bob.keyring.accept(&bob.identity, &grant(false)).unwrap();
+    assert!(matches!(bob.refuses(&grant(true)), GrantError::Conflict { .. }));
+    assert!(!bob.keyring.accept(&bob.identity, &grant(false)).unwrap().is_new);
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_taken() {
+    let keyring = Keyring::new();
+    // Each letter takes two in a file.
+    let pattern = "\\".repeat(limits::MAX_TOPIC_BYTES - 8);
+    let mut number = 0_u64;
+    let refused = loop {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        match keyring.add_for(&pattern, Key::from_bytes(bytes)) {
+            Ok(_) => number += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, BusError::LimitReached { .. }), "{refused}");
+    assert!(number > 500);
+    assert_eq!(Keyring::from_toml(&keyring.to_toml()).unwrap().keys().len() as u64, number);
 }
 
 #[test]
@@ -574,4 +635,24 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_pattern_without_keys_can_be_forgotten_when_nobody_can_bring_it_back() {
+    let alice = Party::granter(1);
+    let bob = Party::member(2, &alice);
+    let keyring = &bob.keyring;
+    assert!(keyring.forget(BOARD).unwrap_err().to_string().contains("not in the keyring"));
+    let grant = alice.grant(&[&bob], &board()).unwrap();
+    let taken = keyring.accept(&bob.identity, &grant).unwrap().key;
+    assert!(keyring.forget(BOARD).unwrap_err().to_string().contains("retire them"));
+    keyring.retire(taken).unwrap();
+    assert!(keyring.forget(BOARD).unwrap_err().to_string().contains("unpin"));
+    keyring.unpin(Some(BOARD), &alice.public().fingerprint()).unwrap();
+    keyring.forget(BOARD).unwrap();
+    assert!(keyring.grants().is_empty());
+    let fallen_back = keyring.rotate(key(9)).unwrap();
+    let engine = Encryption::new(keyring).unwrap();
+    let (sealed, _) = seal(&engine, &published("board/a"), b"").unwrap();
+    assert_eq!(sealed[1..9], fallen_back.to_bytes());
 }
