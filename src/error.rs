@@ -200,6 +200,16 @@ pub enum BusError {
     /// The window for publishes is used up; `send` waits for it, `try_send` does not.
     #[error("the window for publishes is full; use `send` to wait for room")]
     Full,
+    /// The queue of a `Broker` is full: nothing of the call was done.
+    #[error(
+        "the broker's queue is full, with {messages} messages of {bytes} bytes; publish less at a time, wait for what was published before, or give it more room (`BrokerOptions::queue`)"
+    )]
+    QueueFull {
+        /// Messages in it.
+        messages: usize,
+        /// Bytes of these.
+        bytes: usize,
+    },
     /// The bus or the subscription is draining and takes nothing new.
     #[error("{what} is draining and takes nothing new; go elsewhere, or try again later")]
     Draining {
@@ -349,6 +359,7 @@ impl BusError {
             | Self::Overloaded { .. }
             | Self::LimitReached { .. }
             | Self::Full
+            | Self::QueueFull { .. }
             | Self::Draining { .. }
             | Self::SlowConsumer { .. }
             | Self::TakenOver { .. } => ErrorClass::Outcome,

@@ -45,6 +45,7 @@
 //! |---|---|
 //! | publishing, subscribing, requests, serving | [`client`] |
 //! | running a bus | [`bus`] |
+//! | all of it in a few calls, with callbacks | `broker`, with the feature of that name |
 //! | compressing and encrypting payloads | [`engine`] |
 //! | who may do what | [`auth`] |
 //! | topics and patterns | [`topic`] |
@@ -58,9 +59,13 @@
 //! `auth`: checking and making tokens and passwords, and reading who may do what from TOML. Without it permissions
 //! follow from what a transport proves.
 //!
+//! `broker`: a bus with callbacks in a few calls, compressed and encrypted.
+//!
 //! `compression`, `encryption`: engines that make payloads smaller, and that keep them from the bus.
 
 pub mod auth;
+#[cfg(feature = "broker")]
+pub mod broker;
 pub mod bus;
 pub mod client;
 pub mod engine;
@@ -72,6 +77,8 @@ pub mod store;
 pub mod topic;
 pub mod transport;
 
+#[cfg(feature = "broker")]
+pub use broker::{Broker, BrokerOptions};
 pub use bus::{Bus, BusHandle};
 pub use client::Client;
 pub use error::{BusError, BusResult, EngineError, ErrorClass, ErrorReply};

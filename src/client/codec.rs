@@ -291,6 +291,18 @@ fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -
     })
 }
 
+/// The payload that a typed publish of this value has.
+#[cfg(feature = "broker")]
+pub(crate) fn encode<T: Serialize>(value: &T) -> BusResult<Bytes> {
+    Ok(with_bytes(encode_typed, value, |body| body.keep())?)
+}
+
+/// The value of a payload that came on `topic`, as a typed subscription reads it.
+#[cfg(feature = "broker")]
+pub(crate) fn decode_value<T: DeserializeOwned>(payload: &[u8], topic: &str) -> BusResult<T> {
+    Ok(decode(payload, || topic.to_owned())?)
+}
+
 /// `topic` behind `prefix`, checked, as it stands on the wire.
 pub(super) fn wire_pattern(prefix: &str, topic: &str) -> BusResult<(String, Shape)> {
     let whole = joined(prefix, topic)?;

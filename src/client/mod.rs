@@ -64,10 +64,14 @@ use tokio::time::Instant;
 pub use crate::proto::fields::{GapReason, Policy};
 pub use attached::Attached;
 pub use builder::ClientBuilder;
+#[cfg(feature = "broker")]
+pub(crate) use codec::{decode_value, encode};
 pub use event::{Counts, Event, Message};
 pub use handling::Handling;
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
 pub use protocol::{PublishProtocol, RequestProtocol};
+#[cfg(feature = "broker")]
+pub(crate) use publisher::Acknowledgement;
 pub use publisher::Publisher;
 pub use reconnect::{ClientEvent, ClientEvents, Reconnect};
 pub use request_id::RequestId;

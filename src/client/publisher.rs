@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -228,6 +229,21 @@ impl<T> fmt::Debug for Publisher<T> {
     }
 }
 
+/// What becomes of a publish that is on its way: the number of matches. It keeps the connection alive.
+pub(crate) struct Acknowledgement {
+    receiver: oneshot::Receiver<BusResult<usize>>,
+    connection: Arc<Connection>,
+}
+
+impl Future for Acknowledgement {
+    type Output = BusResult<usize>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let told = ready!(Pin::new(&mut self.receiver).poll(context));
+        Poll::Ready(told.unwrap_or_else(|_| Err(self.connection.shared.reason())))
+    }
+}
+
 impl Client {
     /// Publishes a message and waits until every match has it queued, parked or counted as dropped.
     /// Returns the number of matching subscriptions.
@@ -414,6 +430,24 @@ impl Client {
         encode: Encoder<T>,
         value: &T,
     ) -> BusResult<usize> {
+        self.send_raw(topic, fields, encode, value).await?.await
+    }
+
+    /// Sends what [`encode`](super::encode) has made of a value. When this returns it is on its way, in the order of the
+    /// calls, and what it returns tells how it went. Not even the first of them waits for anything else once the client
+    /// is connected.
+    #[cfg(feature = "broker")]
+    pub(crate) async fn send_encoded(&self, topic: &str, payload: &Bytes) -> BusResult<Acknowledgement> {
+        self.send_raw(&wire_publish("", topic)?, &[], Encoder::bytes(), payload).await
+    }
+
+    async fn send_raw<T>(
+        &self,
+        topic: &str,
+        fields: &[u8],
+        encode: Encoder<T>,
+        value: &T,
+    ) -> BusResult<Acknowledgement> {
         let shared = &self.connection.shared;
         let seal = self.connection.seal(topic)?;
         if seal.is_some() {
@@ -448,6 +482,6 @@ impl Client {
             })
             .await?;
         }
-        receiver.await.unwrap_or_else(|_| Err(shared.reason()))
+        Ok(Acknowledgement { receiver, connection: Arc::clone(&self.connection) })
     }
 }

@@ -246,7 +246,7 @@ impl From<&BusError> for Refusal {
             BusError::Encode { .. } | BusError::Decode { .. } | BusError::Engine { .. } => {
                 (Code::Replied, format!("codec\0{error}"))
             }
-            BusError::Full => (Code::Overloaded, error.to_string()),
+            BusError::Full | BusError::QueueFull { .. } => (Code::Overloaded, error.to_string()),
             BusError::NoRuntime { .. } => (Code::InvalidSettings, error.to_string()),
             BusError::Connect { .. }
             | BusError::Listen { .. }

@@ -8,6 +8,8 @@ mod attach;
 #[cfg(feature = "auth")]
 mod authentication;
 mod broken_links;
+#[cfg(feature = "broker")]
+mod broker;
 mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;

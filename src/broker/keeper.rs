@@ -1,0 +1,363 @@
+//! The thread that a broker lives on: it owns the bus, the client, both runtimes and every task.
+//!
+//! ```text
+//!  publish, subscribe ──► Shared (queue) ──► sending ──► Client ──► bus
+//!                                               │          │
+//!  Publishing ◄────────────── settling ◄────────┘          ▼
+//!  handlers ◄── threads, or tasks ◄── a task for each subscription
+//! ```
+//!
+//! The bus, the client and the first two tasks run on the keeper's own thread, where no code of the application ever does.
+//! Handlers, and the reading of their types, have a runtime of their own, so that one that blocks holds up handlers alone.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::thread;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use super::queue::{Operation, Outgoing, Shared, Subscribe};
+use super::stats::add;
+use super::subscription::{Task, Tasks};
+use crate::bus::{Bus, BusHandle};
+use crate::client::{Acknowledgement, Client};
+use crate::engine::Engines;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::transport::{Address, MemoryConnector};
+
+#[cfg(feature = "websocket")]
+use super::parts::WebSocket;
+
+/// Publishes whose outcome is awaited at a time, twice over. The bus lets no more than its window be under way.
+const SETTLING: usize = limits::WINDOW_MESSAGES as usize;
+
+/// Publishes that were sent, in their order.
+type Sent = (Acknowledgement, oneshot::Sender<BusResult<usize>>);
+
+thread_local! {
+    /// The broker that this thread belongs to; 0 for none.
+    static BROKER: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Whether this thread is one of that broker's.
+pub(super) fn is_own_thread(broker: u64) -> bool {
+    // A thread that is ending belongs to nobody.
+    BROKER.try_with(Cell::get).unwrap_or_default() == broker
+}
+
+/// What a broker begins with.
+pub(super) struct Plan {
+    pub(super) engines: Engines,
+    #[cfg(feature = "websocket")]
+    pub(super) websocket: Option<(Address, WebSocket)>,
+}
+
+/// A running broker, as its owner sees it.
+pub(super) struct Keeper {
+    /// Where clients of the same process come to its bus, and others; nothing if it has joined another's.
+    pub(super) connector: Option<MemoryConnector>,
+    pub(super) addresses: Vec<Address>,
+    pub(super) thread: thread::JoinHandle<()>,
+    /// What was left when it ended; it has ended when the sender is gone.
+    pub(super) left: watch::Receiver<Option<Left>>,
+}
+
+/// What was left when a broker had no more time to drain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left {
+    pub(super) queued: usize,
+    pub(super) in_flight: usize,
+    pub(super) subscriptions: usize,
+}
+
+/// Begins a broker. What is returned tells when it runs.
+///
+/// # Errors
+/// What the system says when it gives no threads.
+pub(super) fn start(
+    shared: Arc<Shared>,
+    plan: Plan,
+) -> BusResult<impl Future<Output = BusResult<Keeper>> + Send + 'static> {
+    let id = shared.id;
+    let core = Builder::new_current_thread().enable_all().build().map_err(refused)?;
+    let handlers = Builder::new_multi_thread()
+        .worker_threads(shared.options.workers)
+        .max_blocking_threads(shared.options.handlers)
+        .thread_name("whispeer-handler")
+        .on_thread_start(move || BROKER.set(id))
+        .enable_all()
+        .build()
+        .map_err(refused)?;
+    let (started, starting) = oneshot::channel();
+    let (leave, left) = watch::channel(None);
+    let keep = move || {
+        BROKER.set(id);
+        keep(&core, handlers, &shared, plan, started, &leave);
+        drop(core);
+    };
+    let thread = thread::Builder::new().name("whispeer-broker".into()).spawn(keep).map_err(refused)?;
+    Ok(async move {
+        let (connector, addresses) = starting.await.unwrap_or_else(|_| Err(super::publishing::closed()))?;
+        Ok(Keeper { connector, addresses, thread, left })
+    })
+}
+
+fn refused(error: std::io::Error) -> BusError {
+    BusError::InvalidSettings(format!("the system gives no threads for a broker: {error}"))
+}
+
+type Started = (Option<MemoryConnector>, Vec<Address>);
+
+fn keep(
+    core: &Runtime,
+    handlers: Runtime,
+    shared: &Arc<Shared>,
+    plan: Plan,
+    started: oneshot::Sender<BusResult<Started>>,
+    leave: &watch::Sender<Option<Left>>,
+) {
+    let runtime = handlers.handle().clone();
+    let drained = core.block_on(async {
+        let (bus, client) = match begin(shared, plan).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                shared.shut();
+                let _ = started.send(Err(error));
+                return true;
+            }
+        };
+        let connector = bus.as_ref().map(BusHandle::connector);
+        let addresses = bus.as_ref().map(|bus| bus.local_addrs().to_vec()).unwrap_or_default();
+        // Whoever built it has gone away if this fails, and so has the broker.
+        if started.send(Ok((connector, addresses))).is_err() {
+            shared.closing.send_replace(true);
+        }
+        let left = run(shared, &client, bus, runtime).await;
+        leave.send_replace(left);
+        left.is_none()
+    });
+    if drained {
+        handlers.shutdown_timeout(limits::BROKER_HALT);
+    } else {
+        // A handler that blocks its thread cannot be ended; asynchronous ones end where they wait.
+        handlers.shutdown_background();
+    }
+}
+
+/// Starts the bus, unless there is another one to go to, and connects to it.
+async fn begin(shared: &Shared, plan: Plan) -> BusResult<(Option<BusHandle>, Client)> {
+    let client = Client::builder().name("broker").engines(plan.engines);
+    let bus = Bus::builder().settings(shared.options.settings.clone());
+    #[cfg(feature = "websocket")]
+    let (bus, client) = match plan.websocket {
+        Some((address, websocket)) if websocket.joins => {
+            #[cfg(feature = "tls")]
+            let client = client.tls(websocket.client_tls.unwrap_or_default());
+            return Ok((None, client.connect(&address.to_string()).await?));
+        }
+        Some((address, websocket)) => {
+            let bus = bus.listen(&address);
+            #[cfg(feature = "tls")]
+            let bus = match websocket.server_tls {
+                Some(tls) => bus.tls(tls),
+                None => bus,
+            };
+            let _ = websocket.joins;
+            (bus, client)
+        }
+        None => (bus, client),
+    };
+    let bus = bus.start()?;
+    let client = client.connect_memory(&bus.connector())?;
+    // From the welcome on, publishes are sent in the order in which they are begun.
+    client.ping().await?;
+    Ok((Some(bus), client))
+}
+
+/// Runs the broker until it is closed, and drains it. Returns what was left, if there was no time for all.
+async fn run(
+    shared: &Arc<Shared>,
+    client: &Client,
+    bus: Option<BusHandle>,
+    runtime: tokio::runtime::Handle,
+) -> Option<Left> {
+    let (sent, settling) = mpsc::channel(SETTLING);
+    let mut own = JoinSet::new();
+    let tasks = Tasks { runtime, set: JoinSet::new() };
+    own.spawn(send(Arc::clone(shared), client.clone(), sent, tasks));
+    own.spawn(settle(Arc::clone(shared), settling));
+    // Its sender is in what is borrowed here.
+    let _ = shared.closing.subscribe().wait_for(|closing| *closing).await;
+    let limit = shared.options.drain_limit;
+    let deadline = Instant::now() + limit;
+    let drained = timeout_at(deadline, drain(shared, client)).await.is_ok();
+    let subscriptions = shared.live().len();
+    let (queued, in_flight) = shared.shut();
+    own.shutdown().await;
+    // What has been sent is flushed, as long as there is time; then the link is closed in any case.
+    let _ = timeout_at(deadline, client.close()).await;
+    if let Some(bus) = bus {
+        bus.drain(deadline.saturating_duration_since(Instant::now())).await;
+    }
+    if drained {
+        return None;
+    }
+    tracing::warn!(
+        queued,
+        in_flight,
+        subscriptions,
+        ?limit,
+        "a broker ended before all was sent and handled"
+    );
+    Some(Left { queued, in_flight, subscriptions })
+}
+
+/// Sends what is queued and lets handlers finish, with all that they publish meanwhile.
+async fn drain(shared: &Shared, client: &Client) {
+    loop {
+        until(shared, || shared.is_settled()).await;
+        let accepted = shared.accepted();
+        // The answer to the first may overtake deliveries that are written with it, that to the second cannot.
+        for _ in 0..2 {
+            // A connection that has ended brings nothing more, and its subscriptions end.
+            let _ = client.flush().await;
+        }
+        shared.asked.send_modify(|asked| *asked += 1);
+        let asked = *shared.asked.borrow();
+        until(shared, || shared.live().iter().all(|live| live.answered() >= asked)).await;
+        if shared.is_settled() && shared.accepted() == accepted {
+            break;
+        }
+    }
+    // Whatever has come all the same is handled before the subscriptions end.
+    let _ = client.drain().await;
+    until(shared, || shared.live().is_empty()).await;
+    // From then on nothing is taken.
+    until(shared, || shared.shut_if_settled()).await;
+}
+
+/// Waits for progress until it is so.
+async fn until(shared: &Shared, is_so: impl Fn() -> bool) {
+    loop {
+        let mut progress = std::pin::pin!(shared.progress.notified());
+        progress.as_mut().enable();
+        if is_so() {
+            return;
+        }
+        progress.await;
+    }
+}
+
+/// Does what is queued, one after the other.
+async fn send(shared: Arc<Shared>, client: Client, sent: mpsc::Sender<Sent>, mut tasks: Tasks) {
+    let mut unflushed = false;
+    loop {
+        match shared.take() {
+            None => shared.arrived.notified().await,
+            Some(Operation::Publish(Outgoing { topic, payload, told })) => {
+                unflushed = true;
+                match client.send_encoded(&topic, &payload).await {
+                    // The task that settles them ends after this one.
+                    Ok(acknowledgement) => drop(sent.send((acknowledgement, told)).await),
+                    Err(error) => {
+                        finish(&shared, Err(error), told);
+                        shared.settle(1);
+                    }
+                }
+            }
+            Some(Operation::Subscribe(subscribe)) => {
+                // Subscribing would overtake what was published before, which the subscription then saw.
+                if std::mem::take(&mut unflushed) {
+                    // If the connection has ended, subscribing says so.
+                    let _ = client.flush().await;
+                }
+                make(&shared, &client, subscribe, &mut tasks).await;
+                shared.settle(1);
+            }
+        }
+    }
+}
+
+async fn make(shared: &Arc<Shared>, client: &Client, subscribe: Subscribe, tasks: &mut Tasks) {
+    let Subscribe { pattern, call, control } = subscribe;
+    if control.is_stopped() {
+        let what = format!("the subscription to \"{pattern}\"");
+        return control.set_ready(Err(BusError::Closed { what }));
+    }
+    let options = shared.options.subscribe.clone();
+    match client.subscribe_bytes_with(&pattern, options).await {
+        Ok(subscription) => {
+            tasks.spawn(Task::new(shared, Arc::clone(&control), pattern, call, subscription));
+            control.set_ready(Ok(()));
+        }
+        Err(error) => {
+            add(&shared.counters.lost_subscriptions, 1);
+            tracing::error!(pattern = &*pattern, %error, "a broker cannot subscribe");
+            control.set_ready(Err(error));
+        }
+    }
+}
+
+/// Tells how publishes went, as soon as each is known.
+async fn settle(shared: Arc<Shared>, mut settling: mpsc::Receiver<Sent>) {
+    let mut waiting: VecDeque<Sent> = VecDeque::new();
+    let mut ended = false;
+    poll_fn(|context| {
+        loop {
+            let mut settled = 0;
+            while waiting.len() < SETTLING && !ended {
+                match settling.poll_recv(context) {
+                    Poll::Ready(Some(sent)) => waiting.push_back(sent),
+                    Poll::Ready(None) => ended = true,
+                    Poll::Pending => break,
+                }
+            }
+            // They mostly come in order. One that waits for a subscription without room holds up no other.
+            let mut index = 0;
+            while index < waiting.len() {
+                let Some((acknowledgement, _)) = waiting.get_mut(index) else { break };
+                let Poll::Ready(result) = Pin::new(acknowledgement).poll(context) else {
+                    index += 1;
+                    continue;
+                };
+                if let Some((_, told)) = waiting.remove(index) {
+                    finish(&shared, result, told);
+                    settled += 1;
+                }
+            }
+            if settled == 0 {
+                return if ended && waiting.is_empty() { Poll::Ready(()) } else { Poll::Pending };
+            }
+            shared.settle(settled);
+        }
+    })
+    .await;
+}
+
+fn finish(shared: &Shared, result: BusResult<usize>, told: oneshot::Sender<BusResult<usize>>) {
+    let counters = &shared.counters;
+    match &result {
+        Ok(matched) => {
+            add(&counters.published, 1);
+            add(&counters.matched, *matched as u64);
+        }
+        Err(error) => {
+            add(&counters.failed, 1);
+            // One line for each would fill a disk when a link breaks.
+            if counters.failed.load(Ordering::Relaxed).is_power_of_two() {
+                tracing::warn!(%error, failed = counters.failed.load(Ordering::Relaxed), "publishes of a broker failed");
+            }
+        }
+    }
+    // Whoever published may not want to know.
+    let _ = told.send(result);
+}

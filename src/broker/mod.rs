@@ -1,0 +1,298 @@
+//! The embedded broker: a bus and a client in one process, in a few calls and with callbacks.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use whispeer::broker::Broker;
+//!
+//! #[derive(Debug, Clone, Serialize, Deserialize)]
+//! struct MyData {
+//!     name: String,
+//!     id: i32,
+//! }
+//!
+//! # fn main() -> whispeer::BusResult<()> {
+//! let broker = Broker::build_default().build()?;
+//! broker.subscribe("some-event", |my_data: MyData| println!("{my_data:?}"));
+//! broker.subscribe::<MyData>("some-event", |my_data| println!("{} has {}", my_data.name, my_data.id));
+//! broker.subscribe_async("some-event", |my_data: MyData| async move { println!("{my_data:?}") });
+//!
+//! let my_data = MyData { name: "myname".into(), id: 123 };
+//! broker.publish("some-event", my_data.clone());
+//! assert_eq!(broker.publish::<MyData>("some-event", my_data).wait()?, 3);
+//! // What was published is sent and handled before the broker is gone.
+//! drop(broker);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `builder`, `options`, `parts` | putting one together |
+//! | `queue` | what was asked for and is not done, within its bounds |
+//! | `keeper` | the thread that owns all of it: sending, settling, draining |
+//! | `subscription` | a task for each subscription, which calls the handler |
+//! | `handler` | what a handler can be, and how it is contained |
+//! | `publishing`, `stats`, `waiting` | handles, counts, and waiting without a runtime |
+//!
+//! # What holds
+//! - **Order.** What is asked of a broker is done in the order in which it is asked: a publish is seen by the subscriptions
+//!   that the same broker was asked for before, and not by those that it is asked for later. Each subscription gives its
+//!   messages to its handler one after the other, in that order, unless
+//!   [`handlers_of_subscription`](BrokerOptions::handlers_of_subscription) allows more at a time. Subscriptions do not wait
+//!   for one another.
+//! - **Types.** The topic alone decides where a message goes. It travels as MessagePack with named fields, as a typed
+//!   client with an empty prefix sends it, and is read as what the handler takes; a type that looks the same is the same.
+//!   What cannot be read so is counted ([`BrokerStats::undecodable`]) and stands in the log: somebody publishes something
+//!   else there. The bus cannot choose by type, as it sees no more than ciphertext. Topics may have wildcards, on both sides.
+//! - **Threads.** A broker has its own, and needs no runtime of its caller's: it works the same where there is none, and
+//!   where there is one whose only thread is blocked. The bus has one thread, on which no handler ever runs. Handlers that
+//!   are not asynchronous may block: each takes a thread while it runs, up to [`BrokerOptions::handlers`]. Handlers may
+//!   publish and subscribe, with a [`WeakBroker`].
+//! - **Nothing is lost in silence.** A full queue, a message that could not be sent, one that a handler missed because it was
+//!   too slow, one that it could not read, and a handler that failed or panicked: each is counted ([`Broker::stats`]) and
+//!   stands in the log. A panic ends the call in which it happens and nothing else.
+//! - **An end.** A broker that is dropped or [closed](Broker::close) sends what was published, lets handlers finish, with what
+//!   they publish meanwhile, and gives up after [`BrokerOptions::drain_limit`].
+
+mod builder;
+mod handler;
+mod keeper;
+mod options;
+mod parts;
+mod publishing;
+mod queue;
+mod stats;
+mod subscription;
+mod waiting;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use crate::engine::compression::Compression;
+pub use builder::BrokerBuilder;
+pub use handler::{AsyncHandler, Handler, Outcome};
+pub use options::BrokerOptions;
+#[cfg(feature = "websocket")]
+pub use parts::WebSocket;
+pub use parts::{Encryption, Part};
+pub use publishing::Publishing;
+pub use stats::BrokerStats;
+pub use subscription::BrokerSubscription;
+
+use crate::client::encode;
+use crate::error::{BusError, BusResult};
+use crate::transport::{Address, MemoryConnector};
+use handler::Call;
+use keeper::Keeper;
+use queue::Shared;
+
+/// A bus and a client in one process; see the [module](self).
+///
+/// Dropping it blocks the thread until what was published is sent and handlers have finished, for
+/// [`BrokerOptions::drain_limit`] at the most (5 s by default); in asynchronous code [`close`](Self::close) does the same
+/// without blocking. A broker that is dropped by one of its own handlers, which cannot wait for itself, drains behind its back.
+pub struct Broker {
+    weak: WeakBroker,
+    /// `None` once somebody waits for the end.
+    keeper: Option<Keeper>,
+}
+
+impl Broker {
+    /// Begins to put a broker together. Without any part it neither compresses nor encrypts, and is for this process.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::broker::{Broker, BrokerOptions, Compression, Encryption};
+    /// # #[cfg(feature = "websocket")]
+    /// use whispeer::broker::WebSocket;
+    ///
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// # #[cfg(feature = "websocket")]
+    /// let broker = Broker::builder(BrokerOptions::default())
+    ///     .with(Encryption::new())
+    ///     .with(Compression::new())
+    ///     .with(WebSocket::new("http://localhost:0"))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(options: BrokerOptions) -> BrokerBuilder {
+        BrokerBuilder::new(options)
+    }
+
+    /// A broker for this process that compresses and encrypts; see [`Encryption::new`] for the key.
+    pub fn build_default() -> BrokerBuilder {
+        Self::builder(BrokerOptions::default()).with(Encryption::new()).with(Compression::new())
+    }
+
+    /// As [`build_default`](Self::build_default), listening for others at an address such as `http://localhost:8080`; see
+    /// [`WebSocket::new`].
+    #[cfg(feature = "websocket")]
+    pub fn build_default_with_ws(address: impl Into<String>) -> BrokerBuilder {
+        Self::build_default().with(WebSocket::new(address))
+    }
+
+    /// Publishes a message. It is encoded and queued at once, and this never waits.
+    ///
+    /// What is returned may be awaited, [waited for](Publishing::wait) or dropped. It says
+    /// [`QueueFull`](BusError::QueueFull) when there was no room; nothing is published then.
+    pub fn publish<T: Serialize>(&self, topic: &str, message: T) -> Publishing {
+        self.weak.publish(topic, message)
+    }
+
+    /// Calls `handler` with each message on `topic`, which may have wildcards, on a thread where it may block.
+    ///
+    /// Dropping what is returned lets the subscription go on; see [`BrokerSubscription`].
+    pub fn subscribe<T: DeserializeOwned>(
+        &self,
+        topic: &str,
+        handler: impl Handler<T>,
+    ) -> BrokerSubscription {
+        self.weak.subscribe(topic, handler)
+    }
+
+    /// As [`subscribe`](Self::subscribe), with a handler that is awaited. It runs on one of the broker's own
+    /// [`workers`](BrokerOptions::workers), within a Tokio runtime, and must not block its thread.
+    pub fn subscribe_async<T: DeserializeOwned>(
+        &self,
+        topic: &str,
+        handler: impl AsyncHandler<T>,
+    ) -> BrokerSubscription {
+        self.weak.subscribe_async(topic, handler)
+    }
+
+    /// What does not keep the broker alive: for handlers, which would otherwise keep the broker that keeps them.
+    #[must_use]
+    pub fn weak(&self) -> WeakBroker {
+        self.weak.clone()
+    }
+
+    /// What it has done, and what there is now.
+    #[must_use]
+    pub fn stats(&self) -> BrokerStats {
+        self.weak.shared.stats()
+    }
+
+    /// Where its bus listens for others, with the port that was chosen for 0. Nowhere if it has joined another's.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[Address] {
+        self.keeper.as_ref().map(|keeper| &*keeper.addresses).unwrap_or_default()
+    }
+
+    /// What other [clients](crate::Client) in this process connect to its bus with. They have to have the same engines.
+    /// `None` if it has joined another's bus.
+    #[must_use]
+    pub fn connector(&self) -> Option<MemoryConnector> {
+        self.keeper.as_ref()?.connector.clone()
+    }
+
+    /// Sends what was published, lets handlers finish, and ends. In a handler of its own it only begins to, and returns.
+    ///
+    /// # Errors
+    /// [`BusError::TimedOut`] when [`BrokerOptions::drain_limit`] was not enough, with what was left.
+    ///
+    /// # Cancel safety
+    /// The broker drains and ends by itself when the future is dropped; one that was never polled is dropped with it, which
+    /// blocks.
+    pub async fn close(mut self) -> BusResult<()> {
+        let Some(mut keeper) = self.keeper.take() else { return Ok(()) };
+        let shared = &self.weak.shared;
+        shared.closing.send_replace(true);
+        if keeper::is_own_thread(shared.id) {
+            return Ok(());
+        }
+        // The sender goes when the bus has ended; the last that it has said stays.
+        while keeper.left.changed().await.is_ok() {}
+        let Some(left) = *keeper.left.borrow() else { return Ok(()) };
+        let what = format!(
+            "draining the broker, with {} messages queued, {} on their way, and {} subscriptions at work,",
+            left.queued, left.in_flight, left.subscriptions
+        );
+        Err(BusError::TimedOut { what, after: shared.options.drain_limit })
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let Some(keeper) = self.keeper.take() else { return };
+        let shared = &self.weak.shared;
+        shared.closing.send_replace(true);
+        if !keeper::is_own_thread(shared.id) && keeper.thread.join().is_err() {
+            tracing::error!("a broker ended abnormally");
+        }
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Broker")
+            .field("addresses", &self.local_addrs())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Broker`] for those who must not keep it alive, such as its own handlers. Cheap to clone.
+///
+/// Once the broker has ended, all of its calls fail with [`BusError::Closed`]. While it drains they go on.
+///
+/// # Examples
+/// ```
+/// use whispeer::broker::Broker;
+///
+/// # fn main() -> whispeer::BusResult<()> {
+/// let broker = Broker::build_default().build()?;
+/// let answers = broker.weak();
+/// broker.subscribe("questions", move |question: u32| {
+///     answers.publish("answers", question + 1);
+/// });
+/// broker.subscribe("answers", |answer: u32| println!("{answer}"));
+/// broker.publish("questions", 41);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct WeakBroker {
+    shared: Arc<Shared>,
+}
+
+impl WeakBroker {
+    /// As [`Broker::publish`].
+    pub fn publish<T: Serialize>(&self, topic: &str, message: T) -> Publishing {
+        self.shared.publish(topic, encode(&message))
+    }
+
+    /// As [`Broker::subscribe`].
+    pub fn subscribe<T: DeserializeOwned>(
+        &self,
+        topic: &str,
+        handler: impl Handler<T>,
+    ) -> BrokerSubscription {
+        self.shared.subscribe(topic, Call::blocking(handler))
+    }
+
+    /// As [`Broker::subscribe_async`].
+    pub fn subscribe_async<T: DeserializeOwned>(
+        &self,
+        topic: &str,
+        handler: impl AsyncHandler<T>,
+    ) -> BrokerSubscription {
+        self.shared.subscribe(topic, Call::asynchronous(handler))
+    }
+
+    /// As [`Broker::stats`].
+    #[must_use]
+    pub fn stats(&self) -> BrokerStats {
+        self.shared.stats()
+    }
+}
+
+impl fmt::Debug for WeakBroker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("WeakBroker").finish_non_exhaustive()
+    }
+}

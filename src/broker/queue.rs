@@ -1,0 +1,250 @@
+//! What was asked of a broker and not yet done, in the order in which it was asked.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+
+use super::handler::Call;
+use super::options::BrokerOptions;
+use super::publishing::{Publishing, closed};
+use super::stats::{BrokerStats, Counters, add};
+use super::subscription::{BrokerSubscription, Control};
+use crate::error::{BusError, BusResult};
+use crate::limits;
+
+/// What the handles of a broker and its tasks share.
+pub(super) struct Shared {
+    /// What tells it from other brokers in this process.
+    pub(super) id: u64,
+    pub(super) options: BrokerOptions,
+    pub(super) counters: Counters,
+    state: Mutex<State>,
+    /// There is something in the queue.
+    pub(super) arrived: Notify,
+    /// A publish has been settled, a subscription has nothing to do, or has ended.
+    pub(super) progress: Notify,
+    /// Places for handlers.
+    pub(super) places: Arc<Semaphore>,
+    /// Set once the broker is to drain.
+    pub(super) closing: watch::Sender<bool>,
+    /// Counted up to ask all subscriptions whether they have nothing to do.
+    pub(super) asked: watch::Sender<u64>,
+    /// The living subscriptions.
+    pub(super) live: Mutex<Vec<Arc<Control>>>,
+}
+
+#[derive(Default)]
+struct State {
+    operations: VecDeque<Operation>,
+    messages: usize,
+    bytes: usize,
+    subscribes: usize,
+    /// Publishes that were taken from the queue and are not settled.
+    in_flight: usize,
+    /// The number of all operations that there ever were.
+    accepted: u64,
+    closed: bool,
+    /// Whether the log has a line about the queue being full since it last was empty.
+    told: bool,
+}
+
+/// What is to be done.
+pub(super) enum Operation {
+    Publish(Outgoing),
+    Subscribe(Subscribe),
+}
+
+/// A message that is to be published.
+pub(super) struct Outgoing {
+    pub(super) topic: Box<str>,
+    pub(super) payload: Bytes,
+    pub(super) told: oneshot::Sender<BusResult<usize>>,
+}
+
+/// A subscription that is to be made.
+pub(super) struct Subscribe {
+    pub(super) pattern: Box<str>,
+    pub(super) call: Call,
+    pub(super) control: Arc<Control>,
+}
+
+impl Outgoing {
+    fn size(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(options: BrokerOptions) -> Arc<Self> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self {
+            id: LAST.fetch_add(1, Ordering::Relaxed) + 1,
+            places: Arc::new(Semaphore::new(options.handlers)),
+            options,
+            counters: Counters::default(),
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            progress: Notify::new(),
+            closing: watch::Sender::new(false),
+            asked: watch::Sender::new(0),
+            live: Mutex::default(),
+        })
+    }
+
+    pub(super) fn publish(&self, topic: &str, payload: BusResult<Bytes>) -> Publishing {
+        let payload = match payload {
+            Ok(payload) => payload,
+            Err(error) => {
+                add(&self.counters.failed, 1);
+                tracing::warn!(%error, topic, "a message was not published");
+                return Publishing::refused(error);
+            }
+        };
+        let (told, receiver) = oneshot::channel();
+        let outgoing = Outgoing { topic: topic.into(), payload, told };
+        let size = outgoing.size();
+        let mut state = self.lock();
+        if state.closed {
+            return Publishing::refused(closed());
+        }
+        let (messages, bytes) = self.options.queue;
+        // A message of any size has room where there is no other.
+        if state.messages >= messages || (state.bytes.saturating_add(size) > bytes && state.messages > 0) {
+            let error = BusError::QueueFull { messages: state.messages, bytes: state.bytes };
+            let tell = !std::mem::replace(&mut state.told, true);
+            drop(state);
+            self.refuse(&error, topic, tell);
+            return Publishing::refused(error);
+        }
+        state.messages += 1;
+        state.bytes += size;
+        self.push(state, Operation::Publish(outgoing));
+        Publishing::waiting(receiver)
+    }
+
+    pub(super) fn subscribe(&self, pattern: &str, call: Call) -> BrokerSubscription {
+        let control = Control::new();
+        let subscription = BrokerSubscription::new(Arc::clone(&control));
+        let mut state = self.lock();
+        if state.closed {
+            control.set_ready(Err(closed()));
+            return subscription;
+        }
+        if state.subscribes >= limits::BROKER_SUBSCRIBES {
+            let error = BusError::QueueFull { messages: state.messages, bytes: state.bytes };
+            drop(state);
+            self.refuse(&error, pattern, true);
+            control.set_ready(Err(error));
+            return subscription;
+        }
+        state.subscribes += 1;
+        self.push(state, Operation::Subscribe(Subscribe { pattern: pattern.into(), call, control }));
+        subscription
+    }
+
+    /// The next operation. A publish counts as in flight from here on.
+    pub(super) fn take(&self) -> Option<Operation> {
+        let mut state = self.lock();
+        let operation = state.operations.pop_front()?;
+        state.in_flight += 1;
+        match &operation {
+            Operation::Publish(outgoing) => {
+                state.messages -= 1;
+                state.bytes -= outgoing.size();
+            }
+            Operation::Subscribe(_) => state.subscribes -= 1,
+        }
+        if state.operations.is_empty() {
+            state.told = false;
+        }
+        Some(operation)
+    }
+
+    /// So many operations that were taken have been done.
+    pub(super) fn settle(&self, count: usize) {
+        let mut state = self.lock();
+        state.in_flight -= count;
+        let done = state.in_flight == 0 && state.operations.is_empty();
+        drop(state);
+        if done {
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// Whether all that was asked for has been done.
+    pub(super) fn is_settled(&self) -> bool {
+        let state = self.lock();
+        state.in_flight == 0 && state.operations.is_empty()
+    }
+
+    /// Takes nothing more, if all that was asked for has been done.
+    pub(super) fn shut_if_settled(&self) -> bool {
+        let mut state = self.lock();
+        state.closed |= state.in_flight == 0 && state.operations.is_empty();
+        state.closed
+    }
+
+    /// How much was ever asked for.
+    pub(super) fn accepted(&self) -> u64 {
+        self.lock().accepted
+    }
+
+    /// Takes nothing more, and gives up what waits. Returns the number of messages among it, and of those in flight.
+    pub(super) fn shut(&self) -> (usize, usize) {
+        let mut state = self.lock();
+        state.closed = true;
+        let left = std::mem::take(&mut state.operations);
+        let counts = (std::mem::take(&mut state.messages), state.in_flight);
+        state.bytes = 0;
+        state.subscribes = 0;
+        drop(state);
+        for operation in left {
+            match operation {
+                // Its handle sees that nobody will tell.
+                Operation::Publish(_) => add(&self.counters.failed, 1),
+                Operation::Subscribe(subscribe) => subscribe.control.set_ready(Err(closed())),
+            }
+        }
+        counts
+    }
+
+    pub(super) fn live(&self) -> MutexGuard<'_, Vec<Arc<Control>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stats(&self) -> BrokerStats {
+        let subscriptions = self.live().len();
+        let state = self.lock();
+        BrokerStats {
+            queued: state.messages,
+            queued_bytes: state.bytes,
+            in_flight: state.in_flight,
+            subscriptions,
+            ..self.counters.read()
+        }
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State>, operation: Operation) {
+        let idle = state.operations.is_empty();
+        state.accepted += 1;
+        state.operations.push_back(operation);
+        drop(state);
+        if idle {
+            self.arrived.notify_one();
+        }
+    }
+
+    fn refuse(&self, error: &BusError, topic: &str, tell: bool) {
+        add(&self.counters.refused, 1);
+        if tell {
+            tracing::warn!(%error, topic, "a message or subscription found no room, perhaps one of many");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
