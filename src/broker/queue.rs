@@ -248,3 +248,71 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A queue that nobody empties.
+    fn queue(messages: usize, bytes: usize) -> Arc<Shared> {
+        Shared::new(BrokerOptions::default().queue(messages, bytes))
+    }
+
+    fn publish(shared: &Shared, bytes: usize) -> Result<(), BusError> {
+        let publishing = shared.publish("t", Ok(vec![0; bytes].into()));
+        publishing.refusal().cloned().map_or(Ok(()), Err)
+    }
+
+    #[test]
+    fn messages_and_bytes_are_bounded_and_come_back_when_they_are_taken() {
+        let shared = queue(3, 100);
+        assert!(publish(&shared, 49).is_ok());
+        assert!(publish(&shared, 49).is_ok());
+        assert!(matches!(publish(&shared, 0), Err(BusError::QueueFull { messages: 2, bytes: 100 })));
+        assert!(shared.take().is_some());
+        for _ in 0..2 {
+            assert!(publish(&shared, 0).is_ok());
+        }
+        assert!(matches!(publish(&shared, 0), Err(BusError::QueueFull { messages: 3, bytes: 52 })));
+        assert_eq!((shared.stats().queued, shared.stats().queued_bytes, shared.stats().refused), (3, 52, 2));
+    }
+
+    #[test]
+    fn a_message_of_any_size_has_room_in_an_empty_queue() {
+        let shared = queue(10, 100);
+        assert!(publish(&shared, 1000).is_ok());
+        assert!(publish(&shared, 0).is_err());
+        assert!(shared.take().is_some());
+        assert!(publish(&shared, 0).is_ok());
+    }
+
+    #[test]
+    fn subscriptions_have_a_bound_of_their_own() {
+        let shared = queue(1, 100);
+        assert!(publish(&shared, 0).is_ok());
+        let subscribe = || shared.subscribe("t", Call::blocking(|(): ()| ())).close_reason();
+        for _ in 0..limits::BROKER_SUBSCRIBES {
+            assert!(subscribe().is_none());
+        }
+        assert!(matches!(subscribe(), Some(BusError::QueueFull { .. })));
+    }
+
+    #[test]
+    fn it_shuts_only_when_all_is_settled_or_by_force() {
+        let shared = queue(10, 100);
+        let first = shared.publish("t", Ok(Bytes::new()));
+        assert!(!shared.shut_if_settled());
+        assert!(matches!(shared.take(), Some(Operation::Publish(_))));
+        assert!(!shared.shut_if_settled(), "it is in flight");
+        drop(first);
+        shared.settle(1);
+        assert!(shared.shut_if_settled());
+        assert!(matches!(publish(&shared, 0), Err(BusError::Closed { .. })));
+
+        let shared = queue(10, 100);
+        let waiting = shared.publish("t", Ok(Bytes::new()));
+        assert_eq!(shared.shut(), (1, 0));
+        assert!(matches!(waiting.wait(), Err(BusError::Closed { .. })));
+        assert_eq!(shared.stats().failed, 1);
+    }
+}

@@ -17,7 +17,7 @@ macro_rules! examples {
             }
         )*
 
-        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED];
+        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER];
     };
 }
 
@@ -35,6 +35,7 @@ examples! {
 /// The last ones need features that are not among the defaults.
 const SEALED: &str = "09_end_to_end_encryption.rs";
 const GRANTED: &str = "10_key_grants.rs";
+const BROKER: &str = "11_broker.rs";
 
 #[cfg(all(feature = "compression", feature = "encryption"))]
 #[path = "../../examples/09_end_to_end_encryption.rs"]
@@ -56,6 +57,17 @@ mod key_grants;
 #[test]
 fn key_grants() {
     ends(key_grants::run());
+}
+
+#[cfg(feature = "broker")]
+#[path = "../../examples/11_broker.rs"]
+#[allow(dead_code, reason = "it is a program of its own as well")]
+mod broker;
+
+#[cfg(feature = "broker")]
+#[test]
+fn broker() {
+    ends(async { broker::run() });
 }
 
 /// Runs an example as its `main` does.
