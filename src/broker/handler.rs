@@ -154,6 +154,13 @@ pub(super) async fn contained_async(call: impl FnOnce() -> Result<Returned, BusE
     .await
 }
 
+/// Lets go of a handler that was never called. A panic of what it holds stays here.
+pub(super) fn discard(call: Call) {
+    if catch_unwind(AssertUnwindSafe(|| drop(call))).is_err() {
+        tracing::error!("what a handler held panicked when it was dropped");
+    }
+}
+
 /// What a panic says.
 fn words(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();

@@ -67,8 +67,8 @@ pub(super) struct Keeper {
     pub(super) connector: Option<MemoryConnector>,
     pub(super) addresses: Vec<Address>,
     pub(super) thread: thread::JoinHandle<()>,
-    /// What was left when it ended; it has ended when the sender is gone.
-    pub(super) left: watch::Receiver<Option<Left>>,
+    /// How it ended: with something left, or not. It has ended when the sender is gone, also where that has said nothing.
+    pub(super) end: watch::Receiver<Option<Result<(), Left>>>,
 }
 
 /// What was left when a broker had no more time to drain.
@@ -98,21 +98,31 @@ pub(super) fn start(
         .build()
         .map_err(refused)?;
     let (started, starting) = oneshot::channel();
-    let (leave, left) = watch::channel(None);
+    let (ended, end) = watch::channel(None);
     let keep = move || {
         BROKER.set(id);
-        keep(&core, handlers, &shared, plan, started, &leave);
+        let shut = Shut(shared);
+        keep(&core, handlers, &shut.0, plan, started, &ended);
         drop(core);
     };
     let thread = thread::Builder::new().name("whispeer-broker".into()).spawn(keep).map_err(refused)?;
     Ok(async move {
         let (connector, addresses) = starting.await.unwrap_or_else(|_| Err(super::publishing::closed()))?;
-        Ok(Keeper { connector, addresses, thread, left })
+        Ok(Keeper { connector, addresses, thread, end })
     })
 }
 
 fn refused(error: std::io::Error) -> BusError {
     BusError::InvalidSettings(format!("the system gives no threads for a broker: {error}"))
+}
+
+/// Lets nobody wait for a broker that is not there any more, however it has ended.
+struct Shut(Arc<Shared>);
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
 }
 
 type Started = (Option<MemoryConnector>, Vec<Address>);
@@ -123,14 +133,13 @@ fn keep(
     shared: &Arc<Shared>,
     plan: Plan,
     started: oneshot::Sender<BusResult<Started>>,
-    leave: &watch::Sender<Option<Left>>,
+    ended: &watch::Sender<Option<Result<(), Left>>>,
 ) {
     let runtime = handlers.handle().clone();
     let drained = core.block_on(async {
         let (bus, client) = match begin(shared, plan).await {
             Ok(begun) => begun,
             Err(error) => {
-                shared.shut();
                 let _ = started.send(Err(error));
                 return true;
             }
@@ -142,7 +151,7 @@ fn keep(
             shared.closing.send_replace(true);
         }
         let left = run(shared, &client, bus, runtime).await;
-        leave.send_replace(left);
+        ended.send_replace(Some(left.map_or(Ok(()), Err)));
         left.is_none()
     });
     if drained {
@@ -291,6 +300,7 @@ async fn make(shared: &Arc<Shared>, client: &Client, subscribe: Subscribe, tasks
     let Subscribe { pattern, call, control } = subscribe;
     if control.is_stopped() {
         let what = format!("the subscription to \"{pattern}\"");
+        tasks.discard(call);
         return control.set_ready(Err(BusError::Closed { what }));
     }
     let options = shared.options.subscribe.clone();
@@ -302,6 +312,7 @@ async fn make(shared: &Arc<Shared>, client: &Client, subscribe: Subscribe, tasks
         Err(error) => {
             add(&shared.counters.lost_subscriptions, 1);
             tracing::error!(pattern = &*pattern, %error, "a broker cannot subscribe");
+            tasks.discard(call);
             control.set_ready(Err(error));
         }
     }

@@ -205,8 +205,15 @@ impl Broker {
             return Ok(());
         }
         // The sender goes when the bus has ended; the last that it has said stays.
-        while keeper.left.changed().await.is_ok() {}
-        let Some(left) = *keeper.left.borrow() else { return Ok(()) };
+        while keeper.end.changed().await.is_ok() {}
+        let left = match *keeper.end.borrow() {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(left)) => left,
+            None => {
+                tracing::error!("a broker ended abnormally");
+                return Err(BusError::Closed { what: "the broker, which ended abnormally,".into() });
+            }
+        };
         let what = format!(
             "draining the broker, with {} messages queued, {} on their way, and {} subscriptions at work,",
             left.queued, left.in_flight, left.subscriptions

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
-use super::handler::Call;
+use super::handler::{Call, discard};
 use super::options::BrokerOptions;
 use super::publishing::{Publishing, closed};
 use super::stats::{BrokerStats, Counters, add};
@@ -205,7 +205,10 @@ impl Shared {
             match operation {
                 // Its handle sees that nobody will tell.
                 Operation::Publish(_) => add(&self.counters.failed, 1),
-                Operation::Subscribe(subscribe) => subscribe.control.set_ready(Err(closed())),
+                Operation::Subscribe(Subscribe { control, call, .. }) => {
+                    control.set_ready(Err(closed()));
+                    discard(call);
+                }
             }
         }
         counts

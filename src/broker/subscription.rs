@@ -1,6 +1,7 @@
 //! Subscriptions of a broker, and the tasks that give their messages to handlers.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -364,6 +365,15 @@ impl Task {
 
     async fn next(&mut self) -> Next {
         loop {
+            // Where messages wait, nothing else has to be looked at but whether it goes on.
+            if !self.handling.control.is_stopped()
+                && let Some(Some(event)) = self.arrived().await
+            {
+                match self.handling.message(event) {
+                    Some(message) => return Next::Message(message),
+                    None => continue,
+                }
+            }
             // What has arrived comes before the question whether there is something to do.
             tokio::select! {
                 biased;
@@ -384,9 +394,24 @@ impl Task {
         }
     }
 
+    /// What has arrived already.
+    async fn arrived(&mut self) -> Option<Option<Event<Bytes>>> {
+        let mut event = pin!(self.subscription.next_event());
+        poll_fn(|context| {
+            Poll::Ready(match event.as_mut().poll(context) {
+                Poll::Ready(event) => Some(event),
+                Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
     /// A place to call a handler; none if the subscription is stopped meanwhile.
     async fn place(&mut self) -> Option<OwnedSemaphorePermit> {
         let places = Arc::clone(&self.handling.shared.places);
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            return Some(place);
+        }
         tokio::select! {
             biased;
             _ = self.stopping.wait_for(|stopping| *stopping) => None,
@@ -416,8 +441,17 @@ pub(super) struct Tasks {
 
 impl Tasks {
     pub(super) fn spawn(&mut self, task: Task) {
-        // Those that have ended leave their places.
-        while self.set.try_join_next().is_some() {}
+        self.forget_ended();
         self.set.spawn_on(task.run(), &self.runtime);
+    }
+
+    /// Lets go of a handler where it may block and panic.
+    pub(super) fn discard(&mut self, call: Call) {
+        self.forget_ended();
+        self.set.spawn_blocking_on(move || drop(call), &self.runtime);
+    }
+
+    fn forget_ended(&mut self) {
+        while self.set.try_join_next().is_some() {}
     }
 }

@@ -223,6 +223,15 @@ fn brokers_are_given_engines_of_ones_own_settings() {
     all_kinds_work(broker);
 }
 
+#[test]
+fn brokers_and_their_handles_go_from_thread_to_thread() {
+    fn goes<T: Send + Sync + 'static>() {}
+    goes::<Broker>();
+    goes::<WeakBroker>();
+    goes::<BrokerSubscription>();
+    goes::<whispeer::broker::Publishing>();
+}
+
 // Order.
 
 #[test]
@@ -416,6 +425,29 @@ fn handlers_publish_and_subscribe_and_wait_for_both() {
     broker.publish("begin-async", data(2));
     assert_eq!(next(&seen), data(2));
     assert_eq!(after(broker).panics, 0);
+}
+
+#[test]
+fn what_a_handler_holds_may_panic_when_it_is_dropped() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("it was held");
+        }
+    }
+
+    let broker = plain();
+    let bomb = Bomb;
+    let refused = broker.subscribe("not a topic", move |(): ()| {
+        let _ = &bomb;
+    });
+    assert!(refused.wait_ready().is_err());
+    let bomb = Bomb;
+    broker.subscribe("numbers", move |_: i32| {
+        let _ = &bomb;
+    });
+    assert_eq!(broker.publish("numbers", 1).wait().unwrap(), 1);
+    assert_eq!(after(broker).handled, 1);
 }
 
 // Bounds.
