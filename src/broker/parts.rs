@@ -12,7 +12,7 @@ use crate::error::BusError;
 use crate::error::BusResult;
 #[cfg(feature = "websocket")]
 use crate::transport::Address;
-#[cfg(feature = "tls")]
+#[cfg(all(feature = "tls", feature = "websocket"))]
 use crate::transport::{ClientTls, ServerTls};
 
 /// The variable of the environment that names the file of the keyring, here as for the command `whispeer`.

@@ -430,7 +430,10 @@ impl Client {
         encode: Encoder<T>,
         value: &T,
     ) -> BusResult<usize> {
-        self.send_raw(topic, fields, encode, value).await?.await
+        let (sender, receiver) = oneshot::channel();
+        let origin = Origin::Acknowledged(Some(sender));
+        self.send_raw(topic, fields, encode, value, origin).await?;
+        self.acknowledgement(receiver).await
     }
 
     /// Sends what [`encode`](super::encode) has made of a value. When this returns it is on its way, in the order of the
@@ -438,7 +441,14 @@ impl Client {
     /// is connected.
     #[cfg(feature = "broker")]
     pub(crate) async fn send_encoded(&self, topic: &str, payload: &Bytes) -> BusResult<Acknowledgement> {
-        self.send_raw(&wire_publish("", topic)?, &[], Encoder::bytes(), payload).await
+        let (sender, receiver) = oneshot::channel();
+        let origin = Origin::Queued(Some(sender));
+        self.send_raw(&wire_publish("", topic)?, &[], Encoder::bytes(), payload, origin).await?;
+        Ok(self.acknowledgement(receiver))
+    }
+
+    fn acknowledgement(&self, receiver: oneshot::Receiver<BusResult<usize>>) -> Acknowledgement {
+        Acknowledgement { receiver, connection: Arc::clone(&self.connection) }
     }
 
     async fn send_raw<T>(
@@ -447,7 +457,8 @@ impl Client {
         fields: &[u8],
         encode: Encoder<T>,
         value: &T,
-    ) -> BusResult<Acknowledgement> {
+        mut origin: Origin,
+    ) -> BusResult<()> {
         let shared = &self.connection.shared;
         let seal = self.connection.seal(topic)?;
         if seal.is_some() {
@@ -455,33 +466,29 @@ impl Client {
             shared.opened().await?;
         }
         let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Publish, fields));
-        let (sender, receiver) = oneshot::channel();
-        let mut origin = Origin::Acknowledged(Some(sender));
-        {
-            let mut ticket = Ticket::new(shared);
-            let mut sealed = None;
-            poll_fn(|context| {
-                let mut poll = |body: &Body<'_>| {
-                    body.with_content(fields, topic.as_bytes(), |content| {
-                        ticket.poll_publish(context, &mut origin, content)
-                    })
-                };
-                // What is sealed is so once, however often it is tried to send it.
-                if let Some(sealed) = &sealed {
-                    return poll(&Body::Owned(Bytes::clone(sealed)));
+        let mut ticket = Ticket::new(shared);
+        let mut sealed = None;
+        poll_fn(|context| {
+            let mut poll = |body: &Body<'_>| {
+                body.with_content(fields, topic.as_bytes(), |content| {
+                    ticket.poll_publish(context, &mut origin, content)
+                })
+            };
+            // What is sealed is so once, however often it is tried to send it.
+            if let Some(sealed) = &sealed {
+                return poll(&Body::Owned(Bytes::clone(sealed)));
+            }
+            let beside = fields.len() + topic.len();
+            let sent = with_encoded(shared, &encode, value, beside, outgoing.as_ref(), |body| {
+                let polled = poll(body);
+                if outgoing.is_some() && polled.is_pending() {
+                    sealed = Some(body.keep());
                 }
-                let beside = fields.len() + topic.len();
-                let sent = with_encoded(shared, &encode, value, beside, outgoing.as_ref(), |body| {
-                    let polled = poll(body);
-                    if outgoing.is_some() && polled.is_pending() {
-                        sealed = Some(body.keep());
-                    }
-                    polled
-                });
-                sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
-            })
-            .await?;
-        }
-        Ok(Acknowledgement { receiver, connection: Arc::clone(&self.connection) })
+                polled
+            });
+            sent.unwrap_or_else(|error| Poll::Ready(Err(error)))
+        })
+        .await?;
+        Ok(())
     }
 }

@@ -66,6 +66,9 @@ impl Default for PublishWindow {
 pub(super) enum Origin {
     /// The caller waits for it; `None` once it is sent.
     Acknowledged(Option<oneshot::Sender<BusResult<usize>>>),
+    /// The caller waits for it, and sends more before that: as with a publisher, many go in one write.
+    #[cfg(feature = "broker")]
+    Queued(Option<oneshot::Sender<BusResult<usize>>>),
     /// A publisher, when it flushes.
     Publisher(u32),
 }
@@ -185,16 +188,16 @@ impl Shared {
                 state.lanes.data(&header.flagged(Flags::ACKNOWLEDGE), content);
                 Ok(Then::Write)
             }
+            #[cfg(feature = "broker")]
+            Origin::Queued(sender) => {
+                if let Some(sender) = sender.take() {
+                    publishing.acknowledgements.insert(sequence, sender);
+                }
+                Ok(push_pipelined(state, &header.flagged(Flags::ACKNOWLEDGE), content, size))
+            }
             Origin::Publisher(publisher) => {
                 publishing.note_turn(sequence, *publisher);
-                let idle = state.lanes.waiting() == 0;
-                state.lanes.data(&header, content);
-                let enough = (WRITE_TOGETHER * size).clamp(WRITE_AT, limits::READ_CHUNK);
-                if state.lanes.waiting() >= enough {
-                    return Ok(Then::Write);
-                }
-                // The driver writes once this task pauses; it is told once, not for each message.
-                Ok(if idle { Then::WakeDriver } else { Then::Nothing })
+                Ok(push_pipelined(state, &header, content, size))
             }
         }
     }
@@ -268,6 +271,19 @@ impl Shared {
     pub(super) fn take_failure(&self, publisher: u32) -> Option<BusError> {
         self.lock().publishing.publishers.get_mut(&publisher).and_then(Option::take)
     }
+}
+
+/// Queues a publish that others follow, and says whether it is time to write.
+#[inline]
+fn push_pipelined(state: &mut State, header: &Header, content: &ContentRef<'_>, size: usize) -> Then {
+    let idle = state.lanes.waiting() == 0;
+    state.lanes.data(header, content);
+    let enough = (WRITE_TOGETHER * size).clamp(WRITE_AT, limits::READ_CHUNK);
+    if state.lanes.waiting() >= enough {
+        return Then::Write;
+    }
+    // The driver writes once this task pauses; it is told once, not for each message.
+    if idle { Then::WakeDriver } else { Then::Nothing }
 }
 
 impl PublishWindow {
