@@ -7,9 +7,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
 
-use super::Durability;
 use super::failure::{damaged, told};
 use super::schema::{APPLICATION, MIGRATIONS};
+use super::{Durability, SqliteOptions};
 use crate::error::StoreError;
 
 /// Pages of 4 KiB that are written to the file beside the log before they are moved to their places: 16 MiB.
@@ -24,20 +24,26 @@ pub(super) struct StoreFile {
     /// How it is named in errors.
     pub(super) place: String,
     path: PathBuf,
+    file_system: Option<String>,
     /// Held as long as the file is open.
     _lock: File,
 }
 
 impl StoreFile {
-    pub(super) fn open(path: &Path, durability: Durability) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let place = path.display().to_string();
         let lock = lock(path, &place)?;
         private(path).map_err(|error| refused(&place, &error))?;
-        let mut connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
+        let SqliteOptions { durability, file_system } = options;
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, file_system.as_deref())
             .map_err(|error| told(&place, &error))?;
         // First of all, as nothing is to be changed of what is not ours.
         check_kind(&connection, &place)?;
         prepare(&connection, durability).map_err(|error| told(&place, &error))?;
+        // Before there are tables: who finds those without this takes them for another program's.
+        connection
+            .pragma_update(None, "application_id", APPLICATION)
+            .map_err(|error| told(&place, &error))?;
         MIGRATIONS.to_latest(&mut connection).map_err(|error| match error {
             MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
                 StoreError::Newer { place: place.clone() }
@@ -45,18 +51,15 @@ impl StoreFile {
             MigrationError::RusqliteError { err, .. } => told(&place, &err),
             error => damaged(&place, &error.to_string()),
         })?;
-        connection
-            .pragma_update(None, "application_id", APPLICATION)
-            .map_err(|error| told(&place, &error))?;
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { connection, place, path: path.to_owned(), _lock: lock })
+        Ok(Self { connection, place, path: path.to_owned(), file_system, _lock: lock })
     }
 
     /// Another way to the same file, for reading alone.
     pub(super) fn reading(&self) -> Result<Connection, StoreError> {
         let open = || {
-            let connection =
-                Connection::open_with_flags(&self.path, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+            let file_system = self.file_system.as_deref();
+            let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY, file_system)?;
             connection.busy_timeout(PATIENCE)?;
             connection.pragma_update(None, "query_only", true)?;
             connection.set_prepared_statement_cache_capacity(32);
@@ -67,8 +70,12 @@ impl StoreFile {
 }
 
 /// Each connection is used by one thread at a time.
-fn flags(access: OpenFlags) -> OpenFlags {
-    access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
+fn connect(path: &Path, access: OpenFlags, file_system: Option<&str>) -> rusqlite::Result<Connection> {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    match file_system {
+        Some(name) => Connection::open_with_flags_and_vfs(path, flags, name),
+        None => Connection::open_with_flags(path, flags),
+    }
 }
 
 /// Takes the file, as one that is locked beside it: the lock of a database is not held between transactions.

@@ -55,6 +55,7 @@ pub enum Durability {
 #[non_exhaustive]
 pub struct SqliteOptions {
     durability: Durability,
+    file_system: Option<String>,
 }
 
 impl SqliteOptions {
@@ -68,6 +69,15 @@ impl SqliteOptions {
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// By which file system of SQLite's (a VFS that the process has registered) the file is read and written, instead of
+    /// the system's own. Tests have one that fails.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn file_system(mut self, name: &str) -> Self {
+        self.file_system = Some(name.to_owned());
         self
     }
 }
@@ -108,7 +118,7 @@ impl SqliteStore {
     /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::Corrupt`], [`StoreError::ReadOnly`], and
     /// [`StoreError::Failed`] for anything else that the system says.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
-        let file = StoreFile::open(path, options.durability)?;
+        let file = StoreFile::open(path, options)?;
         let readers = Readers::start(&file)?;
         let writer = Writer::start(file)?;
         Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers })))

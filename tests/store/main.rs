@@ -1,0 +1,10 @@
+//! What a store in a file keeps, whatever happens to it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed, as it should, and what is printed is for who reads it"
+)]
+
+mod power_loss;
+mod workload;
