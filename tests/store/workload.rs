@@ -122,7 +122,7 @@ impl Workload {
         let bounded = Retention::new().bytes(400_000).topic_messages(30).age(Duration::from_secs(40));
         vec![
             Call::Open(settings("a", &["a/**"]).retention(bounded).known_for(Duration::from_secs(5))),
-            Call::Open(settings("b", &["b/**", "c"])),
+            Call::Open(settings("b", &["b/**", "c"]).retention(Retention::new().bytes(700_000))),
         ]
     }
 

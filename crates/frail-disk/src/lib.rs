@@ -105,6 +105,12 @@ impl Disk {
         self.platter().fail_after(events, fault, seed);
     }
 
+    /// Whether the fault has happened, at least once.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.platter().has_failed()
+    }
+
     /// Nothing goes wrong any more.
     pub fn mend(&self) {
         self.platter().mend();

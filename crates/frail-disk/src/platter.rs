@@ -32,6 +32,7 @@ pub(crate) struct Platter {
     is_off: bool,
     crash: Option<(u64, u64)>,
     fault: Option<Faulty>,
+    has_failed: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,11 @@ impl Platter {
 
     pub(crate) fn fail_after(&mut self, events: u64, fault: Fault, seed: u64) {
         self.fault = Some(Faulty { fault, events_before: events, random: Random::new(seed) });
+        self.has_failed = false;
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     pub(crate) fn mend(&mut self) {
@@ -140,7 +146,10 @@ impl Platter {
             return Answer::Fails;
         }
         match &mut self.fault {
-            Some(Faulty { fault: Fault::Read, events_before: 0, .. }) => Answer::Fails,
+            Some(Faulty { fault: Fault::Read, events_before: 0, .. }) => {
+                self.has_failed = true;
+                Answer::Fails
+            }
             Some(Faulty { fault: Fault::Read, events_before, .. }) => {
                 *events_before -= 1;
                 Answer::Go
@@ -163,8 +172,10 @@ impl Platter {
                 let beyond = bytes.len() - file.length.saturating_sub(offset).min(bytes.len());
                 fits = bytes.len() - beyond + random.below(beyond + 1);
                 answer = Answer::Full(fits);
+                self.has_failed = true;
             }
             if fault == Fault::Write {
+                self.has_failed = true;
                 return Answer::Fails;
             }
         }
@@ -194,7 +205,7 @@ impl Platter {
         }
         let lost = match self.due() {
             Some((Fault::Sync, random)) => {
-                self.fault = None;
+                (self.fault, self.has_failed) = (None, true);
                 Some(random)
             }
             _ => None,
