@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
 
@@ -12,11 +13,15 @@ use super::schema::{APPLICATION, MIGRATIONS};
 use super::{Durability, SqliteOptions};
 use crate::error::StoreError;
 
-/// Pages of 4 KiB that are written to the file beside the log before they are moved to their places: 16 MiB.
-const LOG_PAGES: u32 = 4096;
-
 /// How long a reader waits for the file while the writer moves pages. Neither keeps the other for long.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// KiB of pages that the writer remembers: those that are changed time and again where topics are many. SQLite would
+/// remember 2 MiB.
+const WRITER_CACHE: i64 = 16 * 1024;
+
+/// How long the writer waits for those who read from the log before it makes it longer instead.
+const WRITER_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The file of a store, which nobody else has while this is there.
 pub(super) struct StoreFile {
@@ -52,7 +57,14 @@ impl StoreFile {
             error => damaged(&place, &error.to_string()),
         })?;
         connection.set_prepared_statement_cache_capacity(64);
+        connection.busy_timeout(WRITER_PATIENCE).map_err(|error| told(&place, &error))?;
         Ok(Self { connection, place, path: path.to_owned(), file_system, _lock: lock })
+    }
+
+    /// Leaves the log as it is, also when it is closed: nobody knows what of it is on the disk.
+    pub(super) fn give_up(&self) {
+        // It is no use to tell that this fails, too.
+        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     }
 
     /// Another way to the same file, for reading alone.
@@ -62,6 +74,8 @@ impl StoreFile {
             let connection = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY, file_system)?;
             connection.busy_timeout(PATIENCE)?;
             connection.pragma_update(None, "query_only", true)?;
+            // What is in the log is the writer's.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.set_prepared_statement_cache_capacity(32);
             Ok(connection)
         };
@@ -121,8 +135,9 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
     connection.pragma_update(None, "synchronous", synchronous)?;
     // Where a plain sync leaves it in the drive's own memory.
     connection.pragma_update(None, "fullfsync", true)?;
-    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
-    connection.pragma_update_and_check(None, "journal_size_limit", LOG_PAGES * 4096, |_| Ok(()))?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE)?;
+    // The writer does that itself.
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
     connection.pragma_update(None, "temp_store", "MEMORY")
 }
 

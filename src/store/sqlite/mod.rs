@@ -11,12 +11,14 @@
 //! | `streams` | what a transaction does to streams |
 //! | `topics` | the topics of streams, and what they count |
 //! | `consumers` | how far consumers are |
+//! | `log` | what is written to first, and when it is moved to its place |
 //! | `reader` | threads that read |
 //! | `failure` | what goes wrong |
 
 mod consumers;
 mod failure;
 mod file;
+mod log;
 mod reader;
 mod schema;
 mod streams;

@@ -108,6 +108,13 @@ impl Streams {
         self.streams.values().map(Stream::state).collect()
     }
 
+    /// Bytes that they keep at the most, if all of them are bounded so.
+    pub(super) fn bound(&self) -> Option<u64> {
+        let mut bounds = self.streams.values().map(|stream| stream.settings.retention.bytes).peekable();
+        bounds.peek()?;
+        bounds.try_fold(0_u64, |sum, bound| Some(sum.saturating_add(bound?)))
+    }
+
     pub(super) fn open(
         &mut self,
         connection: &Connection,

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::failure::{is_final, told};
 use super::file::StoreFile;
+use super::log::Log;
 use super::streams::{Streams, Trouble};
 use crate::error::StoreError;
 use crate::limits;
@@ -32,7 +33,8 @@ impl Writer {
     pub(super) fn start(file: StoreFile) -> Result<Self, StoreError> {
         let (tasks, receiver) = mpsc::sync_channel(limits::STORE_QUEUE);
         let streams = Streams::load(&file.connection).map_err(|trouble| trouble.told(&file.place))?;
-        let writing = Writing { place: file.place.clone(), file, streams, failed: None };
+        let log = Log::new(&file.connection, streams.bound()).map_err(|error| told(&file.place, &error))?;
+        let writing = Writing { place: file.place.clone(), file, streams, log, failed: None };
         let thread = thread::Builder::new().name("whispeer-store".to_owned());
         let started = thread.spawn(move || writing.run(&receiver));
         started.map(drop).map_err(|error| StoreError::Failed {
@@ -63,6 +65,7 @@ struct Writing {
     file: StoreFile,
     place: String,
     streams: Streams,
+    log: Log,
     /// Why nothing more is taken.
     failed: Option<StoreError>,
 }
@@ -92,7 +95,7 @@ impl Writing {
                         group.push(task);
                     }
                 }
-                let is_full = group.len() >= limits::STORE_GROUP || bytes >= limits::STORE_GROUP_BYTES;
+                let is_full = group.len() >= self.log.group_messages() || bytes >= self.log.group_bytes();
                 next = if is_full { None } else { tasks.try_recv().ok() };
             }
             if !group.is_empty() {
@@ -120,14 +123,34 @@ impl Writing {
         match written {
             Ok(results) => done.extend(group.into_iter().zip(results).map(|(task, result)| result.of(task))),
             Err(error) => {
-                if is_final(&error) {
-                    self.failed = Some(error.clone());
-                }
+                self.note(&error);
                 done.extend(group.into_iter().map(|task| Done::failed(task, &error)));
             }
         }
         for done in done {
             done.tell();
+        }
+        self.relieve();
+    }
+
+    /// Nothing more is taken after what cannot be undone.
+    fn note(&mut self, error: &StoreError) {
+        if is_final(error) && self.failed.is_none() {
+            self.failed = Some(error.clone());
+            self.file.give_up();
+        }
+    }
+
+    /// Keeps the log short. Nobody waits for that: what was told before is on the disk, where it is.
+    fn relieve(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        let connection = &self.file.connection;
+        let bounded = self.log.bound(connection, self.streams.bound());
+        if let Err(error) = bounded.and_then(|()| self.log.relieve(connection)) {
+            // Where there is no room now, there may be some the next time.
+            self.note(&told(&self.place, &error));
         }
     }
 
@@ -167,7 +190,11 @@ impl Writing {
         }
         // The next who opens it need not read the log.
         let truncated = self.file.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        truncated.map_err(|error| told(&self.place, &error))
+        truncated.map_err(|error| {
+            let error = told(&self.place, &error);
+            self.note(&error);
+            error
+        })
     }
 }
 
