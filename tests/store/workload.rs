@@ -293,7 +293,11 @@ pub(crate) fn examine(path: &Path) {
          (SELECT count(*) FROM message_ids i WHERE i.stream = s.id)",
     );
     none("messages of no topic", "SELECT count(*) FROM messages WHERE topic NOT IN (SELECT id FROM topics)");
-    none("topics of no stream", "SELECT count(*) FROM topics WHERE stream NOT IN (SELECT id FROM streams)");
+    none(
+        "topics of no stream",
+        "SELECT count(*) FROM topics WHERE stream NOT IN
+         (SELECT id FROM streams UNION ALL SELECT stream FROM removed)",
+    );
     none(
         "progress of no consumer",
         "SELECT count(*) FROM progress WHERE consumer NOT IN (SELECT id FROM consumers)",

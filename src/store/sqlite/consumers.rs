@@ -93,15 +93,6 @@ pub(super) fn remove(connection: &Connection, stream: i64, name: &Name) -> rusql
     connection.prepare_cached("DELETE FROM consumers WHERE id = ?1")?.execute([consumer]).map(drop)
 }
 
-/// All of a stream that is taken out.
-pub(super) fn remove_all(connection: &Connection, stream: i64) -> rusqlite::Result<()> {
-    connection.execute(
-        "DELETE FROM progress WHERE consumer IN (SELECT id FROM consumers WHERE stream = ?1)",
-        [stream],
-    )?;
-    connection.execute("DELETE FROM consumers WHERE stream = ?1", [stream]).map(drop)
-}
-
 pub(super) fn done(
     connection: &Connection,
     stream: i64,

@@ -10,6 +10,7 @@
 //! | `writer` | the thread that writes |
 //! | `streams` | what a transaction does to streams |
 //! | `topics` | the topics of streams, and what they count |
+//! | `removal` | what is left of streams that were taken out |
 //! | `consumers` | how far consumers are |
 //! | `log` | what is written to first, and when it is moved to its place |
 //! | `reader` | threads that read |
@@ -20,6 +21,7 @@ mod failure;
 mod file;
 mod log;
 mod reader;
+mod removal;
 mod schema;
 mod streams;
 mod topics;

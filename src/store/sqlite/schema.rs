@@ -14,8 +14,9 @@ pub(super) const SEQUENCE_BITS: u32 = 40;
 pub(super) const LAST_SEQUENCE: u64 = (1 << SEQUENCE_BITS) - 1;
 
 /// Each step leads from one version of the file to the next, and is never changed.
-const STEPS: &[M<'static>] = &[M::up(
-    "
+const STEPS: &[M<'static>] = &[
+    M::up(
+        "
     CREATE TABLE streams (
         id INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
@@ -78,7 +79,14 @@ const STEPS: &[M<'static>] = &[M::up(
         PRIMARY KEY (consumer, sequence)
     ) WITHOUT ROWID;
     ",
-)];
+    ),
+    M::up(
+        "
+        -- Streams that were taken out, of which something is still there.
+        CREATE TABLE removed (stream INTEGER PRIMARY KEY);
+        ",
+    ),
+];
 
 /// The steps to the tables of this release.
 pub(super) const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);

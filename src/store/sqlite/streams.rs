@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::consumers;
 use super::failure::{damaged, told};
 use super::schema::{LAST_SEQUENCE, row, sequence, signed, unsigned};
 use super::topics::Topics;
+use super::{consumers, removal};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, Outcome};
@@ -53,6 +53,8 @@ impl From<StoreError> for Trouble {
 pub(super) struct Streams {
     streams: BTreeMap<Name, Stream>,
     topics: Topics,
+    /// Those that were taken out, of which something is left.
+    removed: Vec<i64>,
 }
 
 struct Stream {
@@ -101,7 +103,7 @@ impl Streams {
             let stream = Stream::read(row)?;
             streams.insert(stream.settings.name.clone(), stream);
         }
-        Ok(Self { streams, topics: Topics::default() })
+        Ok(Self { streams, topics: Topics::default(), removed: removal::load(connection)? })
     }
 
     pub(super) fn states(&self) -> Vec<StreamState> {
@@ -127,9 +129,11 @@ impl Streams {
             return Ok(stream.state());
         }
         let epoch = drawn_epoch()?;
+        // Not the number of one of which there are messages.
         let mut insert = connection.prepare_cached(
-            "INSERT INTO streams (name, epoch, patterns, known_for, first, next, messages, bytes, time, ids)
-             VALUES (?1, ?2, '', 0, 1, 1, 0, 0, 0, 0)",
+            "INSERT INTO streams (id, name, epoch, patterns, known_for, first, next, messages, bytes, time, ids)
+             SELECT coalesce(max(id), 0) + 1, ?1, ?2, '', 0, 1, 1, 0, 0, 0, 0
+             FROM (SELECT id FROM streams UNION ALL SELECT stream FROM removed)",
         )?;
         let id = insert.insert(params![settings.name.as_str(), epoch])?;
         let stream = Stream {
@@ -152,16 +156,25 @@ impl Streams {
 
     pub(super) fn remove(&mut self, connection: &Connection, name: &Name) -> Result<(), Trouble> {
         let stream = self.stream(name)?.id;
-        let (from, to) = (row(stream, 0), row(stream + 1, 0));
-        connection.execute("DELETE FROM messages WHERE id >= ?1 AND id < ?2", [from, to])?;
-        for table in ["topics", "message_ids"] {
-            connection.execute(&format!("DELETE FROM {table} WHERE stream = ?1"), [stream])?;
-        }
-        consumers::remove_all(connection, stream)?;
-        connection.execute("DELETE FROM streams WHERE id = ?1", [stream])?;
+        removal::begin(connection, stream)?;
         self.streams.remove(name);
-        // What they have counted is not written back.
-        self.topics.flush_others(connection, stream)?;
+        self.topics.forget_stream(stream);
+        self.removed.push(stream);
+        Ok(())
+    }
+
+    /// Whether something is left of streams that were taken out.
+    pub(super) fn has_remains(&self) -> bool {
+        !self.removed.is_empty()
+    }
+
+    /// Takes out a part of what is left of them.
+    pub(super) fn remove_remains(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if let Some(stream) = self.removed.last()
+            && removal::step(connection, *stream)?
+        {
+            self.removed.pop();
+        }
         Ok(())
     }
 
@@ -171,7 +184,7 @@ impl Streams {
         name: &Name,
         changes: &[Change],
     ) -> Result<Vec<Outcome>, Trouble> {
-        let Self { streams, topics } = self;
+        let Self { streams, topics, .. } = self;
         let no_stream = || StoreError::NoStream { stream: name.to_string() };
         let stream = streams.get_mut(name).ok_or_else(no_stream)?;
         let appended = changes.iter().filter(|change| matches!(change, Change::Append(_))).count() as u64;

@@ -100,11 +100,10 @@ impl Topics {
         Ok(())
     }
 
-    /// Writes what has changed, but for a stream that has been taken out.
-    pub(super) fn flush_others(&mut self, connection: &Connection, removed: i64) -> rusqlite::Result<()> {
+    /// Forgets those of a stream that was taken out: what they count is not written any more.
+    pub(super) fn forget_stream(&mut self, removed: i64) {
         self.ids.retain(|(stream, _), _| *stream != removed);
         self.rows.retain(|_, row| row.stream != removed);
-        self.flush(connection)
     }
 
     /// Forgets all, after what they count was written or undone.

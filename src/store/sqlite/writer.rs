@@ -81,7 +81,7 @@ enum Done {
 impl Writing {
     /// Until the last of those who send is gone, or closes it.
     fn run(mut self, tasks: &mpsc::Receiver<Task>) {
-        while let Ok(first) = tasks.recv() {
+        while let Some(first) = self.next(tasks) {
             let (mut group, mut closing, mut bytes) = (Vec::new(), None, 0);
             let mut next = Some(first);
             while let Some(task) = next {
@@ -111,6 +111,24 @@ impl Writing {
             }
         }
         let _ = self.close();
+    }
+
+    /// What is to be done next. As long as there is nothing, what is left of streams that were taken out goes.
+    fn next(&mut self, tasks: &mpsc::Receiver<Task>) -> Option<Task> {
+        while self.failed.is_none() && self.streams.has_remains() {
+            match tasks.try_recv() {
+                Ok(task) => return Some(task),
+                Err(mpsc::TryRecvError::Disconnected) => return None,
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            if let Err(error) = self.transact(&[]) {
+                self.note(&error);
+                // A full disk is not tried again before somebody else does.
+                break;
+            }
+            self.relieve();
+        }
+        tasks.recv().ok()
     }
 
     /// Does all of these in one transaction.
@@ -161,6 +179,7 @@ impl Writing {
             for task in group {
                 results.push(Reached::by(task, &mut self.streams, connection)?);
             }
+            self.streams.remove_remains(connection)?;
             self.streams.flush(connection)?;
             connection.execute_batch("COMMIT")?;
             Ok(results)

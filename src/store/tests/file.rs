@@ -121,6 +121,37 @@ async fn a_damaged_file_is_told_and_nothing_more_is_taken() {
 }
 
 #[tokio::test]
+async fn a_large_stream_that_is_taken_out_goes_in_steps_and_the_next_is_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let store = opened(&path).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    for round in 0..10 {
+        let changes = (0..1_000).map(|number| Change::Append(message("a", "x", round * 1_000 + number)));
+        store.commit(name("s"), changes.collect()).await.unwrap();
+    }
+    let (removed, closed) = (store.remove(name("s")), store.close());
+    removed.await.unwrap();
+    closed.await.unwrap();
+    let rows = || -> u64 {
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.query_row("SELECT count(*) FROM messages", [], |row| row.get::<_, i64>(0)).unwrap() as u64
+    };
+    assert!((1..10_000).contains(&rows()), "{} are left", rows());
+
+    let store = opened(&path).unwrap();
+    let new = store.open(settings("s", &["**"])).await.unwrap();
+    assert_eq!((new.messages, new.end), (0, 1));
+    append(&store, "s", message("a", "new", 1)).await;
+    assert_eq!(payloads(&read_all(&store, "s", Reading::from(1, 0), false).await), ["new"]);
+    // Nobody else asks for anything, and all of it goes.
+    while rows() > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(payloads(&read_all(&store, "s", Reading::from(1, 0), false).await), ["new"]);
+}
+
+#[tokio::test]
 async fn many_who_wait_share_one_write() {
     let folder = tempfile::tempdir().unwrap();
     let store = opened(&folder.path().join("db")).unwrap();
