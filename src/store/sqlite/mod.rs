@@ -14,12 +14,14 @@
 //! | `consumers` | how far consumers are |
 //! | `log` | what is written to first, and when it is moved to its place |
 //! | `reader` | threads that read |
+//! | `rare` | messages of few topics in a large stream |
 //! | `failure` | what goes wrong |
 
 mod consumers;
 mod failure;
 mod file;
 mod log;
+mod rare;
 mod reader;
 mod removal;
 mod schema;

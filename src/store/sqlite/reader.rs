@@ -9,11 +9,11 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 use tokio::sync::oneshot;
 
-use super::consumers;
 use super::file::StoreFile;
 use super::schema::{row, sequence, signed, unsigned};
 use super::streams::Trouble;
 use super::writer::{Answer, not_sent};
+use super::{consumers, rare};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::ConsumerState;
@@ -87,6 +87,15 @@ impl Readers {
     }
 }
 
+/// What the file says of a stream.
+#[derive(Clone, Copy)]
+struct Extent {
+    id: i64,
+    first: u64,
+    end: u64,
+    messages: u64,
+}
+
 /// What a thread has.
 struct ThreadReader {
     connection: Connection,
@@ -121,8 +130,8 @@ impl ThreadReader {
                 }
                 Question::Consumers { stream, answer } => {
                     let found = self.snapshot(|reader| {
-                        let (id, ..) = reader.stream(&stream)?;
-                        consumers::all(&reader.connection, id)
+                        let stream = reader.stream(&stream)?;
+                        consumers::all(&reader.connection, stream.id)
                     });
                     drop(answer.send(found));
                 }
@@ -138,18 +147,19 @@ impl ThreadReader {
         read.map_err(|trouble| trouble.told(&self.place))
     }
 
-    /// The id of a stream, its first sequence and the one behind its last.
-    fn stream(&self, name: &Name) -> Result<(i64, u64, u64), Trouble> {
-        let mut find =
-            self.connection.prepare_cached("SELECT id, first, next FROM streams WHERE name = ?1")?;
+    fn stream(&self, name: &Name) -> Result<Extent, Trouble> {
+        let mut find = self
+            .connection
+            .prepare_cached("SELECT id, first, next, messages FROM streams WHERE name = ?1")?;
         let found = find.query_row([name.as_str()], |row| {
-            Ok((row.get(0)?, unsigned(row.get(1)?), unsigned(row.get(2)?)))
+            let number = |index| row.get(index).map(unsigned);
+            Ok(Extent { id: row.get(0)?, first: number(1)?, end: number(2)?, messages: number(3)? })
         });
         Ok(found.optional()?.ok_or_else(|| StoreError::NoStream { stream: name.to_string() })?)
     }
 
     fn read(&mut self, name: &Name, reading: &Reading, last_per_topic: bool) -> Result<Page, Trouble> {
-        let (stream, first, end) = self.stream(name)?;
+        let Extent { id: stream, first, end, .. } = self.stream(name)?;
         let from = row(stream, reading.from.clamp(first, end));
         let looks = signed(limits::STORE_LOOKS as u64 + 1);
         let Self { connection, topics, .. } = self;
@@ -167,27 +177,30 @@ impl ThreadReader {
                 "SELECT id, topic, time, expires, fields, payload FROM messages
                  WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3",
             )?;
-            page.fill(&mut find, params![from, row(stream, end), looks])?
+            let next = page.fill(&mut find, params![from, row(stream, end), looks])?;
+            match next {
+                Some(next) if !page.is_full() => page.fill_by_topics(stream, next)?,
+                next => next,
+            }
         };
         let messages = page.into_messages();
         Ok(Page { messages, next: next.unwrap_or(end), first, end })
     }
 
     fn find(&mut self, name: &Name, start: &Start) -> Result<u64, Trouble> {
-        let (stream, first, end) = self.stream(name)?;
+        let stream @ Extent { first, end, .. } = self.stream(name)?;
         Ok(match start {
             Start::New => end,
             Start::All => first,
             Start::From(sequence) => (*sequence).min(end),
-            Start::Since(time) => self.first_since(stream, (first, end), *time)?,
-            Start::Last(count, pattern) => {
-                self.last(stream, (first, end), *count, pattern.as_ref())?.unwrap_or(end)
-            }
+            Start::Since(time) => self.first_since(stream, *time)?,
+            Start::Last(count, pattern) => self.last(stream, *count, pattern.as_ref())?.unwrap_or(end),
         })
     }
 
     /// The first message of that time or later. Times do not go back within a stream.
-    fn first_since(&self, stream: i64, (first, end): (u64, u64), time: u64) -> Result<u64, Trouble> {
+    fn first_since(&self, stream: Extent, time: u64) -> Result<u64, Trouble> {
+        let Extent { id: stream, first, end, .. } = stream;
         let mut find = self
             .connection
             .prepare_cached("SELECT id, time FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1")?;
@@ -211,16 +224,23 @@ impl ThreadReader {
     /// The first of the last so many messages.
     fn last(
         &mut self,
-        stream: i64,
-        (first, end): (u64, u64),
+        stream: Extent,
         count: u64,
         pattern: Option<&TopicPattern>,
     ) -> Result<Option<u64>, Trouble> {
+        let Extent { id, first, end, messages } = stream;
+        if count == 0 {
+            return Ok(None);
+        }
+        // Without holes it is known where it is.
+        if pattern.is_none() && end - first == messages {
+            return Ok(Some(end.saturating_sub(count).max(first)));
+        }
         let Self { connection, topics, .. } = self;
         let mut find = connection
             .prepare_cached("SELECT id, topic FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id DESC")?;
-        let mut rows = find.query([row(stream, first), row(stream, end)])?;
-        let (mut left, mut found) = (count, None);
+        let mut rows = find.query([row(id, first), row(id, end)])?;
+        let (mut left, mut found, mut looked_at) = (count, None, 0);
         while left > 0
             && let Some(row) = rows.next()?
         {
@@ -230,6 +250,15 @@ impl ThreadReader {
             };
             if takes {
                 (left, found) = (left - 1, Some(sequence(row.get(0)?)));
+            }
+            looked_at += 1;
+            if looked_at == limits::STORE_LOOKS
+                && let Some(pattern) = pattern
+                && let Ok(count) = usize::try_from(count)
+                && count <= limits::STORE_LOOKS
+                && let Some(few) = rare::topics(connection, id, pattern)?
+            {
+                return rare::last(connection, &few, count);
             }
         }
         Ok(found)
@@ -258,8 +287,7 @@ impl Pages<'_> {
         let mut looked_at = 0;
         while let Some(row) = rows.next()? {
             let sequence = sequence(row.get(0)?);
-            let is_full = self.found.len() >= self.reading.messages || self.weight >= self.reading.bytes;
-            if is_full || looked_at >= limits::STORE_LOOKS {
+            if self.is_full() || looked_at >= limits::STORE_LOOKS {
                 return Ok(Some(sequence));
             }
             looked_at += 1;
@@ -278,6 +306,32 @@ impl Pages<'_> {
             self.weight += length as u64;
             let time = unsigned(row.get(2)?);
             self.found.push(Found { sequence, topic, time, expires, fields, payload });
+        }
+        Ok(None)
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() >= self.reading.messages || self.weight >= self.reading.bytes
+    }
+
+    /// Goes on where many messages have been looked at for few: if the topics are few, the index has the others.
+    fn fill_by_topics(&mut self, stream: i64, next: u64) -> Result<Option<u64>, Trouble> {
+        let Some(pattern) = &self.reading.pattern else { return Ok(Some(next)) };
+        let Some(topics) = rare::topics(self.connection, stream, pattern)? else { return Ok(Some(next)) };
+        // One more than there is room for, to go on from.
+        let count = (self.reading.messages - self.found.len()).min(limits::STORE_LOOKS - 1) + 1;
+        let rows = rare::next(self.connection, &topics, row(stream, next), count)?;
+        let has_all = rows.len() < count;
+        let mut find = self
+            .connection
+            .prepare_cached("SELECT id, topic, time, expires, fields, payload FROM messages WHERE id = ?1")?;
+        for (index, row) in rows.iter().enumerate() {
+            if !has_all && index + 1 == count {
+                return Ok(Some(sequence(*row)));
+            }
+            if let Some(next) = self.fill(&mut find, [row])? {
+                return Ok(Some(next));
+            }
         }
         Ok(None)
     }

@@ -152,6 +152,38 @@ async fn a_large_stream_that_is_taken_out_goes_in_steps_and_the_next_is_another(
 }
 
 #[tokio::test]
+async fn messages_of_a_rare_topic_are_found_among_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = opened(&folder.path().join("db")).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    // One in ten thousand, so that a page of looks has one or two.
+    for round in 0..40 {
+        let topic = |number| match (round * 1_000 + number) % 10_000 {
+            5_000 => "rare/one",
+            7_000 => "rare/*",
+            _ => "ordinary",
+        };
+        let changes = (0..1_000).map(|number| Change::Append(message(topic(number), "x", 1)));
+        store.commit(name("s"), changes.collect()).await.unwrap();
+    }
+    let all = [5_001, 7_001, 15_001, 17_001, 25_001, 27_001, 35_001, 37_001];
+    let reading = Reading::from(1, 0).of(pattern("rare/one"));
+    let page = store.read(name("s"), reading.clone()).await.unwrap();
+    assert!(!page.has_more());
+    assert_eq!(page.messages.iter().map(|message| message.sequence).collect::<Vec<_>>(), all);
+    for at_most in [1, 3, 4, 8] {
+        let found = read_all(&store, "s", reading.clone().at_most(at_most), false).await;
+        assert_eq!(found.iter().map(|message| message.sequence).collect::<Vec<_>>(), all, "{at_most}");
+    }
+    for (count, first) in [(1, 37_001), (5, 17_001), (8, 5_001), (100, 5_001)] {
+        let start = Start::Last(count, Some(pattern("rare/one")));
+        assert_eq!(store.find(name("s"), start).await.unwrap(), first, "{count}");
+    }
+    assert_eq!(store.find(name("s"), Start::Last(10, None)).await.unwrap(), 39_991);
+    assert_eq!(store.find(name("s"), Start::Last(1, Some(pattern("nobody")))).await.unwrap(), 40_001);
+}
+
+#[tokio::test]
 async fn many_who_wait_share_one_write() {
     let folder = tempfile::tempdir().unwrap();
     let store = opened(&folder.path().join("db")).unwrap();
