@@ -1,10 +1,10 @@
 //! How many messages a store takes in a second, beside what the disk can do, and how many it reads.
 //!
 //! ```text
-//! cargo run --release --example store -- FOLDER 100
+//! cargo run --release --example store -- FOLDER 100 1000000
 //! ```
 //!
-//! `FOLDER` has to be on a real disk; messages have so many bytes.
+//! `FOLDER` has to be on a real disk; messages have so many bytes, and so many are read and opened.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -19,6 +19,7 @@ use whispeer::store::{
 
 /// How long each measurement takes.
 const TIME: Duration = Duration::from_secs(3);
+/// Messages that are read unless it is told otherwise.
 const READ: u64 = 1_000_000;
 
 #[tokio::main(flavor = "current_thread")]
@@ -30,6 +31,9 @@ async fn main() -> Result<()> {
     let size = arguments
         .next()
         .map_or(Ok(100), |size| size.parse::<usize>())?;
+    let count = arguments
+        .next()
+        .map_or(Ok(READ), |count| count.parse::<u64>())?;
     let folder = tempfile::tempdir_in(folder)?;
     println!(
         "write and sync of {size} B: {:9.0} a second",
@@ -49,23 +53,25 @@ async fn main() -> Result<()> {
 
     let message = message(size)?;
     let mut end = store.streams().await?.remove(0).end;
-    while end < READ {
+    while end <= count {
         let changes = vec![Change::Append(message.clone()); 4096];
         store.commit(stream.clone(), changes).await?;
         end += 4096;
     }
-    let (begin, mut reading, mut count) = (Instant::now(), Reading::from(1, 0), 0);
+    let (begin, mut reading, mut read) = (Instant::now(), Reading::from(1, 0), 0);
     loop {
         let page = store.read(stream.clone(), reading.clone()).await?;
-        count += page.messages.len();
+        read += page.messages.len();
         if !page.has_more() {
             break;
         }
         reading.from = page.next;
     }
-    let rate = count as f64 / begin.elapsed().as_secs_f64();
-    println!("read {count}: {rate:9.0} a second");
+    let rate = read as f64 / begin.elapsed().as_secs_f64();
+    println!("read {read}: {rate:9.0} a second");
     store.close().await?;
+    let bytes = std::fs::metadata(folder.path().join("db"))?.len();
+    println!("{:.1} B of the file for each", bytes as f64 / read as f64);
 
     let begin = Instant::now();
     let store = SqliteStore::open(&folder.path().join("db"), SqliteOptions::new())?;

@@ -9,4 +9,5 @@
 mod faults;
 mod killed;
 mod power_loss;
+mod size;
 mod workload;

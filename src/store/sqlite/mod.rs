@@ -32,6 +32,7 @@ mod writer;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -115,6 +116,7 @@ struct Inner {
     path: PathBuf,
     writer: Writer,
     readers: Readers,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl SqliteStore {
@@ -127,7 +129,8 @@ impl SqliteStore {
         let file = StoreFile::open(path, options)?;
         let readers = Readers::start(&file)?;
         let writer = Writer::start(file)?;
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers })))
+        let is_closed = Arc::new(AtomicBool::new(false));
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers, is_closed })))
     }
 
     /// The file.
@@ -136,16 +139,18 @@ impl SqliteStore {
         &self.0.path
     }
 
+    /// Has the thread that writes panic.
+    #[cfg(test)]
+    pub(super) fn panic(&self) {
+        self.0.writer.send(Task::Panic).unwrap();
+    }
+
     fn write<T: Send + 'static>(
         &self,
         task: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Task,
     ) -> Operation<T> {
         let (sender, receiver) = oneshot::channel();
-        let sent = self.0.writer.send(task(sender));
-        Box::pin(async move {
-            sent?;
-            receiver.await.unwrap_or(Err(StoreError::Closed))
-        })
+        self.answer(self.0.writer.send(task(sender)), receiver)
     }
 
     fn ask<T: Send + 'static>(
@@ -153,10 +158,28 @@ impl SqliteStore {
         question: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Question,
     ) -> Operation<T> {
         let (sender, receiver) = oneshot::channel();
-        let sent = self.0.readers.send(question(sender));
+        self.answer(self.0.readers.send(question(sender)), receiver)
+    }
+
+    /// What a thread answers. One that is gone, though nobody has closed the store, has failed.
+    fn answer<T: Send + 'static>(
+        &self,
+        sent: Result<(), StoreError>,
+        receiver: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Operation<T> {
+        let (is_closed, path) = (Arc::clone(&self.0.is_closed), self.0.path.clone());
         Box::pin(async move {
-            sent?;
-            receiver.await.unwrap_or(Err(StoreError::Closed))
+            let answer = match sent {
+                Ok(()) => receiver.await.unwrap_or(Err(StoreError::Closed)),
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(StoreError::Closed) if !is_closed.load(Ordering::Acquire) => Err(StoreError::Failed {
+                    place: path.display().to_string(),
+                    reason: "a thread of the store has panicked".to_owned(),
+                }),
+                answer => answer,
+            }
         })
     }
 }
@@ -195,6 +218,7 @@ impl Store for SqliteStore {
     }
 
     fn close(&self) -> Operation<()> {
+        self.0.is_closed.store(true, Ordering::Release);
         let readers = self.0.readers.close();
         let written = self.write(|answer| Task::Close { answer });
         Box::pin(async move {

@@ -19,11 +19,28 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the thread is to do.
 pub(super) enum Task {
-    Open { settings: StreamSettings, answer: Answer<StreamState> },
-    Streams { answer: Answer<Vec<StreamState>> },
-    Remove { stream: Name, answer: Answer<()> },
-    Commit { stream: Name, changes: Vec<Change>, answer: Answer<Vec<Outcome>> },
-    Close { answer: Answer<()> },
+    Open {
+        settings: StreamSettings,
+        answer: Answer<StreamState>,
+    },
+    Streams {
+        answer: Answer<Vec<StreamState>>,
+    },
+    Remove {
+        stream: Name,
+        answer: Answer<()>,
+    },
+    Commit {
+        stream: Name,
+        changes: Vec<Change>,
+        answer: Answer<Vec<Outcome>>,
+    },
+    Close {
+        answer: Answer<()>,
+    },
+    /// Panics, as nothing should.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Hands tasks to the thread, in their order.
@@ -244,6 +261,8 @@ impl Reached {
                 Self::Outcomes(refusable(streams.commit(connection, stream, changes))?)
             }
             Task::Close { .. } => Self::Nothing(Ok(())),
+            #[cfg(test)]
+            Task::Panic => panic!("a test has asked for it"),
         })
     }
 
@@ -274,6 +293,8 @@ impl Done {
             Task::Streams { answer } => Self::Streams(answer, Err(error.clone())),
             Task::Remove { answer, .. } | Task::Close { answer } => Self::Remove(answer, Err(error.clone())),
             Task::Commit { answer, .. } => Self::Commit(answer, Err(error.clone())),
+            #[cfg(test)]
+            Task::Panic => unreachable!("it has panicked"),
         }
     }
 

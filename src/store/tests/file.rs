@@ -184,6 +184,28 @@ async fn messages_of_a_rare_topic_are_found_among_many() {
 }
 
 #[tokio::test]
+async fn a_thread_that_panics_is_told_as_a_failure_and_what_was_acknowledged_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let store = opened(&path).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    append(&store, "s", message("a", "acknowledged", 1)).await;
+    store.panic();
+    for _ in 0..2 {
+        let refused = store.commit(name("s"), vec![Change::Append(message("a", "x", 1))]).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Failed { reason, .. } if reason.contains("panicked")),
+            "{refused}"
+        );
+    }
+    assert_eq!(payloads(&read_all(&store, "s", Reading::from(1, 0), false).await), ["acknowledged"]);
+    let _ = store.close().await;
+    assert_eq!(store.streams().await.unwrap_err(), StoreError::Closed);
+    let again = opened(&path).unwrap();
+    assert_eq!(payloads(&read_all(&again, "s", Reading::from(1, 0), false).await), ["acknowledged"]);
+}
+
+#[tokio::test]
 async fn many_who_wait_share_one_write() {
     let folder = tempfile::tempdir().unwrap();
     let store = opened(&folder.path().join("db")).unwrap();
