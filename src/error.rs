@@ -229,6 +229,22 @@ pub enum BusError {
         topic: String,
     },
 
+    /// The message is to be kept, and the bus has no stream for its topic.
+    #[error(
+        "no stream of the bus has \"{topic}\", so nothing that is published there can be kept; give the bus a stream \
+         for it, or publish with `Quality::AtMostOnce`"
+    )]
+    NotDurable {
+        /// The full topic.
+        topic: String,
+    },
+    /// The message was to be kept, and the bus could not keep it.
+    #[error("the message was not stored: {reason}")]
+    NotStored {
+        /// What the store says.
+        reason: String,
+    },
+
     /// The other side sent something that the protocol does not allow. Its connection is ended.
     #[error("protocol violation: {what}")]
     Protocol {
@@ -346,6 +362,7 @@ impl BusError {
             | Self::HeadersTooLarge { .. }
             | Self::AlreadyServed { .. }
             | Self::InvalidSettings(_)
+            | Self::NotDurable { .. }
             | Self::NoRuntime { .. }
             | Self::Encode { .. } => ErrorClass::Misuse,
             Self::Decode { .. }
@@ -362,7 +379,8 @@ impl BusError {
             | Self::QueueFull { .. }
             | Self::Draining { .. }
             | Self::SlowConsumer { .. }
-            | Self::TakenOver { .. } => ErrorClass::Outcome,
+            | Self::TakenOver { .. }
+            | Self::NotStored { .. } => ErrorClass::Outcome,
             Self::Protocol { .. }
             | Self::UnsupportedVersion { .. }
             | Self::CreditExceeded { .. }

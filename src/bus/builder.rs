@@ -15,6 +15,7 @@ use super::handle::BusHandle;
 use super::places::Places;
 use super::rights::Policies;
 use super::settings::Live;
+use super::streams::Streams;
 use super::supervisor::{Phase, Supervisor, random};
 use super::table::TableBudget;
 use super::workers::Workers;
@@ -174,6 +175,7 @@ pub struct BusBuilder {
     websocket: WebSocketOptions,
     listeners: Vec<Box<dyn Listener>>,
     workers: usize,
+    streams: Streams,
 }
 
 impl fmt::Debug for BusBuilder {
@@ -316,6 +318,12 @@ impl BusBuilder {
         self
     }
 
+    /// Keeps what is published to the topics of these streams, in place of those given before.
+    pub fn streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
+        self
+    }
+
     /// Says whom to let in at all addresses where WebSocket is spoken: origins of pages, and names of the bus.
     #[cfg(feature = "websocket")]
     pub fn websocket(mut self, options: WebSocketOptions) -> Self {
@@ -426,7 +434,8 @@ impl BusBuilder {
             started: Instant::now(),
             addresses: local.iter().map(ToString::to_string).collect(),
             own_uid,
-            router: super::Router::default(),
+            router: super::Router::with(self.streams.clone()),
+            streams: self.streams,
             services: super::Services::default(),
             sweeper: super::Sweeper::default(),
             inspection: super::Inspection::default(),

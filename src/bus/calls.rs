@@ -13,17 +13,26 @@ use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
+use super::streams::{Cursor, Stream};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::{Action, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{GapReason, Options, Policy};
+use crate::proto::fields::{GapReason, Options, Policy, Start};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
 use crate::topic::{EntryId, Topic, TopicPattern};
 
 /// `UNSUBSCRIBE`: deliver what waits before the end.
 const DRAIN: Flags = Flags(1);
+
+/// A stream that a subscription is to read.
+struct ToRead {
+    slot: Slot,
+    stream: Arc<Stream>,
+    pattern: TopicPattern,
+    start: Start,
+}
 
 impl SessionTask {
     pub(super) fn subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
@@ -33,13 +42,42 @@ impl SessionTask {
         let result = self.try_subscribe(header, content);
         let id = header.id;
         self.answer(|state| match &result {
-            Ok(()) => state.accept(Kind::Subscribe, id, 0),
+            Ok(_) => state.accept(Kind::Subscribe, id, 0),
             Err(error) => state.fail(Kind::Subscribe, id, 0, error),
         });
+        if let Ok(Some(ToRead { slot, stream, pattern, start })) = result {
+            // Behind the answer, as its messages are.
+            let cursor = Cursor::start(&self.runtime, (&self.session, slot, id), &stream, pattern, start);
+            self.session.lock().subscriptions.read_stream(slot, cursor);
+        }
         Ok(())
     }
 
-    fn try_subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+    /// The stream that a subscription is to read, where it says where it begins.
+    fn stream_to_read(
+        &self,
+        pattern: &TopicPattern,
+        options: &Options<'_>,
+    ) -> BusResult<Option<(Arc<Stream>, Start)>> {
+        let Some(start) = options.start else { return Ok(None) };
+        if options.group.is_some() {
+            let what = "a queue group does not begin at a place of a stream".to_owned();
+            return Err(BusError::InvalidSettings(what));
+        }
+        let topic = || pattern.to_string();
+        let found =
+            self.shared.streams.of(pattern)?.ok_or_else(|| BusError::NotDurable { topic: topic() })?;
+        if !found.contains(pattern) {
+            let what = format!(
+                "\"{pattern}\" has topics that the stream \"{}\" does not keep; subscribe to those by themselves",
+                found.name
+            );
+            return Err(BusError::InvalidSettings(what));
+        }
+        Ok(Some((Arc::clone(found), start)))
+    }
+
+    fn try_subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<Option<ToRead>> {
         let options = Options::read(content.fields).map_err(Refusal::into_error)?;
         let pattern = TopicPattern::from_utf8(content.topic)?;
         let settings = &self.shared.settings;
@@ -58,6 +96,7 @@ impl SessionTask {
             return Err(BusError::InvalidSettings(what));
         }
         let window = options.window.unwrap_or((limits::WINDOW_MESSAGES, limits::WINDOW_BYTES));
+        let stream = self.stream_to_read(&pattern, &options)?;
         let slot = {
             let mut state = self.session.lock();
             if state.subscriptions.len() >= settings.max_subscriptions {
@@ -83,13 +122,17 @@ impl SessionTask {
                 dropped: [0; GapReason::ALL.len()],
                 draining: false,
                 noted: Noted::default(),
+                cursor: None,
             })
         };
+        if let Some((stream, start)) = stream {
+            return Ok(Some(ToRead { slot, stream, pattern, start }));
+        }
         let routed = self.enter_table(&pattern, slot, &options, window);
         if routed.is_err() {
             self.session.lock().subscriptions.remove(header.id);
         }
-        routed
+        routed.map(|()| None)
     }
 
     /// Makes the subscription known to the router.
@@ -340,6 +383,9 @@ impl SessionTask {
             let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
             let Some(subscription) = subscriptions.by_id(id) else { return };
             subscription.credit.grant_within(messages, bytes, subscription.window);
+            if let Some(cursor) = &subscription.cursor {
+                cursor.go_on();
+            }
             let group = subscription.group.clone();
             if !subscription.backlog.is_empty() || subscription.backlog.is_lagging() {
                 let before = subscription.backlog.bytes();
@@ -450,7 +496,7 @@ impl State {
     }
 
     /// Ends a subscription for this reason, which its client is told.
-    fn end_with(&mut self, id: u32, error: &BusError) {
+    pub(super) fn end_with(&mut self, id: u32, error: &BusError) {
         if let Some(subscription) = self.subscriptions.remove(id) {
             let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
             self.data(&header, &refusal_content(error).borrowed());

@@ -45,6 +45,7 @@ mod service;
 mod session;
 mod settings;
 mod stats;
+mod streams;
 mod subscription;
 mod supervisor;
 mod sweeper;
@@ -78,6 +79,7 @@ use self::service::Services;
 use self::session::Session;
 use self::settings::Live;
 use self::stats::Totals;
+pub use self::streams::Streams;
 use self::sweeper::Sweeper;
 use self::table::TableBudget;
 use crate::auth::Principal;
@@ -98,6 +100,7 @@ pub(crate) struct Shared {
     addresses: Vec<String>,
     own_uid: Option<u32>,
     router: Router,
+    streams: Streams,
     services: Services,
     budget: Arc<Budget>,
     /// What subscriptions take.

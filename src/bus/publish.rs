@@ -17,9 +17,9 @@ use super::underway::Waiting;
 use crate::auth::{Action, Principal};
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::fields::Options;
+use crate::proto::fields::{Options, Quality};
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
-use crate::topic::{TopicPattern, validate_pattern_bytes};
+use crate::topic::{Shape, TopicPattern, validate_pattern_bytes};
 use crate::transport::{Arrived, EncodedRun, Form, Incoming};
 
 /// Publishes that are routed together at most: what one read brings of small messages.
@@ -71,7 +71,9 @@ impl SessionTask {
             }
             let Some(deferred) = self.deferred.pop_front() else { return };
             let content = deferred.content.borrowed();
-            if deferred.header.kind == Kind::Ping {
+            if deferred.header.kind == Kind::Ping && self.storing.flush(deferred.header.sequence) {
+                // It is answered behind what is being stored.
+            } else if deferred.header.kind == Kind::Ping {
                 let pong = Header::new(Kind::Pong, 0, deferred.header.sequence);
                 self.answer(|state| state.control(&pong, &ContentRef::empty()));
             } else if spent {
@@ -105,7 +107,7 @@ impl SessionTask {
         let route = {
             let content = incoming.content(first);
             let route = if content.fields.is_empty() { self.cache.cached(content.topic) } else { None };
-            let Some(route) = route else { return Ok(false) };
+            let Some(route) = route.filter(|route| route.stream.is_none()) else { return Ok(false) };
             route
         };
         run.clear();
@@ -128,10 +130,7 @@ impl SessionTask {
         let matches = match &run[..] {
             [] => 0,
             [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, None),
-            several => {
-                let contents: Vec<_> = several.iter().map(|publish| incoming.content(publish)).collect();
-                self.fan_out(&route.targets, &contents, bytes, None)
-            }
+            several => self.fan_out(&route.targets, &contents_of(several, incoming), bytes, None),
         };
         self.frames.0 += run.len() as u64;
         self.matches += matches + run.len() as u64;
@@ -217,20 +216,63 @@ impl SessionTask {
     /// Gives the message to every match; returns how many there are, or `None` if that takes more than
     /// the turn.
     fn deliver_all(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<Option<u64>, BusError> {
-        let mut asked = None;
+        let (mut asked, mut quality) = (None, Quality::AtMostOnce);
         if !content.fields.is_empty() {
             let options = Options::read(content.fields).map_err(Refusal::into_error)?;
-            asked = options.block_limit;
+            (asked, quality) = (options.block_limit, options.quality);
             if options.several_topics {
-                return self.begin_several(header, content, asked);
+                return self.begin_several(header, content, (asked, quality));
             }
         }
-        let size = content.frame_size();
         if let Some(route) = self.cache.cached(content.topic) {
-            return Ok(Some(self.deliver(&route.targets, content, size, asked)));
+            return match &route.stream {
+                Some(stream) => self.store(stream, header, content, asked).map(|()| None),
+                None if quality > Quality::AtMostOnce => {
+                    let topic = String::from_utf8_lossy(content.topic).into_owned();
+                    Err(BusError::NotDurable { topic })
+                }
+                None => Ok(Some(self.deliver(&route.targets, content, content.frame_size(), asked))),
+            };
         }
         let (text, shape) = validate_pattern_bytes(content.topic)?;
         self.may_publish(text, shape.reserved)?;
+        if (quality > Quality::AtMostOnce || !self.shared.streams.is_empty())
+            && let Some(stream) = self.stream_of(&TopicPattern::new(text)?, quality)?
+        {
+            return self.store(&stream, header, content, asked).map(|()| None);
+        }
+        self.look_up_and_deliver(header, content, asked, (text, shape))
+    }
+
+    /// Delivers what has been stored.
+    pub(super) fn route_stored(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        asked: Option<Duration>,
+    ) {
+        let size = content.frame_size();
+        let delivered = match self.cache.cached(content.topic) {
+            Some(route) => Ok(Some(self.deliver(&route.targets, content, size, asked))),
+            None => validate_pattern_bytes(content.topic)
+                .map_err(BusError::from)
+                .and_then(|checked| self.look_up_and_deliver(header, content, asked, checked)),
+        };
+        match delivered {
+            Ok(Some(matches)) => self.conclude(header, size, Ok(matches)),
+            Ok(None) => {}
+            Err(error) => self.conclude(header, size, Err(error)),
+        }
+    }
+
+    fn look_up_and_deliver(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        asked: Option<Duration>,
+        (text, shape): (&str, Shape),
+    ) -> Result<Option<u64>, BusError> {
+        let size = content.frame_size();
         let looked_up =
             self.with_steps(|task, steps| task.cache.look_up(text, shape, &task.shared.router, steps))?;
         match looked_up {
@@ -260,6 +302,12 @@ impl SessionTask {
         self.totals.matched += matches;
         matches
     }
+}
+
+/// The contents of a run. By itself, as the loop is worse where it is part of a large function.
+#[inline(never)]
+fn contents_of<'a>(run: &[Arrived], incoming: &'a Incoming) -> Vec<ContentRef<'a>> {
+    run.iter().map(|publish| incoming.content(publish)).collect()
 }
 
 /// Whether a frame is a publish of which nobody wants to know how it went.

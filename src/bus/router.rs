@@ -17,6 +17,7 @@ use foldhash::fast::RandomState;
 use super::backlog::Backlog;
 use super::group::Group;
 use super::session::Session;
+use super::streams::{Stream, Streams};
 use super::subscription::Slot;
 use super::table::bytes_of;
 use crate::error::{BusError, BusResult};
@@ -51,6 +52,8 @@ impl Target {
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) targets: Box<[Target]>,
+    /// Where what is published there is stored before it goes this way.
+    pub(crate) stream: Option<Arc<Stream>>,
     stale: AtomicBool,
 }
 
@@ -67,6 +70,7 @@ pub(crate) struct Router {
     tables: RwLock<Tables>,
     /// Steps that changes have taken to find the routes that they touch.
     steps: AtomicU64,
+    streams: Streams,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +100,11 @@ pub(crate) struct Piece {
 }
 
 impl Router {
+    /// A table whose routes say which stream a topic belongs to.
+    pub(crate) fn with(streams: Streams) -> Self {
+        Self { streams, ..Self::default() }
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -227,7 +236,9 @@ impl Router {
             || tables.route_bytes + bytes > limits::ROUTES_BYTES;
         let forgotten = if full { tables.forget_routes() } else { None };
         let entry = tables.index.insert(published, published.clone()).ok()?;
-        let route = Arc::new(Route { targets: targets.into(), stale: AtomicBool::new(false) });
+        // Where it meets several it is refused before it gets here.
+        let stream = self.streams.of(published).ok().flatten().cloned();
+        let route = Arc::new(Route { targets: targets.into(), stream, stale: AtomicBool::new(false) });
         tables.route_targets += targets.len();
         tables.route_bytes += bytes;
         tables.routes.insert(published.clone(), (Arc::clone(&route), entry));

@@ -11,6 +11,7 @@ use super::deadlines::Deadlines;
 use super::group::Group;
 use super::hold::Holds;
 use super::stats::Totals;
+use super::streams::Cursor;
 use super::table::Room;
 use crate::proto::fields::{GapReason, Policy, encode_gap};
 use crate::proto::{ContentRef, Credit, Header, Kind};
@@ -42,6 +43,8 @@ pub(crate) struct Subscription {
     pub(crate) draining: bool,
     /// What its session has noted of its backlog.
     pub(crate) noted: Noted,
+    /// What reads its stream, where it is to one.
+    pub(crate) cursor: Option<Cursor>,
 }
 
 /// What a session notes of a subscription with a backlog, so that it finds those without a search.
@@ -250,6 +253,8 @@ pub(crate) struct Subscriptions {
     table_bytes: usize,
     /// Places of those that have a backlog, or had one until a while ago.
     waiting: BTreeSet<u32>,
+    /// Places of those that read a stream, or did until a while ago.
+    cursors: BTreeSet<u32>,
     /// Where [`pump_in_turn`](Self::pump_in_turn) stopped.
     next_in_turn: u32,
     deadlines: Deadlines<Slot>,
@@ -412,6 +417,23 @@ impl Subscriptions {
         }
     }
 
+    /// Begins to read a stream for the subscription in that slot, if it is still there.
+    pub(crate) fn read_stream(&mut self, slot: Slot, cursor: Cursor) {
+        if let Some(subscription) = self.at(slot) {
+            subscription.cursor = Some(cursor);
+            self.cursors.insert(slot.index);
+        }
+    }
+
+    /// Has those that read a stream look whether they can go on.
+    pub(crate) fn wake_cursors(&mut self) {
+        let Self { slots, cursors, .. } = self;
+        cursors.retain(|index| match slots.get(*index as usize) {
+            Some((_, Some(own))) => own.cursor.as_ref().map(Cursor::go_on).is_some(),
+            _ => false,
+        });
+    }
+
     /// Lets those whose backlog has gone give back its memory.
     pub(crate) fn trim(&mut self) {
         let Self { slots, waiting, .. } = self;
@@ -505,6 +527,7 @@ mod tests {
                     dropped: [0; GapReason::ALL.len()],
                     draining: false,
                     noted: Noted::default(),
+                    cursor: None,
                 },
                 lanes: Lanes::new(Form::Values),
                 totals: Totals::default(),

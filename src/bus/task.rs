@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::Shared;
@@ -21,6 +22,7 @@ use super::rights::Rights;
 use super::router::RouteCache;
 use super::session::{Returned, Session, State, Waiter};
 use super::stats::Totals;
+use super::streams::Storing;
 use super::underway::{Underway, Waiting};
 use crate::error::BusError;
 use crate::limits;
@@ -47,6 +49,10 @@ pub(super) struct SessionTask {
     pub(super) published: u64,
     /// Frames that wait for the byte budget.
     pub(super) deferred: VecDeque<Deferred>,
+    /// Publishes that wait for a store.
+    pub(super) storing: Storing,
+    /// Where cursors run.
+    pub(super) runtime: Handle,
     /// The publish that takes more than one turn; nothing else is taken in before it is done.
     pub(super) underway: Option<Underway>,
     pub(super) touched: Vec<Arc<Session>>,
@@ -143,6 +149,8 @@ impl SessionTask {
             owed: Owed::default(),
             published: 0,
             deferred: VecDeque::new(),
+            storing: Storing::default(),
+            runtime: Handle::current(),
             underway: None,
             touched: Vec::new(),
             totals: Totals::default(),
@@ -229,8 +237,23 @@ impl SessionTask {
                 break;
             }
         }
+        self.take_stored(context);
         self.grant_publishes();
         self.poll_times(context)
+    }
+
+    /// Delivers what has been stored, and has stores wake this task for the rest. It comes after what was read, as
+    /// that may be stored at once.
+    fn take_stored(&mut self, context: &mut Context<'_>) {
+        if self.storing.is_empty() {
+            return;
+        }
+        if self.poll_storing(context).is_ready() && self.underway.is_some() {
+            // What takes more than a turn goes on in the next one, and the rest after it.
+            self.interrupted = true;
+            context.waker().wake_by_ref();
+        }
+        self.end_turn();
     }
 
     /// Goes on over another connection if the client has come back, and notes when the connection is gone.
@@ -338,6 +361,7 @@ impl SessionTask {
         }
         self.serve_held_up();
         self.answer(State::pump_crowded);
+        self.session.lock().subscriptions.wake_cursors();
         self.end_turn();
     }
 
@@ -404,6 +428,12 @@ impl SessionTask {
             Kind::Unsubscribe => self.counting_changes(|task| task.unsubscribe(header)),
             Kind::Serve => self.serve(header, content),
             Kind::Unserve => self.unserve(header),
+            Kind::Ping if self.storing.flush(header.sequence) => {
+                match self.storing.len() > 2 * self.shared.settings.publish_window.0 as usize {
+                    true => Err(BusError::ControlOverrun { bytes: self.storing.len() * 24 }),
+                    false => Ok(()),
+                }
+            }
             Kind::Ping => {
                 self.answer(|state| {
                     state.control(&Header::new(Kind::Pong, 0, header.sequence), &ContentRef::empty());
@@ -469,7 +499,7 @@ impl SessionTask {
         }
         let deferred: usize = self.deferred.iter().map(|deferred| deferred.content.size()).sum();
         let underway = self.underway.as_ref().map_or(0, |publish| publish.held() + self.cache.held());
-        let mut held = self.incoming.held() + deferred + underway;
+        let mut held = self.incoming.held() + deferred + underway + self.storing.held();
         if self.resumable {
             held += self.session.sender().resumable().map_or(0, ResumableLink::held);
         }
@@ -634,6 +664,10 @@ impl SessionTask {
             self.end_turn();
             tokio::task::yield_now().await;
         }
+        // What is being stored will be there, so it goes to those who listen.
+        if !self.storing.is_empty() {
+            let _ = tokio::time::timeout(CLOSING, self.finish_storing()).await;
+        }
         let unrouted = self.deferred.iter().filter(|deferred| deferred.header.kind == Kind::Publish).count();
         self.totals.failed_publishes += unrouted as u64;
         self.deferred.clear();
@@ -651,6 +685,23 @@ impl SessionTask {
             let drained = poll_fn(|context| self.poll_drained(context));
             // A peer that does not read its goodbye is not waited for.
             let _ = tokio::time::timeout(CLOSING, drained).await;
+        }
+    }
+
+    /// Waits for what is being stored, and gives it to those who listen.
+    async fn finish_storing(&mut self) {
+        loop {
+            if self.underway.is_some() {
+                self.matches = 0;
+                self.proceed();
+                self.end_turn();
+                tokio::task::yield_now().await;
+            } else if self.storing.is_empty() {
+                return;
+            } else {
+                poll_fn(|context| self.poll_storing(context).map(drop)).await;
+                self.end_turn();
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use super::subscription::Slot;
 use super::task::SessionTask;
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::fields::{Field, FieldsBuilder, iterate};
+use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
 use crate::proto::{Content, ContentRef, Header, Payload};
 use crate::topic::{TopicPattern, validate_pattern_bytes};
 
@@ -123,12 +123,16 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        (asked, quality): (Option<Duration>, Quality),
     ) -> Result<Option<u64>, BusError> {
         let content = content.shared();
         let several = Several::read(&content)?;
         for topic in &several.topics {
             self.may_publish(topic.as_str(), topic.is_reserved())?;
+            if self.stream_of(topic, quality)?.is_some() {
+                let what = format!("\"{topic}\" is kept in a stream; publish to it by itself");
+                return Err(BusError::InvalidSettings(what));
+            }
         }
         self.begin(header, content, asked, Some(several), Vec::new())
     }

@@ -2,7 +2,7 @@
 
 use super::options::Headers;
 use crate::error::BusError;
-use crate::proto::fields::GapReason;
+use crate::proto::fields::{GapReason, Position};
 use crate::topic::TopicPattern;
 
 /// A message with all that came with it.
@@ -20,6 +20,8 @@ pub struct Message<T> {
     pub origin: Option<u64>,
     /// The public key, of Ed25519, of whoever has signed the message, where that has been checked.
     pub signer: Option<[u8; 32]>,
+    /// Where it lies in its stream, if the subscription reads one.
+    pub position: Option<Position>,
 }
 
 /// The next thing that happened to a subscription, in order.

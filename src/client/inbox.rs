@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::error::{BusError, BusResult};
-use crate::proto::fields::GapReason;
+use crate::proto::fields::{GapReason, position_of};
 use crate::proto::{Content, ContentRef, Credit, HEADER_LEN, ProcessValue};
 
 /// Bytes of a queue's buffer that are kept by an inbox that has not been used for a while. A busy one
@@ -102,6 +102,8 @@ struct InboxState<S> {
     restarts: u32,
     /// Nobody takes anything any more; what arrives is only checked.
     discarding: bool,
+    /// Where the last message that came lies in its stream, if it is one's.
+    position: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -180,6 +182,7 @@ impl<S> Inbox<S> {
                 window,
                 restarts: 0,
                 discarding: false,
+                position: None,
             }),
         })
     }
@@ -292,6 +295,16 @@ impl<S> Inbox<S> {
 }
 
 impl Inbox<()> {
+    /// From now on it notes where messages lie in their stream.
+    pub(super) fn follow_stream(&self) {
+        self.lock().position = Some(0);
+    }
+
+    /// Where the last message that came lies in its stream; 0 before there was one.
+    pub(super) fn position(&self) -> Option<u64> {
+        self.lock().position
+    }
+
     /// Appends messages of a subscription, with their numbers among its matches. Returns who is to be
     /// woken.
     ///
@@ -305,6 +318,11 @@ impl Inbox<()> {
         let mut state = self.lock();
         for (sequence, content) in messages {
             state.receive(Some(sequence), &content)?;
+            if state.position.is_some()
+                && let Some(position) = position_of(content.fields)
+            {
+                state.position = Some(position.sequence);
+            }
             if !state.discarding {
                 state.used = true;
                 state.queue.push((), &content);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::BusResult;
 use crate::limits;
-use crate::proto::fields::{Field, FieldsBuilder, Policy, ServeMode, iterate};
+use crate::proto::fields::{Field, FieldsBuilder, Policy, Quality, ServeMode, Start, iterate};
 
 /// Pairs of strings that travel with a message, for tracing and for applications.
 ///
@@ -102,6 +102,7 @@ pub struct SubscribeOptions {
     pub(super) window: (u32, u64),
     pub(super) group: Option<String>,
     pub(super) no_echo: bool,
+    pub(super) start: Option<Start>,
 }
 
 impl Default for SubscribeOptions {
@@ -113,6 +114,7 @@ impl Default for SubscribeOptions {
             window: (limits::WINDOW_MESSAGES, limits::WINDOW_BYTES),
             group: None,
             no_echo: false,
+            start: None,
         }
     }
 }
@@ -148,10 +150,21 @@ impl SubscribeOptions {
         self
     }
 
+    /// Reads the stream that keeps these topics, from there on: first what is there, then what comes. It reads at its own
+    /// pace, so that the policy does not matter, and a new session goes on where the one before has ended.
+    #[must_use]
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = Some(start);
+        self
+    }
+
     pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
         let mut fields = window_and_group(self.window, self.group.as_deref())?;
         if self.policy != Policy::default() {
             fields.policy(self.policy)?;
+        }
+        if let Some(start) = self.start {
+            fields.start(start)?;
         }
         Ok(fields.finish())
     }
@@ -227,6 +240,7 @@ impl ServeOptions {
 pub struct PublishOptions {
     headers: Headers,
     block_limit: Option<Duration>,
+    quality: Quality,
 }
 
 impl PublishOptions {
@@ -252,11 +266,21 @@ impl PublishOptions {
         self
     }
 
+    /// How sure it is to be. With [`Quality::AtLeastOnce`] it counts as published when it is kept.
+    #[must_use]
+    pub fn quality(mut self, quality: Quality) -> Self {
+        self.quality = quality;
+        self
+    }
+
     pub(super) fn fields(&self, further_topics: &[String]) -> BusResult<Vec<u8>> {
         let mut fields = FieldsBuilder::new();
         self.headers.write(&mut fields)?;
         if let Some(limit) = self.block_limit {
             fields.block_limit(limit)?;
+        }
+        if self.quality != Quality::default() {
+            fields.quality(self.quality)?;
         }
         for topic in further_topics {
             fields.topic(topic)?;

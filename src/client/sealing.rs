@@ -240,6 +240,8 @@ pub(super) struct Opener {
     /// The last topic that came, and its chain: consecutive messages mostly have the same.
     last: Option<(Box<str>, ChainIndex)>,
     memory: Memory,
+    /// The next message comes from a store, and may come again.
+    pub(super) is_stored: bool,
 }
 
 impl Opener {
@@ -247,7 +249,13 @@ impl Opener {
     pub(super) fn new(sealing: &Arc<Sealing>, due: &str) -> Box<Self> {
         // What is no pattern was refused before, and nothing is due of it.
         let due = TopicPattern::new(due).ok();
-        Box::new(Self { sealing: Arc::clone(sealing), due, last: None, memory: Memory::default() })
+        Box::new(Self {
+            sealing: Arc::clone(sealing),
+            due,
+            last: None,
+            memory: Memory::default(),
+            is_stored: false,
+        })
     }
 
     pub(super) fn sealing(&self) -> &Arc<Sealing> {
@@ -306,7 +314,7 @@ impl Opener {
             return Ok((read(raw, &known)?, known));
         }
         let mut context = Context::new(topic, kind);
-        context.fields = raw.fields;
+        (context.fields, context.stored) = (raw.fields, self.is_stored);
         (context.request, context.index, context.limit) = (request, index, self.sealing.inner_limit());
         let arrived = raw.payload();
         let (place, known) = rules.open(&context, chain, &mut self.memory, arrived).map_err(failed)?;

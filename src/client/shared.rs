@@ -25,6 +25,7 @@ use super::sealing::{Opener, Seal, Sealing};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
+use crate::proto::fields::{FieldsBuilder, Start};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, Payload, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
@@ -139,6 +140,19 @@ pub(super) struct Registration<S> {
     pub(super) accepted: Option<oneshot::Sender<BusResult<()>>>,
     /// The bus has been asked to end it.
     pub(super) ending: bool,
+}
+
+impl Registration<()> {
+    /// Asks for what lies behind the last message that has come, where it reads a stream.
+    fn go_on_in_stream(&mut self) {
+        let Some(last) = self.inbox.position().filter(|last| *last > 0) else { return };
+        let mut fields = FieldsBuilder::new();
+        let appended = fields.append_without_start(&self.fields);
+        // There is room for it, as it was there before.
+        if appended.and_then(|()| fields.start(Start::From(last + 1))).is_ok() {
+            self.fields = fields.finish().into();
+        }
+    }
 }
 
 /// A request without its last answer.
@@ -320,6 +334,9 @@ impl Shared {
         let mut guard = self.lock();
         let state = &mut *guard;
         let unsent = state.lanes.take_frames();
+        for registration in state.subscriptions.entries.values_mut() {
+            registration.go_on_in_stream();
+        }
         state.subscriptions.entries.retain(|id, registration| {
             renew(&mut state.lanes, Kind::Subscribe, *id, registration, &mut wakers)
         });

@@ -23,6 +23,7 @@ use super::sealing::{Opener, topic_of};
 use super::shared::{Connection, Registration, Shared};
 use crate::engine::{MessageKind, Opened};
 use crate::error::{BriefResult, BusError, BusResult};
+use crate::proto::fields::position_of;
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
@@ -71,6 +72,8 @@ pub struct Subscription<T> {
     reader: Reader<()>,
     topics: TopicReader,
     opener: Option<Box<Opener>>,
+    /// It reads a stream.
+    reads_stream: bool,
     decode: Decoder<T>,
     skipped: u64,
     undecodable: u64,
@@ -141,7 +144,7 @@ impl<T> Subscription<T> {
                     if let Ok(topic) = self.topics.read(raw.topic)
                         && let Ok(value) = self.opener.as_mut().map_or_else(
                             || (self.decode)(&raw),
-                            |opener| Ok(open(opener, &raw, self.decode)?.0),
+                            |opener| Ok(open(opener, &raw, self.decode, self.reads_stream)?.0),
                         )
                     {
                         let topic = topic.clone();
@@ -171,22 +174,31 @@ impl<T> Subscription<T> {
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event<T>>> {
         let progress = ready!(coop::poll_proceed(context));
-        if !ready!(self.reader.poll_ready(context)) {
-            progress.made_progress();
-            return Poll::Ready(None);
-        }
+        let taken = loop {
+            if !ready!(self.reader.poll_ready(context)) {
+                progress.made_progress();
+                return Poll::Ready(None);
+            }
+            match self.reader.take() {
+                // A new session goes on in the stream where the one before has ended.
+                Some(Taken::Gap { count: 0, .. }) if self.reads_stream => self.settle(),
+                taken => break taken,
+            }
+        };
         progress.made_progress();
-        let event = match self.reader.take() {
+        let event = match taken {
             None => return Poll::Ready(None),
             Some(Taken::Gap { count, reason }) => Event::Gap { count, reason },
             Some(Taken::Message { raw, .. }) => match self.topics.read(raw.topic) {
                 Ok(topic) => match self.opener.as_mut().map_or_else(
                     || Ok(((self.decode)(&raw)?, Opened::default())),
-                    |opener| open(opener, &raw, self.decode),
+                    |opener| open(opener, &raw, self.decode, self.reads_stream),
                 ) {
                     Ok((value, Opened { signer, .. })) => {
                         let (headers, origin) = Headers::read(raw.fields);
-                        Event::Message(Message { topic: topic.clone(), value, headers, origin, signer })
+                        let position = if self.reads_stream { position_of(raw.fields) } else { None };
+                        let topic = topic.clone();
+                        Event::Message(Message { topic, value, headers, origin, signer, position })
                     }
                     Err(error) => Event::Undecodable { topic: topic.clone(), error: error.into() },
                 },
@@ -256,7 +268,14 @@ impl<T> Subscription<T> {
 }
 
 /// Opens a message and reads its value.
-fn open<T>(opener: &mut Opener, raw: &Raw<'_>, decode: Decoder<T>) -> BriefResult<(T, Opened)> {
+fn open<T>(
+    opener: &mut Opener,
+    raw: &Raw<'_>,
+    decode: Decoder<T>,
+    reads_stream: bool,
+) -> BriefResult<(T, Opened)> {
+    // What was there before may have come before.
+    opener.is_stored = reads_stream && position_of(raw.fields).is_some_and(|position| position.replayed);
     opener.open(MessageKind::Publish, topic_of(raw), (None, 0), raw, |raw, _| decode(raw))
 }
 
@@ -381,6 +400,9 @@ impl Client {
         shared.opened().await?;
         shared.room().await?;
         let inbox = Inbox::new(options.window);
+        if options.start.is_some() {
+            inbox.follow_stream();
+        }
         let pattern: Arc<str> = pattern.into();
         let flags = if options.no_echo { Flags::NO_ECHO } else { Flags::NONE };
         let (id, accepted) = shared.subscribe(&inbox, &pattern, flags, &fields)?;
@@ -393,6 +415,7 @@ impl Client {
             reader: Reader::new(inbox, options.window),
             topics: TopicReader::new(prefix),
             opener,
+            reads_stream: options.start.is_some(),
             decode,
             skipped: 0,
             undecodable: 0,

@@ -20,6 +20,9 @@ const BLOCK_LIMIT: u8 = 6;
 const DEADLINE: u8 = 7;
 const TOPIC: u8 = 8;
 const MODE: u8 = 9;
+const QUALITY: u8 = 10;
+const START: u8 = 11;
+const POSITION: u8 = 12;
 
 /// A field section under construction.
 ///
@@ -124,6 +127,32 @@ impl FieldsBuilder {
         self.push(MODE, &[&[mode as u8]])
     }
 
+    /// How sure a publish is to be.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn quality(&mut self, quality: Quality) -> BusResult<()> {
+        self.push(QUALITY, &[&[quality as u8]])
+    }
+
+    /// Where a subscription begins in its stream.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn start(&mut self, start: Start) -> BusResult<()> {
+        let (kind, number) = start.to_wire();
+        self.push(START, &[&[kind], &number.to_le_bytes()])
+    }
+
+    /// Where a message lies in its stream.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn position(&mut self, position: Position) -> BusResult<()> {
+        let Position { sequence, time, replayed } = position;
+        self.push(POSITION, &[&sequence.to_le_bytes(), &time.to_le_bytes(), &[u8::from(replayed)]])
+    }
+
     /// Fields that are encoded already, after those that are here.
     ///
     /// # Errors
@@ -140,9 +169,21 @@ impl FieldsBuilder {
     /// # Errors
     /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub(crate) fn append_without_deadline(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(DEADLINE, fields)
+    }
+
+    /// The fields of a well-formed section, after those that are here, but for any start.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub(crate) fn append_without_start(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(START, fields)
+    }
+
+    fn append_without(&mut self, without: u8, fields: &[u8]) -> BusResult<()> {
         let mut rest = fields;
         while let Some((tag, _, after)) = split(rest) {
-            if tag != DEADLINE {
+            if tag != without {
                 let length = rest.len() - after.len();
                 self.append(rest.get(..length).unwrap_or_default())?;
             }
@@ -235,6 +276,81 @@ pub enum ServeMode {
     TakeOver = 1,
 }
 
+/// How sure the delivery of a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Quality {
+    /// It may be lost with the bus or a link.
+    #[default]
+    AtMostOnce = 0,
+    /// It is kept before it counts as published, and can be read again.
+    AtLeastOnce = 1,
+}
+
+/// Where a subscription begins in the stream of its topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Start {
+    /// With what is stored from now on.
+    New,
+    /// With the last so many messages of its topics.
+    Last(u64),
+    /// With the last message of each of its topics.
+    LastPerTopic,
+    /// With the oldest that there is.
+    All,
+    /// With this sequence.
+    From(u64),
+    /// With the first that was stored then or later: milliseconds since 1970 (UTC).
+    Since(u64),
+}
+
+impl Start {
+    fn to_wire(self) -> (u8, u64) {
+        match self {
+            Self::New => (0, 0),
+            Self::Last(count) => (1, count),
+            Self::LastPerTopic => (2, 0),
+            Self::All => (3, 0),
+            Self::From(sequence) => (4, sequence),
+            Self::Since(time) => (5, time),
+        }
+    }
+
+    fn from_wire(kind: u8, number: u64) -> Option<Self> {
+        Some(match kind {
+            0 => Self::New,
+            1 => Self::Last(number),
+            2 => Self::LastPerTopic,
+            3 => Self::All,
+            4 => Self::From(number),
+            5 => Self::Since(number),
+            _ => return None,
+        })
+    }
+}
+
+/// Where a message lies in its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Position {
+    /// Its number in the stream, from 1. There may be holes, of what retention has dropped and of other topics.
+    pub sequence: u64,
+    /// When it was stored: milliseconds since 1970 (UTC).
+    pub time: u64,
+    /// It was there before the subscription that it comes to.
+    pub replayed: bool,
+}
+
+impl Position {
+    /// A position.
+    #[must_use]
+    pub fn new(sequence: u64, time: u64, replayed: bool) -> Self {
+        Self { sequence, time, replayed }
+    }
+}
+
 /// Why matches of a subscription were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
@@ -248,11 +364,14 @@ pub enum GapReason {
     DroppedNewest = 3,
     /// The link broke, or the subscription ended, before it was taken.
     Link = 4,
+    /// The stream did not keep it long enough.
+    Retention = 5,
 }
 
 impl GapReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Lagging, Self::DroppedOldest, Self::DroppedNewest, Self::Link];
+    pub const ALL: [Self; 5] =
+        [Self::Lagging, Self::DroppedOldest, Self::DroppedNewest, Self::Link, Self::Retention];
 
     /// The reason with that number.
     #[must_use]
@@ -274,6 +393,7 @@ impl GapReason {
             Self::DroppedOldest => "dropped_oldest",
             Self::DroppedNewest => "dropped_newest",
             Self::Link => "link",
+            Self::Retention => "retention",
         }
     }
 }
@@ -330,6 +450,12 @@ pub enum Field<'a> {
     Topic(&'a str),
     /// See [`FieldsBuilder::mode`].
     Mode(ServeMode),
+    /// See [`FieldsBuilder::quality`].
+    Quality(Quality),
+    /// See [`FieldsBuilder::start`].
+    Start(Start),
+    /// See [`FieldsBuilder::position`].
+    Position(Position),
     /// A field of a later version, or one whose value cannot be read; to be skipped.
     Unknown(u8),
 }
@@ -343,6 +469,16 @@ pub fn iterate(section: &[u8]) -> impl Iterator<Item = Field<'_>> {
         rest = after;
         Some(read(tag, value))
     })
+}
+
+/// Where a message lies in its stream, if it comes from one.
+pub(crate) fn position_of(section: &[u8]) -> Option<Position> {
+    // The bus puts it last.
+    let positions = iterate(section).filter_map(|field| match field {
+        Field::Position(position) => Some(position),
+        _ => None,
+    });
+    positions.last()
 }
 
 /// Whether the section divides into fields without remainder.
@@ -385,6 +521,19 @@ fn read_known(tag: u8, value: &[u8]) -> Option<Field<'_>> {
             1 => ServeMode::TakeOver,
             _ => return None,
         }),
+        QUALITY => Field::Quality(match reader.u8().ok()? {
+            0 => Quality::AtMostOnce,
+            1 => Quality::AtLeastOnce,
+            _ => return None,
+        }),
+        START => {
+            let kind = reader.u8().ok()?;
+            Field::Start(Start::from_wire(kind, reader.u64().ok()?)?)
+        }
+        POSITION => {
+            let (sequence, time) = (reader.u64().ok()?, reader.u64().ok()?);
+            Field::Position(Position { sequence, time, replayed: reader.u8().ok()? != 0 })
+        }
         _ => return None,
     })
 }
@@ -406,6 +555,10 @@ pub struct Options<'a> {
     pub mode: ServeMode,
     /// Whether there are further topics.
     pub several_topics: bool,
+    /// How sure a publish is to be.
+    pub quality: Quality,
+    /// Where a subscription begins in its stream; `None` where it is to none.
+    pub start: Option<Start>,
 }
 
 impl<'a> Options<'a> {
@@ -452,11 +605,13 @@ impl<'a> Options<'a> {
                 Field::Deadline(left) => options.deadline = Some(left),
                 Field::Mode(mode) => options.mode = mode,
                 Field::Topic(_) => options.several_topics = true,
+                Field::Quality(quality) => options.quality = quality,
+                Field::Start(start) => options.start = Some(start),
                 // An option that is known but cannot be read must not be taken for its default.
-                Field::Unknown(tag @ WINDOW..=MODE) => {
+                Field::Unknown(tag @ WINDOW..=START) => {
                     return Err(Refusal::invalid(format!("the value of option {tag} cannot be read")));
                 }
-                Field::Header { .. } | Field::Origin(_) | Field::Unknown(_) => {}
+                Field::Header { .. } | Field::Origin(_) | Field::Position(_) | Field::Unknown(_) => {}
             }
         }
         Ok(options)

@@ -49,6 +49,10 @@ pub enum ErrorCode {
     SlowConsumer = 25,
     /// See [`BusError::TakenOver`]; the text is the topic.
     TakenOver = 26,
+    /// See [`BusError::NotDurable`]; the text is the topic.
+    NotDurable = 27,
+    /// See [`BusError::NotStored`].
+    NotStored = 28,
     /// See [`BusError::Protocol`].
     Protocol = 32,
     /// See [`BusError::UnsupportedVersion`].
@@ -69,7 +73,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidTopic,
         Self::ReservedTopic,
         Self::Denied,
@@ -88,6 +92,8 @@ impl ErrorCode {
         Self::Draining,
         Self::SlowConsumer,
         Self::TakenOver,
+        Self::NotDurable,
+        Self::NotStored,
         Self::Protocol,
         Self::UnsupportedVersion,
         Self::CreditExceeded,
@@ -200,6 +206,8 @@ impl Refusal {
             ErrorCode::Draining => BusError::Draining { what: text },
             ErrorCode::SlowConsumer => BusError::SlowConsumer { topic: text },
             ErrorCode::TakenOver => BusError::TakenOver { topic: text },
+            ErrorCode::NotDurable => BusError::NotDurable { topic: text },
+            ErrorCode::NotStored => BusError::NotStored { reason: text },
             ErrorCode::Protocol => BusError::Protocol { what: text },
             ErrorCode::UnsupportedVersion => BusError::UnsupportedVersion { what: text },
             ErrorCode::CreditExceeded => BusError::CreditExceeded { what: text },
@@ -234,6 +242,8 @@ impl From<&BusError> for Refusal {
             BusError::Draining { what } => (Code::Draining, what.clone()),
             BusError::SlowConsumer { topic } => (Code::SlowConsumer, topic.clone()),
             BusError::TakenOver { topic } => (Code::TakenOver, topic.clone()),
+            BusError::NotDurable { topic } => (Code::NotDurable, topic.clone()),
+            BusError::NotStored { reason } => (Code::NotStored, reason.clone()),
             BusError::Protocol { what } => (Code::Protocol, what.clone()),
             BusError::UnsupportedVersion { what } => (Code::UnsupportedVersion, what.clone()),
             BusError::CreditExceeded { what } => (Code::CreditExceeded, what.clone()),

@@ -13,7 +13,7 @@ const RULES: [(&str, &[&str]); 13] = [
     ("transport", &["auth", "proto", "topic", "limits", "error"]),
     ("engine", &["proto", "topic", "limits", "error"]),
     ("store", &["topic", "limits", "error"]),
-    ("bus", &["transport", "auth", "proto", "topic", "limits", "error"]),
+    ("bus", &["transport", "store", "auth", "proto", "topic", "limits", "error"]),
     ("client", &["transport", "engine", "auth", "proto", "topic", "limits", "error"]),
     ("broker", &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error"]),
     ("prelude", &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error"]),

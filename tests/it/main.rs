@@ -36,6 +36,7 @@ mod requests;
 #[cfg(feature = "auth")]
 mod rights;
 mod slow_peers;
+mod streams;
 mod tcp;
 mod tls;
 mod totals;

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::kinds;
 use crate::proto::fields::{
-    Field, FieldsBuilder, GapReason, Policy, ServeMode, decode_gap, encode_gap, iterate, well_formed,
+    Field, FieldsBuilder, GapReason, Policy, Position, Quality, ServeMode, Start, decode_gap, encode_gap,
+    iterate, well_formed,
 };
 use crate::proto::{
     Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame, Refusal, Resume,
@@ -85,6 +86,25 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
         "deadline" => builder.deadline(Duration::from_micros(number(field, "microseconds"))),
         "topic" => builder.topic(text(field, "topic")),
         "mode" => builder.mode(if field["mode"] == "join" { ServeMode::Join } else { ServeMode::TakeOver }),
+        "quality" => builder.quality(match text(field, "quality") {
+            "at-most-once" => Quality::AtMostOnce,
+            _ => Quality::AtLeastOnce,
+        }),
+        "start" => {
+            let number = number(field, "number");
+            builder.start(match text(field, "start") {
+                "new" => Start::New,
+                "last" => Start::Last(number),
+                "last-per-topic" => Start::LastPerTopic,
+                "all" => Start::All,
+                "from" => Start::From(number),
+                _ => Start::Since(number),
+            })
+        }
+        "position" => {
+            let replayed = field["replayed"] == true;
+            builder.position(Position::new(number(field, "sequence"), number(field, "time"), replayed))
+        }
         "unknown" => {
             let value = bytes(field, "value_hex");
             let length = u16::try_from(value.len()).unwrap().to_le_bytes();
@@ -124,6 +144,23 @@ fn describe_fields(section: &[u8]) -> Value {
             Field::Topic(topic) => json!({"type": "topic", "topic": topic}),
             Field::Mode(ServeMode::Join) => json!({"type": "mode", "mode": "join"}),
             Field::Mode(ServeMode::TakeOver) => json!({"type": "mode", "mode": "take-over"}),
+            Field::Quality(Quality::AtMostOnce) => json!({"type": "quality", "quality": "at-most-once"}),
+            Field::Quality(Quality::AtLeastOnce) => json!({"type": "quality", "quality": "at-least-once"}),
+            Field::Start(start) => {
+                let (name, number) = match start {
+                    Start::New => ("new", 0),
+                    Start::Last(count) => ("last", count),
+                    Start::LastPerTopic => ("last-per-topic", 0),
+                    Start::All => ("all", 0),
+                    Start::From(sequence) => ("from", sequence),
+                    Start::Since(time) => ("since", time),
+                };
+                json!({"type": "start", "start": name, "number": number.to_string()})
+            }
+            Field::Position(Position { sequence, time, replayed, .. }) => {
+                let (sequence, time) = (sequence.to_string(), time.to_string());
+                json!({"type": "position", "sequence": sequence, "time": time, "replayed": replayed})
+            }
             Field::Unknown(tag) => json!({"type": "unknown", "tag": tag}),
         })
         .collect()

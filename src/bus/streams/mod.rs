@@ -1,0 +1,144 @@
+//! Durable topics: what is published there is stored before it goes live, and can be read from any place.
+//!
+//! A publish to a topic of a stream waits for the store (`publishing`); its session goes on meanwhile. When it is stored, the
+//! session delivers it to ordinary subscriptions, so that order holds for each publisher, and tells the stream that it has
+//! grown. A subscription that says where it begins is a cursor (`cursor`): it reads the log at its own pace, and neither
+//! waits for others nor has them wait.
+
+mod cursor;
+mod publishing;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub(crate) use self::cursor::Cursor;
+pub(crate) use self::publishing::Storing;
+use crate::error::{BusError, BusResult};
+use crate::store::{Name, Store, StreamSettings};
+use crate::topic::TopicPattern;
+
+/// The streams of a bus, each in its store.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use whispeer::bus::Streams;
+/// use whispeer::prelude::*;
+/// use whispeer::store::{MemoryStore, Name, StreamSettings};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let orders = StreamSettings::new(Name::new("orders")?, vec![TopicPattern::new("orders/**")?]);
+/// let streams = Streams::open(Arc::new(MemoryStore::new()), [orders]).await?;
+/// let bus = Bus::builder().streams(streams).start()?;
+/// # bus.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct Streams(Arc<[Arc<Stream>]>);
+
+impl Streams {
+    /// Opens streams in a store.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] with what the store says.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        settings: impl IntoIterator<Item = StreamSettings>,
+    ) -> BusResult<Self> {
+        let mut streams = Vec::new();
+        for settings in settings {
+            let opened = store.open(settings.clone()).await;
+            let state = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+            streams.push(Arc::new(Stream {
+                name: settings.name,
+                patterns: settings.patterns,
+                store: Arc::clone(&store),
+                end: watch::Sender::new(state.end),
+            }));
+        }
+        Ok(Self(streams.into()))
+    }
+
+    /// These and those of another store.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] where two streams have a name or topics in common.
+    pub fn and(&self, others: &Self) -> BusResult<Self> {
+        for other in others.0.iter() {
+            for stream in self.0.iter() {
+                let (one, two) = (&stream.name, &other.name);
+                if one == two {
+                    return Err(BusError::InvalidSettings(format!("there are two streams \"{one}\"")));
+                }
+                let meets = |pattern: &&TopicPattern| other.meets(pattern);
+                if let Some(pattern) = stream.patterns.iter().find(meets) {
+                    let what = format!("\"{pattern}\" of the stream \"{one}\" meets topics of \"{two}\"");
+                    return Err(BusError::InvalidSettings(what));
+                }
+            }
+        }
+        Ok(Self(self.0.iter().chain(others.0.iter()).cloned().collect()))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The stream that has topics of this pattern, if any has.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] where several have.
+    pub(crate) fn of(&self, pattern: &TopicPattern) -> BusResult<Option<&Arc<Stream>>> {
+        let mut found = self.0.iter().filter(|stream| stream.meets(pattern));
+        let first = found.next();
+        match (first, found.next()) {
+            (Some(one), Some(other)) => {
+                let (one, other) = (&one.name, &other.name);
+                let what =
+                    format!("\"{pattern}\" meets two streams, \"{one}\" and \"{other}\"; take one at a time");
+                Err(BusError::InvalidSettings(what))
+            }
+            _ => Ok(first),
+        }
+    }
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.0.iter().map(|stream| &stream.name)).finish()
+    }
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) name: Name,
+    patterns: Vec<TopicPattern>,
+    store: Arc<dyn Store>,
+    /// The first sequence that nobody has been told of; cursors that have read all wait for it to rise.
+    end: watch::Sender<u64>,
+}
+
+impl Stream {
+    /// Whether all topics of this pattern are its.
+    pub(crate) fn contains(&self, pattern: &TopicPattern) -> bool {
+        self.patterns.iter().any(|own| own.contains(pattern))
+    }
+
+    fn meets(&self, pattern: &TopicPattern) -> bool {
+        self.patterns.iter().any(|own| own.meets(pattern))
+    }
+
+    /// Tells cursors that a message is there.
+    fn grow(&self, sequence: u64) {
+        self.end.send_if_modified(|end| {
+            let grows = sequence >= *end;
+            *end = (*end).max(sequence + 1);
+            grows
+        });
+    }
+}

@@ -1,0 +1,150 @@
+//! Publishes that wait for a store.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Stream;
+use crate::bus::task::SessionTask;
+use crate::bus::underway::Waiting;
+use crate::error::{BusError, BusResult};
+use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
+use crate::proto::{Content, ContentRef, Header, Kind};
+use crate::store::{Change, NewMessage, Operation, Outcome};
+use crate::topic::TopicPattern;
+
+/// What a session has given to stores, in its order, and the flushes behind it.
+#[derive(Default)]
+pub(crate) struct Storing {
+    queue: VecDeque<Entry>,
+    bytes: usize,
+}
+
+enum Entry {
+    Publish(Box<Waiter>),
+    /// `PING`s that are answered when all before is stored.
+    Ping(u64),
+}
+
+/// A publish that is being stored.
+struct Waiter {
+    header: Header,
+    content: Arc<Content>,
+    asked: Option<Duration>,
+    stream: Arc<Stream>,
+    stored: Operation<Vec<Outcome>>,
+    _waiting: Waiting,
+}
+
+impl Storing {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes of memory that wait.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes
+    }
+
+    /// Puts a flush behind what waits; `false` if nothing does.
+    pub(crate) fn flush(&mut self, sequence: u64) -> bool {
+        if self.queue.is_empty() {
+            return false;
+        }
+        self.queue.push_back(Entry::Ping(sequence));
+        true
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+impl SessionTask {
+    /// The stream of this topic; a publish that is to be kept needs one.
+    pub(crate) fn stream_of(&self, topic: &TopicPattern, quality: Quality) -> BusResult<Option<Arc<Stream>>> {
+        match self.shared.streams.of(topic)? {
+            None if quality > Quality::AtMostOnce => Err(BusError::NotDurable { topic: topic.to_string() }),
+            found => Ok(found.cloned()),
+        }
+    }
+
+    /// Gives a publish to the store.
+    pub(crate) fn store(
+        &mut self,
+        stream: &Arc<Stream>,
+        header: &Header,
+        content: &ContentRef<'_>,
+        asked: Option<Duration>,
+    ) -> BusResult<()> {
+        let content = content.shared();
+        // Options are for the bus and not for those who read it some day.
+        let mut fields = FieldsBuilder::new();
+        for field in iterate(content.fields()) {
+            match field {
+                Field::Header { name, value } => fields.header(name, value)?,
+                Field::Origin(bus) => fields.origin(bus)?,
+                _ => {}
+            }
+        }
+        let message = NewMessage {
+            topic: TopicPattern::from_utf8(content.topic())?,
+            fields: fields.finish().into(),
+            payload: content.payload_bytes(),
+            time: milliseconds(),
+            expires: None,
+            id: None,
+        };
+        let stored = stream.store.commit(stream.name.clone(), vec![Change::Append(message)]);
+        self.storing.bytes += content.size();
+        let _waiting = Waiting::new(&self.shared);
+        let waiter = Waiter { header: *header, content, asked, stream: Arc::clone(stream), stored, _waiting };
+        self.storing.queue.push_back(Entry::Publish(Box::new(waiter)));
+        Ok(())
+    }
+
+    /// Delivers what has been stored by now; pending while the store is to be waited for.
+    pub(crate) fn poll_storing(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // What takes more than a turn is first; who sees to that comes back here.
+            if self.underway.is_some() {
+                return Poll::Ready(());
+            }
+            let Some(first) = self.storing.queue.front_mut() else { return Poll::Ready(()) };
+            if let Entry::Publish(waiter) = first {
+                let Poll::Ready(stored) = waiter.stored.as_mut().poll(context) else { return Poll::Pending };
+                if let Some(Entry::Publish(waiter)) = self.storing.queue.pop_front() {
+                    self.storing.bytes = self.storing.bytes.saturating_sub(waiter.content.size());
+                    let stored = stored.map_err(|error| BusError::NotStored { reason: error.to_string() });
+                    self.go_live(*waiter, stored);
+                }
+            } else if let Some(Entry::Ping(sequence)) = self.storing.queue.pop_front() {
+                let pong = Header::new(Kind::Pong, 0, sequence);
+                self.answer(|state| state.control(&pong, &ContentRef::empty()));
+            }
+        }
+    }
+
+    fn go_live(&mut self, waiter: Waiter, stored: Result<Vec<Outcome>, BusError>) {
+        let Waiter { header, content, asked, stream, .. } = waiter;
+        let content = content.borrowed();
+        match stored {
+            Ok(outcomes) => {
+                for outcome in outcomes {
+                    if let Outcome::Appended { sequence } = outcome {
+                        stream.grow(sequence);
+                    }
+                }
+                self.route_stored(&header, &content, asked);
+            }
+            Err(error) => self.conclude(&header, content.frame_size(), Err(error)),
+        }
+    }
+}
+
+/// When it is, as messages are stored.
+pub(super) fn milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
