@@ -771,6 +771,9 @@ pub const STORE_PAGE_BYTES: u64 = 256 * 1024;
 /// Messages that are looked at for one page, whether or not they belong to it: some ten milliseconds.
 pub const STORE_LOOKS: usize = 16 * 1024;
 
+/// How often a bus has its streams drop what is too old: what is over its age by more than that is seldom read.
+pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
+
 /// Calls to a store that wait for one another. More are waited with.
 pub const STORE_QUEUE: usize = 4096;
 

@@ -49,6 +49,7 @@ impl Supervisor {
         tokio::select! {
             () = self.serve(&mut tasks) => {}
             () = shared.sweeper.run(&shared) => {}
+            () = shared.streams.sweep() => {}
             () = shared.drain_when_asked() => {}
             () = shared.inspection.run(&shared) => {}
             () = shared.policies.tell_refusals() => {}

@@ -323,3 +323,19 @@ async fn what_is_encrypted_is_kept_so_and_can_be_read_as_often_as_one_likes() {
         assert_eq!(payloads, ["100001", "100002", "100003"]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_old_is_dropped_while_the_bus_runs() {
+    let retention = Retention::new().age(Duration::from_millis(1));
+    let (bus, store) = bus_with([settings("log", &["log"]).retention(retention)]).await;
+    publish(&client(&bus), "log", 1..=10).await;
+    let all_gone = async {
+        while store.streams().await.unwrap()[0].messages > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(1_000_000), all_gone).await.unwrap();
+    let mut log = client(&bus).subscribe_bytes_with("log", from(Start::All)).await.unwrap();
+    publish(&client(&bus), "log", 11..=11).await;
+    assert_eq!(take(&mut log, 1).await, expected(11..=11));
+}

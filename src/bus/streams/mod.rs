@@ -16,7 +16,8 @@ use tokio::sync::watch;
 pub(crate) use self::cursor::Cursor;
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
-use crate::store::{Name, Store, StreamSettings};
+use crate::limits;
+use crate::store::{Change, Name, Outcome, Store, StreamSettings};
 use crate::topic::TopicPattern;
 
 /// The streams of a bus, each in its store.
@@ -84,6 +85,19 @@ impl Streams {
         Ok(Self(self.0.iter().chain(others.0.iter()).cloned().collect()))
     }
 
+    /// Has streams drop what is too old, again and again; for ever.
+    pub(crate) async fn sweep(&self) {
+        if self.is_empty() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(limits::STREAM_SWEEP).await;
+            for stream in self.0.iter() {
+                stream.expire().await;
+            }
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -131,6 +145,23 @@ impl Stream {
 
     fn meets(&self, pattern: &TopicPattern) -> bool {
         self.patterns.iter().any(|own| own.meets(pattern))
+    }
+
+    /// Drops what is too old. A store takes a part of it at a time, so that others are served in between.
+    async fn expire(&self) {
+        loop {
+            let now = publishing::milliseconds();
+            let dropped = self.store.commit(self.name.clone(), vec![Change::Expire { now }]).await;
+            match dropped.as_deref() {
+                Ok([Outcome::Done { dropped }]) if *dropped >= limits::RETENTION_STEP => {}
+                Ok(_) => return,
+                Err(error) => {
+                    // Whoever publishes is told; nothing else depends on it.
+                    tracing::debug!(stream = %self.name, %error, "a stream drops nothing that is too old");
+                    return;
+                }
+            }
+        }
     }
 
     /// Tells cursors that a message is there.
