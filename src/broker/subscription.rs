@@ -36,8 +36,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// let broker = Broker::build_default().build()?;
 /// let subscription = broker.subscribe("numbers", |number: u32| println!("{number}"));
 /// subscription.wait_ready()?;
+/// assert_eq!(broker.publish("numbers", 7).wait()?, 1);
 /// subscription.stop();
-/// assert_eq!(broker.publish("numbers", 7).wait()?, 0);
 /// # Ok(())
 /// # }
 /// ```
