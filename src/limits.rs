@@ -3,7 +3,13 @@
 //! Constants here are either fixed by the wire format or the defaults of a setting; where a setting
 //! exists, the constant's documentation names it. Nothing in the crate grows past one of these.
 
+mod broker;
+mod streams;
+
 use std::time::Duration;
+
+pub use self::broker::*;
+pub use self::streams::*;
 
 /// Bytes of the largest frame, its 24-byte header included.
 ///
@@ -732,87 +738,3 @@ pub const REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a password waits for its check while as many are under way; then it fails as
 /// [`BusError::Overloaded`](crate::BusError::Overloaded). Well below the time of a handshake.
 pub const PASSWORD_WAIT: Duration = Duration::from_secs(2);
-
-/// Bytes of the name of a stream or consumer: it stands in settings, listings and topics of the bus.
-pub const STORE_NAME_BYTES: usize = 64;
-
-/// Streams of one store: each is looked at for a topic that is new.
-pub const STREAMS: usize = 256;
-
-/// Patterns of one stream.
-pub const STREAM_PATTERNS: usize = 64;
-
-/// Consumers of one stream: each is told of what is new.
-pub const STREAM_CONSUMERS: usize = 1024;
-
-/// Bytes that a stored message counts as, beside its topic, fields and payload: what its row and its entry in an index
-/// take in a file. Measured, beside fields and payload: 35 B with ten million messages of 100 B and one topic, 43 B with
-/// mixed sizes around 70 B and ten topics, 49 B with ten thousand topics, whose part of the index is less full. With sizes up
-/// to 64 KiB a file is up to a seventh larger than what it counts, as a row of 1 to 4 KiB leaves some of its page empty.
-pub const STORED_OVERHEAD: usize = 48;
-
-/// Messages that are dropped for one that comes, or at one sweep, at the most: some milliseconds, in which nothing else is
-/// stored. What is over goes with the next ones.
-pub const RETENTION_STEP: u64 = 1024;
-
-/// How long a stream knows the ids of messages unless it is told otherwise: longer than a client tries to come
-/// back by default.
-pub const MESSAGE_ID_WINDOW: Duration = Duration::from_secs(120);
-
-/// Ids of messages that a stream knows, about 100 B each. Then it forgets the oldest, whenever it came.
-pub const MESSAGE_IDS: usize = 1 << 20;
-
-/// Messages of one page of a stream, unless it is told otherwise: enough that asking for it costs little of reading it.
-pub const STORE_PAGE_MESSAGES: usize = 1024;
-
-/// Bytes of one page, likewise. A page may be longer by one message.
-pub const STORE_PAGE_BYTES: u64 = 256 * 1024;
-
-/// Messages that are looked at for one page, whether or not they belong to it: some ten milliseconds.
-pub const STORE_LOOKS: usize = 16 * 1024;
-
-/// How often a bus has its streams drop what is too old: what is over its age by more than that is seldom read.
-pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
-
-/// Calls to a store that wait for one another. More are waited with.
-pub const STORE_QUEUE: usize = 4096;
-
-/// Bytes of messages that are written to a file together, and calls; they share one wait for the disk.
-pub const STORE_GROUP_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Calls that are written together. See [`STORE_GROUP_BYTES`].
-pub const STORE_GROUP: usize = 1024;
-
-/// Messages that wait in the queue of a broker until they are sent: a second or so of publishing as fast as one thread
-/// can. The default of `BrokerOptions::queue`, as the next one. Beyond it a publish is refused, counted,
-/// and its handle says [`BusError::QueueFull`](crate::BusError::QueueFull).
-pub const BROKER_QUEUE_MESSAGES: usize = 64 * 1024;
-
-/// Bytes of these, topics included. A message of any size has room in an empty queue.
-pub const BROKER_QUEUE_BYTES: usize = 64 * 1024 * 1024;
-
-/// Subscriptions that wait in the queue of a broker to be made: more than a program makes in one go, each
-/// with its handler and a topic of at most 1 KiB. Further ones are refused, and their handles say so.
-pub const BROKER_SUBSCRIBES: usize = 4096;
-
-/// Handlers of a broker that run at a time, each of which that is not asynchronous takes a thread. Threads are made when
-/// they are needed; this many cost some MiB, and let handlers wait for disks and networks. Messages wait for a place in the
-/// windows of their subscriptions.
-pub const BROKER_HANDLERS: usize = 64;
-
-/// The most of them that can be configured: a thread for each.
-pub const BROKER_HANDLERS_MAX: usize = 4096;
-
-/// Threads on which a broker runs asynchronous handlers and hands messages to the others. The bus itself has one more, so
-/// that a handler that keeps these busy holds up handlers alone.
-pub const BROKER_WORKERS: usize = 2;
-
-/// Messages that a handler that is not asynchronous gets in one turn on its thread, before others have theirs.
-pub const BROKER_TURN: usize = 128;
-
-/// How long a broker that is dropped or closed takes to send what was published and to let handlers finish; then it gives
-/// up, and says in the log what was left.
-pub const BROKER_DRAIN: Duration = Duration::from_secs(5);
-
-/// How long the threads of a broker that has drained may take to end. They have nothing left to do.
-pub const BROKER_HALT: Duration = Duration::from_secs(1);
