@@ -29,6 +29,7 @@ mod certificates;
 mod clock;
 mod deadlines;
 mod drain;
+mod ending;
 mod group;
 mod handle;
 mod handshakes;

@@ -26,12 +26,8 @@ use super::streams::Storing;
 use super::underway::{Underway, Waiting};
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::fields::GapReason;
 use crate::proto::{Capabilities, Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Welcome};
 use crate::transport::{InPlace, Incoming, LinkReceiver, ResumableLink, Timer, Turn};
-
-/// How long a closing session may take to write what waits.
-const CLOSING: Duration = limits::STOP_GRACE;
 
 /// How often publishes that wait for the byte budget are tried again.
 const RETRY: Duration = Duration::from_millis(5);
@@ -40,7 +36,7 @@ const RETRY: Duration = Duration::from_millis(5);
 pub(super) struct SessionTask {
     pub(super) shared: Arc<Shared>,
     pub(super) session: Arc<Session>,
-    receiver: Box<dyn LinkReceiver>,
+    pub(super) receiver: Box<dyn LinkReceiver>,
     incoming: Incoming,
     pub(super) cache: RouteCache,
     /// What the peer may still publish, and what it has consumed since the last grant.
@@ -75,11 +71,11 @@ pub(super) struct SessionTask {
     /// Frames and matches handled in this turn.
     pub(super) matches: u64,
     /// The turn ended before all that has been read was handled.
-    interrupted: bool,
+    pub(super) interrupted: bool,
     /// The session has been taken back.
-    undone: bool,
+    pub(super) undone: bool,
     /// The peer sends nothing more; known only while the session is closing.
-    peer_closed: bool,
+    pub(super) peer_closed: bool,
     /// What the session may do; `None` where nobody is asked who he is.
     pub(super) rights: Option<Box<Rights>>,
     /// The number of the policy that they are by.
@@ -89,10 +85,10 @@ pub(super) struct SessionTask {
     /// The link may outlive its connection.
     resumable: bool,
     /// The connection is gone; the session ends when this is reached, unless the client comes back.
-    lost_until: Option<Instant>,
+    pub(super) lost_until: Option<Instant>,
     /// When the session ends by itself; see [`note_end`](Self::note_end).
     ends_at: Option<Instant>,
-    share: Share,
+    pub(super) share: Share,
 }
 
 /// A publish, or a flush behind one, that waits for the byte budget.
@@ -240,20 +236,6 @@ impl SessionTask {
         self.take_stored(context);
         self.grant_publishes();
         self.poll_times(context)
-    }
-
-    /// Delivers what has been stored, and has stores wake this task for the rest. It comes after what was read, as
-    /// that may be stored at once.
-    fn take_stored(&mut self, context: &mut Context<'_>) {
-        if self.storing.is_empty() {
-            return;
-        }
-        if self.poll_storing(context).is_ready() && self.underway.is_some() {
-            // What takes more than a turn goes on in the next one, and the rest after it.
-            self.interrupted = true;
-            context.waker().wake_by_ref();
-        }
-        self.end_turn();
     }
 
     /// Goes on over another connection if the client has come back, and notes when the connection is gone.
@@ -654,154 +636,6 @@ impl SessionTask {
         }
         None
     }
-
-    /// Ends the session: says why, writes what waits for a moment, and undoes everything.
-    async fn finish(mut self, reason: BusError) {
-        // What some have, all others get, too.
-        while self.underway.as_ref().is_some_and(Underway::is_delivering) {
-            self.matches = 0;
-            self.proceed();
-            self.end_turn();
-            tokio::task::yield_now().await;
-        }
-        // What is being stored will be there, so it goes to those who listen.
-        if !self.storing.is_empty() {
-            let _ = tokio::time::timeout(CLOSING, self.finish_storing()).await;
-        }
-        let unrouted = self.deferred.iter().filter(|deferred| deferred.header.kind == Kind::Publish).count();
-        self.totals.failed_publishes += unrouted as u64;
-        self.deferred.clear();
-        self.end_turn();
-        let link_lives = !matches!(reason, BusError::Disconnected { .. }) && self.lost_until.is_none();
-        self.end_subscriptions(is_clean(&reason)).await;
-        self.undo(&reason);
-        for session in self.touched.drain(..) {
-            session.flush();
-        }
-        self.share.follow(0, self.session.budget());
-        if link_lives {
-            self.session.lock().lanes.goodbye(&reason);
-            self.session.flush();
-            let drained = poll_fn(|context| self.poll_drained(context));
-            // A peer that does not read its goodbye is not waited for.
-            let _ = tokio::time::timeout(CLOSING, drained).await;
-        }
-    }
-
-    /// Waits for what is being stored, and gives it to those who listen.
-    async fn finish_storing(&mut self) {
-        loop {
-            if self.underway.is_some() {
-                self.matches = 0;
-                self.proceed();
-                self.end_turn();
-                tokio::task::yield_now().await;
-            } else if self.storing.is_empty() {
-                return;
-            } else {
-                poll_fn(|context| self.poll_storing(context).map(drop)).await;
-                self.end_turn();
-            }
-        }
-    }
-
-    /// Ends subscriptions as long as there are many of them, a few at a time so that others get their
-    /// turns; the rest is taken back with all else.
-    async fn end_subscriptions(&mut self, clean: bool) {
-        loop {
-            let some = self.session.lock().subscriptions.some(limits::ENDED_PER_TURN);
-            if some.len() < limits::ENDED_PER_TURN {
-                return;
-            }
-            for (id, slot) in some {
-                let left = self.shared.leave_table(&self.session, slot);
-                let ended = {
-                    let mut state = self.session.lock();
-                    let ended = state.subscriptions.remove(id);
-                    let parked = ended.as_ref().map_or(0, |own| own.backlog.bytes());
-                    state.parked_bytes = state.parked_bytes.saturating_sub(parked);
-                    ended
-                };
-                let mut past = self.shared.past();
-                let lost = left.map_or(0, |mut left| left.abandon());
-                past.dropped[GapReason::Link.index()] += lost;
-                if let Some(mut own) = ended {
-                    past.dropped[GapReason::Link.index()] += own.backlog.abandon();
-                    if !clean {
-                        past.count_untaken(own.unacknowledged());
-                    }
-                }
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Takes back all that the session has at the bus, and tells those who wait for it.
-    fn undo(&mut self, reason: &BusError) {
-        self.undone = true;
-        match self.underway.take() {
-            Some(publish) if publish.is_delivering() => self.totals.published += 1,
-            Some(_) => self.totals.failed_publishes += 1,
-            None => {}
-        }
-        // A task that was stopped within a turn has not added its counts yet.
-        let totals = std::mem::take(&mut self.totals);
-        self.session.lock().totals.add(&totals);
-        let asked = self.shared.undo(&self.session, is_clean(reason));
-        self.shared.session_ended(&self.session, reason);
-        self.shared.fail_asked(asked.into_iter(), &mut self.touched);
-    }
-
-    /// Ready when nothing waits to be written, or cannot be any more. The peer's bytes are read and
-    /// dropped, so that one that still writes gets to read.
-    fn poll_drained(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.session.task.register(context.waker());
-        if self.poll_discard(context).is_ready() {
-            return Poll::Ready(());
-        }
-        loop {
-            {
-                let state = self.session.lock();
-                if state.lanes.is_closed() || state.lanes.is_drained() {
-                    return Poll::Ready(());
-                }
-                if !state.lanes.is_blocked() {
-                    return Poll::Pending;
-                }
-            }
-            match self.session.sender().poll_ready(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(())) => {
-                    self.session.lock().lanes.unblock();
-                    self.session.flush();
-                }
-            }
-        }
-    }
-
-    /// Reads what the peer still sends and drops it; ready when the link is broken.
-    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.peer_closed {
-            return Poll::Pending;
-        }
-        for _ in 0..limits::TURN_READS {
-            // Never decoded, so that nothing is held from one read to the next.
-            let mut dropped = Incoming::new(self.session.sender().form(), 0);
-            match self.receiver.poll_receive(context, &mut dropped) {
-                Poll::Pending => return Poll::Pending,
-                // It may still read.
-                Poll::Ready(Ok(0)) => {
-                    self.peer_closed = true;
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-            }
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
 }
 
 impl Turn for SessionTask {
@@ -828,11 +662,6 @@ impl Drop for SessionTask {
         state.lanes.close();
         state.account(self.session.budget());
     }
-}
-
-/// Whether the client ended the session, and nothing that it had not taken is lost.
-fn is_clean(reason: &BusError) -> bool {
-    matches!(reason, BusError::Closed { .. })
 }
 
 fn closed_by_peer() -> BusError {

@@ -126,6 +126,20 @@ impl SessionTask {
         }
     }
 
+    /// Delivers what has been stored, and has stores wake this task for the rest. It comes after what was read, as
+    /// that may be stored at once.
+    pub(crate) fn take_stored(&mut self, context: &mut Context<'_>) {
+        if self.storing.is_empty() {
+            return;
+        }
+        if self.poll_storing(context).is_ready() && self.underway.is_some() {
+            // What takes more than a turn goes on in the next one, and the rest after it.
+            self.interrupted = true;
+            context.waker().wake_by_ref();
+        }
+        self.end_turn();
+    }
+
     fn go_live(&mut self, waiter: Waiter, stored: Result<Vec<Outcome>, BusError>) {
         let Waiter { header, content, asked, stream, .. } = waiter;
         let content = content.borrowed();
