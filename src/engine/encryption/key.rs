@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::secret_file::digits;
 use crate::error::{BusError, BusResult};
 
 /// A secret of 256 bits that a group shares. It is never printed, and is overwritten when it is dropped.
@@ -102,16 +103,8 @@ impl FromStr for KeyId {
     /// # Errors
     /// [`BusError::InvalidSettings`] for anything else.
     fn from_str(text: &str) -> Result<Self, BusError> {
-        let wrong = || BusError::InvalidSettings(format!("\"{text}\" is no id of a key"));
-        let mut id = [0; Self::LEN];
-        if text.len() != 2 * Self::LEN || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(wrong());
-        }
-        for (index, byte) in id.iter_mut().enumerate() {
-            let digits = text.get(2 * index..2 * index + 2).ok_or_else(wrong)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-        }
-        Ok(Self(id))
+        let id = digits(text).map(|id| Self(*id));
+        id.ok_or_else(|| BusError::InvalidSettings(format!("\"{text}\" is no id of a key")))
     }
 }
 
