@@ -12,6 +12,13 @@ use crate::topic::TopicPattern;
 pub enum Change {
     /// Adds a message at the end. What retention does not leave goes at once.
     Append(NewMessage),
+    /// Adds a message at the end of another stream of the store.
+    AppendTo {
+        /// The other stream.
+        stream: Name,
+        /// The message.
+        message: NewMessage,
+    },
     /// Makes a consumer that begins with a sequence, if there is none of that name.
     Consumer {
         /// What it is called.
@@ -40,6 +47,18 @@ pub enum Change {
         sequence: u64,
         /// How often by now.
         attempts: u32,
+    },
+    /// A consumer may have been handed any message before this sequence.
+    Handed {
+        /// The consumer.
+        consumer: Name,
+        /// The first that it was certainly not handed. It never goes back.
+        before: u64,
+    },
+    /// Drops these messages, where they are still there.
+    Drop {
+        /// Their sequences.
+        sequences: Vec<u64>,
     },
     /// Drops what is over the age that retention leaves, and what has expired.
     Expire {
@@ -84,7 +103,9 @@ pub struct ConsumerState {
     pub pattern: Option<TopicPattern>,
     /// All before this sequence are done.
     pub floor: u64,
-    /// Messages from there on of which something is known.
+    /// It was certainly not handed any message from this sequence on.
+    pub handed: u64,
+    /// Messages from the floor on of which something is known.
     pub known: BTreeMap<u64, Progress>,
 }
 

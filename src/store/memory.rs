@@ -106,9 +106,26 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
-        self.with_stream(&stream, |log| {
-            log.check(&changes)?;
-            Ok(changes.into_iter().map(|change| log.change(change)).collect())
+        self.with(|state| {
+            let no_stream = |stream: &Name| StoreError::NoStream { stream: stream.to_string() };
+            state.streams.get(&stream).ok_or_else(|| no_stream(&stream))?.check(&changes)?;
+            for change in &changes {
+                if let Change::AppendTo { stream, .. } = change
+                    && !state.streams.contains_key(stream)
+                {
+                    return Err(no_stream(stream));
+                }
+            }
+            let mut outcomes = Vec::with_capacity(changes.len());
+            for change in changes {
+                let (of, change) = match change {
+                    Change::AppendTo { stream, message } => (stream, Change::Append(message)),
+                    change => (stream.clone(), change),
+                };
+                let log = state.streams.get_mut(&of).ok_or_else(|| no_stream(&of))?;
+                outcomes.push(log.change(change));
+            }
+            Ok(outcomes)
         })
     }
 
@@ -213,7 +230,8 @@ impl Log {
                 }
                 Change::RemoveConsumer(name)
                 | Change::Done { consumer: name, .. }
-                | Change::Attempted { consumer: name, .. } => {
+                | Change::Attempted { consumer: name, .. }
+                | Change::Handed { consumer: name, .. } => {
                     if !made.contains(name) {
                         let (stream, consumer) = (self.settings.name.to_string(), name.to_string());
                         return Err(StoreError::NoConsumer { stream, consumer });
@@ -222,7 +240,11 @@ impl Log {
                         made.remove(name);
                     }
                 }
-                Change::Append(_) | Change::Expire { .. } | Change::Purge { .. } => {}
+                Change::Append(_)
+                | Change::AppendTo { .. }
+                | Change::Drop { .. }
+                | Change::Expire { .. }
+                | Change::Purge { .. } => {}
             }
         }
         Ok(())
@@ -230,12 +252,12 @@ impl Log {
 
     fn change(&mut self, change: Change) -> Outcome {
         let dropped = match change {
-            Change::Append(message) => return self.append(message),
+            Change::Append(message) | Change::AppendTo { message, .. } => return self.append(message),
             Change::Expire { now } => self.expire(now),
             Change::Purge { before } => self.drop_while(limits::RETENTION_STEP, |log| log.first() < before),
             Change::Consumer { name, pattern, from } => {
-                let state =
-                    ConsumerState { name: name.clone(), pattern, floor: from, known: BTreeMap::new() };
+                let known = BTreeMap::new();
+                let state = ConsumerState { name: name.clone(), pattern, floor: from, handed: from, known };
                 self.consumers.entry(name).or_insert(state);
                 0
             }
@@ -261,6 +283,17 @@ impl Log {
                     known.attempts = attempts;
                 }
                 0
+            }
+            Change::Handed { consumer, before } => {
+                if let Some(state) = self.consumers.get_mut(&consumer) {
+                    state.handed = state.handed.max(before);
+                }
+                0
+            }
+            Change::Drop { sequences } => {
+                let before = self.messages.len();
+                sequences.into_iter().for_each(|sequence| self.drop_message(sequence));
+                (before - self.messages.len()) as u64
             }
         };
         Outcome::Done { dropped }
@@ -297,7 +330,9 @@ impl Log {
     /// Forgets ids that nobody sends again.
     fn forget_ids(&mut self, now: u64) {
         let window = u64::try_from(self.settings.known_for.as_millis()).unwrap_or(u64::MAX);
-        while let Some((sequence, (time, id))) = self.known.first_key_value() {
+        // Those that are too old and left for the next time are only known for longer.
+        for _ in 0..limits::RETENTION_STEP {
+            let Some((sequence, (time, id))) = self.known.first_key_value() else { break };
             if time.saturating_add(window) > now && self.known.len() < limits::MESSAGE_IDS {
                 break;
             }

@@ -25,8 +25,14 @@ pub(super) fn check(
         let (consumer, is_made, is_removed) = match change {
             Change::Consumer { name, .. } => (name, true, false),
             Change::RemoveConsumer(name) => (name, false, true),
-            Change::Done { consumer, .. } | Change::Attempted { consumer, .. } => (consumer, false, false),
-            Change::Append(_) | Change::Expire { .. } | Change::Purge { .. } => continue,
+            Change::Done { consumer, .. }
+            | Change::Attempted { consumer, .. }
+            | Change::Handed { consumer, .. } => (consumer, false, false),
+            Change::Append(_)
+            | Change::AppendTo { .. }
+            | Change::Drop { .. }
+            | Change::Expire { .. }
+            | Change::Purge { .. } => continue,
         };
         let is_there = match changed.get(consumer) {
             Some(is_there) => *is_there,
@@ -80,7 +86,7 @@ pub(super) fn make(
     from: u64,
 ) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
-        "INSERT INTO consumers (stream, name, pattern, floor) VALUES (?1, ?2, ?3, ?4)
+        "INSERT INTO consumers (stream, name, pattern, floor, handed) VALUES (?1, ?2, ?3, ?4, ?4)
          ON CONFLICT (stream, name) DO NOTHING",
     )?;
     let pattern = pattern.map(TopicPattern::as_str);
@@ -137,10 +143,18 @@ pub(super) fn attempted(
     note.execute(params![consumer, signed(sequence), attempts]).map(drop)
 }
 
+/// Notes that a consumer may have been handed what lies before this sequence.
+pub(super) fn handed(connection: &Connection, stream: i64, name: &Name, before: u64) -> rusqlite::Result<()> {
+    let mut rise = connection
+        .prepare_cached("UPDATE consumers SET handed = max(handed, ?3) WHERE stream = ?1 AND name = ?2")?;
+    rise.execute(params![stream, name.as_str(), signed(before)]).map(drop)
+}
+
 /// All of a stream, in the order of their names.
 pub(super) fn all(connection: &Connection, stream: i64) -> Result<Vec<ConsumerState>, Trouble> {
-    let mut find = connection
-        .prepare_cached("SELECT id, name, pattern, floor FROM consumers WHERE stream = ?1 ORDER BY name")?;
+    let mut find = connection.prepare_cached(
+        "SELECT id, name, pattern, floor, handed FROM consumers WHERE stream = ?1 ORDER BY name",
+    )?;
     let mut progress = connection.prepare_cached(
         "SELECT sequence, attempts, is_done FROM progress WHERE consumer = ?1 ORDER BY sequence",
     )?;
@@ -158,6 +172,7 @@ pub(super) fn all(connection: &Connection, stream: i64) -> Result<Vec<ConsumerSt
             name: Name::new(&name).map_err(|_| Trouble::Damaged("a consumer has a name that is none"))?,
             pattern,
             floor: unsigned(row.get(3)?),
+            handed: unsigned(row.get(4)?),
             known: known.collect::<rusqlite::Result<_>>()?,
         });
     }

@@ -86,6 +86,7 @@ const STEPS: &[M<'static>] = &[
         CREATE TABLE removed (stream INTEGER PRIMARY KEY);
         ",
     ),
+    M::up("ALTER TABLE consumers ADD COLUMN handed INTEGER NOT NULL DEFAULT 0"),
 ];
 
 /// The steps to the tables of this release.

@@ -184,17 +184,41 @@ impl Streams {
         name: &Name,
         changes: &[Change],
     ) -> Result<Vec<Outcome>, Trouble> {
-        let Self { streams, topics, .. } = self;
-        let no_stream = || StoreError::NoStream { stream: name.to_string() };
-        let stream = streams.get_mut(name).ok_or_else(no_stream)?;
-        let appended = changes.iter().filter(|change| matches!(change, Change::Append(_))).count() as u64;
-        if stream.end.saturating_add(appended) > LAST_SEQUENCE {
-            let what = format!("the stream \"{name}\" has had {LAST_SEQUENCE} messages");
-            return Err(StoreError::LimitReached { what }.into());
+        for change in changes {
+            match change {
+                Change::Append(_) => self.check_room(name, changes.len())?,
+                Change::AppendTo { stream, .. } => self.check_room(stream, changes.len())?,
+                _ => {}
+            }
         }
-        consumers::check(connection, (stream.id, name), changes)?;
-        let mut changing = Changing { connection, stream, topics };
-        Ok(changes.iter().map(|change| changing.change(change)).collect::<rusqlite::Result<_>>()?)
+        consumers::check(connection, (self.stream(name)?.id, name), changes)?;
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for change in changes {
+            outcomes.push(match change {
+                Change::AppendTo { stream, message } => self.changing(connection, stream)?.append(message)?,
+                change => self.changing(connection, name)?.change(change)?,
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// Whether a stream assigns so many more sequences.
+    fn check_room(&self, name: &Name, more: usize) -> Result<(), StoreError> {
+        if self.stream(name)?.end.saturating_add(more as u64) > LAST_SEQUENCE {
+            let what = format!("the stream \"{name}\" has had {LAST_SEQUENCE} messages");
+            return Err(StoreError::LimitReached { what });
+        }
+        Ok(())
+    }
+
+    fn changing<'a>(
+        &'a mut self,
+        connection: &'a Connection,
+        name: &Name,
+    ) -> Result<Changing<'a>, StoreError> {
+        let no_stream = || StoreError::NoStream { stream: name.to_string() };
+        let stream = self.streams.get_mut(name).ok_or_else(no_stream)?;
+        Ok(Changing { connection, stream, topics: &mut self.topics })
     }
 
     /// Writes what has changed, at the end of a transaction.
@@ -320,6 +344,12 @@ impl Changing<'_> {
             Change::Attempted { consumer, sequence, attempts } => {
                 consumers::attempted(self.connection, stream, consumer, *sequence, *attempts)?;
             }
+            Change::Handed { consumer, before } => {
+                consumers::handed(self.connection, stream, consumer, *before)?;
+            }
+            Change::Drop { sequences } => dropped = self.drop_these(sequences)?,
+            // It was done to that stream.
+            Change::AppendTo { .. } => {}
         }
         Ok(Outcome::Done { dropped })
     }
@@ -385,7 +415,8 @@ impl Changing<'_> {
         let mut delete = self
             .connection
             .prepare_cached("DELETE FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3")?;
-        while self.stream.ids > 0 {
+        // Those that are too old and left for the next time are only known for longer.
+        for _ in 0..limits::RETENTION_STEP.min(self.stream.ids) {
             let found = oldest.query_row([self.stream.id], |row| {
                 Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?, unsigned(row.get(2)?)))
             });
@@ -454,6 +485,21 @@ impl Changing<'_> {
         self.find_first()?;
         self.give_back()?;
         Ok(dropped + expired.len() as u64)
+    }
+
+    fn drop_these(&mut self, sequences: &[u64]) -> rusqlite::Result<u64> {
+        let sql = format!("SELECT {} FROM messages WHERE id = ?1", Oldest::COLUMNS);
+        let mut dropped = 0;
+        for sequence in sequences.iter().filter(|sequence| **sequence <= LAST_SEQUENCE) {
+            let row = row(self.stream.id, *sequence);
+            let found = self.connection.prepare_cached(&sql)?.query_row([row], Oldest::read).optional()?;
+            if let Some(found) = found {
+                self.drop_message(&found)?;
+                dropped += 1;
+            }
+        }
+        self.find_first()?;
+        Ok(dropped)
     }
 
     /// Drops the oldest messages as long as this is so, and not too many at once.

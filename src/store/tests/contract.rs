@@ -38,6 +38,7 @@ for_each_store! {
     the_last_message_of_each_topic_is_found
     consumers_keep_their_place
     changes_are_made_together_or_not_at_all
+    a_message_moves_to_another_stream_as_a_whole
     a_store_that_is_closed_says_so
 }
 
@@ -235,6 +236,10 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.commit(name("s"), vec![done(6, &[]), done(4, &[1]), attempted(5, 9)]).await.unwrap();
     let consumer = store.consumers(name("s")).await.unwrap().remove(0);
     assert_eq!((consumer.floor, consumer.known.len()), (6, 1), "it does not go back");
+    assert_eq!(consumer.handed, 3, "it begins with what nobody has been handed");
+    let handed = |before| Change::Handed { consumer: name("worker"), before };
+    store.commit(name("s"), vec![handed(9), handed(8)]).await.unwrap();
+    assert_eq!(store.consumers(name("s")).await.unwrap()[0].handed, 9);
     store.commit(name("s"), vec![Change::RemoveConsumer(name("worker"))]).await.unwrap();
     assert!(store.consumers(name("s")).await.unwrap().is_empty());
 }
@@ -255,6 +260,25 @@ async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
     let after = [changes, vec![removed]].concat();
     assert!(matches!(store.commit(name("s"), after).await, Err(StoreError::NoConsumer { .. })));
     assert_eq!(store.streams().await.unwrap()[0].messages, 1);
+}
+
+async fn a_message_moves_to_another_stream_as_a_whole(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    store.open(settings("dead", &["$dead/s"])).await.unwrap();
+    for number in 1..=3 {
+        append(store, "s", message("a", &number.to_string(), number)).await;
+    }
+    let to = |stream| Change::AppendTo { stream: name(stream), message: message("$dead/s", "2", 9) };
+    let nowhere = store.commit(name("s"), vec![Change::Drop { sequences: vec![2] }, to("t")]).await;
+    assert_eq!(nowhere.unwrap_err(), StoreError::NoStream { stream: "t".into() });
+    let moved = store.commit(name("s"), vec![to("dead"), Change::Drop { sequences: vec![2, 2, 9] }]).await;
+    assert_eq!(moved.unwrap(), [Outcome::Appended { sequence: 1 }, Outcome::Done { dropped: 1 }]);
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), false).await), ["1", "3"]);
+    assert_eq!(payloads(&read_all(store, "dead", Reading::from(0, 0), false).await), ["2"]);
+    // Where the first go, the stream begins behind them.
+    store.commit(name("s"), vec![Change::Drop { sequences: vec![1] }]).await.unwrap();
+    let state = store.streams().await.unwrap().remove(1);
+    assert_eq!((state.first, state.end, state.messages), (3, 4, 1));
 }
 
 async fn a_store_that_is_closed_says_so(store: &dyn Store) {
