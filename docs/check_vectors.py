@@ -13,19 +13,19 @@ HEADER_LEN = 24
 KINDS = {
     1: "HELLO", 2: "WELCOME", 3: "GOODBYE", 4: "PING", 5: "PONG", 6: "CREDIT", 7: "ACCEPTED",
     8: "FAILED", 9: "DRAINING", 10: "CONFIRM", 16: "SUBSCRIBE", 17: "UNSUBSCRIBE", 18: "PUBLISH", 19: "DELIVER",
-    20: "GAP", 21: "ENDED", 32: "SERVE", 33: "UNSERVE", 34: "REQUEST", 35: "ASK", 36: "REPLY",
+    20: "GAP", 21: "ENDED", 24: "ACK", 32: "SERVE", 33: "UNSERVE", 34: "REQUEST", 35: "ASK", 36: "REPLY",
     37: "ANSWER", 38: "CANCEL",
 }
 POLICIES = ["block", "drop-oldest", "drop-newest", "disconnect"]
 MODES = ["join", "take-over"]
-QUALITIES = ["at-most-once", "at-least-once"]
+QUALITIES = ["at-most-once", "at-least-once", "exactly-once"]
 STARTS = ["new", "last", "last-per-topic", "all", "from", "since"]
 REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention"}
 CODES = {
     1: "INVALID_TOPIC", 2: "RESERVED_TOPIC", 3: "DENIED", 4: "ALREADY_SERVED", 5: "INVALID_SETTINGS",
     6: "FRAME_TOO_LARGE", 7: "HEADERS_TOO_LARGE", 16: "NO_SERVER", 17: "TIMED_OUT", 18: "ABANDONED",
     19: "SERVER_GONE", 20: "CANCELLED", 21: "REPLIED", 22: "OVERLOADED", 23: "LIMIT_REACHED",
-    24: "DRAINING", 25: "SLOW_CONSUMER", 26: "TAKEN_OVER", 27: "NOT_DURABLE", 28: "NOT_STORED", 32: "PROTOCOL", 33: "UNSUPPORTED_VERSION",
+    24: "DRAINING", 25: "SLOW_CONSUMER", 26: "TAKEN_OVER", 27: "NOT_DURABLE", 28: "NOT_STORED", 29: "STALE_ACK", 30: "CONSUMER_BUSY", 32: "PROTOCOL", 33: "UNSUPPORTED_VERSION",
     34: "CREDIT_EXCEEDED", 35: "CONTROL_OVERRUN", 36: "STALLED", 37: "KEEP_ALIVE",
     38: "DISCONNECTED", 39: "CLOSED",
 }
@@ -125,6 +125,17 @@ def decode_field(tag, value):
             sequence, time = str(reader.integer(8)), str(reader.integer(8))
             return {"type": "position", "sequence": sequence, "time": time,
                     "replayed": reader.integer(1) != 0}
+        case 13:
+            return {"type": "consumer", "consumer": value.decode()}
+        case 14:
+            return {"type": "delivery", "ack_wait": reader.integer(4), "max_deliver": reader.integer(4),
+                    "max_pending": reader.integer(4)}
+        case 15:
+            return {"type": "attempt", "token": str(reader.integer(8)), "number": reader.integer(4),
+                    "redelivered": reader.integer(1) != 0}
+        case 16:
+            return {"type": "message_id", "publisher_hex": reader.take(16).hex(),
+                    "number": str(reader.integer(8))}
     raise Refused("unknown tag")
 
 

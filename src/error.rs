@@ -245,6 +245,23 @@ pub enum BusError {
         reason: String,
     },
 
+    /// The message is no longer this subscription's to acknowledge: its time was over and it is sent again, or its share of
+    /// the group has moved.
+    #[error("the acknowledgement of {what} came too late: the message is sent again")]
+    StaleAck {
+        /// Which message.
+        what: String,
+    },
+    /// The durable consumer has a subscription already, and it is not a group's.
+    #[error(
+        "the consumer \"{consumer}\" has another subscription; end that, take another name, or share it with \
+         `SubscribeOptions::group`"
+    )]
+    ConsumerBusy {
+        /// What it is called.
+        consumer: String,
+    },
+
     /// The other side sent something that the protocol does not allow. Its connection is ended.
     #[error("protocol violation: {what}")]
     Protocol {
@@ -363,6 +380,7 @@ impl BusError {
             | Self::AlreadyServed { .. }
             | Self::InvalidSettings(_)
             | Self::NotDurable { .. }
+            | Self::ConsumerBusy { .. }
             | Self::NoRuntime { .. }
             | Self::Encode { .. } => ErrorClass::Misuse,
             Self::Decode { .. }
@@ -380,7 +398,8 @@ impl BusError {
             | Self::Draining { .. }
             | Self::SlowConsumer { .. }
             | Self::TakenOver { .. }
-            | Self::NotStored { .. } => ErrorClass::Outcome,
+            | Self::NotStored { .. }
+            | Self::StaleAck { .. } => ErrorClass::Outcome,
             Self::Protocol { .. }
             | Self::UnsupportedVersion { .. }
             | Self::CreditExceeded { .. }

@@ -13,14 +13,15 @@ use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
-use super::streams::{Cursor, Stream};
+use super::streams::{Cursor, Membership, Reads, Stream, Wanted, join};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::{Action, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{GapReason, Options, Policy, Start};
+use crate::proto::fields::{GapReason, Options, Policy, Quality, Start};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
+use crate::store::Name;
 use crate::topic::{EntryId, Topic, TopicPattern};
 
 /// `UNSUBSCRIBE`: deliver what waits before the end.
@@ -30,8 +31,15 @@ const DRAIN: Flags = Flags(1);
 struct ToRead {
     slot: Slot,
     stream: Arc<Stream>,
-    pattern: TopicPattern,
-    start: Start,
+    how: How,
+}
+
+/// How a subscription reads a stream.
+enum How {
+    /// At its own pace, from there on.
+    Freely(TopicPattern, Start),
+    /// As a part of a consumer, which knows what is acknowledged.
+    Acknowledged(Box<Wanted>),
 }
 
 impl SessionTask {
@@ -42,15 +50,34 @@ impl SessionTask {
         let result = self.try_subscribe(header, content);
         let id = header.id;
         self.answer(|state| match &result {
-            Ok(_) => state.accept(Kind::Subscribe, id, 0),
+            // Its task answers when it has been read from the store.
+            Ok(Some(ToRead { how: How::Acknowledged(_), .. })) => {}
+            Ok(Some(ToRead { stream, .. })) => state.accept(Kind::Subscribe, id, stream.end()),
+            Ok(None) => state.accept(Kind::Subscribe, id, 0),
             Err(error) => state.fail(Kind::Subscribe, id, 0, error),
         });
-        if let Ok(Some(ToRead { slot, stream, pattern, start })) = result {
-            // Behind the answer, as its messages are.
-            let cursor = Cursor::start(&self.runtime, (&self.session, slot, id), &stream, pattern, start);
-            self.session.lock().subscriptions.read_stream(slot, cursor);
+        if let Ok(Some(ToRead { slot, stream, how })) = result {
+            self.begin_to_read((slot, id), &stream, how);
         }
         Ok(())
+    }
+
+    /// Begins behind the answer, as the messages do.
+    fn begin_to_read(&mut self, (slot, id): (Slot, u32), stream: &Arc<Stream>, how: How) {
+        let place = (&self.session, slot, id);
+        let reads = match how {
+            How::Freely(pattern, start) => {
+                Reads::Cursor(Cursor::start(&self.runtime, place, stream, pattern, start))
+            }
+            How::Acknowledged(wanted) => match join(stream, *wanted, place, &self.runtime) {
+                Ok(membership) => Reads::Member(membership),
+                Err(error) => {
+                    self.session.lock().subscriptions.remove(id);
+                    return self.answer(|state| state.fail(Kind::Subscribe, id, 0, &error));
+                }
+            },
+        };
+        self.session.lock().subscriptions.read_stream(slot, reads);
     }
 
     /// The stream that a subscription is to read, where it says where it begins.
@@ -58,11 +85,24 @@ impl SessionTask {
         &self,
         pattern: &TopicPattern,
         options: &Options<'_>,
-    ) -> BusResult<Option<(Arc<Stream>, Start)>> {
-        let Some(start) = options.start else { return Ok(None) };
-        if options.group.is_some() {
-            let what = "a queue group does not begin at a place of a stream".to_owned();
-            return Err(BusError::InvalidSettings(what));
+    ) -> BusResult<Option<(Arc<Stream>, How)>> {
+        let acknowledges = options.quality > Quality::AtMostOnce;
+        let invalid = |what: &str| Err(BusError::InvalidSettings(what.to_owned()));
+        match (options.start, acknowledges) {
+            (None, false) if options.consumer.is_some() => {
+                return invalid("a durable consumer acknowledges; subscribe with `Quality::AtLeastOnce`");
+            }
+            (None, false) => return Ok(None),
+            (Some(_), false) if options.group.is_some() => {
+                return invalid(
+                    "a queue group does not begin at a place of a stream unless it acknowledges; \
+                     subscribe with `Quality::AtLeastOnce`",
+                );
+            }
+            _ => {}
+        }
+        if options.group.is_some() && options.consumer.is_some() {
+            return invalid("a queue group is a durable consumer of its own; give one name, not two");
         }
         let topic = || pattern.to_string();
         let found =
@@ -74,7 +114,21 @@ impl SessionTask {
             );
             return Err(BusError::InvalidSettings(what));
         }
-        Ok(Some((Arc::clone(found), start)))
+        let start = options.start.unwrap_or(Start::New);
+        let how = if acknowledges {
+            let name = options.group.or(options.consumer).map(Name::new).transpose();
+            let name = name.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+            How::Acknowledged(Box::new(Wanted {
+                name,
+                is_shared: options.group.is_some(),
+                pattern: pattern.clone(),
+                start,
+                rules: options.delivery,
+            }))
+        } else {
+            How::Freely(pattern.clone(), start)
+        };
+        Ok(Some((Arc::clone(found), how)))
     }
 
     fn try_subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<Option<ToRead>> {
@@ -122,11 +176,11 @@ impl SessionTask {
                 dropped: [0; GapReason::ALL.len()],
                 draining: false,
                 noted: Noted::default(),
-                cursor: None,
+                reads: None,
             })
         };
-        if let Some((stream, start)) = stream {
-            return Ok(Some(ToRead { slot, stream, pattern, start }));
+        if let Some((stream, how)) = stream {
+            return Ok(Some(ToRead { slot, stream, how }));
         }
         let routed = self.enter_table(&pattern, slot, &options, window);
         if routed.is_err() {
@@ -377,14 +431,39 @@ impl SessionTask {
         Ok(())
     }
 
+    /// Takes what a client says of messages that it was handed.
+    pub(super) fn acknowledge(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
+        let told = {
+            let mut state = self.session.lock();
+            let subscription = state.subscriptions.by_id(header.id);
+            let reads = subscription.and_then(|own| own.reads.as_ref());
+            reads.and_then(Reads::membership).map(Membership::told)
+        };
+        let gone = || BusError::StaleAck { what: "a message of a subscription that has ended".into() };
+        let session = Arc::clone(&self.session);
+        let result = told.ok_or_else(gone).and_then(|told| told.acknowledge(header, content, &session));
+        match result {
+            Err(error @ BusError::Protocol { .. }) => return Err(error),
+            Err(error) if header.flags.contains(Flags::ACKNOWLEDGE) => {
+                self.answer(|state| state.fail(Kind::Ack, header.id, header.sequence, &error));
+            }
+            // Whoever does not ask gets the message again.
+            Ok(()) | Err(_) => {}
+        }
+        Ok(())
+    }
+
     fn grant_subscription(&mut self, id: u32, messages: u32, bytes: u64) {
         let group = {
             let mut state = self.session.lock();
             let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
             let Some(subscription) = subscriptions.by_id(id) else { return };
             subscription.credit.grant_within(messages, bytes, subscription.window);
-            if let Some(cursor) = &subscription.cursor {
-                cursor.go_on();
+            if let Some(reads) = &subscription.reads {
+                if let Some(membership) = reads.membership() {
+                    membership.taken(messages);
+                }
+                reads.go_on();
             }
             let group = subscription.group.clone();
             if !subscription.backlog.is_empty() || subscription.backlog.is_lagging() {

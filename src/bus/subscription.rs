@@ -11,7 +11,7 @@ use super::deadlines::Deadlines;
 use super::group::Group;
 use super::hold::Holds;
 use super::stats::Totals;
-use super::streams::Cursor;
+use super::streams::Reads;
 use super::table::Room;
 use crate::proto::fields::{GapReason, Policy, encode_gap};
 use crate::proto::{ContentRef, Credit, Header, Kind};
@@ -44,7 +44,7 @@ pub(crate) struct Subscription {
     /// What its session has noted of its backlog.
     pub(crate) noted: Noted,
     /// What reads its stream, where it is to one.
-    pub(crate) cursor: Option<Cursor>,
+    pub(crate) reads: Option<Reads>,
 }
 
 /// What a session notes of a subscription with a backlog, so that it finds those without a search.
@@ -418,9 +418,9 @@ impl Subscriptions {
     }
 
     /// Begins to read a stream for the subscription in that slot, if it is still there.
-    pub(crate) fn read_stream(&mut self, slot: Slot, cursor: Cursor) {
+    pub(crate) fn read_stream(&mut self, slot: Slot, reads: Reads) {
         if let Some(subscription) = self.at(slot) {
-            subscription.cursor = Some(cursor);
+            subscription.reads = Some(reads);
             self.cursors.insert(slot.index);
         }
     }
@@ -429,7 +429,7 @@ impl Subscriptions {
     pub(crate) fn wake_cursors(&mut self) {
         let Self { slots, cursors, .. } = self;
         cursors.retain(|index| match slots.get(*index as usize) {
-            Some((_, Some(own))) => own.cursor.as_ref().map(Cursor::go_on).is_some(),
+            Some((_, Some(own))) => own.reads.as_ref().map(Reads::go_on).is_some(),
             _ => false,
         });
     }
@@ -527,7 +527,7 @@ mod tests {
                     dropped: [0; GapReason::ALL.len()],
                     draining: false,
                     noted: Noted::default(),
-                    cursor: None,
+                    reads: None,
                 },
                 lanes: Lanes::new(Form::Values),
                 totals: Totals::default(),

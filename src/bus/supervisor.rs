@@ -63,6 +63,7 @@ impl Supervisor {
             tracing::warn!("sessions that did not end in time are dropped");
         }
         tasks.shutdown().await;
+        self.shared.streams.finished().await;
         self.workers.stop().await;
     }
 

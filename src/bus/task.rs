@@ -410,6 +410,7 @@ impl SessionTask {
             Kind::Unsubscribe => self.counting_changes(|task| task.unsubscribe(header)),
             Kind::Serve => self.serve(header, content),
             Kind::Unserve => self.unserve(header),
+            Kind::Ack => self.acknowledge(header, content),
             Kind::Ping if self.storing.flush(header.sequence) => {
                 match self.storing.len() > 2 * self.shared.settings.publish_window.0 as usize {
                     true => Err(BusError::ControlOverrun { bytes: self.storing.len() * 24 }),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::driver::{Driver, Exit, Leaving};
-use super::inbox::Inbox;
+use super::inbox::{Beside, Inbox};
 use super::reconnect::ClientEvent;
 use super::request_id::{Ask, RequestId};
 use super::shared::{Call, Registration};
@@ -150,9 +150,26 @@ impl Driver {
         let id = first.header.id;
         incoming.take_run(run, RUN, |next| next.header.kind == Kind::Deliver && next.header.id == id);
         let messages = run.iter().map(|next| (next.header.sequence, incoming.content(next)));
-        let waker = self.inbox(id)?.deliver_run(messages)?;
+        let mut beside = Beside::default();
+        let waker = self.inbox(id)?.deliver_run(messages, &mut beside)?;
         self.wakers.extend(waker);
+        if beside.granted.0 > 0 {
+            self.tell_beside(id, &beside);
+        }
         Ok(())
+    }
+
+    /// Tells the bus of messages that the application had before.
+    fn tell_beside(&self, id: u32, beside: &Beside) {
+        let mut state = self.shared.lock();
+        for frame in &beside.frames {
+            let (header, payload) = frame.parts(id);
+            state.lanes.control(&header, &ContentRef::of_payload(payload));
+        }
+        let (messages, bytes) = beside.granted;
+        let credit = Header::new(Kind::Credit, messages, u64::from(id));
+        let credit = credit.flagged(Flags(Lane::Subscription as u8));
+        state.lanes.control(&credit, &ContentRef::of_payload(&bytes.to_le_bytes()));
     }
 
     fn credited(&self, header: &Header, payload: &[u8]) -> BusResult<()> {
@@ -180,7 +197,22 @@ impl Driver {
                 self.shared.published(header.sequence, Ok(header.id as usize));
                 return Ok(());
             }
-            Some(Kind::Subscribe) => state.subscriptions.entries.get_mut(&header.id).map(take_accepted),
+            Some(Kind::Subscribe) => {
+                let registration = state.subscriptions.entries.get_mut(&header.id);
+                let deliveries = registration.as_ref().and_then(|own| own.deliveries.clone());
+                registration.iter().for_each(|own| own.begin_at(header.sequence));
+                let waiting = registration.map(take_accepted);
+                for frame in deliveries.iter().flat_map(|deliveries| deliveries.accepted()) {
+                    let (header, payload) = frame.parts(header.id);
+                    state.lanes.control(&header, &ContentRef::of_payload(payload));
+                }
+                waiting
+            }
+            Some(Kind::Ack) => {
+                drop(state);
+                self.acknowledged(header, &Ok(()));
+                return Ok(());
+            }
             Some(Kind::Serve) => state.servings.entries.get_mut(&header.id).map(take_accepted),
             _ => return Err(violation("ACCEPTED for something that is not asked for")),
         };
@@ -200,6 +232,11 @@ impl Driver {
                 self.shared.published(header.sequence, Err(error));
                 return Ok(());
             }
+            Some(Kind::Ack) => {
+                drop(state);
+                self.acknowledged(header, &Err(error));
+                return Ok(());
+            }
             Some(Kind::Subscribe) => refused(state.subscriptions.entries.remove(&header.id), &error),
             Some(Kind::Serve) => refused(state.servings.entries.remove(&header.id), &error),
             _ => return Err(violation("FAILED for something that cannot fail so")),
@@ -212,6 +249,17 @@ impl Driver {
         Ok(())
     }
 
+    /// The bus has answered an acknowledgement, which may be one of a subscription that has ended.
+    fn acknowledged(&self, header: &Header, result: &BusResult<()>) {
+        let state = self.shared.lock();
+        let registration = state.subscriptions.entries.get(&header.id);
+        let deliveries = registration.and_then(|own| own.deliveries.clone());
+        drop(state);
+        if let Some(deliveries) = deliveries {
+            deliveries.answered(header.sequence, result);
+        }
+    }
+
     fn ended(&mut self, header: &Header, payload: &[u8]) -> BusResult<()> {
         let error = (!payload.is_empty()).then(|| refusal(payload).into_error());
         let (accepted, waker) = match header.answers() {
@@ -219,6 +267,8 @@ impl Driver {
                 self.inboxes.remove(&header.id);
                 let gone = self.shared.lock().subscriptions.entries.remove(&header.id);
                 let Some(mut gone) = gone else { return Ok(()) };
+                let ended = || BusError::Closed { what: "the subscription".into() };
+                gone.end_deliveries(&error.clone().unwrap_or_else(ended));
                 (take_accepted(&mut gone), gone.inbox.end(error.clone(), Some(header.sequence)))
             }
             Some(Kind::Serve) => {
@@ -329,6 +379,7 @@ fn refused<S>(
     error: &BusError,
 ) -> (Option<oneshot::Sender<BusResult<()>>>, Option<Waker>) {
     let Some(mut gone) = gone else { return (None, None) };
+    gone.end_deliveries(error);
     match take_accepted(&mut gone) {
         Some(waiting) => (Some(waiting), None),
         None => (None, gone.inbox.end(Some(error.clone()), None)),

@@ -2,7 +2,7 @@
 
 use super::options::Headers;
 use crate::error::BusError;
-use crate::proto::fields::{GapReason, Position};
+use crate::proto::fields::{Attempt, GapReason, Position};
 use crate::topic::TopicPattern;
 
 /// A message with all that came with it.
@@ -22,6 +22,8 @@ pub struct Message<T> {
     pub signer: Option<[u8; 32]>,
     /// Where it lies in its stream, if the subscription reads one.
     pub position: Option<Position>,
+    /// How often it was tried, where the subscription acknowledges.
+    pub attempt: Option<Attempt>,
 }
 
 /// The next thing that happened to a subscription, in order.

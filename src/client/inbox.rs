@@ -10,8 +10,9 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use super::deliveries::{Deliveries, Frame, Taken as Admitted};
 use crate::error::{BusError, BusResult};
-use crate::proto::fields::{GapReason, position_of};
+use crate::proto::fields::{GapReason, attempt_of, position_of};
 use crate::proto::{Content, ContentRef, Credit, HEADER_LEN, ProcessValue};
 
 /// Bytes of a queue's buffer that are kept by an inbox that has not been used for a while. A busy one
@@ -62,6 +63,14 @@ impl<'a> Raw<'a> {
     }
 }
 
+/// What the bus is to be told when messages have come that the application had before.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) frames: Vec<Frame>,
+    /// Messages and bytes of the window that are free again.
+    pub(super) granted: (u32, u64),
+}
+
 /// What the application takes next.
 #[derive(Debug)]
 pub(super) enum Taken<'a, S> {
@@ -104,6 +113,10 @@ struct InboxState<S> {
     discarding: bool,
     /// Where the last message that came lies in its stream, if it is one's.
     position: Option<u64>,
+    /// What is told of messages that are to be acknowledged.
+    deliveries: Option<Arc<Deliveries>>,
+    /// Messages that had come before and are not put with those that wait: all, and those of this session.
+    passed: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -183,6 +196,8 @@ impl<S> Inbox<S> {
                 restarts: 0,
                 discarding: false,
                 position: None,
+                deliveries: None,
+                passed: (0, 0),
             }),
         })
     }
@@ -248,6 +263,7 @@ impl<S> Inbox<S> {
         let mut state = self.lock();
         state.restarts += 1;
         state.credit = Credit::new(state.window);
+        state.passed.1 = 0;
         state.last = 0;
         if !state.discarding {
             state.queue.entries.push_back(Entry::Restart);
@@ -296,8 +312,18 @@ impl<S> Inbox<S> {
 
 impl Inbox<()> {
     /// From now on it notes where messages lie in their stream.
-    pub(super) fn follow_stream(&self) {
-        self.lock().position = Some(0);
+    pub(super) fn follow_stream(&self, deliveries: Option<Arc<Deliveries>>) {
+        let mut state = self.lock();
+        state.position = Some(0);
+        state.deliveries = deliveries;
+    }
+
+    /// The first message that can come lies there, if none has come.
+    pub(super) fn begin_at(&self, sequence: u64) {
+        let position = &mut self.lock().position;
+        if *position == Some(0) {
+            *position = sequence.checked_sub(1);
+        }
     }
 
     /// Where the last message that came lies in its stream; 0 before there was one.
@@ -306,7 +332,7 @@ impl Inbox<()> {
     }
 
     /// Appends messages of a subscription, with their numbers among its matches. Returns who is to be
-    /// woken.
+    /// woken; `beside` gets what the bus is to be told.
     ///
     /// # Errors
     /// As [`deliver`](Self::deliver).
@@ -314,6 +340,7 @@ impl Inbox<()> {
     pub(super) fn deliver_run<'c>(
         &self,
         messages: impl Iterator<Item = (u64, ContentRef<'c>)>,
+        beside: &mut Beside,
     ) -> BusResult<Option<Waker>> {
         let mut state = self.lock();
         for (sequence, content) in messages {
@@ -322,6 +349,17 @@ impl Inbox<()> {
                 && let Some(position) = position_of(content.fields)
             {
                 state.position = Some(position.sequence);
+                if let Some(deliveries) = &state.deliveries
+                    && let Some((sequence, attempt)) = attempt_of(content.fields)
+                    && let Admitted::Known(frame) = deliveries.arrived(sequence, attempt)
+                {
+                    beside.frames.extend(frame);
+                    let size = content.frame_size() as u64;
+                    beside.granted = (beside.granted.0 + 1, beside.granted.1 + size);
+                    state.credit.grant(1, size);
+                    state.passed = (state.passed.0 + 1, state.passed.1 + 1);
+                    continue;
+                }
             }
             if !state.discarding {
                 state.used = true;
@@ -418,14 +456,20 @@ impl<S> Reader<S> {
         &self.inbox
     }
 
-    /// Messages taken so far.
+    /// How many new sessions have been met.
+    pub(super) fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    /// Messages taken so far, or had before.
     pub(super) fn taken(&self) -> u64 {
-        self.taken
+        self.taken + self.inbox.lock().passed.0
     }
 
     /// Messages taken so far of those of the session that there is now.
     pub(super) fn taken_of_session(&self) -> u64 {
-        if self.inbox.lock().restarts == self.restarts { self.taken - self.taken_before } else { 0 }
+        let state = self.inbox.lock();
+        state.passed.1 + if state.restarts == self.restarts { self.taken - self.taken_before } else { 0 }
     }
 
     /// Waits until something can be taken; `false` when nothing will come any more.

@@ -34,6 +34,8 @@ mod attached;
 mod builder;
 mod burst;
 mod codec;
+mod consumer;
+mod deliveries;
 mod dispatch;
 mod driver;
 mod event;
@@ -61,11 +63,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use crate::proto::fields::{GapReason, Policy};
+pub use crate::proto::fields::{Attempt, GapReason, Policy, Position, Quality, Start};
 pub use attached::Attached;
 pub use builder::ClientBuilder;
 #[cfg(feature = "broker")]
 pub(crate) use codec::{decode_value, encode};
+pub use consumer::{Acknowledged, Consumer, Delivery, Receipt};
 pub use event::{Counts, Event, Message};
 pub use handling::Handling;
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};

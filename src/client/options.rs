@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::BusResult;
 use crate::limits;
-use crate::proto::fields::{Field, FieldsBuilder, Policy, Quality, ServeMode, Start, iterate};
+use crate::proto::fields::{DeliveryRules, Field, FieldsBuilder, Policy, Quality, ServeMode, Start, iterate};
 
 /// Pairs of strings that travel with a message, for tracing and for applications.
 ///
@@ -103,6 +103,9 @@ pub struct SubscribeOptions {
     pub(super) group: Option<String>,
     pub(super) no_echo: bool,
     pub(super) start: Option<Start>,
+    pub(super) quality: Quality,
+    pub(super) durable: Option<String>,
+    rules: DeliveryRules,
 }
 
 impl Default for SubscribeOptions {
@@ -115,6 +118,9 @@ impl Default for SubscribeOptions {
             group: None,
             no_echo: false,
             start: None,
+            quality: Quality::AtMostOnce,
+            durable: None,
+            rules: DeliveryRules::default(),
         }
     }
 }
@@ -136,7 +142,8 @@ impl SubscribeOptions {
         self
     }
 
-    /// Joins a queue group: each message goes to one of its members that has room.
+    /// Joins a queue group: each message goes to one of its members that has room. Where the subscription has a
+    /// [`quality`](Self::quality), the group is a durable consumer of that name.
     #[must_use]
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.group = Some(name.into());
@@ -158,8 +165,60 @@ impl SubscribeOptions {
         self
     }
 
+    /// How sure delivery is to be. From [`Quality::AtLeastOnce`] on, a message of a stream is sent again until it is
+    /// acknowledged, and goes to the dead letters after too many attempts. A [`Subscription`](super::Subscription)
+    /// acknowledges a message when the next one is asked for; a [`Consumer`](super::Consumer) leaves that to the application.
+    /// Unless [`start`](Self::start) says otherwise it begins with what is stored from now on.
+    #[must_use]
+    pub fn quality(mut self, quality: Quality) -> Self {
+        self.quality = quality;
+        self
+    }
+
+    /// Takes part in the durable consumer of this name, which keeps its position at the bus, also while nobody
+    /// subscribes. It is made at the first subscription, and `start` is where it begins then. One subscription at a time may
+    /// have it; for several there is [`group`](Self::group). The quality is [`Quality::AtLeastOnce`] unless it is set.
+    #[must_use]
+    pub fn durable(mut self, name: impl Into<String>) -> Self {
+        self.durable = Some(name.into());
+        self.quality = self.quality.max(Quality::AtLeastOnce);
+        self
+    }
+
+    /// How long an acknowledgement is waited for before a message is sent again. It doubles with each attempt. Default
+    /// [`limits::ACK_WAIT`]; [`limits::ACK_WAIT_MIN`] to [`limits::ACK_WAIT_MAX`].
+    #[must_use]
+    pub fn ack_wait(mut self, wait: Duration) -> Self {
+        self.rules.ack_wait = wait;
+        self
+    }
+
+    /// How many attempts may fail before a message goes to the dead letters. Default [`limits::MAX_DELIVER`].
+    #[must_use]
+    pub fn max_deliver(mut self, attempts: u32) -> Self {
+        self.rules.max_deliver = attempts;
+        self
+    }
+
+    /// How many messages may be handed over that are not acknowledged. Default [`limits::CONSUMER_PENDING`], at most
+    /// [`limits::CONSUMER_PENDING_MAX`].
+    #[must_use]
+    pub fn max_pending(mut self, messages: u32) -> Self {
+        self.rules.max_pending = messages;
+        self
+    }
+
     pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
         let mut fields = window_and_group(self.window, self.group.as_deref())?;
+        if self.quality != Quality::default() {
+            fields.quality(self.quality)?;
+        }
+        if let Some(name) = &self.durable {
+            fields.consumer(name)?;
+        }
+        if self.rules != DeliveryRules::default() {
+            fields.delivery(self.rules)?;
+        }
         if self.policy != Policy::default() {
             fields.policy(self.policy)?;
         }

@@ -430,6 +430,7 @@ impl Shared {
             fields: fields.into(),
             accepted: Some(sender),
             ending: false,
+            deliveries: None,
         };
         let id = state.servings.insert(registration);
         let content = ContentRef::lent(fields, topic.as_bytes(), &[]);

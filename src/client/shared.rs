@@ -18,6 +18,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::JoinHandle;
 
 use super::burst::{Burst, Next};
+use super::deliveries::Deliveries;
 use super::inbox::Inbox;
 use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
@@ -25,7 +26,7 @@ use super::sealing::{Opener, Seal, Sealing};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{FieldsBuilder, Start};
+use crate::proto::fields::{Field, FieldsBuilder, Start, iterate};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, Payload, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
@@ -140,16 +141,43 @@ pub(super) struct Registration<S> {
     pub(super) accepted: Option<oneshot::Sender<BusResult<()>>>,
     /// The bus has been asked to end it.
     pub(super) ending: bool,
+    /// What it has been handed, where it acknowledges.
+    pub(super) deliveries: Option<Arc<Deliveries>>,
+}
+
+impl<S> Registration<S> {
+    /// Tells those who wait for acknowledgements to be kept that nobody will say so any more.
+    pub(super) fn end_deliveries(&self, error: &BusError) {
+        if let Some(deliveries) = &self.deliveries {
+            deliveries.end(error);
+        }
+    }
 }
 
 impl Registration<()> {
-    /// Asks for what lies behind the last message that has come, where it reads a stream.
+    /// The bus has accepted it, at this place of its stream if it reads one.
+    pub(super) fn begin_at(&self, sequence: u64) {
+        let start = iterate(&self.fields).find_map(|field| match field {
+            Field::Start(start) => Some(start),
+            _ => None,
+        });
+        if sequence > 0 && start.is_none_or(|start| start == Start::New) {
+            self.inbox.begin_at(sequence);
+            self.deliveries.iter().for_each(|deliveries| deliveries.begin_at(sequence));
+        }
+    }
+
+    /// Asks for what lies behind the last message that has come, where it reads a stream, or is done with.
     fn go_on_in_stream(&mut self) {
-        let Some(last) = self.inbox.position().filter(|last| *last > 0) else { return };
+        let from = match &self.deliveries {
+            Some(deliveries) => deliveries.restart().filter(|from| *from > 1),
+            None => self.inbox.position().filter(|last| *last > 0).map(|last| last + 1),
+        };
+        let Some(from) = from else { return };
         let mut fields = FieldsBuilder::new();
         let appended = fields.append_without_start(&self.fields);
         // There is room for it, as it was there before.
-        if appended.and_then(|()| fields.start(Start::From(last + 1))).is_ok() {
+        if appended.and_then(|()| fields.start(Start::From(from))).is_ok() {
             self.fields = fields.finish().into();
         }
     }
@@ -528,6 +556,7 @@ impl Shared {
         drop(pings);
         publishing.wake_all();
         for registration in subscriptions.into_values() {
+            registration.end_deliveries(&error);
             wake(registration.inbox.end(Some(error.clone()), None));
         }
         for registration in servings.into_values() {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Client;
 use super::codec::{Decoder, TopicReader, decode_bytes, decode_typed, wire_pattern};
+use super::deliveries::{Deliveries, Frame, Kept, Taken as Admitted};
 use super::event::{Counts, Event, Message};
 use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::{Headers, SubscribeOptions};
@@ -23,7 +24,7 @@ use super::sealing::{Opener, topic_of};
 use super::shared::{Connection, Registration, Shared};
 use crate::engine::{MessageKind, Opened};
 use crate::error::{BriefResult, BusError, BusResult};
-use crate::proto::fields::position_of;
+use crate::proto::fields::{Attempt, Quality, attempt_of, position_of};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
@@ -74,6 +75,10 @@ pub struct Subscription<T> {
     opener: Option<Box<Opener>>,
     /// It reads a stream.
     reads_stream: bool,
+    /// What it has been handed, where it acknowledges.
+    deliveries: Option<Arc<Deliveries>>,
+    /// What it acknowledges when the next message is asked for.
+    unacknowledged: Option<u64>,
     decode: Decoder<T>,
     skipped: u64,
     undecodable: u64,
@@ -132,15 +137,30 @@ impl<T> Subscription<T> {
 
     pub(super) fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<(TopicPattern, T)>> {
         let progress = ready!(coop::poll_proceed(context));
+        self.acknowledge_last();
         loop {
-            if !ready!(self.reader.poll_ready(context)) {
+            if !ready!(self.poll_ready(context)) {
                 progress.made_progress();
                 return Poll::Ready(None);
             }
+            let generation = self.reader.restarts();
             let skipped = match self.reader.take() {
                 None => return Poll::Ready(None),
                 Some(Taken::Gap { count, .. }) => count,
                 Some(Taken::Message { raw, .. }) => {
+                    let attempt = attempt_in(self.deliveries.as_ref(), &raw);
+                    if let Some((deliveries, (sequence, attempt))) = self.deliveries.as_ref().zip(attempt)
+                        && !admit(
+                            &self.connection.shared,
+                            self.id,
+                            deliveries,
+                            generation,
+                            (sequence, attempt),
+                        )
+                    {
+                        self.settle();
+                        continue;
+                    }
                     if let Ok(topic) = self.topics.read(raw.topic)
                         && let Ok(value) = self.opener.as_mut().map_or_else(
                             || (self.decode)(&raw),
@@ -148,11 +168,13 @@ impl<T> Subscription<T> {
                         )
                     {
                         let topic = topic.clone();
+                        self.unacknowledged = attempt.map(|(sequence, _)| sequence);
                         self.settle();
                         progress.made_progress();
                         return Poll::Ready(Some((topic, value)));
                     }
                     self.settle();
+                    self.refuse(attempt);
                     self.undecodable += 1;
                     1
                 }
@@ -164,6 +186,52 @@ impl<T> Subscription<T> {
         }
     }
 
+    /// Waits until something can be taken. What is acknowledged by then is on its way first.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        let ready = self.reader.poll_ready(context);
+        if !matches!(ready, Poll::Ready(true))
+            && let Some(frame) = self.deliveries.as_ref().and_then(|deliveries| deliveries.flush())
+        {
+            send(&self.connection.shared, self.id, &frame);
+        }
+        ready
+    }
+
+    /// The next message is asked for, so that the last one is done with.
+    fn acknowledge_last(&mut self) {
+        if let Some(sequence) = self.unacknowledged.take()
+            && let Some(deliveries) = &self.deliveries
+            && let Some(frame) = deliveries.acknowledge_later(sequence)
+        {
+            send(&self.connection.shared, self.id, &frame);
+        }
+    }
+
+    /// What cannot be read goes to the dead letters in the end, and is not lost.
+    fn refuse(&self, attempt: Option<(u64, Attempt)>) {
+        if let Some((sequence, _)) = attempt
+            && let Some(deliveries) = &self.deliveries
+            && let Some(frame) = deliveries.refuse(sequence, None)
+        {
+            send(&self.connection.shared, self.id, &frame);
+        }
+    }
+
+    /// Counts messages that were skipped.
+    pub(super) fn skip(&mut self, count: u64) {
+        if count > 0 {
+            self.skipped += count;
+            self.log.note(count, &self.pattern);
+        }
+    }
+
+    /// Leaves the last message to somebody else to acknowledge.
+    pub(super) fn hand_out(&mut self) -> Option<(Arc<Connection>, u32, Arc<Deliveries>, u64)> {
+        let sequence = self.unacknowledged.take()?;
+        let deliveries = Arc::clone(self.deliveries.as_ref()?);
+        Some((Arc::clone(&self.connection), self.id, deliveries, sequence))
+    }
+
     /// Done with a message: tells the bus of it once half of the window is taken.
     #[inline]
     fn settle(&mut self) {
@@ -172,16 +240,29 @@ impl<T> Subscription<T> {
         }
     }
 
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event<T>>> {
+    pub(super) fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event<T>>> {
         let progress = ready!(coop::poll_proceed(context));
+        self.acknowledge_last();
+        let mut attempt = None;
         let taken = loop {
-            if !ready!(self.reader.poll_ready(context)) {
+            if !ready!(self.poll_ready(context)) {
                 progress.made_progress();
                 return Poll::Ready(None);
             }
+            let generation = self.reader.restarts();
             match self.reader.take() {
                 // A new session goes on in the stream where the one before has ended.
                 Some(Taken::Gap { count: 0, .. }) if self.reads_stream => self.settle(),
+                Some(Taken::Message { raw, stamp }) => {
+                    attempt = attempt_in(self.deliveries.as_ref(), &raw);
+                    if let Some((deliveries, attempt)) = self.deliveries.as_ref().zip(attempt)
+                        && !admit(&self.connection.shared, self.id, deliveries, generation, attempt)
+                    {
+                        self.settle();
+                        continue;
+                    }
+                    break Some(Taken::Message { raw, stamp });
+                }
                 taken => break taken,
             }
         };
@@ -198,17 +279,23 @@ impl<T> Subscription<T> {
                         let (headers, origin) = Headers::read(raw.fields);
                         let position = if self.reads_stream { position_of(raw.fields) } else { None };
                         let topic = topic.clone();
-                        Event::Message(Message { topic, value, headers, origin, signer, position })
+                        let attempt = attempt.map(|(_, attempt)| attempt);
+                        Event::Message(Message { topic, value, headers, origin, signer, position, attempt })
                     }
                     Err(error) => Event::Undecodable { topic: topic.clone(), error: error.into() },
                 },
                 Err(error) => Event::Undecodable { topic: empty_pattern(), error: error.into() },
             },
         };
-        if matches!(event, Event::Undecodable { .. }) {
-            self.undecodable += 1;
-        }
         self.settle();
+        match event {
+            Event::Undecodable { .. } => {
+                self.undecodable += 1;
+                self.refuse(attempt);
+            }
+            Event::Message(_) => self.unacknowledged = attempt.map(|(sequence, _)| sequence),
+            Event::Gap { .. } => {}
+        }
         Poll::Ready(Some(event))
     }
 
@@ -265,6 +352,36 @@ impl<T> Subscription<T> {
 
     /// Ends it and throws away what was not taken. Dropping it does the same.
     pub fn unsubscribe(self) {}
+}
+
+/// By what a message is acknowledged, if it is to be.
+fn attempt_in(deliveries: Option<&Arc<Deliveries>>, raw: &Raw<'_>) -> Option<(u64, Attempt)> {
+    deliveries.and_then(|_| attempt_of(raw.fields))
+}
+
+/// Whether the application gets a message; it has it already where it does not.
+fn admit(
+    shared: &Shared,
+    id: u32,
+    deliveries: &Deliveries,
+    generation: u32,
+    (sequence, attempt): (u64, Attempt),
+) -> bool {
+    match deliveries.take(generation, sequence, attempt) {
+        Admitted::New => true,
+        Admitted::Known(frame) => {
+            if let Some(frame) = frame {
+                send(shared, id, &frame);
+            }
+            false
+        }
+    }
+}
+
+/// Sends an acknowledgement.
+pub(super) fn send(shared: &Shared, id: u32, frame: &Frame) {
+    let (header, payload) = frame.parts(id);
+    shared.control(&header, payload);
 }
 
 /// Opens a message and reads its value.
@@ -387,7 +504,7 @@ impl Client {
         self.subscribe_raw("", topic, &options, decode_bytes).await
     }
 
-    async fn subscribe_raw<T>(
+    pub(super) async fn subscribe_raw<T>(
         &self,
         prefix: &'static str,
         topic: &str,
@@ -400,12 +517,21 @@ impl Client {
         shared.opened().await?;
         shared.room().await?;
         let inbox = Inbox::new(options.window);
-        if options.start.is_some() {
-            inbox.follow_stream();
+        let deliveries = (options.quality > Quality::AtMostOnce).then(|| {
+            let kept = match (&options.group, &options.durable) {
+                (Some(_), _) => Kept::Shared,
+                (None, Some(_)) => Kept::AtBus,
+                (None, None) => Kept::Here,
+            };
+            Arc::new(Deliveries::new(options.quality, kept))
+        });
+        let reads_stream = options.start.is_some() || deliveries.is_some();
+        if reads_stream {
+            inbox.follow_stream(deliveries.clone());
         }
         let pattern: Arc<str> = pattern.into();
         let flags = if options.no_echo { Flags::NO_ECHO } else { Flags::NONE };
-        let (id, accepted) = shared.subscribe(&inbox, &pattern, flags, &fields)?;
+        let (id, accepted) = shared.subscribe(&inbox, &pattern, flags, &fields, deliveries.clone())?;
         // It exists before the bus has accepted it, so that dropping this future undoes it.
         let opener = self.connection.opener(&pattern);
         let subscription = Subscription {
@@ -415,7 +541,9 @@ impl Client {
             reader: Reader::new(inbox, options.window),
             topics: TopicReader::new(prefix),
             opener,
-            reads_stream: options.start.is_some(),
+            reads_stream,
+            deliveries,
+            unacknowledged: None,
             decode,
             skipped: 0,
             undecodable: 0,
@@ -433,6 +561,7 @@ impl Shared {
         pattern: &Arc<str>,
         flags: Flags,
         fields: &[u8],
+        deliveries: Option<Arc<Deliveries>>,
     ) -> BusResult<(u32, oneshot::Receiver<BusResult<()>>)> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
@@ -447,6 +576,7 @@ impl Shared {
             fields: fields.into(),
             accepted: Some(sender),
             ending: false,
+            deliveries,
         };
         let id = state.subscriptions.insert(registration);
         let header = Header::new(Kind::Subscribe, id, 0).flagged(flags);

@@ -51,3 +51,47 @@ pub const STORE_GROUP_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Calls that are written together. See [`STORE_GROUP_BYTES`].
 pub const STORE_GROUP: usize = 1024;
+
+/// How long an acknowledgement is waited for unless it is told otherwise: as long as other systems wait, and longer than most
+/// handlers take.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// The shortest such time: below it a message would be sent again while its acknowledgement is on the way.
+pub const ACK_WAIT_MIN: Duration = Duration::from_millis(10);
+
+/// The longest such time, also where it grows with the attempts, and the longest delay that a refusal can ask for.
+pub const ACK_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The time until a message is sent again that was refused without saying when, at the first attempt; it doubles with each.
+pub const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The most of such times.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// Attempts after which a message is a dead letter, unless it is told otherwise.
+pub const MAX_DELIVER: u32 = 5;
+
+/// Messages that a consumer has been handed and has not acknowledged, unless it is told otherwise: as many as the default
+/// window of a subscription.
+pub const CONSUMER_PENDING: u32 = 1024;
+
+/// The most of them that can be asked for, about 200 B each at the bus.
+pub const CONSUMER_PENDING_MAX: u32 = 64 * 1024;
+
+/// How far a consumer reads on behind a message that it is not done with: what is done behind it is remembered one by one.
+pub const CONSUMER_SPREAD: u64 = 128 * 1024;
+
+/// Messages of which a store notes together that they may have been handed over: it costs one wait for the disk.
+pub const CONSUMER_STRIDE: u64 = 1024;
+
+/// Subscriptions that share one consumer.
+pub const CONSUMER_MEMBERS: usize = 1024;
+
+/// Dead letters that a stream keeps; then the oldest go.
+pub const DEAD_LETTERS: u64 = 100_000;
+
+/// How long a bus that stops lets consumers finish writing where they are.
+pub const CONSUMERS_GRACE: Duration = Duration::from_secs(2);
+
+/// How often it looks whether they have.
+pub const CONSUMERS_LOOK: Duration = Duration::from_millis(2);

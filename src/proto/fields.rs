@@ -23,6 +23,10 @@ const MODE: u8 = 9;
 const QUALITY: u8 = 10;
 const START: u8 = 11;
 const POSITION: u8 = 12;
+const CONSUMER: u8 = 13;
+const DELIVERY: u8 = 14;
+const ATTEMPT: u8 = 15;
+const MESSAGE_ID: u8 = 16;
 
 /// A field section under construction.
 ///
@@ -151,6 +155,40 @@ impl FieldsBuilder {
     pub fn position(&mut self, position: Position) -> BusResult<()> {
         let Position { sequence, time, replayed } = position;
         self.push(POSITION, &[&sequence.to_le_bytes(), &time.to_le_bytes(), &[u8::from(replayed)]])
+    }
+
+    /// The durable consumer that a subscription reads its stream for.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn consumer(&mut self, name: &str) -> BusResult<()> {
+        self.push(CONSUMER, &[name.as_bytes()])
+    }
+
+    /// How messages are sent again that a subscription does not acknowledge.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn delivery(&mut self, rules: DeliveryRules) -> BusResult<()> {
+        let wait = u32::try_from(rules.ack_wait.as_millis()).unwrap_or(u32::MAX).to_le_bytes();
+        self.push(DELIVERY, &[&wait, &rules.max_deliver.to_le_bytes(), &rules.max_pending.to_le_bytes()])
+    }
+
+    /// By what a message is acknowledged, and how often it was tried.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn attempt(&mut self, attempt: Attempt) -> BusResult<()> {
+        let Attempt { token, number, redelivered } = attempt;
+        self.push(ATTEMPT, &[&token.to_le_bytes(), &number.to_le_bytes(), &[u8::from(redelivered)]])
+    }
+
+    /// By what a publish is known if it is sent again.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn message_id(&mut self, id: MessageId) -> BusResult<()> {
+        self.push(MESSAGE_ID, &[&id.publisher, &id.number.to_le_bytes()])
     }
 
     /// Fields that are encoded already, after those that are here.
@@ -284,8 +322,85 @@ pub enum Quality {
     /// It may be lost with the bus or a link.
     #[default]
     AtMostOnce = 0,
-    /// It is kept before it counts as published, and can be read again.
+    /// Published: it is kept before it counts as published, and can be read again. It may be kept twice where the client
+    /// comes back to the bus meanwhile. Subscribed: it is sent again until it is acknowledged.
     AtLeastOnce = 1,
+    /// Published: as before, and once, as the bus knows it if it is sent again. Subscribed: no living process is handed the
+    /// same message twice, across new connections and restarts of the bus.
+    ExactlyOnce = 2,
+}
+
+impl Quality {
+    fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::AtMostOnce,
+            1 => Self::AtLeastOnce,
+            2 => Self::ExactlyOnce,
+            _ => return None,
+        })
+    }
+}
+
+/// How messages are sent again that a subscription with a [`Quality`] does not acknowledge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct DeliveryRules {
+    /// How long the first acknowledgement is waited for, in milliseconds' steps. It doubles with each attempt that has
+    /// failed, up to [`limits::ACK_WAIT_MAX`].
+    pub ack_wait: Duration,
+    /// How many attempts may fail before a message goes to the dead letters.
+    pub max_deliver: u32,
+    /// How many messages may be handed over and not acknowledged.
+    pub max_pending: u32,
+}
+
+impl Default for DeliveryRules {
+    /// [`limits::ACK_WAIT`], [`limits::MAX_DELIVER`] and [`limits::CONSUMER_PENDING`].
+    fn default() -> Self {
+        Self {
+            ack_wait: limits::ACK_WAIT,
+            max_deliver: limits::MAX_DELIVER,
+            max_pending: limits::CONSUMER_PENDING,
+        }
+    }
+}
+
+/// A message on its way to somebody who is to acknowledge it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// What it is acknowledged by. Each attempt has another.
+    pub token: u64,
+    /// Which attempt this is, from 1, of those that have failed and this one.
+    pub number: u32,
+    /// Somebody may have been handed it before.
+    pub redelivered: bool,
+}
+
+impl Attempt {
+    /// An attempt.
+    #[must_use]
+    pub fn new(token: u64, number: u32, redelivered: bool) -> Self {
+        Self { token, number, redelivered }
+    }
+}
+
+/// By what a message is known if it is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct MessageId {
+    /// Its publisher, who has drawn this at random.
+    pub publisher: [u8; 16],
+    /// Its number among all of the publisher.
+    pub number: u64,
+}
+
+impl MessageId {
+    /// An id.
+    #[must_use]
+    pub fn new(publisher: [u8; 16], number: u64) -> Self {
+        Self { publisher, number }
+    }
 }
 
 /// Where a subscription begins in the stream of its topics.
@@ -456,6 +571,14 @@ pub enum Field<'a> {
     Start(Start),
     /// See [`FieldsBuilder::position`].
     Position(Position),
+    /// See [`FieldsBuilder::consumer`].
+    Consumer(&'a str),
+    /// See [`FieldsBuilder::delivery`].
+    Delivery(DeliveryRules),
+    /// See [`FieldsBuilder::attempt`].
+    Attempt(Attempt),
+    /// See [`FieldsBuilder::message_id`].
+    MessageId(MessageId),
     /// A field of a later version, or one whose value cannot be read; to be skipped.
     Unknown(u8),
 }
@@ -479,6 +602,19 @@ pub(crate) fn position_of(section: &[u8]) -> Option<Position> {
         _ => None,
     });
     positions.last()
+}
+
+/// What a message is acknowledged by, and where it lies, if it is to be acknowledged.
+pub(crate) fn attempt_of(section: &[u8]) -> Option<(u64, Attempt)> {
+    let (mut position, mut attempt) = (None, None);
+    for field in iterate(section) {
+        match field {
+            Field::Position(last) => position = Some(last.sequence),
+            Field::Attempt(last) => attempt = Some(last),
+            _ => {}
+        }
+    }
+    position.zip(attempt)
 }
 
 /// Whether the section divides into fields without remainder.
@@ -521,11 +657,7 @@ fn read_known(tag: u8, value: &[u8]) -> Option<Field<'_>> {
             1 => ServeMode::TakeOver,
             _ => return None,
         }),
-        QUALITY => Field::Quality(match reader.u8().ok()? {
-            0 => Quality::AtMostOnce,
-            1 => Quality::AtLeastOnce,
-            _ => return None,
-        }),
+        QUALITY => Field::Quality(Quality::from_u8(reader.u8().ok()?)?),
         START => {
             let kind = reader.u8().ok()?;
             Field::Start(Start::from_wire(kind, reader.u64().ok()?)?)
@@ -533,6 +665,20 @@ fn read_known(tag: u8, value: &[u8]) -> Option<Field<'_>> {
         POSITION => {
             let (sequence, time) = (reader.u64().ok()?, reader.u64().ok()?);
             Field::Position(Position { sequence, time, replayed: reader.u8().ok()? != 0 })
+        }
+        CONSUMER => Field::Consumer(std::str::from_utf8(value).ok()?),
+        DELIVERY => Field::Delivery(DeliveryRules {
+            ack_wait: Duration::from_millis(u64::from(reader.u32().ok()?)),
+            max_deliver: reader.u32().ok()?,
+            max_pending: reader.u32().ok()?,
+        }),
+        ATTEMPT => {
+            let (token, number) = (reader.u64().ok()?, reader.u32().ok()?);
+            Field::Attempt(Attempt { token, number, redelivered: reader.u8().ok()? != 0 })
+        }
+        MESSAGE_ID => {
+            let publisher = *reader.bytes(16).ok()?.first_chunk()?;
+            Field::MessageId(MessageId { publisher, number: reader.u64().ok()? })
         }
         _ => return None,
     })
@@ -559,6 +705,12 @@ pub struct Options<'a> {
     pub quality: Quality,
     /// Where a subscription begins in its stream; `None` where it is to none.
     pub start: Option<Start>,
+    /// The durable consumer that a subscription reads for.
+    pub consumer: Option<&'a str>,
+    /// How messages are sent again that are not acknowledged.
+    pub delivery: DeliveryRules,
+    /// By what a publish is known if it is sent again.
+    pub message_id: Option<MessageId>,
 }
 
 impl<'a> Options<'a> {
@@ -607,13 +759,42 @@ impl<'a> Options<'a> {
                 Field::Topic(_) => options.several_topics = true,
                 Field::Quality(quality) => options.quality = quality,
                 Field::Start(start) => options.start = Some(start),
+                Field::Consumer(name) => options.consumer = Some(name),
+                Field::Delivery(rules) => options.delivery = checked(rules)?,
+                Field::MessageId(id) => options.message_id = Some(id),
                 // An option that is known but cannot be read must not be taken for its default.
-                Field::Unknown(tag @ WINDOW..=START) => {
+                Field::Unknown(tag @ (WINDOW..=START | CONSUMER | DELIVERY | MESSAGE_ID)) => {
                     return Err(Refusal::invalid(format!("the value of option {tag} cannot be read")));
                 }
-                Field::Header { .. } | Field::Origin(_) | Field::Position(_) | Field::Unknown(_) => {}
+                Field::Header { .. }
+                | Field::Origin(_)
+                | Field::Position(_)
+                | Field::Attempt(_)
+                | Field::Unknown(_) => {}
             }
         }
         Ok(options)
     }
+}
+
+/// Rules that can be kept.
+fn checked(rules: DeliveryRules) -> Result<DeliveryRules, Refusal> {
+    let wait = limits::ACK_WAIT_MIN..=limits::ACK_WAIT_MAX;
+    if !wait.contains(&rules.ack_wait) {
+        return Err(Refusal::invalid(format!(
+            "an acknowledgement is waited for {:?} to {:?}, not {:?}",
+            limits::ACK_WAIT_MIN,
+            limits::ACK_WAIT_MAX,
+            rules.ack_wait
+        )));
+    }
+    if rules.max_deliver == 0 || !(1..=limits::CONSUMER_PENDING_MAX).contains(&rules.max_pending) {
+        return Err(Refusal::invalid(format!(
+            "messages are delivered at least once, and 1 to {} at a time are not acknowledged; not {} times and {}",
+            limits::CONSUMER_PENDING_MAX,
+            rules.max_deliver,
+            rules.max_pending
+        )));
+    }
+    Ok(rules)
 }

@@ -50,6 +50,9 @@ pub enum Kind {
     /// Bus: subscription or serving `id` has ended; `sequence` is its final match. `flags` is the
     /// kind of frame that began it; payload is empty or a `Refusal`.
     Ended = 21,
+    /// Client: what became of the message with the token `sequence` that subscription `id` was handed; see [`Flags`]. Payload:
+    /// further tokens (u64 each), or for a refusal the time until the next attempt in milliseconds (u32).
+    Ack = 24,
 
     /// Client: begins the serving `id` of the topic.
     Serve = 32,
@@ -88,6 +91,7 @@ impl Kind {
             19 => Self::Deliver,
             20 => Self::Gap,
             21 => Self::Ended,
+            24 => Self::Ack,
             32 => Self::Serve,
             33 => Self::Unserve,
             34 => Self::Request,
@@ -107,10 +111,16 @@ pub struct Flags(pub u8);
 impl Flags {
     /// No flag.
     pub const NONE: Self = Self(0);
-    /// `PUBLISH`: answer with `ACCEPTED` and the number of matches.
+    /// `PUBLISH`: answer with `ACCEPTED` and the number of matches. `ACK`: answer when it is kept.
     pub const ACKNOWLEDGE: Self = Self(1);
     /// `SUBSCRIBE`: leave out what this session publishes.
     pub const NO_ECHO: Self = Self(1);
+    /// `ACK`: it was not dealt with; send it again.
+    pub const REFUSE: Self = Self(2);
+    /// `ACK`: it is being dealt with; wait longer.
+    pub const PROGRESS: Self = Self(4);
+    /// `ACK`: `sequence` is the message's place in its stream; answer when it is dealt with.
+    pub const WHEN_DONE: Self = Self(8);
     /// `REPLY`, `ANSWER`: more replies to this request follow.
     pub const MORE: Self = Self(1);
     /// `REPLY`, `ANSWER`: the payload is a [`Refusal`](super::Refusal).

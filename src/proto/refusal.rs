@@ -53,6 +53,10 @@ pub enum ErrorCode {
     NotDurable = 27,
     /// See [`BusError::NotStored`].
     NotStored = 28,
+    /// See [`BusError::StaleAck`].
+    StaleAck = 29,
+    /// See [`BusError::ConsumerBusy`]; the text is the consumer.
+    ConsumerBusy = 30,
     /// See [`BusError::Protocol`].
     Protocol = 32,
     /// See [`BusError::UnsupportedVersion`].
@@ -73,7 +77,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidTopic,
         Self::ReservedTopic,
         Self::Denied,
@@ -94,6 +98,8 @@ impl ErrorCode {
         Self::TakenOver,
         Self::NotDurable,
         Self::NotStored,
+        Self::StaleAck,
+        Self::ConsumerBusy,
         Self::Protocol,
         Self::UnsupportedVersion,
         Self::CreditExceeded,
@@ -208,6 +214,8 @@ impl Refusal {
             ErrorCode::TakenOver => BusError::TakenOver { topic: text },
             ErrorCode::NotDurable => BusError::NotDurable { topic: text },
             ErrorCode::NotStored => BusError::NotStored { reason: text },
+            ErrorCode::StaleAck => BusError::StaleAck { what: text },
+            ErrorCode::ConsumerBusy => BusError::ConsumerBusy { consumer: text },
             ErrorCode::Protocol => BusError::Protocol { what: text },
             ErrorCode::UnsupportedVersion => BusError::UnsupportedVersion { what: text },
             ErrorCode::CreditExceeded => BusError::CreditExceeded { what: text },
@@ -244,6 +252,8 @@ impl From<&BusError> for Refusal {
             BusError::TakenOver { topic } => (Code::TakenOver, topic.clone()),
             BusError::NotDurable { topic } => (Code::NotDurable, topic.clone()),
             BusError::NotStored { reason } => (Code::NotStored, reason.clone()),
+            BusError::StaleAck { what } => (Code::StaleAck, what.clone()),
+            BusError::ConsumerBusy { consumer } => (Code::ConsumerBusy, consumer.clone()),
             BusError::Protocol { what } => (Code::Protocol, what.clone()),
             BusError::UnsupportedVersion { what } => (Code::UnsupportedVersion, what.clone()),
             BusError::CreditExceeded { what } => (Code::CreditExceeded, what.clone()),

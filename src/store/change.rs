@@ -109,6 +109,14 @@ pub struct ConsumerState {
     pub known: BTreeMap<u64, Progress>,
 }
 
+impl ConsumerState {
+    /// A consumer that begins with this sequence.
+    #[must_use]
+    pub fn new(name: Name, pattern: Option<TopicPattern>, from: u64) -> Self {
+        Self { name, pattern, floor: from, handed: from, known: BTreeMap::new() }
+    }
+}
+
 /// How far a consumer is with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

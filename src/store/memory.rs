@@ -256,8 +256,7 @@ impl Log {
             Change::Expire { now } => self.expire(now),
             Change::Purge { before } => self.drop_while(limits::RETENTION_STEP, |log| log.first() < before),
             Change::Consumer { name, pattern, from } => {
-                let known = BTreeMap::new();
-                let state = ConsumerState { name: name.clone(), pattern, floor: from, handed: from, known };
+                let state = ConsumerState::new(name.clone(), pattern, from);
                 self.consumers.entry(name).or_insert(state);
                 0
             }

@@ -14,6 +14,7 @@ mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
 mod conformance;
+mod consumers;
 mod engines;
 mod examples;
 mod ghosts;

@@ -3,9 +3,12 @@
 //! A publish to a topic of a stream waits for the store (`publishing`); its session goes on meanwhile. When it is stored, the
 //! session delivers it to ordinary subscriptions, so that order holds for each publisher, and tells the stream that it has
 //! grown. A subscription that says where it begins is a cursor (`cursor`): it reads the log at its own pace, and neither
-//! waits for others nor has them wait.
+//! waits for others nor has them wait. One that acknowledges takes part in a consumer (`consumer`), which knows what is
+//! done, and what failed too often goes to the stream's dead letters (`dead_letters`).
 
+mod consumer;
 mod cursor;
+mod dead_letters;
 mod publishing;
 
 use std::fmt;
@@ -13,7 +16,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub(crate) use self::consumer::{Membership, Wanted, join};
 pub(crate) use self::cursor::Cursor;
+pub(crate) use self::dead_letters::Fate;
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -52,14 +57,9 @@ impl Streams {
     ) -> BusResult<Self> {
         let mut streams = Vec::new();
         for settings in settings {
-            let opened = store.open(settings.clone()).await;
-            let state = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-            streams.push(Arc::new(Stream {
-                name: settings.name,
-                patterns: settings.patterns,
-                store: Arc::clone(&store),
-                end: watch::Sender::new(state.end),
-            }));
+            let dead = Stream::open(&store, dead_letters::settings(&settings.name)?, None).await?;
+            let stream = Stream::open(&store, settings, Some(Arc::clone(&dead))).await?;
+            streams.extend([stream, dead]);
         }
         Ok(Self(streams.into()))
     }
@@ -98,6 +98,19 @@ impl Streams {
         }
     }
 
+    /// Waits until consumers have written where they are. Their subscriptions have ended before.
+    pub(crate) async fn finished(&self) {
+        let finished = async {
+            while self.0.iter().any(|stream| !stream.consumers.is_empty()) {
+                // They end by themselves, within a write of their store.
+                tokio::time::sleep(limits::CONSUMERS_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(limits::CONSUMERS_GRACE, finished).await.is_err() {
+            tracing::warn!("consumers that did not write in time where they are begin again where they were");
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -127,6 +140,31 @@ impl fmt::Debug for Streams {
     }
 }
 
+/// What reads a stream for a subscription.
+#[derive(Debug)]
+pub(crate) enum Reads {
+    Cursor(Cursor),
+    Member(Membership),
+}
+
+impl Reads {
+    /// There is credit, or room on the link.
+    pub(crate) fn go_on(&self) {
+        match self {
+            Self::Cursor(cursor) => cursor.go_on(),
+            Self::Member(membership) => membership.go_on(),
+        }
+    }
+
+    /// The subscription's part in a consumer, if it has one.
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        match self {
+            Self::Cursor(_) => None,
+            Self::Member(membership) => Some(membership),
+        }
+    }
+}
+
 /// One stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -135,9 +173,34 @@ pub(crate) struct Stream {
     store: Arc<dyn Store>,
     /// The first sequence that nobody has been told of; cursors that have read all wait for it to rise.
     end: watch::Sender<u64>,
+    /// Where messages go that no consumer can deal with.
+    dead: Option<Arc<Stream>>,
+    consumers: consumer::Consumers,
 }
 
 impl Stream {
+    async fn open(
+        store: &Arc<dyn Store>,
+        settings: StreamSettings,
+        dead: Option<Arc<Self>>,
+    ) -> BusResult<Arc<Self>> {
+        let opened = store.open(settings.clone()).await;
+        let state = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+        Ok(Arc::new(Self {
+            name: settings.name,
+            patterns: settings.patterns,
+            store: Arc::clone(store),
+            end: watch::Sender::new(state.end),
+            dead,
+            consumers: consumer::Consumers::default(),
+        }))
+    }
+
+    /// The first sequence that is still to be assigned.
+    pub(crate) fn end(&self) -> u64 {
+        *self.end.borrow()
+    }
+
     /// Whether all topics of this pattern are its.
     pub(crate) fn contains(&self, pattern: &TopicPattern) -> bool {
         self.patterns.iter().any(|own| own.contains(pattern))

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::kinds;
 use crate::proto::fields::{
-    Field, FieldsBuilder, GapReason, Policy, Position, Quality, ServeMode, Start, decode_gap, encode_gap,
-    iterate, well_formed,
+    Attempt, DeliveryRules, Field, FieldsBuilder, GapReason, MessageId, Policy, Position, Quality, ServeMode,
+    Start, decode_gap, encode_gap, iterate, well_formed,
 };
 use crate::proto::{
     Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame, Refusal, Resume,
@@ -88,7 +88,8 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
         "mode" => builder.mode(if field["mode"] == "join" { ServeMode::Join } else { ServeMode::TakeOver }),
         "quality" => builder.quality(match text(field, "quality") {
             "at-most-once" => Quality::AtMostOnce,
-            _ => Quality::AtLeastOnce,
+            "at-least-once" => Quality::AtLeastOnce,
+            _ => Quality::ExactlyOnce,
         }),
         "start" => {
             let number = number(field, "number");
@@ -104,6 +105,22 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
         "position" => {
             let replayed = field["replayed"] == true;
             builder.position(Position::new(number(field, "sequence"), number(field, "time"), replayed))
+        }
+        "consumer" => builder.consumer(text(field, "consumer")),
+        "delivery" => {
+            let mut rules = DeliveryRules::default();
+            rules.ack_wait = millis(field, "ack_wait");
+            rules.max_deliver = number(field, "max_deliver");
+            rules.max_pending = number(field, "max_pending");
+            builder.delivery(rules)
+        }
+        "attempt" => {
+            let redelivered = field["redelivered"] == true;
+            builder.attempt(Attempt::new(number(field, "token"), number(field, "number"), redelivered))
+        }
+        "message_id" => {
+            let publisher = bytes(field, "publisher_hex").try_into().unwrap();
+            builder.message_id(MessageId::new(publisher, number(field, "number")))
         }
         "unknown" => {
             let value = bytes(field, "value_hex");
@@ -145,6 +162,7 @@ fn describe_fields(section: &[u8]) -> Value {
             Field::Mode(ServeMode::Join) => json!({"type": "mode", "mode": "join"}),
             Field::Mode(ServeMode::TakeOver) => json!({"type": "mode", "mode": "take-over"}),
             Field::Quality(Quality::AtMostOnce) => json!({"type": "quality", "quality": "at-most-once"}),
+            Field::Quality(Quality::ExactlyOnce) => json!({"type": "quality", "quality": "exactly-once"}),
             Field::Quality(Quality::AtLeastOnce) => json!({"type": "quality", "quality": "at-least-once"}),
             Field::Start(start) => {
                 let (name, number) = match start {
@@ -160,6 +178,21 @@ fn describe_fields(section: &[u8]) -> Value {
             Field::Position(Position { sequence, time, replayed, .. }) => {
                 let (sequence, time) = (sequence.to_string(), time.to_string());
                 json!({"type": "position", "sequence": sequence, "time": time, "replayed": replayed})
+            }
+            Field::Consumer(name) => json!({"type": "consumer", "consumer": name}),
+            Field::Delivery(DeliveryRules { ack_wait, max_deliver, max_pending, .. }) => {
+                let ack_wait = u64::try_from(ack_wait.as_millis()).unwrap();
+                json!({
+                    "type": "delivery", "ack_wait": ack_wait, "max_deliver": max_deliver, "max_pending": max_pending
+                })
+            }
+            Field::Attempt(Attempt { token, number, redelivered, .. }) => {
+                let token = token.to_string();
+                json!({"type": "attempt", "token": token, "number": number, "redelivered": redelivered})
+            }
+            Field::MessageId(MessageId { publisher, number, .. }) => {
+                let hex: String = publisher.iter().map(|byte| format!("{byte:02x}")).collect();
+                json!({"type": "message_id", "publisher_hex": hex, "number": number.to_string()})
             }
             Field::Unknown(tag) => json!({"type": "unknown", "tag": tag}),
         })

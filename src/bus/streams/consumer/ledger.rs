@@ -1,0 +1,344 @@
+//! What a consumer knows of its messages: which are done, which are with somebody, and which come again.
+//!
+//! No clock, no store, no session: what happens is told to it, and it says what is to be done.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::limits;
+use crate::proto::fields::{Attempt, DeliveryRules};
+use crate::store::ConsumerState;
+
+/// One of those who share a consumer's messages.
+pub(super) type MemberId = u64;
+
+/// The messages of one consumer.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    rules: DeliveryRules,
+    /// The first sequence that nobody has been handed since the ledger was opened, and that is not known to be done.
+    next: u64,
+    /// Before this somebody may have been handed any of them before the ledger was opened.
+    handed_before: u64,
+    /// What was known of messages that come yet: whether they are done, or how often they have failed.
+    known: BTreeMap<u64, crate::store::Progress>,
+    /// Those that somebody has.
+    pending: BTreeMap<u64, Pending>,
+    /// Those that are to be handed over again.
+    retries: BTreeMap<u64, Retry>,
+    /// Those that have failed too often, until they are put away.
+    dead: BTreeMap<u64, Death>,
+    /// When something of `pending` or `retries` is due.
+    due: BTreeSet<(Instant, u64)>,
+    tokens: HashMap<u64, u64>,
+    next_token: u64,
+    /// What has not been written yet, and the floor that was written last.
+    unwritten: Unwritten,
+    written_floor: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    member: MemberId,
+    token: u64,
+    /// Which of the member's messages it was, from 1.
+    number: u64,
+    failed: u32,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Retry {
+    failed: u32,
+    due: Instant,
+}
+
+/// Why a message is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Death {
+    /// Attempts that have failed.
+    pub(super) failed: u32,
+    pub(super) reason: Failure,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    NotAcknowledged,
+    Refused,
+    /// Whoever had it is gone.
+    Gone,
+}
+
+impl Failure {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::NotAcknowledged => "not acknowledged in time",
+            Self::Refused => "refused by the consumer",
+            Self::Gone => "the consumer was gone before it acknowledged",
+        }
+    }
+}
+
+/// What has changed since it was written last.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Unwritten {
+    pub(super) done: BTreeSet<u64>,
+    /// Attempts that have failed, by message.
+    pub(super) failed: BTreeMap<u64, u32>,
+}
+
+/// The token is of no message that is pending.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stale;
+
+impl Ledger {
+    /// What is known from the store. Tokens begin at a number that was drawn at random, so that those of an earlier
+    /// ledger are none of this one.
+    pub(super) fn new(rules: DeliveryRules, state: ConsumerState, first_token: u64) -> Self {
+        Self {
+            rules,
+            next: state.floor,
+            handed_before: state.handed,
+            known: state.known,
+            pending: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            due: BTreeSet::new(),
+            tokens: HashMap::new(),
+            next_token: first_token,
+            unwritten: Unwritten::default(),
+            written_floor: state.floor,
+        }
+    }
+
+    /// Follows other rules from now on.
+    pub(super) fn follow(&mut self, rules: DeliveryRules) {
+        self.rules = rules;
+    }
+
+    /// All before this sequence are done.
+    pub(super) fn floor(&self) -> u64 {
+        let first = |sequence: Option<&u64>| sequence.copied().unwrap_or(self.next);
+        first(self.pending.keys().next())
+            .min(first(self.retries.keys().next()))
+            .min(first(self.dead.keys().next()))
+    }
+
+    /// The sequence from which on the log is to be read.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Messages that somebody has, and those that come again.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.pending.len() as u64, (self.retries.len() + self.dead.len()) as u64)
+    }
+
+    /// Whether one more may be handed over.
+    pub(super) fn has_room(&self) -> bool {
+        self.pending.len() < self.rules.max_pending as usize
+    }
+
+    /// Whether one may be handed over that nobody has had yet.
+    pub(super) fn may_read_on(&self) -> bool {
+        self.has_room() && self.next.saturating_sub(self.floor()) < limits::CONSUMER_SPREAD
+    }
+
+    /// Passes over what lies before this sequence: it is of other topics, or gone.
+    pub(super) fn skip_to(&mut self, sequence: u64) {
+        if sequence > self.next {
+            self.next = sequence;
+            self.known = self.known.split_off(&sequence);
+        }
+    }
+
+    /// The message that comes again next, if one is due by now.
+    pub(super) fn next_retry(&self, now: Instant) -> Option<u64> {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+        due.map(|(_, sequence)| *sequence).find(|sequence| self.retries.contains_key(sequence))
+    }
+
+    /// Whether this message is to come again.
+    pub(super) fn is_retry(&self, sequence: u64) -> bool {
+        self.retries.contains_key(&sequence)
+    }
+
+    /// When something is due next after this moment.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.due.range((now, u64::MAX)..).map(|(due, _)| *due).find(|due| *due > now)
+    }
+
+    /// Hands a message to a member, of which it is the one with this number. `None` where it is done already, or dead.
+    pub(super) fn hand(
+        &mut self,
+        sequence: u64,
+        member: MemberId,
+        number: u64,
+        now: Instant,
+    ) -> Option<Attempt> {
+        let (failed, redelivered) = match self.retries.remove(&sequence) {
+            Some(retry) => {
+                self.due.remove(&(retry.due, sequence));
+                (retry.failed, true)
+            }
+            None if sequence < self.next => return None,
+            None => {
+                let known = self.known.remove(&sequence).unwrap_or_default();
+                self.skip_to(sequence);
+                self.next = sequence + 1;
+                if known.is_done {
+                    return None;
+                }
+                if known.attempts >= self.rules.max_deliver {
+                    let death = Death { failed: known.attempts, reason: Failure::NotAcknowledged };
+                    self.dead.insert(sequence, death);
+                    return None;
+                }
+                (known.attempts, known.attempts > 0 || sequence < self.handed_before)
+            }
+        };
+        let token = self.next_token;
+        self.next_token = token.wrapping_add(1);
+        self.tokens.insert(token, sequence);
+        let deadline = now + doubled(self.rules.ack_wait, failed, limits::ACK_WAIT_MAX);
+        self.due.insert((deadline, sequence));
+        self.pending.insert(sequence, Pending { member, token, number, failed, deadline });
+        Some(Attempt::new(token, failed + 1, redelivered))
+    }
+
+    /// Whether a member has the message with this token.
+    pub(super) fn has(&self, token: u64, member: MemberId) -> bool {
+        let pending = self.tokens.get(&token).and_then(|sequence| self.pending.get(sequence));
+        pending.is_some_and(|pending| pending.member == member)
+    }
+
+    /// A message is dealt with. Returns its sequence, and which of its member's messages it was.
+    pub(super) fn acknowledge(&mut self, token: u64) -> Result<(u64, u64), Stale> {
+        let sequence = self.tokens.get(&token).copied().ok_or(Stale)?;
+        let pending = self.take_pending(sequence).ok_or(Stale)?;
+        self.unwritten.done.insert(sequence);
+        self.unwritten.failed.remove(&sequence);
+        Ok((sequence, pending.number))
+    }
+
+    /// A message was not dealt with, and comes again after this time.
+    pub(super) fn refuse(&mut self, token: u64, delay: Option<Duration>, now: Instant) -> Result<(), Stale> {
+        let sequence = self.tokens.get(&token).copied().ok_or(Stale)?;
+        let pending = self.take_pending(sequence).ok_or(Stale)?;
+        let delay =
+            delay.unwrap_or_else(|| doubled(limits::RETRY_DELAY, pending.failed, limits::RETRY_DELAY_MAX));
+        let due = now + delay.min(limits::ACK_WAIT_MAX);
+        self.fail(sequence, pending.failed, Failure::Refused, due);
+        Ok(())
+    }
+
+    /// A message is being dealt with; it may take as long again.
+    pub(super) fn progress(&mut self, token: u64, now: Instant) -> Result<(), Stale> {
+        let sequence = self.tokens.get(&token).copied().ok_or(Stale)?;
+        let pending = self.pending.get_mut(&sequence).ok_or(Stale)?;
+        self.due.remove(&(pending.deadline, sequence));
+        pending.deadline = now + doubled(self.rules.ack_wait, pending.failed, limits::ACK_WAIT_MAX);
+        self.due.insert((pending.deadline, sequence));
+        Ok(())
+    }
+
+    /// Whether a message is done: nobody has it, and it does not come again.
+    pub(super) fn is_done(&self, sequence: u64) -> bool {
+        let is_open = self.pending.contains_key(&sequence)
+            || self.retries.contains_key(&sequence)
+            || self.dead.contains_key(&sequence);
+        match self.known.get(&sequence) {
+            Some(known) => known.is_done,
+            None => sequence < self.next && !is_open,
+        }
+    }
+
+    /// Takes back what was not acknowledged in time.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let over: Vec<u64> = self
+            .due
+            .iter()
+            .take_while(|(due, _)| *due <= now)
+            .map(|(_, sequence)| *sequence)
+            .filter(|sequence| self.pending.contains_key(sequence))
+            .collect();
+        for sequence in over {
+            if let Some(pending) = self.take_pending(sequence) {
+                self.fail(sequence, pending.failed, Failure::NotAcknowledged, now);
+            }
+        }
+    }
+
+    /// Takes back what a member had that is gone. Only what it may have begun with counts as an attempt: its messages up to
+    /// this number. The others it has not even looked at.
+    pub(super) fn leave(&mut self, member: MemberId, begun: u64, now: Instant) {
+        let of_member = self.pending.iter().filter(|(_, pending)| pending.member == member);
+        let left: Vec<u64> = of_member.map(|(sequence, _)| *sequence).collect();
+        for sequence in left {
+            let Some(pending) = self.take_pending(sequence) else { continue };
+            if pending.number <= begun {
+                self.fail(sequence, pending.failed, Failure::Gone, now);
+            } else {
+                self.retry(sequence, pending.failed, now);
+            }
+        }
+    }
+
+    /// A message that was to come again is not there any more.
+    pub(super) fn forget(&mut self, sequence: u64) {
+        if let Some(retry) = self.retries.remove(&sequence) {
+            self.due.remove(&(retry.due, sequence));
+        }
+        self.dead.remove(&sequence);
+        self.unwritten.failed.remove(&sequence);
+        self.unwritten.done.insert(sequence);
+    }
+
+    /// A message that is to be put away.
+    pub(super) fn next_dead(&self) -> Option<(u64, Death)> {
+        self.dead.first_key_value().map(|(sequence, death)| (*sequence, *death))
+    }
+
+    /// What is to be written, in the order in which it is taken, and the floor. That it has passed over messages of other
+    /// topics is worth that only now and then.
+    pub(super) fn take_unwritten(&mut self) -> Option<(u64, Unwritten)> {
+        let floor = self.floor();
+        let is_due = !self.unwritten.done.is_empty()
+            || !self.unwritten.failed.is_empty()
+            || floor >= self.written_floor.saturating_add(limits::CONSUMER_STRIDE);
+        is_due.then(|| {
+            self.written_floor = floor;
+            (floor, std::mem::take(&mut self.unwritten))
+        })
+    }
+
+    fn take_pending(&mut self, sequence: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&sequence)?;
+        self.tokens.remove(&pending.token);
+        self.due.remove(&(pending.deadline, sequence));
+        Some(pending)
+    }
+
+    fn fail(&mut self, sequence: u64, failed: u32, reason: Failure, due: Instant) {
+        let failed = failed.saturating_add(1);
+        self.unwritten.failed.insert(sequence, failed);
+        if failed >= self.rules.max_deliver {
+            self.dead.insert(sequence, Death { failed, reason });
+        } else {
+            self.retry(sequence, failed, due);
+        }
+    }
+
+    fn retry(&mut self, sequence: u64, failed: u32, due: Instant) {
+        self.due.insert((due, sequence));
+        self.retries.insert(sequence, Retry { failed, due });
+    }
+}
+
+/// A time that doubles so many times, up to this.
+fn doubled(time: Duration, times: u32, most: Duration) -> Duration {
+    time.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(most)
+}

@@ -1,0 +1,417 @@
+//! Subscriptions that acknowledge what they are handed.
+//!
+//! A consumer reads a stream for one subscription, or for a group of them that share its messages. One that has a name
+//! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
+//! (`ledger`); the consumer's task does it (`task`): it reads the log, hands messages to members that have credit,
+//! writes what is done, and puts away what has failed too often (`dead`). The task ends with the last member.
+//!
+//! Locks are taken in this order: the registry of a stream, a session, a consumer.
+
+mod dead;
+mod ledger;
+#[cfg(test)]
+mod model;
+mod task;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use self::ledger::{Ledger, MemberId};
+use super::Stream;
+use crate::bus::session::Session;
+use crate::bus::subscription::Slot;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::fields::{DeliveryRules, Start};
+use crate::proto::{ContentRef, Flags, Header, Kind};
+use crate::store::Name;
+use crate::topic::TopicPattern;
+
+/// What a subscription asks for that acknowledges.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// The consumer that keeps its position; without a name it lives with the subscription.
+    pub(crate) name: Option<Name>,
+    /// Others may share it.
+    pub(crate) is_shared: bool,
+    pub(crate) pattern: TopicPattern,
+    pub(crate) start: Start,
+    pub(crate) rules: DeliveryRules,
+}
+
+/// One consumer.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    name: Option<Name>,
+    is_shared: bool,
+    stream: Arc<Stream>,
+    pattern: TopicPattern,
+    state: Mutex<State>,
+    /// Told of acknowledgements, of credit, of room and of members.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Once it has been read from the store.
+    ledger: Option<Ledger>,
+    rules: DeliveryRules,
+    members: Vec<Member>,
+    last_member: MemberId,
+    /// Who is to be told when what has been told to the ledger is written.
+    confirmations: Vec<Confirmation>,
+    /// Who is to be told when a message is done.
+    when_done: BTreeMap<u64, Vec<Confirmation>>,
+    waiting_when_done: usize,
+    /// It takes nobody any more.
+    is_over: bool,
+}
+
+/// A subscription that takes part.
+#[derive(Debug)]
+struct Member {
+    id: MemberId,
+    session: Arc<Session>,
+    slot: Slot,
+    subscription: u32,
+    /// Its client has been told that it takes part.
+    is_accepted: bool,
+    /// Messages that it was handed.
+    handed: u64,
+    /// Messages that its application is known to have taken.
+    taken: u64,
+    /// The last of its messages that it has acknowledged.
+    acknowledged: u64,
+}
+
+impl Member {
+    /// Which of its messages it may have begun with: what its application has taken, and the one behind the last that
+    /// it has acknowledged.
+    fn begun(&self) -> u64 {
+        self.taken.max(self.acknowledged + 1)
+    }
+}
+
+/// Somebody who waits for an acknowledgement to be kept.
+#[derive(Debug)]
+struct Confirmation {
+    session: Arc<Session>,
+    subscription: u32,
+    /// What its frame has said.
+    sequence: u64,
+}
+
+impl Confirmation {
+    fn tell(self, result: &Result<(), BusError>) {
+        let mut state = self.session.lock();
+        match result {
+            Ok(()) => state.accept(Kind::Ack, self.subscription, self.sequence),
+            Err(error) => state.fail(Kind::Ack, self.subscription, self.sequence, error),
+        }
+        drop(state);
+        self.session.flush();
+    }
+}
+
+/// The consumers of a stream that have members now.
+#[derive(Debug, Default)]
+pub(crate) struct Consumers(Mutex<HashMap<Name, Arc<Consumer>>>);
+
+impl Consumers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Arc<Consumer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody takes part in any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// What the consumers with members are about: messages that somebody has, and those that come again, by name.
+    pub(crate) fn busy(&self) -> BTreeMap<Name, (usize, u64, u64)> {
+        let consumers: Vec<_> =
+            self.lock().iter().map(|(name, consumer)| (name.clone(), Arc::clone(consumer))).collect();
+        let busy = consumers.into_iter().map(|(name, consumer)| {
+            let state = consumer.lock();
+            let (pending, again) = state.ledger.as_ref().map_or((0, 0), Ledger::counts);
+            (name, (state.members.len(), pending, again))
+        });
+        busy.collect()
+    }
+}
+
+/// A subscription's part in a consumer. It ends with it.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    consumer: Arc<Consumer>,
+    id: MemberId,
+}
+
+impl Membership {
+    /// There is credit or room again.
+    pub(crate) fn go_on(&self) {
+        self.consumer.changed.notify_one();
+    }
+
+    /// The application has taken so many more.
+    pub(crate) fn taken(&self, messages: u32) {
+        if let Some(member) = self.consumer.lock().member(self.id) {
+            member.taken = member.handed.min(member.taken.saturating_add(u64::from(messages)));
+        }
+    }
+
+    /// What may tell it of acknowledgements.
+    pub(crate) fn told(&self) -> Told {
+        Told { consumer: Arc::clone(&self.consumer), member: self.id }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.consumer.leave(self.id);
+    }
+}
+
+/// Takes part for the subscription in this slot. Its client is answered by the consumer's task.
+///
+/// # Errors
+/// [`BusError::ConsumerBusy`], and [`BusError::InvalidSettings`] for a consumer that is another than is asked for.
+pub(crate) fn join(
+    stream: &Arc<Stream>,
+    wanted: Wanted,
+    (session, slot, subscription): (&Arc<Session>, Slot, u32),
+    runtime: &Handle,
+) -> BusResult<Membership> {
+    let member = Member {
+        id: 0,
+        session: Arc::clone(session),
+        slot,
+        subscription,
+        is_accepted: false,
+        handed: 0,
+        taken: 0,
+        acknowledged: 0,
+    };
+    let Some(name) = wanted.name.clone() else {
+        let consumer = Consumer::new(stream, &wanted);
+        let id = consumer.lock().admit(member);
+        runtime.spawn(Arc::clone(&consumer).run(wanted.start));
+        return Ok(Membership { consumer, id });
+    };
+    let mut consumers = stream.consumers.lock();
+    if let Some(consumer) = consumers.get(&name) {
+        let joined = consumer.take_in(member, &wanted);
+        let consumer = Arc::clone(consumer);
+        drop(consumers);
+        let (id, ghosts) = joined?;
+        for (session, subscription) in ghosts {
+            let mut state = session.lock();
+            state.end_with(subscription, &BusError::TakenOver { topic: wanted.pattern.to_string() });
+            drop(state);
+            session.flush();
+        }
+        consumer.changed.notify_one();
+        return Ok(Membership { consumer, id });
+    }
+    if consumers.len() >= limits::STREAM_CONSUMERS {
+        let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
+        return Err(BusError::LimitReached { what });
+    }
+    let consumer = Consumer::new(stream, &wanted);
+    let id = consumer.lock().admit(member);
+    consumers.insert(name, Arc::clone(&consumer));
+    drop(consumers);
+    runtime.spawn(Arc::clone(&consumer).run(wanted.start));
+    Ok(Membership { consumer, id })
+}
+
+impl Consumer {
+    fn new(stream: &Arc<Stream>, wanted: &Wanted) -> Arc<Self> {
+        Arc::new(Self {
+            name: wanted.name.clone(),
+            is_shared: wanted.is_shared,
+            stream: Arc::clone(stream),
+            pattern: wanted.pattern.clone(),
+            state: Mutex::new(State { rules: wanted.rules, ..State::default() }),
+            changed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One member more. Those that it takes the place of are returned.
+    fn take_in(&self, member: Member, wanted: &Wanted) -> BusResult<(MemberId, Vec<(Arc<Session>, u32)>)> {
+        let name = || wanted.name.as_ref().map_or_else(String::new, ToString::to_string);
+        let is_busy = !(self.is_shared && wanted.is_shared);
+        // Whether sessions are lost is asked before the consumer is locked.
+        let members: Vec<_> = {
+            let state = self.lock();
+            let own = state.members.iter();
+            own.map(|member| (member.id, Arc::clone(&member.session), member.subscription)).collect()
+        };
+        let (lost, living): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|(_, session, _)| session.lock().is_lost());
+        if is_busy && !living.is_empty() {
+            return Err(BusError::ConsumerBusy { consumer: name() });
+        }
+        if self.pattern != wanted.pattern {
+            return Err(another_pattern(&name(), &self.pattern));
+        }
+        let mut state = self.lock();
+        if state.members.len() >= limits::CONSUMER_MEMBERS {
+            let what = format!("a consumer has at most {} subscriptions", limits::CONSUMER_MEMBERS);
+            return Err(BusError::LimitReached { what });
+        }
+        state.rules = wanted.rules;
+        if let Some(ledger) = &mut state.ledger {
+            ledger.follow(wanted.rules);
+        }
+        let ghosts = lost.into_iter().filter(|_| is_busy);
+        Ok((state.admit(member), ghosts.map(|(_, session, subscription)| (session, subscription)).collect()))
+    }
+
+    fn leave(&self, id: MemberId) {
+        let mut state = self.lock();
+        if let Some(index) = state.members.iter().position(|member| member.id == id) {
+            let member = state.members.swap_remove(index);
+            if let Some(ledger) = &mut state.ledger {
+                ledger.leave(id, member.begun(), Instant::now());
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// How it is called in errors.
+    fn label(&self) -> String {
+        match &self.name {
+            Some(name) => format!("the consumer \"{name}\" of the stream \"{}\"", self.stream.name),
+            None => format!("a subscription to \"{}\"", self.pattern),
+        }
+    }
+}
+
+/// A durable consumer reads the topics that it was made for.
+fn another_pattern(name: &str, pattern: &TopicPattern) -> BusError {
+    BusError::InvalidSettings(format!(
+        "the consumer \"{name}\" reads \"{pattern}\"; take that, another name, or remove it first"
+    ))
+}
+
+impl State {
+    fn admit(&mut self, mut member: Member) -> MemberId {
+        self.last_member += 1;
+        member.id = self.last_member;
+        self.members.push(member);
+        self.last_member
+    }
+
+    fn member(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.id == id)
+    }
+
+    /// Moves those who wait for what is done by now to those who are told when it is written.
+    fn note_done(&mut self) {
+        let Some(ledger) = &self.ledger else { return };
+        let done: Vec<u64> =
+            self.when_done.keys().copied().filter(|sequence| ledger.is_done(*sequence)).collect();
+        for sequence in done {
+            let waited = self.when_done.remove(&sequence).unwrap_or_default();
+            self.waiting_when_done -= waited.len();
+            self.confirmations.extend(waited);
+        }
+    }
+}
+
+/// Takes what a member's client says of its messages.
+#[derive(Debug)]
+pub(crate) struct Told {
+    consumer: Arc<Consumer>,
+    member: MemberId,
+}
+
+impl Told {
+    /// Takes an `ACK`. Where the client waits for an answer, it comes from here or from the consumer's task.
+    ///
+    /// # Errors
+    /// [`BusError::StaleAck`], [`BusError::LimitReached`], and [`BusError::Protocol`], which ends the session.
+    pub(crate) fn acknowledge(
+        &self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        session: &Arc<Session>,
+    ) -> BusResult<()> {
+        let now = Instant::now();
+        let mut state = self.consumer.lock();
+        let wants_answer = header.flags.contains(Flags::ACKNOWLEDGE);
+        let confirmation = || Confirmation {
+            session: Arc::clone(session),
+            subscription: header.id,
+            sequence: header.sequence,
+        };
+        if header.flags.contains(Flags::WHEN_DONE) {
+            if state.waiting_when_done >= limits::CONSUMER_PENDING_MAX as usize {
+                let what = format!("{} acknowledgements wait to be kept", limits::CONSUMER_PENDING_MAX);
+                return Err(BusError::LimitReached { what });
+            }
+            state.when_done.entry(header.sequence).or_default().push(confirmation());
+            state.waiting_when_done += 1;
+            drop(state);
+            self.consumer.changed.notify_one();
+            return Ok(());
+        }
+        let payload = content.payload();
+        let is_own =
+            |state: &State, token| state.ledger.as_ref().is_some_and(|ledger| ledger.has(token, self.member));
+        let stale = || BusError::StaleAck { what: format!("a message of {}", self.consumer.label()) };
+        if header.flags.contains(Flags::REFUSE) || header.flags.contains(Flags::PROGRESS) {
+            let is_own = is_own(&state, header.sequence);
+            let ledger = state.ledger.as_mut().filter(|_| is_own).ok_or_else(stale)?;
+            let told = if header.flags.contains(Flags::PROGRESS) {
+                ledger.progress(header.sequence, now)
+            } else {
+                let delay = payload.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+                let delay = delay.map(|milliseconds| Duration::from_millis(u64::from(milliseconds)));
+                ledger.refuse(header.sequence, delay, now)
+            };
+            told.map_err(|_| stale())?;
+        } else {
+            if payload.len() % 8 != 0 || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
+                let what = format!("an ACK with {} bytes of further tokens", payload.len());
+                return Err(BusError::Protocol { what });
+            }
+            let (further, _) = payload.as_chunks();
+            let further = further.iter().map(|token| u64::from_le_bytes(*token));
+            let mut done = 0;
+            for token in std::iter::once(header.sequence).chain(further) {
+                if !is_own(&state, token) {
+                    continue;
+                }
+                let told = state.ledger.as_mut().map(|ledger| ledger.acknowledge(token));
+                if let Some(Ok((_, number))) = told {
+                    done += 1;
+                    if let Some(member) = state.member(self.member) {
+                        member.acknowledged = member.acknowledged.max(number);
+                    }
+                }
+            }
+            if done == 0 {
+                return Err(stale());
+            }
+        }
+        if wants_answer {
+            let confirmation = confirmation();
+            state.confirmations.push(confirmation);
+        }
+        drop(state);
+        self.consumer.changed.notify_one();
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! Messages that no consumer could deal with.
+//!
+//! Each stream has a second one for them, `NAME.dead`, whose topics are `$dead/NAME/CONSUMER`, or `$dead/NAME` for
+//! subscriptions without a durable consumer. They come there as they were, with headers that say why, in the same
+//! transaction in which the consumer is done with them. They are read like any other stream, and go back the same way.
+
+use std::sync::Arc;
+
+use super::Stream;
+use super::publishing::milliseconds;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::fields::{Field, FieldsBuilder, iterate};
+use crate::store::{Change, Message, Name, NewMessage, Outcome, Reading, Retention, StreamSettings};
+use crate::topic::TopicPattern;
+
+/// What the header names begin with that are put before those of a dead letter.
+const PREFIX: &str = "dead-";
+
+/// The topic that it was published to.
+const TOPIC: &str = "dead-topic";
+
+/// Why it is there.
+const REASON: &str = "dead-reason";
+
+/// How many attempts have failed.
+const ATTEMPTS: &str = "dead-attempts";
+
+/// Where it was in its stream.
+const SEQUENCE: &str = "dead-sequence";
+
+/// What is made for the dead letters of a stream.
+///
+/// # Errors
+/// [`BusError::InvalidSettings`] for a name that is too long for that.
+pub(super) fn settings(stream: &Name) -> BusResult<StreamSettings> {
+    let invalid = |error: &dyn std::fmt::Display| BusError::InvalidSettings(error.to_string());
+    let name = Name::new(&format!("{stream}.dead")).map_err(|error| invalid(&error))?;
+    let pattern = TopicPattern::new(format!("$dead/{stream}/**")).map_err(|error| invalid(&error))?;
+    Ok(StreamSettings::new(name, vec![pattern]).retention(Retention::new().messages(limits::DEAD_LETTERS)))
+}
+
+/// A message as a dead letter.
+///
+/// # Errors
+/// [`BusError::InvalidTopic`] for a consumer whose name is none; it has been checked before.
+pub(super) fn letter(
+    stream: &Stream,
+    consumer: Option<&Name>,
+    message: &Message,
+    failed: u32,
+    reason: &str,
+) -> BusResult<NewMessage> {
+    let name = &stream.name;
+    let topic = match consumer {
+        Some(consumer) => format!("$dead/{name}/{consumer}"),
+        None => format!("$dead/{name}"),
+    };
+    let mut fields = FieldsBuilder::new();
+    fields.header(TOPIC, message.topic.as_str())?;
+    fields.header(REASON, reason)?;
+    fields.header(ATTEMPTS, &failed.to_string())?;
+    fields.header(SEQUENCE, &message.sequence.to_string())?;
+    // What would not fit any more is a header of its publisher; that goes before the message does.
+    for field in iterate(&message.fields) {
+        let _ = match field {
+            Field::Header { name, value } => fields.header(name, value),
+            Field::Origin(bus) => fields.origin(bus),
+            _ => Ok(()),
+        };
+    }
+    Ok(NewMessage {
+        topic: TopicPattern::new(topic)?,
+        fields: fields.finish().into(),
+        payload: message.payload.clone(),
+        time: milliseconds(),
+        expires: None,
+        id: None,
+    })
+}
+
+/// A dead letter as the message that it was, to be published once more.
+fn message(letter: &Message) -> Option<NewMessage> {
+    let mut topic = None;
+    let mut fields = FieldsBuilder::new();
+    for field in iterate(&letter.fields) {
+        let _ = match field {
+            Field::Header { name: TOPIC, value } if topic.is_none() => {
+                topic = TopicPattern::new(value).ok();
+                Ok(())
+            }
+            Field::Header { name, .. } if name.starts_with(PREFIX) => Ok(()),
+            Field::Header { name, value } => fields.header(name, value),
+            Field::Origin(bus) => fields.origin(bus),
+            _ => Ok(()),
+        };
+    }
+    Some(NewMessage {
+        topic: topic?,
+        fields: fields.finish().into(),
+        payload: letter.payload.clone(),
+        time: milliseconds(),
+        expires: None,
+        id: None,
+    })
+}
+
+/// What becomes of dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// They go back to their stream.
+    Redrive,
+    Drop,
+}
+
+impl Stream {
+    /// Gives dead letters back to their stream, or drops them: those with these sequences, or all. Returns how many it were.
+    /// Each page of them is one transaction.
+    ///
+    /// # Errors
+    /// [`BusError::NotStored`] with what the store says; what was done before stays done.
+    pub(crate) async fn settle_dead(
+        self: &Arc<Self>,
+        which: Option<Vec<u64>>,
+        fate: Fate,
+        may: impl Fn(&TopicPattern) -> BusResult<()>,
+    ) -> BusResult<u64> {
+        let Some(dead) = &self.dead else { return Ok(0) };
+        let failed = |error: crate::store::StoreError| BusError::NotStored {
+            reason: format!("the dead letters of \"{}\": {error}", self.name),
+        };
+        let mut settled = 0;
+        let mut from = 0;
+        // Those that come meanwhile are for the next time.
+        let end = *dead.end.borrow();
+        loop {
+            let page = dead.store.read(dead.name.clone(), Reading::from(from, milliseconds())).await;
+            let page = page.map_err(failed)?;
+            let (mut changes, mut sequences) = (Vec::new(), Vec::new());
+            for letter in &page.messages {
+                let is_meant = which.as_ref().is_none_or(|which| which.contains(&letter.sequence));
+                if !is_meant || letter.sequence >= end {
+                    continue;
+                }
+                if fate == Fate::Redrive {
+                    let Some(message) = message(letter) else { continue };
+                    may(&message.topic)?;
+                    changes.push(Change::AppendTo { stream: self.name.clone(), message });
+                }
+                sequences.push(letter.sequence);
+            }
+            settled += sequences.len() as u64;
+            if !sequences.is_empty() {
+                changes.push(Change::Drop { sequences });
+                let done = dead.store.commit(dead.name.clone(), changes).await.map_err(failed)?;
+                self.grow_by(&done);
+            }
+            if !page.has_more() || page.next >= end {
+                return Ok(settled);
+            }
+            from = page.next;
+        }
+    }
+
+    /// Tells readers of what was appended.
+    pub(super) fn grow_by(&self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            if let Outcome::Appended { sequence } = outcome {
+                self.grow(*sequence);
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! What a subscription that acknowledges has been handed, and what became of it.
+//!
+//! The bus sends a message again that it has no acknowledgement of: because that is late, or because the session in which it
+//! was on its way is gone. Whoever has the message, or is done with it, is not handed it again: what comes only brings the
+//! token by which the bus knows it now.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::error::{BusError, BusResult};
+use crate::proto::fields::{Attempt, Quality};
+use crate::proto::{Flags, Header, Kind};
+
+/// Acknowledgements that are sent together at the most, where the application does not ask for each.
+const BATCH: usize = 64;
+
+/// The deliveries of one subscription.
+#[derive(Debug)]
+pub(super) struct Deliveries {
+    quality: Quality,
+    kind: Kept,
+    state: Mutex<State>,
+}
+
+/// Who knows what is done when a new session begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Nobody else: the subscription asks for what it is not done with.
+    Here,
+    /// The bus, for this subscription alone.
+    AtBus,
+    /// The bus, and others may have got the messages meanwhile.
+    Shared,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many new sessions have begun.
+    generation: u32,
+    /// The bus has accepted the subscription in this session.
+    is_accepted: bool,
+    held: BTreeMap<u64, Held>,
+    /// Of those that are done with and that the bus would send again in a new session; see [`Kept::Here`].
+    finished: BTreeSet<u64>,
+    /// Those of them that the bus does send again in this session, until it has.
+    expected: BTreeSet<u64>,
+    /// Those that were refused and come again; likewise.
+    refused: BTreeSet<u64>,
+    /// The last message of the stream that was taken.
+    last: u64,
+    /// Acknowledgements that the bus answers, by what their frames say, and their messages.
+    asked: HashMap<u64, Vec<u64>>,
+    /// Acknowledgements that go together: tokens and messages.
+    batch: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// By what the bus knows it in this session.
+    token: Option<u64>,
+    /// The application is done with it.
+    is_done: bool,
+    /// Who waits until that is kept.
+    waiting: Vec<oneshot::Sender<BusResult<()>>>,
+}
+
+/// What becomes of a message that has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// The application gets it.
+    New,
+    /// The application has it or had it. The bus may have to be told.
+    Known(Option<Frame>),
+}
+
+/// An `ACK` to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    flags: Flags,
+    sequence: u64,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn new(flags: Flags, sequence: u64) -> Self {
+        Self { flags, sequence, payload: Vec::new() }
+    }
+
+    /// Its header for this subscription, and its payload.
+    pub(super) fn parts(&self, subscription: u32) -> (Header, &[u8]) {
+        (Header::new(Kind::Ack, subscription, self.sequence).flagged(self.flags), &self.payload)
+    }
+}
+
+impl Deliveries {
+    pub(super) fn new(quality: Quality, kind: Kept) -> Self {
+        Self { quality, kind, state: Mutex::new(State::default()) }
+    }
+
+    /// Whether the bus does not know where a new session begins.
+    pub(super) fn is_kept_here(&self) -> bool {
+        self.kind == Kept::Here
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first message that can come lies there, if none has come.
+    pub(super) fn begin_at(&self, sequence: u64) {
+        let mut state = self.lock();
+        if state.last == 0 {
+            state.last = sequence.saturating_sub(1);
+        }
+    }
+
+    /// A message has come. Where the application has or had it, it is not put with those that wait to be taken: the
+    /// application may never ask for another.
+    pub(super) fn arrived(&self, sequence: u64, attempt: Attempt) -> Taken {
+        match self.lock().renew(sequence, attempt.token) {
+            None => Taken::New,
+            Some(frame) => Taken::Known(frame),
+        }
+    }
+
+    /// Takes a message of the session with this number.
+    pub(super) fn take(&self, generation: u32, sequence: u64, attempt: Attempt) -> Taken {
+        let mut state = self.lock();
+        if generation != state.generation {
+            // The session is gone, and it comes again.
+            return Taken::Known(None);
+        }
+        // It may have been taken since it came.
+        if let Some(frame) = state.renew(sequence, attempt.token) {
+            return Taken::Known(frame);
+        }
+        state.last = state.last.max(sequence);
+        state.refused.remove(&sequence);
+        state.held.insert(sequence, Held { token: Some(attempt.token), ..Held::default() });
+        Taken::New
+    }
+
+    /// The application is done with a message. Who waits is told when that is kept.
+    pub(super) fn acknowledge(
+        &self,
+        sequence: u64,
+        waiting: oneshot::Sender<BusResult<()>>,
+    ) -> Option<Frame> {
+        let mut state = self.lock();
+        let Some(held) = state.held.get_mut(&sequence) else {
+            drop(state);
+            // Whoever waited may have gone.
+            let _ = waiting.send(Err(stale(sequence)));
+            return None;
+        };
+        held.is_done = true;
+        held.waiting.push(waiting);
+        match held.token {
+            Some(token) => {
+                state.asked.insert(token, vec![sequence]);
+                Some(Frame::new(Flags::ACKNOWLEDGE, token))
+            }
+            None if self.kind == Kept::Shared => {
+                let told = state.forget(sequence);
+                drop(state);
+                tell(told, &Err(stale(sequence)));
+                None
+            }
+            None => state.is_accepted.then(|| state.ask_for(sequence)),
+        }
+    }
+
+    /// The application is done with a message and does not wait. It goes with others, which are returned when they are
+    /// to be sent.
+    pub(super) fn acknowledge_later(&self, sequence: u64) -> Option<Frame> {
+        let mut state = self.lock();
+        let held = state.held.get_mut(&sequence)?;
+        held.is_done = true;
+        match held.token {
+            Some(token) => state.batch.push((token, sequence)),
+            None if self.kind == Kept::Shared => drop(state.forget(sequence)),
+            // It comes again, and is acknowledged then.
+            None => {}
+        }
+        if state.batch.len() >= BATCH { self.batch(&mut state) } else { None }
+    }
+
+    /// What is to be sent before the application waits.
+    pub(super) fn flush(&self) -> Option<Frame> {
+        self.batch(&mut self.lock())
+    }
+
+    fn batch(&self, state: &mut State) -> Option<Frame> {
+        let mut batch = std::mem::take(&mut state.batch).into_iter();
+        let (first, sequence) = batch.next()?;
+        let mut sequences = vec![sequence];
+        let mut frame = Frame::new(Flags::NONE, first);
+        for (token, sequence) in batch {
+            frame.payload.extend_from_slice(&token.to_le_bytes());
+            sequences.push(sequence);
+        }
+        if self.quality == Quality::ExactlyOnce {
+            frame.flags = Flags::ACKNOWLEDGE;
+            state.asked.insert(first, sequences);
+        } else {
+            sequences.into_iter().for_each(|sequence| drop(self.finish(state, sequence)));
+        }
+        Some(frame)
+    }
+
+    /// The application wants a message again.
+    pub(super) fn refuse(&self, sequence: u64, delay: Option<Duration>) -> Option<Frame> {
+        let mut state = self.lock();
+        if state.held.get(&sequence).is_none_or(|held| held.is_done) {
+            return None;
+        }
+        let held = state.held.remove(&sequence)?;
+        if self.kind == Kept::Here {
+            state.refused.insert(sequence);
+        }
+        let mut frame = Frame::new(Flags::REFUSE, held.token?);
+        if let Some(delay) = delay {
+            let milliseconds = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
+            frame.payload.extend_from_slice(&milliseconds.to_le_bytes());
+        }
+        Some(frame)
+    }
+
+    /// The application needs longer.
+    pub(super) fn progress(&self, sequence: u64) -> Option<Frame> {
+        let token = self.lock().held.get(&sequence)?.token?;
+        Some(Frame::new(Flags::PROGRESS, token))
+    }
+
+    /// The bus has accepted the subscription: it is asked about what was done before.
+    pub(super) fn accepted(&self) -> Vec<Frame> {
+        let mut state = self.lock();
+        state.is_accepted = true;
+        let done: Vec<u64> = state
+            .held
+            .iter()
+            .filter(|(_, held)| held.is_done && held.token.is_none())
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        done.into_iter().map(|sequence| state.ask_for(sequence)).collect()
+    }
+
+    /// The bus has answered an acknowledgement.
+    pub(super) fn answered(&self, asked: u64, result: &BusResult<()>) {
+        let mut state = self.lock();
+        let mut told = Vec::new();
+        for sequence in state.asked.remove(&asked).unwrap_or_default() {
+            let comes_again = matches!(result, Err(BusError::StaleAck { .. })) && self.kind != Kept::Shared;
+            if comes_again {
+                if let Some(held) = state.held.get_mut(&sequence)
+                    && held.token == Some(asked)
+                {
+                    held.token = None;
+                }
+                continue;
+            }
+            told.extend(self.finish(&mut state, sequence));
+        }
+        drop(state);
+        tell(told, result);
+    }
+
+    /// A new session begins: nothing that was on its way arrives. Returns where the stream is to be read from, if the bus
+    /// does not know.
+    pub(super) fn restart(&self) -> Option<u64> {
+        let mut state = self.lock();
+        state.generation += 1;
+        state.is_accepted = false;
+        state.asked.clear();
+        state.batch.clear();
+        let mut told = Vec::new();
+        let done: Vec<u64> =
+            state.held.iter().filter(|(_, held)| held.is_done).map(|(sequence, _)| *sequence).collect();
+        if self.kind == Kept::Shared {
+            // Nobody knows whether others have got them.
+            done.into_iter().for_each(|sequence| told.extend(state.forget(sequence)));
+        }
+        for held in state.held.values_mut() {
+            held.token = None;
+        }
+        let from = state.lowest();
+        let finished = std::mem::take(&mut state.finished);
+        state.expected.extend(finished);
+        state.expected = state.expected.split_off(&from);
+        drop(state);
+        tell(told, &Err(BusError::OutcomeUnknown { what: "the acknowledgement was kept".into() }));
+        (self.kind == Kept::Here).then_some(from)
+    }
+
+    /// The subscription has ended.
+    pub(super) fn end(&self, error: &BusError) {
+        let mut state = self.lock();
+        state.asked.clear();
+        state.batch.clear();
+        let told: Vec<_> =
+            std::mem::take(&mut state.held).into_values().flat_map(|held| held.waiting).collect();
+        drop(state);
+        tell(told, &Err(error.clone()));
+    }
+
+    /// A message is done with, for the bus too. Returns who waited for that.
+    fn finish(&self, state: &mut State, sequence: u64) -> Vec<oneshot::Sender<BusResult<()>>> {
+        let told = state.forget(sequence);
+        if self.kind == Kept::Here {
+            state.finished.insert(sequence);
+            let lowest = state.lowest();
+            while state.finished.first().is_some_and(|first| *first < lowest) {
+                state.finished.pop_first();
+            }
+        }
+        told
+    }
+}
+
+impl State {
+    /// The bus knows a message by this token. `None` where the application has not had it; otherwise what the bus is to be
+    /// told.
+    fn renew(&mut self, sequence: u64, token: u64) -> Option<Option<Frame>> {
+        if self.expected.remove(&sequence) {
+            // The next session may begin before it, too.
+            self.finished.insert(sequence);
+        }
+        if self.finished.contains(&sequence) {
+            return Some(Some(Frame::new(Flags::NONE, token)));
+        }
+        let held = self.held.get_mut(&sequence)?;
+        held.token = Some(token);
+        Some(held.is_done.then(|| {
+            self.asked.insert(token, vec![sequence]);
+            Frame::new(Flags::ACKNOWLEDGE, token)
+        }))
+    }
+
+    fn forget(&mut self, sequence: u64) -> Vec<oneshot::Sender<BusResult<()>>> {
+        self.held.remove(&sequence).map(|held| held.waiting).unwrap_or_default()
+    }
+
+    /// The first message that the application is not done with.
+    fn lowest(&self) -> u64 {
+        let held = self.held.keys().next().copied();
+        held.into_iter().chain(self.refused.first().copied()).min().unwrap_or(self.last + 1)
+    }
+
+    /// Asks to be told when the bus knows that a message is done.
+    fn ask_for(&mut self, sequence: u64) -> Frame {
+        self.asked.insert(sequence, vec![sequence]);
+        Frame::new(Flags::ACKNOWLEDGE.with(Flags::WHEN_DONE), sequence)
+    }
+}
+
+fn tell(waiting: Vec<oneshot::Sender<BusResult<()>>>, result: &BusResult<()>) {
+    for sender in waiting {
+        // Whoever waited may have gone.
+        let _ = sender.send(result.clone());
+    }
+}
+
+fn stale(sequence: u64) -> BusError {
+    BusError::StaleAck { what: format!("message {sequence}") }
+}
