@@ -43,6 +43,9 @@ pub const STORE_LOOKS: usize = 16 * 1024;
 /// How often a bus has its streams drop what is too old: what is over its age by more than that is seldom read.
 pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
 
+/// How long introspection waits for a store to tell of its streams. One that takes longer has trouble with its disk.
+pub const STORE_ANSWER: Duration = Duration::from_secs(2);
+
 /// Calls to a store that wait for one another. More are refused as [`StoreError::LimitReached`](crate::store::StoreError).
 pub const STORE_QUEUE: usize = 4096;
 

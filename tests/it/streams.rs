@@ -339,3 +339,32 @@ async fn what_is_too_old_is_dropped_while_the_bus_runs() {
     publish(&client(&bus), "log", 11..=11).await;
     assert_eq!(take(&mut log, 1).await, expected(11..=11));
 }
+
+#[tokio::test]
+async fn bounds_of_a_stream_can_change_while_the_bus_runs_and_its_topics_cannot() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let streams = Streams::open(Arc::clone(&store), [settings("log", &["log"])]).await.unwrap();
+    let bus = Bus::builder().streams(streams.clone()).start().unwrap();
+    publish(&client(&bus), "log", 1..=5).await;
+    let bounded = |patterns: &[&str]| settings("log", patterns).retention(Retention::new().messages(2));
+    for other in [bounded(&["log/**"]), settings("other", &["other"])] {
+        assert!(matches!(streams.change(other).await, Err(BusError::InvalidSettings(_))));
+    }
+    streams.change(bounded(&["log"])).await.unwrap();
+    publish(&client(&bus), "log", 6..=6).await;
+    let mut log = client(&bus).subscribe_bytes_with("log", from(Start::All)).await.unwrap();
+    assert_eq!(take(&mut log, 2).await, expected(5..=6));
+}
+
+#[tokio::test]
+async fn a_topic_can_move_from_one_stream_of_a_store_to_another() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    Streams::open(Arc::clone(&store), [settings("z", &["a", "b"])]).await.unwrap();
+    let moved = [settings("a", &["a"]), settings("z", &["b"])];
+    let streams = Streams::open(Arc::clone(&store), moved).await.unwrap();
+    let topics: Vec<_> =
+        streams.states().await.into_iter().map(|row| (row.name, row.patterns.concat())).collect();
+    assert_eq!(topics, [("z".to_owned(), "b".to_owned()), ("a".to_owned(), "a".to_owned())]);
+    let refused = Streams::open(store, [settings("c", &["a"]), settings("d", &["d"])]).await.unwrap_err();
+    assert!(refused.to_string().contains("meets \"a\" of the stream \"a\""), "{refused}");
+}

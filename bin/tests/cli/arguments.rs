@@ -137,7 +137,7 @@ fn the_help_lists_what_there_is() {
   ls           List the topics that are published to at the moment
   req          Make a request and print the answer
   reply        Answer requests, with a fixed value or by a command
-  info         Show sessions, subscriptions, served topics, queues and drops of a bus
+  info         Show sessions, subscriptions, served topics, streams, queues and drops of a bus
   top          Watch rates, sessions, subscriptions and drops of a bus
   stop         Ask a bus to stop: it takes nothing new, and lets what is in flight finish
   bench        Measure latency and throughput

@@ -7,7 +7,9 @@
 
 mod cursor;
 mod publishing;
+mod states;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,7 +19,7 @@ pub(crate) use self::cursor::Cursor;
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::store::{Change, Name, Outcome, Store, StreamSettings};
+use crate::store::{Change, Name, Outcome, Store, StoreError, StreamSettings};
 use crate::topic::TopicPattern;
 
 /// The streams of a bus, each in its store.
@@ -51,15 +53,26 @@ impl Streams {
         settings: impl IntoIterator<Item = StreamSettings>,
     ) -> BusResult<Self> {
         let mut streams = Vec::new();
-        for settings in settings {
-            let opened = store.open(settings.clone()).await;
-            let state = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-            streams.push(Arc::new(Stream {
-                name: settings.name,
-                patterns: settings.patterns,
-                store: Arc::clone(&store),
-                end: watch::Sender::new(state.end),
-            }));
+        let mut waiting: VecDeque<_> = settings.into_iter().collect();
+        let mut in_vain = 0;
+        while let Some(settings) = waiting.pop_front() {
+            match store.open(settings.clone()).await {
+                Ok(state) => {
+                    in_vain = 0;
+                    streams.push(Arc::new(Stream {
+                        name: settings.name,
+                        patterns: settings.patterns,
+                        store: Arc::clone(&store),
+                        end: watch::Sender::new(state.end),
+                    }));
+                }
+                // One of the others may be about to give these topics up.
+                Err(StoreError::Overlapping { .. }) if in_vain < waiting.len() => {
+                    in_vain += 1;
+                    waiting.push_back(settings);
+                }
+                Err(error) => return Err(BusError::InvalidSettings(error.to_string())),
+            }
         }
         Ok(Self(streams.into()))
     }

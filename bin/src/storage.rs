@@ -1,0 +1,86 @@
+//! Where the streams of a bus are kept.
+
+#[cfg(feature = "sqlite")]
+mod file;
+#[cfg(not(feature = "sqlite"))]
+#[path = "storage/file_absent.rs"]
+mod file;
+
+use std::sync::Arc;
+
+use whispeer::bus::Streams;
+use whispeer::store::{MemoryStore, Store, StreamSettings};
+
+use crate::failure::Failure;
+use crate::output;
+use crate::settings::{Configuration, Storage, StreamChoice};
+
+/// The streams of a bus that runs, and the stores that have them.
+pub(crate) struct OpenStreams {
+    pub(crate) streams: Streams,
+    stores: Vec<Arc<dyn Store>>,
+}
+
+impl OpenStreams {
+    /// Opens the stores and streams that a configuration names. Without streams nothing is touched.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Self> {
+        let mut all = Self { streams: Streams::default(), stores: Vec::new() };
+        for storage in [Storage::Memory, Storage::Sqlite] {
+            let chosen: Vec<_> =
+                configuration.streams.iter().filter(|choice| choice.storage == storage).collect();
+            if chosen.is_empty() {
+                continue;
+            }
+            let store = match storage {
+                Storage::Memory => Arc::new(MemoryStore::new()) as Arc<dyn Store>,
+                Storage::Sqlite => file::open(&configuration.store)?,
+            };
+            let settings = chosen.iter().map(|choice| choice.settings.clone());
+            let opened = Streams::open(Arc::clone(&store), settings).await;
+            let streams = opened.map_err(|error| refused(&error.to_string()))?;
+            tell_of_others(&*store, &chosen).await?;
+            all.streams = all.streams.and(&streams).map_err(|error| refused(&error.to_string()))?;
+            all.stores.push(store);
+        }
+        Ok(all)
+    }
+
+    /// Gives a stream other bounds.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn change(&self, settings: StreamSettings) -> anyhow::Result<()> {
+        Ok(self.streams.change(settings).await?)
+    }
+
+    /// Ends the stores when all that was begun is written.
+    pub(crate) async fn close(&self) {
+        for store in &self.stores {
+            if let Err(error) = store.close().await {
+                output::notice(format_args!("error: {error}"));
+            }
+        }
+    }
+}
+
+/// A configuration or its folder does not do.
+fn refused(what: &str) -> Failure {
+    Failure::usage(what)
+}
+
+/// What a file has beside what the configuration names is kept, and nobody reads it: that may be a slip.
+async fn tell_of_others(store: &dyn Store, chosen: &[&StreamChoice]) -> anyhow::Result<()> {
+    let states = store.streams().await.map_err(|error| refused(&error.to_string()))?;
+    for state in states {
+        let name = &state.settings.name;
+        if chosen.iter().all(|choice| choice.settings.name != *name) {
+            output::notice(format_args!(
+                "warning: the stream \"{name}\" is kept in the store and not in the configuration, so that nobody can read it"
+            ));
+        }
+    }
+    Ok(())
+}
