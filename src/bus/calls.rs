@@ -13,13 +13,13 @@ use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
-use super::streams::{Cursor, Stream};
+use super::streams::{Cursor, Place, Stream};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::{Action, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{GapReason, Options, Policy, Start};
+use crate::proto::fields::{FieldsBuilder, GapReason, Options, Policy, Start};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
 use crate::topic::{EntryId, Topic, TopicPattern};
 
@@ -31,7 +31,7 @@ struct ToRead {
     slot: Slot,
     stream: Arc<Stream>,
     pattern: TopicPattern,
-    start: Start,
+    place: Place,
 }
 
 impl SessionTask {
@@ -42,12 +42,16 @@ impl SessionTask {
         let result = self.try_subscribe(header, content);
         let id = header.id;
         self.answer(|state| match &result {
-            Ok(_) => state.accept(Kind::Subscribe, id, 0),
+            Ok(None) => state.accept(Kind::Subscribe, id, 0),
+            Ok(Some(ToRead { stream, place, .. })) => {
+                let header = Header::answering(Kind::Accepted, Kind::Subscribe, id, place.live_from);
+                state.control(&header, &ContentRef::of_payload(&stream.epoch));
+            }
             Err(error) => state.fail(Kind::Subscribe, id, 0, error),
         });
-        if let Ok(Some(ToRead { slot, stream, pattern, start })) = result {
+        if let Ok(Some(ToRead { slot, stream, pattern, place })) = result {
             // Behind the answer, as its messages are.
-            let cursor = Cursor::start(&self.runtime, (&self.session, slot, id), &stream, pattern, start);
+            let cursor = Cursor::start(&self.runtime, (&self.session, slot, id), &stream, pattern, place);
             self.session.lock().subscriptions.read_stream(slot, cursor);
         }
         Ok(())
@@ -58,8 +62,14 @@ impl SessionTask {
         &self,
         pattern: &TopicPattern,
         options: &Options<'_>,
-    ) -> BusResult<Option<(Arc<Stream>, Start)>> {
-        let Some(start) = options.start else { return Ok(None) };
+    ) -> BusResult<Option<(Arc<Stream>, Place)>> {
+        let Some(start) = options.start else {
+            if options.limit.is_some() {
+                let what = "a limit is for what is read of a stream; say where to begin".to_owned();
+                return Err(BusError::InvalidSettings(what));
+            }
+            return Ok(None);
+        };
         if options.group.is_some() {
             let what = "a queue group does not begin at a place of a stream".to_owned();
             return Err(BusError::InvalidSettings(what));
@@ -74,7 +84,8 @@ impl SessionTask {
             );
             return Err(BusError::InvalidSettings(what));
         }
-        Ok(Some((Arc::clone(found), start)))
+        let (epoch, limit, live_from) = (options.epoch, options.limit, found.live_from());
+        Ok(Some((Arc::clone(found), Place { start, epoch, limit, live_from })))
     }
 
     fn try_subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<Option<ToRead>> {
@@ -125,8 +136,8 @@ impl SessionTask {
                 cursor: None,
             })
         };
-        if let Some((stream, start)) = stream {
-            return Ok(Some(ToRead { slot, stream, pattern, start }));
+        if let Some((stream, place)) = stream {
+            return Ok(Some(ToRead { slot, stream, pattern, place }));
         }
         let routed = self.enter_table(&pattern, slot, &options, window);
         if routed.is_err() {
@@ -500,6 +511,17 @@ impl State {
         if let Some(subscription) = self.subscriptions.remove(id) {
             let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
             self.data(&header, &refusal_content(error).borrowed());
+        }
+    }
+
+    /// Ends a subscription that has read all that it asked for, to before this sequence, which its client is told.
+    pub(super) fn end_reading(&mut self, id: u32, next: u64) {
+        if let Some(subscription) = self.subscriptions.remove(id) {
+            let mut fields = FieldsBuilder::new();
+            // An empty section has room.
+            let _ = fields.start(Start::From(next));
+            let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
+            self.data(&header, &ContentRef::lent(fields.as_bytes(), &[], &[]));
         }
     }
 

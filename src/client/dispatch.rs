@@ -14,7 +14,7 @@ use super::shared::{Call, Registration};
 use crate::engine::looks_sealed;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{Options, decode_gap};
+use crate::proto::fields::{Options, decode_gap, next_of};
 use crate::proto::{
     Capabilities, ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Payload, Refusal, VERSION, Welcome,
 };
@@ -56,7 +56,7 @@ impl Driver {
                 }
             }
             Kind::Credit => self.credited(header, content.payload())?,
-            Kind::Accepted => self.accepted(header)?,
+            Kind::Accepted => self.accepted(header, content.payload())?,
             Kind::Failed => self.failed(header, refusal(content.payload()).into_error())?,
             Kind::Draining => {
                 tracing::info!("the bus is draining: it takes nothing new");
@@ -75,7 +75,7 @@ impl Driver {
                 let waker = self.inbox(header.id)?.gap(header.sequence, count, reason)?;
                 self.wakers.extend(waker);
             }
-            Kind::Ended => self.ended(header, content.payload())?,
+            Kind::Ended => self.ended(header, content)?,
             Kind::Ask => self.asked(header, content)?,
             Kind::Answer => self.answered(header, content)?,
             Kind::Cancel => {
@@ -172,7 +172,7 @@ impl Driver {
         Ok(())
     }
 
-    fn accepted(&self, header: &Header) -> BusResult<()> {
+    fn accepted(&self, header: &Header, payload: &[u8]) -> BusResult<()> {
         let mut state = self.shared.lock();
         let waiting = match header.answers() {
             Some(Kind::Publish) => {
@@ -180,7 +180,14 @@ impl Driver {
                 self.shared.published(header.sequence, Ok(header.id as usize));
                 return Ok(());
             }
-            Some(Kind::Subscribe) => state.subscriptions.entries.get_mut(&header.id).map(take_accepted),
+            Some(Kind::Subscribe) => state.subscriptions.entries.get_mut(&header.id).map(|registration| {
+                if let Some(epoch) = payload.first_chunk() {
+                    registration
+                        .inbox
+                        .with_following(|following| following.accepted(*epoch, header.sequence));
+                }
+                take_accepted(registration)
+            }),
             Some(Kind::Serve) => state.servings.entries.get_mut(&header.id).map(take_accepted),
             _ => return Err(violation("ACCEPTED for something that is not asked for")),
         };
@@ -212,13 +219,15 @@ impl Driver {
         Ok(())
     }
 
-    fn ended(&mut self, header: &Header, payload: &[u8]) -> BusResult<()> {
+    fn ended(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let payload = content.payload();
         let error = (!payload.is_empty()).then(|| refusal(payload).into_error());
         let (accepted, waker) = match header.answers() {
             Some(Kind::Subscribe) => {
                 self.inboxes.remove(&header.id);
                 let gone = self.shared.lock().subscriptions.entries.remove(&header.id);
                 let Some(mut gone) = gone else { return Ok(()) };
+                gone.inbox.with_following(|following| following.ended(next_of(content.fields)));
                 (take_accepted(&mut gone), gone.inbox.end(error.clone(), Some(header.sequence)))
             }
             Some(Kind::Serve) => {

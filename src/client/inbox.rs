@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use super::following::Following;
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::{GapReason, position_of};
 use crate::proto::{Content, ContentRef, Credit, HEADER_LEN, ProcessValue};
@@ -102,8 +103,8 @@ struct InboxState<S> {
     restarts: u32,
     /// Nobody takes anything any more; what arrives is only checked.
     discarding: bool,
-    /// Where the last message that came lies in its stream, if it is one's.
-    position: Option<u64>,
+    /// How far it is in the stream that it reads.
+    following: Option<Box<Following>>,
 }
 
 #[derive(Debug)]
@@ -182,7 +183,7 @@ impl<S> Inbox<S> {
                 window,
                 restarts: 0,
                 discarding: false,
-                position: None,
+                following: None,
             }),
         })
     }
@@ -230,7 +231,9 @@ impl<S> Inbox<S> {
     /// What ends the connection: numbers that do not go on from the last match.
     pub(super) fn gap(&self, sequence: u64, count: u64, reason: GapReason) -> BusResult<Option<Waker>> {
         let mut state = self.lock();
-        let until = state.last.checked_add(count).filter(|until| count > 0 && *until <= sequence);
+        // What is missing of a stream that is gone nobody can count.
+        let says_something = count > 0 || reason == GapReason::Recreated;
+        let until = state.last.checked_add(count).filter(|until| says_something && *until <= sequence);
         let Some(until) = until else {
             return Err(out_of_order(sequence, state.last.saturating_add(count.max(1))));
         };
@@ -295,14 +298,14 @@ impl<S> Inbox<S> {
 }
 
 impl Inbox<()> {
-    /// From now on it notes where messages lie in their stream.
-    pub(super) fn follow_stream(&self) {
-        self.lock().position = Some(0);
+    /// From now on it notes how far it is in its stream.
+    pub(super) fn follow_stream(&self, following: Following) {
+        self.lock().following = Some(Box::new(following));
     }
 
-    /// Where the last message that came lies in its stream; 0 before there was one.
-    pub(super) fn position(&self) -> Option<u64> {
-        self.lock().position
+    /// What it has noted, if it reads a stream.
+    pub(super) fn with_following<R>(&self, act: impl FnOnce(&mut Following) -> R) -> Option<R> {
+        self.lock().following.as_mut().map(|following| act(following))
     }
 
     /// Appends messages of a subscription, with their numbers among its matches. Returns who is to be
@@ -318,10 +321,10 @@ impl Inbox<()> {
         let mut state = self.lock();
         for (sequence, content) in messages {
             state.receive(Some(sequence), &content)?;
-            if state.position.is_some()
+            if let Some(following) = &mut state.following
                 && let Some(position) = position_of(content.fields)
             {
-                state.position = Some(position.sequence);
+                following.received(position.sequence, content.frame_size());
             }
             if !state.discarding {
                 state.used = true;

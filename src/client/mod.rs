@@ -18,6 +18,7 @@
 //! | `inbox` | what waits to be taken, within its window |
 //! | `window` | the window for publishes, who waits for it, who is told of failures |
 //! | `subscription`, `attached`, `publisher` | publish and subscribe |
+//! | `following`, `history` | how far a subscription is in its stream; what a stream has, in pages |
 //! | `request`, `stream`, `serving`, `request_id`, `handling` | requests, from both sides |
 //! | `reconnect` | coming back after the connection broke |
 //! | `codec`, `options`, `event`, `protocol`, `builder` | values, settings, and the way in |
@@ -37,7 +38,9 @@ mod codec;
 mod dispatch;
 mod driver;
 mod event;
+mod following;
 mod handling;
+mod history;
 mod inbox;
 mod options;
 mod protocol;
@@ -61,13 +64,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use crate::proto::fields::{GapReason, Policy};
+pub use crate::proto::fields::{Epoch, GapReason, Policy, Position, Quality, Start};
 pub use attached::Attached;
 pub use builder::ClientBuilder;
 #[cfg(feature = "broker")]
 pub(crate) use codec::{decode_value, encode};
 pub use event::{Counts, Event, Message};
 pub use handling::Handling;
+pub use history::{History, HistoryOptions};
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
 pub use protocol::{PublishProtocol, RequestProtocol};
 #[cfg(feature = "broker")]

@@ -25,7 +25,7 @@ use super::sealing::{Opener, Seal, Sealing};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{FieldsBuilder, Start};
+use crate::proto::fields::{Field, iterate};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, Payload, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
@@ -143,14 +143,24 @@ pub(super) struct Registration<S> {
 }
 
 impl Registration<()> {
-    /// Asks for what lies behind the last message that has come, where it reads a stream.
+    /// Asks for what is left, where it reads a stream.
     fn go_on_in_stream(&mut self) {
-        let Some(last) = self.inbox.position().filter(|last| *last > 0) else { return };
-        let mut fields = FieldsBuilder::new();
-        let appended = fields.append_without_start(&self.fields);
-        // There is room for it, as it was there before.
-        if appended.and_then(|()| fields.start(Start::From(last + 1))).is_ok() {
-            self.fields = fields.finish().into();
+        let start = iterate(&self.fields).find_map(|field| match field {
+            Field::Start(start) => Some(start),
+            _ => None,
+        });
+        let asked = self.inbox.with_following(|following| {
+            if following.is_complete() {
+                following.complete();
+                return None;
+            }
+            // There is room for it, as it was there before.
+            Some(following.fields(&self.fields, start).ok().flatten())
+        });
+        match asked {
+            Some(None) => self.ending = true,
+            Some(Some(Some(fields))) => self.fields = fields.into(),
+            Some(Some(None)) | None => {}
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::Client;
 use super::codec::{Decoder, TopicReader, decode_bytes, decode_typed, wire_pattern};
 use super::event::{Counts, Event, Message};
+use super::following::Following;
 use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::{Headers, SubscribeOptions};
 use super::protocol::PublishProtocol;
@@ -23,7 +24,7 @@ use super::sealing::{Opener, topic_of};
 use super::shared::{Connection, Registration, Shared};
 use crate::engine::{MessageKind, Opened};
 use crate::error::{BriefResult, BusError, BusResult};
-use crate::proto::fields::position_of;
+use crate::proto::fields::{Epoch, GapReason, position_of};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
@@ -139,7 +140,15 @@ impl<T> Subscription<T> {
             }
             let skipped = match self.reader.take() {
                 None => return Poll::Ready(None),
-                Some(Taken::Gap { count, .. }) => count,
+                Some(Taken::Gap { count, reason }) => {
+                    if reason == GapReason::Recreated {
+                        tracing::warn!(
+                            pattern = &*self.pattern,
+                            "a stream is not the one that was read before"
+                        );
+                    }
+                    count
+                }
                 Some(Taken::Message { raw, .. }) => {
                     if let Ok(topic) = self.topics.read(raw.topic)
                         && let Ok(value) = self.opener.as_mut().map_or_else(
@@ -181,7 +190,7 @@ impl<T> Subscription<T> {
             }
             match self.reader.take() {
                 // A new session goes on in the stream where the one before has ended.
-                Some(Taken::Gap { count: 0, .. }) if self.reads_stream => self.settle(),
+                Some(Taken::Gap { count: 0, reason: GapReason::Link }) if self.reads_stream => self.settle(),
                 taken => break taken,
             }
         };
@@ -237,6 +246,29 @@ impl<T> Subscription<T> {
         let (received, gaps) = self.reader.inbox().counts();
         let taken = self.reader.taken();
         Counts { received, taken, pending: received - taken, gaps }
+    }
+
+    /// The epoch of the stream that it reads; `None` for one that reads none.
+    ///
+    /// It goes with the sequences of its messages: whoever notes how far he has read notes it, too, and begins there by
+    /// [`SubscribeOptions::epoch`].
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.reader.inbox().with_following(|following| following.epoch())?
+    }
+
+    /// Where to go on in the stream, once it has ended by its [limit](SubscribeOptions::limit) and everything is taken. That
+    /// there is nothing more yet it tells by [`end_sequence`](Self::end_sequence).
+    #[must_use]
+    pub fn next_sequence(&self) -> Option<u64> {
+        self.reader.inbox().with_following(|following| following.next())?
+    }
+
+    /// The first sequence of the stream that was not there when the subscription began, at the session that there is now; `None`
+    /// for one that reads no stream.
+    #[must_use]
+    pub fn end_sequence(&self) -> Option<u64> {
+        self.reader.inbox().with_following(|following| following.end())
     }
 
     /// Why it ended; `None` while it has not. Messages may still be there to be taken.
@@ -400,8 +432,8 @@ impl Client {
         shared.opened().await?;
         shared.room().await?;
         let inbox = Inbox::new(options.window);
-        if options.start.is_some() {
-            inbox.follow_stream();
+        if let Some(start) = options.start {
+            inbox.follow_stream(Following::new(start, options.epoch, options.limit));
         }
         let pattern: Arc<str> = pattern.into();
         let flags = if options.no_echo { Flags::NO_ECHO } else { Flags::NONE };

@@ -19,6 +19,7 @@ mod examples;
 mod ghosts;
 mod grants;
 mod ground;
+mod history;
 mod hostile;
 mod import_rule;
 mod in_place;

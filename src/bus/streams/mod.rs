@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-pub(crate) use self::cursor::Cursor;
+pub(crate) use self::cursor::{Cursor, Place};
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::proto::fields::Epoch;
 use crate::store::{Change, Name, Outcome, Store, StoreError, StreamSettings};
 use crate::topic::TopicPattern;
 
@@ -62,6 +63,7 @@ impl Streams {
                     streams.push(Arc::new(Stream {
                         name: settings.name,
                         patterns: settings.patterns,
+                        epoch: state.epoch,
                         store: Arc::clone(&store),
                         end: watch::Sender::new(state.end),
                     }));
@@ -145,6 +147,7 @@ impl fmt::Debug for Streams {
 pub(crate) struct Stream {
     pub(crate) name: Name,
     patterns: Vec<TopicPattern>,
+    pub(crate) epoch: Epoch,
     store: Arc<dyn Store>,
     /// The first sequence that nobody has been told of; cursors that have read all wait for it to rise.
     end: watch::Sender<u64>,
@@ -175,6 +178,12 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// The first sequence that is not there for those who begin to read now: whoever has subscribed gets what is
+    /// published after that.
+    pub(crate) fn live_from(&self) -> u64 {
+        *self.end.borrow()
     }
 
     /// Tells cursors that a message is there.

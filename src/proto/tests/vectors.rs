@@ -105,6 +105,8 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
             let replayed = field["replayed"] == true;
             builder.position(Position::new(number(field, "sequence"), number(field, "time"), replayed))
         }
+        "epoch" => builder.epoch(bytes(field, "epoch_hex").try_into().unwrap()),
+        "limit" => builder.limit(number(field, "messages"), number(field, "bytes")),
         "unknown" => {
             let value = bytes(field, "value_hex");
             let length = u16::try_from(value.len()).unwrap().to_le_bytes();
@@ -160,6 +162,13 @@ fn describe_fields(section: &[u8]) -> Value {
             Field::Position(Position { sequence, time, replayed, .. }) => {
                 let (sequence, time) = (sequence.to_string(), time.to_string());
                 json!({"type": "position", "sequence": sequence, "time": time, "replayed": replayed})
+            }
+            Field::Epoch(epoch) => {
+                let hex: String = epoch.iter().map(|byte| format!("{byte:02x}")).collect();
+                json!({"type": "epoch", "epoch_hex": hex})
+            }
+            Field::Limit { messages, bytes } => {
+                json!({"type": "limit", "messages": messages, "bytes": bytes.to_string()})
             }
             Field::Unknown(tag) => json!({"type": "unknown", "tag": tag}),
         })
