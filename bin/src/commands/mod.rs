@@ -14,6 +14,7 @@ pub(crate) mod manual;
 pub(crate) mod passwd;
 pub(crate) mod publish;
 pub(crate) mod register;
+pub(crate) mod replay;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod serve;
@@ -46,6 +47,7 @@ pub(crate) async fn run(
         (Command::Config(config), _) => config.run(before, logging),
         (Command::Pub(publish), Some(bus)) => publish.run(&bus, interrupts).await,
         (Command::Sub(subscribe), Some(bus)) => subscribe.run(&bus, interrupts).await,
+        (Command::Replay(replay), Some(bus)) => replay.run(&bus, interrupts).await,
         (Command::Reply(reply), Some(bus)) => reply.run(&bus, interrupts).await,
         (command, bus) => tokio::select! {
             outcome = Box::pin(run_whole(command, bus, before)) => outcome,

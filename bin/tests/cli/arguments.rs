@@ -103,6 +103,7 @@ fn every_subcommand_explains_itself() {
         "config",
         "pub",
         "sub",
+        "replay",
         "ls",
         "req",
         "reply",
@@ -134,6 +135,7 @@ fn the_help_lists_what_there_is() {
   config       Print the settings of `serve` and where each comes from
   pub          Publish a value, or each line of standard input
   sub          Subscribe and print messages
+  replay       Print what a stream has kept
   ls           List the topics that are published to at the moment
   req          Make a request and print the answer
   reply        Answer requests, with a fixed value or by a command

@@ -160,3 +160,129 @@ fn a_hangup_gives_streams_their_new_bounds_and_names_what_needs_a_restart() {
     bus.signal("HUP");
     bus.wait_for("whispeer.toml read again: no changes");
 }
+
+/// What `replay` prints with these arguments, a line each.
+fn replay(place: &Place, arguments: &[&str]) -> Vec<String> {
+    let printed = place.run(&[&["replay", "--addr", "bus"], arguments].concat()).success();
+    printed.lines().map(str::to_owned).collect()
+}
+
+/// The payloads of such lines.
+fn payloads(lines: &[String]) -> Vec<&str> {
+    lines.iter().map(|line| line.rsplit(' ').next().unwrap()).collect()
+}
+
+#[test]
+fn what_was_acknowledged_is_replayed_after_the_bus_was_killed() {
+    let place = Place::new();
+    let bus = start(&place, ORDERS);
+    for number in 1..=3 {
+        let number = number.to_string();
+        let ended = place.run(&["pub", "--addr", "bus", "--qos", "1", "orders/7", &number]);
+        assert_eq!(ended.errors, "whispeer: stored and published to 0 subscriptions\n");
+    }
+    let lines: String = (4..=50).map(|number| format!("{number}\n")).collect();
+    let published = ["pub", "--addr", "bus", "--qos", "1", "--lines", "orders/8"];
+    place.run_with_input(&published, lines.as_bytes()).success();
+    bus.signal("KILL");
+    drop(bus);
+
+    let _bus = start(&place, ORDERS);
+    let all = replay(&place, &["orders/**"]);
+    let expected: Vec<_> = (1..=3).map(|number| number.to_string()).collect();
+    assert_eq!(payloads(&all)[..3], expected);
+    assert_eq!(payloads(&all)[3..].len(), 47);
+    assert_eq!(payloads(&all)[3..][0], "\"4\"", "lines are strings");
+    for (index, line) in all.iter().enumerate() {
+        let fields: Vec<_> = line.split(' ').collect();
+        assert_eq!(fields[0], (index + 1).to_string());
+        assert!(fields[1].ends_with('Z') && fields[2].starts_with("orders/"), "{line}");
+    }
+    place.run(&["pub", "--addr", "bus", "--qos", "1", "orders/7", "51"]).success();
+    assert_eq!(payloads(&replay(&place, &["orders/**", "--last", "1"])), ["51"]);
+}
+
+#[test]
+fn replay_begins_where_it_is_told_and_ends_by_itself_or_at_its_limit() {
+    let place = Place::new();
+    let _bus = start(&place, ORDERS);
+    for (topic, value) in [("orders/a", "1"), ("orders/b", "2"), ("orders/a", "3"), ("orders/b", "4")] {
+        place.run(&["pub", "--addr", "bus", "--qos", "1", "--header", "shop=7", topic, value]).success();
+    }
+    for (arguments, expected) in [
+        (&["--all"][..], &["1", "2", "3", "4"][..]),
+        (&["--from", "3"], &["3", "4"]),
+        (&["--last", "2"], &["3", "4"]),
+        (&["--last-per-topic"], &["3", "4"]),
+        (&["--since", "1h"], &["1", "2", "3", "4"]),
+        (&["--since", "2999-01-01"], &[]),
+        (&["--follow", "--limit", "3"], &["1", "2", "3"]),
+    ] {
+        let lines = replay(&place, &[&["orders/*"], arguments].concat());
+        assert_eq!(payloads(&lines), expected, "{arguments:?}");
+    }
+    let cut = place.run(&["replay", "--addr", "bus", "orders/*", "--limit", "2", "--json"]);
+    assert!(cut.errors.contains("there is more; go on with --from 3"), "{cut:?}");
+    let first: Value = serde_json::from_str(cut.success().lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["sequence"], &first["topic"], &first["payload"]),
+        (&1.into(), &"orders/a".into(), &1.into())
+    );
+    assert_eq!(first["headers"][0][1], "7");
+    let time = first["time"].as_str().unwrap();
+    assert_eq!(payloads(&replay(&place, &["orders/*", "--since", time, "--limit", "1"])), ["1"]);
+    assert_eq!(place.run(&["replay", "--addr", "bus", "orders/a", "--raw"]).success(), "\u{1}\n\u{3}\n");
+}
+
+#[test]
+fn replay_follows_with_what_is_published_until_it_is_interrupted() {
+    let place = Place::new();
+    let _bus = start(&place, ORDERS);
+    place.run(&["pub", "--addr", "bus", "orders/a", "1"]).success();
+    let mut following = place.start(&["replay", "--addr", "bus", "orders/*", "--follow"]);
+    let mut lines = std::io::BufRead::lines(following.stdout());
+    let mut next = || lines.next().unwrap().unwrap();
+    assert!(next().ends_with(" orders/a 1"));
+    place.run(&["pub", "--addr", "bus", "orders/b", "2"]).success();
+    let line = next();
+    assert!(line.starts_with("2 ") && line.ends_with(" orders/b 2"), "{line}");
+    following.signal("INT");
+    assert_eq!(following.end().code(), 0);
+}
+
+#[test]
+fn what_no_stream_keeps_is_told_with_what_to_do() {
+    let place = Place::new();
+    let _bus = start(&place, ORDERS);
+    for arguments in
+        [&["replay", "--addr", "bus", "news"][..], &["pub", "--addr", "bus", "--qos", "1", "news", "1"]]
+    {
+        let refused = place.run(arguments);
+        assert_eq!(refused.code(), 1, "{refused:?}");
+        assert!(refused.errors.contains("help: name it in a stream of the bus"), "{refused:?}");
+    }
+    for arguments in [&["--from", "1", "--last", "2"][..], &["--since", "yesterday"], &["--limit", "0"]] {
+        assert_eq!(place.run(&[&["replay", "--addr", "bus", "news"], arguments].concat()).code(), 2);
+    }
+}
+
+#[cfg(feature = "encryption")]
+#[test]
+fn what_was_encrypted_is_kept_so_and_replayed_with_the_keyring() {
+    let place = Place::new();
+    let _bus = start(&place, ORDERS);
+    place.run(&["keys", "new", "team.keys"]).success();
+    let secret = "\"the eagle has landed\"";
+    let sealed = ["--addr", "bus", "--keyring", "team.keys"];
+    place.run(&[&["pub", "--qos", "1", "orders/7", secret][..], &sealed].concat()).success();
+    for _ in 0..2 {
+        let printed = place.run(&[&["replay", "orders/7"][..], &sealed].concat()).success();
+        assert!(printed.trim_end().ends_with(secret), "{printed}");
+    }
+    let without = place.run(&["replay", "--addr", "bus", "orders/7"]).success();
+    assert!(!without.contains("eagle"), "{without}");
+    for file in std::fs::read_dir(place.path("state/whispeer")).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(5).any(|five| five == b"eagle"));
+    }
+}
