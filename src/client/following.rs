@@ -14,6 +14,8 @@ pub(super) struct Following {
     resume: Option<Start>,
     /// It began with what comes, and nothing has come yet.
     waits: bool,
+    /// It began with the last messages: which those are changes with each that comes.
+    begins_with_last: bool,
     /// Messages, and bytes of their frames, that may still come, if that has a limit.
     left: Option<(u32, u64)>,
     /// Where its reading ended.
@@ -23,7 +25,8 @@ pub(super) struct Following {
 impl Following {
     /// One that asks for this.
     pub(super) fn new(start: Start, epoch: Option<Epoch>, limit: Option<(u32, u64)>) -> Self {
-        Self { epoch, waits: start == Start::New, left: limit, ..Self::default() }
+        let begins_with_last = matches!(start, Start::Last(_) | Start::LastPerTopic);
+        Self { epoch, waits: start == Start::New, begins_with_last, left: limit, ..Self::default() }
     }
 
     /// The bus has accepted it: the stream has this epoch, and ends before this sequence.
@@ -47,6 +50,19 @@ impl Following {
             *messages = messages.saturating_sub(1);
             *left = left.saturating_sub(bytes as u64);
         }
+    }
+
+    /// The bus has said that the stream is not the one that was read before: it begins with its oldest message if the epoch
+    /// is another one, and otherwise with what comes.
+    pub(super) fn recreated(&mut self) {
+        if self.resume != Some(Start::All) {
+            self.resume = Some(Start::From(self.end));
+        }
+    }
+
+    /// Whether a new session goes on where the one before has ended. If not, messages may be missing in between.
+    pub(super) fn goes_on(&self) -> bool {
+        self.resume.is_some() || !self.begins_with_last
     }
 
     /// The bus has ended it, to go on with this sequence.
@@ -143,6 +159,31 @@ mod tests {
         assert_eq!(again(&following, Start::New), (Start::All, Some(OTHER), None));
         following.received(1, 10);
         assert_eq!(again(&following, Start::New), (Start::From(2), Some(OTHER), None));
+    }
+
+    #[test]
+    fn a_stream_that_was_put_back_is_read_from_where_it_ended_then() {
+        let mut following = Following::new(Start::All, None, None);
+        following.accepted(ONE, 7);
+        following.received(100, 10);
+        following.accepted(ONE, 5);
+        following.recreated();
+        assert_eq!(again(&following, Start::All), (Start::From(5), Some(ONE), None));
+        let mut other = Following::new(Start::From(100), Some(ONE), None);
+        other.accepted(OTHER, 5);
+        other.recreated();
+        assert_eq!(again(&other, Start::From(100)), (Start::All, Some(OTHER), None));
+    }
+
+    #[test]
+    fn one_that_asks_for_the_last_messages_again_may_miss_some_until_one_has_come() {
+        for (start, goes_on) in [(Start::Last(3), false), (Start::LastPerTopic, false), (Start::All, true)] {
+            let mut following = Following::new(start, None, None);
+            following.accepted(ONE, 7);
+            assert_eq!(following.goes_on(), goes_on, "{start:?}");
+            following.received(4, 10);
+            assert!(following.goes_on());
+        }
     }
 
     #[test]

@@ -66,8 +66,16 @@ impl<'a> Raw<'a> {
 /// What the application takes next.
 #[derive(Debug)]
 pub(super) enum Taken<'a, S> {
-    Message { stamp: S, raw: Raw<'a> },
-    Gap { count: u64, reason: GapReason },
+    Message {
+        stamp: S,
+        raw: Raw<'a>,
+    },
+    Gap {
+        count: u64,
+        reason: GapReason,
+    },
+    /// A new session has begun where the one before had ended.
+    GoesOn,
 }
 
 /// How a queue ended.
@@ -132,8 +140,10 @@ enum Entry<S> {
         count: u64,
         reason: GapReason,
     },
-    /// What follows is of a new session.
-    Restart,
+    /// What follows is of a new session, which goes on in a stream where the one before has ended, or does not.
+    Restart {
+        goes_on: bool,
+    },
 }
 
 impl<S> Default for Queue<S> {
@@ -242,6 +252,11 @@ impl<S> Inbox<S> {
         }
         state.gap(count, reason);
         state.last = sequence;
+        if reason == GapReason::Recreated
+            && let Some(following) = &mut state.following
+        {
+            following.recreated();
+        }
         Ok(state.waker.take())
     }
 
@@ -253,7 +268,8 @@ impl<S> Inbox<S> {
         state.credit = Credit::new(state.window);
         state.last = 0;
         if !state.discarding {
-            state.queue.entries.push_back(Entry::Restart);
+            let goes_on = state.following.as_ref().is_some_and(|following| following.goes_on());
+            state.queue.entries.push_back(Entry::Restart { goes_on });
         }
         state.waker.take()
     }
@@ -376,7 +392,7 @@ impl<S> InboxState<S> {
                     return;
                 }
                 Entry::Gap { .. } => {}
-                Entry::Inline { .. } | Entry::Shared { .. } | Entry::Restart => break,
+                Entry::Inline { .. } | Entry::Shared { .. } | Entry::Restart { .. } => break,
             }
         }
         self.queue.entries.push_back(Entry::Gap { count, reason });
@@ -487,11 +503,14 @@ impl<S> Reader<S> {
                 Some(Taken::Message { stamp, raw })
             }
             Entry::Gap { count, reason } => Some(Taken::Gap { count, reason }),
-            Entry::Restart => {
+            Entry::Restart { goes_on } => {
                 self.restarts += 1;
                 self.consumed = (0, 0);
                 self.taken_before = self.taken;
-                Some(Taken::Gap { count: 0, reason: GapReason::Link })
+                Some(match goes_on {
+                    true => Taken::GoesOn,
+                    false => Taken::Gap { count: 0, reason: GapReason::Link },
+                })
             }
         }
     }

@@ -140,6 +140,7 @@ impl<T> Subscription<T> {
             }
             let skipped = match self.reader.take() {
                 None => return Poll::Ready(None),
+                Some(Taken::GoesOn) => 0,
                 Some(Taken::Gap { count, reason }) => {
                     if reason == GapReason::Recreated {
                         tracing::warn!(
@@ -189,14 +190,13 @@ impl<T> Subscription<T> {
                 return Poll::Ready(None);
             }
             match self.reader.take() {
-                // A new session goes on in the stream where the one before has ended.
-                Some(Taken::Gap { count: 0, reason: GapReason::Link }) if self.reads_stream => self.settle(),
+                Some(Taken::GoesOn) => self.settle(),
                 taken => break taken,
             }
         };
         progress.made_progress();
         let event = match taken {
-            None => return Poll::Ready(None),
+            None | Some(Taken::GoesOn) => return Poll::Ready(None),
             Some(Taken::Gap { count, reason }) => Event::Gap { count, reason },
             Some(Taken::Message { raw, .. }) => match self.topics.read(raw.topic) {
                 Ok(topic) => match self.opener.as_mut().map_or_else(

@@ -377,6 +377,43 @@ async fn what_is_published_while_a_client_is_away_is_there_for_one_that_had_rece
 }
 
 #[tokio::test]
+async fn a_limit_holds_over_sessions_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 1..=10).await;
+    let reader = returning(&path).await;
+    let options = from(Start::All).limit(8, 1 << 20).window(2, 1 << 20);
+    let mut log = reader.subscribe_bytes_with("log", options).await.unwrap();
+    assert_eq!(take(&mut log, 3).await, expected(1..=3));
+    bus.stop().await;
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 11..=12).await;
+    assert_eq!(take(&mut log, 5).await, expected(4..=8));
+    assert!(timeout(LONG, log.next_event()).await.unwrap().is_none());
+    assert_eq!((log.next_sequence(), log.counts().dropped()), (Some(9), 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_the_first_of_the_last_messages_is_told_that_some_may_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = bus_at(&path, &store).await;
+    let reader = returning(&path).await;
+    let mut last = reader.subscribe_bytes_with("log", from(Start::Last(1))).await.unwrap();
+    let mut all = reader.subscribe_bytes_with("log", from(Start::All)).await.unwrap();
+    bus.stop().await;
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 1..=1).await;
+    assert_eq!(take(&mut all, 1).await, expected(1..=1));
+    let event = timeout(LONG, last.next_event()).await.unwrap().unwrap();
+    assert!(matches!(event, Event::Gap { count: 0, reason: GapReason::Link }), "{event:?}");
+    assert_eq!(take(&mut last, 1).await, expected(1..=1));
+}
+
+#[tokio::test]
 async fn a_reader_goes_on_at_a_new_session_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bus");
