@@ -6,6 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::commands::dict;
 #[cfg(feature = "encryption")]
 use crate::commands::keys;
+#[cfg(feature = "sqlite")]
+use crate::commands::streams;
 use crate::commands::{
     bench, certs, completions, config, info, list, manual, passwd, publish, register, replay, reply, request,
     serve, stop, subscribe, token, top,
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     Info(info::Info),
     Top(top::Top),
     Stop(stop::Stop),
+    #[cfg(feature = "sqlite")]
+    Streams(streams::Streams),
     Bench(bench::Bench),
     Register(register::Register),
     Unregister(register::Unregister),
@@ -98,6 +102,8 @@ impl Command {
             | Self::Completions(_)
             | Self::Man(_)
             | Self::BenchLoad(_) => None,
+            #[cfg(feature = "sqlite")]
+            Self::Streams(_) => None,
             #[cfg(feature = "compression")]
             Self::Dict(_) => None,
             #[cfg(feature = "encryption")]

@@ -8,11 +8,14 @@ mod file;
 
 use std::sync::Arc;
 
+use whispeer::BusError;
 use whispeer::bus::Streams;
 use whispeer::store::{MemoryStore, Store, StreamSettings};
 
 use crate::failure::Failure;
 use crate::output;
+#[cfg(feature = "sqlite")]
+use crate::settings::StoreChoice;
 use crate::settings::{Configuration, Storage, StreamChoice};
 
 /// The streams of a bus that runs, and the stores that have them.
@@ -40,7 +43,7 @@ impl OpenStreams {
             };
             let settings = chosen.iter().map(|choice| choice.settings.clone());
             let opened = Streams::open(Arc::clone(&store), settings).await;
-            let streams = opened.map_err(|error| refused(&error.to_string()))?;
+            let streams = opened.map_err(|error| not_opened(&error))?;
             tell_of_others(&*store, &chosen).await?;
             all.streams = all.streams.and(&streams).map_err(|error| refused(&error.to_string()))?;
             all.stores.push(store);
@@ -66,9 +69,30 @@ impl OpenStreams {
     }
 }
 
+/// The store that a bus would have, where it is there, for whoever has no bus.
+///
+/// # Errors
+/// What is wrong, and what to do about it.
+#[cfg(feature = "sqlite")]
+pub(crate) fn existing(store: &StoreChoice) -> anyhow::Result<Arc<dyn Store>> {
+    file::open_existing(store)
+}
+
 /// A configuration or its folder does not do.
 fn refused(what: &str) -> Failure {
     Failure::usage(what)
+}
+
+/// A stream cannot be opened. One that has its topics may be in the store alone, as names are checked against one another
+/// where they are read.
+fn not_opened(error: &BusError) -> Failure {
+    let failure = refused(&error.to_string());
+    match error {
+        BusError::InvalidSettings(text) if text.contains(" meets ") => failure.help(
+            "the store has that one from before: name it in the file as it was, or end it by `whispeer streams rm NAME`",
+        ),
+        _ => failure,
+    }
 }
 
 /// What a file has beside what the configuration names is kept, and nobody reads it: that may be a slip.
@@ -78,7 +102,8 @@ async fn tell_of_others(store: &dyn Store, chosen: &[&StreamChoice]) -> anyhow::
         let name = &state.settings.name;
         if chosen.iter().all(|choice| choice.settings.name != *name) {
             output::notice(format_args!(
-                "warning: the stream \"{name}\" is kept in the store and not in the configuration, so that nobody can read it"
+                "warning: the stream \"{name}\" is kept in the store and not in the configuration, so that nobody can read it; \
+                 `whispeer streams rm {name}` removes it"
             ));
         }
     }

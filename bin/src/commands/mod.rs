@@ -19,6 +19,8 @@ pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod serve;
 pub(crate) mod stop;
+#[cfg(feature = "sqlite")]
+pub(crate) mod streams;
 pub(crate) mod subscribe;
 pub(crate) mod token;
 pub(crate) mod top;
@@ -83,6 +85,8 @@ async fn run_alone(command: Command) -> anyhow::Result<()> {
         Command::Dict(dict) => dict.run().await,
         #[cfg(feature = "encryption")]
         Command::Keys(keys) => keys.run().await,
+        #[cfg(feature = "sqlite")]
+        Command::Streams(streams) => streams.run().await,
         Command::Passwd(passwd) => passwd.run().await,
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),

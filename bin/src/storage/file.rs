@@ -7,7 +7,7 @@ use std::sync::Arc;
 use whispeer::store::{Durability, SqliteOptions, SqliteStore, Store};
 
 use super::refused;
-use crate::failure::shell_word;
+use crate::failure::{FAILED, Failure, shell_word};
 use crate::settings::StoreChoice;
 
 /// Its name within the folder.
@@ -18,11 +18,29 @@ const FILE: &str = "streams.db";
 /// # Errors
 /// What is wrong, and what to do about it.
 pub(super) fn open(store: &StoreChoice) -> anyhow::Result<Arc<dyn Store>> {
-    let folder = match &store.folder {
-        Some(folder) => folder.clone(),
-        None => own_folder()?,
-    };
+    let folder = folder(store)?;
     make(&folder)?;
+    open_in(&folder, store)
+}
+
+/// The store that is there already.
+///
+/// # Errors
+/// As [`open`]; and where there is none.
+pub(super) fn open_existing(store: &StoreChoice) -> anyhow::Result<Arc<dyn Store>> {
+    let folder = folder(store)?;
+    if !folder.join(FILE).exists() {
+        let failure = Failure::new(FAILED, format!("there is no store in {}", folder.display()));
+        return Err(failure.help("name its folder with --store-folder, or the bus's --config").into());
+    }
+    open_in(&folder, store)
+}
+
+fn folder(store: &StoreChoice) -> anyhow::Result<PathBuf> {
+    store.folder.clone().map_or_else(own_folder, Ok)
+}
+
+fn open_in(folder: &Path, store: &StoreChoice) -> anyhow::Result<Arc<dyn Store>> {
     let durability = match store.durability {
         StoreChoice::POWER_LOSS_LOSES_THE_LATEST => Durability::PowerLossLosesTheLatest,
         _ => Durability::SurvivesPowerLoss,

@@ -109,6 +109,7 @@ fn every_subcommand_explains_itself() {
         "reply",
         "info",
         "top",
+        "streams",
         "bench",
         "register",
         "certs",
@@ -142,6 +143,7 @@ fn the_help_lists_what_there_is() {
   info         Show sessions, subscriptions, served topics, streams, queues and drops of a bus
   top          Watch rates, sessions, subscriptions and drops of a bus
   stop         Ask a bus to stop: it takes nothing new, and lets what is in flight finish
+  streams      List or remove streams of a store that no bus has
   bench        Measure latency and throughput
   register     Give a bus a name, to use as @NAME
   unregister   Forget a bus's name

@@ -138,6 +138,34 @@ fn a_stream_that_the_file_names_no_more_is_told_of_and_kept() {
 }
 
 #[test]
+fn a_stream_that_nobody_names_any_more_can_be_removed_while_no_bus_has_the_store() {
+    let place = Place::new();
+    let mut bus = start(&place, ORDERS);
+    place.run(&["pub", "--addr", "bus", "orders/7", "1"]).success();
+    let in_use = place.run(&["streams", "rm", "orders"]);
+    assert!(in_use.code() == 2 && in_use.errors.contains("in use by another process"), "{in_use:?}");
+    bus.signal("TERM");
+    bus.wait_for("draining");
+    assert_eq!(bus.end().code(), 0);
+    let other = ORDERS.replace("[streams.orders]", "[streams.bills]");
+    place.write("whispeer.toml", &other);
+    let refused = place.run(&["serve", "--config", "whispeer.toml"]);
+    assert!(refused.code() == 2 && refused.errors.contains("`whispeer streams rm NAME`"), "{refused:?}");
+    let listed = place.run(&["streams", "ls", "--config", "whispeer.toml"]).success();
+    assert!(listed.lines().nth(1).unwrap().starts_with("orders  orders/**         1  "), "{listed}");
+    let removed = place.run(&["streams", "rm", "orders"]);
+    assert_eq!(removed.errors, "whispeer: removed \"orders\" with 1 message\n");
+    assert_eq!(place.run(&["streams", "rm", "orders"]).code(), 1);
+    drop(start(&place, &other));
+    let elsewhere = place.run(&["streams", "ls", "--store-folder", "elsewhere"]);
+    assert!(
+        elsewhere.code() == 1 && elsewhere.errors.contains("there is no store in elsewhere"),
+        "{elsewhere:?}"
+    );
+    assert!(!place.path("elsewhere").exists());
+}
+
+#[test]
 fn a_hangup_gives_streams_their_new_bounds_and_names_what_needs_a_restart() {
     let place = Place::new();
     let mut bus = start(&place, ORDERS);
