@@ -20,7 +20,7 @@ POLICIES = ["block", "drop-oldest", "drop-newest", "disconnect"]
 MODES = ["join", "take-over"]
 QUALITIES = ["at-most-once", "at-least-once", "exactly-once"]
 STARTS = ["new", "last", "last-per-topic", "all", "from", "since"]
-REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention"}
+REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention", 6: "recreated"}
 CODES = {
     1: "INVALID_TOPIC", 2: "RESERVED_TOPIC", 3: "DENIED", 4: "ALREADY_SERVED", 5: "INVALID_SETTINGS",
     6: "FRAME_TOO_LARGE", 7: "HEADERS_TOO_LARGE", 16: "NO_SERVER", 17: "TIMED_OUT", 18: "ABANDONED",
@@ -136,6 +136,10 @@ def decode_field(tag, value):
         case 16:
             return {"type": "message_id", "publisher_hex": reader.take(16).hex(),
                     "number": str(reader.integer(8))}
+        case 17:
+            return {"type": "epoch", "epoch_hex": reader.take(16).hex()}
+        case 18:
+            return {"type": "limit", "messages": reader.integer(4), "bytes": str(reader.integer(8))}
     raise Refused("unknown tag")
 
 

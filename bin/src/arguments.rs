@@ -6,9 +6,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::commands::dict;
 #[cfg(feature = "encryption")]
 use crate::commands::keys;
+#[cfg(feature = "sqlite")]
+use crate::commands::streams;
 use crate::commands::{
-    bench, certs, completions, config, info, list, manual, passwd, publish, register, reply, request, serve,
-    stop, subscribe, token, top,
+    bench, certs, completions, config, info, list, manual, passwd, publish, register, replay, reply, request,
+    serve, stop, subscribe, token, top,
 };
 use crate::connection::BusOptions;
 use crate::failure::EXIT_CODES;
@@ -51,12 +53,15 @@ pub(crate) enum Command {
     Config(config::Config),
     Pub(publish::Publish),
     Sub(subscribe::Subscribe),
+    Replay(replay::Replay),
     Ls(list::List),
     Req(request::Request),
     Reply(reply::Reply),
     Info(info::Info),
     Top(top::Top),
     Stop(stop::Stop),
+    #[cfg(feature = "sqlite")]
+    Streams(streams::Streams),
     Bench(bench::Bench),
     Register(register::Register),
     Unregister(register::Unregister),
@@ -79,6 +84,7 @@ impl Command {
         match self {
             Self::Pub(publish) => Some(&publish.bus),
             Self::Sub(subscribe) => Some(&subscribe.bus),
+            Self::Replay(replay) => Some(&replay.bus),
             Self::Ls(list) => Some(&list.bus),
             Self::Req(request) => Some(&request.bus),
             Self::Reply(reply) => Some(&reply.bus),
@@ -96,6 +102,8 @@ impl Command {
             | Self::Completions(_)
             | Self::Man(_)
             | Self::BenchLoad(_) => None,
+            #[cfg(feature = "sqlite")]
+            Self::Streams(_) => None,
             #[cfg(feature = "compression")]
             Self::Dict(_) => None,
             #[cfg(feature = "encryption")]
@@ -120,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_options_of_clients_are_those_of_commands_that_talk_to_a_bus() {
-        let clients = ["pub", "sub", "ls", "req", "reply", "info", "top", "stop", "bench"];
+        let clients = ["pub", "sub", "replay", "ls", "req", "reply", "info", "top", "stop", "bench"];
         for subcommand in super::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let name = subcommand.get_name();
             for option in ["addr", "ca", "cert", "key", "token_file", "user", "password_file"] {

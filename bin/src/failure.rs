@@ -90,6 +90,9 @@ impl Failure {
                 failure.help("share the topic with --group NAME, or replace the server with --take-over")
             }
             BusError::TimedOut { .. } => failure.help("allow more time with --timeout, such as --timeout 30s"),
+            BusError::NotDurable { .. } => failure.help(
+                "name it in a stream of the bus, `[streams.NAME]` in its file; `whispeer info` shows those that there are",
+            ),
             BusError::FrameTooLarge { .. } => {
                 failure.help("start the bus with a larger limit, such as `whispeer serve ADDR --frame-limit 64MiB`")
             }

@@ -34,6 +34,7 @@ mod quantity;
 mod registry;
 mod service;
 mod settings;
+mod storage;
 
 use std::io;
 use std::process::ExitCode;

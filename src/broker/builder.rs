@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::keeper::{self, Plan};
 use super::options::BrokerOptions;
 use super::parts::{Encryption, Part};
+use super::persistence::{Kept, Persistence};
 use super::queue::Shared;
 use super::waiting::block_on;
 use super::{Broker, WeakBroker};
 use crate::engine::compression::Compression;
-use crate::engine::{Engines, encryption};
+use crate::engine::encryption;
 use crate::error::BusResult;
 
 #[cfg(feature = "websocket")]
@@ -22,6 +23,7 @@ pub struct BrokerBuilder {
     options: BrokerOptions,
     pub(super) encryption: Option<Encrypting>,
     pub(super) compression: Option<Compression>,
+    pub(super) persistence: Option<Persistence>,
     #[cfg(feature = "websocket")]
     pub(super) websocket: Option<WebSocket>,
 }
@@ -32,18 +34,29 @@ pub(super) enum Encrypting {
     Engine(encryption::Encryption),
 }
 
+impl Encrypting {
+    /// The engine, with the keys of those who have named none.
+    pub(super) async fn engine(self, kept: Option<&Kept>) -> BusResult<encryption::Encryption> {
+        match self {
+            Self::Keys(keys) => keys.engine(kept).await,
+            Self::Engine(engine) => Ok(engine),
+        }
+    }
+}
+
 impl BrokerBuilder {
     pub(super) fn new(options: BrokerOptions) -> Self {
         Self {
             options,
             encryption: None,
             compression: None,
+            persistence: None,
             #[cfg(feature = "websocket")]
             websocket: None,
         }
     }
 
-    /// Adds a part: [`Encryption`], [`Compression`], [`WebSocket`](super::WebSocket).
+    /// Adds a part: [`Encryption`], [`Compression`], [`Persistence`], [`WebSocket`](super::WebSocket).
     pub fn with(mut self, part: impl Part) -> Self {
         part.add(&mut self);
         self
@@ -56,8 +69,8 @@ impl BrokerBuilder {
     /// joins a bus that runs on the very thread that waits here would not find it.
     ///
     /// # Errors
-    /// [`BusError::InvalidSettings`](crate::BusError::InvalidSettings) for options that cannot be, and keyrings that cannot be
-    /// read; what [`BusBuilder::start`](crate::bus::BusBuilder::start) says of an address that cannot be listened on, and
+    /// [`BusError::InvalidSettings`](crate::BusError::InvalidSettings) for options that cannot be, keyrings that cannot be
+    /// read, and stores that cannot be opened; what [`BusBuilder::start`](crate::bus::BusBuilder::start) says of an address that cannot be listened on, and
     /// [`ClientBuilder::connect`](crate::client::ClientBuilder::connect) of one where no bus is.
     pub fn build(self) -> BusResult<Broker> {
         block_on(self.build_async())
@@ -72,17 +85,10 @@ impl BrokerBuilder {
     /// When dropped, the broker ends as soon as it has begun.
     pub async fn build_async(self) -> BusResult<Broker> {
         self.options.check()?;
-        let mut engines = Engines::new();
-        if let Some(compression) = self.compression {
-            engines = engines.with(compression);
-        }
-        engines = match self.encryption {
-            Some(Encrypting::Keys(keys)) => engines.with(keys.engine()?),
-            Some(Encrypting::Engine(engine)) => engines.with(engine),
-            None => engines,
-        };
         let plan = Plan {
-            engines,
+            encryption: self.encryption,
+            compression: self.compression,
+            persistence: self.persistence,
             #[cfg(feature = "websocket")]
             websocket: match self.websocket {
                 Some(websocket) => Some((websocket.parsed()?, websocket)),
@@ -101,7 +107,8 @@ impl fmt::Debug for BrokerBuilder {
         shown
             .field("options", &self.options)
             .field("encryption", &self.encryption.is_some())
-            .field("compression", &self.compression);
+            .field("compression", &self.compression)
+            .field("persistence", &self.persistence);
         #[cfg(feature = "websocket")]
         shown.field("websocket", &self.websocket);
         shown.finish()

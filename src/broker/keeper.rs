@@ -24,12 +24,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::builder::Encrypting;
+use super::persistence::{Kept, Persistence};
 use super::queue::{Operation, Outgoing, Shared, Subscribe};
 use super::stats::add;
 use super::subscription::{Task, Tasks};
 use crate::bus::{Bus, BusHandle};
 use crate::client::{Acknowledgement, Client};
 use crate::engine::Engines;
+use crate::engine::compression::Compression;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::transport::{Address, MemoryConnector};
@@ -56,7 +59,9 @@ pub(super) fn is_own_thread(broker: u64) -> bool {
 
 /// What a broker begins with.
 pub(super) struct Plan {
-    pub(super) engines: Engines,
+    pub(super) encryption: Option<Encrypting>,
+    pub(super) compression: Option<Compression>,
+    pub(super) persistence: Option<Persistence>,
     #[cfg(feature = "websocket")]
     pub(super) websocket: Option<(Address, WebSocket)>,
 }
@@ -137,7 +142,7 @@ fn keep(
 ) {
     let runtime = handlers.handle().clone();
     let drained = core.block_on(async {
-        let (bus, client) = match begin(shared, plan).await {
+        let (bus, client, kept) = match begin(shared, plan).await {
             Ok(begun) => begun,
             Err(error) => {
                 let _ = started.send(Err(error));
@@ -150,7 +155,7 @@ fn keep(
         if started.send(Ok((connector, addresses))).is_err() {
             shared.closing.send_replace(true);
         }
-        let left = run(shared, &client, bus, runtime).await;
+        let left = run(shared, &client, bus, kept, runtime).await;
         ended.send_replace(Some(left.map_or(Ok(()), Err)));
         left.is_none()
     });
@@ -162,16 +167,36 @@ fn keep(
     }
 }
 
+/// The bus, unless it is another's, the client, and what is kept.
+type Begun = (Option<BusHandle>, Client, Option<Arc<Kept>>);
+
 /// Starts the bus, unless there is another one to go to, and connects to it.
-async fn begin(shared: &Shared, plan: Plan) -> BusResult<(Option<BusHandle>, Client)> {
-    let client = Client::builder().name("broker").engines(plan.engines);
-    let bus = Bus::builder().settings(shared.options.settings.clone());
+async fn begin(shared: &Shared, plan: Plan) -> BusResult<Begun> {
+    #[cfg(feature = "websocket")]
+    if plan.persistence.is_some() && plan.websocket.as_ref().is_some_and(|(_, websocket)| websocket.joins) {
+        let what = "a broker that joins a bus keeps nothing: the bus does, if it has streams".to_owned();
+        return Err(BusError::InvalidSettings(what));
+    }
+    let kept = match plan.persistence {
+        Some(persistence) => Some(Arc::new(persistence.open().await?)),
+        None => None,
+    };
+    let mut engines = Engines::new();
+    if let Some(compression) = plan.compression {
+        engines = engines.with(compression);
+    }
+    if let Some(encryption) = plan.encryption {
+        engines = engines.with(encryption.engine(kept.as_deref()).await?);
+    }
+    let client = Client::builder().name("broker").engines(engines);
+    let streams = kept.as_ref().map(|kept| kept.streams.clone()).unwrap_or_default();
+    let bus = Bus::builder().settings(shared.options.settings.clone()).streams(streams);
     #[cfg(feature = "websocket")]
     let (bus, client) = match plan.websocket {
         Some((address, websocket)) if websocket.joins => {
             #[cfg(feature = "tls")]
             let client = client.tls(websocket.client_tls.unwrap_or_default());
-            return Ok((None, client.connect(&address.to_string()).await?));
+            return Ok((None, client.connect(&address.to_string()).await?, None));
         }
         Some((address, websocket)) => {
             let bus = bus.listen(&address);
@@ -189,7 +214,7 @@ async fn begin(shared: &Shared, plan: Plan) -> BusResult<(Option<BusHandle>, Cli
     let client = client.connect_memory(&bus.connector())?;
     // From the welcome on, publishes are sent in the order in which they are begun.
     client.ping().await?;
-    Ok((Some(bus), client))
+    Ok((Some(bus), client, kept))
 }
 
 /// Runs the broker until it is closed, and drains it. Returns what was left, if there was no time for all.
@@ -197,12 +222,13 @@ async fn run(
     shared: &Arc<Shared>,
     client: &Client,
     bus: Option<BusHandle>,
+    kept: Option<Arc<Kept>>,
     runtime: tokio::runtime::Handle,
 ) -> Option<Left> {
     let (sent, settling) = mpsc::channel(SETTLING);
     let mut own = JoinSet::new();
     let tasks = Tasks { runtime, set: JoinSet::new() };
-    own.spawn(send(Arc::clone(shared), client.clone(), sent, tasks));
+    own.spawn(send(Arc::clone(shared), client.clone(), sent, kept.clone(), tasks));
     own.spawn(settle(Arc::clone(shared), settling));
     // Its sender is in what is borrowed here.
     let _ = shared.closing.subscribe().wait_for(|closing| *closing).await;
@@ -216,6 +242,10 @@ async fn run(
     let _ = timeout_at(deadline, client.close()).await;
     if let Some(bus) = bus {
         bus.drain(deadline.saturating_duration_since(Instant::now())).await;
+    }
+    if let Some(kept) = kept {
+        // A disk that does not answer has had its time.
+        let _ = timeout_at(deadline.max(Instant::now() + limits::BROKER_HALT), kept.close()).await;
     }
     if drained {
         return None;
@@ -267,14 +297,21 @@ async fn until(shared: &Shared, is_so: impl Fn() -> bool) {
 }
 
 /// Does what is queued, one after the other.
-async fn send(shared: Arc<Shared>, client: Client, sent: mpsc::Sender<Sent>, mut tasks: Tasks) {
+async fn send(
+    shared: Arc<Shared>,
+    client: Client,
+    sent: mpsc::Sender<Sent>,
+    kept: Option<Arc<Kept>>,
+    mut tasks: Tasks,
+) {
     let mut unflushed = false;
     loop {
         match shared.take() {
             None => shared.arrived.notified().await,
             Some(Operation::Publish(Outgoing { topic, payload, told })) => {
                 unflushed = true;
-                match client.send_encoded(&topic, &payload).await {
+                let fields = kept.as_ref().map_or(&[][..], |kept| kept.fields(&topic));
+                match client.send_encoded(&topic, fields, &payload).await {
                     // The task that settles them ends after this one.
                     Ok(acknowledgement) => drop(sent.send((acknowledgement, told)).await),
                     Err(error) => {

@@ -28,6 +28,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `builder`, `options`, `parts` | putting one together |
+//! | `persistence` | keeping what is published |
 //! | `queue` | what was asked for and is not done, within its bounds |
 //! | `keeper` | the thread that owns all of it: sending, settling, draining |
 //! | `subscription` | a task for each subscription, which calls the handler |
@@ -51,6 +52,8 @@
 //! - **Nothing is lost in silence.** A full queue, a message that could not be sent, one that a handler missed because it was
 //!   too slow, one that it could not read, and a handler that failed or panicked: each is counted ([`Broker::stats`]) and
 //!   stands in the log. A panic ends the call in which it happens and nothing else.
+//! - **What is kept.** With [`Persistence`] a publish is done when its message is stored, and what is stored outlives the
+//!   broker, where that is in a file. Subscriptions get what comes unless they are told where to begin.
 //! - **An end.** A broker that is dropped or [closed](Broker::close) sends what was published, lets handlers finish, with what
 //!   they publish meanwhile, and gives up after [`BrokerOptions::drain_limit`].
 
@@ -59,6 +62,7 @@ mod handler;
 mod keeper;
 mod options;
 mod parts;
+mod persistence;
 mod publishing;
 mod queue;
 mod stats;
@@ -78,6 +82,7 @@ pub use options::BrokerOptions;
 #[cfg(feature = "websocket")]
 pub use parts::WebSocket;
 pub use parts::{Encryption, Part};
+pub use persistence::{Persistence, PersistenceType};
 pub use publishing::Publishing;
 pub use stats::BrokerStats;
 pub use subscription::BrokerSubscription;
@@ -133,6 +138,51 @@ impl Broker {
     #[cfg(feature = "websocket")]
     pub fn build_default_with_ws(address: impl Into<String>) -> BrokerBuilder {
         Self::build_default().with(WebSocket::new(address))
+    }
+
+    /// As [`build_default`](Self::build_default), keeping all that is published; see [`Persistence`].
+    ///
+    /// # Examples
+    /// ```
+    /// use std::path::Path;
+    /// use whispeer::broker::{Broker, PersistenceType};
+    ///
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # std::env::set_current_dir(folder.path()).unwrap();
+    /// let broker = Broker::build_default_with_persistence(PersistenceType::Sqlite(Path::new("./db"))).build()?;
+    /// // It is on the disk when this returns, encrypted with the keyring beside it.
+    /// broker.publish("some-event", 7).wait()?;
+    /// assert!(Path::new("./db.keys").exists());
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    pub fn build_default_with_persistence(place: PersistenceType<'_>) -> BrokerBuilder {
+        Self::build_default().with(Persistence::new(place))
+    }
+
+    /// As [`build_default_with_persistence`](Self::build_default_with_persistence), listening for others at an address as
+    /// [`build_default_with_ws`](Self::build_default_with_ws) does.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use std::path::Path;
+    /// use whispeer::broker::{Broker, PersistenceType};
+    ///
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// let broker = Broker::build_default_with_persistence_ws("http://localhost:8080", PersistenceType::Sqlite(Path::new("./db"))).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "websocket")]
+    pub fn build_default_with_persistence_ws(
+        address: impl Into<String>,
+        place: PersistenceType<'_>,
+    ) -> BrokerBuilder {
+        Self::build_default_with_persistence(place).with(WebSocket::new(address))
     }
 
     /// Publishes a message. It is encoded and queued at once, and this never waits.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::builder::BrokerBuilder;
+use super::persistence::Kept;
 use crate::engine::compression::Compression;
 use crate::engine::encryption::{self, Key, Keyring};
 #[cfg(feature = "websocket")]
@@ -48,6 +49,10 @@ impl Encryption {
     /// With the keyring in the file that the variable `WHISPEER_KEYRING` names. Where it is not set, a key is drawn that lives
     /// with the process and that all brokers in it share, and the log says so once: others cannot read what is encrypted
     /// with it.
+    ///
+    /// A broker that keeps messages in a file ([`Persistence`](super::Persistence)) has a keyring beside it instead, so that
+    /// they can be read as long as they are there. It has the name of the file with `.keys` behind it, and is made where it is
+    /// missing, for its owner alone. Whoever loses it loses the messages.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -59,10 +64,15 @@ impl Encryption {
         Self { keyring: Some(keyring.clone()) }
     }
 
-    pub(super) fn engine(self) -> BusResult<encryption::Encryption> {
-        let keyring = match self.keyring {
-            Some(keyring) => keyring,
-            None => keyring(std::env::var_os(KEYRING_VARIABLE))?,
+    pub(super) async fn engine(self, kept: Option<&Kept>) -> BusResult<encryption::Encryption> {
+        let named = std::env::var_os(KEYRING_VARIABLE).filter(|file| !file.is_empty());
+        let keyring = match (self.keyring, kept) {
+            (Some(keyring), _) => keyring,
+            (None, Some(kept)) if named.is_none() => match kept.keyring().await? {
+                Some(keyring) => keyring,
+                None => keyring(None)?,
+            },
+            (None, _) => keyring(named)?,
         };
         encryption::Encryption::new(&keyring)
     }

@@ -13,13 +13,13 @@ use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
-use super::streams::{Cursor, Membership, Reads, Stream, Wanted, join};
+use super::streams::{Cursor, Membership, Place, Reads, Stream, Wanted, join};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::{Action, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{GapReason, Options, Policy, Quality, Start};
+use crate::proto::fields::{FieldsBuilder, GapReason, Options, Policy, Quality, Start};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
 use crate::store::Name;
 use crate::topic::{EntryId, Topic, TopicPattern};
@@ -37,7 +37,7 @@ struct ToRead {
 /// How a subscription reads a stream.
 enum How {
     /// At its own pace, from there on.
-    Freely(TopicPattern, Start),
+    Freely(TopicPattern, Place),
     /// As a part of a consumer, which knows what is acknowledged.
     Acknowledged(Box<Wanted>),
 }
@@ -52,7 +52,10 @@ impl SessionTask {
         self.answer(|state| match &result {
             // Its task answers when it has been read from the store.
             Ok(Some(ToRead { how: How::Acknowledged(_), .. })) => {}
-            Ok(Some(ToRead { stream, .. })) => state.accept(Kind::Subscribe, id, stream.end()),
+            Ok(Some(ToRead { stream, how: How::Freely(_, place), .. })) => {
+                let header = Header::answering(Kind::Accepted, Kind::Subscribe, id, place.live_from);
+                state.control(&header, &ContentRef::of_payload(&stream.epoch));
+            }
             Ok(None) => state.accept(Kind::Subscribe, id, 0),
             Err(error) => state.fail(Kind::Subscribe, id, 0, error),
         });
@@ -66,8 +69,8 @@ impl SessionTask {
     fn begin_to_read(&mut self, (slot, id): (Slot, u32), stream: &Arc<Stream>, how: How) {
         let place = (&self.session, slot, id);
         let reads = match how {
-            How::Freely(pattern, start) => {
-                Reads::Cursor(Cursor::start(&self.runtime, place, stream, pattern, start))
+            How::Freely(pattern, from) => {
+                Reads::Cursor(Cursor::start(&self.runtime, place, stream, pattern, from))
             }
             How::Acknowledged(wanted) => match join(stream, *wanted, place, &self.runtime) {
                 Ok(membership) => Reads::Member(membership),
@@ -91,6 +94,12 @@ impl SessionTask {
         match (options.start, acknowledges) {
             (None, false) if options.consumer.is_some() => {
                 return invalid("a durable consumer acknowledges; subscribe with `Quality::AtLeastOnce`");
+            }
+            (None, _) if options.limit.is_some() => {
+                return invalid("a limit is for what is read of a stream; say where to begin");
+            }
+            (_, true) if options.limit.is_some() => {
+                return invalid("what is read up to a limit is not acknowledged");
             }
             (None, false) => return Ok(None),
             (Some(_), false) if options.group.is_some() => {
@@ -126,7 +135,8 @@ impl SessionTask {
                 rules: options.delivery,
             }))
         } else {
-            How::Freely(pattern.clone(), start)
+            let (epoch, limit, live_from) = (options.epoch, options.limit, found.live_from());
+            How::Freely(pattern.clone(), Place { start, epoch, limit, live_from })
         };
         Ok(Some((Arc::clone(found), how)))
     }
@@ -579,6 +589,17 @@ impl State {
         if let Some(subscription) = self.subscriptions.remove(id) {
             let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
             self.data(&header, &refusal_content(error).borrowed());
+        }
+    }
+
+    /// Ends a subscription that has read all that it asked for, to before this sequence, which its client is told.
+    pub(super) fn end_reading(&mut self, id: u32, next: u64) {
+        if let Some(subscription) = self.subscriptions.remove(id) {
+            let mut fields = FieldsBuilder::new();
+            // An empty section has room.
+            let _ = fields.start(Start::From(next));
+            let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
+            self.data(&header, &ContentRef::lent(fields.as_bytes(), &[], &[]));
         }
     }
 

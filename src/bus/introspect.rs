@@ -9,6 +9,7 @@
 //! | `$bus/sessions` | [`Rows`](super::Rows) of [`SessionStats`](super::SessionStats) |
 //! | `$bus/subscriptions` | `Rows` of [`SubscriptionStats`](super::SubscriptionStats) |
 //! | `$bus/served` | `Rows` of [`ServedStats`](super::ServedStats) |
+//! | `$bus/streams` | `Rows` of [`StreamStats`](super::StreamStats) |
 //! | `$bus/stop` | nil, to a [`StopRequest`]; it needs the administrator's right |
 
 use std::future::poll_fn;
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::handle::ROWS;
 use super::{Rows, Shared};
@@ -32,8 +33,11 @@ use crate::proto::{ContentRef, Flags, Header, Hello, Kind, Lane, Refusal};
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, memory_pair};
 
 /// The topics served, and by which id.
-pub(super) const TOPICS: [&str; 5] =
-    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP];
+pub(super) const TOPICS: [&str; 6] =
+    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP, "$bus/streams"];
+
+/// The serving of `$bus/streams`, whose answers stores are asked for.
+const STREAMS: u32 = 5;
 
 /// Where the bus is asked to stop.
 pub(super) const STOP: &str = "$bus/stop";
@@ -86,7 +90,7 @@ pub(super) fn start(
     let (bus_end, own_end) = memory_pair();
     let peer = Peer::new(Principal::Bus, "memory");
     let attached = attach.try_send(Accepted::Open { link: bus_end, peer });
-    let answering = Answering { shared: Arc::downgrade(shared), link: own_end };
+    let answering = Answering { shared: Arc::downgrade(shared), link: own_end, asked: JoinSet::new() };
     runtime.spawn(async move {
         if attached.is_ok()
             && let Err(error) = answering.run().await
@@ -99,6 +103,16 @@ pub(super) fn start(
 struct Answering {
     shared: Weak<Shared>,
     link: Link,
+    /// What stores are asked; the window of the serving bounds it.
+    asked: JoinSet<Answer>,
+}
+
+/// An answer to a request that has been handed over.
+struct Answer {
+    request: Header,
+    /// Bytes of the request's frame.
+    size: u64,
+    reply: Result<Vec<u8>, String>,
 }
 
 impl Answering {
@@ -114,7 +128,7 @@ impl Answering {
             while let Some((header, content)) = incoming.next_frame().map_err(io::Error::other)? {
                 match header.kind {
                     Kind::Welcome => serve_all(&mut batch)?,
-                    Kind::Ask => self.answer(&header, &content, &mut batch),
+                    Kind::Ask => self.take(&header, &content, &mut batch),
                     Kind::Ping => {
                         batch.push(&Header::new(Kind::Pong, 0, header.sequence), &ContentRef::empty());
                     }
@@ -124,30 +138,37 @@ impl Answering {
             }
             send(&*sender, &mut batch).await?;
             let receiver = &mut self.link.receiver;
-            if poll_fn(|context| receiver.poll_receive(context, &mut incoming)).await? == 0 {
-                return Ok(());
+            tokio::select! {
+                read = poll_fn(|context| receiver.poll_receive(context, &mut incoming)) => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                }
+                Some(answered) = self.asked.join_next() => {
+                    answer(&answered.map_err(io::Error::other)?, &mut batch);
+                }
             }
         }
     }
 
-    fn answer(&self, header: &Header, content: &ContentRef<'_>, batch: &mut Batch) {
-        let size = content.frame_size() as u64;
-        let credit = Header::new(Kind::Credit, 1, u64::from(header.id)).flagged(Flags(Lane::Serving as u8));
-        batch.push(&credit, &ContentRef::of_payload(&size.to_le_bytes()));
-        let reply = Header::new(Kind::Reply, 0, header.sequence);
-        match self.encode(header.id, content) {
-            Ok(payload) => batch.push(&reply, &ContentRef::of_payload(&payload)),
-            Err(reason) => {
-                let error = BusError::Replied(ErrorReply::new("internal", reason));
-                let refusal = Refusal::from(&error).encode();
-                batch.push(&reply.flagged(Flags::ERROR), &ContentRef::of_payload(&refusal))
+    /// Answers a request, or begins to ask stores for the answer.
+    fn take(&mut self, request: &Header, content: &ContentRef<'_>, batch: &mut Batch) {
+        let (request, size) = (*request, content.frame_size() as u64);
+        match self.shared.upgrade().filter(|_| request.id == STREAMS) {
+            Some(shared) => {
+                let (streams, limit) = (shared.streams.clone(), reply_limit(&shared));
+                self.asked.spawn(async move {
+                    let encoded = encode_rows(streams.stats(ROWS).await, limit);
+                    Answer { request, size, reply: encoded.map_err(|error| error.to_string()) }
+                });
             }
-        };
+            None => answer(&Answer { request, size, reply: self.encode(request.id, content) }, batch),
+        }
     }
 
     fn encode(&self, serving: u32, asked: &ContentRef<'_>) -> Result<Vec<u8>, String> {
         let Some(shared) = self.shared.upgrade() else { return Err("the bus has ended".into()) };
-        let limit = shared.settings.frame_limit - limits::FRAME_SLACK;
+        let limit = reply_limit(&shared);
         let encoded = match serving {
             0 => rmp_serde::to_vec_named(&shared.stats()),
             1 => encode_rows(shared.session_stats(ROWS), limit),
@@ -169,6 +190,26 @@ impl Answering {
         }
         Ok(encoded)
     }
+}
+
+/// Bytes that a reply may have.
+fn reply_limit(shared: &Shared) -> usize {
+    shared.settings.frame_limit - limits::FRAME_SLACK
+}
+
+/// Lets the next request come, and replies to this one.
+fn answer(Answer { request, size, reply }: &Answer, batch: &mut Batch) {
+    let credit = Header::new(Kind::Credit, 1, u64::from(request.id)).flagged(Flags(Lane::Serving as u8));
+    batch.push(&credit, &ContentRef::of_payload(&size.to_le_bytes()));
+    let header = Header::new(Kind::Reply, 0, request.sequence);
+    match reply {
+        Ok(payload) => batch.push(&header, &ContentRef::of_payload(payload)),
+        Err(reason) => {
+            let error = BusError::Replied(ErrorReply::new("internal", reason.as_str()));
+            let refusal = Refusal::from(&error).encode();
+            batch.push(&header.flagged(Flags::ERROR), &ContentRef::of_payload(&refusal))
+        }
+    };
 }
 
 /// Encodes the rows in `limit` bytes; those that do not fit are left out and counted as such.

@@ -68,7 +68,7 @@ pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp
 pub use handle::BusHandle;
 pub use introspect::StopRequest;
 pub use settings::{Applied, Settings};
-pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
+pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats};
 
 use self::budget::Budget;
 use self::certificates::Inspection;

@@ -217,6 +217,31 @@ pub struct ServedStats {
     pub waiting: usize,
 }
 
+/// One stream, as introspection shows it. Served at `$bus/streams`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// What it is called.
+    pub name: String,
+    /// The topics that it has.
+    pub patterns: Vec<String>,
+    /// The kind of store that it is in: `memory`, `sqlite`, or what another calls itself.
+    pub storage: String,
+    /// What it is told from one of the same name by that was there before, in hexadecimal digits.
+    pub epoch: String,
+    /// Messages that there are.
+    pub messages: u64,
+    /// Bytes that they count as: topic, fields and payload of each, and
+    /// [`STORED_OVERHEAD`](crate::limits::STORED_OVERHEAD).
+    pub bytes: u64,
+    /// The sequence of the oldest; without messages that of the one that comes next.
+    pub first: u64,
+    /// The sequence of the one that comes next.
+    pub next: u64,
+    /// What is wrong with its store, if anything is. The numbers are not known then.
+    pub problem: Option<String>,
+}
+
 /// Rows of introspection, and how many were left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows<T> {

@@ -235,6 +235,16 @@ impl Deliveries {
         Some(Frame::new(Flags::PROGRESS, token))
     }
 
+    /// The stream is another one: nothing that is known is of it.
+    pub(super) fn forget_all(&self) {
+        let mut state = self.lock();
+        let generation = state.generation;
+        let gone = std::mem::replace(&mut *state, State { generation, ..State::default() });
+        drop(state);
+        let told = gone.held.into_values().flat_map(|held| held.waiting).collect();
+        tell(told, &Err(BusError::OutcomeUnknown { what: "the acknowledgement was kept".into() }));
+    }
+
     /// The bus has accepted the subscription: it is asked about what was done before.
     pub(super) fn accepted(&self) -> Vec<Frame> {
         let mut state = self.lock();

@@ -14,7 +14,7 @@ use super::shared::{Call, Registration};
 use crate::engine::looks_sealed;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{Options, decode_gap};
+use crate::proto::fields::{Options, decode_gap, next_of};
 use crate::proto::{
     Capabilities, ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Payload, Refusal, VERSION, Welcome,
 };
@@ -56,7 +56,7 @@ impl Driver {
                 }
             }
             Kind::Credit => self.credited(header, content.payload())?,
-            Kind::Accepted => self.accepted(header)?,
+            Kind::Accepted => self.accepted(header, content.payload())?,
             Kind::Failed => self.failed(header, refusal(content.payload()).into_error())?,
             Kind::Draining => {
                 tracing::info!("the bus is draining: it takes nothing new");
@@ -75,7 +75,7 @@ impl Driver {
                 let waker = self.inbox(header.id)?.gap(header.sequence, count, reason)?;
                 self.wakers.extend(waker);
             }
-            Kind::Ended => self.ended(header, content.payload())?,
+            Kind::Ended => self.ended(header, content)?,
             Kind::Ask => self.asked(header, content)?,
             Kind::Answer => self.answered(header, content)?,
             Kind::Cancel => {
@@ -189,7 +189,7 @@ impl Driver {
         Ok(())
     }
 
-    fn accepted(&self, header: &Header) -> BusResult<()> {
+    fn accepted(&self, header: &Header, payload: &[u8]) -> BusResult<()> {
         let mut state = self.shared.lock();
         let waiting = match header.answers() {
             Some(Kind::Publish) => {
@@ -199,10 +199,12 @@ impl Driver {
             }
             Some(Kind::Subscribe) => {
                 let registration = state.subscriptions.entries.get_mut(&header.id);
-                let deliveries = registration.as_ref().and_then(|own| own.deliveries.clone());
-                registration.iter().for_each(|own| own.begin_at(header.sequence));
+                let frames = match (&registration, payload.first_chunk()) {
+                    (Some(registration), Some(epoch)) => registration.accepted_at(*epoch, header.sequence),
+                    _ => Vec::new(),
+                };
                 let waiting = registration.map(take_accepted);
-                for frame in deliveries.iter().flat_map(|deliveries| deliveries.accepted()) {
+                for frame in frames {
                     let (header, payload) = frame.parts(header.id);
                     state.lanes.control(&header, &ContentRef::of_payload(payload));
                 }
@@ -260,7 +262,8 @@ impl Driver {
         }
     }
 
-    fn ended(&mut self, header: &Header, payload: &[u8]) -> BusResult<()> {
+    fn ended(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let payload = content.payload();
         let error = (!payload.is_empty()).then(|| refusal(payload).into_error());
         let (accepted, waker) = match header.answers() {
             Some(Kind::Subscribe) => {
@@ -269,6 +272,7 @@ impl Driver {
                 let Some(mut gone) = gone else { return Ok(()) };
                 let ended = || BusError::Closed { what: "the subscription".into() };
                 gone.end_deliveries(&error.clone().unwrap_or_else(ended));
+                gone.inbox.with_following(|following| following.ended(next_of(content.fields)));
                 (take_accepted(&mut gone), gone.inbox.end(error.clone(), Some(header.sequence)))
             }
             Some(Kind::Serve) => {

@@ -33,7 +33,9 @@ pub enum Event<T> {
     /// A message.
     Message(Message<T>),
     /// Messages that matched and were dropped. After a new session has begun, with the reason
-    /// [`Link`](GapReason::Link) and the count 0: so many as nobody can tell, perhaps none.
+    /// [`Link`](GapReason::Link) and the count 0: so many as nobody can tell, perhaps none. A subscription that reads a stream
+    /// goes on where it was instead, unless it had begun with the last messages and none had come; where that is another
+    /// stream by then, it is told the reason [`Recreated`](GapReason::Recreated) and the count 0.
     Gap {
         /// How many.
         count: u64,

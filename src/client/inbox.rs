@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::deliveries::{Deliveries, Frame, Taken as Admitted};
+use super::following::Following;
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::{GapReason, attempt_of, position_of};
 use crate::proto::{Content, ContentRef, Credit, HEADER_LEN, ProcessValue};
@@ -74,8 +75,16 @@ pub(super) struct Beside {
 /// What the application takes next.
 #[derive(Debug)]
 pub(super) enum Taken<'a, S> {
-    Message { stamp: S, raw: Raw<'a> },
-    Gap { count: u64, reason: GapReason },
+    Message {
+        stamp: S,
+        raw: Raw<'a>,
+    },
+    Gap {
+        count: u64,
+        reason: GapReason,
+    },
+    /// A new session has begun where the one before had ended.
+    GoesOn,
 }
 
 /// How a queue ended.
@@ -111,8 +120,8 @@ struct InboxState<S> {
     restarts: u32,
     /// Nobody takes anything any more; what arrives is only checked.
     discarding: bool,
-    /// Where the last message that came lies in its stream, if it is one's.
-    position: Option<u64>,
+    /// How far it is in the stream that it reads.
+    following: Option<Box<Following>>,
     /// What is told of messages that are to be acknowledged.
     deliveries: Option<Arc<Deliveries>>,
     /// Messages that had come before and are not put with those that wait: all, and those of this session.
@@ -144,8 +153,10 @@ enum Entry<S> {
         count: u64,
         reason: GapReason,
     },
-    /// What follows is of a new session.
-    Restart,
+    /// What follows is of a new session, which goes on in a stream where the one before has ended, or does not.
+    Restart {
+        goes_on: bool,
+    },
 }
 
 impl<S> Default for Queue<S> {
@@ -195,7 +206,7 @@ impl<S> Inbox<S> {
                 window,
                 restarts: 0,
                 discarding: false,
-                position: None,
+                following: None,
                 deliveries: None,
                 passed: (0, 0),
             }),
@@ -245,7 +256,9 @@ impl<S> Inbox<S> {
     /// What ends the connection: numbers that do not go on from the last match.
     pub(super) fn gap(&self, sequence: u64, count: u64, reason: GapReason) -> BusResult<Option<Waker>> {
         let mut state = self.lock();
-        let until = state.last.checked_add(count).filter(|until| count > 0 && *until <= sequence);
+        // What is missing of a stream that is gone nobody can count.
+        let says_something = count > 0 || reason == GapReason::Recreated;
+        let until = state.last.checked_add(count).filter(|until| says_something && *until <= sequence);
         let Some(until) = until else {
             return Err(out_of_order(sequence, state.last.saturating_add(count.max(1))));
         };
@@ -254,6 +267,11 @@ impl<S> Inbox<S> {
         }
         state.gap(count, reason);
         state.last = sequence;
+        if reason == GapReason::Recreated
+            && let Some(following) = &mut state.following
+        {
+            following.recreated();
+        }
         Ok(state.waker.take())
     }
 
@@ -266,7 +284,8 @@ impl<S> Inbox<S> {
         state.passed.1 = 0;
         state.last = 0;
         if !state.discarding {
-            state.queue.entries.push_back(Entry::Restart);
+            let goes_on = state.following.as_ref().is_some_and(|following| following.goes_on());
+            state.queue.entries.push_back(Entry::Restart { goes_on });
         }
         state.waker.take()
     }
@@ -311,24 +330,21 @@ impl<S> Inbox<S> {
 }
 
 impl Inbox<()> {
-    /// From now on it notes where messages lie in their stream.
-    pub(super) fn follow_stream(&self, deliveries: Option<Arc<Deliveries>>) {
+    /// From now on it notes how far it is in its stream, and what is to be acknowledged of it.
+    pub(super) fn follow_stream(&self, following: Following, deliveries: Option<Arc<Deliveries>>) {
         let mut state = self.lock();
-        state.position = Some(0);
+        state.following = Some(Box::new(following));
         state.deliveries = deliveries;
     }
 
-    /// The first message that can come lies there, if none has come.
-    pub(super) fn begin_at(&self, sequence: u64) {
-        let position = &mut self.lock().position;
-        if *position == Some(0) {
-            *position = sequence.checked_sub(1);
-        }
+    /// The stream is not the one that was read before.
+    pub(super) fn recreated(&self) {
+        self.lock().gap(0, GapReason::Recreated);
     }
 
-    /// Where the last message that came lies in its stream; 0 before there was one.
-    pub(super) fn position(&self) -> Option<u64> {
-        self.lock().position
+    /// What it has noted, if it reads a stream.
+    pub(super) fn with_following<R>(&self, act: impl FnOnce(&mut Following) -> R) -> Option<R> {
+        self.lock().following.as_mut().map(|following| act(following))
     }
 
     /// Appends messages of a subscription, with their numbers among its matches. Returns who is to be
@@ -345,10 +361,10 @@ impl Inbox<()> {
         let mut state = self.lock();
         for (sequence, content) in messages {
             state.receive(Some(sequence), &content)?;
-            if state.position.is_some()
+            if let Some(following) = &mut state.following
                 && let Some(position) = position_of(content.fields)
             {
-                state.position = Some(position.sequence);
+                following.received(position.sequence, content.frame_size());
                 if let Some(deliveries) = &state.deliveries
                     && let Some((sequence, attempt)) = attempt_of(content.fields)
                     && let Admitted::Known(frame) = deliveries.arrived(sequence, attempt)
@@ -411,7 +427,7 @@ impl<S> InboxState<S> {
                     return;
                 }
                 Entry::Gap { .. } => {}
-                Entry::Inline { .. } | Entry::Shared { .. } | Entry::Restart => break,
+                Entry::Inline { .. } | Entry::Shared { .. } | Entry::Restart { .. } => break,
             }
         }
         self.queue.entries.push_back(Entry::Gap { count, reason });
@@ -528,11 +544,14 @@ impl<S> Reader<S> {
                 Some(Taken::Message { stamp, raw })
             }
             Entry::Gap { count, reason } => Some(Taken::Gap { count, reason }),
-            Entry::Restart => {
+            Entry::Restart { goes_on } => {
                 self.restarts += 1;
                 self.consumed = (0, 0);
                 self.taken_before = self.taken;
-                Some(Taken::Gap { count: 0, reason: GapReason::Link })
+                Some(match goes_on {
+                    true => Taken::GoesOn,
+                    false => Taken::Gap { count: 0, reason: GapReason::Link },
+                })
             }
         }
     }

@@ -18,6 +18,7 @@
 //! | `inbox` | what waits to be taken, within its window |
 //! | `window` | the window for publishes, who waits for it, who is told of failures |
 //! | `subscription`, `attached`, `publisher` | publish and subscribe |
+//! | `following`, `history` | how far a subscription is in its stream; what a stream has, in pages |
 //! | `request`, `stream`, `serving`, `request_id`, `handling` | requests, from both sides |
 //! | `reconnect` | coming back after the connection broke |
 //! | `codec`, `options`, `event`, `protocol`, `builder` | values, settings, and the way in |
@@ -39,7 +40,9 @@ mod deliveries;
 mod dispatch;
 mod driver;
 mod event;
+mod following;
 mod handling;
+mod history;
 mod inbox;
 mod options;
 mod protocol;
@@ -63,7 +66,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use crate::proto::fields::{Attempt, GapReason, Policy, Position, Quality, Start};
+pub use crate::proto::fields::{Attempt, Epoch, GapReason, Policy, Position, Quality, Start};
 pub use attached::Attached;
 pub use builder::ClientBuilder;
 #[cfg(feature = "broker")]
@@ -71,6 +74,7 @@ pub(crate) use codec::{decode_value, encode};
 pub use consumer::{Acknowledged, Consumer, Delivery, Receipt};
 pub use event::{Counts, Event, Message};
 pub use handling::Handling;
+pub use history::{History, HistoryOptions};
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
 pub use protocol::{PublishProtocol, RequestProtocol};
 #[cfg(feature = "broker")]

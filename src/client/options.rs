@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::error::BusResult;
 use crate::limits;
-use crate::proto::fields::{DeliveryRules, Field, FieldsBuilder, Policy, Quality, ServeMode, Start, iterate};
+use crate::proto::fields::{
+    DeliveryRules, Epoch, Field, FieldsBuilder, Policy, Quality, ServeMode, Start, iterate,
+};
 
 /// Pairs of strings that travel with a message, for tracing and for applications.
 ///
@@ -106,6 +108,8 @@ pub struct SubscribeOptions {
     pub(super) quality: Quality,
     pub(super) durable: Option<String>,
     rules: DeliveryRules,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) limit: Option<(u32, u64)>,
 }
 
 impl Default for SubscribeOptions {
@@ -121,6 +125,8 @@ impl Default for SubscribeOptions {
             quality: Quality::AtMostOnce,
             durable: None,
             rules: DeliveryRules::default(),
+            epoch: None,
+            limit: None,
         }
     }
 }
@@ -208,6 +214,27 @@ impl SubscribeOptions {
         self
     }
 
+    /// The epoch of the stream that the [`start`](Self::start) is of, for those who note themselves how far they have read.
+    ///
+    /// Where the stream has another epoch, or ends before the sequence to begin with, it is not the one that was read before:
+    /// the subscription gets a gap ([`GapReason::Recreated`](super::GapReason::Recreated)), and begins with the oldest
+    /// message, or with what comes. A client that comes back by itself does all that by itself.
+    #[must_use]
+    pub fn epoch(mut self, epoch: Epoch) -> Self {
+        self.epoch = Some(epoch);
+        self
+    }
+
+    /// Reads no more of the stream than what is there when the subscription begins, and of that no more than so many messages,
+    /// and no more once their frames have so many bytes; at least 1 of each. The subscription ends behind it, and
+    /// [`Subscription::next_sequence`](super::Subscription::next_sequence) tells where another one would go on. It takes a
+    /// [`start`](Self::start).
+    #[must_use]
+    pub fn limit(mut self, messages: u32, bytes: u64) -> Self {
+        self.limit = Some((messages, bytes));
+        self
+    }
+
     pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
         let mut fields = window_and_group(self.window, self.group.as_deref())?;
         if self.quality != Quality::default() {
@@ -224,6 +251,13 @@ impl SubscribeOptions {
         }
         if let Some(start) = self.start {
             fields.start(start)?;
+        }
+        if let Some(epoch) = self.epoch {
+            fields.epoch(epoch)?;
+        }
+        if let Some(limit) = self.limit {
+            check_limit(limit, self.start)?;
+            fields.limit(limit.0, limit.1)?;
         }
         Ok(fields.finish())
     }
@@ -488,6 +522,17 @@ fn check_window((messages, bytes): (u32, u64)) -> BusResult<()> {
                 limits::WINDOW_BYTES_MAX
             ),
         });
+    }
+    Ok(())
+}
+
+fn check_limit((messages, bytes): (u32, u64), start: Option<Start>) -> BusResult<()> {
+    use crate::BusError::InvalidSettings;
+    if messages == 0 || bytes == 0 {
+        return Err(InvalidSettings("a limit of 0 would never let a message pass; use at least 1".into()));
+    }
+    if start.is_none() {
+        return Err(InvalidSettings("a limit is for what is read of a stream; say where to begin".into()));
     }
     Ok(())
 }

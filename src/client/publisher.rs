@@ -440,10 +440,15 @@ impl Client {
     /// calls, and what it returns tells how it went. Not even the first of them waits for anything else once the client
     /// is connected.
     #[cfg(feature = "broker")]
-    pub(crate) async fn send_encoded(&self, topic: &str, payload: &Bytes) -> BusResult<Acknowledgement> {
+    pub(crate) async fn send_encoded(
+        &self,
+        topic: &str,
+        fields: &[u8],
+        payload: &Bytes,
+    ) -> BusResult<Acknowledgement> {
         let (sender, receiver) = oneshot::channel();
         let origin = Origin::Queued(Some(sender));
-        self.send_raw(&wire_publish("", topic)?, &[], Encoder::bytes(), payload, origin).await?;
+        self.send_raw(&wire_publish("", topic)?, fields, Encoder::bytes(), payload, origin).await?;
         Ok(self.acknowledgement(receiver))
     }
 

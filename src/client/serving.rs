@@ -142,7 +142,7 @@ impl<R> Serving<R> {
             }
             let item = match self.reader.take() {
                 None => return Poll::Ready(None),
-                Some(Taken::Gap { .. }) => continue,
+                Some(Taken::Gap { .. } | Taken::GoesOn) => continue,
                 Some(Taken::Message { stamp: id, .. }) if id.is_cancelled() => None,
                 Some(Taken::Message { stamp: id, raw }) => {
                     let taken = self.topics.read(raw.topic).and_then(|topic| {

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::JoinHandle;
 
 use super::burst::{Burst, Next};
-use super::deliveries::Deliveries;
+use super::deliveries::{Deliveries, Frame as AckFrame};
 use super::inbox::Inbox;
 use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
@@ -26,7 +26,7 @@ use super::sealing::{Opener, Seal, Sealing};
 use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{Field, FieldsBuilder, Start, iterate};
+use crate::proto::fields::{Epoch, Field, Start, iterate};
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, Payload, Welcome};
 use crate::transport::{Form, Lanes, LinkSender, Sent, Step};
 
@@ -155,30 +155,52 @@ impl<S> Registration<S> {
 }
 
 impl Registration<()> {
-    /// The bus has accepted it, at this place of its stream if it reads one.
-    pub(super) fn begin_at(&self, sequence: u64) {
-        let start = iterate(&self.fields).find_map(|field| match field {
-            Field::Start(start) => Some(start),
-            _ => None,
+    /// The bus has accepted it, in a stream of this epoch that ends before this sequence. Returns what it is to be told.
+    pub(super) fn accepted_at(&self, epoch: Epoch, end: u64) -> Vec<AckFrame> {
+        let before = self.inbox.with_following(|following| {
+            let before = following.epoch();
+            following.accepted(epoch, end);
+            before
         });
-        if sequence > 0 && start.is_none_or(|start| start == Start::New) {
-            self.inbox.begin_at(sequence);
-            self.deliveries.iter().for_each(|deliveries| deliveries.begin_at(sequence));
+        let Some(deliveries) = &self.deliveries else { return Vec::new() };
+        if before.flatten().is_some_and(|before| before != epoch) {
+            deliveries.forget_all();
+            self.inbox.recreated();
         }
+        if self.start().is_none_or(|start| start == Start::New) {
+            deliveries.begin_at(end);
+        }
+        deliveries.accepted()
     }
 
-    /// Asks for what lies behind the last message that has come, where it reads a stream, or is done with.
+    fn start(&self) -> Option<Start> {
+        iterate(&self.fields).find_map(|field| match field {
+            Field::Start(start) => Some(start),
+            _ => None,
+        })
+    }
+
+    /// Asks for what is left, where it reads a stream. A durable consumer knows by itself.
     fn go_on_in_stream(&mut self) {
-        let from = match &self.deliveries {
-            Some(deliveries) => deliveries.restart().filter(|from| *from > 1),
-            None => self.inbox.position().filter(|last| *last > 0).map(|last| last + 1),
-        };
-        let Some(from) = from else { return };
-        let mut fields = FieldsBuilder::new();
-        let appended = fields.append_without_start(&self.fields);
-        // There is room for it, as it was there before.
-        if appended.and_then(|()| fields.start(Start::From(from))).is_ok() {
-            self.fields = fields.finish().into();
+        if let Some(deliveries) = &self.deliveries {
+            match deliveries.restart() {
+                Some(from) => drop(self.inbox.with_following(|following| following.go_on_from(from))),
+                None => return,
+            }
+        }
+        let start = self.start();
+        let asked = self.inbox.with_following(|following| {
+            if following.is_complete() {
+                following.complete();
+                return None;
+            }
+            // There is room for it, as it was there before.
+            Some(following.fields(&self.fields, start).ok().flatten())
+        });
+        match asked {
+            Some(None) => self.ending = true,
+            Some(Some(Some(fields))) => self.fields = fields.into(),
+            Some(Some(None)) | None => {}
         }
     }
 }

@@ -183,7 +183,7 @@ impl Answers {
         progress.made_progress();
         let answer = match self.reader.take() {
             Some(Taken::Message { stamp, raw }) => read(&mut self.opening, stamp, &raw),
-            Some(Taken::Gap { .. }) | None => return Poll::Ready(None),
+            Some(Taken::Gap { .. } | Taken::GoesOn) | None => return Poll::Ready(None),
         };
         if let Some(granted) = self.reader.finish() {
             self.connection.shared.grant_stream(self.id, granted);

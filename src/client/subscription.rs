@@ -17,6 +17,7 @@ use super::Client;
 use super::codec::{Decoder, TopicReader, decode_bytes, decode_typed, wire_pattern};
 use super::deliveries::{Deliveries, Frame, Kept, Taken as Admitted};
 use super::event::{Counts, Event, Message};
+use super::following::Following;
 use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::{Headers, SubscribeOptions};
 use super::protocol::PublishProtocol;
@@ -24,7 +25,7 @@ use super::sealing::{Opener, topic_of};
 use super::shared::{Connection, Registration, Shared};
 use crate::engine::{MessageKind, Opened};
 use crate::error::{BriefResult, BusError, BusResult};
-use crate::proto::fields::{Attempt, Quality, attempt_of, position_of};
+use crate::proto::fields::{Attempt, Epoch, GapReason, Quality, Start, attempt_of, position_of};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
@@ -146,7 +147,16 @@ impl<T> Subscription<T> {
             let generation = self.reader.restarts();
             let skipped = match self.reader.take() {
                 None => return Poll::Ready(None),
-                Some(Taken::Gap { count, .. }) => count,
+                Some(Taken::GoesOn) => 0,
+                Some(Taken::Gap { count, reason }) => {
+                    if reason == GapReason::Recreated {
+                        tracing::warn!(
+                            pattern = &*self.pattern,
+                            "a stream is not the one that was read before"
+                        );
+                    }
+                    count
+                }
                 Some(Taken::Message { raw, .. }) => {
                     let attempt = attempt_in(self.deliveries.as_ref(), &raw);
                     if let Some((deliveries, (sequence, attempt))) = self.deliveries.as_ref().zip(attempt)
@@ -251,8 +261,7 @@ impl<T> Subscription<T> {
             }
             let generation = self.reader.restarts();
             match self.reader.take() {
-                // A new session goes on in the stream where the one before has ended.
-                Some(Taken::Gap { count: 0, .. }) if self.reads_stream => self.settle(),
+                Some(Taken::GoesOn) => self.settle(),
                 Some(Taken::Message { raw, stamp }) => {
                     attempt = attempt_in(self.deliveries.as_ref(), &raw);
                     if let Some((deliveries, attempt)) = self.deliveries.as_ref().zip(attempt)
@@ -268,7 +277,7 @@ impl<T> Subscription<T> {
         };
         progress.made_progress();
         let event = match taken {
-            None => return Poll::Ready(None),
+            None | Some(Taken::GoesOn) => return Poll::Ready(None),
             Some(Taken::Gap { count, reason }) => Event::Gap { count, reason },
             Some(Taken::Message { raw, .. }) => match self.topics.read(raw.topic) {
                 Ok(topic) => match self.opener.as_mut().map_or_else(
@@ -324,6 +333,29 @@ impl<T> Subscription<T> {
         let (received, gaps) = self.reader.inbox().counts();
         let taken = self.reader.taken();
         Counts { received, taken, pending: received - taken, gaps }
+    }
+
+    /// The epoch of the stream that it reads; `None` for one that reads none.
+    ///
+    /// It goes with the sequences of its messages: whoever notes how far he has read notes it, too, and begins there by
+    /// [`SubscribeOptions::epoch`].
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.reader.inbox().with_following(|following| following.epoch())?
+    }
+
+    /// Where to go on in the stream, once it has ended by its [limit](SubscribeOptions::limit) and everything is taken. That
+    /// there is nothing more yet it tells by [`end_sequence`](Self::end_sequence).
+    #[must_use]
+    pub fn next_sequence(&self) -> Option<u64> {
+        self.reader.inbox().with_following(|following| following.next())?
+    }
+
+    /// The first sequence of the stream that was not there when the subscription began, at the session that there is now; `None`
+    /// for one that reads no stream.
+    #[must_use]
+    pub fn end_sequence(&self) -> Option<u64> {
+        self.reader.inbox().with_following(|following| following.end())
     }
 
     /// Why it ended; `None` while it has not. Messages may still be there to be taken.
@@ -527,7 +559,9 @@ impl Client {
         });
         let reads_stream = options.start.is_some() || deliveries.is_some();
         if reads_stream {
-            inbox.follow_stream(deliveries.clone());
+            let start = options.start.unwrap_or(Start::New);
+            let following = Following::new(start, options.epoch, options.limit);
+            inbox.follow_stream(following, deliveries.clone());
         }
         let pattern: Arc<str> = pattern.into();
         let flags = if options.no_echo { Flags::NO_ECHO } else { Flags::NONE };

@@ -37,11 +37,27 @@ pub const STORE_PAGE_MESSAGES: usize = 1024;
 /// Bytes of one page, likewise. A page may be longer by one message.
 pub const STORE_PAGE_BYTES: u64 = 256 * 1024;
 
+/// Messages of a page of history that a client asks for, unless it says otherwise: what a person looks through.
+pub const HISTORY_MESSAGES: u32 = 1024;
+
+/// Bytes of the frames of such a page, likewise.
+pub const HISTORY_BYTES: u64 = 1024 * 1024;
+
+/// Messages of a page of history at the most: a client holds all of them at once. Who wants more than that reads the stream by
+/// a subscription.
+pub const HISTORY_MESSAGES_MAX: u32 = 65_536;
+
+/// Bytes of the frames of a page of history at the most, likewise. The last message may exceed them.
+pub const HISTORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// Messages that are looked at for one page, whether or not they belong to it: some ten milliseconds.
 pub const STORE_LOOKS: usize = 16 * 1024;
 
 /// How often a bus has its streams drop what is too old: what is over its age by more than that is seldom read.
 pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
+
+/// How long introspection waits for a store to tell of its streams. One that takes longer has trouble with its disk.
+pub const STORE_ANSWER: Duration = Duration::from_secs(2);
 
 /// Calls to a store that wait for one another. More are refused as [`StoreError::LimitReached`](crate::store::StoreError).
 pub const STORE_QUEUE: usize = 4096;

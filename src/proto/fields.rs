@@ -27,6 +27,8 @@ const CONSUMER: u8 = 13;
 const DELIVERY: u8 = 14;
 const ATTEMPT: u8 = 15;
 const MESSAGE_ID: u8 = 16;
+const EPOCH: u8 = 17;
+const LIMIT: u8 = 18;
 
 /// A field section under construction.
 ///
@@ -191,6 +193,23 @@ impl FieldsBuilder {
         self.push(MESSAGE_ID, &[&id.publisher, &id.number.to_le_bytes()])
     }
 
+    /// The epoch of the stream that a subscription began to read.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn epoch(&mut self, epoch: Epoch) -> BusResult<()> {
+        self.push(EPOCH, &[&epoch])
+    }
+
+    /// How much of its stream a subscription reads: no more than there is when it begins, and no more than this. The last
+    /// message may exceed the bytes.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn limit(&mut self, messages: u32, bytes: u64) -> BusResult<()> {
+        self.push(LIMIT, &[&messages.to_le_bytes(), &bytes.to_le_bytes()])
+    }
+
     /// Fields that are encoded already, after those that are here.
     ///
     /// # Errors
@@ -207,21 +226,22 @@ impl FieldsBuilder {
     /// # Errors
     /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub(crate) fn append_without_deadline(&mut self, fields: &[u8]) -> BusResult<()> {
-        self.append_without(DEADLINE, fields)
+        self.append_without(&[DEADLINE], fields)
     }
 
-    /// The fields of a well-formed section, after those that are here, but for any start.
+    /// The fields of a well-formed section, after those that are here, but for what says where and how far a stream is
+    /// read.
     ///
     /// # Errors
     /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
-    pub(crate) fn append_without_start(&mut self, fields: &[u8]) -> BusResult<()> {
-        self.append_without(START, fields)
+    pub(crate) fn append_without_reading(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(&[START, EPOCH, LIMIT], fields)
     }
 
-    fn append_without(&mut self, without: u8, fields: &[u8]) -> BusResult<()> {
+    fn append_without(&mut self, without: &[u8], fields: &[u8]) -> BusResult<()> {
         let mut rest = fields;
         while let Some((tag, _, after)) = split(rest) {
-            if tag != without {
+            if !without.contains(&tag) {
                 let length = rest.len() - after.len();
                 self.append(rest.get(..length).unwrap_or_default())?;
             }
@@ -446,6 +466,9 @@ impl Start {
     }
 }
 
+/// What a stream is told from another one by that was there before: drawn at random when it was made.
+pub type Epoch = [u8; 16];
+
 /// Where a message lies in its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -481,12 +504,21 @@ pub enum GapReason {
     Link = 4,
     /// The stream did not keep it long enough.
     Retention = 5,
+    /// The stream is not the one that was read before: its store was lost, made anew or put back to an earlier state. How
+    /// many messages are missing nobody knows, so that the count is 0.
+    Recreated = 6,
 }
 
 impl GapReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Lagging, Self::DroppedOldest, Self::DroppedNewest, Self::Link, Self::Retention];
+    pub const ALL: [Self; 6] = [
+        Self::Lagging,
+        Self::DroppedOldest,
+        Self::DroppedNewest,
+        Self::Link,
+        Self::Retention,
+        Self::Recreated,
+    ];
 
     /// The reason with that number.
     #[must_use]
@@ -509,6 +541,7 @@ impl GapReason {
             Self::DroppedNewest => "dropped_newest",
             Self::Link => "link",
             Self::Retention => "retention",
+            Self::Recreated => "recreated",
         }
     }
 }
@@ -579,6 +612,15 @@ pub enum Field<'a> {
     Attempt(Attempt),
     /// See [`FieldsBuilder::message_id`].
     MessageId(MessageId),
+    /// See [`FieldsBuilder::epoch`].
+    Epoch(Epoch),
+    /// See [`FieldsBuilder::limit`].
+    Limit {
+        /// Messages that may come.
+        messages: u32,
+        /// Bytes of their frames after which no more come.
+        bytes: u64,
+    },
     /// A field of a later version, or one whose value cannot be read; to be skipped.
     Unknown(u8),
 }
@@ -615,6 +657,14 @@ pub(crate) fn attempt_of(section: &[u8]) -> Option<(u64, Attempt)> {
         }
     }
     position.zip(attempt)
+}
+
+/// Where to go on in a stream, behind what was read.
+pub(crate) fn next_of(section: &[u8]) -> Option<u64> {
+    iterate(section).find_map(|field| match field {
+        Field::Start(Start::From(sequence)) => Some(sequence),
+        _ => None,
+    })
 }
 
 /// Whether the section divides into fields without remainder.
@@ -680,6 +730,8 @@ fn read_known(tag: u8, value: &[u8]) -> Option<Field<'_>> {
             let publisher = *reader.bytes(16).ok()?.first_chunk()?;
             Field::MessageId(MessageId { publisher, number: reader.u64().ok()? })
         }
+        EPOCH => Field::Epoch(*value.first_chunk()?),
+        LIMIT => Field::Limit { messages: reader.u32().ok()?, bytes: reader.u64().ok()? },
         _ => return None,
     })
 }
@@ -711,6 +763,10 @@ pub struct Options<'a> {
     pub delivery: DeliveryRules,
     /// By what a publish is known if it is sent again.
     pub message_id: Option<MessageId>,
+    /// The epoch of the stream that its start is meant for.
+    pub epoch: Option<Epoch>,
+    /// Messages and bytes that it reads of what is there; `None` where it goes on with what comes.
+    pub limit: Option<(u32, u64)>,
 }
 
 impl<'a> Options<'a> {
@@ -762,8 +818,15 @@ impl<'a> Options<'a> {
                 Field::Consumer(name) => options.consumer = Some(name),
                 Field::Delivery(rules) => options.delivery = checked(rules)?,
                 Field::MessageId(id) => options.message_id = Some(id),
+                Field::Epoch(epoch) => options.epoch = Some(epoch),
+                Field::Limit { messages, bytes } => {
+                    if messages == 0 || bytes == 0 {
+                        return Err(Refusal::invalid("a limit of 0 would never let a message pass"));
+                    }
+                    options.limit = Some((messages, bytes));
+                }
                 // An option that is known but cannot be read must not be taken for its default.
-                Field::Unknown(tag @ (WINDOW..=START | CONSUMER | DELIVERY | MESSAGE_ID)) => {
+                Field::Unknown(tag @ (WINDOW..=START | CONSUMER | DELIVERY | MESSAGE_ID | EPOCH | LIMIT)) => {
                     return Err(Refusal::invalid(format!("the value of option {tag} cannot be read")));
                 }
                 Field::Header { .. }

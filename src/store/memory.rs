@@ -80,6 +80,10 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
     fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
         self.with(|state| {
             settings.check(state.streams.values().map(|log| &log.settings))?;

@@ -44,6 +44,11 @@ pub type Operation<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 /// Calls are taken in the order in which they are made. What [`commit`](Self::commit) has returned for is kept, whatever
 /// happens to the process, and to the machine if the store says so.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// What kind of store it is, in a word, for people.
+    fn kind(&self) -> &'static str {
+        "custom"
+    }
+
     /// Opens a stream, which is made if it is not there. One that is there gets these settings.
     ///
     /// # Errors

@@ -15,7 +15,10 @@ const RULES: [(&str, &[&str]); 13] = [
     ("store", &["topic", "limits", "error"]),
     ("bus", &["transport", "store", "auth", "proto", "topic", "limits", "error"]),
     ("client", &["transport", "engine", "auth", "proto", "topic", "limits", "error"]),
-    ("broker", &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error"]),
+    (
+        "broker",
+        &["bus", "client", "transport", "engine", "store", "auth", "proto", "topic", "limits", "error"],
+    ),
     ("prelude", &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error"]),
     (
         "lib",

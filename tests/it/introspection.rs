@@ -1,13 +1,17 @@
 //! What the bus tells about itself, and to whom.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use whispeer::auth::Principal;
-use whispeer::bus::{BusStats, Rows, ServedStats, SessionStats, StopRequest, SubscriptionStats};
+use whispeer::bus::{
+    BusStats, Rows, ServedStats, SessionStats, StopRequest, StreamStats, Streams, SubscriptionStats,
+};
 use whispeer::client::ManyOptions;
 use whispeer::prelude::*;
+use whispeer::store::{MemoryStore, Name, Store, StreamSettings};
 use whispeer_testkit::wait::soon;
 
 use crate::ground::{Ground, settings};
@@ -38,6 +42,37 @@ async fn local_clients_and_the_own_user_may_ask_the_bus_about_itself() {
         assert_eq!(served.rows.len(), 1, "the bus's own servings are not listed");
         assert_eq!(served.rows[0].topic, "work");
     }
+}
+
+#[tokio::test]
+async fn streams_are_told_with_what_they_have_and_a_store_that_fails_holds_nothing_else_up() {
+    let settings = |name: &str| {
+        let pattern = TopicPattern::new(format!("{name}/**")).unwrap();
+        StreamSettings::new(Name::new(name).unwrap(), vec![pattern])
+    };
+    let (one, two) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+    let first = Streams::open(one.clone(), [settings("orders"), settings("bills")]).await.unwrap();
+    let second = Streams::open(two.clone(), [settings("logs")]).await.unwrap();
+    let bus = Bus::builder().streams(first.and(&second).unwrap()).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    for number in 0..3 {
+        client.publish_bytes("orders/7", number.to_string()).await.unwrap();
+    }
+    let told: Rows<StreamStats> = ask(&client, "$bus/streams").await;
+    let names: Vec<_> = told.rows.iter().map(|row| (row.name.as_str(), row.messages, row.next)).collect();
+    assert_eq!(names, [("orders", 3, 4), ("bills", 0, 1), ("logs", 0, 1)]);
+    let orders = &told.rows[0];
+    assert_eq!(
+        (orders.patterns.as_slice(), orders.storage.as_str()),
+        (&["orders/**".to_owned()][..], "memory")
+    );
+    assert!(orders.first == 1 && orders.bytes > 0 && orders.epoch.len() == 32 && orders.problem.is_none());
+    two.close().await.unwrap();
+    let told: Rows<StreamStats> = ask(&client, "$bus/streams").await;
+    let problems: Vec<_> = told.rows.iter().map(|row| row.problem.as_deref()).collect();
+    assert_eq!(problems, [None, None, Some("the store is closed")]);
+    let stats: BusStats = ask(&client, "$bus/stats").await;
+    assert_eq!(stats.published, 3);
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ mod authentication;
 mod broken_links;
 #[cfg(feature = "broker")]
 mod broker;
+#[cfg(all(feature = "broker", feature = "sqlite"))]
+mod broker_store;
 mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
@@ -20,6 +22,7 @@ mod examples;
 mod ghosts;
 mod grants;
 mod ground;
+mod history;
 mod hostile;
 mod import_rule;
 mod in_place;

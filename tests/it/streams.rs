@@ -1,5 +1,6 @@
 //! Durable topics: what is published there is kept before it goes live, and can be read from any place.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -278,6 +279,140 @@ async fn one_message_to_several_topics_is_not_kept() {
     assert_eq!(client.publish_many(&["a", "b"], &Note("x".into())).await.unwrap(), 0);
 }
 
+/// A client that comes back soon.
+async fn returning(path: &Path) -> Client {
+    let mut reconnect = Reconnect::default();
+    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
+    Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap()
+}
+
+/// A bus at this place, with a stream `log` in this store.
+async fn bus_at(path: &Path, store: &Arc<dyn Store>) -> BusHandle {
+    let streams = Streams::open(Arc::clone(store), [settings("log", &["log"])]).await.unwrap();
+    Bus::builder().streams(streams).listen_unix(path).start().unwrap()
+}
+
+async fn next_is_recreated(subscription: &mut Subscription<Bytes>) {
+    let event = timeout(LONG, subscription.next_event()).await.unwrap().unwrap();
+    assert!(matches!(event, Event::Gap { count: 0, reason: GapReason::Recreated }), "{event:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_lost_is_told_and_read_from_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let bus = bus_at(&path, &(Arc::new(MemoryStore::new()) as Arc<dyn Store>)).await;
+    let reader = returning(&path).await;
+    let mut all = reader.subscribe_bytes_with("log", from(Start::All)).await.unwrap();
+    let mut new = reader.subscribe_bytes_with("log", from(Start::New)).await.unwrap();
+    let epoch = all.epoch().unwrap();
+    publish(&client(&bus), "log", 1..=5).await;
+    assert_eq!(take(&mut all, 5).await, expected(1..=5));
+    assert_eq!(take(&mut new, 5).await, expected(1..=5));
+    bus.stop().await;
+
+    // Of two messages in the new store one has a sequence that was there in the old one, too.
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let streams = Streams::open(Arc::clone(&store), [settings("log", &["log"])]).await.unwrap();
+    let inside = Bus::builder().streams(streams).start().unwrap();
+    publish(&client(&inside), "log", 1..=2).await;
+    inside.stop().await;
+    let bus = bus_at(&path, &store).await;
+    for subscription in [&mut all, &mut new] {
+        next_is_recreated(subscription).await;
+        assert_eq!(take(subscription, 2).await, expected(1..=2));
+        assert_ne!(subscription.epoch().unwrap(), epoch);
+        assert_eq!(subscription.counts().dropped(), 0, "nobody knows how many");
+    }
+    publish(&client(&bus), "log", 3..=3).await;
+    assert_eq!(take(&mut all, 1).await, expected(3..=3));
+
+    // The next session knows the stream that there is now.
+    bus.stop().await;
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 4..=4).await;
+    assert_eq!(take(&mut all, 1).await, expected(4..=4));
+    assert_eq!(take(&mut new, 2).await, expected(3..=4));
+}
+
+#[tokio::test]
+async fn a_stream_that_has_lost_its_latest_messages_is_told_and_read_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = bus_at(&path, &store).await;
+    let client = client(&bus);
+    publish(&client, "log", 1..=3).await;
+    let epoch = client.subscribe_bytes_with("log", from(Start::All)).await.unwrap().epoch().unwrap();
+    // Whoever has read ten of it comes from a time that is no more.
+    let mut log = client.subscribe_bytes_with("log", from(Start::From(11)).epoch(epoch)).await.unwrap();
+    next_is_recreated(&mut log).await;
+    publish(&client, "log", 4..=4).await;
+    assert_eq!(take(&mut log, 1).await, expected(4..=4));
+    // At its end, and before it, all is well.
+    for sequence in [4, 5] {
+        let mut log =
+            client.subscribe_bytes_with("log", from(Start::From(sequence)).epoch(epoch)).await.unwrap();
+        publish(&client, "log", sequence + 1..=sequence + 1).await;
+        assert_eq!(take(&mut log, 1).await, expected(sequence..=sequence));
+    }
+}
+
+#[tokio::test]
+async fn what_is_published_while_a_client_is_away_is_there_for_one_that_had_received_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 1..=2).await;
+    let reader = returning(&path).await;
+    let mut log = reader.subscribe_bytes_with("log", from(Start::New)).await.unwrap();
+    bus.stop().await;
+    let streams = Streams::open(Arc::clone(&store), [settings("log", &["log"])]).await.unwrap();
+    let inside = Bus::builder().streams(streams).start().unwrap();
+    publish(&client(&inside), "log", 3..=4).await;
+    inside.stop().await;
+    let _bus = bus_at(&path, &store).await;
+    assert_eq!(take(&mut log, 2).await, expected(3..=4));
+}
+
+#[tokio::test]
+async fn a_limit_holds_over_sessions_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 1..=10).await;
+    let reader = returning(&path).await;
+    let options = from(Start::All).limit(8, 1 << 20).window(2, 1 << 20);
+    let mut log = reader.subscribe_bytes_with("log", options).await.unwrap();
+    assert_eq!(take(&mut log, 3).await, expected(1..=3));
+    bus.stop().await;
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 11..=12).await;
+    assert_eq!(take(&mut log, 5).await, expected(4..=8));
+    assert!(timeout(LONG, log.next_event()).await.unwrap().is_none());
+    assert_eq!((log.next_sequence(), log.counts().dropped()), (Some(9), 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_the_first_of_the_last_messages_is_told_that_some_may_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = bus_at(&path, &store).await;
+    let reader = returning(&path).await;
+    let mut last = reader.subscribe_bytes_with("log", from(Start::Last(1))).await.unwrap();
+    let mut all = reader.subscribe_bytes_with("log", from(Start::All)).await.unwrap();
+    bus.stop().await;
+    let bus = bus_at(&path, &store).await;
+    publish(&client(&bus), "log", 1..=1).await;
+    assert_eq!(take(&mut all, 1).await, expected(1..=1));
+    let event = timeout(LONG, last.next_event()).await.unwrap().unwrap();
+    assert!(matches!(event, Event::Gap { count: 0, reason: GapReason::Link }), "{event:?}");
+    assert_eq!(take(&mut last, 1).await, expected(1..=1));
+}
+
 #[tokio::test]
 async fn a_reader_goes_on_at_a_new_session_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
@@ -288,9 +423,7 @@ async fn a_reader_goes_on_at_a_new_session_where_it_was() {
         Bus::builder().streams(streams).listen_unix(&path).start().unwrap()
     };
     let bus = start().await;
-    let mut reconnect = Reconnect::default();
-    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
-    let reader = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
+    let reader = returning(&path).await;
     let mut log = reader.subscribe_bytes_with("log", from(Start::All)).await.unwrap();
     publish(&client(&bus), "log", 1..=5).await;
     assert_eq!(take(&mut log, 3).await, expected(1..=3));
@@ -338,4 +471,33 @@ async fn what_is_too_old_is_dropped_while_the_bus_runs() {
     let mut log = client(&bus).subscribe_bytes_with("log", from(Start::All)).await.unwrap();
     publish(&client(&bus), "log", 11..=11).await;
     assert_eq!(take(&mut log, 1).await, expected(11..=11));
+}
+
+#[tokio::test]
+async fn bounds_of_a_stream_can_change_while_the_bus_runs_and_its_topics_cannot() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let streams = Streams::open(Arc::clone(&store), [settings("log", &["log"])]).await.unwrap();
+    let bus = Bus::builder().streams(streams.clone()).start().unwrap();
+    publish(&client(&bus), "log", 1..=5).await;
+    let bounded = |patterns: &[&str]| settings("log", patterns).retention(Retention::new().messages(2));
+    for other in [bounded(&["log/**"]), settings("other", &["other"])] {
+        assert!(matches!(streams.change(other).await, Err(BusError::InvalidSettings(_))));
+    }
+    streams.change(bounded(&["log"])).await.unwrap();
+    publish(&client(&bus), "log", 6..=6).await;
+    let mut log = client(&bus).subscribe_bytes_with("log", from(Start::All)).await.unwrap();
+    assert_eq!(take(&mut log, 2).await, expected(5..=6));
+}
+
+#[tokio::test]
+async fn a_topic_can_move_from_one_stream_of_a_store_to_another() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    Streams::open(Arc::clone(&store), [settings("z", &["a", "b"])]).await.unwrap();
+    let moved = [settings("a", &["a"]), settings("z", &["b"])];
+    let streams = Streams::open(Arc::clone(&store), moved).await.unwrap();
+    let topics: Vec<_> =
+        streams.states().await.into_iter().map(|row| (row.name, row.patterns.concat())).collect();
+    assert_eq!(topics, [("z".to_owned(), "b".to_owned()), ("a".to_owned(), "a".to_owned())]);
+    let refused = Streams::open(store, [settings("c", &["a"]), settings("d", &["d"])]).await.unwrap_err();
+    assert!(refused.to_string().contains("meets \"a\" of the stream \"a\""), "{refused}");
 }

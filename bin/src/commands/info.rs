@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use clap::Args;
 use serde::de::DeserializeOwned;
-use whispeer::bus::{BusStats, Dropped, Rows, ServedStats, SessionStats, SubscriptionStats};
+use whispeer::bus::{BusStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats};
 
 use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::failure::{FAILED, Failure};
@@ -21,7 +21,7 @@ Examples:
 
 Only the user that the bus runs as may ask.";
 
-/// Show sessions, subscriptions, served topics, queues and drops of a bus
+/// Show sessions, subscriptions, served topics, streams, queues and drops of a bus
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Info {
@@ -34,11 +34,12 @@ pub(crate) struct Info {
 }
 
 /// The topics that the bus answers on, by the name of what it tells there.
-const TOPICS: [(&str, &str); 4] = [
+const TOPICS: [(&str, &str); 5] = [
     ("bus", "$bus/stats"),
     ("sessions", "$bus/sessions"),
     ("subscriptions", "$bus/subscriptions"),
     ("served", "$bus/served"),
+    ("streams", "$bus/streams"),
 ];
 
 impl Info {
@@ -69,6 +70,7 @@ pub(crate) struct Snapshot {
     pub(crate) sessions: Rows<SessionStats>,
     pub(crate) subscriptions: Rows<SubscriptionStats>,
     pub(crate) served: Rows<ServedStats>,
+    pub(crate) streams: Rows<StreamStats>,
 }
 
 impl Snapshot {
@@ -78,6 +80,7 @@ impl Snapshot {
             sessions: ask(connection, "$bus/sessions").await?,
             subscriptions: ask(connection, "$bus/subscriptions").await?,
             served: ask(connection, "$bus/served").await?,
+            streams: ask(connection, "$bus/streams").await?,
         })
     }
 
@@ -91,6 +94,7 @@ impl Snapshot {
             &subscriptions(&self.subscriptions.rows),
         );
         section(&mut text, "Served topics", self.served.left_out, &served(&self.served.rows));
+        section(&mut text, "Streams", self.streams.left_out, &streams(&self.streams.rows));
         text
     }
 }
@@ -259,6 +263,33 @@ fn served(rows: &[ServedStats]) -> Option<Table> {
     (!rows.is_empty()).then_some(table)
 }
 
+fn streams(rows: &[StreamStats]) -> Option<Table> {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("NAME", Left),
+        ("PATTERNS", Left),
+        ("STORAGE", Left),
+        ("MESSAGES", Right),
+        ("BYTES", Right),
+        ("FIRST", Right),
+        ("NEXT", Right),
+        ("STATE", Left),
+    ]);
+    for row in rows {
+        table.row(vec![
+            row.name.clone(),
+            row.patterns.join(" "),
+            row.storage.clone(),
+            human_count(row.messages),
+            human_size(row.bytes),
+            row.first.to_string(),
+            row.next.to_string(),
+            row.problem.clone().unwrap_or_else(|| "ok".to_owned()),
+        ]);
+    }
+    (!rows.is_empty()).then_some(table)
+}
+
 /// What was dropped, by reason, or 0. Names come from the bus, not from clients.
 pub(crate) fn dropped(dropped: &Dropped) -> String {
     if dropped.is_empty() {
@@ -304,6 +335,7 @@ mod tests {
             sessions: Rows { rows: Vec::new(), left_out: 0 },
             subscriptions: Rows { rows: Vec::new(), left_out: 0 },
             served: Rows { rows: Vec::new(), left_out: 0 },
+            streams: Rows { rows: Vec::new(), left_out: 0 },
         };
         let text = empty.render();
         assert!(text.contains("dropped        0"), "{text}");

@@ -14,10 +14,13 @@ pub(crate) mod manual;
 pub(crate) mod passwd;
 pub(crate) mod publish;
 pub(crate) mod register;
+pub(crate) mod replay;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod serve;
 pub(crate) mod stop;
+#[cfg(feature = "sqlite")]
+pub(crate) mod streams;
 pub(crate) mod subscribe;
 pub(crate) mod token;
 pub(crate) mod top;
@@ -46,6 +49,7 @@ pub(crate) async fn run(
         (Command::Config(config), _) => config.run(before, logging),
         (Command::Pub(publish), Some(bus)) => publish.run(&bus, interrupts).await,
         (Command::Sub(subscribe), Some(bus)) => subscribe.run(&bus, interrupts).await,
+        (Command::Replay(replay), Some(bus)) => replay.run(&bus, interrupts).await,
         (Command::Reply(reply), Some(bus)) => reply.run(&bus, interrupts).await,
         (command, bus) => tokio::select! {
             outcome = Box::pin(run_whole(command, bus, before)) => outcome,
@@ -81,6 +85,8 @@ async fn run_alone(command: Command) -> anyhow::Result<()> {
         Command::Dict(dict) => dict.run().await,
         #[cfg(feature = "encryption")]
         Command::Keys(keys) => keys.run().await,
+        #[cfg(feature = "sqlite")]
+        Command::Streams(streams) => streams.run().await,
         Command::Passwd(passwd) => passwd.run().await,
         Command::Token(token) => token.run(),
         Command::Completions(completions) => completions.run(),

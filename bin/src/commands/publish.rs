@@ -1,7 +1,7 @@
 //! `whispeer pub`: publishes.
 
 use clap::Args;
-use whispeer::client::PublishOptions;
+use whispeer::client::{PublishOptions, Quality};
 
 use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::input::{self, LineForm, Lines};
@@ -16,6 +16,7 @@ Examples:
   whispeer pub sensors/7 '{\"celsius\": 21.5}'   a JSON object
   whispeer pub sensors/7 < reading.json        a JSON value from standard input
   whispeer pub --raw files/logo < logo.png     bytes as they are
+  whispeer pub --qos 1 orders/7 '{\"pears\": 2}'   ends when the bus has stored it
   tail -f app.log | whispeer pub --lines logs  each line as a string
 
 Values are sent as MessagePack; {\"$binary\": \"BASE64\"} stands for bytes. Topics may have the
@@ -43,6 +44,10 @@ pub(crate) struct Publish {
     /// Send a header along; may be given several times
     #[arg(long = "header", value_parser = quantity::header, value_name = "NAME=VALUE")]
     headers: Vec<(String, String)>,
+
+    /// How sure it is to be: 0 for at most once, 1 for at least once; the topic has to be in a stream then
+    #[arg(long, default_value_t = 0, value_name = "QOS", value_parser = clap::value_parser!(u8).range(0..=1))]
+    qos: u8,
 
     /// Do not say what was published
     #[arg(short, long)]
@@ -75,8 +80,9 @@ impl Publish {
         let subscriptions = connection.check(published)?;
         if !self.quiet {
             let plural = if subscriptions == 1 { "" } else { "s" };
+            let stored = if self.qos == 0 { "" } else { "stored and " };
             output::notice(format_args!(
-                "published to {} subscription{plural}",
+                "{stored}published to {} subscription{plural}",
                 human_count(subscriptions as u64)
             ));
         }
@@ -138,6 +144,7 @@ impl Publish {
     }
 
     fn options(&self) -> PublishOptions {
-        PublishOptions::default().headers(self.headers.iter().cloned().collect())
+        let quality = if self.qos == 0 { Quality::AtMostOnce } else { Quality::AtLeastOnce };
+        PublishOptions::default().headers(self.headers.iter().cloned().collect()).quality(quality)
     }
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 
 use clap::Args;
 use whispeer::auth::{AuthSettings, Policy};
-use whispeer::bus::{Bus, BusHandle};
+use whispeer::bus::{Bus, BusHandle, Streams};
 use whispeer::transport::{ClientAuth, ServerTls, UnixListener, UnixOptions, WebSocketOptions};
 use whispeer::{Address, BusError};
 
@@ -16,6 +16,7 @@ use crate::logging::Logging;
 use crate::output;
 use crate::service::{Descriptors, Passed, Watchdog, assign, notices};
 use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls, WebSocket};
+use crate::storage::OpenStreams;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,9 +59,10 @@ impl Serve {
         let descriptors = Descriptors::raise();
         warn_of_room(descriptors, &settings);
         let mut hangups = Hangups::listen()?;
-        let handle = start(&settings, passed)?;
+        let streams = OpenStreams::open(&settings.configuration).await?;
+        let handle = start(&settings, streams.streams.clone(), passed)?;
         let watchdog = Watchdog::start(&handle)?;
-        let mut running = Running { given, environment, settings, descriptors, logging, handle };
+        let mut running = Running { given, environment, settings, descriptors, logging, streams, handle };
         let status = format!("ready on {}", running.addresses());
         notices::ready(&status);
         output::notice(format_args!("{status}"));
@@ -74,12 +76,12 @@ impl Serve {
                     anyhow::bail!("the bus has ended by itself; WHISPEER_LOG=debug tells more")
                 }
                 hangup = hangups.next() => match hangup {
-                    Hangup::Reload => running.reload(&status),
+                    Hangup::Reload => running.reload(&status).await,
                     Hangup::Ended => break None,
                 }
             }
         };
-        let Running { handle, settings, .. } = running;
+        let Running { handle, settings, streams, .. } = running;
         let grace = asked.unwrap_or(settings.configuration.grace);
         notices::stopping(grace);
         let at_once = async {
@@ -94,8 +96,12 @@ impl Serve {
             )),
             None => output::notice(format_args!("draining; interrupt again to stop at once")),
         }
+        let draining = async {
+            handle.drain(grace).await;
+            streams.close().await;
+        };
         tokio::select! {
-            () = handle.drain(grace) => {}
+            () = draining => {}
             () = at_once => {}
         }
         drop(watchdog);
@@ -121,6 +127,7 @@ struct Running<'a> {
     settings: Effective,
     descriptors: Descriptors,
     logging: &'a Logging,
+    streams: OpenStreams,
     handle: BusHandle,
 }
 
@@ -133,10 +140,10 @@ impl Running<'_> {
 
     /// Reads the configuration again and applies what can be, with a word on each change, and then certificates
     /// and keys. What cannot be used changes nothing.
-    fn reload(&mut self, status: &str) {
+    async fn reload(&mut self, status: &str) {
         notices::reloading();
         if let Some(file) = self.settings.file.clone() {
-            match self.apply() {
+            match self.apply().await {
                 Ok(0) => output::notice(format_args!("{} read again: no changes", file.display())),
                 Ok(_) => output::notice(format_args!("{} read again", file.display())),
                 Err(error) => {
@@ -176,7 +183,7 @@ impl Running<'_> {
     }
 
     /// Applies what the file says now; returns how many settings differ.
-    fn apply(&mut self) -> anyhow::Result<usize> {
+    async fn apply(&mut self) -> anyhow::Result<usize> {
         let newer = Effective::load(&self.given, &self.environment)?;
         self.handle.apply(&newer.configuration.bus)?;
         warn(&newer);
@@ -191,7 +198,23 @@ impl Running<'_> {
             }
         }
         self.logging.set(&self.settings.configuration.log);
-        Ok(differences.len())
+        Ok(differences.len() + self.apply_to_streams(&newer).await)
+    }
+
+    /// Gives streams the bounds that the file has now; returns how many settings differ.
+    async fn apply_to_streams(&mut self, newer: &Effective) -> usize {
+        let differences = self.settings.stream_differences(newer);
+        for difference in &differences {
+            if let Some(settings) = &difference.applies {
+                if let Err(error) = self.streams.change(settings.clone()).await {
+                    output::notice(format_args!("error: {error:#}"));
+                    continue;
+                }
+                self.settings.take_stream(settings);
+            }
+            output::notice(format_args!("{}", difference.describe()));
+        }
+        differences.len()
     }
 }
 
@@ -213,10 +236,11 @@ fn warn_of_room(descriptors: Descriptors, settings: &Effective) {
     }
 }
 
-fn start(settings: &Effective, passed: Passed) -> anyhow::Result<BusHandle> {
+fn start(settings: &Effective, streams: Streams, passed: Passed) -> anyhow::Result<BusHandle> {
     let configuration = &settings.configuration;
     let addresses = addresses(settings, &passed)?;
     let mut builder = Bus::builder().settings(configuration.bus.clone()).workers(configuration.workers);
+    builder = builder.streams(streams);
     let mut parsed = addresses.iter().map(|address| parse(address)).collect::<anyhow::Result<Vec<_>>>()?;
     for listener in passed.unix {
         // One that is in the configuration too is not made a second time.

@@ -200,7 +200,14 @@ impl Subscribe {
 
 /// Adds a message with all that came with it.
 fn push_object(message: &Message<Bytes>, text: &mut Vec<u8>) {
-    text.extend_from_slice(b"{\"topic\":");
+    text.push(b'{');
+    push_members(message, text);
+    text.push(b'}');
+}
+
+/// Adds what an object has of a message: topic, headers and payload.
+pub(super) fn push_members(message: &Message<Bytes>, text: &mut Vec<u8>) {
+    text.extend_from_slice(b"\"topic\":");
     payload::push_json_string(message.topic.as_str(), text);
     text.extend_from_slice(b",\"headers\":[");
     for (index, (name, value)) in message.headers.iter().enumerate() {
@@ -212,7 +219,6 @@ fn push_object(message: &Message<Bytes>, text: &mut Vec<u8>) {
     }
     text.extend_from_slice(b"],\"payload\":");
     payload::push_json(&message.value, text);
-    text.push(b'}');
 }
 
 /// Several subscriptions, which take turns.

@@ -326,6 +326,7 @@ mod tests {
             sessions: Rows { rows: Vec::new(), left_out: 0 },
             subscriptions: Rows { rows: Vec::new(), left_out: 0 },
             served: Rows { rows: Vec::new(), left_out: 0 },
+            streams: Rows { rows: Vec::new(), left_out: 0 },
         }
     }
 

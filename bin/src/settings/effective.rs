@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use whispeer::BusError;
+use whispeer::store::StreamSettings;
 
 use super::file;
 use super::given::{FILE_VARIABLE, Given};
 use super::kind::toml_text;
-use super::{Change, Configuration, Environment, SETTINGS, Setting, Source};
+use super::streams::StreamDifference;
+use super::{Change, Configuration, Environment, SETTINGS, Setting, Source, StreamChoice};
 use crate::connection::ADDRESS_VARIABLE;
 use crate::failure::Failure;
 use crate::output::{Align, Table};
@@ -166,13 +168,30 @@ impl Effective {
             .map(|(setting, source)| (setting, setting.kind.show(&self.configuration), source))
     }
 
+    /// The settings of streams, likewise.
+    fn stream_rows(&self) -> impl Iterator<Item = (String, Value, Source)> {
+        let place = |line: Option<usize>| match (&self.file, line) {
+            (Some(path), Some(line)) => Source::File { path: path.clone(), line },
+            _ => Source::Default,
+        };
+        let rows = self.configuration.streams.iter().flat_map(StreamChoice::rows);
+        rows.map(move |(key, value, line)| (key, value, place(line)))
+    }
+
+    /// All rows, with the names of the settings.
+    fn all_rows(&self) -> impl Iterator<Item = (String, Value, Source)> {
+        let rows =
+            self.rows().map(|(setting, value, source)| (setting.key.to_owned(), value, source.clone()));
+        rows.chain(self.stream_rows())
+    }
+
     /// As a table for people.
     pub(crate) fn text(&self) -> String {
         let mut table =
             Table::new(&[("SETTING", Align::Left), ("VALUE", Align::Left), ("FROM", Align::Left)]);
-        for (setting, value, source) in self.rows() {
+        for (key, value, source) in self.all_rows() {
             let value = if value.is_null() { "-".to_owned() } else { toml_text(&value) };
-            table.row(vec![setting.key.to_owned(), value, source.to_string()]);
+            table.row(vec![key, value, source.to_string()]);
         }
         table.render()
     }
@@ -180,10 +199,10 @@ impl Effective {
     /// As JSON for programs.
     pub(crate) fn json(&self) -> String {
         let mut settings = Map::new();
-        for (setting, value, source) in self.rows() {
-            let place = (*source != Source::Default).then(|| source.to_string());
+        for (key, value, source) in self.all_rows() {
+            let place = (source != Source::Default).then(|| source.to_string());
             let entry = json!({ "value": value, "source": source.name(), "place": place });
-            settings.insert(setting.key.to_owned(), entry);
+            settings.insert(key, entry);
         }
         let mut text = json!({ "file": self.file, "settings": settings }).to_string();
         text.push('\n');
@@ -202,6 +221,32 @@ impl Effective {
                 now: shown(&now),
             })
             .collect()
+    }
+
+    /// What `newer` says otherwise of streams.
+    pub(crate) fn stream_differences(&self, newer: &Self) -> Vec<StreamDifference> {
+        let find = |all: &Self, choice: &StreamChoice| {
+            let mut streams = all.configuration.streams.iter();
+            streams.find(|other| other.settings.name == choice.settings.name).cloned()
+        };
+        let mut differences = Vec::new();
+        for choice in &self.configuration.streams {
+            match find(newer, choice) {
+                Some(newer) => differences.extend(choice.differences(&newer)),
+                None => differences.push(choice.appeared(false)),
+            }
+        }
+        let added = newer.configuration.streams.iter().filter(|choice| find(self, choice).is_none());
+        differences.extend(added.map(|choice| choice.appeared(true)));
+        differences
+    }
+
+    /// A stream has these bounds from now on.
+    pub(crate) fn take_stream(&mut self, settings: &StreamSettings) {
+        let mut streams = self.configuration.streams.iter_mut();
+        if let Some(choice) = streams.find(|choice| choice.settings.name == settings.name) {
+            choice.settings = settings.clone();
+        }
     }
 
     /// Takes over the value that `newer` has for a setting.

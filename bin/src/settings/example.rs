@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::kind::{Kind, toml_text};
-use super::{Change, Configuration, SETTINGS, Setting};
+use super::{Change, Configuration, SETTINGS, Setting, streams};
 
 const INTRODUCTION: &str = "\
 # Settings of `whispeer serve`, each with its default. Take away the # before those to change.
@@ -40,6 +40,7 @@ pub(crate) fn example() -> String {
         };
         let _ = writeln!(text, "#{} = {value}", setting.key);
     }
+    text.push_str(streams::EXAMPLE);
     text
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Configuration, Setting, Source};
+use super::{Configuration, Setting, Source, streams};
 use crate::failure::{FAILED, Failure};
 use crate::first_word::distance;
 
@@ -79,6 +79,10 @@ impl Reading<'_> {
                 self.policy_within(key.span());
                 continue;
             }
+            if name == streams::TABLE {
+                self.streams(key.span(), value.get_ref());
+                continue;
+            }
             match (self.table.iter().position(|setting| setting.key == name), value.get_ref()) {
                 (Some(index), value) => self.setting(index, key.span(), value),
                 (None, DeValue::Table(table))
@@ -97,6 +101,18 @@ impl Reading<'_> {
         let source = Source::File { path: PathBuf::from(self.path), line: self.line(&at) };
         let index = self.table.iter().position(|setting| setting.key == "policy");
         self.sources.extend(index.map(|index| (index, source)));
+    }
+
+    /// Reads the tables of streams.
+    fn streams(&mut self, at: Range<usize>, value: &DeValue<'_>) {
+        let DeValue::Table(table) = value else {
+            let text = "streams: expected tables, such as [streams.orders]";
+            return self.problem(at, text);
+        };
+        match streams::read(table, |at| self.line(at)) {
+            Ok(choices) => self.into.streams = choices,
+            Err(problems) => problems.into_iter().for_each(|(at, text)| self.problem(at, &text)),
+        }
     }
 
     fn setting(&mut self, index: usize, at: Range<usize>, value: &DeValue<'_>) {

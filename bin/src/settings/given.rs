@@ -28,6 +28,12 @@ pub(crate) struct Given {
 }
 
 impl Given {
+    /// Nothing but this file.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of_file(file: Option<PathBuf>) -> Self {
+        Self { file, ..Self::default() }
+    }
+
     /// Makes up a flag that was not given, as `-v` and `--addr` do.
     pub(crate) fn or(mut self, key: &'static str, flag: &str, value: Option<String>) -> Self {
         if let Some(value) = value {

@@ -246,7 +246,7 @@ fn address(word: &str, base: &Path) -> Result<String, String> {
 }
 
 /// What stands in the file, for an error. Long strings are cut.
-fn found(value: &DeValue<'_>) -> String {
+pub(super) fn found(value: &DeValue<'_>) -> String {
     const SHOWN: usize = 60;
     match value {
         DeValue::String(text) if text.chars().count() > SHOWN => {

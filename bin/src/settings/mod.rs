@@ -11,6 +11,7 @@
 //! | `given` | flags, and the environment |
 //! | `file` | the file |
 //! | `effective` | all of them together: a flag goes before a variable, that before the file |
+//! | `streams` | the tables of streams, which stand in the file alone |
 //! | `example` | the commented file |
 
 mod effective;
@@ -18,6 +19,7 @@ mod example;
 mod file;
 mod given;
 mod kind;
+mod streams;
 mod table;
 
 use std::fmt;
@@ -29,6 +31,7 @@ use whispeer::bus::Settings;
 pub(crate) use effective::Effective;
 pub(crate) use example::example;
 pub(crate) use given::{Environment, Given};
+pub(crate) use streams::{Storage, StreamChoice};
 pub(crate) use table::{Change, SETTINGS, Setting};
 
 /// The values of all settings.
@@ -44,6 +47,29 @@ pub(crate) struct Configuration {
     pub(crate) bus: Settings,
     pub(crate) tls: Tls,
     pub(crate) websocket: WebSocket,
+    pub(crate) store: StoreChoice,
+    /// In the order of the file.
+    pub(crate) streams: Vec<StreamChoice>,
+}
+
+/// The file in which streams are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StoreChoice {
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) durability: &'static str,
+}
+
+impl StoreChoice {
+    /// What was acknowledged is on the disk.
+    pub(crate) const SURVIVES_POWER_LOSS: &'static str = "survives-power-loss";
+    /// It is with the system, which writes it soon.
+    pub(crate) const POWER_LOSS_LOSES_THE_LATEST: &'static str = "power-loss-loses-the-latest";
+}
+
+impl Default for StoreChoice {
+    fn default() -> Self {
+        Self { folder: None, durability: Self::SURVIVES_POWER_LOSS }
+    }
 }
 
 /// Whom a bus lets in where WebSocket is spoken.
@@ -101,6 +127,8 @@ impl Default for Configuration {
             bus: Settings::default(),
             tls: Tls::default(),
             websocket: WebSocket::default(),
+            store: StoreChoice::default(),
+            streams: Vec::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The table of all settings.
 
-use super::Tls;
 use super::kind::Kind;
+use super::{StoreChoice, Tls};
 
 /// A setting of `whispeer serve`.
 pub(crate) struct Setting {
@@ -151,6 +151,26 @@ pub(crate) static SETTINGS: &[Setting] = &[
     .more(&["IP addresses, localhost and the host that is listened on need not be listed."])
     .example(r#"["bus.example.com"]"#, "none but these"),
     Setting::new(
+        "store.folder",
+        "Folder in which streams are kept that outlive the bus",
+        Kind::Path(|all| &mut all.store.folder),
+    )
+    .more(&["One bus at a time has it. It is made for its owner alone where it is missing."])
+    .example(
+        r#""/var/lib/whispeer""#,
+        "$STATE_DIRECTORY, $XDG_STATE_HOME/whispeer or ~/.local/state/whispeer",
+    ),
+    Setting::new(
+        "store.durability",
+        "What becomes of acknowledged messages of streams if the machine loses its power",
+        Kind::Choice(&[StoreChoice::SURVIVES_POWER_LOSS, StoreChoice::POWER_LOSS_LOSES_THE_LATEST], |all| {
+            &mut all.store.durability
+        }),
+    )
+    .more(&[
+        "The latest are those of the last seconds. If the bus alone ends, however it does, none is lost.",
+    ]),
+    Setting::new(
         "frame_limit",
         "Largest frame: a payload with its topic and headers",
         Kind::Size(|all| &mut all.bus.frame_limit),
@@ -277,7 +297,7 @@ mod tests {
     /// The binary's own settings are changed by the binary.
     fn is_own(setting: &Setting) -> bool {
         ["listen", "mode", "allow_anyone", "policy", "grace", "log", "workers"].contains(&setting.key)
-            || ["tls.", "websocket."].iter().any(|table| setting.key.starts_with(table))
+            || ["tls.", "websocket.", "store."].iter().any(|table| setting.key.starts_with(table))
     }
 
     #[tokio::test]

@@ -103,11 +103,13 @@ fn every_subcommand_explains_itself() {
         "config",
         "pub",
         "sub",
+        "replay",
         "ls",
         "req",
         "reply",
         "info",
         "top",
+        "streams",
         "bench",
         "register",
         "certs",
@@ -134,12 +136,14 @@ fn the_help_lists_what_there_is() {
   config       Print the settings of `serve` and where each comes from
   pub          Publish a value, or each line of standard input
   sub          Subscribe and print messages
+  replay       Print what a stream has kept
   ls           List the topics that are published to at the moment
   req          Make a request and print the answer
   reply        Answer requests, with a fixed value or by a command
-  info         Show sessions, subscriptions, served topics, queues and drops of a bus
+  info         Show sessions, subscriptions, served topics, streams, queues and drops of a bus
   top          Watch rates, sessions, subscriptions and drops of a bus
   stop         Ask a bus to stop: it takes nothing new, and lets what is in flight finish
+  streams      List or remove streams of a store that no bus has
   bench        Measure latency and throughput
   register     Give a bus a name, to use as @NAME
   unregister   Forget a bus's name

@@ -27,6 +27,8 @@ mod sealed;
 #[cfg(all(feature = "compression", feature = "encryption"))]
 mod secrecy;
 mod service;
+#[cfg(feature = "sqlite")]
+mod streams;
 mod support;
 mod tls;
 mod websocket;

@@ -34,13 +34,17 @@ impl Place {
             .args(arguments)
             .current_dir(self.folder.path())
             .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
+            .env("XDG_STATE_HOME", self.folder.path().join("state"))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if ["WHISPEER_", "LISTEN_", "NOTIFY_", "WATCHDOG_"].iter().any(|ours| text.starts_with(ours)) {
+            if ["WHISPEER_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "STATE_DIRECTORY"]
+                .iter()
+                .any(|ours| text.starts_with(ours))
+            {
                 command.env_remove(&name);
             }
         }

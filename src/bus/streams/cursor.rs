@@ -1,5 +1,6 @@
 //! A subscription that reads its stream at its own pace.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -12,9 +13,21 @@ use crate::bus::session::{Session, State};
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
 use crate::proto::ContentRef;
-use crate::proto::fields::{FieldsBuilder, GapReason, Position, Start};
+use crate::proto::fields::{Epoch, FieldsBuilder, GapReason, Position, Start};
 use crate::store::{self, Message, Page, Reading, StoreError};
 use crate::topic::TopicPattern;
+
+/// Where and how far a subscription reads its stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) start: Start,
+    /// The epoch of the stream that it begins in; `None` for whichever there is.
+    pub(crate) epoch: Option<Epoch>,
+    /// Messages and bytes that it reads of what is there; `None` where it goes on with what comes.
+    pub(crate) limit: Option<(u32, u64)>,
+    /// What lies before this was there when it began.
+    pub(crate) live_from: u64,
+}
 
 /// The task of a subscription that reads a stream. It ends with the subscription that has it.
 #[derive(Debug)]
@@ -31,23 +44,21 @@ impl Cursor {
         (session, slot, id): (&Arc<Session>, Slot, u32),
         stream: &Arc<Stream>,
         pattern: TopicPattern,
-        start: Start,
+        place: Place,
     ) -> Self {
         let may_go_on = Arc::new(Notify::new());
-        let end = stream.end.subscribe();
-        // Now, and not when the task begins: whoever has subscribed gets what is published after that.
-        let live_from = *end.borrow();
         let reader = Reader {
             session: Arc::clone(session),
             slot,
             id,
-            end,
+            end: stream.end.subscribe(),
             stream: Arc::clone(stream),
             pattern,
             may_go_on: Arc::clone(&may_go_on),
-            live_from,
+            live_from: place.live_from,
+            left: place.limit,
         };
-        let task = runtime.spawn(reader.run(start)).abort_handle();
+        let task = runtime.spawn(reader.run(place)).abort_handle();
         Self { may_go_on, task }
     }
 
@@ -73,45 +84,78 @@ struct Reader {
     may_go_on: Arc<Notify>,
     /// What lies before this was there when the subscription began.
     live_from: u64,
+    /// What it may still read, if that has a limit.
+    left: Option<(u32, u64)>,
+}
+
+/// Why a cursor reads no further: all that was asked for is read, to before this sequence; or the store has failed; or
+/// the subscription is gone.
+enum Stop {
+    Done(u64),
+    Failed(StoreError),
+    Gone,
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Reader {
-    async fn run(mut self, start: Start) {
-        if let Err(Some(error)) = self.read_on(start).await {
-            let reason = BusError::NotStored { reason: format!("the stream cannot be read: {error}") };
-            let mut state = self.session.lock();
-            state.end_with(self.id, &reason);
-            drop(state);
-            self.session.flush();
+    async fn run(mut self, place: Place) {
+        let Err(stop) = self.read_on(place).await;
+        let mut state = self.session.lock();
+        match stop {
+            Stop::Done(next) => state.end_reading(self.id, next),
+            Stop::Failed(error) => {
+                let reason = BusError::NotStored { reason: format!("the stream cannot be read: {error}") };
+                state.end_with(self.id, &reason);
+            }
+            Stop::Gone => return,
         }
+        drop(state);
+        self.session.flush();
     }
 
-    /// Delivers until the subscription is gone, which is no error, or the store fails.
-    async fn read_on(&mut self, start: Start) -> Result<(), Option<StoreError>> {
-        let mut next = self.begin(start).await?;
+    /// Delivers until there is a reason to stop.
+    async fn read_on(&mut self, place: Place) -> Result<Infallible, Stop> {
+        let mut next = self.begin(place).await?;
         loop {
+            if self.ends_before(next) {
+                return Err(Stop::Done(next));
+            }
             self.wait_for_room().await?;
-            let reading = Reading::from(next, milliseconds()).of(self.pattern.clone());
+            let mut reading = Reading::from(next, milliseconds()).of(self.pattern.clone());
+            if let Some((messages, _)) = self.left {
+                reading.messages = reading.messages.min(messages as usize);
+            }
             let page = self.stream.store.read(self.stream.name.clone(), reading).await?;
             if page.first > next {
                 // Retention was faster. How many of them were for this subscription nobody knows any more.
-                self.tell_gap(page.first - next)?;
+                let until = if self.left.is_some() { page.first.min(self.live_from) } else { page.first };
+                self.tell_gap(until - next, GapReason::Retention)?;
             }
             let is_last = !page.has_more();
             next = page.next;
             self.deliver(page).await?;
-            if is_last {
+            if is_last && self.left.is_none() {
                 // A stream ends before its store does.
-                self.end.wait_for(|end| *end > next).await.map_err(|_| None)?;
+                self.end.wait_for(|end| *end > next).await.map_err(|_| Stop::Gone)?;
             }
         }
     }
 
     /// The sequence to go on from, after what comes out of order: the last message of each topic.
-    async fn begin(&mut self, start: Start) -> Result<u64, Option<StoreError>> {
+    async fn begin(&mut self, place: Place) -> Result<u64, Stop> {
         let stream = self.stream.name.clone();
         let end = self.live_from;
-        let start = match start {
+        let is_other = place.epoch.is_some_and(|epoch| epoch != self.stream.epoch);
+        if is_other {
+            self.tell_gap(0, GapReason::Recreated)?;
+        }
+        let start = match place.start {
+            _ if is_other => store::Start::All,
             Start::New => return Ok(end),
             Start::LastPerTopic => {
                 let mut from = 0;
@@ -132,34 +176,56 @@ impl Reader {
             Start::Since(time) => store::Start::Since(time),
             Start::Last(count) => store::Start::Last(count, Some(self.pattern.clone())),
         };
-        Ok(self.stream.store.find(stream, start).await?)
+        let found = self.stream.store.find(stream, start).await?;
+        if let Start::From(sequence) = place.start
+            && place.epoch.is_some()
+            && !is_other
+            && sequence > found
+        {
+            // It ends before what was read of it: it has been put back to an earlier state.
+            self.tell_gap(0, GapReason::Recreated)?;
+        }
+        Ok(found)
     }
 
-    /// Delivers a page as credit and room go.
-    async fn deliver(&mut self, page: Page) -> Result<(), Option<StoreError>> {
+    /// Delivers a page as credit and room go, and as far as the limit does.
+    async fn deliver(&mut self, page: Page) -> Result<(), Stop> {
         let mut messages = page.messages.iter();
         let mut waiting = messages.next();
-        while waiting.is_some() {
+        while let Some(first) = waiting {
+            if self.ends_before(first.sequence) {
+                return Err(Stop::Done(first.sequence));
+            }
             self.wait_for_room().await?;
             {
                 let mut state = self.session.lock();
                 let State { subscriptions, lanes, totals, .. } = &mut *state;
-                let subscription = subscriptions.at(self.slot).ok_or(None)?;
+                let subscription = subscriptions.at(self.slot).ok_or(Stop::Gone)?;
                 while subscription.credit.is_left()
                     && lanes.has_room()
-                    && let Some(message) = waiting
+                    && let Some(message) = waiting.filter(|message| !self.ends_before(message.sequence))
                 {
                     let fields = self.fields(message);
                     let topic = message.topic.as_str().as_bytes();
+                    let content = ContentRef::lent(&fields, topic, &message.payload);
                     subscription.matched += 1;
                     totals.matched += 1;
-                    subscription.deliver(&ContentRef::lent(&fields, topic, &message.payload), lanes, totals);
+                    subscription.deliver(&content, lanes, totals);
                     waiting = messages.next();
+                    if let Some((messages, bytes)) = &mut self.left {
+                        *messages = messages.saturating_sub(1);
+                        *bytes = bytes.saturating_sub(content.frame_size() as u64);
+                    }
                 }
             }
             self.session.flush();
         }
         Ok(())
+    }
+
+    /// Whether the limit leaves nothing from this sequence on.
+    fn ends_before(&self, sequence: u64) -> bool {
+        self.left.is_some_and(|(messages, bytes)| sequence >= self.live_from || messages == 0 || bytes == 0)
     }
 
     /// The fields of a stored message, and where it lies.
@@ -172,26 +238,26 @@ impl Reader {
         fields.finish()
     }
 
-    fn tell_gap(&self, count: u64) -> Result<(), Option<StoreError>> {
+    fn tell_gap(&self, count: u64, reason: GapReason) -> Result<(), Stop> {
         let mut state = self.session.lock();
         let State { subscriptions, lanes, totals, .. } = &mut *state;
-        let subscription = subscriptions.at(self.slot).ok_or(None)?;
+        let subscription = subscriptions.at(self.slot).ok_or(Stop::Gone)?;
         subscription.matched += count;
         totals.matched += count;
-        subscription.count_dropped(count, GapReason::Retention, totals);
-        subscription.tell_gap(count, GapReason::Retention, lanes);
+        subscription.count_dropped(count, reason, totals);
+        subscription.tell_gap(count, reason, lanes);
         drop(state);
         self.session.flush();
         Ok(())
     }
 
     /// Waits until the subscription may get a message.
-    async fn wait_for_room(&self) -> Result<(), Option<StoreError>> {
+    async fn wait_for_room(&self) -> Result<(), Stop> {
         loop {
             {
                 let mut state = self.session.lock();
                 let has_room = state.has_room();
-                let subscription = state.subscriptions.at(self.slot).ok_or(None)?;
+                let subscription = state.subscriptions.at(self.slot).ok_or(Stop::Gone)?;
                 if subscription.credit.is_left() && has_room {
                     return Ok(());
                 }

@@ -10,19 +10,22 @@ mod consumer;
 mod cursor;
 mod dead_letters;
 mod publishing;
+mod states;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 pub(crate) use self::consumer::{Membership, Wanted, join};
-pub(crate) use self::cursor::Cursor;
+pub(crate) use self::cursor::{Cursor, Place};
 pub(crate) use self::dead_letters::Fate;
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::store::{Change, Name, Outcome, Store, StreamSettings};
+use crate::proto::fields::Epoch;
+use crate::store::{Change, Name, Outcome, Store, StoreError, StreamSettings, StreamState};
 use crate::topic::TopicPattern;
 
 /// The streams of a bus, each in its store.
@@ -56,10 +59,26 @@ impl Streams {
         settings: impl IntoIterator<Item = StreamSettings>,
     ) -> BusResult<Self> {
         let mut streams = Vec::new();
-        for settings in settings {
-            let dead = Stream::open(&store, dead_letters::settings(&settings.name)?, None).await?;
-            let stream = Stream::open(&store, settings, Some(Arc::clone(&dead))).await?;
-            streams.extend([stream, dead]);
+        let mut waiting: VecDeque<_> = settings.into_iter().collect();
+        let mut in_vain = 0;
+        while let Some(settings) = waiting.pop_front() {
+            match store.open(settings.clone()).await {
+                Ok(state) => {
+                    in_vain = 0;
+                    let dead = dead_letters::settings(&settings.name)?;
+                    let opened = store.open(dead.clone()).await;
+                    let opened = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+                    let dead = Stream::new(&store, dead, &opened, None);
+                    let stream = Stream::new(&store, settings, &state, Some(Arc::clone(&dead)));
+                    streams.extend([stream, dead]);
+                }
+                // One of the others may be about to give these topics up.
+                Err(StoreError::Overlapping { .. }) if in_vain < waiting.len() => {
+                    in_vain += 1;
+                    waiting.push_back(settings);
+                }
+                Err(error) => return Err(BusError::InvalidSettings(error.to_string())),
+            }
         }
         Ok(Self(streams.into()))
     }
@@ -170,6 +189,7 @@ impl Reads {
 pub(crate) struct Stream {
     pub(crate) name: Name,
     patterns: Vec<TopicPattern>,
+    pub(crate) epoch: Epoch,
     store: Arc<dyn Store>,
     /// The first sequence that nobody has been told of; cursors that have read all wait for it to rise.
     end: watch::Sender<u64>,
@@ -179,26 +199,21 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    async fn open(
+    fn new(
         store: &Arc<dyn Store>,
         settings: StreamSettings,
+        state: &StreamState,
         dead: Option<Arc<Self>>,
-    ) -> BusResult<Arc<Self>> {
-        let opened = store.open(settings.clone()).await;
-        let state = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-        Ok(Arc::new(Self {
+    ) -> Arc<Self> {
+        Arc::new(Self {
             name: settings.name,
             patterns: settings.patterns,
+            epoch: state.epoch,
             store: Arc::clone(store),
             end: watch::Sender::new(state.end),
             dead,
             consumers: consumer::Consumers::default(),
-        }))
-    }
-
-    /// The first sequence that is still to be assigned.
-    pub(crate) fn end(&self) -> u64 {
-        *self.end.borrow()
+        })
     }
 
     /// Whether all topics of this pattern are its.
@@ -225,6 +240,12 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// The first sequence that is not there for those who begin to read now: whoever has subscribed gets what is
+    /// published after that.
+    pub(crate) fn live_from(&self) -> u64 {
+        *self.end.borrow()
     }
 
     /// Tells cursors that a message is there.

@@ -400,3 +400,24 @@ fn the_parts_of_content_are_the_same_in_every_form() {
         assert_eq!(read.shared_payload().map(|payload| payload.as_bytes().clone()), Some("payload".into()));
     }
 }
+
+#[test]
+fn how_far_a_stream_is_read_is_refused_where_it_cannot_be_read_or_says_nothing() {
+    let read = |push: &dyn Fn(&mut FieldsBuilder)| {
+        let mut builder = FieldsBuilder::new();
+        push(&mut builder);
+        let options = Options::read(builder.as_bytes());
+        options.map(|options| (options.epoch, options.limit)).map_err(|refusal| refusal.code)
+    };
+    assert_eq!(read(&|fields| fields.limit(1, 1).unwrap()), Ok((None, Some((1, 1)))));
+    assert_eq!(read(&|fields| fields.epoch([7; 16]).unwrap()), Ok((Some([7; 16]), None)));
+    for (messages, bytes) in [(0, 1), (1, 0)] {
+        let refused = read(&|fields| fields.limit(messages, bytes).unwrap());
+        assert_eq!(refused, Err(ErrorCode::InvalidSettings));
+    }
+    // An epoch and a limit that are too short.
+    for tag in [17, 18] {
+        let refused = read(&|fields| fields.append(&[tag, 3, 0, 1, 1, 1]).unwrap());
+        assert_eq!(refused, Err(ErrorCode::InvalidSettings), "{tag}");
+    }
+}

@@ -122,6 +122,8 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
             let publisher = bytes(field, "publisher_hex").try_into().unwrap();
             builder.message_id(MessageId::new(publisher, number(field, "number")))
         }
+        "epoch" => builder.epoch(bytes(field, "epoch_hex").try_into().unwrap()),
+        "limit" => builder.limit(number(field, "messages"), number(field, "bytes")),
         "unknown" => {
             let value = bytes(field, "value_hex");
             let length = u16::try_from(value.len()).unwrap().to_le_bytes();
@@ -193,6 +195,13 @@ fn describe_fields(section: &[u8]) -> Value {
             Field::MessageId(MessageId { publisher, number, .. }) => {
                 let hex: String = publisher.iter().map(|byte| format!("{byte:02x}")).collect();
                 json!({"type": "message_id", "publisher_hex": hex, "number": number.to_string()})
+            }
+            Field::Epoch(epoch) => {
+                let hex: String = epoch.iter().map(|byte| format!("{byte:02x}")).collect();
+                json!({"type": "epoch", "epoch_hex": hex})
+            }
+            Field::Limit { messages, bytes } => {
+                json!({"type": "limit", "messages": messages, "bytes": bytes.to_string()})
             }
             Field::Unknown(tag) => json!({"type": "unknown", "tag": tag}),
         })

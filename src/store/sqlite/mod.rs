@@ -185,6 +185,10 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
     fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
         self.write(|answer| Task::Open { settings, answer })
     }

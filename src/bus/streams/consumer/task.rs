@@ -16,7 +16,7 @@ use crate::bus::subscription::Slot;
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::{Attempt, FieldsBuilder, GapReason, Position, Start};
-use crate::proto::{ContentRef, Kind};
+use crate::proto::{ContentRef, Header, Kind};
 use crate::store::{self, Change, ConsumerState, Message, Name, Operation, Outcome, Reading, StoreError};
 
 /// Messages that one member of several is handed before the next gets its turn.
@@ -254,7 +254,8 @@ impl Work {
             }
         }
         for (session, subscription) in accepted {
-            session.lock().accept(Kind::Subscribe, subscription, self.live_from);
+            let header = Header::answering(Kind::Accepted, Kind::Subscribe, subscription, self.live_from);
+            session.lock().control(&header, &ContentRef::of_payload(&self.consumer.stream.epoch));
             session.flush();
         }
     }

@@ -1,0 +1,265 @@
+//! A broker that keeps what is published.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::builder::BrokerBuilder;
+use super::parts::sealed;
+use crate::bus::Streams;
+use crate::engine::encryption::{Key, Keyring};
+use crate::error::{BusError, BusResult};
+use crate::proto::fields::{FieldsBuilder, Quality};
+#[cfg(feature = "sqlite")]
+use crate::store::Durability;
+use crate::store::{MemoryStore, Name, Retention, Store, StreamSettings};
+use crate::topic::TopicPattern;
+
+/// What the stream of a broker is called.
+const STREAM: &str = "broker";
+
+/// What the keyring of a broker that keeps what it encrypts is called, behind the name of its file.
+const KEYRING_SUFFIX: &str = ".keys";
+
+/// Where a broker keeps what is published; see [`Broker::build_default_with_persistence`](super::Broker).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PersistenceType<'a> {
+    /// In this file, by SQLite. It needs the feature `sqlite`.
+    Sqlite(&'a Path),
+    /// In the process, with which it ends.
+    Memory,
+}
+
+/// Keeps what is published, before it goes live, in a stream of the broker's bus.
+///
+/// A publish is done when its message is stored: [`Publishing`](super::Publishing) tells. What is kept is read by subscriptions
+/// that say where they begin ([`BrokerOptions::subscribe_with`](super::BrokerOptions::subscribe_with) with
+/// [`SubscribeOptions::start`](crate::client::SubscribeOptions::start)), and by every client of the bus
+/// ([`Client::history`](crate::Client::history)). By default that is all that is published, for ever.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use whispeer::broker::{Broker, BrokerOptions, Persistence};
+/// use whispeer::client::HistoryOptions;
+/// use whispeer::store::Retention;
+///
+/// # fn main() -> whispeer::BusResult<()> {
+/// let kept = Persistence::memory()
+///     .patterns(["orders/**"])
+///     .retention(Retention::new().age(Duration::from_secs(30 * 86_400)));
+/// let broker = Broker::builder(BrokerOptions::default()).with(kept).build()?;
+/// broker.publish("orders/7", "two pears").wait()?;
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+/// # runtime.block_on(async {
+/// let client = whispeer::Client::new_memory(&broker.connector().expect("it has a bus"))?;
+/// assert_eq!(client.history_bytes("orders/*", HistoryOptions::default()).await?.messages.len(), 1);
+/// # Ok(())
+/// # })
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Persistence {
+    file: Option<PathBuf>,
+    patterns: Vec<String>,
+    retention: Retention,
+    #[cfg(feature = "sqlite")]
+    durability: Durability,
+}
+
+impl Persistence {
+    /// In that place.
+    #[must_use]
+    pub fn new(place: PersistenceType<'_>) -> Self {
+        let file = match place {
+            PersistenceType::Sqlite(path) => Some(path.to_owned()),
+            PersistenceType::Memory => None,
+        };
+        Self {
+            file,
+            patterns: vec!["**".to_owned()],
+            retention: Retention::new(),
+            #[cfg(feature = "sqlite")]
+            durability: Durability::default(),
+        }
+    }
+
+    /// In this file, which is made if it is not there, readable by its owner alone. Others lie beside it whose names begin
+    /// likewise. One broker at a time has it. It needs the feature `sqlite`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::path::Path;
+    /// use whispeer::broker::{Broker, BrokerOptions, Compression, Encryption, Persistence};
+    /// # #[cfg(feature = "websocket")]
+    /// use whispeer::broker::WebSocket;
+    ///
+    /// # #[cfg(all(feature = "sqlite", feature = "websocket"))]
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # std::env::set_current_dir(folder.path()).unwrap();
+    /// let broker = Broker::builder(BrokerOptions::default())
+    ///     .with(Encryption::new()).with(Compression::new())
+    ///     .with(WebSocket::new("http://localhost:0"))
+    ///     .with(Persistence::sqlite(Path::new("./db"))).build()?;
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(all(feature = "sqlite", feature = "websocket")))]
+    /// # fn main() {}
+    /// ```
+    #[must_use]
+    pub fn sqlite(path: impl AsRef<Path>) -> Self {
+        Self::new(PersistenceType::Sqlite(path.as_ref()))
+    }
+
+    /// In the process, with which it ends.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::new(PersistenceType::Memory)
+    }
+
+    /// Keeps what is published to these topics only. All else is published as ever.
+    #[must_use]
+    pub fn patterns<P: Into<String>>(mut self, patterns: impl IntoIterator<Item = P>) -> Self {
+        self.patterns = patterns.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Keeps no more than this.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// What becomes of messages that are stored if the machine fails.
+    #[cfg(feature = "sqlite")]
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Opens the store and its stream.
+    pub(super) async fn open(self) -> BusResult<Kept> {
+        let patterns: Vec<_> =
+            self.patterns.iter().map(TopicPattern::new).collect::<Result<_, _>>().map_err(BusError::from)?;
+        if patterns.is_empty() {
+            let what = "a broker that keeps nothing needs no persistence; give it patterns".to_owned();
+            return Err(BusError::InvalidSettings(what));
+        }
+        let refused = |error: crate::store::StoreError| BusError::InvalidSettings(error.to_string());
+        let name = Name::new(STREAM).map_err(refused)?;
+        let settings = StreamSettings::new(name, patterns.clone()).retention(self.retention);
+        let store = self.store()?;
+        let streams = Streams::open(Arc::clone(&store), [settings]).await?;
+        let mut fields = FieldsBuilder::new();
+        fields.quality(Quality::AtLeastOnce)?;
+        Ok(Kept { streams, store, patterns, file: self.file, fields: fields.finish() })
+    }
+
+    #[cfg(feature = "sqlite")]
+    fn store(&self) -> BusResult<Arc<dyn Store>> {
+        use crate::store::{SqliteOptions, SqliteStore};
+
+        let Some(file) = &self.file else { return Ok(Arc::new(MemoryStore::new())) };
+        let options = SqliteOptions::new().durability(self.durability);
+        let opened = SqliteStore::open(file, options);
+        Ok(Arc::new(opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?))
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    fn store(&self) -> BusResult<Arc<dyn Store>> {
+        match &self.file {
+            None => Ok(Arc::new(MemoryStore::new())),
+            Some(_) => Err(BusError::InvalidSettings(
+                "feature not enabled: a broker keeps messages in a file with the feature `sqlite`".into(),
+            )),
+        }
+    }
+}
+
+impl sealed::Add for Persistence {
+    fn add(self, builder: &mut BrokerBuilder) {
+        builder.persistence = Some(self);
+    }
+}
+
+/// What a broker keeps, and where.
+pub(super) struct Kept {
+    pub(super) streams: Streams,
+    store: Arc<dyn Store>,
+    patterns: Vec<TopicPattern>,
+    file: Option<PathBuf>,
+    /// Those of a publish that is to be stored.
+    fields: Vec<u8>,
+}
+
+impl Kept {
+    /// The fields of a publish to this topic.
+    pub(super) fn fields(&self, topic: &str) -> &[u8] {
+        let is_kept = |topic: &TopicPattern| self.patterns.iter().any(|pattern| pattern.contains(topic));
+        // What is no topic is refused where it is sent.
+        match TopicPattern::new(topic) {
+            Ok(topic) if is_kept(&topic) => &self.fields,
+            _ => &[],
+        }
+    }
+
+    /// The keyring beside the file, which is made if it is not there; `None` without a file.
+    pub(super) async fn keyring(&self) -> BusResult<Option<Keyring>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let mut path = OsString::from(file);
+        path.push(KEYRING_SUFFIX);
+        let path = PathBuf::from(path);
+        if path.exists() {
+            return Keyring::read(&path).map(Some);
+        }
+        let keyring = Keyring::with(Key::generate()?)?;
+        write(&path, keyring.to_toml().as_bytes()).map_err(|error| {
+            BusError::InvalidSettings(format!("the keyring {} cannot be written: {error}", path.display()))
+        })?;
+        let states = self.streams.states().await;
+        if states.iter().any(|state| state.messages > 0) {
+            tracing::warn!(
+                keyring = %path.display(),
+                "a keyring was made for a store that has messages; those that were encrypted with another one cannot be read"
+            );
+        } else {
+            tracing::info!(keyring = %path.display(), "a keyring was made, with which a broker encrypts what it keeps");
+        }
+        Ok(Some(keyring))
+    }
+
+    /// Ends the store when all that was begun is stored.
+    pub(super) async fn close(&self) {
+        if let Err(error) = self.store.close().await {
+            tracing::error!(%error, "the store of a broker did not end well");
+        }
+    }
+}
+
+/// Writes a file for its owner alone, whole or not at all. Whoever has the store is the only one who does.
+fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    // One that is left of a process that ended meanwhile.
+    let _ = std::fs::remove_file(&beside);
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&beside)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    // Without its name it would be gone with the power, and what was encrypted would stay.
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => std::fs::File::open(".")?.sync_all(),
+    }
+}
