@@ -21,6 +21,11 @@ fuzz_target!(|section: &[u8]| {
             Field::Deadline(left) => builder.deadline(left),
             Field::Topic(topic) => builder.topic(topic),
             Field::Mode(mode) => builder.mode(mode),
+            Field::Quality(quality) => builder.quality(quality),
+            Field::Start(start) => builder.start(start),
+            Field::Position(position) => builder.position(position),
+            Field::Epoch(epoch) => builder.epoch(epoch),
+            Field::Limit { messages, bytes } => builder.limit(messages, bytes),
             _ => Ok(()),
         };
         // Only a section longer than any frame's does not fit again.
