@@ -36,9 +36,25 @@ struct ToRead {
 
 impl SessionTask {
     pub(super) fn subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
-        if self.session.lock().subscriptions.contains(header.id) {
+        if self.session.lock().subscriptions.contains(header.id) || self.is_asked_about(header.id) {
             return Err(BusError::Protocol { what: format!("subscription {} exists already", header.id) });
         }
+        if self.plugged.is_some() {
+            match self.ask_to_subscribe(header, content) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    self.answer(|state| state.fail(Kind::Subscribe, header.id, 0, &error));
+                    return Ok(());
+                }
+            }
+        }
+        self.admit_subscription(header, content);
+        Ok(())
+    }
+
+    /// Makes a subscription, unless it is refused, and answers it.
+    pub(super) fn admit_subscription(&mut self, header: &Header, content: &ContentRef<'_>) {
         let result = self.try_subscribe(header, content);
         let id = header.id;
         self.answer(|state| match &result {
@@ -47,10 +63,11 @@ impl SessionTask {
         });
         if let Ok(Some(ToRead { slot, stream, pattern, start })) = result {
             // Behind the answer, as its messages are.
-            let cursor = Cursor::start(&self.runtime, (&self.session, slot, id), &stream, pattern, start);
+            let plugins = self.shared.plugins.clone();
+            let to = (&self.session, slot, id);
+            let cursor = Cursor::start(&self.runtime, to, &stream, pattern, start, plugins);
             self.session.lock().subscriptions.read_stream(slot, cursor);
         }
-        Ok(())
     }
 
     /// The stream that a subscription is to read, where it says where it begins.
@@ -177,7 +194,7 @@ impl SessionTask {
 
     /// Whether the session may do something with this pattern. Where nobody is asked who he is, all may do all
     /// but with topics of the bus's own, which are for its own user and process.
-    fn check(&self, action: Action, pattern: &TopicPattern) -> BusResult<()> {
+    pub(super) fn check(&self, action: Action, pattern: &TopicPattern) -> BusResult<()> {
         match &self.rights {
             Some(rights) => rights.check(action, pattern),
             None if !pattern.is_reserved() => Ok(()),
@@ -206,7 +223,9 @@ impl SessionTask {
     }
 
     pub(super) fn unsubscribe(&mut self, header: &Header) -> Result<(), BusError> {
-        self.end_subscription(header.id, header.sequence, header.flags.contains(DRAIN), None);
+        if !self.give_up_asking(header.id) {
+            self.end_subscription(header.id, header.sequence, header.flags.contains(DRAIN), None);
+        }
         Ok(())
     }
 

@@ -103,6 +103,7 @@ pub struct SubscribeOptions {
     pub(super) group: Option<String>,
     pub(super) no_echo: bool,
     pub(super) start: Option<Start>,
+    pub(super) headers: Headers,
 }
 
 impl Default for SubscribeOptions {
@@ -115,6 +116,7 @@ impl Default for SubscribeOptions {
             group: None,
             no_echo: false,
             start: None,
+            headers: Headers::new(),
         }
     }
 }
@@ -158,6 +160,13 @@ impl SubscribeOptions {
         self
     }
 
+    /// Tells plugins of the bus something; see [`Subscribing::headers`](crate::plugin::Subscribing::headers).
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+
     pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
         let mut fields = window_and_group(self.window, self.group.as_deref())?;
         if self.policy != Policy::default() {
@@ -166,6 +175,7 @@ impl SubscribeOptions {
         if let Some(start) = self.start {
             fields.start(start)?;
         }
+        self.headers.write(&mut fields)?;
         Ok(fields.finish())
     }
 }

@@ -180,6 +180,14 @@ impl FieldsBuilder {
         self.append_without(START, fields)
     }
 
+    /// The fields of a well-formed section, after those that are here, but for headers.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub(crate) fn append_without_headers(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(HEADER, fields)
+    }
+
     fn append_without(&mut self, without: u8, fields: &[u8]) -> BusResult<()> {
         let mut rest = fields;
         while let Some((tag, _, after)) = split(rest) {
@@ -366,12 +374,20 @@ pub enum GapReason {
     Link = 4,
     /// The stream did not keep it long enough.
     Retention = 5,
+    /// A plugin of the bus withheld it.
+    Withheld = 8,
 }
 
 impl GapReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Lagging, Self::DroppedOldest, Self::DroppedNewest, Self::Link, Self::Retention];
+    pub const ALL: [Self; 6] = [
+        Self::Lagging,
+        Self::DroppedOldest,
+        Self::DroppedNewest,
+        Self::Link,
+        Self::Retention,
+        Self::Withheld,
+    ];
 
     /// The reason with that number.
     #[must_use]
@@ -382,7 +398,8 @@ impl GapReason {
     /// Its place in [`ALL`](Self::ALL).
     #[must_use]
     pub fn index(self) -> usize {
-        self as usize - 1
+        // Numbers have holes, and places have none.
+        Self::ALL.iter().position(|reason| *reason == self).unwrap_or_default()
     }
 
     /// Its name in metrics and output.
@@ -394,6 +411,7 @@ impl GapReason {
             Self::DroppedNewest => "dropped_newest",
             Self::Link => "link",
             Self::Retention => "retention",
+            Self::Withheld => "withheld",
         }
     }
 }

@@ -10,6 +10,7 @@ mod authentication;
 mod broken_links;
 #[cfg(feature = "broker")]
 mod broker;
+mod built_in_plugins;
 mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
@@ -27,6 +28,7 @@ mod lifecycle;
 mod limits;
 mod neighbours;
 mod passed;
+mod plugins;
 mod policies;
 mod quic;
 mod regressions;

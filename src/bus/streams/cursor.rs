@@ -11,6 +11,7 @@ use super::publishing::milliseconds;
 use crate::bus::session::{Session, State};
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
+use crate::plugin::{Delivery, Hooks, Plugins, Receiver};
 use crate::proto::ContentRef;
 use crate::proto::fields::{FieldsBuilder, GapReason, Position, Start};
 use crate::store::{self, Message, Page, Reading, StoreError};
@@ -32,6 +33,7 @@ impl Cursor {
         stream: &Arc<Stream>,
         pattern: TopicPattern,
         start: Start,
+        plugins: Option<Arc<Plugins>>,
     ) -> Self {
         let may_go_on = Arc::new(Notify::new());
         let end = stream.end.subscribe();
@@ -46,6 +48,7 @@ impl Cursor {
             pattern,
             may_go_on: Arc::clone(&may_go_on),
             live_from,
+            plugins: plugins.filter(|plugins| plugins.want(Hooks::DELIVER)),
         };
         let task = runtime.spawn(reader.run(start)).abort_handle();
         Self { may_go_on, task }
@@ -73,6 +76,8 @@ struct Reader {
     may_go_on: Arc<Notify>,
     /// What lies before this was there when the subscription began.
     live_from: u64,
+    /// Those that want to see what it reads.
+    plugins: Option<Arc<Plugins>>,
 }
 
 impl Reader {
@@ -141,6 +146,8 @@ impl Reader {
         let mut waiting = messages.next();
         while waiting.is_some() {
             self.wait_for_room().await?;
+            // What plugins are asked about goes by itself, as they are not called under a lock.
+            let passes = waiting.is_none_or(|message| self.passes(message));
             {
                 let mut state = self.session.lock();
                 let State { subscriptions, lanes, totals, .. } = &mut *state;
@@ -153,13 +160,35 @@ impl Reader {
                     let topic = message.topic.as_str().as_bytes();
                     subscription.matched += 1;
                     totals.matched += 1;
-                    subscription.deliver(&ContentRef::lent(&fields, topic, &message.payload), lanes, totals);
+                    if passes {
+                        subscription.deliver(
+                            &ContentRef::lent(&fields, topic, &message.payload),
+                            lanes,
+                            totals,
+                        );
+                    } else {
+                        subscription.count_dropped(1, GapReason::Withheld, totals);
+                        subscription.tell_gap(1, GapReason::Withheld, lanes);
+                    }
                     waiting = messages.next();
+                    if self.plugins.is_some() {
+                        break;
+                    }
                 }
             }
             self.session.flush();
         }
         Ok(())
+    }
+
+    /// Whether plugins let the subscription have this message.
+    fn passes(&self, message: &Message) -> bool {
+        let Some(plugins) = &self.plugins else { return true };
+        let (fields, topic) = (self.fields(message), message.topic.as_str().as_bytes());
+        let content = ContentRef::lent(&fields, topic, &message.payload);
+        let principal = &self.session.peer.principal;
+        let receiver = Receiver::subscription(self.session.id, principal, &self.pattern);
+        plugins.deliver(&Delivery::new(receiver, &content))
     }
 
     /// The fields of a stored message, and where it lies.
