@@ -153,6 +153,7 @@ impl SessionTask {
     /// Shows the message to plugins for each of its topics.
     fn judge_several(&mut self, several: &mut Several) -> Result<(), BusError> {
         let limit = self.shared.settings.frame_limit;
+        self.matches += several.topics.len() as u64;
         for index in 0..several.topics.len() {
             let Some(topic) = several.topics.get(index).cloned() else { break };
             let Several { fields, payload, .. } = &*several;

@@ -455,3 +455,65 @@ impl<P: Plugin> AnyPlugin for P {
         Box::pin(self.on_shutdown())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Principal;
+
+    /// Knows who has left.
+    #[derive(Clone, Default)]
+    struct Farewell(Arc<Mutex<Vec<u64>>>);
+
+    impl Plugin for Farewell {
+        fn name(&self) -> &str {
+            "farewell"
+        }
+
+        async fn on_disconnect(&self, session: &Session, _reason: &BusError) -> HookResult {
+            self.0.lock().unwrap().push(session.id);
+            Ok(())
+        }
+
+        async fn on_shutdown(&self) -> HookResult {
+            self.0.lock().unwrap().push(0);
+            Ok(())
+        }
+    }
+
+    fn left(plugins: &Plugins, id: u64) {
+        let session = Session::new(id, "", Principal::Local, "memory");
+        plugins.note_end(Arc::new(session), BusError::Closed { what: "it".into() });
+    }
+
+    #[tokio::test]
+    async fn ends_that_sessions_could_not_tell_are_told_later_and_before_the_shutdown() {
+        let farewell = Farewell::default();
+        let plugins = Arc::new(Plugins::new().with(farewell.clone()));
+        let telling = tokio::spawn({
+            let plugins = Arc::clone(&plugins);
+            async move { plugins.run().await }
+        });
+        left(&plugins, 7);
+        while farewell.0.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        telling.abort();
+        left(&plugins, 8);
+        plugins.shutdown().await;
+        assert_eq!(*farewell.0.lock().unwrap(), [7, 8, 0]);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_such_ends_the_oldest_are_forgotten() {
+        let farewell = Farewell::default();
+        let plugins = Plugins::new().with(farewell.clone());
+        let most = limits::PLUGIN_ENDS as u64;
+        for id in 1..=most + 2 {
+            left(&plugins, id);
+        }
+        plugins.shutdown().await;
+        let told = farewell.0.lock().unwrap();
+        assert_eq!((told.len() as u64, told[0]), (most + 1, 3));
+    }
+}

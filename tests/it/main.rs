@@ -17,6 +17,7 @@ mod coming_back;
 mod conformance;
 mod engines;
 mod examples;
+mod failing_plugins;
 mod ghosts;
 mod grants;
 mod ground;
