@@ -484,7 +484,7 @@ impl BusBuilder {
             past: Mutex::default(),
             cut_off: AtomicU64::new(0),
             draining: AtomicBool::new(false),
-            alone: AtomicBool::new(self.plugins.want(Hooks::PUBLISH) || self.plugins.want(Hooks::DELIVER)),
+            alone: AtomicBool::new(self.plugins.want(Hooks::PUBLISH | Hooks::DELIVER)),
             plugins: (!self.plugins.is_empty()).then(|| Arc::new(self.plugins)),
             stop_asked: watch::Sender::new(None),
         });

@@ -51,6 +51,13 @@ impl Hooks {
         self.0 & others.0 == others.0
     }
 
+    /// Whether any of `others` is among these.
+    #[inline]
+    #[must_use]
+    pub const fn contains_any(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
     /// The names of these, as in output: `publish`, `deliver` …
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Self::NAMES

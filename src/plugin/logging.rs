@@ -127,16 +127,99 @@ impl Plugin for Logging {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::{Debug, Write};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
+
     use super::*;
+    use crate::auth::Principal;
+    use crate::proto::ContentRef;
+    use crate::topic::TopicPattern;
+
+    /// Keeps what is told.
+    #[derive(Clone, Default)]
+    struct Recorder(Arc<Mutex<Vec<(Level, String)>>>);
+
+    struct Line(String);
+
+    impl Visit for Line {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            let _ = write!(self.0, " {field}={value:?}");
+        }
+    }
+
+    impl Subscriber for Recorder {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target() == "whispeer::messages"
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut line = Line(String::new());
+            event.record(&mut line);
+            self.0.lock().unwrap().push((*event.metadata().level(), line.0));
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
 
     #[test]
-    fn one_of_so_many_is_told_and_the_first_is_among_them() {
-        let told = |one_of| {
-            let logging = Logging::new().one_of(one_of);
-            (0..7).filter_map(|_| logging.sampled(&logging.published)).collect::<Vec<_>>()
-        };
-        assert_eq!(told(3), [1, 4, 7]);
-        assert_eq!(told(1), [1, 2, 3, 4, 5, 6, 7]);
-        assert!(told(0).is_empty());
+    fn one_of_so_many_messages_is_told_and_never_what_it_says() {
+        let session = Session::new(7, "ann", Principal::Local, "memory");
+        let content = ContentRef::lent(&[], b"news/today", b"eagle");
+        for (one_of, expected) in [(3, vec![1, 4, 7]), (1, (1..=7).collect()), (0, vec![])] {
+            let recorder = Recorder::default();
+            tracing::subscriber::with_default(recorder.clone(), || {
+                let logging = Logging::new().one_of(one_of);
+                for _ in 0..7 {
+                    let mut message = Publishing::new(&session, &content).unwrap();
+                    assert!(logging.on_publish(&mut message).is_ok());
+                }
+            });
+            let told = recorder.0.lock().unwrap();
+            assert_eq!(told.len(), expected.len());
+            for ((level, line), number) in told.iter().zip(expected) {
+                assert_eq!(*level, Level::DEBUG);
+                for part in [&format!("number={number} "), "session=7 ", "topic=news/today", "bytes=5"] {
+                    assert!(line.contains(part), "{part}: {line}");
+                }
+                assert!(!line.contains("eagle"), "{line}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_and_goes_is_told_each_time() {
+        let recorder = Recorder::default();
+        let _recorded = tracing::subscriber::set_default(recorder.clone());
+        let session = Session::new(7, "ann", Principal::Local, "memory");
+        let logging = Logging::new().one_of(0);
+        logging.on_connect(&session).await.unwrap();
+        let subscribing = Subscribing::new(session.clone(), TopicPattern::new("news/*").unwrap());
+        logging.on_subscribe(&subscribing).await.unwrap();
+        logging
+            .on_disconnect(&session, &BusError::KeepAlive { after: Duration::from_secs(9) })
+            .await
+            .unwrap();
+        let told = recorder.0.lock().unwrap();
+        let shown: Vec<_> = told.iter().map(|(level, line)| (*level, line.as_str())).collect();
+        assert!(shown.iter().all(|(level, _)| *level == Level::INFO));
+        let [(_, came), (_, subscribed), (_, left)] = shown[..] else { panic!("{shown:?}") };
+        assert!(came.contains("connected") && came.contains("\"ann\"") && came.contains("memory"), "{came}");
+        assert!(subscribed.contains("pattern=news/*"), "{subscribed}");
+        assert!(left.contains("no sign of life for 9s"), "{left}");
     }
 }

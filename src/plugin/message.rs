@@ -1,6 +1,5 @@
 //! Messages as plugins see them, on their way in and on their way out.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -43,7 +42,7 @@ pub struct Publishing<'a> {
     topic: TopicPattern,
     changes: Changes,
     /// The plugin that has it, for errors.
-    plugin: Cow<'a, str>,
+    plugin: &'a str,
 }
 
 /// What plugins have changed so far.
@@ -73,7 +72,7 @@ impl<'a> Publishing<'a> {
     /// [`BusError::InvalidTopic`] where its topic is none.
     pub fn new(session: &'a Session, content: &'a ContentRef<'a>) -> BusResult<Self> {
         let topic = TopicPattern::from_utf8(content.topic)?;
-        Ok(Self { session, content, topic, changes: Changes::default(), plugin: Cow::Borrowed("") })
+        Ok(Self { session, content, topic, changes: Changes::default(), plugin: "" })
     }
 
     /// Who publishes it.
@@ -198,7 +197,7 @@ impl<'a> Publishing<'a> {
 
     /// Hands the message to a plugin.
     pub(super) fn give_to(&mut self, plugin: &'a str) {
-        self.plugin = Cow::Borrowed(plugin);
+        self.plugin = plugin;
     }
 
     pub(super) fn save(&self) -> Saved {

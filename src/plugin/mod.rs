@@ -83,12 +83,15 @@ pub type HookResult = Result<(), Refused>;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
 pub struct Refused(Cause);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
 enum Cause {
+    #[error("{0}")]
     Reason(String),
+    #[error(transparent)]
     Error(BusError),
 }
 

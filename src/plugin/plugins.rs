@@ -116,7 +116,7 @@ impl Plugins {
     #[inline]
     #[must_use]
     pub fn want(&self, hooks: Hooks) -> bool {
-        self.hooks.contains(hooks)
+        self.hooks.contains_any(hooks)
     }
 
     /// That a bus can work with these.

@@ -19,8 +19,10 @@ use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
 use whispeer::transport::{Peer, memory_pair};
 use whispeer_testkit::ledger::totals_balance;
 use whispeer_testkit::protocols::Number;
+use whispeer_testkit::relay::Relay;
 use whispeer_testkit::wait::{eventually, now_or_never, soon};
 
+use crate::broken_links;
 use crate::ground::Ground;
 
 /// Notes what it is called for, under its name.
@@ -670,4 +672,26 @@ async fn a_payload_that_would_be_taken_for_a_sealed_one_is_not_to_be_had() {
     let ground = ground([transform("forger", |message| Ok(message.set_payload(&b"\xC1\x57\x01\x00x"[..])?))]);
     let forged = ground.client().publish_bytes("news", "x").await;
     assert!(matches!(forged, Err(BusError::InvalidSettings(_))), "{forged:?}");
+}
+
+#[tokio::test]
+async fn who_comes_back_to_his_session_does_not_connect_anew() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let witness = Witness { name: "witness", seen: Arc::clone(&seen) };
+    let bus = Bus::builder().plugin(witness).listen(&"tcp://127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let ground = broken_links::Ground { relay: Relay::to(broken_links::port(&bus)).await.unwrap(), bus };
+    let client = ground.client().await;
+    let mut events = client.events();
+    let mut news = client.subscribe_bytes("news").await.unwrap();
+    for round in 0..3 {
+        ground.relay.cut();
+        assert!(broken_links::back(&mut events).await, "the session goes on");
+        client.publish_bytes("news", round.to_string()).await.unwrap();
+        assert_eq!(message(&mut news).await.value, round.to_string());
+    }
+    client.close().await.unwrap();
+    ground.bus.stop().await;
+    let seen = seen.lock().unwrap();
+    let count = |what: &str| seen.iter().filter(|seen| seen.contains(what)).count();
+    assert_eq!((count(" connect"), count(" subscribe"), count("disconnect")), (1, 1, 1));
 }
