@@ -26,7 +26,7 @@
 //! about is refused or goes on in the same way.
 //!
 //! # What plugins do not see
-//! Requests and replies; topics beginning with `$`, and sessions of the bus itself; the payload of what is sealed end to end,
+//! Requests and replies; sessions of the bus itself, and what these publish; the payload of what is sealed end to end,
 //! which they can neither read nor change ([`BusError::Sealed`]).
 //!
 //! # Built in
@@ -181,7 +181,7 @@ pub trait Plugin: Send + Sync + 'static {
         OnFailure::Refuse
     }
 
-    /// The bus starts. Whoever connects waits until this has ended.
+    /// The bus starts. Whoever connects waits until this has ended, so no client of this bus is to be waited for here.
     ///
     /// # Cancel safety
     /// Dropped when it takes longer than [`PLUGIN_START`](crate::limits::PLUGIN_START), or the bus stops; as all that

@@ -284,21 +284,7 @@ fn compare_one(expected: &Shape, actual: &Shape, path: &str, found: &mut Vec<Str
     match (expected, actual) {
         (Shape::Any, _) => {}
         (Shape::Float, Shape::Integer) => {}
-        (Shape::OneOf(shapes), _) => {
-            let fits = shapes.iter().any(|shape| {
-                let mut inner = Vec::new();
-                compare_one(shape, actual, path, &mut inner);
-                inner.is_empty()
-            });
-            if !fits {
-                let mut kin = shapes.iter().filter(|shape| is_kin(shape, actual));
-                match (kin.next(), kin.next()) {
-                    // What it was meant to be is clear, so that is told in full.
-                    (Some(only), None) => compare_one(only, actual, path, found),
-                    _ => found.push(mismatch(expected, actual, path)),
-                }
-            }
-        }
+        (Shape::OneOf(shapes), _) => compare_choice(shapes, actual, path, found),
         (Shape::List(expected), Shape::List(actual)) => {
             compare(expected, actual, &format!("{path}[]"), found);
         }
@@ -315,6 +301,27 @@ fn compare_one(expected: &Shape, actual: &Shape, path: &str, found: &mut Vec<Str
         (expected, actual) => found.push(mismatch(expected, actual, path)),
     }
     found.truncate(limits::TYPE_DIFFERENCES);
+}
+
+/// Each alternative is compared once: with a second look at those that do not fit, a choice within a choice would be looked at
+/// four times, and so on.
+fn compare_choice(shapes: &[Shape], actual: &Shape, path: &str, found: &mut Vec<String>) {
+    let mut of_kin = Vec::new();
+    for shape in shapes {
+        let mut differences = Vec::new();
+        compare_one(shape, actual, path, &mut differences);
+        if differences.is_empty() {
+            return;
+        }
+        if is_kin(shape, actual) {
+            of_kin.push(differences);
+        }
+    }
+    match &mut of_kin[..] {
+        // What it was meant to be is clear, so that is told in full.
+        [only] => found.append(only),
+        _ => found.push(mismatch(&Shape::OneOf(shapes.to_vec()), actual, path)),
+    }
 }
 
 fn compare_members(
