@@ -131,6 +131,10 @@ async fn open_session(
         // Those that are there have been told already.
         session.cut_off(BusError::Closed { what: "the bus".into() });
     }
+    if plugged.is_some() && shared.is_draining() {
+        // It has begun to, while plugins were asked.
+        session.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
+    }
     let mut task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, rights);
     task.plugged = plugged;
     Some((place, task.start()))

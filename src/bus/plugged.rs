@@ -3,13 +3,14 @@
 //! All of it is behind one look at [`SessionTask::plugged`], which is empty where there are no plugins, and for sessions of
 //! the bus itself. No lock is held while a plugin is called.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -45,10 +46,13 @@ impl Plugged {
     }
 }
 
-/// Subscriptions that plugins are asked about, in the order in which they came.
+/// Subscriptions that plugins are asked about, in the order in which they came. There may be as many as a session may have,
+/// so that none is searched for.
 #[derive(Default)]
 struct Asking {
-    queue: VecDeque<Asked>,
+    entries: BTreeMap<u64, Asked>,
+    places: HashMap<u32, u64, RandomState>,
+    next: u64,
     bytes: usize,
 }
 
@@ -69,26 +73,22 @@ impl Drop for Answer {
 }
 
 impl Asking {
-    fn ids(&self) -> impl Iterator<Item = u32> {
-        self.queue.iter().map(|asked| asked.header.id)
-    }
-
     fn push(&mut self, header: &Header, content: Arc<Content>) {
         self.bytes += content.size();
-        self.queue.push_back(Asked { header: *header, content, answer: None });
+        self.places.insert(header.id, self.next);
+        self.entries.insert(self.next, Asked { header: *header, content, answer: None });
+        self.next += 1;
     }
 
-    fn remove(&mut self, id: u32) -> bool {
-        let Some(index) = self.ids().position(|own| own == id) else { return false };
-        if let Some(asked) = self.queue.remove(index) {
-            self.bytes = self.bytes.saturating_sub(asked.content.size());
-        }
-        true
+    fn remove(&mut self, id: u32) -> Option<Asked> {
+        let asked = self.entries.remove(&self.places.remove(&id)?)?;
+        self.bytes = self.bytes.saturating_sub(asked.content.size());
+        Some(asked)
     }
 
     /// Asks about as many as may be asked about at a time.
     fn begin(&mut self, runtime: &Handle, plugins: &Arc<Plugins>, session: &Session) {
-        for asked in self.queue.iter_mut().take(limits::PLUGIN_SUBSCRIBES) {
+        for asked in self.entries.values_mut().take(limits::PLUGIN_SUBSCRIBES) {
             if asked.answer.is_some() {
                 continue;
             }
@@ -101,18 +101,13 @@ impl Asking {
 
     /// The first that has been answered; pending while none is there or the first has not.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<(Asked, BusResult<()>)> {
-        let Some(first) = self.queue.front_mut() else { return Poll::Pending };
-        let Some(answer) = &mut first.answer else { return Poll::Pending };
+        let Some(mut first) = self.entries.first_entry() else { return Poll::Pending };
+        let id = first.get().header.id;
+        let Some(answer) = &mut first.get_mut().answer else { return Poll::Pending };
         let Poll::Ready(joined) = Pin::new(&mut answer.0).poll(context) else { return Poll::Pending };
         // A task that ended without an answer was stopped with its runtime.
         let said = joined.unwrap_or_else(|_| Err(BusError::Closed { what: "the bus".into() }));
-        match self.queue.pop_front() {
-            Some(asked) => {
-                self.bytes = self.bytes.saturating_sub(asked.content.size());
-                Poll::Ready((asked, said))
-            }
-            None => Poll::Pending,
-        }
+        self.remove(id).map_or(Poll::Pending, |asked| Poll::Ready((asked, said)))
     }
 }
 
@@ -270,7 +265,7 @@ impl SessionTask {
         let most = self.shared.settings.max_subscriptions;
         let count = self.session.lock().subscriptions.len();
         let Some(plugged) = &mut self.plugged else { return Ok(false) };
-        if count + plugged.asking.queue.len() >= most {
+        if count + plugged.asking.entries.len() >= most {
             return Err(BusError::LimitReached { what: format!("this session has {most} subscriptions") });
         }
         let content = content.shared();
@@ -284,12 +279,12 @@ impl SessionTask {
 
     /// Whether plugins are being asked about this subscription.
     pub(super) fn is_asked_about(&self, id: u32) -> bool {
-        self.plugged.as_ref().is_some_and(|plugged| plugged.asking.ids().any(|own| own == id))
+        self.plugged.as_ref().is_some_and(|plugged| plugged.asking.places.contains_key(&id))
     }
 
     /// Gives up a subscription that plugins are being asked about; returns whether there is one.
     pub(super) fn give_up_asking(&mut self, id: u32) -> bool {
-        let found = self.plugged.as_mut().is_some_and(|plugged| plugged.asking.remove(id));
+        let found = self.plugged.as_mut().is_some_and(|plugged| plugged.asking.remove(id).is_some());
         if found {
             self.answer(|state| {
                 let header = Header::answering(Kind::Ended, Kind::Subscribe, id, 0);
@@ -306,7 +301,7 @@ impl SessionTask {
             let has_time = self.matches_left() > 0;
             let Some(plugged) = self.plugged.as_deref_mut() else { return };
             let Plugged { plugins, session, asking } = plugged;
-            if asking.queue.is_empty() {
+            if asking.entries.is_empty() {
                 break;
             }
             asking.begin(&self.runtime, plugins, session);

@@ -675,6 +675,44 @@ async fn a_payload_that_would_be_taken_for_a_sealed_one_is_not_to_be_had() {
 }
 
 #[tokio::test]
+async fn thousands_of_subscriptions_that_plugins_are_asked_about_come_in_their_order() {
+    const MANY: usize = 3_000;
+    let permits = Arc::new(Semaphore::new(0));
+    let ground = Ground::new(Bus::builder().plugin(Gate(Arc::clone(&permits))));
+    for client in clients(&ground).await {
+        let asked: Vec<_> = (0..MANY)
+            .map(|number| {
+                let client = client.clone();
+                tokio::spawn(async move { client.subscribe_bytes(&format!("many/{number}")).await })
+            })
+            .collect();
+        // Those in between are given up, and the others come to be.
+        client.ping().await.unwrap();
+        let kept: Vec<_> = asked
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, asked)| {
+                if index % 3 == 1 {
+                    asked.abort();
+                    return None;
+                }
+                Some(asked)
+            })
+            .collect();
+        client.ping().await.unwrap();
+        permits.add_permits(MANY);
+        let mut subscriptions = Vec::new();
+        for asked in kept {
+            subscriptions.push(soon("a subscription", asked).await.unwrap().unwrap());
+        }
+        eventually("no others are left", || ground.bus.subscriptions().len() == subscriptions.len()).await;
+        drop(subscriptions);
+        eventually("all have ended", || ground.bus.subscriptions().is_empty()).await;
+        permits.forget_permits(MANY);
+    }
+}
+
+#[tokio::test]
 async fn who_comes_back_to_his_session_does_not_connect_anew() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let witness = Witness { name: "witness", seen: Arc::clone(&seen) };

@@ -142,25 +142,25 @@ impl Reader {
 
     /// Delivers a page as credit and room go.
     async fn deliver(&mut self, page: Page) -> Result<(), Option<StoreError>> {
-        let mut messages = page.messages.iter();
+        // Plugins are not called under a lock, so they are asked before.
+        let passing = self.passing(&page);
+        let mut messages = page.messages.iter().enumerate();
         let mut waiting = messages.next();
         while waiting.is_some() {
             self.wait_for_room().await?;
-            // What plugins are asked about goes by itself, as they are not called under a lock.
-            let passes = waiting.is_none_or(|message| self.passes(message));
             {
                 let mut state = self.session.lock();
                 let State { subscriptions, lanes, totals, .. } = &mut *state;
                 let subscription = subscriptions.at(self.slot).ok_or(None)?;
                 while subscription.credit.is_left()
                     && lanes.has_room()
-                    && let Some(message) = waiting
+                    && let Some((index, message)) = waiting
                 {
                     let fields = self.fields(message);
                     let topic = message.topic.as_str().as_bytes();
                     subscription.matched += 1;
                     totals.matched += 1;
-                    if passes {
+                    if passing.get(index).is_none_or(|passes| *passes) {
                         subscription.deliver(
                             &ContentRef::lent(&fields, topic, &message.payload),
                             lanes,
@@ -171,9 +171,6 @@ impl Reader {
                         subscription.tell_gap(1, GapReason::Withheld, lanes);
                     }
                     waiting = messages.next();
-                    if self.plugins.is_some() {
-                        break;
-                    }
                 }
             }
             self.session.flush();
@@ -181,14 +178,17 @@ impl Reader {
         Ok(())
     }
 
-    /// Whether plugins let the subscription have this message.
-    fn passes(&self, message: &Message) -> bool {
-        let Some(plugins) = &self.plugins else { return true };
-        let (fields, topic) = (self.fields(message), message.topic.as_str().as_bytes());
-        let content = ContentRef::lent(&fields, topic, &message.payload);
-        let principal = &self.session.peer.principal;
-        let receiver = Receiver::subscription(self.session.id, principal, &self.pattern);
-        plugins.deliver(&Delivery::new(receiver, &content))
+    /// Which messages of a page plugins let the subscription have; empty where none wants to see them.
+    fn passing(&self, page: &Page) -> Vec<bool> {
+        let Some(plugins) = &self.plugins else { return Vec::new() };
+        let passes = |message: &Message| {
+            let (fields, topic) = (self.fields(message), message.topic.as_str().as_bytes());
+            let content = ContentRef::lent(&fields, topic, &message.payload);
+            let principal = &self.session.peer.principal;
+            let receiver = Receiver::subscription(self.session.id, principal, &self.pattern);
+            plugins.deliver(&Delivery::new(receiver, &content))
+        };
+        page.messages.iter().map(passes).collect()
     }
 
     /// The fields of a stored message, and where it lies.
