@@ -20,14 +20,15 @@ POLICIES = ["block", "drop-oldest", "drop-newest", "disconnect"]
 MODES = ["join", "take-over"]
 QUALITIES = ["at-most-once", "at-least-once", "exactly-once"]
 STARTS = ["new", "last", "last-per-topic", "all", "from", "since"]
-REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention", 6: "recreated"}
+REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention", 
+           6: "recreated", 8: "withheld"}
 CODES = {
     1: "INVALID_TOPIC", 2: "RESERVED_TOPIC", 3: "DENIED", 4: "ALREADY_SERVED", 5: "INVALID_SETTINGS",
     6: "FRAME_TOO_LARGE", 7: "HEADERS_TOO_LARGE", 16: "NO_SERVER", 17: "TIMED_OUT", 18: "ABANDONED",
     19: "SERVER_GONE", 20: "CANCELLED", 21: "REPLIED", 22: "OVERLOADED", 23: "LIMIT_REACHED",
     24: "DRAINING", 25: "SLOW_CONSUMER", 26: "TAKEN_OVER", 27: "NOT_DURABLE", 28: "NOT_STORED", 29: "STALE_ACK", 30: "CONSUMER_BUSY", 32: "PROTOCOL", 33: "UNSUPPORTED_VERSION",
     34: "CREDIT_EXCEEDED", 35: "CONTROL_OVERRUN", 36: "STALLED", 37: "KEEP_ALIVE",
-    38: "DISCONNECTED", 39: "CLOSED",
+    38: "DISCONNECTED", 39: "CLOSED", 44: "REFUSED", 45: "SEALED",
 }
 
 

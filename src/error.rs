@@ -261,6 +261,24 @@ pub enum BusError {
         /// What it is called.
         consumer: String,
     },
+    /// A plugin of the bus refused it.
+    #[error("refused by the plugin \"{plugin}\": {reason}")]
+    Refused {
+        /// The name of the plugin.
+        plugin: String,
+        /// What it says.
+        reason: String,
+    },
+    /// A plugin of the bus has to read or change the message, which is sealed end to end.
+    #[error(
+        "the message on \"{topic}\" is sealed, so that {what}; take its topic out of what the plugin sees to, or send it unsealed"
+    )]
+    Sealed {
+        /// The full topic.
+        topic: String,
+        /// Which plugin could not do what.
+        what: String,
+    },
 
     /// The other side sent something that the protocol does not allow. Its connection is ended.
     #[error("protocol violation: {what}")]
@@ -381,6 +399,7 @@ impl BusError {
             | Self::InvalidSettings(_)
             | Self::NotDurable { .. }
             | Self::ConsumerBusy { .. }
+            | Self::Sealed { .. }
             | Self::NoRuntime { .. }
             | Self::Encode { .. } => ErrorClass::Misuse,
             Self::Decode { .. }
@@ -399,7 +418,8 @@ impl BusError {
             | Self::SlowConsumer { .. }
             | Self::TakenOver { .. }
             | Self::NotStored { .. }
-            | Self::StaleAck { .. } => ErrorClass::Outcome,
+            | Self::StaleAck { .. }
+            | Self::Refused { .. } => ErrorClass::Outcome,
             Self::Protocol { .. }
             | Self::UnsupportedVersion { .. }
             | Self::CreditExceeded { .. }

@@ -48,6 +48,7 @@
 //! | all of it in a few calls, with callbacks | `broker`, with the feature of that name |
 //! | compressing and encrypting payloads | [`engine`] |
 //! | who may do what | [`auth`] |
+//! | code of your own in the bus | [`plugin`] |
 //! | topics and patterns | [`topic`] |
 //! | links and addresses | [`transport`] |
 //! | the wire format | [`proto`], and `docs/PROTOCOL.md` in the repository |
@@ -61,6 +62,8 @@
 //!
 //! `broker`: a bus with callbacks in a few calls, compressed and encrypted.
 //!
+//! `metrics`, `rate-limit`: plugins that count in a registry of `prometheus-client`, and that limit how often somebody publishes.
+//!
 //! `compression`, `encryption`: engines that make payloads smaller, and that keep them from the bus.
 
 pub mod auth;
@@ -71,6 +74,7 @@ pub mod client;
 pub mod engine;
 mod error;
 pub mod limits;
+pub mod plugin;
 pub mod prelude;
 pub mod proto;
 pub mod store;
@@ -89,3 +93,8 @@ pub use transport::Address;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// And that of the page on plugins.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/PLUGINS.md")]
+struct PluginsPage;

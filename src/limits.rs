@@ -4,11 +4,13 @@
 //! exists, the constant's documentation names it. Nothing in the crate grows past one of these.
 
 mod broker;
+mod plugins;
 mod streams;
 
 use std::time::Duration;
 
 pub use self::broker::*;
+pub use self::plugins::*;
 pub use self::streams::*;
 
 /// Bytes of the largest frame, its 24-byte header included.

@@ -364,6 +364,11 @@ impl Backlog {
         }
     }
 
+    /// Leaves a gap for a message that was withheld, behind what waits.
+    pub(crate) fn withhold(&mut self) {
+        add_gap(&mut self.entries, 1, GapReason::Withheld);
+    }
+
     fn count(&mut self, count: u64, reason: GapReason) -> Verdict {
         add_gap(&mut self.entries, count, reason);
         Verdict::Dropped(count, reason)

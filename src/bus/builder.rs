@@ -22,6 +22,7 @@ use super::workers::Workers;
 use super::{Settings, Shared, introspect};
 use crate::auth::Policy;
 use crate::error::{BusError, BusResult};
+use crate::plugin::{Hooks, Plugin, Plugins};
 #[cfg(feature = "websocket")]
 use crate::transport::WebSocketOptions;
 #[cfg(feature = "tcp")]
@@ -176,6 +177,7 @@ pub struct BusBuilder {
     listeners: Vec<Box<dyn Listener>>,
     workers: usize,
     streams: Streams,
+    plugins: Plugins,
 }
 
 impl fmt::Debug for BusBuilder {
@@ -193,7 +195,11 @@ impl fmt::Debug for BusBuilder {
         shown.field("tls", &self.tls);
         #[cfg(feature = "websocket")]
         shown.field("websocket", &self.websocket);
-        shown.field("listeners", &listeners).field("workers", &self.workers).finish()
+        shown
+            .field("listeners", &listeners)
+            .field("workers", &self.workers)
+            .field("plugins", &self.plugins)
+            .finish()
     }
 }
 
@@ -324,6 +330,35 @@ impl BusBuilder {
         self
     }
 
+    /// Has this plugin see, change and refuse what happens at the bus, behind those that were given before; see
+    /// [`plugin`](crate::plugin). Nobody is let in before all plugins have begun: whoever connects earlier waits.
+    ///
+    /// [`start`](Self::start) fails with [`BusError::InvalidSettings`] for more than
+    /// [`PLUGINS`](crate::limits::PLUGINS), and for a name that is empty, too long or there twice.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::plugin::{Refused, Transform};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let short = Transform::new("short", |message| match message.weight() {
+    ///     0..=140 => Ok(()),
+    ///     long => Err(Refused::new(format!("{long} bytes are too many"))),
+    /// });
+    /// let bus = Bus::builder().plugin(short).start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let refused = client.publish_bytes("news", vec![b'x'; 200]).await.unwrap_err();
+    /// assert_eq!(refused.to_string(), "refused by the plugin \"short\": 200 bytes are too many");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn plugin(mut self, plugin: impl Plugin) -> Self {
+        self.plugins = self.plugins.with(plugin);
+        self
+    }
+
     /// Says whom to let in at all addresses where WebSocket is spoken: origins of pages, and names of the bus.
     #[cfg(feature = "websocket")]
     pub fn websocket(mut self, options: WebSocketOptions) -> Self {
@@ -385,6 +420,7 @@ impl BusBuilder {
             return Err(BusError::NoRuntime { what: "starting a bus" });
         };
         self.settings.check()?;
+        self.plugins.check()?;
         let workers = Workers::start(self.workers)?;
         let memory = MemoryListener::bind(self.name.as_deref())?;
         let connector = memory.connector();
@@ -448,6 +484,8 @@ impl BusBuilder {
             past: Mutex::default(),
             cut_off: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            alone: AtomicBool::new(self.plugins.want(Hooks::PUBLISH | Hooks::DELIVER)),
+            plugins: (!self.plugins.is_empty()).then(|| Arc::new(self.plugins)),
             stop_asked: watch::Sender::new(None),
         });
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);

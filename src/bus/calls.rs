@@ -44,9 +44,25 @@ enum How {
 
 impl SessionTask {
     pub(super) fn subscribe(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
-        if self.session.lock().subscriptions.contains(header.id) {
+        if self.session.lock().subscriptions.contains(header.id) || self.is_asked_about(header.id) {
             return Err(BusError::Protocol { what: format!("subscription {} exists already", header.id) });
         }
+        if self.plugged.is_some() {
+            match self.ask_to_subscribe(header, content) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    self.answer(|state| state.fail(Kind::Subscribe, header.id, 0, &error));
+                    return Ok(());
+                }
+            }
+        }
+        self.admit_subscription(header, content);
+        Ok(())
+    }
+
+    /// Makes a subscription, unless it is refused, and answers it.
+    pub(super) fn admit_subscription(&mut self, header: &Header, content: &ContentRef<'_>) {
         let result = self.try_subscribe(header, content);
         let id = header.id;
         self.answer(|state| match &result {
@@ -62,17 +78,17 @@ impl SessionTask {
         if let Ok(Some(ToRead { slot, stream, how })) = result {
             self.begin_to_read((slot, id), &stream, how);
         }
-        Ok(())
     }
 
     /// Begins behind the answer, as the messages do.
     fn begin_to_read(&mut self, (slot, id): (Slot, u32), stream: &Arc<Stream>, how: How) {
         let place = (&self.session, slot, id);
+        let plugins = self.shared.plugins.clone();
         let reads = match how {
             How::Freely(pattern, from) => {
-                Reads::Cursor(Cursor::start(&self.runtime, place, stream, pattern, from))
+                Reads::Cursor(Cursor::start(&self.runtime, place, stream, pattern, from, plugins))
             }
-            How::Acknowledged(wanted) => match join(stream, *wanted, place, &self.runtime) {
+            How::Acknowledged(wanted) => match join(stream, *wanted, place, &self.runtime, plugins) {
                 Ok(membership) => Reads::Member(membership),
                 Err(error) => {
                     self.session.lock().subscriptions.remove(id);
@@ -241,7 +257,7 @@ impl SessionTask {
 
     /// Whether the session may do something with this pattern. Where nobody is asked who he is, all may do all
     /// but with topics of the bus's own, which are for its own user and process.
-    fn check(&self, action: Action, pattern: &TopicPattern) -> BusResult<()> {
+    pub(super) fn check(&self, action: Action, pattern: &TopicPattern) -> BusResult<()> {
         match &self.rights {
             Some(rights) => rights.check(action, pattern),
             None if !pattern.is_reserved() => Ok(()),
@@ -270,7 +286,9 @@ impl SessionTask {
     }
 
     pub(super) fn unsubscribe(&mut self, header: &Header) -> Result<(), BusError> {
-        self.end_subscription(header.id, header.sequence, header.flags.contains(DRAIN), None);
+        if !self.give_up_asking(header.id) {
+            self.end_subscription(header.id, header.sequence, header.flags.contains(DRAIN), None);
+        }
         Ok(())
     }
 

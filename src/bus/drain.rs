@@ -29,6 +29,7 @@ impl Shared {
     pub(super) async fn drain(&self, grace: Duration) {
         let until = Instant::now() + grace;
         if !self.draining.swap(true, Ordering::Relaxed) {
+            self.alone.store(true, Ordering::Relaxed);
             self.tell_draining().await;
         }
         let mut watch = Watch::default();

@@ -47,6 +47,7 @@ impl SessionTask {
             // A peer that does not read its goodbye is not waited for.
             let _ = tokio::time::timeout(CLOSING, drained).await;
         }
+        self.tell_end(&reason).await;
     }
 
     /// Waits for what is being stored, and gives it to those who listen.

@@ -125,6 +125,25 @@ impl Group {
         outcome
     }
 
+    /// Counts a match that does not get its message; one member is told so. None matches when no member takes what this
+    /// publisher sends.
+    pub(crate) fn withhold(
+        self: &Arc<Self>,
+        publisher: u64,
+        touched: &mut Vec<Arc<Session>>,
+        totals: &mut Totals,
+    ) -> u64 {
+        let mut state = self.lock();
+        let GroupState { members, backlog, .. } = &mut *state;
+        if !members.iter().any(|member| member.takes_from(publisher)) {
+            return 0;
+        }
+        backlog.withhold();
+        totals.dropped[GapReason::Withheld.index()] += 1;
+        feed(self, members, backlog, touched);
+        1
+    }
+
     /// Gives what waits to members that have credit again.
     pub(crate) fn pump(self: &Arc<Self>, touched: &mut Vec<Arc<Session>>) {
         let mut state = self.lock();

@@ -272,6 +272,7 @@ impl Shared {
         }
         drop(past);
         let (subscriptions, cached_routes) = self.router.sizes();
+        let turned_away = self.plugins.as_ref().map_or(0, |plugins| plugins.turned_away());
         BusStats {
             version: env!("CARGO_PKG_VERSION").into(),
             bus_id: self.id,
@@ -280,7 +281,7 @@ impl Shared {
             certificate_until: self.certificate_until(),
             draining: self.is_draining(),
             sessions: clients.len(),
-            sessions_total: self.next_session.load(Ordering::Relaxed).saturating_sub(2),
+            sessions_total: self.next_session.load(Ordering::Relaxed).saturating_sub(2 + turned_away),
             sessions_cut_off: self.cut_off.load(Ordering::Relaxed),
             subscriptions,
             served_topics: self.services.len().saturating_sub(super::introspect::TOPICS.len()),
@@ -303,6 +304,7 @@ impl Shared {
             dropped: dropped_by_name(&totals.dropped),
             requests: totals.requests,
             failed_requests: totals.failed_requests,
+            plugins: self.plugins.as_ref().map(|plugins| plugins.stats()).unwrap_or_default(),
         }
     }
 

@@ -13,7 +13,7 @@
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
-//! `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `plugged` is where plugins have their say, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -38,6 +38,7 @@ mod introspect;
 mod opening;
 mod own_certificate;
 mod places;
+mod plugged;
 mod publish;
 mod requests;
 mod rights;
@@ -85,6 +86,8 @@ use self::sweeper::Sweeper;
 use self::table::TableBudget;
 use crate::auth::Principal;
 use crate::error::{BusError, ErrorClass};
+pub use crate::plugin::PluginStats;
+use crate::plugin::Plugins;
 
 /// What all parts of one bus share.
 #[derive(Debug)]
@@ -122,6 +125,9 @@ pub(crate) struct Shared {
     past: Mutex<Totals>,
     cut_off: AtomicU64,
     draining: AtomicBool,
+    /// Publishes go one by one: the bus drains, or plugins want to see each.
+    alone: AtomicBool,
+    plugins: Option<Arc<Plugins>>,
     /// An administrator has asked the bus to stop, and what is in flight may take so long.
     stop_asked: watch::Sender<Option<Duration>>,
 }
@@ -129,6 +135,11 @@ pub(crate) struct Shared {
 impl Shared {
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether publishes may be taken as one that came one after the other.
+    fn takes_runs(&self) -> bool {
+        !self.alone.load(Ordering::Relaxed)
     }
 
     /// The settings that can be changed while the bus runs, as they are now.

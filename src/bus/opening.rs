@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Shared;
 use super::places::Place;
+use super::plugged::Plugged;
 use super::rights::Rights;
 use super::session::{Returned, Session};
 use super::supervisor::{Phase, random};
@@ -21,6 +22,7 @@ use super::workers::Seat;
 use crate::auth::{AddressBlock, Credentials, Principal};
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::plugin;
 use crate::proto::{
     Capabilities, ContentRef, Header, Hello, Kind, Refusal, Resume, ResumeToken, VERSION, Welcome,
 };
@@ -98,8 +100,12 @@ async fn open_session(
         true => Err(BusError::Draining { what: "the bus".into() }),
         false => place.begin_session(&peer.principal, origin.block()).and_then(|()| random()),
     };
-    let resume_token = match admitted {
-        Ok(token) => ResumeToken::new(token),
+    let admitted = match admitted {
+        Ok(token) => let_in(&shared, &hello, &peer, &mut phase).await.map(|seen| (token, seen)),
+        Err(reason) => Err(reason),
+    };
+    let (resume_token, (id, plugged)) = match admitted {
+        Ok((token, seen)) => (ResumeToken::new(token), seen),
         Err(reason) => {
             // Others may have his place while he is told why.
             place.end_session();
@@ -115,7 +121,6 @@ async fn open_session(
     }
     incoming.settle();
     incoming.set_limit(shared.settings.frame_limit);
-    let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
     let keep_alive = hello.keep_alive.max(SHORTEST_KEEP_ALIVE).min(shared.live().keep_alive);
     let (budget, request_bytes) = (Arc::clone(&shared.budget), shared.settings.request_bytes);
     let session = Arc::new(Session::new(id, peer, hello.name, resume_token, sender, budget, request_bytes));
@@ -126,8 +131,33 @@ async fn open_session(
         // Those that are there have been told already.
         session.cut_off(BusError::Closed { what: "the bus".into() });
     }
-    let task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, rights);
+    if plugged.is_some() && shared.is_draining() {
+        // It has begun to, while plugins were asked.
+        session.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
+    }
+    let mut task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, rights);
+    task.plugged = plugged;
     Some((place, task.start()))
+}
+
+/// Gives a session its id, and asks plugins whether it may begin.
+async fn let_in(
+    shared: &Shared,
+    hello: &Hello,
+    peer: &Peer,
+    phase: &mut watch::Receiver<Phase>,
+) -> BusResult<(u64, Option<Box<Plugged>>)> {
+    let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
+    let Some(plugins) = shared.plugins.as_ref().filter(|_| peer.principal != Principal::Bus) else {
+        return Ok((id, None));
+    };
+    let session = Arc::new(plugin::Session::new(id, &*hello.name, peer.principal.clone(), peer.transport));
+    tokio::select! {
+        // Each has its own time, and finishes what it has begun.
+        connected = plugins.connect(&session) => connected?,
+        () = has_stopped(phase) => return Err(BusError::Closed { what: "the bus".into() }),
+    }
+    Ok((id, Some(Plugged::new(Arc::clone(plugins), session))))
 }
 
 /// Returns when the bus has stopped.

@@ -101,7 +101,7 @@ impl SessionTask {
         incoming: &mut Incoming,
         run: &mut Vec<Arrived>,
     ) -> Result<bool, BusError> {
-        if !is_plain(&first.header) || self.session.budget().is_spent() || self.shared.is_draining() {
+        if !is_plain(&first.header) || self.session.budget().is_spent() || !self.shared.takes_runs() {
             return Ok(false);
         }
         let route = {
@@ -143,7 +143,7 @@ impl SessionTask {
     }
 
     /// Gives the messages, which are of one topic, to every target; returns the number of matches.
-    fn fan_out(
+    pub(super) fn fan_out(
         &mut self,
         targets: &[Target],
         contents: &[ContentRef<'_>],
@@ -184,7 +184,11 @@ impl SessionTask {
     }
 
     fn route(&mut self, header: &Header, content: &ContentRef<'_>) {
-        match self.deliver_all(header, content) {
+        let delivered = match self.plugged {
+            None => self.deliver_all(header, content),
+            Some(_) => self.judge_and_deliver(header, content),
+        };
+        match delivered {
             Ok(Some(matches)) => self.conclude(header, content.frame_size(), Ok(matches)),
             Ok(None) => {}
             Err(error) => self.conclude(header, content.frame_size(), Err(error)),
@@ -215,7 +219,11 @@ impl SessionTask {
 
     /// Gives the message to every match; returns how many there are, or `None` if that takes more than
     /// the turn.
-    fn deliver_all(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<Option<u64>, BusError> {
+    pub(super) fn deliver_all(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+    ) -> Result<Option<u64>, BusError> {
         let (mut asked, mut quality) = (None, Quality::AtMostOnce);
         if !content.fields.is_empty() {
             let options = Options::read(content.fields).map_err(Refusal::into_error)?;
@@ -244,24 +252,27 @@ impl SessionTask {
         self.look_up_and_deliver(header, content, asked, (text, shape))
     }
 
-    /// Delivers what has been stored.
+    /// Delivers what has been stored, of a frame of so many bytes.
     pub(super) fn route_stored(
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
         asked: Option<Duration>,
+        arrived: usize,
     ) {
         let size = content.frame_size();
+        self.arrived_size = (arrived != size).then_some(arrived);
         let delivered = match self.cache.cached(content.topic) {
             Some(route) => Ok(Some(self.deliver(&route.targets, content, size, asked))),
             None => validate_pattern_bytes(content.topic)
                 .map_err(BusError::from)
                 .and_then(|checked| self.look_up_and_deliver(header, content, asked, checked)),
         };
+        self.arrived_size = None;
         match delivered {
-            Ok(Some(matches)) => self.conclude(header, size, Ok(matches)),
+            Ok(Some(matches)) => self.conclude(header, arrived, Ok(matches)),
             Ok(None) => {}
-            Err(error) => self.conclude(header, size, Err(error)),
+            Err(error) => self.conclude(header, arrived, Err(error)),
         }
     }
 
@@ -297,7 +308,10 @@ impl SessionTask {
         size: usize,
         asked: Option<Duration>,
     ) -> u64 {
-        let matches = self.fan_out(targets, std::slice::from_ref(content), size, asked);
+        let matches = match self.plugged {
+            None => self.fan_out(targets, std::slice::from_ref(content), size, asked),
+            Some(_) => self.deliver_judged(targets, content, size, asked),
+        };
         self.matches += targets.len() as u64;
         self.totals.matched += matches;
         matches

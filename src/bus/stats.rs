@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Principal;
+use crate::plugin::PluginStats;
 use crate::proto::fields::GapReason;
 
 /// Counts of one session, or of the whole bus.
@@ -137,6 +138,9 @@ pub struct BusStats {
     pub requests: u64,
     /// Requests that the bus answered with an error.
     pub failed_requests: u64,
+    /// What its plugins did, in their order.
+    #[serde(default)]
+    pub plugins: Vec<PluginStats>,
 }
 
 /// One session, as introspection shows it. Served at `$bus/sessions`.

@@ -214,6 +214,14 @@ impl Subscription {
         self.backlog = left;
     }
 
+    /// Counts a match that does not get its message, which is told in its place.
+    pub(crate) fn withhold(&mut self, lanes: &mut Lanes, totals: &mut Totals) {
+        self.matched += 1;
+        self.backlog.withhold();
+        self.count_dropped(1, GapReason::Withheld, totals);
+        self.pump(lanes, totals);
+    }
+
     /// Counts what waits as dropped and tells the gap.
     pub(crate) fn abandon(&mut self, lanes: &mut Lanes, totals: &mut Totals) {
         let dropped = self.backlog.abandon();

@@ -15,6 +15,7 @@ use super::opening::serve_link;
 use super::workers::{Seat, Workers};
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::plugin::Startup;
 use crate::transport::{Accepted, Address, Form, Listener};
 
 /// How long to wait after a failed accept, as when file descriptors run out.
@@ -46,8 +47,10 @@ impl Supervisor {
     pub(super) async fn run(mut self) {
         let mut tasks = JoinSet::new();
         let shared = Arc::clone(&self.shared);
+        self.start_plugins().await;
         tokio::select! {
             () = self.serve(&mut tasks) => {}
+            () = tell_plugins(&shared) => {}
             () = shared.sweeper.run(&shared) => {}
             () = shared.streams.sweep() => {}
             () = shared.drain_when_asked() => {}
@@ -65,6 +68,19 @@ impl Supervisor {
         tasks.shutdown().await;
         self.shared.streams.finished().await;
         self.workers.stop().await;
+        if let Some(plugins) = &shared.plugins {
+            plugins.shutdown().await;
+        }
+    }
+
+    /// Starts the plugins before anybody is let in; ends early when the bus is stopped.
+    async fn start_plugins(&mut self) {
+        let Some(plugins) = &self.shared.plugins else { return };
+        let startup = Startup::new(self.shared.id, self.shared.addresses.clone());
+        tokio::select! {
+            () = plugins.init(&startup) => {}
+            _ = self.phase.wait_for(|phase| *phase == Phase::Stopped) => {}
+        }
     }
 
     /// Accepts until the bus is stopped.
@@ -103,6 +119,14 @@ impl Supervisor {
             None => tasks.spawn(serving),
             Some(runtime) => tasks.spawn_on(serving, &runtime),
         };
+    }
+}
+
+/// Tells plugins what sessions could not tell them; for ever.
+async fn tell_plugins(shared: &Shared) {
+    match &shared.plugins {
+        Some(plugins) => plugins.run().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,6 +17,7 @@ use super::budget::Share;
 use super::clock::{Clock, SystemDeadline};
 use super::hold::Holds;
 use super::opening::welcome;
+use super::plugged::Plugged;
 use super::requests::claim;
 use super::rights::Rights;
 use super::router::RouteCache;
@@ -89,6 +90,10 @@ pub(super) struct SessionTask {
     /// When the session ends by itself; see [`note_end`](Self::note_end).
     ends_at: Option<Instant>,
     pub(super) share: Share,
+    /// What it has to do with plugins, where there are some.
+    pub(super) plugged: Option<Box<Plugged>>,
+    /// Bytes of the frame of the publish that is being routed, where plugins have changed it.
+    pub(super) arrived_size: Option<usize>,
 }
 
 /// A publish, or a flush behind one, that waits for the byte budget.
@@ -170,6 +175,8 @@ impl SessionTask {
             lost_until: None,
             ends_at: None,
             share: Share::default(),
+            plugged: None,
+            arrived_size: None,
         }
     }
 
@@ -234,6 +241,9 @@ impl SessionTask {
             }
         }
         self.take_stored(context);
+        if self.plugged.is_some() {
+            self.take_answers(context);
+        }
         self.grant_publishes();
         self.poll_times(context)
     }
@@ -391,7 +401,7 @@ impl SessionTask {
         Ok(())
     }
 
-    fn count_frame(&mut self) {
+    pub(super) fn count_frame(&mut self) {
         self.frames.0 += 1;
         self.matches += 1;
     }
@@ -483,6 +493,7 @@ impl SessionTask {
         let deferred: usize = self.deferred.iter().map(|deferred| deferred.content.size()).sum();
         let underway = self.underway.as_ref().map_or(0, |publish| publish.held() + self.cache.held());
         let mut held = self.incoming.held() + deferred + underway + self.storing.held();
+        held += self.plugged.as_ref().map_or(0, |plugged| plugged.held());
         if self.resumable {
             held += self.session.sender().resumable().map_or(0, ResumableLink::held);
         }
@@ -650,6 +661,7 @@ impl Turn for SessionTask {
 impl Drop for SessionTask {
     /// Also when the task is stopped or panics: nothing of the session may stay behind.
     fn drop(&mut self) {
+        self.leave_end();
         if !self.undone {
             self.undo(&BusError::Disconnected { reason: "the task of the session was stopped".into() });
         }

@@ -5,7 +5,7 @@
 //! session has no time for goes on in the next one, and what the session has sent behind it waits. First
 //! all matches are looked up, then all of them get the message: what fails has reached nobody.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,6 +45,8 @@ impl Drop for Waiting {
 pub(super) struct Underway {
     header: Header,
     content: Arc<Content>,
+    /// Bytes of the frame that it came in.
+    arrived: usize,
     /// What the publisher asks for as the block limit.
     asked: Option<Duration>,
     several: Option<Several>,
@@ -71,6 +73,10 @@ struct Several {
     /// What is delivered of the fields.
     fields: Vec<u8>,
     payload: Payload,
+    /// What plugins have made of it for topics of these numbers.
+    versions: HashMap<usize, (Vec<u8>, Payload), RandomState>,
+    /// Bytes of these.
+    version_bytes: usize,
     /// Each subscription gets the message once.
     reached: HashSet<(u64, Option<Slot>), RandomState>,
 }
@@ -97,6 +103,8 @@ impl Several {
             ends: Vec::new(),
             fields: kept.as_bytes().to_vec(),
             payload: content.shared_payload(),
+            versions: HashMap::default(),
+            version_bytes: 0,
             reached: HashSet::default(),
         })
     }
@@ -106,8 +114,10 @@ impl Underway {
     /// Bytes of memory that it holds.
     pub(super) fn held(&self) -> usize {
         let reached = self.several.as_ref().map_or(0, |several| several.reached.capacity());
+        let versions = self.several.as_ref().map_or(0, |several| several.version_bytes);
         self.content.size()
             + self.targets.capacity() * size_of::<Target>()
+            + versions
             + reached * size_of::<(u64, Option<Slot>)>()
     }
 
@@ -126,7 +136,10 @@ impl SessionTask {
         (asked, quality): (Option<Duration>, Quality),
     ) -> Result<Option<u64>, BusError> {
         let content = content.shared();
-        let several = Several::read(&content)?;
+        let mut several = Several::read(&content)?;
+        if self.plugged.is_some() {
+            self.judge_several(&mut several)?;
+        }
         for topic in &several.topics {
             self.may_publish(topic.as_str(), topic.is_reserved())?;
             if self.stream_of(topic, quality)?.is_some() {
@@ -135,6 +148,30 @@ impl SessionTask {
             }
         }
         self.begin(header, content, asked, Some(several), Vec::new())
+    }
+
+    /// Shows the message to plugins for each of its topics.
+    fn judge_several(&mut self, several: &mut Several) -> Result<(), BusError> {
+        let limit = self.shared.settings.frame_limit;
+        self.matches += several.topics.len() as u64;
+        for index in 0..several.topics.len() {
+            let Some(topic) = several.topics.get(index).cloned() else { break };
+            let Several { fields, payload, .. } = &*several;
+            let came = ContentRef::with_payload(fields, topic.as_str().as_bytes(), payload);
+            let Some(changed) = self.judge(&came)? else { continue };
+            let grown = changed.fields.len() + changed.payload.as_ref().map_or(0, |payload| payload.len());
+            several.version_bytes += grown;
+            if several.version_bytes > limit {
+                // All versions together: each may be as large as a frame, and there may be hundreds.
+                return Err(BusError::FrameTooLarge { size: several.version_bytes, limit });
+            }
+            let payload = changed.payload.map_or_else(|| several.payload.clone(), Payload::Bytes);
+            several.versions.insert(index, (changed.fields, payload));
+            if let Some(own) = several.topics.get_mut(index) {
+                *own = changed.topic;
+            }
+        }
+        Ok(())
     }
 
     /// Begins a publish to one topic that takes longer than what is left of the turn. What is to be
@@ -160,6 +197,7 @@ impl SessionTask {
         let stage = if targets.is_empty() { Stage::LookingUp } else { Stage::Delivering(0) };
         let mut publish = Underway {
             header: *header,
+            arrived: self.arrived_size.unwrap_or(content.frame_size()),
             content,
             asked,
             several,
@@ -192,7 +230,7 @@ impl SessionTask {
             }
             Err(error) => Err(error),
         };
-        self.conclude(&publish.header, publish.content.frame_size(), result);
+        self.conclude(&publish.header, publish.arrived, result);
         true
     }
 
@@ -284,7 +322,9 @@ impl SessionTask {
             return targets.len();
         };
         let to = (*end).min(from + room);
-        let one = ContentRef::with_payload(&several.fields, topic.as_str().as_bytes(), &several.payload);
+        let version = several.versions.get(&index).map(|(fields, payload)| (fields, payload));
+        let (fields, payload) = version.unwrap_or((&several.fields, &several.payload));
+        let one = ContentRef::with_payload(fields, topic.as_str().as_bytes(), payload);
         *matches += self.deliver(&targets[from..to], &one, one.frame_size(), *asked);
         to
     }

@@ -110,6 +110,7 @@ pub struct SubscribeOptions {
     rules: DeliveryRules,
     pub(super) epoch: Option<Epoch>,
     pub(super) limit: Option<(u32, u64)>,
+    pub(super) headers: Headers,
 }
 
 impl Default for SubscribeOptions {
@@ -127,6 +128,7 @@ impl Default for SubscribeOptions {
             rules: DeliveryRules::default(),
             epoch: None,
             limit: None,
+            headers: Headers::new(),
         }
     }
 }
@@ -235,6 +237,13 @@ impl SubscribeOptions {
         self
     }
 
+    /// Tells plugins of the bus something; see [`Subscribing::headers`](crate::plugin::Subscribing::headers).
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+
     pub(super) fn fields(&self) -> BusResult<Vec<u8>> {
         let mut fields = window_and_group(self.window, self.group.as_deref())?;
         if self.quality != Quality::default() {
@@ -259,6 +268,7 @@ impl SubscribeOptions {
             check_limit(limit, self.start)?;
             fields.limit(limit.0, limit.1)?;
         }
+        self.headers.write(&mut fields)?;
         Ok(fields.finish())
     }
 }

@@ -238,6 +238,14 @@ impl FieldsBuilder {
         self.append_without(&[START, EPOCH, LIMIT], fields)
     }
 
+    /// The fields of a well-formed section, after those that are here, but for headers.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub(crate) fn append_without_headers(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(&[HEADER], fields)
+    }
+
     fn append_without(&mut self, without: &[u8], fields: &[u8]) -> BusResult<()> {
         let mut rest = fields;
         while let Some((tag, _, after)) = split(rest) {
@@ -507,17 +515,20 @@ pub enum GapReason {
     /// The stream is not the one that was read before: its store was lost, made anew or put back to an earlier state. How
     /// many messages are missing nobody knows, so that the count is 0.
     Recreated = 6,
+    /// A plugin of the bus withheld it.
+    Withheld = 8,
 }
 
 impl GapReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Lagging,
         Self::DroppedOldest,
         Self::DroppedNewest,
         Self::Link,
         Self::Retention,
         Self::Recreated,
+        Self::Withheld,
     ];
 
     /// The reason with that number.
@@ -529,7 +540,8 @@ impl GapReason {
     /// Its place in [`ALL`](Self::ALL).
     #[must_use]
     pub fn index(self) -> usize {
-        self as usize - 1
+        // Numbers have holes, and places have none.
+        Self::ALL.iter().position(|reason| *reason == self).unwrap_or_default()
     }
 
     /// Its name in metrics and output.
@@ -542,6 +554,7 @@ impl GapReason {
             Self::Link => "link",
             Self::Retention => "retention",
             Self::Recreated => "recreated",
+            Self::Withheld => "withheld",
         }
     }
 }

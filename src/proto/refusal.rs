@@ -73,11 +73,15 @@ pub enum ErrorCode {
     Disconnected = 38,
     /// See [`BusError::Closed`].
     Closed = 39,
+    /// See [`BusError::Refused`]; the text is `plugin`, a zero byte, `reason`.
+    Refused = 44,
+    /// See [`BusError::Sealed`]; the text is `topic`, a zero byte, `what`.
+    Sealed = 45,
 }
 
 impl ErrorCode {
     /// All codes, in the order of their numbers.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::InvalidTopic,
         Self::ReservedTopic,
         Self::Denied,
@@ -108,6 +112,8 @@ impl ErrorCode {
         Self::KeepAlive,
         Self::Disconnected,
         Self::Closed,
+        Self::Refused,
+        Self::Sealed,
     ];
 
     fn from_u16(number: u16) -> Option<Self> {
@@ -224,6 +230,14 @@ impl Refusal {
             ErrorCode::KeepAlive => BusError::KeepAlive { after: micros(&text) },
             ErrorCode::Disconnected => BusError::Disconnected { reason: text },
             ErrorCode::Closed => BusError::Closed { what: text },
+            ErrorCode::Refused => {
+                let (plugin, reason) = text.split_once('\0').unwrap_or(("", &text));
+                BusError::Refused { plugin: plugin.to_owned(), reason: reason.to_owned() }
+            }
+            ErrorCode::Sealed => {
+                let (topic, what) = text.split_once('\0').unwrap_or(("", &text));
+                BusError::Sealed { topic: topic.to_owned(), what: what.to_owned() }
+            }
         }
     }
 }
@@ -262,6 +276,8 @@ impl From<&BusError> for Refusal {
             BusError::KeepAlive { after } => (Code::KeepAlive, after.as_micros().to_string()),
             BusError::Disconnected { reason } => (Code::Disconnected, reason.clone()),
             BusError::Closed { what } => (Code::Closed, what.clone()),
+            BusError::Refused { plugin, reason } => (Code::Refused, format!("{plugin}\0{reason}")),
+            BusError::Sealed { topic, what } => (Code::Sealed, format!("{topic}\0{what}")),
             // What arises on one side only crosses as its text, should it ever have to.
             BusError::Encode { .. } | BusError::Decode { .. } | BusError::Engine { .. } => {
                 (Code::Replied, format!("codec\0{error}"))
@@ -304,6 +320,8 @@ mod tests {
                 ErrorCode::TimedOut => "1500/a request",
                 ErrorCode::ControlOverrun | ErrorCode::Stalled | ErrorCode::KeepAlive => "2000",
                 ErrorCode::Replied => "code\0message",
+                ErrorCode::Refused => "plugin\0reason",
+                ErrorCode::Sealed => "some/topic\0what",
                 ErrorCode::FrameTooLarge | ErrorCode::HeadersTooLarge => "17/16",
                 ErrorCode::Cancelled => "",
                 _ => "some/topic",

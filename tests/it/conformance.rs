@@ -111,6 +111,62 @@ mod sealed {
     for_each_case!(instantiate);
 }
 
+mod plugged {
+    //! Plugins that have their hands in everything and leave it as it is: all promises hold on such a bus as well.
+
+    use whispeer::bus::BusBuilder;
+    use whispeer::plugin::{HookResult, Plugin, Publishing, Subscribing};
+    use whispeer_testkit::{Transport, for_each_case, run_furnished};
+
+    struct Copier;
+
+    impl Plugin for Copier {
+        fn name(&self) -> &str {
+            "copier"
+        }
+
+        async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
+            tokio::task::yield_now().await;
+            Ok(())
+        }
+
+        fn on_publish(&self, message: &mut Publishing<'_>) -> HookResult {
+            let copy = message.payload().to_vec();
+            Ok(message.set_payload(copy)?)
+        }
+    }
+
+    fn with_plugin(builder: BusBuilder) -> BusBuilder {
+        builder.plugin(Copier)
+    }
+
+    macro_rules! instantiate {
+        ($($case:ident),* $(,)?) => {
+            instantiate!(@on memory, Memory, $($case),*);
+            instantiate!(@on unix, Unix, $($case),*);
+            instantiate!(@on unix_with_workers, UnixWorkers, $($case),*);
+            instantiate!(@on unix_and_memory, UnixAndMemory, $($case),*);
+        };
+        (@on $module:ident, $transport:ident, $($case:ident),*) => {
+            mod $module {
+                $(
+                    #[test]
+                    fn $case() {
+                        let verdict = super::run_furnished(
+                            stringify!($case),
+                            super::Transport::$transport,
+                            super::with_plugin,
+                        );
+                        verdict.unwrap();
+                    }
+                )*
+            }
+        };
+    }
+
+    for_each_case!(instantiate);
+}
+
 /// A fault makes the case fail that the promise belongs to, and the relay alone does not.
 fn is_noticed(fault: Fault, case: &str) {
     let verdict = run(case, Transport::Memory, fault);

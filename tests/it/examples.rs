@@ -17,7 +17,7 @@ macro_rules! examples {
             }
         )*
 
-        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER];
+        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER, PLUGIN];
     };
 }
 
@@ -32,10 +32,11 @@ examples! {
     "08_pipelined_publisher.rs" "../../examples/08_pipelined_publisher.rs" pipelined_publisher,
 }
 
-/// The last ones need features that are not among the defaults.
+/// Of the last ones some need features that are not among the defaults.
 const SEALED: &str = "09_end_to_end_encryption.rs";
 const GRANTED: &str = "10_key_grants.rs";
 const BROKER: &str = "11_broker.rs";
+const PLUGIN: &str = "12_plugin.rs";
 
 #[cfg(all(feature = "compression", feature = "encryption"))]
 #[path = "../../examples/09_end_to_end_encryption.rs"]
@@ -68,6 +69,15 @@ mod broker;
 #[test]
 fn broker() {
     ends(async { broker::run() });
+}
+
+#[path = "../../examples/12_plugin.rs"]
+#[allow(dead_code, reason = "it is a program of its own as well")]
+mod plugin;
+
+#[test]
+fn plugin() {
+    ends(plugin::run());
 }
 
 /// Runs an example as its `main` does.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of the library may import from others.
-const RULES: [(&str, &[&str]); 13] = [
+const RULES: [(&str, &[&str]); 14] = [
     ("topic", &["limits"]),
     ("limits", &[]),
     ("error", &["topic", "limits"]),
@@ -13,7 +13,8 @@ const RULES: [(&str, &[&str]); 13] = [
     ("transport", &["auth", "proto", "topic", "limits", "error"]),
     ("engine", &["proto", "topic", "limits", "error"]),
     ("store", &["topic", "limits", "error"]),
-    ("bus", &["transport", "store", "auth", "proto", "topic", "limits", "error"]),
+    ("plugin", &["engine", "store", "auth", "proto", "topic", "limits", "error"]),
+    ("bus", &["plugin", "transport", "store", "auth", "proto", "topic", "limits", "error"]),
     ("client", &["transport", "engine", "auth", "proto", "topic", "limits", "error"]),
     (
         "broker",

@@ -12,6 +12,7 @@ mod broken_links;
 mod broker;
 #[cfg(all(feature = "broker", feature = "sqlite"))]
 mod broker_store;
+mod built_in_plugins;
 mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
@@ -19,6 +20,7 @@ mod conformance;
 mod consumers;
 mod engines;
 mod examples;
+mod failing_plugins;
 mod ghosts;
 mod grants;
 mod ground;
@@ -31,6 +33,7 @@ mod lifecycle;
 mod limits;
 mod neighbours;
 mod passed;
+mod plugins;
 mod policies;
 mod quic;
 mod regressions;

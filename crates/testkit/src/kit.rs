@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use whispeer::bus::{Bus, BusHandle, Settings};
+use whispeer::bus::{Bus, BusBuilder, BusHandle, Settings};
 use whispeer::client::ClientBuilder;
 use whispeer::engine::Engines;
 use whispeer::transport::{ClientTls, ConnectOptions, Link, ServerTls, connect_with};
@@ -141,11 +141,16 @@ pub struct Sealing {
     pub growth: usize,
 }
 
+/// Gives a bus something beside its transports, such as plugins.
+pub type Furnish = fn(BusBuilder) -> BusBuilder;
+
 /// What a case works with: one bus, and as many clients as it asks for.
 pub struct Kit {
     transport: Transport,
     fault: Fault,
     sealing: Sealing,
+    /// What else the bus is given.
+    furnish: Furnish,
     directory: TempDir,
     bus: OnceLock<BusHandle>,
     clients: AtomicUsize,
@@ -159,11 +164,12 @@ impl Kit {
     ///
     /// # Errors
     /// No folder for the socket can be made.
-    pub fn new(transport: Transport, fault: Fault, sealing: Sealing) -> io::Result<Self> {
+    pub fn new(transport: Transport, fault: Fault, sealing: Sealing, furnish: Furnish) -> io::Result<Self> {
         Ok(Self {
             transport,
             fault,
             sealing,
+            furnish,
             directory: tempfile::tempdir()?,
             bus: OnceLock::new(),
             clients: AtomicUsize::new(0),
@@ -188,7 +194,7 @@ impl Kit {
     pub fn start_with(&self, change: impl FnOnce(&mut Settings)) -> &BusHandle {
         let mut settings = Settings::default();
         change(&mut settings);
-        let mut builder = Bus::builder().settings(settings);
+        let mut builder = (self.furnish)(Bus::builder().settings(settings));
         if self.transport == Transport::UnixWorkers {
             builder = builder.workers(2);
         }
@@ -308,12 +314,15 @@ impl fmt::Debug for Case {
 /// How long a case may take, in the time of its runtime.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 
+/// Payloads as they are.
+const OPEN: Sealing = Sealing { engines: Engines::new, growth: 0 };
+
 /// Runs one case over one transport, and checks the books and for leftovers.
 ///
 /// # Errors
 /// What the case, or the checks after it, found.
 pub fn run(name: &str, transport: Transport, fault: Fault) -> Result<(), String> {
-    run_sealed(name, transport, fault, Sealing { engines: Engines::new, growth: 0 })
+    run_sealed(name, transport, fault, OPEN)
 }
 
 /// [`run`], with clients whose payloads go through engines.
@@ -321,13 +330,31 @@ pub fn run(name: &str, transport: Transport, fault: Fault) -> Result<(), String>
 /// # Errors
 /// As [`run`].
 pub fn run_sealed(name: &str, transport: Transport, fault: Fault, sealing: Sealing) -> Result<(), String> {
+    run_with(name, transport, fault, sealing, |builder| builder)
+}
+
+/// [`run`], on a bus that is given something more.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_furnished(name: &str, transport: Transport, furnish: Furnish) -> Result<(), String> {
+    run_with(name, transport, Fault::None, OPEN, furnish)
+}
+
+fn run_with(
+    name: &str,
+    transport: Transport,
+    fault: Fault,
+    sealing: Sealing,
+    furnish: Furnish,
+) -> Result<(), String> {
     let case = CASES.iter().find(|case| case.name == name);
     let case = case.ok_or_else(|| format!("there is no case {name}"))?;
     let run = case.run;
     let runtime = transport.runtime().map_err(|error| error.to_string())?;
     runtime.block_on(async move {
         let task = tokio::spawn(async move {
-            let kit = Kit::new(transport, fault, sealing).expect("there is room for a socket");
+            let kit = Kit::new(transport, fault, sealing, furnish).expect("there is room for a socket");
             let live = run(&kit).await;
             kit.check(live).await;
         });

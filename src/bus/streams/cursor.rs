@@ -12,6 +12,7 @@ use super::publishing::milliseconds;
 use crate::bus::session::{Session, State};
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
+use crate::plugin::{Delivery, Hooks, Plugins, Receiver};
 use crate::proto::ContentRef;
 use crate::proto::fields::{Epoch, FieldsBuilder, GapReason, Position, Start};
 use crate::store::{self, Message, Page, Reading, StoreError};
@@ -45,6 +46,7 @@ impl Cursor {
         stream: &Arc<Stream>,
         pattern: TopicPattern,
         place: Place,
+        plugins: Option<Arc<Plugins>>,
     ) -> Self {
         let may_go_on = Arc::new(Notify::new());
         let reader = Reader {
@@ -57,6 +59,7 @@ impl Cursor {
             may_go_on: Arc::clone(&may_go_on),
             live_from: place.live_from,
             left: place.limit,
+            plugins: plugins.filter(|plugins| plugins.want(Hooks::DELIVER)),
         };
         let task = runtime.spawn(reader.run(place)).abort_handle();
         Self { may_go_on, task }
@@ -86,6 +89,8 @@ struct Reader {
     live_from: u64,
     /// What it may still read, if that has a limit.
     left: Option<(u32, u64)>,
+    /// Those that want to see what it reads.
+    plugins: Option<Arc<Plugins>>,
 }
 
 /// Why a cursor reads no further: all that was asked for is read, to before this sequence; or the store has failed; or
@@ -190,9 +195,11 @@ impl Reader {
 
     /// Delivers a page as credit and room go, and as far as the limit does.
     async fn deliver(&mut self, page: Page) -> Result<(), Stop> {
-        let mut messages = page.messages.iter();
+        // Plugins are not called under a lock, so they are asked before.
+        let passing = self.passing(&page);
+        let mut messages = page.messages.iter().enumerate();
         let mut waiting = messages.next();
-        while let Some(first) = waiting {
+        while let Some((_, first)) = waiting {
             if self.ends_before(first.sequence) {
                 return Err(Stop::Done(first.sequence));
             }
@@ -203,14 +210,20 @@ impl Reader {
                 let subscription = subscriptions.at(self.slot).ok_or(Stop::Gone)?;
                 while subscription.credit.is_left()
                     && lanes.has_room()
-                    && let Some(message) = waiting.filter(|message| !self.ends_before(message.sequence))
+                    && let Some((index, message)) =
+                        waiting.filter(|(_, message)| !self.ends_before(message.sequence))
                 {
                     let fields = self.fields(message);
                     let topic = message.topic.as_str().as_bytes();
                     let content = ContentRef::lent(&fields, topic, &message.payload);
                     subscription.matched += 1;
                     totals.matched += 1;
-                    subscription.deliver(&content, lanes, totals);
+                    if passing.get(index).is_none_or(|passes| *passes) {
+                        subscription.deliver(&content, lanes, totals);
+                    } else {
+                        subscription.count_dropped(1, GapReason::Withheld, totals);
+                        subscription.tell_gap(1, GapReason::Withheld, lanes);
+                    }
                     waiting = messages.next();
                     if let Some((messages, bytes)) = &mut self.left {
                         *messages = messages.saturating_sub(1);
@@ -226,6 +239,19 @@ impl Reader {
     /// Whether the limit leaves nothing from this sequence on.
     fn ends_before(&self, sequence: u64) -> bool {
         self.left.is_some_and(|(messages, bytes)| sequence >= self.live_from || messages == 0 || bytes == 0)
+    }
+
+    /// Which messages of a page plugins let the subscription have; empty where none wants to see them.
+    fn passing(&self, page: &Page) -> Vec<bool> {
+        let Some(plugins) = &self.plugins else { return Vec::new() };
+        let passes = |message: &Message| {
+            let (fields, topic) = (self.fields(message), message.topic.as_str().as_bytes());
+            let content = ContentRef::lent(&fields, topic, &message.payload);
+            let principal = &self.session.peer.principal;
+            let receiver = Receiver::subscription(self.session.id, principal, &self.pattern);
+            plugins.deliver(&Delivery::new(receiver, &content))
+        };
+        page.messages.iter().map(passes).collect()
     }
 
     /// The fields of a stored message, and where it lies.

@@ -31,6 +31,8 @@ enum Entry {
 struct Waiter {
     header: Header,
     content: Arc<Content>,
+    /// Bytes of the frame that it came in.
+    arrived: usize,
     asked: Option<Duration>,
     stream: Arc<Stream>,
     stored: Operation<Vec<Outcome>>,
@@ -78,6 +80,7 @@ impl SessionTask {
         content: &ContentRef<'_>,
         asked: Option<Duration>,
     ) -> BusResult<()> {
+        let arrived = self.arrived_size.unwrap_or(content.frame_size());
         let content = content.shared();
         // Options are for the bus and not for those who read it some day.
         let mut fields = FieldsBuilder::new();
@@ -99,7 +102,8 @@ impl SessionTask {
         let stored = stream.store.commit(stream.name.clone(), vec![Change::Append(message)]);
         self.storing.bytes += content.size();
         let _waiting = Waiting::new(&self.shared);
-        let waiter = Waiter { header: *header, content, asked, stream: Arc::clone(stream), stored, _waiting };
+        let waiter =
+            Waiter { header: *header, content, arrived, asked, stream: Arc::clone(stream), stored, _waiting };
         self.storing.queue.push_back(Entry::Publish(Box::new(waiter)));
         Ok(())
     }
@@ -141,7 +145,7 @@ impl SessionTask {
     }
 
     fn go_live(&mut self, waiter: Waiter, stored: Result<Vec<Outcome>, BusError>) {
-        let Waiter { header, content, asked, stream, .. } = waiter;
+        let Waiter { header, content, arrived, asked, stream, .. } = waiter;
         let content = content.borrowed();
         match stored {
             Ok(outcomes) => {
@@ -150,9 +154,9 @@ impl SessionTask {
                         stream.grow(sequence);
                     }
                 }
-                self.route_stored(&header, &content, asked);
+                self.route_stored(&header, &content, asked, arrived);
             }
-            Err(error) => self.conclude(&header, content.frame_size(), Err(error)),
+            Err(error) => self.conclude(&header, arrived, Err(error)),
         }
     }
 }

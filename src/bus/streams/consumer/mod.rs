@@ -27,6 +27,7 @@ use crate::bus::session::Session;
 use crate::bus::subscription::Slot;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::plugin::Plugins;
 use crate::proto::fields::{DeliveryRules, Start};
 use crate::proto::{ContentRef, Flags, Header, Kind};
 use crate::store::Name;
@@ -54,6 +55,7 @@ pub(crate) struct Consumer {
     state: Mutex<State>,
     /// Told of acknowledgements, of credit, of room and of members.
     changed: Notify,
+    plugins: Option<Arc<Plugins>>,
 }
 
 #[derive(Debug, Default)]
@@ -186,6 +188,7 @@ pub(crate) fn join(
     wanted: Wanted,
     (session, slot, subscription): (&Arc<Session>, Slot, u32),
     runtime: &Handle,
+    plugins: Option<Arc<Plugins>>,
 ) -> BusResult<Membership> {
     let member = Member {
         id: 0,
@@ -198,7 +201,7 @@ pub(crate) fn join(
         acknowledged: 0,
     };
     let Some(name) = wanted.name.clone() else {
-        let consumer = Consumer::new(stream, &wanted);
+        let consumer = Consumer::new(stream, &wanted, plugins);
         let id = consumer.lock().admit(member);
         runtime.spawn(Arc::clone(&consumer).run(wanted.start));
         return Ok(Membership { consumer, id });
@@ -222,7 +225,7 @@ pub(crate) fn join(
         let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
         return Err(BusError::LimitReached { what });
     }
-    let consumer = Consumer::new(stream, &wanted);
+    let consumer = Consumer::new(stream, &wanted, plugins);
     let id = consumer.lock().admit(member);
     consumers.insert(name, Arc::clone(&consumer));
     drop(consumers);
@@ -231,7 +234,7 @@ pub(crate) fn join(
 }
 
 impl Consumer {
-    fn new(stream: &Arc<Stream>, wanted: &Wanted) -> Arc<Self> {
+    fn new(stream: &Arc<Stream>, wanted: &Wanted, plugins: Option<Arc<Plugins>>) -> Arc<Self> {
         Arc::new(Self {
             name: wanted.name.clone(),
             is_shared: wanted.is_shared,
@@ -239,6 +242,7 @@ impl Consumer {
             pattern: wanted.pattern.clone(),
             state: Mutex::new(State { rules: wanted.rules, ..State::default() }),
             changed: Notify::new(),
+            plugins,
         })
     }
 

@@ -1,0 +1,176 @@
+//! What becomes of the bus when a plugin fails.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use whispeer::client::{Event, GapReason};
+use whispeer::plugin::{
+    Delivery, HookResult, Hooks, OnFailure, Plugin, Publishing, Refused, Session, Startup, Subscribing,
+};
+use whispeer::prelude::*;
+use whispeer_testkit::ledger::totals_balance;
+use whispeer_testkit::wait::{eventually, now_or_never};
+
+use crate::ground::Ground;
+use crate::plugins::{Witness, clients, message, next, refused, stats_of};
+
+/// Fails as it is told.
+struct Faulty {
+    hooks: Hooks,
+    on_failure: OnFailure,
+}
+
+impl Faulty {
+    fn at(hooks: Hooks) -> Self {
+        Self { hooks, on_failure: OnFailure::Refuse }
+    }
+
+    fn harmless(hooks: Hooks) -> Self {
+        Self { hooks, on_failure: OnFailure::GoOn }
+    }
+}
+
+impl Plugin for Faulty {
+    fn name(&self) -> &str {
+        "faulty"
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.hooks
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    async fn on_init(&self, _bus: &Startup) -> HookResult {
+        Err(Refused::new("no disk"))
+    }
+
+    async fn on_connect(&self, _session: &Session) -> HookResult {
+        std::future::pending().await
+    }
+
+    async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
+        panic!("subscribe")
+    }
+
+    fn on_publish(&self, message: &mut Publishing<'_>) -> HookResult {
+        message.set_payload("half done")?;
+        panic!("publish")
+    }
+
+    fn on_deliver(&self, _delivery: &Delivery<'_>) -> HookResult {
+        panic!("deliver")
+    }
+
+    async fn on_disconnect(&self, _session: &Session, _reason: &BusError) -> HookResult {
+        panic!("disconnect")
+    }
+
+    async fn on_shutdown(&self) -> HookResult {
+        panic!("shutdown")
+    }
+}
+
+/// Never answers.
+struct Endless(Hooks);
+
+impl Plugin for Endless {
+    fn name(&self) -> &str {
+        "endless"
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.0
+    }
+
+    async fn on_init(&self, _bus: &Startup) -> HookResult {
+        std::future::pending().await
+    }
+
+    async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_does_not_answer_is_not_waited_for_and_refuses() {
+    let bus = Bus::builder().plugin(Endless(Hooks::SUBSCRIBE)).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let told = refused(client.subscribe_bytes("news").await.map(|_| 0));
+    assert_eq!(told.0, "endless");
+    assert!(told.1.contains("has failed"), "{}", told.1);
+    assert_eq!(stats_of(&bus, "endless").failed, 1);
+
+    let bus = Bus::builder().plugin(Faulty::at(Hooks::CONNECT)).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    assert_eq!(refused(client.publish_bytes("news", "x").await).0, "faulty");
+    let bus = Bus::builder().plugin(Faulty::harmless(Hooks::CONNECT)).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    assert_eq!(client.publish_bytes("news", "x").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_plugin_that_panics_refuses_what_it_was_asked_about_and_nothing_else() {
+    let ground = Ground::new(Bus::builder().plugin(Faulty::at(Hooks::PUBLISH | Hooks::SUBSCRIBE)));
+    for client in clients(&ground).await {
+        for _ in 0..3 {
+            assert_eq!(refused(client.publish_bytes("news", "x").await).0, "faulty");
+        }
+        assert_eq!(refused(client.subscribe_bytes("news").await.map(|_| 0)).0, "faulty");
+        client.ping().await.unwrap();
+    }
+    let stats = stats_of(&ground.bus, "faulty");
+    assert_eq!((stats.failed, stats.refused, stats.running), (8, 0, true));
+
+    let ground = Ground::new(Bus::builder().plugin(Faulty::at(Hooks::DELIVER | Hooks::DISCONNECT)));
+    for client in clients(&ground).await {
+        let mut news = client.subscribe_bytes("news").await.unwrap();
+        assert_eq!(client.publish_bytes("news", "x").await.unwrap(), 1);
+        assert!(matches!(next(&mut news).await, Event::Gap { count: 1, reason: GapReason::Withheld }));
+    }
+    eventually("both have ended", || stats_of(&ground.bus, "faulty").failed == 4).await;
+    totals_balance(&ground.bus.stats()).unwrap();
+}
+
+#[tokio::test]
+async fn a_plugin_that_only_looks_on_holds_nothing_up_when_it_fails() {
+    let ground = Ground::new(Bus::builder().plugin(Faulty::harmless(
+        Hooks::PUBLISH | Hooks::SUBSCRIBE | Hooks::DELIVER | Hooks::DISCONNECT | Hooks::SHUTDOWN,
+    )));
+    for client in clients(&ground).await {
+        let mut news = client.subscribe_bytes("news").await.unwrap();
+        assert_eq!(client.publish_bytes("news", "as it came").await.unwrap(), 1);
+        assert_eq!(message(&mut news).await.value, "as it came");
+    }
+    ground.bus.stop().await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_does_not_start_is_left_out_and_what_it_was_to_decide_is_refused() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let witness = Witness { name: "witness", seen: Arc::clone(&seen) };
+    let bus =
+        Bus::builder().plugin(Faulty::at(Hooks::INIT | Hooks::PUBLISH)).plugin(witness).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut news = client.subscribe_bytes("news").await.unwrap();
+    assert_eq!(refused(client.publish_bytes("news", "x").await).0, "faulty");
+    assert!(!stats_of(&bus, "faulty").running);
+    assert!(seen.lock().unwrap().iter().any(|seen| seen.contains("subscribe news")), "others go on");
+    assert!(now_or_never(news.next_event()).await.is_none());
+
+    let bus = Bus::builder().plugin(Faulty::harmless(Hooks::INIT | Hooks::PUBLISH)).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut news = client.subscribe_bytes("news").await.unwrap();
+    client.publish_bytes("news", "as it came").await.unwrap();
+    assert_eq!(message(&mut news).await.value, "as it came");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_stops_while_a_plugin_does_not_start() {
+    let bus = Bus::builder().plugin(Endless(Hooks::INIT)).start().unwrap();
+    let start = tokio::time::Instant::now();
+    bus.stop().await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
