@@ -9,8 +9,8 @@ use crate::commands::keys;
 #[cfg(feature = "sqlite")]
 use crate::commands::streams;
 use crate::commands::{
-    bench, certs, completions, config, info, list, manual, passwd, publish, register, replay, reply, request,
-    serve, stop, subscribe, token, top,
+    bench, certs, completions, config, consumers, dlq, info, list, manual, passwd, publish, register, replay,
+    reply, request, serve, stop, subscribe, token, top,
 };
 use crate::connection::BusOptions;
 use crate::failure::EXIT_CODES;
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Info(info::Info),
     Top(top::Top),
     Stop(stop::Stop),
+    Consumers(consumers::Consumers),
+    Dlq(dlq::Dlq),
     #[cfg(feature = "sqlite")]
     Streams(streams::Streams),
     Bench(bench::Bench),
@@ -91,6 +93,8 @@ impl Command {
             Self::Info(info) => Some(&info.bus),
             Self::Top(top) => Some(&top.bus),
             Self::Stop(stop) => Some(&stop.bus),
+            Self::Consumers(consumers) => Some(consumers.bus()),
+            Self::Dlq(dlq) => Some(dlq.bus()),
             Self::Bench(bench) => Some(&bench.bus),
             Self::Serve(_)
             | Self::Config(_)

@@ -278,7 +278,7 @@ impl SessionTask {
         self.check(Action::Request, &pattern)?;
         match &self.rights {
             // Whatever patterns allow.
-            Some(rights) if pattern.is_reserved() && pattern.meets(&TopicPattern::new(introspect::STOP)?) => {
+            Some(rights) if pattern.is_reserved() && introspect::is_administered(&pattern) => {
                 rights.identity().permissions.allows_administering()
             }
             _ => Ok(()),

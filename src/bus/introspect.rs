@@ -10,6 +10,8 @@
 //! | `$bus/subscriptions` | `Rows` of [`SubscriptionStats`](super::SubscriptionStats) |
 //! | `$bus/served` | `Rows` of [`ServedStats`](super::ServedStats) |
 //! | `$bus/streams` | `Rows` of [`StreamStats`](super::StreamStats) |
+//! | `$bus/consumers` | `Rows` of [`ConsumerStats`](super::ConsumerStats) |
+//! | `$bus/streams/change` | [`StreamChanged`](super::StreamChanged), to a [`StreamChange`](super::StreamChange); it needs the administrator's right |
 //! | `$bus/stop` | nil, to a [`StopRequest`]; it needs the administrator's right |
 
 use std::future::poll_fn;
@@ -24,20 +26,38 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::handle::ROWS;
+use super::streams::{StreamChange, Streams};
 use super::{Rows, Shared};
 use crate::auth::Principal;
 use crate::error::{BusError, ErrorReply};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
 use crate::proto::{ContentRef, Flags, Header, Hello, Kind, Lane, Refusal};
+use crate::topic::TopicPattern;
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, memory_pair};
 
 /// The topics served, and by which id.
-pub(super) const TOPICS: [&str; 6] =
-    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP, "$bus/streams"];
+pub(super) const TOPICS: [&str; 8] = [
+    "$bus/stats",
+    "$bus/sessions",
+    "$bus/subscriptions",
+    "$bus/served",
+    STOP,
+    "$bus/streams",
+    "$bus/consumers",
+    CHANGE,
+];
 
-/// The serving of `$bus/streams`, whose answers stores are asked for.
+/// The servings whose answers stores are asked for.
 const STREAMS: u32 = 5;
+const CONSUMERS: u32 = 6;
+const CHANGES: u32 = 7;
+
+/// Where something is done to streams.
+const CHANGE: &str = "$bus/streams/change";
+
+/// What only administrators may ask for, whatever patterns allow.
+const ADMINISTERED: [&str; 2] = [STOP, CHANGE];
 
 /// Where the bus is asked to stop.
 pub(super) const STOP: &str = "$bus/stop";
@@ -80,6 +100,11 @@ impl StopRequest {
 
 /// Bytes of a reply beside its rows, at the most: two short names, a map, an array and an integer.
 const ROWS_OVERHEAD: usize = 64;
+
+/// Whether only administrators may ask for some of these topics.
+pub(super) fn is_administered(pattern: &TopicPattern) -> bool {
+    ADMINISTERED.iter().any(|topic| TopicPattern::new(topic).is_ok_and(|topic| pattern.meets(&topic)))
+}
 
 /// Connects the session and starts the task that answers for it. The task ends with the bus.
 pub(super) fn start(
@@ -154,12 +179,21 @@ impl Answering {
     /// Answers a request, or begins to ask stores for the answer.
     fn take(&mut self, request: &Header, content: &ContentRef<'_>, batch: &mut Batch) {
         let (request, size) = (*request, content.frame_size() as u64);
-        match self.shared.upgrade().filter(|_| request.id == STREAMS) {
+        let of_stores = [STREAMS, CONSUMERS, CHANGES].contains(&request.id);
+        match self.shared.upgrade().filter(|_| of_stores) {
             Some(shared) => {
                 let (streams, limit) = (shared.streams.clone(), reply_limit(&shared));
+                let change = rmp_serde::from_slice::<StreamChange>(content.payload());
                 self.asked.spawn(async move {
-                    let encoded = encode_rows(streams.stats(ROWS).await, limit);
-                    Answer { request, size, reply: encoded.map_err(|error| error.to_string()) }
+                    let reply = match request.id {
+                        STREAMS => {
+                            encode_rows(streams.stats(ROWS).await, limit).map_err(|error| error.to_string())
+                        }
+                        CONSUMERS => encode_rows(streams.consumer_stats(ROWS).await, limit)
+                            .map_err(|error| error.to_string()),
+                        _ => changed(&streams, change).await,
+                    };
+                    Answer { request, size, reply }
                 });
             }
             None => answer(&Answer { request, size, reply: self.encode(request.id, content) }, batch),
@@ -190,6 +224,18 @@ impl Answering {
         }
         Ok(encoded)
     }
+}
+
+/// Does what an administrator has asked for.
+async fn changed(
+    streams: &Streams,
+    change: Result<StreamChange, rmp_serde::decode::Error>,
+) -> Result<Vec<u8>, String> {
+    let change = change.map_err(|error| {
+        format!("a change of streams needs a map with `change` and what that is about: {error}")
+    })?;
+    let changed = streams.make(change).await.map_err(|error| error.to_string())?;
+    rmp_serde::to_vec_named(&changed).map_err(|error| error.to_string())
 }
 
 /// Bytes that a reply may have.

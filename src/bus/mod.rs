@@ -69,7 +69,9 @@ pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp
 pub use handle::BusHandle;
 pub use introspect::StopRequest;
 pub use settings::{Applied, Settings};
-pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats};
+pub use stats::{
+    BusStats, ConsumerStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats,
+};
 
 use self::budget::Budget;
 use self::certificates::Inspection;
@@ -81,7 +83,7 @@ use self::service::Services;
 use self::session::Session;
 use self::settings::Live;
 use self::stats::Totals;
-pub use self::streams::Streams;
+pub use self::streams::{StreamChange, StreamChanged, Streams};
 use self::sweeper::Sweeper;
 use self::table::TableBudget;
 use crate::auth::Principal;

@@ -242,8 +242,33 @@ pub struct StreamStats {
     pub first: u64,
     /// The sequence of the one that comes next.
     pub next: u64,
+    /// Messages that no consumer could deal with, among its dead letters.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// What is wrong with its store, if anything is. The numbers are not known then.
     pub problem: Option<String>,
+}
+
+/// One durable consumer, as introspection shows it. Served at `$bus/consumers`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ConsumerStats {
+    /// The stream that it reads.
+    pub stream: String,
+    /// What it is called.
+    pub name: String,
+    /// The topics that it takes.
+    pub pattern: String,
+    /// How many subscriptions it has now.
+    pub subscriptions: usize,
+    /// All messages before this sequence are done.
+    pub floor: u64,
+    /// Sequences from there to the end of the stream; some may be done, gone, or of other topics.
+    pub behind: u64,
+    /// Messages that somebody has and has not acknowledged.
+    pub pending: u64,
+    /// Messages that are to be sent again.
+    pub again: u64,
 }
 
 /// Rows of introspection, and how many were left out.

@@ -44,6 +44,7 @@ mod following;
 mod handling;
 mod history;
 mod inbox;
+mod keeping;
 mod options;
 mod protocol;
 mod publisher;

@@ -20,7 +20,7 @@ use super::window::{Origin, Ticket};
 use crate::engine::MessageKind;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::FieldsBuilder;
+use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
 use crate::proto::{Content, ContentRef, Payload};
 
 /// Messages that one task sends before it lets others run. Out of credit it pauses anyway; this is
@@ -191,8 +191,20 @@ impl<T> Publisher<T> {
     /// # Cancel safety
     /// The messages are sent whether or not anybody waits; an error is then told by the next flush.
     pub async fn flush(&self) -> BusResult<()> {
-        self.connection.shared.barrier().await?;
+        loop {
+            match self.connection.shared.barrier().await {
+                // What is to be kept is sent again at a new session, and the next barrier is behind it.
+                Err(BusError::OutcomeUnknown { .. }) if self.is_kept() => {}
+                done => break done?,
+            }
+        }
         self.connection.shared.take_failure(self.id).map_or(Ok(()), Err)
+    }
+
+    /// Whether its messages are to be kept.
+    fn is_kept(&self) -> bool {
+        iterate(&self.fields)
+            .any(|field| matches!(field, Field::Quality(quality) if quality > Quality::AtMostOnce))
     }
 
     /// Bytes that a frame carries beside the payload.

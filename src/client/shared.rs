@@ -23,7 +23,7 @@ use super::inbox::Inbox;
 use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, Sealing};
-use super::window::PublishWindow;
+use super::window::{PublishWindow, Restarted};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Epoch, Field, Start, iterate};
@@ -406,10 +406,13 @@ impl Shared {
                 _ => {}
             }
         }
-        let unknown_publishes = state.publishing.restart(welcome.publish_window, &publishes);
-        for (sequence, frame) in (1..).zip(&publishes) {
-            let header = Header::new(Kind::Publish, 0, sequence).flagged(frame.header.flags);
-            state.lanes.data(&header, &frame.content.borrowed());
+        let Restarted { unknown: unknown_publishes, again } =
+            state.publishing.restart(welcome.publish_window, &publishes);
+        let again = again.iter().map(|content| (Flags::ACKNOWLEDGE, content));
+        let unsent = publishes.iter().map(|frame| (frame.header.flags, &frame.content));
+        for (sequence, (flags, content)) in (1..).zip(again.chain(unsent)) {
+            let header = Header::new(Kind::Publish, 0, sequence).flagged(flags);
+            state.lanes.data(&header, &content.borrowed());
         }
         let calls: Vec<u32> =
             state.calls.entries.keys().copied().filter(|id| !requests.contains(id)).collect();

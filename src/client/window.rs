@@ -1,16 +1,17 @@
 //! The window for publishes: who may send next, and who is told how it went.
 
 use std::collections::VecDeque;
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::oneshot;
 
+use super::keeping::{Keeping, Kept};
 use super::shared::{Shared, State, unknown, wake};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
-use crate::proto::{ContentRef, Credit, Flags, Frame, Header, Kind};
+use crate::proto::{Content, ContentRef, Credit, Flags, Frame, Header, Kind};
 
 /// Bytes in the lanes from which on a pipelined publish sends them itself: large enough that a write
 /// carries hundreds of small messages, small enough to stay in a first-level cache.
@@ -42,6 +43,8 @@ pub(super) struct PublishWindow {
     /// The living publishers, and the first failure of each since it was last asked.
     publishers: HashMap<u32, Option<BusError>>,
     last_publisher: u32,
+    /// Publishes that are to be kept, until they are answered.
+    keeping: Keeping,
 }
 
 impl Default for PublishWindow {
@@ -57,6 +60,7 @@ impl Default for PublishWindow {
             turns: VecDeque::new(),
             publishers: HashMap::new(),
             last_publisher: 0,
+            keeping: Keeping::default(),
         }
     }
 }
@@ -171,6 +175,13 @@ impl Shared {
         origin: &mut Origin,
         content: &ContentRef<'_>,
     ) -> BriefResult<Then> {
+        let kept = match content.fields.is_empty() {
+            true => None,
+            false => state.publishing.keeping.content(content)?,
+        };
+        if let Some(kept) = kept {
+            return self.push_kept(state, origin, kept);
+        }
         let size = content.frame_size();
         if let Some(session) = self.session() {
             session.check_size(size)?;
@@ -200,6 +211,36 @@ impl Shared {
                 Ok(push_pipelined(state, &header, content, size))
             }
         }
+    }
+
+    /// Sends a publish that is sent again at a new session unless it has been answered.
+    fn push_kept(&self, state: &mut State, origin: &mut Origin, content: Arc<Content>) -> BriefResult<Then> {
+        let size = content.borrowed().frame_size();
+        if let Some(session) = self.session() {
+            session.check_size(size)?;
+        }
+        let publishing = &mut state.publishing;
+        publishing.credit.spend(size);
+        publishing.last_sequence += 1;
+        let sequence = publishing.last_sequence;
+        let header = Header::new(Kind::Publish, 0, sequence - publishing.base).flagged(Flags::ACKNOWLEDGE);
+        let (sender, publisher, is_pipelined) = match origin {
+            Origin::Acknowledged(sender) => (sender.take(), None, false),
+            #[cfg(feature = "broker")]
+            Origin::Queued(sender) => (sender.take(), None, true),
+            Origin::Publisher(publisher) => (None, Some(*publisher), true),
+        };
+        if let Some(sender) = sender {
+            publishing.acknowledgements.insert(sequence, sender);
+        }
+        // Its own is told by what is kept.
+        publishing.note_turn(sequence, 0);
+        publishing.keeping.insert(sequence, Kept { content: Arc::clone(&content), publisher });
+        if is_pipelined {
+            return Ok(push_pipelined(state, &header, &content.borrowed(), size));
+        }
+        state.lanes.data(&header, &content.borrowed());
+        Ok(Then::Write)
     }
 
     /// Releases the lock and does what follows.
@@ -233,6 +274,7 @@ impl Shared {
         let mut state = self.lock();
         let publishing = &mut state.publishing;
         let sequence = sequence.saturating_add(publishing.base);
+        let kept = publishing.keeping.remove(sequence);
         if let Some(sender) = publishing.acknowledgements.remove(&sequence) {
             drop(state);
             // A caller that went away does not want to know.
@@ -240,7 +282,7 @@ impl Shared {
             return;
         }
         let Err(error) = result else { return };
-        let publisher = publishing.turn_of(sequence);
+        let publisher = kept.and_then(|kept| kept.publisher).or_else(|| publishing.turn_of(sequence));
         if let Some(failure) = publisher.and_then(|publisher| publishing.publishers.get_mut(&publisher)) {
             failure.get_or_insert(error);
             return;
@@ -286,6 +328,14 @@ fn push_pipelined(state: &mut State, header: &Header, content: &ContentRef<'_>, 
     if idle { Then::WakeDriver } else { Then::Nothing }
 }
 
+/// What is to be done about publishes at a new session.
+pub(super) struct Restarted {
+    /// Whoever waits for one that may or may not have been published.
+    pub(super) unknown: Vec<oneshot::Sender<BusResult<usize>>>,
+    /// Those that are sent again, the first of the session.
+    pub(super) again: Vec<Arc<Content>>,
+}
+
 impl PublishWindow {
     /// Whether the holder of this place, or of none, may send.
     #[inline]
@@ -305,16 +355,17 @@ impl PublishWindow {
 
     /// A new session begins, at which so many messages and bytes may be published, and `unsent` are the next.
     /// Publishers learn when they flush, and callers by the senders that are returned, that what was sent before
-    /// and is not known to have been routed may or may not have been.
-    pub(super) fn restart(
-        &mut self,
-        (messages, bytes): (u32, u64),
-        unsent: &[Frame],
-    ) -> Vec<oneshot::Sender<BusResult<usize>>> {
+    /// and is not known to have been routed may or may not have been. What is to be kept is sent again before the
+    /// unsent, and is returned, too.
+    pub(super) fn restart(&mut self, (messages, bytes): (u32, u64), unsent: &[Frame]) -> Restarted {
         let sent = self.last_sequence - (unsent.len() as u64).min(self.last_sequence);
-        let earlier = std::mem::replace(&mut self.base, sent);
+        let kept = self.keeping.take_until(sent);
+        let earlier = std::mem::replace(&mut self.base, sent - kept.len() as u64);
         debug_assert!(unsent.first().is_none_or(|first| first.header.sequence + earlier == sent + 1));
         self.credit = Credit::new((messages, bytes));
+        for (_, kept) in &kept {
+            self.credit.spend(kept.content.borrowed().frame_size());
+        }
         for frame in unsent {
             self.credit.spend(frame.content.frame_size());
         }
@@ -329,13 +380,21 @@ impl PublishWindow {
             }
         }
         self.settled = sent;
+        let mut again = Vec::with_capacity(kept.len());
+        let mut waiting = Vec::new();
+        for (sequence, (before, kept)) in (self.base + 1..).zip(kept) {
+            waiting.extend(self.acknowledgements.remove(&before).map(|sender| (sequence, sender)));
+            again.push(Arc::clone(&kept.content));
+            self.keeping.insert(sequence, kept);
+        }
         let mut unknown = Vec::new();
         let unanswered: Vec<u64> =
             self.acknowledgements.keys().copied().filter(|sequence| *sequence <= sent).collect();
         for sequence in unanswered {
             unknown.extend(self.acknowledgements.remove(&sequence));
         }
-        unknown
+        self.acknowledgements.extend(waiting);
+        Restarted { unknown, again }
     }
 
     fn wait(&mut self, place: &mut Option<u64>, waker: &Waker) {

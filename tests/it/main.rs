@@ -29,6 +29,7 @@ mod hostile;
 mod import_rule;
 mod in_place;
 mod introspection;
+mod kept_once;
 mod lifecycle;
 mod limits;
 mod neighbours;

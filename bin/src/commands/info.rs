@@ -99,7 +99,7 @@ impl Snapshot {
     }
 }
 
-async fn ask<T: DeserializeOwned>(connection: &Connection, topic: &str) -> anyhow::Result<T> {
+pub(super) async fn ask<T: DeserializeOwned>(connection: &Connection, topic: &str) -> anyhow::Result<T> {
     let answer = connection.check(connection.client.request_bytes(topic, Bytes::new()).await)?;
     rmp_serde::from_slice(&answer).map_err(|error| {
         let failure = Failure::new(FAILED, format!("the answer on {topic} is not understood: {error}"));
@@ -273,6 +273,7 @@ fn streams(rows: &[StreamStats]) -> Option<Table> {
         ("BYTES", Right),
         ("FIRST", Right),
         ("NEXT", Right),
+        ("DEAD", Right),
         ("STATE", Left),
     ]);
     for row in rows {
@@ -284,6 +285,7 @@ fn streams(rows: &[StreamStats]) -> Option<Table> {
             human_size(row.bytes),
             row.first.to_string(),
             row.next.to_string(),
+            human_count(row.dead_letters),
             row.problem.clone().unwrap_or_else(|| "ok".to_owned()),
         ]);
     }

@@ -4,8 +4,10 @@ pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod consumers;
 #[cfg(feature = "compression")]
 pub(crate) mod dict;
+pub(crate) mod dlq;
 pub(crate) mod info;
 #[cfg(feature = "encryption")]
 pub(crate) mod keys;
@@ -63,6 +65,8 @@ async fn run_whole(command: Command, bus: Option<BusChoice>, before: Option<Stri
         (Command::Ls(list), Some(bus)) => list.run(bus).await,
         (Command::Req(request), Some(bus)) => request.run(bus).await,
         (Command::Info(info), Some(bus)) => info.run(bus).await,
+        (Command::Consumers(consumers), Some(bus)) => consumers.run(bus).await,
+        (Command::Dlq(dlq), Some(bus)) => dlq.run(bus).await,
         (Command::Top(top), Some(bus)) => top.run(bus).await,
         (Command::Stop(stop), Some(bus)) => stop.run(bus).await,
         (Command::Bench(bench), Some(bus)) => bench.run(bus).await,

@@ -119,12 +119,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`BusError::NotStored`] with what the store says; what was done before stays done.
-    pub(crate) async fn settle_dead(
-        self: &Arc<Self>,
-        which: Option<Vec<u64>>,
-        fate: Fate,
-        may: impl Fn(&TopicPattern) -> BusResult<()>,
-    ) -> BusResult<u64> {
+    pub(crate) async fn settle_dead(self: &Arc<Self>, which: Option<Vec<u64>>, fate: Fate) -> BusResult<u64> {
         let Some(dead) = &self.dead else { return Ok(0) };
         let failed = |error: crate::store::StoreError| BusError::NotStored {
             reason: format!("the dead letters of \"{}\": {error}", self.name),
@@ -144,7 +139,6 @@ impl Stream {
                 }
                 if fate == Fate::Redrive {
                     let Some(message) = message(letter) else { continue };
-                    may(&message.topic)?;
                     changes.push(Change::AppendTo { stream: self.name.clone(), message });
                 }
                 sequences.push(letter.sequence);

@@ -6,6 +6,7 @@
 //! waits for others nor has them wait. One that acknowledges takes part in a consumer (`consumer`), which knows what is
 //! done, and what failed too often goes to the stream's dead letters (`dead_letters`).
 
+mod changes;
 mod consumer;
 mod cursor;
 mod dead_letters;
@@ -18,9 +19,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use self::changes::{StreamChange, StreamChanged};
 pub(crate) use self::consumer::{Membership, Wanted, join};
 pub(crate) use self::cursor::{Cursor, Place};
-pub(crate) use self::dead_letters::Fate;
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -214,6 +215,11 @@ impl Stream {
             dead,
             consumers: consumer::Consumers::default(),
         })
+    }
+
+    /// Whether it is one of dead letters.
+    fn has_dead_letters(&self) -> bool {
+        self.dead.is_none()
     }
 
     /// Whether all topics of this pattern are its.

@@ -11,7 +11,7 @@ use crate::bus::underway::Waiting;
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
 use crate::proto::{Content, ContentRef, Header, Kind};
-use crate::store::{Change, NewMessage, Operation, Outcome};
+use crate::store::{Change, MessageId, NewMessage, Operation, Outcome};
 use crate::topic::TopicPattern;
 
 /// What a session has given to stores, in its order, and the flushes behind it.
@@ -84,8 +84,12 @@ impl SessionTask {
         let content = content.shared();
         // Options are for the bus and not for those who read it some day.
         let mut fields = FieldsBuilder::new();
+        let mut id = None;
         for field in iterate(content.fields()) {
             match field {
+                Field::MessageId(given) => {
+                    id = Some(MessageId { publisher: given.publisher, number: given.number });
+                }
                 Field::Header { name, value } => fields.header(name, value)?,
                 Field::Origin(bus) => fields.origin(bus)?,
                 _ => {}
@@ -97,7 +101,7 @@ impl SessionTask {
             payload: content.payload_bytes(),
             time: milliseconds(),
             expires: None,
-            id: None,
+            id,
         };
         let stored = stream.store.commit(stream.name.clone(), vec![Change::Append(message)]);
         self.storing.bytes += content.size();
@@ -149,10 +153,10 @@ impl SessionTask {
         let content = content.borrowed();
         match stored {
             Ok(outcomes) => {
-                for outcome in outcomes {
-                    if let Outcome::Appended { sequence } = outcome {
-                        stream.grow(sequence);
-                    }
+                stream.grow_by(&outcomes);
+                if matches!(outcomes[..], [Outcome::Known { .. }]) {
+                    // It was delivered when it came first.
+                    return self.conclude(&header, arrived, Ok(0));
                 }
                 self.route_stored(&header, &content, asked, arrived);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::{Stream, Streams};
-use crate::bus::{Rows, StreamStats};
+use crate::bus::{ConsumerStats, Rows, StreamStats};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::store::{Store, StreamSettings, StreamState};
@@ -83,10 +83,40 @@ impl Streams {
     pub(crate) async fn stats(&self, limit: usize) -> Rows<StreamStats> {
         let mut told = Told::default();
         let mut rows = Vec::new();
-        for stream in self.0.iter().take(limit) {
+        let streams = || self.0.iter().filter(|stream| !stream.has_dead_letters());
+        for stream in streams().take(limit) {
             rows.push(told.of(stream).await);
         }
-        Rows { rows, left_out: self.0.len().saturating_sub(limit) }
+        Rows { rows, left_out: streams().count().saturating_sub(limit) }
+    }
+
+    /// As many of their consumers as that.
+    pub(crate) async fn consumer_stats(&self, limit: usize) -> Rows<ConsumerStats> {
+        let (mut rows, mut left_out) = (Vec::new(), 0);
+        for stream in self.0.iter().filter(|stream| !stream.has_dead_letters()) {
+            // A store that does not answer is told of with its streams.
+            let asked = timeout(limits::STORE_ANSWER, stream.store.consumers(stream.name.clone())).await;
+            let Ok(Ok(consumers)) = asked else { continue };
+            let (busy, end) = (stream.consumers.busy(), *stream.end.borrow());
+            for consumer in consumers {
+                if rows.len() >= limit {
+                    left_out += 1;
+                    continue;
+                }
+                let (subscriptions, pending, again) = busy.get(&consumer.name).copied().unwrap_or_default();
+                rows.push(ConsumerStats {
+                    stream: stream.name.to_string(),
+                    name: consumer.name.to_string(),
+                    pattern: consumer.pattern.map(|pattern| pattern.to_string()).unwrap_or_default(),
+                    subscriptions,
+                    floor: consumer.floor,
+                    behind: end.saturating_sub(consumer.floor),
+                    pending,
+                    again,
+                });
+            }
+        }
+        Rows { rows, left_out }
     }
 }
 
@@ -113,6 +143,10 @@ impl Told {
                     stats.epoch = state.epoch.iter().map(|byte| format!("{byte:02x}")).collect();
                     (stats.messages, stats.bytes) = (state.messages, state.bytes);
                     (stats.first, stats.next) = (state.first, state.end);
+                    let dead = stream.dead.as_ref();
+                    let dead =
+                        states.iter().find(|state| dead.is_some_and(|dead| dead.name == state.settings.name));
+                    stats.dead_letters = dead.map_or(0, |dead| dead.messages);
                 }
             },
         }

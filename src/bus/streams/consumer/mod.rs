@@ -134,7 +134,12 @@ impl Consumers {
         self.lock().is_empty()
     }
 
-    /// What the consumers with members are about: messages that somebody has, and those that come again, by name.
+    /// Whether this one has members.
+    pub(crate) fn has(&self, name: &Name) -> bool {
+        self.lock().contains_key(name)
+    }
+
+    /// Of those that have members, by name: how many, messages that they have, and those that come again.
     pub(crate) fn busy(&self) -> BTreeMap<Name, (usize, u64, u64)> {
         let consumers: Vec<_> =
             self.lock().iter().map(|(name, consumer)| (name.clone(), Arc::clone(consumer))).collect();

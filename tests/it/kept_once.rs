@@ -1,0 +1,147 @@
+//! Publishes that are to be kept, whose answer is lost with the bus: they are sent again, and at QoS 2 stored once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use whispeer::bus::Streams;
+use whispeer::client::{PublishOptions, Quality, Reconnect};
+use whispeer::prelude::*;
+use whispeer::store::{
+    Change, ConsumerState, MemoryStore, Name, Operation, Outcome, Page, Reading, Start, Store,
+    StreamSettings, StreamState,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A store that keeps what it is given, and does not say so.
+#[derive(Debug)]
+struct Silent {
+    store: MemoryStore,
+    stored: Arc<Notify>,
+}
+
+impl Store for Silent {
+    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
+        let appends = changes.iter().any(|change| matches!(change, Change::Append(_)));
+        let stored = self.store.commit(stream, changes);
+        if appends {
+            self.stored.notify_one();
+            return Box::pin(std::future::pending());
+        }
+        stored
+    }
+
+    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
+        self.store.open(settings)
+    }
+
+    fn streams(&self) -> Operation<Vec<StreamState>> {
+        self.store.streams()
+    }
+
+    fn remove(&self, stream: Name) -> Operation<()> {
+        self.store.remove(stream)
+    }
+
+    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        self.store.read(stream, reading)
+    }
+
+    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        self.store.last_per_topic(stream, reading)
+    }
+
+    fn find(&self, stream: Name, start: Start) -> Operation<u64> {
+        self.store.find(stream, start)
+    }
+
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+        self.store.consumers(stream)
+    }
+
+    fn close(&self) -> Operation<()> {
+        self.store.close()
+    }
+}
+
+fn orders() -> Name {
+    Name::new("orders").unwrap()
+}
+
+async fn bus_on(store: Arc<dyn Store>, path: &std::path::Path) -> BusHandle {
+    let pattern = TopicPattern::new("orders/**").unwrap();
+    let streams = Streams::open(store, [StreamSettings::new(orders(), vec![pattern])]).await.unwrap();
+    Bus::builder().streams(streams).listen_unix(path).start().unwrap()
+}
+
+/// Publishes to a bus that ends before it has answered, and to the one after it; what the store has in the end.
+async fn published_across_two_buses(quality: Quality, pipelined: bool) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let (store, stored) = (MemoryStore::new(), Arc::new(Notify::new()));
+    let silent = Silent { store: store.clone(), stored: Arc::clone(&stored) };
+    let bus = bus_on(Arc::new(silent), &path).await;
+    let mut reconnect = Reconnect::default();
+    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
+    let client = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
+    let publishing = tokio::spawn(async move {
+        let options = PublishOptions::default().quality(quality);
+        if pipelined {
+            let publisher = client.publisher_bytes_with("orders/7", options).unwrap();
+            publisher.send(&"one".into()).await.unwrap();
+            publisher.send(&"two".into()).await.unwrap();
+            publisher.flush().await
+        } else {
+            client.publish_bytes_with("orders/7", "one", options.clone()).await.unwrap();
+            client.publish_bytes_with("orders/7", "two", options).await.map(drop)
+        }
+    });
+    timeout(LONG, stored.notified()).await.expect("it is stored");
+    bus.stop().await;
+    let bus = bus_on(Arc::new(store.clone()), &path).await;
+    timeout(LONG, publishing).await.expect("it is answered").unwrap().unwrap();
+    let page = store.read(orders(), Reading::from(1, 0)).await.unwrap();
+    bus.stop().await;
+    page.messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_publish_whose_answer_is_lost_is_stored_once_at_qos_2() {
+    for pipelined in [false, true] {
+        assert_eq!(published_across_two_buses(Quality::ExactlyOnce, pipelined).await, ["one", "two"]);
+    }
+}
+
+#[tokio::test]
+async fn a_publish_whose_answer_is_lost_is_sent_again_at_qos_1_and_may_be_stored_twice() {
+    for pipelined in [false, true] {
+        let mut stored = published_across_two_buses(Quality::AtLeastOnce, pipelined).await;
+        assert_eq!(stored.first().map(String::as_str), Some("one"));
+        assert_eq!(stored.last().map(String::as_str), Some("two"));
+        stored.dedup();
+        stored.sort_unstable();
+        stored.dedup();
+        assert_eq!(stored, ["one", "two"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_id_is_stored_once_whoever_sends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let bus = bus_on(Arc::new(store.clone()), &folder.path().join("bus")).await;
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut live = client.subscribe_bytes("orders/**").await.unwrap();
+    let once = PublishOptions::default().quality(Quality::ExactlyOnce);
+    for number in 1..=5 {
+        let matches = client.publish_bytes_with("orders/7", number.to_string(), once.clone()).await.unwrap();
+        assert_eq!(matches, 1, "each has a number of its own");
+        assert_eq!(live.recv().await.unwrap().1, number.to_string());
+    }
+    let refused = client.publish_bytes_with("news", "x", once).await.unwrap_err();
+    assert!(matches!(refused, BusError::NotDurable { .. }), "{refused}");
+    assert_eq!(store.streams().await.unwrap()[0].messages, 5);
+    bus.stop().await;
+}
