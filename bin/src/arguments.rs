@@ -60,10 +60,10 @@ pub(crate) enum Command {
     Info(info::Info),
     Top(top::Top),
     Stop(stop::Stop),
-    Consumers(consumers::Consumers),
-    Dlq(dlq::Dlq),
     #[cfg(feature = "sqlite")]
     Streams(streams::Streams),
+    Consumers(consumers::Consumers),
+    Dlq(dlq::Dlq),
     Bench(bench::Bench),
     Register(register::Register),
     Unregister(register::Unregister),

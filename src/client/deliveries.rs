@@ -100,11 +100,6 @@ impl Deliveries {
         Self { quality, kind, state: Mutex::new(State::default()) }
     }
 
-    /// Whether the bus does not know where a new session begins.
-    pub(super) fn is_kept_here(&self) -> bool {
-        self.kind == Kept::Here
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -359,3 +359,45 @@ async fn a_living_process_is_not_handed_a_message_twice_whatever_becomes_of_the_
     assert_eq!(floor(&store).await, 201);
     bus.stop().await;
 }
+
+/// Withholds one message, and notes what is acknowledged.
+#[derive(Default)]
+struct Watcher(Arc<std::sync::Mutex<Vec<(String, u64)>>>);
+
+impl whispeer::plugin::Plugin for Watcher {
+    fn name(&self) -> &str {
+        "watcher"
+    }
+
+    fn on_deliver(&self, delivery: &whispeer::plugin::Delivery<'_>) -> whispeer::plugin::HookResult {
+        match &delivery.payload()[..] {
+            b"2" => Err(whispeer::plugin::Refused::new("not this one")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn on_ack(&self, acknowledged: &whispeer::plugin::Acknowledged) -> whispeer::plugin::HookResult {
+        self.0.lock().unwrap().push((acknowledged.consumer.clone(), acknowledged.sequence));
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn plugins_see_what_is_handed_over_and_what_is_acknowledged() {
+    let store = store();
+    let watcher = Watcher::default();
+    let noted = Arc::clone(&watcher.0);
+    let bus = Bus::builder().streams(streams_on(&store).await).plugin(watcher).start().unwrap();
+    let client = client(&bus);
+    publish(&client, 1..=3).await;
+    let mut orders = client.consume_bytes("orders/**", billing()).await.unwrap();
+    for number in [1, 3] {
+        let order = next(&mut orders).await;
+        assert_eq!(what(&order).0, number);
+        order.ack().await.unwrap();
+    }
+    nothing_comes(&mut orders).await;
+    assert_eq!((floor(&store).await, orders.gaps()), (4, 1));
+    assert_eq!(*noted.lock().unwrap(), [("billing".to_owned(), 1), ("billing".to_owned(), 3)]);
+    bus.stop().await;
+}

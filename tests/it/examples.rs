@@ -30,6 +30,7 @@ examples! {
     "06_gaps_and_policies.rs" "../../examples/06_gaps_and_policies.rs" gaps_and_policies,
     "07_scatter_gather.rs" "../../examples/07_scatter_gather.rs" scatter_gather,
     "08_pipelined_publisher.rs" "../../examples/08_pipelined_publisher.rs" pipelined_publisher,
+    "14_durable_consumer.rs" "../../examples/14_durable_consumer.rs" durable_consumer,
 }
 
 /// Of the last ones some need features that are not among the defaults.

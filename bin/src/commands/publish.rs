@@ -45,8 +45,8 @@ pub(crate) struct Publish {
     #[arg(long = "header", value_parser = quantity::header, value_name = "NAME=VALUE")]
     headers: Vec<(String, String)>,
 
-    /// How sure it is to be: 0 for at most once, 1 for at least once; the topic has to be in a stream then
-    #[arg(long, default_value_t = 0, value_name = "QOS", value_parser = clap::value_parser!(u8).range(0..=1))]
+    /// How sure it is to be: 0 for at most once, 1 for at least once, 2 for exactly once; from 1 on the topic has to be in a stream
+    #[arg(long, default_value_t = 0, value_name = "QOS", value_parser = clap::value_parser!(u8).range(0..=2))]
     qos: u8,
 
     /// Do not say what was published
@@ -144,7 +144,11 @@ impl Publish {
     }
 
     fn options(&self) -> PublishOptions {
-        let quality = if self.qos == 0 { Quality::AtMostOnce } else { Quality::AtLeastOnce };
+        let quality = match self.qos {
+            0 => Quality::AtMostOnce,
+            1 => Quality::AtLeastOnce,
+            _ => Quality::ExactlyOnce,
+        };
         PublishOptions::default().headers(self.headers.iter().cloned().collect()).quality(quality)
     }
 }

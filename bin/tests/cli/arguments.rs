@@ -144,6 +144,8 @@ fn the_help_lists_what_there_is() {
   top          Watch rates, sessions, subscriptions and drops of a bus
   stop         Ask a bus to stop: it takes nothing new, and lets what is in flight finish
   streams      List or remove streams of a store that no bus has
+  consumers    Show how far durable consumers are, or remove one
+  dlq          List, put back or drop messages that no consumer could deal with
   bench        Measure latency and throughput
   register     Give a bus a name, to use as @NAME
   unregister   Forget a bus's name

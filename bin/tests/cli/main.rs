@@ -7,6 +7,8 @@ mod arguments;
 mod bus;
 mod certs;
 mod config;
+#[cfg(feature = "sqlite")]
+mod consumers;
 #[cfg(feature = "auth")]
 mod credentials;
 mod descriptors;

@@ -27,7 +27,7 @@ use crate::bus::session::Session;
 use crate::bus::subscription::Slot;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::plugin::Plugins;
+use crate::plugin::{self, Acknowledged, Hooks, Plugins};
 use crate::proto::fields::{DeliveryRules, Start};
 use crate::proto::{ContentRef, Flags, Header, Kind};
 use crate::store::Name;
@@ -72,6 +72,8 @@ struct State {
     waiting_when_done: usize,
     /// It takes nobody any more.
     is_over: bool,
+    /// What plugins are told when it is written.
+    acknowledged: Vec<Acknowledged>,
 }
 
 /// A subscription that takes part.
@@ -286,6 +288,16 @@ impl Consumer {
         Ok((state.admit(member), ghosts.map(|(_, session, subscription)| (session, subscription)).collect()))
     }
 
+    /// Notes an acknowledgement that plugins want to know of.
+    fn note_for_plugins(&self, state: &mut State, session: &Session, sequence: u64) {
+        if self.plugins.as_ref().is_some_and(|plugins| plugins.want(Hooks::ACK)) {
+            let name = self.name.as_ref().map_or("", Name::as_str);
+            let (id, peer) = (session.id, &session.peer);
+            let session = plugin::Session::new(id, &*session.name, peer.principal.clone(), peer.transport);
+            state.acknowledged.push(Acknowledged::new(session, self.stream.name.as_str(), name, sequence));
+        }
+    }
+
     fn leave(&self, id: MemberId) {
         let mut state = self.lock();
         if let Some(index) = state.members.iter().position(|member| member.id == id) {
@@ -404,8 +416,9 @@ impl Told {
                     continue;
                 }
                 let told = state.ledger.as_mut().map(|ledger| ledger.acknowledge(token));
-                if let Some(Ok((_, number))) = told {
+                if let Some(Ok((sequence, number))) = told {
                     done += 1;
+                    self.consumer.note_for_plugins(&mut state, session, sequence);
                     if let Some(member) = state.member(self.member) {
                         member.acknowledged = member.acknowledged.max(number);
                     }

@@ -1,6 +1,6 @@
 //! What a consumer does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::bus::streams::publishing::milliseconds;
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
 use crate::limits;
+use crate::plugin::{Acknowledged, Delivery, Hooks, Receiver};
 use crate::proto::fields::{Attempt, FieldsBuilder, GapReason, Position, Start};
 use crate::proto::{ContentRef, Header, Kind};
 use crate::store::{self, Change, ConsumerState, Message, Name, Operation, Outcome, Reading, StoreError};
@@ -39,6 +40,8 @@ pub(super) struct Work {
     /// Before this the store knows that messages may have been handed over.
     marked: u64,
     writing: Option<Writing>,
+    /// What plugins are to be told.
+    told: Vec<Acknowledged>,
     /// Whose turn it is.
     turn: MemberId,
 }
@@ -47,6 +50,7 @@ pub(super) struct Work {
 struct Writing {
     written: Operation<Vec<Outcome>>,
     confirmations: Vec<Confirmation>,
+    acknowledged: Vec<Acknowledged>,
 }
 
 /// What the work waits for.
@@ -81,6 +85,7 @@ impl Consumer {
                     again: BTreeMap::new(),
                     marked,
                     writing: None,
+                    told: Vec::new(),
                     turn: 0,
                 };
                 work.run().await
@@ -206,6 +211,11 @@ impl Work {
             let rest = self.hand_over(now).await?;
             // Some of what was to be handed over may be gone.
             self.begin_to_write()?;
+            if let Some(plugins) = &consumer.plugins {
+                for acknowledged in self.told.drain(..) {
+                    plugins.acknowledged(&acknowledged).await;
+                }
+            }
             let (dead, due, next) = {
                 let mut state = consumer.lock();
                 let ledger = ledger(&mut state)?;
@@ -268,6 +278,7 @@ impl Work {
         let mut state = self.consumer.lock();
         state.note_done();
         let confirmations = std::mem::take(&mut state.confirmations);
+        let acknowledged = std::mem::take(&mut state.acknowledged);
         let unwritten = ledger(&mut state)?.take_unwritten();
         drop(state);
         let changes = match (&self.consumer.name, unwritten) {
@@ -276,11 +287,12 @@ impl Work {
         };
         if changes.is_empty() {
             confirmations.into_iter().for_each(|confirmation| confirmation.tell(&Ok(())));
+            self.told.extend(acknowledged);
             return Ok(());
         }
         let stream = &self.consumer.stream;
         let written = stream.store.commit(stream.name.clone(), changes);
-        self.writing = Some(Writing { written, confirmations });
+        self.writing = Some(Writing { written, confirmations, acknowledged });
         Ok(())
     }
 
@@ -296,6 +308,9 @@ impl Work {
     fn written(&mut self, written: Result<Vec<Outcome>, StoreError>) -> Result<(), BusError> {
         let result = written.map(drop).map_err(|error| self.not_written(&error));
         if let Some(writing) = self.writing.take() {
+            if result.is_ok() {
+                self.told.extend(writing.acknowledged);
+            }
             writing.confirmations.into_iter().for_each(|confirmation| confirmation.tell(&result));
         }
         result
@@ -438,8 +453,9 @@ impl Work {
     fn hand_fresh(&mut self, member: &Ready, now: Instant) -> Result<(), BusError> {
         let mut left = if self.consumer.is_shared { SHARE } else { usize::MAX };
         let marked = if self.consumer.name.is_some() { self.marked } else { u64::MAX };
+        let withheld = self.withheld(member, self.ahead.iter());
         let ahead = &mut self.ahead;
-        self.consumer.hand_all(self.live_from, member, now, |ledger| {
+        self.consumer.hand_all(self.live_from, member, now, &withheld, |ledger| {
             let is_next = ahead.front().is_some_and(|message| message.sequence < marked);
             left = left.checked_sub(1)?;
             if is_next && ledger.may_read_on() { ahead.pop_front() } else { None }
@@ -449,12 +465,29 @@ impl Work {
     /// Hands messages that come again to a member.
     fn hand_again(&mut self, member: &Ready, now: Instant) -> Result<(), BusError> {
         let mut left = if self.consumer.is_shared { SHARE } else { usize::MAX };
+        let withheld = self.withheld(member, self.again.values());
         let again = &mut self.again;
-        self.consumer.hand_all(self.live_from, member, now, |ledger| {
+        self.consumer.hand_all(self.live_from, member, now, &withheld, |ledger| {
             left = left.checked_sub(1)?;
             let sequence = ledger.next_retry(now).filter(|_| ledger.has_room())?;
             again.remove(&sequence)
         })
+    }
+
+    /// Which of these messages plugins do not let a member have. They are asked without any lock held.
+    fn withheld<'m>(&self, member: &Ready, messages: impl Iterator<Item = &'m Message>) -> HashSet<u64> {
+        let Some(plugins) = self.consumer.plugins.as_ref().filter(|plugins| plugins.want(Hooks::DELIVER))
+        else {
+            return HashSet::new();
+        };
+        let (session, pattern) = (&member.session, &self.consumer.pattern);
+        let withheld = messages.filter(|message| {
+            let topic = message.topic.as_str().as_bytes();
+            let content = ContentRef::lent(&message.fields, topic, &message.payload);
+            let receiver = Receiver::subscription(session.id, &session.peer.principal, pattern);
+            !plugins.deliver(&Delivery::new(receiver, &content))
+        });
+        withheld.map(|message| message.sequence).collect()
     }
 
     /// Tells somebody of messages that nobody can get any more.
@@ -484,6 +517,7 @@ impl Consumer {
         live_from: u64,
         member: &Ready,
         now: Instant,
+        withheld: &HashSet<u64>,
         mut next: impl FnMut(&Ledger) -> Option<Message>,
     ) -> Result<(), BusError> {
         {
@@ -499,6 +533,18 @@ impl Consumer {
                 && let Some(message) = next(ledger)
             {
                 let number = part.handed + 1;
+                if withheld.contains(&message.sequence) {
+                    // It is done with, and told as a gap in its place.
+                    if let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) {
+                        let _ = ledger.acknowledge(attempt.token);
+                        part.handed = number;
+                        subscription.matched += 1;
+                        totals.matched += 1;
+                        subscription.count_dropped(1, GapReason::Withheld, totals);
+                        subscription.tell_gap(1, GapReason::Withheld, lanes);
+                    }
+                    continue;
+                }
                 let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
                 part.handed = number;
                 subscription.matched += 1;
