@@ -20,7 +20,7 @@ POLICIES = ["block", "drop-oldest", "drop-newest", "disconnect"]
 MODES = ["join", "take-over"]
 QUALITIES = ["at-most-once", "at-least-once"]
 STARTS = ["new", "last", "last-per-topic", "all", "from", "since"]
-REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention"}
+REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention", 7: "expired"}
 CODES = {
     1: "INVALID_TOPIC", 2: "RESERVED_TOPIC", 3: "DENIED", 4: "ALREADY_SERVED", 5: "INVALID_SETTINGS",
     6: "FRAME_TOO_LARGE", 7: "HEADERS_TOO_LARGE", 16: "NO_SERVER", 17: "TIMED_OUT", 18: "ABANDONED",
@@ -125,6 +125,8 @@ def decode_field(tag, value):
             sequence, time = str(reader.integer(8)), str(reader.integer(8))
             return {"type": "position", "sequence": sequence, "time": time,
                     "replayed": reader.integer(1) != 0}
+        case 19:
+            return {"type": "expires", "milliseconds": reader.integer(8)}
     raise Refused("unknown tag")
 
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::backlog::Patience;
+use super::backlog::{Asked, Patience};
 use super::group::Group;
 use super::hold::Holds;
 use super::requests::claim;
@@ -36,7 +36,7 @@ impl SessionTask {
             self.keep_for_later(header, content);
             return Ok(());
         }
-        self.route(header, content);
+        self.route(header, content, Duration::ZERO);
         Ok(())
     }
 
@@ -81,7 +81,9 @@ impl SessionTask {
                 self.conclude(&deferred.header, content.frame_size(), Err(BusError::Overloaded { what }));
             } else {
                 self.matches += 1;
-                self.route(&deferred.header, &content);
+                let left = deferred.until.saturating_duration_since(self.clock.now());
+                let waited = self.shared.settings.block_limit.saturating_sub(left);
+                self.route(&deferred.header, &content, waited);
             }
         }
     }
@@ -129,8 +131,8 @@ impl SessionTask {
         let bytes = run.iter().map(|publish| publish.size).sum();
         let matches = match &run[..] {
             [] => 0,
-            [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, None),
-            several => self.fan_out(&route.targets, &contents_of(several, incoming), bytes, None),
+            [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, Asked::default()),
+            several => self.fan_out(&route.targets, &contents_of(several, incoming), bytes, Asked::default()),
         };
         self.frames.0 += run.len() as u64;
         self.matches += matches + run.len() as u64;
@@ -148,7 +150,7 @@ impl SessionTask {
         targets: &[Target],
         contents: &[ContentRef<'_>],
         bytes: usize,
-        asked: Option<Duration>,
+        asked: Asked,
     ) -> u64 {
         let bus = self.shared.settings.block_limit;
         let encoded = encode_for(targets, contents);
@@ -183,8 +185,9 @@ impl SessionTask {
         Ok(())
     }
 
-    fn route(&mut self, header: &Header, content: &ContentRef<'_>) {
-        match self.deliver_all(header, content) {
+    /// Routes a publish that has waited for so long.
+    fn route(&mut self, header: &Header, content: &ContentRef<'_>, waited: Duration) {
+        match self.deliver_all(header, content, waited) {
             Ok(Some(matches)) => self.conclude(header, content.frame_size(), Ok(matches)),
             Ok(None) => {}
             Err(error) => self.conclude(header, content.frame_size(), Err(error)),
@@ -215,11 +218,24 @@ impl SessionTask {
 
     /// Gives the message to every match; returns how many there are, or `None` if that takes more than
     /// the turn.
-    fn deliver_all(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<Option<u64>, BusError> {
-        let (mut asked, mut quality) = (None, Quality::AtMostOnce);
+    fn deliver_all(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        waited: Duration,
+    ) -> Result<Option<u64>, BusError> {
+        let (mut asked, mut quality) = (Asked::default(), Quality::AtMostOnce);
         if !content.fields.is_empty() {
             let options = Options::read(content.fields).map_err(Refusal::into_error)?;
-            (asked, quality) = (options.block_limit, options.quality);
+            asked.block_limit = options.block_limit;
+            if let Some(left) = options.expires {
+                let Some(left) = left.checked_sub(waited) else {
+                    // It was of no use any more before it had any match.
+                    return Ok(Some(0));
+                };
+                asked.expires = self.clock.now().checked_add(left);
+            }
+            quality = options.quality;
             if options.several_topics {
                 return self.begin_several(header, content, (asked, quality));
             }
@@ -245,14 +261,10 @@ impl SessionTask {
     }
 
     /// Delivers what has been stored.
-    pub(super) fn route_stored(
-        &mut self,
-        header: &Header,
-        content: &ContentRef<'_>,
-        asked: Option<Duration>,
-    ) {
+    pub(super) fn route_stored(&mut self, header: &Header, content: &ContentRef<'_>, asked: Asked) {
         let size = content.frame_size();
         let delivered = match self.cache.cached(content.topic) {
+            _ if asked.has_expired(&self.clock) => Ok(Some(0)),
             Some(route) => Ok(Some(self.deliver(&route.targets, content, size, asked))),
             None => validate_pattern_bytes(content.topic)
                 .map_err(BusError::from)
@@ -269,7 +281,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        asked: Asked,
         (text, shape): (&str, Shape),
     ) -> Result<Option<u64>, BusError> {
         let size = content.frame_size();
@@ -295,7 +307,7 @@ impl SessionTask {
         targets: &[Target],
         content: &ContentRef<'_>,
         size: usize,
-        asked: Option<Duration>,
+        asked: Asked,
     ) -> u64 {
         let matches = self.fan_out(targets, std::slice::from_ref(content), size, asked);
         self.matches += targets.len() as u64;

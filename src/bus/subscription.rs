@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::backlog::{Backlog, Next, Patience, Verdict};
+use super::backlog::{Backlog, Next, Overdue, Patience, Verdict};
 use super::deadlines::Deadlines;
 use super::group::Group;
 use super::hold::Holds;
@@ -198,9 +198,13 @@ impl Subscription {
         // The backlog lends what it delivers, so it is taken out meanwhile.
         let mut backlog = std::mem::replace(&mut self.backlog, Backlog::new(self.policy, self.window));
         while self.credit.is_left() && lanes.has_room() {
-            match backlog.next() {
+            match backlog.next(Instant::now) {
                 Some(Next::Gap(count, reason)) => self.tell_gap(count, reason, lanes),
                 Some(Next::Message(content)) => self.deliver(&content, lanes, totals),
+                Some(Next::Expired) => {
+                    self.count_dropped(1, GapReason::Expired, totals);
+                    self.tell_gap(1, GapReason::Expired, lanes);
+                }
                 None => break,
             }
         }
@@ -224,9 +228,11 @@ impl Subscription {
     }
 
     /// Drops what has waited long enough; returns how many that were.
-    pub(crate) fn expire(&mut self, now: Instant, totals: &mut Totals) -> u64 {
+    pub(crate) fn expire(&mut self, now: Instant, totals: &mut Totals) -> Overdue {
         let dropped = self.backlog.expire(now);
-        self.count_dropped(dropped, GapReason::Lagging, totals);
+        for (count, reason) in dropped.by_reason() {
+            self.count_dropped(count, reason, totals);
+        }
         dropped
     }
 
@@ -457,6 +463,7 @@ mod tests {
 
     use super::*;
     use crate::auth::Principal;
+    use crate::bus::backlog::Asked;
     use crate::bus::budget::Budget;
     use crate::bus::clock::Clock;
     use crate::bus::session::Session;
@@ -468,8 +475,9 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Action {
-        /// Offers a message of so many bytes, whose publisher waits at most so many milliseconds.
-        Offer { bytes: usize, patience: Option<u64> },
+        /// Offers a message of so many bytes, whose publisher waits at most so many milliseconds, and that is of use
+        /// for so many.
+        Offer { bytes: usize, patience: Option<u64>, ttl: Option<u64> },
         /// The subscriber takes so many of the messages it has.
         Take(u32),
         /// So many milliseconds pass.
@@ -478,8 +486,8 @@ mod tests {
 
     fn action() -> impl Strategy<Value = Action> {
         prop_oneof![
-            4 => (0usize..300, proptest::option::of(0u64..1_500))
-                .prop_map(|(bytes, patience)| Action::Offer { bytes, patience }),
+            4 => (0usize..300, proptest::option::of(0u64..1_500), proptest::option::of(0u64..3_000))
+                .prop_map(|(bytes, patience, ttl)| Action::Offer { bytes, patience, ttl }),
             2 => (1u32..6).prop_map(Action::Take),
             1 => (1u64..1_200).prop_map(Action::Pass),
         ]
@@ -552,7 +560,13 @@ mod tests {
 
         fn act(&mut self, action: &Action) {
             match action {
-                Action::Offer { bytes, patience } => self.offer(*bytes, patience.map(Duration::from_millis)),
+                Action::Offer { bytes, patience, ttl } => self.offer(
+                    *bytes,
+                    Asked {
+                        block_limit: patience.map(Duration::from_millis),
+                        expires: ttl.map(|ttl| self.now + Duration::from_millis(ttl)),
+                    },
+                ),
                 Action::Take(count) => self.take(*count),
                 Action::Pass(millis) => {
                     self.now += Duration::from_millis(*millis);
@@ -566,7 +580,7 @@ mod tests {
             self.check();
         }
 
-        fn offer(&mut self, bytes: usize, publisher: Option<Duration>) {
+        fn offer(&mut self, bytes: usize, publisher: Asked) {
             self.offered += 1;
             let mut payload = self.offered.to_le_bytes().to_vec();
             payload.resize(8 + bytes, 0);
@@ -682,8 +696,8 @@ mod tests {
             let idle = Bench::new(Policy::Block, (1, 1_000)).subscription;
             all.insert(Subscription { id, ..idle });
         }
-        bench.act(&Action::Offer { bytes: 0, patience: None });
-        bench.act(&Action::Offer { bytes: 0, patience: None });
+        bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
+        bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
         let now = bench.now;
         all.remove(7_000);
         let slot = all.insert(Subscription { id: 7_000, ..bench.subscription });
@@ -709,8 +723,8 @@ mod tests {
         let mut all = Subscriptions::default();
         for id in 0..3 {
             let mut bench = Bench::new(Policy::DropNewest, (1, 1_000));
-            bench.act(&Action::Offer { bytes: 0, patience: None });
-            bench.act(&Action::Offer { bytes: 0, patience: None });
+            bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
+            bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
             let slot = all.insert(Subscription { id, ..bench.subscription });
             all.note(slot);
         }
@@ -734,7 +748,7 @@ mod tests {
     #[test]
     fn a_lagging_subscription_counts_at_once_until_a_message_is_taken() {
         let mut bench = Bench::new(Policy::Block, (1, 1_000));
-        let offer = Action::Offer { bytes: 0, patience: None };
+        let offer = Action::Offer { bytes: 0, patience: None, ttl: None };
         bench.act(&offer);
         bench.act(&offer);
         assert_eq!(bench.subscription.backlog.messages(), 1, "the second is parked");
@@ -753,7 +767,7 @@ mod tests {
     fn the_newest_messages_are_kept_when_the_oldest_are_dropped() {
         let mut bench = Bench::new(Policy::DropOldest, (2, 10_000));
         for _ in 0..10 {
-            bench.act(&Action::Offer { bytes: 0, patience: None });
+            bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
         }
         bench.act(&Action::Take(2));
         assert_eq!((bench.gaps, bench.last_payload), (6, Some(10)));
@@ -761,12 +775,27 @@ mod tests {
     }
 
     #[test]
+    fn gaps_of_several_reasons_take_no_more_room_the_more_there_are() {
+        let mut bench = Bench::new(Policy::DropOldest, (1, 1_000));
+        for _ in 0..100 {
+            bench.act(&Action::Offer { bytes: 0, patience: None, ttl: Some(1) });
+            bench.act(&Action::Offer { bytes: 0, patience: None, ttl: Some(5) });
+            bench.act(&Action::Pass(7));
+        }
+        let own = &bench.subscription;
+        assert_eq!(own.dropped[GapReason::DroppedOldest.index()], 99);
+        assert_eq!(own.dropped[GapReason::Expired.index()], 100);
+        assert!(own.backlog.entries() <= GapReason::ALL.len(), "{} entries", own.backlog.entries());
+        bench.finish();
+    }
+
+    #[test]
     fn an_impatient_publisher_leaves_its_place_to_a_gap() {
         let mut bench = Bench::new(Policy::Block, (1, 1_000));
-        bench.act(&Action::Offer { bytes: 0, patience: None });
-        bench.act(&Action::Offer { bytes: 0, patience: None });
-        bench.act(&Action::Offer { bytes: 0, patience: Some(10) });
-        bench.act(&Action::Offer { bytes: 0, patience: None });
+        bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
+        bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
+        bench.act(&Action::Offer { bytes: 0, patience: Some(10), ttl: None });
+        bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });
         bench.act(&Action::Pass(20));
         assert!(!bench.subscription.backlog.is_lagging());
         assert_eq!(bench.subscription.backlog.messages(), 2);

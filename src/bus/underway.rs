@@ -9,11 +9,11 @@ use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
 use super::Shared;
+use super::backlog::Asked;
 use super::router::{Target, Targets};
 use super::subscription::Slot;
 use super::task::SessionTask;
@@ -45,8 +45,8 @@ impl Drop for Waiting {
 pub(super) struct Underway {
     header: Header,
     content: Arc<Content>,
-    /// What the publisher asks for as the block limit.
-    asked: Option<Duration>,
+    /// What the publisher asks for.
+    asked: Asked,
     several: Option<Several>,
     stage: Stage,
     /// Found so far; for several topics in their order.
@@ -84,6 +84,7 @@ impl Several {
                 Field::Topic(topic) => topics.push(TopicPattern::new(topic)?),
                 Field::Header { name, value } => kept.header(name, value)?,
                 Field::Origin(bus) => kept.origin(bus)?,
+                Field::Expires(left) => kept.expires(left)?,
                 _ => {}
             }
         }
@@ -123,7 +124,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        (asked, quality): (Option<Duration>, Quality),
+        (asked, quality): (Asked, Quality),
     ) -> Result<Option<u64>, BusError> {
         let content = content.shared();
         let several = Several::read(&content)?;
@@ -143,7 +144,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        asked: Asked,
         targets: Vec<Target>,
     ) -> Result<Option<u64>, BusError> {
         self.begin(header, content.shared(), asked, None, targets)
@@ -153,7 +154,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: Arc<Content>,
-        asked: Option<Duration>,
+        asked: Asked,
         several: Option<Several>,
         targets: Vec<Target>,
     ) -> Result<Option<u64>, BusError> {

@@ -75,6 +75,15 @@ impl Headers {
         (headers, origin)
     }
 
+    /// How long the message with this field section is of use.
+    pub(super) fn expires_in(section: &[u8]) -> Option<Duration> {
+        let expiries = iterate(section).filter_map(|field| match field {
+            Field::Expires(left) => Some(left),
+            _ => None,
+        });
+        expiries.last()
+    }
+
     pub(super) fn write(&self, fields: &mut FieldsBuilder) -> BusResult<()> {
         self.iter().try_for_each(|(name, value)| fields.header(name, value))
     }
@@ -241,6 +250,7 @@ pub struct PublishOptions {
     headers: Headers,
     block_limit: Option<Duration>,
     quality: Quality,
+    ttl: Option<Duration>,
 }
 
 impl PublishOptions {
@@ -273,9 +283,44 @@ impl PublishOptions {
         self
     }
 
+    /// How long the message is of use, in milliseconds' steps, from when the bus takes it in. By default it
+    /// always is.
+    ///
+    /// What a subscription had no room for by then is dropped and told as a gap
+    /// ([`GapReason::Expired`](crate::client::GapReason::Expired)), and a stream gives it to nobody any more. With a time of 0 it
+    /// reaches those that can take it at once. What is on its way to a subscriber, or waits there to be taken, is not taken
+    /// back; [`Message::expires_in`](crate::client::Message::expires_in) tells how long it was of use.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// # use whispeer::prelude::*;
+    /// use whispeer::client::{Event, PublishOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// # let (_bus, connector) = listen_and_serve_memory()?;
+    /// # let client = Client::new_memory(&connector)?;
+    /// let mut prices = client.subscribe_bytes("price/*").await?;
+    /// let quote = PublishOptions::default().ttl(Duration::from_secs(5));
+    /// client.publish_bytes_with("price/eth", "3100", quote).await?;
+    /// let Some(Event::Message(quote)) = prices.next_event().await else { panic!("the bus runs") };
+    /// assert_eq!(quote.expires_in, Some(Duration::from_secs(5)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ttl(mut self, time: Duration) -> Self {
+        self.ttl = Some(time);
+        self
+    }
+
     pub(super) fn fields(&self, further_topics: &[String]) -> BusResult<Vec<u8>> {
         let mut fields = FieldsBuilder::new();
         self.headers.write(&mut fields)?;
+        if let Some(time) = self.ttl {
+            fields.expires(time)?;
+        }
         if let Some(limit) = self.block_limit {
             fields.block_limit(limit)?;
         }

@@ -197,8 +197,10 @@ impl<T> Subscription<T> {
                     Ok((value, Opened { signer, .. })) => {
                         let (headers, origin) = Headers::read(raw.fields);
                         let position = if self.reads_stream { position_of(raw.fields) } else { None };
+                        let expires_in = Headers::expires_in(raw.fields);
                         let topic = topic.clone();
-                        Event::Message(Message { topic, value, headers, origin, signer, position })
+                        let message = Message { topic, value, headers, origin, signer, position, expires_in };
+                        Event::Message(message)
                     }
                     Err(error) => Event::Undecodable { topic: topic.clone(), error: error.into() },
                 },

@@ -23,6 +23,7 @@ const MODE: u8 = 9;
 const QUALITY: u8 = 10;
 const START: u8 = 11;
 const POSITION: u8 = 12;
+const EXPIRES: u8 = 19;
 
 /// A field section under construction.
 ///
@@ -151,6 +152,15 @@ impl FieldsBuilder {
     pub fn position(&mut self, position: Position) -> BusResult<()> {
         let Position { sequence, time, replayed } = position;
         self.push(POSITION, &[&sequence.to_le_bytes(), &time.to_le_bytes(), &[u8::from(replayed)]])
+    }
+
+    /// How long a message is of use, from when the frame is sent.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn expires(&mut self, left: Duration) -> BusResult<()> {
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        self.push(EXPIRES, &[&millis.to_le_bytes()])
     }
 
     /// Fields that are encoded already, after those that are here.
@@ -366,12 +376,14 @@ pub enum GapReason {
     Link = 4,
     /// The stream did not keep it long enough.
     Retention = 5,
+    /// It was of no use any more before there was room for it.
+    Expired = 7,
 }
 
 impl GapReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Lagging, Self::DroppedOldest, Self::DroppedNewest, Self::Link, Self::Retention];
+    pub const ALL: [Self; 6] =
+        [Self::Lagging, Self::DroppedOldest, Self::DroppedNewest, Self::Link, Self::Retention, Self::Expired];
 
     /// The reason with that number.
     #[must_use]
@@ -382,7 +394,10 @@ impl GapReason {
     /// Its place in [`ALL`](Self::ALL).
     #[must_use]
     pub fn index(self) -> usize {
-        self as usize - 1
+        match self {
+            Self::Expired => 5,
+            other => other as usize - 1,
+        }
     }
 
     /// Its name in metrics and output.
@@ -394,6 +409,7 @@ impl GapReason {
             Self::DroppedNewest => "dropped_newest",
             Self::Link => "link",
             Self::Retention => "retention",
+            Self::Expired => "expired",
         }
     }
 }
@@ -456,6 +472,8 @@ pub enum Field<'a> {
     Start(Start),
     /// See [`FieldsBuilder::position`].
     Position(Position),
+    /// See [`FieldsBuilder::expires`].
+    Expires(Duration),
     /// A field of a later version, or one whose value cannot be read; to be skipped.
     Unknown(u8),
 }
@@ -534,6 +552,7 @@ fn read_known(tag: u8, value: &[u8]) -> Option<Field<'_>> {
             let (sequence, time) = (reader.u64().ok()?, reader.u64().ok()?);
             Field::Position(Position { sequence, time, replayed: reader.u8().ok()? != 0 })
         }
+        EXPIRES => Field::Expires(Duration::from_millis(reader.u64().ok()?)),
         _ => return None,
     })
 }
@@ -559,6 +578,8 @@ pub struct Options<'a> {
     pub quality: Quality,
     /// Where a subscription begins in its stream; `None` where it is to none.
     pub start: Option<Start>,
+    /// How long a publish is of use.
+    pub expires: Option<Duration>,
 }
 
 impl<'a> Options<'a> {
@@ -607,8 +628,9 @@ impl<'a> Options<'a> {
                 Field::Topic(_) => options.several_topics = true,
                 Field::Quality(quality) => options.quality = quality,
                 Field::Start(start) => options.start = Some(start),
+                Field::Expires(left) => options.expires = Some(left),
                 // An option that is known but cannot be read must not be taken for its default.
-                Field::Unknown(tag @ WINDOW..=START) => {
+                Field::Unknown(tag @ (WINDOW..=START | EXPIRES)) => {
                     return Err(Refusal::invalid(format!("the value of option {tag} cannot be read")));
                 }
                 Field::Header { .. } | Field::Origin(_) | Field::Position(_) | Field::Unknown(_) => {}

@@ -40,6 +40,7 @@ mod streams;
 mod tcp;
 mod tls;
 mod totals;
+mod ttl;
 mod turns;
 mod unix;
 mod unread;

@@ -1,6 +1,7 @@
 //! A subscription that reads its stream at its own pace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -149,7 +150,11 @@ impl Reader {
                     && lanes.has_room()
                     && let Some(message) = waiting
                 {
-                    let fields = self.fields(message);
+                    // It may have waited for credit since it was read; a store leaves it out likewise.
+                    let Some(fields) = self.fields(message) else {
+                        waiting = messages.next();
+                        continue;
+                    };
                     let topic = message.topic.as_str().as_bytes();
                     subscription.matched += 1;
                     totals.matched += 1;
@@ -162,14 +167,21 @@ impl Reader {
         Ok(())
     }
 
-    /// The fields of a stored message, and where it lies.
-    fn fields(&self, message: &Message) -> Vec<u8> {
+    /// The fields of a stored message, where it lies, and how long it is of use; `None` if it is of none.
+    fn fields(&self, message: &Message) -> Option<Vec<u8>> {
+        let left = match message.expires {
+            Some(expires) => Some(expires.checked_sub(milliseconds()).filter(|left| *left > 0)?),
+            None => None,
+        };
         let mut fields = FieldsBuilder::new();
         let position = Position::new(message.sequence, message.time, message.sequence < self.live_from);
         // There was room for this before it was published.
         let _ = fields.append(&message.fields);
+        if let Some(left) = left {
+            let _ = fields.expires(Duration::from_millis(left));
+        }
         let _ = fields.position(position);
-        fields.finish()
+        Some(fields.finish())
     }
 
     fn tell_gap(&self, count: u64) -> Result<(), Option<StoreError>> {

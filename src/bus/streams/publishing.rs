@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Stream;
+use crate::bus::backlog::Asked;
 use crate::bus::task::SessionTask;
 use crate::bus::underway::Waiting;
 use crate::error::{BusError, BusResult};
@@ -31,7 +32,7 @@ enum Entry {
 struct Waiter {
     header: Header,
     content: Arc<Content>,
-    asked: Option<Duration>,
+    asked: Asked,
     stream: Arc<Stream>,
     stored: Operation<Vec<Outcome>>,
     _waiting: Waiting,
@@ -76,15 +77,16 @@ impl SessionTask {
         stream: &Arc<Stream>,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        asked: Asked,
     ) -> BusResult<()> {
         let content = content.shared();
         // Options are for the bus and not for those who read it some day.
-        let mut fields = FieldsBuilder::new();
+        let (mut fields, mut left, time) = (FieldsBuilder::new(), None, milliseconds());
         for field in iterate(content.fields()) {
             match field {
                 Field::Header { name, value } => fields.header(name, value)?,
                 Field::Origin(bus) => fields.origin(bus)?,
+                Field::Expires(time) => left = Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
                 _ => {}
             }
         }
@@ -92,8 +94,8 @@ impl SessionTask {
             topic: TopicPattern::from_utf8(content.topic())?,
             fields: fields.finish().into(),
             payload: content.payload_bytes(),
-            time: milliseconds(),
-            expires: None,
+            time,
+            expires: left.map(|left| time.saturating_add(left)),
             id: None,
         };
         let stored = stream.store.commit(stream.name.clone(), vec![Change::Append(message)]);

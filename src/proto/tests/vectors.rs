@@ -105,6 +105,7 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
             let replayed = field["replayed"] == true;
             builder.position(Position::new(number(field, "sequence"), number(field, "time"), replayed))
         }
+        "expires" => builder.expires(millis(field, "milliseconds")),
         "unknown" => {
             let value = bytes(field, "value_hex");
             let length = u16::try_from(value.len()).unwrap().to_le_bytes();
@@ -160,6 +161,9 @@ fn describe_fields(section: &[u8]) -> Value {
             Field::Position(Position { sequence, time, replayed, .. }) => {
                 let (sequence, time) = (sequence.to_string(), time.to_string());
                 json!({"type": "position", "sequence": sequence, "time": time, "replayed": replayed})
+            }
+            Field::Expires(left) => {
+                json!({"type": "expires", "milliseconds": u64::try_from(left.as_millis()).unwrap()})
             }
             Field::Unknown(tag) => json!({"type": "unknown", "tag": tag}),
         })
