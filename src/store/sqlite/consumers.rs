@@ -26,7 +26,12 @@ pub(super) fn check(
             Change::Consumer { name, .. } => (name, true, false),
             Change::RemoveConsumer(name) => (name, false, true),
             Change::Done { consumer, .. } | Change::Attempted { consumer, .. } => (consumer, false, false),
-            Change::Append(_) | Change::Expire { .. } | Change::Purge { .. } => continue,
+            Change::Append(_)
+            | Change::Delay { .. }
+            | Change::Release { .. }
+            | Change::DropDelayed { .. }
+            | Change::Expire { .. }
+            | Change::Purge { .. } => continue,
         };
         let is_there = match changed.get(consumer) {
             Some(is_there) => *is_there,
