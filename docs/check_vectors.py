@@ -127,6 +127,9 @@ def decode_field(tag, value):
                     "replayed": reader.integer(1) != 0}
         case 19:
             return {"type": "expires", "milliseconds": reader.integer(8)}
+        case 20:
+            return {"type": "deliver_at", "from": ["now", "1970"][reader.integer(1)],
+                    "milliseconds": str(reader.integer(8))}
     raise Refused("unknown tag")
 
 

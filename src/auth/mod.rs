@@ -13,6 +13,7 @@
 //! when it is loaded; all else works the same.
 
 mod address_block;
+mod author;
 mod file;
 #[cfg(feature = "auth")]
 mod guesses;
@@ -39,6 +40,7 @@ mod token_error;
 mod turns;
 
 pub(crate) use address_block::AddressBlock;
+pub(crate) use author::Author;
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};
 pub use policy::{Identity, Policy};

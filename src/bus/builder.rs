@@ -438,6 +438,7 @@ impl BusBuilder {
             streams: self.streams,
             services: super::Services::default(),
             sweeper: super::Sweeper::default(),
+            deputy: super::Deputy::default(),
             inspection: super::Inspection::default(),
             handshakes: super::Handshakes::default(),
             sessions: Mutex::default(),
@@ -453,8 +454,14 @@ impl BusBuilder {
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);
         let (phase, phase_seen) = watch::channel(Phase::Running);
         let introspection = introspect::start(&shared, &attach, &runtime);
-        let supervisor =
-            Supervisor { shared: Arc::clone(&shared), listeners, attached, phase: phase_seen, workers };
+        let supervisor = Supervisor {
+            shared: Arc::clone(&shared),
+            listeners,
+            attach: attach.clone(),
+            attached,
+            phase: phase_seen,
+            workers,
+        };
         let task = runtime.spawn(supervisor.run());
         Ok(BusHandle::new(shared, connector, local, attach, phase, task, introspection))
     }

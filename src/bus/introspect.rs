@@ -191,7 +191,7 @@ fn encode_rows<T: Serialize>(all: Rows<T>, limit: usize) -> Result<Vec<u8>, rmp_
     rmp_serde::to_vec_named(&fitting)
 }
 
-async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {
+pub(super) async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {
     while !batch.is_empty() {
         if sender.try_send(batch)? == Sent::Blocked {
             poll_fn(|context| sender.poll_ready(context)).await?;

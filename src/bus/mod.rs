@@ -13,7 +13,7 @@
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
-//! `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `deputy` publishes what is due later, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -28,6 +28,7 @@ mod calls;
 mod certificates;
 mod clock;
 mod deadlines;
+mod deputy;
 mod drain;
 mod ending;
 mod group;
@@ -72,6 +73,7 @@ pub use stats::{BusStats, Dropped, Rows, ServedStats, SessionStats, Subscription
 
 use self::budget::Budget;
 use self::certificates::Inspection;
+use self::deputy::Deputy;
 use self::handshakes::Handshakes;
 use self::places::Places;
 use self::rights::Policies;
@@ -109,6 +111,7 @@ pub(crate) struct Shared {
     /// Publishes that the bus has taken in and not given to all their matches yet.
     publishes_waiting: AtomicUsize,
     sweeper: Sweeper,
+    deputy: Deputy,
     inspection: Inspection,
     handshakes: Handshakes,
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
@@ -116,7 +119,7 @@ pub(crate) struct Shared {
     next_token: AtomicU64,
     /// Links that are open, those in the handshake included.
     links: AtomicUsize,
-    /// Those that have a session, the bus's own included.
+    /// Those that have a session, without the bus's own.
     session_places: AtomicUsize,
     /// Counts of sessions that have ended.
     past: Mutex<Totals>,
@@ -154,6 +157,12 @@ impl Shared {
     fn clients_in_any_order(&self) -> Vec<Arc<Session>> {
         let sessions = self.sessions();
         sessions.values().filter(|session| session.peer.principal != Principal::Bus).cloned().collect()
+    }
+
+    /// The bus's own sessions.
+    fn own_sessions(&self) -> Vec<Arc<Session>> {
+        let sessions = self.sessions();
+        sessions.values().filter(|session| session.peer.principal == Principal::Bus).cloned().collect()
     }
 
     fn past(&self) -> MutexGuard<'_, Totals> {

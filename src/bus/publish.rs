@@ -216,6 +216,15 @@ impl SessionTask {
         }
     }
 
+    /// Answers a publish of this size that is kept until it is due. It counts as published then.
+    pub(super) fn accept_delayed(&mut self, header: &Header, size: usize) {
+        let (messages, bytes) = self.holds.settle([size].into_iter());
+        self.owed.add(messages, bytes);
+        if header.flags.contains(Flags::ACKNOWLEDGE) {
+            self.answer(|state| state.accept(Kind::Publish, 0, header.sequence));
+        }
+    }
+
     /// Gives the message to every match; returns how many there are, or `None` if that takes more than
     /// the turn.
     fn deliver_all(
@@ -236,6 +245,16 @@ impl SessionTask {
                 asked.expires = self.clock.now().checked_add(left);
             }
             quality = options.quality;
+            // What is due by now is published as ever.
+            if let Some(due) = options.deliver_at
+                && !due.is_over()
+            {
+                if options.several_topics {
+                    let what = "a message to several topics cannot be delayed; publish to each".to_owned();
+                    return Err(BusError::InvalidSettings(what));
+                }
+                return self.delay(header, content, due, quality).map(|()| None);
+            }
             if options.several_topics {
                 return self.begin_several(header, content, (asked, quality));
             }

@@ -24,6 +24,7 @@ const QUALITY: u8 = 10;
 const START: u8 = 11;
 const POSITION: u8 = 12;
 const EXPIRES: u8 = 19;
+const DELIVER_AT: u8 = 20;
 
 /// A field section under construction.
 ///
@@ -163,6 +164,18 @@ impl FieldsBuilder {
         self.push(EXPIRES, &[&millis.to_le_bytes()])
     }
 
+    /// When a publish is to be delivered, if that is later.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn deliver_at(&mut self, due: Due) -> BusResult<()> {
+        let (kind, millis) = match due {
+            Due::In(left) => (0, u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            Due::At(time) => (1, time),
+        };
+        self.push(DELIVER_AT, &[&[kind], &millis.to_le_bytes()])
+    }
+
     /// Fields that are encoded already, after those that are here.
     ///
     /// # Errors
@@ -188,6 +201,14 @@ impl FieldsBuilder {
     /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub(crate) fn append_without_start(&mut self, fields: &[u8]) -> BusResult<()> {
         self.append_without(START, fields)
+    }
+
+    /// The fields of a well-formed section, after those that are here, but for when it is due.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub(crate) fn append_without_due(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(DELIVER_AT, fields)
     }
 
     fn append_without(&mut self, without: u8, fields: &[u8]) -> BusResult<()> {
@@ -341,6 +362,16 @@ impl Start {
     }
 }
 
+/// When a message is to be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Due {
+    /// So much later than the bus has taken it in.
+    In(Duration),
+    /// At this time by the clock of the bus: milliseconds since 1970 (UTC).
+    At(u64),
+}
+
 /// Where a message lies in its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -474,6 +505,8 @@ pub enum Field<'a> {
     Position(Position),
     /// See [`FieldsBuilder::expires`].
     Expires(Duration),
+    /// See [`FieldsBuilder::deliver_at`].
+    DeliverAt(Due),
     /// A field of a later version, or one whose value cannot be read; to be skipped.
     Unknown(u8),
 }
@@ -553,6 +586,14 @@ fn read_known(tag: u8, value: &[u8]) -> Option<Field<'_>> {
             Field::Position(Position { sequence, time, replayed: reader.u8().ok()? != 0 })
         }
         EXPIRES => Field::Expires(Duration::from_millis(reader.u64().ok()?)),
+        DELIVER_AT => {
+            let (kind, millis) = (reader.u8().ok()?, reader.u64().ok()?);
+            Field::DeliverAt(match kind {
+                0 => Due::In(Duration::from_millis(millis)),
+                1 => Due::At(millis),
+                _ => return None,
+            })
+        }
         _ => return None,
     })
 }
@@ -580,6 +621,8 @@ pub struct Options<'a> {
     pub start: Option<Start>,
     /// How long a publish is of use.
     pub expires: Option<Duration>,
+    /// When a publish is to be delivered; `None` for at once.
+    pub deliver_at: Option<Due>,
 }
 
 impl<'a> Options<'a> {
@@ -629,8 +672,9 @@ impl<'a> Options<'a> {
                 Field::Quality(quality) => options.quality = quality,
                 Field::Start(start) => options.start = Some(start),
                 Field::Expires(left) => options.expires = Some(left),
+                Field::DeliverAt(due) => options.deliver_at = Some(due),
                 // An option that is known but cannot be read must not be taken for its default.
-                Field::Unknown(tag @ (WINDOW..=START | EXPIRES)) => {
+                Field::Unknown(tag @ (WINDOW..=START | EXPIRES | DELIVER_AT)) => {
                     return Err(Refusal::invalid(format!("the value of option {tag} cannot be read")));
                 }
                 Field::Header { .. } | Field::Origin(_) | Field::Position(_) | Field::Unknown(_) => {}

@@ -109,6 +109,8 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// `PUBLISH`: answer with `ACCEPTED` and the number of matches.
     pub const ACKNOWLEDGE: Self = Self(1);
+    /// `PUBLISH`: it is in its stream already; only of a session of the bus's own.
+    pub(crate) const STORED: Self = Self(2);
     /// `SUBSCRIBE`: leave out what this session publishes.
     pub const NO_ECHO: Self = Self(1);
     /// `REPLY`, `ANSWER`: more replies to this request follow.

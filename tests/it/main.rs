@@ -14,6 +14,7 @@ mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
 mod conformance;
+mod delayed;
 mod engines;
 mod examples;
 mod ghosts;

@@ -6,10 +6,12 @@
 //! waits for others nor has them wait.
 
 mod cursor;
+mod delayed;
 mod publishing;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::watch;
 
@@ -59,6 +61,8 @@ impl Streams {
                 patterns: settings.patterns,
                 store: Arc::clone(&store),
                 end: watch::Sender::new(state.end),
+                // Where there are some, the store is asked for when.
+                next_due: AtomicU64::new(if state.delayed > 0 { 0 } else { u64::MAX }),
             }));
         }
         Ok(Self(streams.into()))
@@ -98,6 +102,15 @@ impl Streams {
         }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        self.0.iter()
+    }
+
+    /// When the first of all delayed messages is due: milliseconds since 1970 (UTC).
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.iter().map(|stream| stream.next_due()).filter(|due| *due < u64::MAX).min()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -135,6 +148,8 @@ pub(crate) struct Stream {
     store: Arc<dyn Store>,
     /// The first sequence that nobody has been told of; cursors that have read all wait for it to rise.
     end: watch::Sender<u64>,
+    /// When the first of its delayed messages is due.
+    next_due: AtomicU64,
 }
 
 impl Stream {
@@ -165,7 +180,7 @@ impl Stream {
     }
 
     /// Tells cursors that a message is there.
-    fn grow(&self, sequence: u64) {
+    pub(crate) fn grow(&self, sequence: u64) {
         self.end.send_if_modified(|end| {
             let grows = sequence >= *end;
             *end = (*end).max(sequence + 1);
