@@ -13,7 +13,7 @@ HEADER_LEN = 24
 KINDS = {
     1: "HELLO", 2: "WELCOME", 3: "GOODBYE", 4: "PING", 5: "PONG", 6: "CREDIT", 7: "ACCEPTED",
     8: "FAILED", 9: "DRAINING", 10: "CONFIRM", 16: "SUBSCRIBE", 17: "UNSUBSCRIBE", 18: "PUBLISH", 19: "DELIVER",
-    20: "GAP", 21: "ENDED", 32: "SERVE", 33: "UNSERVE", 34: "REQUEST", 35: "ASK", 36: "REPLY",
+    20: "GAP", 21: "ENDED", 25: "WILL", 32: "SERVE", 33: "UNSERVE", 34: "REQUEST", 35: "ASK", 36: "REPLY",
     37: "ANSWER", 38: "CANCEL",
 }
 POLICIES = ["block", "drop-oldest", "drop-newest", "disconnect"]

@@ -97,6 +97,24 @@ impl Deputy {
         Ok(())
     }
 
+    /// Publishes as soon as it can.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] where so much waits to be published that nothing more is taken.
+    pub(super) fn publish(&self, mandate: Mandate, budget: &Budget) -> BusResult<()> {
+        let mut state = self.lock();
+        if state.now.len() >= limits::WILLS_WAITING {
+            let what = format!("{} wills wait to be published", limits::WILLS_WAITING);
+            return Err(BusError::LimitReached { what });
+        }
+        state.check(&mandate, budget)?;
+        state.now.push_back(mandate);
+        state.account(budget);
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
     /// What is to be published next, if anything is by now.
     fn next(&self, now: Instant, budget: &Budget) -> Option<Mandate> {
         let mut state = self.lock();

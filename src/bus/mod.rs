@@ -13,7 +13,7 @@
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
-//! `deputy` publishes what is due later, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `deputy` publishes what is due later, `will` what a session leaves, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -54,6 +54,7 @@ mod sweeper;
 mod table;
 mod task;
 mod underway;
+mod will;
 mod workers;
 
 use std::collections::HashMap;

@@ -109,6 +109,7 @@ impl Driver {
         }
         self.keep_alive.agreed = welcome.keep_alive;
         self.shared.open(&welcome);
+        self.shared.send_will();
         Ok(())
     }
 
@@ -180,6 +181,11 @@ impl Driver {
                 self.shared.published(header.sequence, Ok(header.id as usize));
                 return Ok(());
             }
+            Some(Kind::Will) => {
+                drop(state);
+                self.shared.will_changed(header.id, Ok(()));
+                return Ok(());
+            }
             Some(Kind::Subscribe) => state.subscriptions.entries.get_mut(&header.id).map(take_accepted),
             Some(Kind::Serve) => state.servings.entries.get_mut(&header.id).map(take_accepted),
             _ => return Err(violation("ACCEPTED for something that is not asked for")),
@@ -198,6 +204,11 @@ impl Driver {
             Some(Kind::Publish) => {
                 drop(state);
                 self.shared.published(header.sequence, Err(error));
+                return Ok(());
+            }
+            Some(Kind::Will) => {
+                drop(state);
+                self.shared.will_changed(header.id, Err(error));
                 return Ok(());
             }
             Some(Kind::Subscribe) => refused(state.subscriptions.entries.remove(&header.id), &error),

@@ -18,6 +18,7 @@
 //! | `inbox` | what waits to be taken, within its window |
 //! | `window` | the window for publishes, who waits for it, who is told of failures |
 //! | `subscription`, `attached`, `publisher` | publish and subscribe |
+//! | `will` | what is published when the client is gone |
 //! | `request`, `stream`, `serving`, `request_id`, `handling` | requests, from both sides |
 //! | `reconnect` | coming back after the connection broke |
 //! | `codec`, `options`, `event`, `protocol`, `builder` | values, settings, and the way in |
@@ -52,6 +53,7 @@ mod stream;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod will;
 mod window;
 
 use std::fmt;

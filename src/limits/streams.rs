@@ -37,6 +37,9 @@ pub const DELAYED_MESSAGES: u64 = 65_536;
 /// Bytes of these in a stream, counted as those of other messages.
 pub const DELAYED_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Wills of sessions that have ended and are yet to be published: as many as there may be sessions.
+pub const WILLS_WAITING: usize = 65_536;
+
 /// How much later a message may be published at the most.
 pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 

@@ -51,6 +51,10 @@ pub enum Kind {
     /// kind of frame that began it; payload is empty or a `Refusal`.
     Ended = 21,
 
+    /// Client: what to publish when the session ends without `GOODBYE`, as a `PUBLISH` has it; without a topic
+    /// nothing. `id` is for the answer.
+    Will = 25,
+
     /// Client: begins the serving `id` of the topic.
     Serve = 32,
     /// Client: ends the serving `id`; answered by `ENDED`.
@@ -88,6 +92,7 @@ impl Kind {
             19 => Self::Deliver,
             20 => Self::Gap,
             21 => Self::Ended,
+            25 => Self::Will,
             32 => Self::Serve,
             33 => Self::Unserve,
             34 => Self::Request,

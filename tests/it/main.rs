@@ -47,3 +47,4 @@ mod unix;
 mod unread;
 mod values;
 mod websocket;
+mod wills;
