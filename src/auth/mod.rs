@@ -17,6 +17,7 @@ mod author;
 mod file;
 #[cfg(feature = "auth")]
 mod guesses;
+mod member;
 #[cfg(feature = "auth")]
 mod password;
 #[cfg(not(feature = "auth"))]
@@ -41,6 +42,7 @@ mod turns;
 
 pub(crate) use address_block::AddressBlock;
 pub(crate) use author::Author;
+pub use member::{Member, PresenceEvent};
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};
 pub use policy::{Identity, Policy};

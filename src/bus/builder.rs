@@ -420,6 +420,7 @@ impl BusBuilder {
         let own_uid = listeners.iter().find_map(|listener| listener.own_uid());
         listeners.push(Box::new(memory));
 
+        let deputy = super::Deputy::default();
         let shared = Arc::new(Shared {
             budget: Arc::new(Budget::new(self.settings.byte_budget)),
             table: Arc::new(TableBudget::new(self.settings.table_budget)),
@@ -438,7 +439,8 @@ impl BusBuilder {
             streams: self.streams,
             services: super::Services::default(),
             sweeper: super::Sweeper::default(),
-            deputy: super::Deputy::default(),
+            presence: Arc::new(super::Presence::new(deputy.wake())),
+            deputy,
             inspection: super::Inspection::default(),
             handshakes: super::Handshakes::default(),
             sessions: Mutex::default(),

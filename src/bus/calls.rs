@@ -9,6 +9,7 @@ use super::backlog::Backlog;
 use super::deadlines::Deadlines;
 use super::group::Group;
 use super::introspect;
+use super::presence::{self, Present, Watching};
 use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
@@ -41,8 +42,14 @@ impl SessionTask {
         }
         let result = self.try_subscribe(header, content);
         let id = header.id;
+        let (session, presence) = (Arc::clone(&self.session), Arc::clone(&self.shared.presence));
         self.answer(|state| match &result {
-            Ok(_) => state.accept(Kind::Subscribe, id, 0),
+            Ok(_) => {
+                state.accept(Kind::Subscribe, id, 0);
+                if let Some(own) = state.subscriptions.by_id(id) {
+                    own.present = Present::begin(&session, &presence, &own.pattern);
+                }
+            }
             Err(error) => state.fail(Kind::Subscribe, id, 0, error),
         });
         if let Ok(Some(ToRead { slot, stream, pattern, start })) = result {
@@ -123,6 +130,8 @@ impl SessionTask {
                 draining: false,
                 noted: Noted::default(),
                 cursor: None,
+                present: None,
+                _watching: Watching::of(&pattern, &self.shared.presence),
             })
         };
         if let Some((stream, start)) = stream {
@@ -189,7 +198,15 @@ impl SessionTask {
         }
     }
 
-    fn may_request(&self, topic: &[u8]) -> BusResult<()> {
+    fn may_request(&self, content: &ContentRef<'_>) -> BusResult<()> {
+        let topic = content.topic;
+        if topic == introspect::PRESENCE.as_bytes() {
+            // Who may watch it may ask for it.
+            let asked = str::from_utf8(content.payload()).ok().and_then(presence::place_of);
+            let what = "a request for presence needs a topic or pattern as its payload";
+            return self
+                .check(Action::Subscribe, &asked.ok_or_else(|| BusError::InvalidSettings(what.into()))?);
+        }
         // A topic that is none is refused as such.
         if self.rights.is_none() && topic.first() != Some(&b'$') {
             return Ok(());
@@ -340,7 +357,7 @@ impl SessionTask {
         let result = if self.shared.is_draining() && content.topic.first() != Some(&b'$') {
             Err(BusError::Draining { what: "the bus".into() })
         } else {
-            self.may_request(content.topic).and_then(|()| {
+            self.may_request(content).and_then(|()| {
                 self.shared.request(&self.session, &request, &mut self.touched, &mut self.matches)
             })
         };

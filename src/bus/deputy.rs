@@ -51,7 +51,7 @@ pub(crate) struct Mandate {
 pub(super) struct Deputy {
     state: Mutex<Waiting>,
     /// Something has come that is due earlier than all before.
-    changed: Notify,
+    changed: Arc<Notify>,
     /// Sessions that it has begun.
     sessions: AtomicU64,
     /// What was not published, as it was not allowed any more.
@@ -71,6 +71,11 @@ struct Waiting {
 impl Deputy {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What wakes it.
+    pub(super) fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
     }
 
     /// Keeps a message until it is due.
@@ -180,7 +185,7 @@ impl Shared {
     /// Publishes what is due, for as long as it is polled.
     pub(super) async fn act_as_deputy(self: &Arc<Self>, attach: &mpsc::Sender<Accepted>) {
         loop {
-            while self.deputy.next_due().is_none() && self.streams.next_due().is_none() {
+            while !self.has_something_due() {
                 self.deputy.changed.notified().await;
             }
             // Without a session of its own until there is something to do.
@@ -190,6 +195,10 @@ impl Shared {
             }
             sleep(RETRY).await;
         }
+    }
+
+    fn has_something_due(&self) -> bool {
+        self.deputy.next_due().is_some() || self.streams.next_due().is_some() || self.presence.has_news()
     }
 
     /// Whether somebody may still publish there.
@@ -313,6 +322,9 @@ impl Publishing {
             if shared.may_still_publish(&author, &topic) {
                 self.publish(&content, Flags::NONE).await?;
             }
+        }
+        while let Some(content) = shared.presence.next() {
+            self.publish(&content, Flags::NONE).await?;
         }
         let mut failed = false;
         for stream in shared.streams.iter().filter(|stream| stream.next_due() <= now) {

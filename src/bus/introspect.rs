@@ -9,6 +9,7 @@
 //! | `$bus/sessions` | [`Rows`](super::Rows) of [`SessionStats`](super::SessionStats) |
 //! | `$bus/subscriptions` | `Rows` of [`SubscriptionStats`](super::SubscriptionStats) |
 //! | `$bus/served` | `Rows` of [`ServedStats`](super::ServedStats) |
+//! | `$bus/presence` | `Rows` of [`Member`](crate::auth::Member), subscribed to the topic or pattern that is the payload |
 //! | `$bus/stop` | nil, to a [`StopRequest`]; it needs the administrator's right |
 
 use std::future::poll_fn;
@@ -29,11 +30,15 @@ use crate::error::{BusError, ErrorReply};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
 use crate::proto::{ContentRef, Flags, Header, Hello, Kind, Lane, Refusal};
+use crate::topic::TopicPattern;
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, memory_pair};
 
 /// The topics served, and by which id.
-pub(super) const TOPICS: [&str; 5] =
-    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP];
+pub(super) const TOPICS: [&str; 6] =
+    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP, PRESENCE];
+
+/// Where it tells who is subscribed to a topic, which is the payload.
+pub(super) const PRESENCE: &str = "$bus/presence";
 
 /// Where the bus is asked to stop.
 pub(super) const STOP: &str = "$bus/stop";
@@ -160,6 +165,10 @@ impl Answering {
                 let grace = Duration::from_millis(request.grace_ms).min(limits::REQUEST_TIMEOUT_MAX);
                 shared.stop_asked.send_replace(Some(grace));
                 rmp_serde::to_vec_named(&())
+            }
+            number if TOPICS.get(number as usize) == Some(&PRESENCE) => {
+                let pattern = TopicPattern::from_utf8(asked.payload()).map_err(|error| error.to_string())?;
+                encode_rows(shared.members(&pattern, ROWS), limit)
             }
             _ => encode_rows(shared.served_stats(ROWS), limit),
         };

@@ -13,7 +13,8 @@
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
-//! `deputy` publishes what is due later, `will` what a session leaves, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `deputy` publishes what is due later, `will` what a session leaves, `presence` who comes and goes,
+//! `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -39,6 +40,7 @@ mod introspect;
 mod opening;
 mod own_certificate;
 mod places;
+mod presence;
 mod publish;
 mod requests;
 mod rights;
@@ -77,6 +79,7 @@ use self::certificates::Inspection;
 use self::deputy::Deputy;
 use self::handshakes::Handshakes;
 use self::places::Places;
+use self::presence::Presence;
 use self::rights::Policies;
 use self::router::Router;
 use self::service::Services;
@@ -113,6 +116,7 @@ pub(crate) struct Shared {
     publishes_waiting: AtomicUsize,
     sweeper: Sweeper,
     deputy: Deputy,
+    presence: Arc<Presence>,
     inspection: Inspection,
     handshakes: Handshakes,
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,

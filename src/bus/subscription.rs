@@ -10,6 +10,7 @@ use super::backlog::{Backlog, Next, Overdue, Patience, Verdict};
 use super::deadlines::Deadlines;
 use super::group::Group;
 use super::hold::Holds;
+use super::presence::{Present, Watching};
 use super::stats::Totals;
 use super::streams::Cursor;
 use super::table::Room;
@@ -45,6 +46,10 @@ pub(crate) struct Subscription {
     pub(crate) noted: Noted,
     /// What reads its stream, where it is to one.
     pub(crate) cursor: Option<Cursor>,
+    /// What shows that it is there, once it is accepted.
+    pub(crate) present: Option<Present>,
+    /// It hears who comes and goes.
+    pub(crate) _watching: Option<Watching>,
 }
 
 /// What a session notes of a subscription with a backlog, so that it finds those without a search.
@@ -536,6 +541,8 @@ mod tests {
                     draining: false,
                     noted: Noted::default(),
                     cursor: None,
+                    present: None,
+                    _watching: None,
                 },
                 lanes: Lanes::new(Form::Values),
                 totals: Totals::default(),

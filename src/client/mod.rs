@@ -18,6 +18,7 @@
 //! | `inbox` | what waits to be taken, within its window |
 //! | `window` | the window for publishes, who waits for it, who is told of failures |
 //! | `subscription`, `attached`, `publisher` | publish and subscribe |
+//! | `presence` | who is subscribed to a topic |
 //! | `will` | what is published when the client is gone |
 //! | `request`, `stream`, `serving`, `request_id`, `handling` | requests, from both sides |
 //! | `reconnect` | coming back after the connection broke |
@@ -41,6 +42,7 @@ mod event;
 mod handling;
 mod inbox;
 mod options;
+mod presence;
 mod protocol;
 mod publisher;
 mod reconnect;
@@ -63,6 +65,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use crate::auth::{Member, PresenceEvent};
 pub use crate::proto::fields::{GapReason, Policy};
 pub use attached::Attached;
 pub use builder::ClientBuilder;
@@ -71,6 +74,7 @@ pub(crate) use codec::{decode_value, encode};
 pub use event::{Counts, Event, Message};
 pub use handling::Handling;
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
+pub use presence::PresenceWatch;
 pub use protocol::{PublishProtocol, RequestProtocol};
 #[cfg(feature = "broker")]
 pub(crate) use publisher::Acknowledgement;

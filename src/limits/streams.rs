@@ -40,6 +40,9 @@ pub const DELAYED_BYTES: u64 = 64 * 1024 * 1024;
 /// Wills of sessions that have ended and are yet to be published: as many as there may be sessions.
 pub const WILLS_WAITING: usize = 65_536;
 
+/// Joins and leaves that wait to be told to those who watch presence. More are counted, and told as missed.
+pub const PRESENCE_EVENTS: usize = 16_384;
+
 /// How much later a message may be published at the most.
 pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 

@@ -29,6 +29,7 @@ mod limits;
 mod neighbours;
 mod passed;
 mod policies;
+mod presence;
 mod quic;
 mod regressions;
 mod reload;
