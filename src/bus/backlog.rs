@@ -210,12 +210,6 @@ impl Backlog {
         self.entries.is_empty()
     }
 
-    /// Messages and gaps that it keeps.
-    #[cfg(test)]
-    pub(crate) fn entries(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Messages that wait.
     pub(crate) fn messages(&self) -> usize {
         self.messages
@@ -515,4 +509,36 @@ fn add_gap_at(entries: &mut VecDeque<Entry>, place: usize, count: u64, reason: G
         }
     }
     entries.insert(place, Entry::Gap(count, reason));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_of_several_reasons_take_no_more_room_the_more_there_are() {
+        let mut backlog = Backlog::new(Policy::DropOldest, (1, 1_000));
+        let mut now = Instant::now();
+        let mut dropped = [0; 2];
+        for _ in 0..100 {
+            let clock = Clock::at(now);
+            for ttl in [1, 5] {
+                let expires = Some(now + Duration::from_millis(ttl));
+                let publisher = Asked { block_limit: None, expires };
+                let patience = Patience { clock: &clock, bus: Duration::ZERO, publisher };
+                let content = ContentRef::lent(&[], b"a", b"x");
+                match backlog.offer(&content, 1, patience, true, || unreachable!("nobody is held")) {
+                    Verdict::Dropped(count, GapReason::DroppedOldest) => dropped[0] += count,
+                    verdict => assert_eq!(verdict, Verdict::Kept),
+                }
+            }
+            now += Duration::from_millis(7);
+            dropped[1] += backlog.expire(now).expired;
+        }
+        assert_eq!(dropped, [100, 100]);
+        assert_eq!((backlog.messages(), backlog.bytes()), (0, 0));
+        assert!(backlog.entries.len() <= GapReason::ALL.len(), "{} entries", backlog.entries.len());
+        let told: u64 = std::iter::from_fn(|| backlog.next_gap()).map(|(count, _)| count).sum();
+        assert_eq!(told, 200);
+    }
 }

@@ -782,21 +782,6 @@ mod tests {
     }
 
     #[test]
-    fn gaps_of_several_reasons_take_no_more_room_the_more_there_are() {
-        let mut bench = Bench::new(Policy::DropOldest, (1, 1_000));
-        for _ in 0..100 {
-            bench.act(&Action::Offer { bytes: 0, patience: None, ttl: Some(1) });
-            bench.act(&Action::Offer { bytes: 0, patience: None, ttl: Some(5) });
-            bench.act(&Action::Pass(7));
-        }
-        let own = &bench.subscription;
-        assert_eq!(own.dropped[GapReason::DroppedOldest.index()], 99);
-        assert_eq!(own.dropped[GapReason::Expired.index()], 100);
-        assert!(own.backlog.entries() <= GapReason::ALL.len(), "{} entries", own.backlog.entries());
-        bench.finish();
-    }
-
-    #[test]
     fn an_impatient_publisher_leaves_its_place_to_a_gap() {
         let mut bench = Bench::new(Policy::Block, (1, 1_000));
         bench.act(&Action::Offer { bytes: 0, patience: None, ttl: None });

@@ -1,5 +1,7 @@
 //! `whispeer pub`: publishes.
 
+use std::time::Duration;
+
 use clap::Args;
 use whispeer::client::PublishOptions;
 
@@ -44,6 +46,14 @@ pub(crate) struct Publish {
     #[arg(long = "header", value_parser = quantity::header, value_name = "NAME=VALUE")]
     headers: Vec<(String, String)>,
 
+    /// How long a message is of use, such as 500ms or 2m; without it, it always is
+    #[arg(long, value_parser = quantity::duration, value_name = "DURATION")]
+    ttl: Option<Duration>,
+
+    /// Have the bus publish it so much later, such as 10s or 1h
+    #[arg(long = "in", value_parser = quantity::duration, value_name = "DURATION")]
+    delay: Option<Duration>,
+
     /// Do not say what was published
     #[arg(short, long)]
     quiet: bool,
@@ -73,7 +83,9 @@ impl Publish {
         let connection = bus.connect_sealing("pub", &self.sealing).await?;
         let published = connection.client.publish_bytes_with(&self.topic, payload, self.options()).await;
         let subscriptions = connection.check(published)?;
-        if !self.quiet {
+        if let Some(delay) = self.delay.filter(|_| !self.quiet) {
+            output::notice(format_args!("the bus publishes it in {}", quantity::exact_duration(delay)));
+        } else if !self.quiet {
             let plural = if subscriptions == 1 { "" } else { "s" };
             output::notice(format_args!(
                 "published to {} subscription{plural}",
@@ -138,6 +150,13 @@ impl Publish {
     }
 
     fn options(&self) -> PublishOptions {
-        PublishOptions::default().headers(self.headers.iter().cloned().collect())
+        let mut options = PublishOptions::default().headers(self.headers.iter().cloned().collect());
+        if let Some(time) = self.ttl {
+            options = options.ttl(time);
+        }
+        match self.delay {
+            Some(time) => options.deliver_in(time),
+            None => options,
+        }
     }
 }
