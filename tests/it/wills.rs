@@ -40,10 +40,12 @@ impl Doomed {
         Self { client, runtime }
     }
 
-    /// Nothing of it runs on, and it says no goodbye.
-    fn kill(self) {
+    /// Nothing of it runs on, and it says no goodbye. The handle is to be kept until that has been noticed: a driver that is in
+    /// its last turn would say it for the last one.
+    #[must_use]
+    fn kill(self) -> Client {
         self.runtime.shutdown_background();
-        drop(self.client);
+        self.client
     }
 }
 
@@ -83,7 +85,7 @@ async fn the_will_of_a_client_that_is_killed_is_published() {
         doomed.client.set_will_bytes("workers/7", "gone", will).await.unwrap();
         doomed.client.publish_bytes("workers/7", "here").await.unwrap();
         assert_eq!(next(&mut workers).await.value, "here");
-        doomed.kill();
+        let _gone = doomed.kill();
         let message = next(&mut workers).await;
         assert_eq!((message.topic.as_str(), &message.value[..]), ("workers/7", &b"gone"[..]));
         assert_eq!(message.headers.find("shop"), Some("7"));
@@ -108,7 +110,7 @@ async fn nobody_hears_of_the_will_of_a_client_that_has_closed_or_taken_it_back()
         let changed = doomed(&ground, over_unix).await;
         changed.client.set_will_bytes("workers/3", "gone", options()).await.unwrap();
         changed.client.clear_will().await.unwrap();
-        changed.kill();
+        let _gone = changed.kill();
         alone(&ground, &watcher).await;
         assert!(now_or_never(workers.recv()).await.is_none());
         runtime.shutdown_background();
@@ -161,7 +163,7 @@ async fn a_will_that_cannot_be_is_refused_and_the_one_before_stays() {
     let large = vec![0; whispeer::limits::FRAME_LIMIT];
     let refused = client.set_will_bytes("x", large, options()).await.unwrap_err();
     assert!(matches!(refused, BusError::FrameTooLarge { .. }), "{refused}");
-    doomed.kill();
+    let _gone = doomed.kill();
     let (topic, Gone(number)) = soon("the will", all.recv()).await.unwrap();
     assert_eq!((topic.as_str(), number), ("7", 7));
     // A client that connects is told.
@@ -179,7 +181,7 @@ async fn a_will_in_a_stream_is_kept() {
     let doomed = doomed(&ground, true).await;
     let kept = options().quality(Quality::AtLeastOnce);
     doomed.client.set_will_bytes("log/7", "gone", kept).await.unwrap();
-    doomed.kill();
+    let _gone = doomed.kill();
     assert_eq!(next(&mut live).await.value, "gone");
     let from = SubscribeOptions::default().start(Start::All);
     let mut log = watcher.subscribe_bytes_with("log/7", from).await.unwrap();
@@ -234,7 +236,7 @@ async fn a_new_session_has_the_will_of_the_one_before() {
     })
     .await;
     doomed.client.flush().await.unwrap();
-    doomed.kill();
+    let _gone = doomed.kill();
     assert_eq!(next(&mut workers).await.value, "gone");
 }
 
@@ -295,6 +297,6 @@ async fn a_sealed_will_is_opened_however_much_has_come_since() {
     doomed.client.publish_bytes_with("log", "later", later).await.unwrap();
     assert_eq!(next(&mut all).await.value, "later");
     drop(publisher);
-    doomed.kill();
+    let _gone = doomed.kill();
     assert_eq!(next(&mut all).await.value, "gone");
 }
