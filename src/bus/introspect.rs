@@ -10,6 +10,7 @@
 //! | `$bus/subscriptions` | `Rows` of [`SubscriptionStats`](super::SubscriptionStats) |
 //! | `$bus/served` | `Rows` of [`ServedStats`](super::ServedStats) |
 //! | `$bus/streams` | `Rows` of [`StreamStats`](super::StreamStats) |
+//! | `$bus/presence` | `Rows` of [`Member`](crate::auth::Member), subscribed to the topic or pattern that is the payload |
 //! | `$bus/stop` | nil, to a [`StopRequest`]; it needs the administrator's right |
 
 use std::future::poll_fn;
@@ -30,14 +31,18 @@ use crate::error::{BusError, ErrorReply};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
 use crate::proto::{ContentRef, Flags, Header, Hello, Kind, Lane, Refusal};
+use crate::topic::TopicPattern;
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, memory_pair};
 
 /// The topics served, and by which id.
-pub(super) const TOPICS: [&str; 6] =
-    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP, "$bus/streams"];
+pub(super) const TOPICS: [&str; 7] =
+    ["$bus/stats", "$bus/sessions", "$bus/subscriptions", "$bus/served", STOP, "$bus/streams", PRESENCE];
 
 /// The serving of `$bus/streams`, whose answers stores are asked for.
 const STREAMS: u32 = 5;
+
+/// Where it tells who is subscribed to a topic, which is the payload.
+pub(super) const PRESENCE: &str = "$bus/presence";
 
 /// Where the bus is asked to stop.
 pub(super) const STOP: &str = "$bus/stop";
@@ -182,6 +187,10 @@ impl Answering {
                 shared.stop_asked.send_replace(Some(grace));
                 rmp_serde::to_vec_named(&())
             }
+            number if TOPICS.get(number as usize) == Some(&PRESENCE) => {
+                let pattern = TopicPattern::from_utf8(asked.payload()).map_err(|error| error.to_string())?;
+                encode_rows(shared.members(&pattern, ROWS), limit)
+            }
             _ => encode_rows(shared.served_stats(ROWS), limit),
         };
         let encoded = encoded.map_err(|error| error.to_string())?;
@@ -232,7 +241,7 @@ fn encode_rows<T: Serialize>(all: Rows<T>, limit: usize) -> Result<Vec<u8>, rmp_
     rmp_serde::to_vec_named(&fitting)
 }
 
-async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {
+pub(super) async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {
     while !batch.is_empty() {
         if sender.try_send(batch)? == Sent::Blocked {
             poll_fn(|context| sender.poll_ready(context)).await?;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use self::ledger::{Ledger, MemberId};
 use super::Stream;
+use crate::bus::presence::Presence;
 use crate::bus::session::Session;
 use crate::bus::subscription::Slot;
 use crate::error::{BusError, BusResult};
@@ -56,6 +57,7 @@ pub(crate) struct Consumer {
     /// Told of acknowledgements, of credit, of room and of members.
     changed: Notify,
     plugins: Option<Arc<Plugins>>,
+    presence: Arc<Presence>,
 }
 
 #[derive(Debug, Default)]
@@ -188,7 +190,7 @@ pub(crate) fn join(
     wanted: Wanted,
     (session, slot, subscription): (&Arc<Session>, Slot, u32),
     runtime: &Handle,
-    plugins: Option<Arc<Plugins>>,
+    (plugins, presence): (Option<Arc<Plugins>>, &Arc<Presence>),
 ) -> BusResult<Membership> {
     let member = Member {
         id: 0,
@@ -201,7 +203,7 @@ pub(crate) fn join(
         acknowledged: 0,
     };
     let Some(name) = wanted.name.clone() else {
-        let consumer = Consumer::new(stream, &wanted, plugins);
+        let consumer = Consumer::new(stream, &wanted, plugins, presence);
         let id = consumer.lock().admit(member);
         runtime.spawn(Arc::clone(&consumer).run(wanted.start));
         return Ok(Membership { consumer, id });
@@ -225,7 +227,7 @@ pub(crate) fn join(
         let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
         return Err(BusError::LimitReached { what });
     }
-    let consumer = Consumer::new(stream, &wanted, plugins);
+    let consumer = Consumer::new(stream, &wanted, plugins, presence);
     let id = consumer.lock().admit(member);
     consumers.insert(name, Arc::clone(&consumer));
     drop(consumers);
@@ -234,7 +236,12 @@ pub(crate) fn join(
 }
 
 impl Consumer {
-    fn new(stream: &Arc<Stream>, wanted: &Wanted, plugins: Option<Arc<Plugins>>) -> Arc<Self> {
+    fn new(
+        stream: &Arc<Stream>,
+        wanted: &Wanted,
+        plugins: Option<Arc<Plugins>>,
+        presence: &Arc<Presence>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: wanted.name.clone(),
             is_shared: wanted.is_shared,
@@ -243,6 +250,7 @@ impl Consumer {
             state: Mutex::new(State { rules: wanted.rules, ..State::default() }),
             changed: Notify::new(),
             plugins,
+            presence: Arc::clone(presence),
         })
     }
 
