@@ -13,15 +13,15 @@ HEADER_LEN = 24
 KINDS = {
     1: "HELLO", 2: "WELCOME", 3: "GOODBYE", 4: "PING", 5: "PONG", 6: "CREDIT", 7: "ACCEPTED",
     8: "FAILED", 9: "DRAINING", 10: "CONFIRM", 16: "SUBSCRIBE", 17: "UNSUBSCRIBE", 18: "PUBLISH", 19: "DELIVER",
-    20: "GAP", 21: "ENDED", 24: "ACK", 32: "SERVE", 33: "UNSERVE", 34: "REQUEST", 35: "ASK", 36: "REPLY",
+    20: "GAP", 21: "ENDED", 24: "ACK", 25: "WILL", 32: "SERVE", 33: "UNSERVE", 34: "REQUEST", 35: "ASK", 36: "REPLY",
     37: "ANSWER", 38: "CANCEL",
 }
 POLICIES = ["block", "drop-oldest", "drop-newest", "disconnect"]
 MODES = ["join", "take-over"]
 QUALITIES = ["at-most-once", "at-least-once", "exactly-once"]
 STARTS = ["new", "last", "last-per-topic", "all", "from", "since"]
-REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention", 
-           6: "recreated", 8: "withheld"}
+REASONS = {1: "lagging", 2: "dropped_oldest", 3: "dropped_newest", 5: "retention",
+           6: "recreated", 7: "expired", 8: "withheld"}
 CODES = {
     1: "INVALID_TOPIC", 2: "RESERVED_TOPIC", 3: "DENIED", 4: "ALREADY_SERVED", 5: "INVALID_SETTINGS",
     6: "FRAME_TOO_LARGE", 7: "HEADERS_TOO_LARGE", 16: "NO_SERVER", 17: "TIMED_OUT", 18: "ABANDONED",
@@ -141,6 +141,11 @@ def decode_field(tag, value):
             return {"type": "epoch", "epoch_hex": reader.take(16).hex()}
         case 18:
             return {"type": "limit", "messages": reader.integer(4), "bytes": str(reader.integer(8))}
+        case 19:
+            return {"type": "expires", "milliseconds": reader.integer(8)}
+        case 20:
+            return {"type": "deliver_at", "from": ["now", "1970"][reader.integer(1)],
+                    "milliseconds": str(reader.integer(8))}
     raise Refused("unknown tag")
 
 

@@ -1,6 +1,7 @@
 //! Orders that must not be lost: kept by the bus, acknowledged by whoever deals with them, and put aside where nobody can.
 //!
-//! `cargo run --example 14_durable_consumer`
+//!     cargo run --example 14_durable_consumer
+#![allow(clippy::print_stdout, reason = "an example shows what happens")]
 
 use std::sync::Arc;
 use std::time::Duration;

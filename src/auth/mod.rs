@@ -13,9 +13,11 @@
 //! when it is loaded; all else works the same.
 
 mod address_block;
+mod author;
 mod file;
 #[cfg(feature = "auth")]
 mod guesses;
+mod member;
 #[cfg(feature = "auth")]
 mod password;
 #[cfg(not(feature = "auth"))]
@@ -39,6 +41,8 @@ mod token_error;
 mod turns;
 
 pub(crate) use address_block::AddressBlock;
+pub(crate) use author::Author;
+pub use member::{Member, PresenceEvent};
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};
 pub use policy::{Identity, Policy};

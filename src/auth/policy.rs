@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::refusals::Refusals;
 use super::settings::{check_name, invalid};
 use super::{
-    AuthSettings, Credentials, PasswordHash, Passwords, Permissions, Principal, Secret, TokenError,
+    AuthSettings, Author, Credentials, PasswordHash, Passwords, Permissions, Principal, Secret, TokenError,
     TokenVerifier, Verified,
 };
 use crate::error::{BusError, BusResult};
@@ -36,6 +36,14 @@ impl Identity {
     #[must_use]
     pub fn has_expired(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|end| end <= now)
+    }
+
+    /// The roles that its token gives, if it rests on one.
+    pub(super) fn token_roles(&self) -> &[String] {
+        match &self.proof {
+            Proof::Token(verified) => &verified.roles,
+            Proof::Peer | Proof::Password(_) => &[],
+        }
     }
 }
 
@@ -306,6 +314,21 @@ impl Policy {
             (Proof::Peer | Proof::Password(_), peer) => self.of_peer(peer),
         };
         renewed.map_err(|refused| self.refuse(&identity.principal, refused))
+    }
+
+    /// What somebody may do now who has asked for something earlier and may be gone; `None` if he would not be let in. Of a
+    /// user and of a certificate the name counts, of a token its issuer, the roles that it gave and its end.
+    pub(crate) fn permissions_later(&self, author: &Author, now: SystemTime) -> Option<Arc<Permissions>> {
+        match &author.principal {
+            principal if self.open => self.permissions_of(principal),
+            Principal::User { name } => self.users.get(name).map(|user| Arc::clone(&user.permissions)),
+            Principal::Token { issuer, .. } => {
+                let is_good = !author.has_ended(now) && self.tokens.may_give(issuer, &author.roles);
+                let roles = author.roles.iter().filter_map(|role| self.roles.get(role));
+                is_good.then(|| Arc::new(Permissions::together(roles)))
+            }
+            peer => self.permissions_of(peer),
+        }
     }
 
     /// Writes the reason to the log and gives what the peer is told.

@@ -58,9 +58,20 @@ struct Origin {
     hold: Option<Arc<Hold>>,
     /// When they have waited long enough, and whether that was the bus's whole block limit.
     deadline: Option<(Instant, bool)>,
+    /// When they are of no use any more.
+    expires: Option<Instant>,
 }
 
 impl Origin {
+    /// The first time at which something has to be done about them.
+    fn due(&self) -> Option<Instant> {
+        self.deadline.map(|(at, _)| at).into_iter().chain(self.expires).min()
+    }
+
+    fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+
     fn is_due(&self, now: Instant, whole: bool) -> bool {
         self.deadline.is_some_and(|(at, full)| at <= now && (full || !whole))
     }
@@ -73,6 +84,28 @@ pub(crate) enum Next<'a> {
     Gap(u64, GapReason),
     /// Deliver this.
     Message(ContentRef<'a>),
+    /// A message was here that is of no use any more; the caller counts it, and tells the subscriber.
+    Expired,
+}
+
+/// Messages that have waited too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Overdue {
+    /// For the block limit, or what the publisher allowed.
+    pub(crate) lagging: u64,
+    /// Until they were of no use.
+    pub(crate) expired: u64,
+}
+
+impl Overdue {
+    /// How many of each sort, and why.
+    pub(crate) fn by_reason(self) -> [(u64, GapReason); 2] {
+        [(self.lagging, GapReason::Lagging), (self.expired, GapReason::Expired)]
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::default()
+    }
 }
 
 /// What became of a message that was offered.
@@ -80,7 +113,7 @@ pub(crate) enum Next<'a> {
 pub(crate) enum Verdict {
     /// It waits until its time has come; see [`Backlog::next_expiry`].
     Parked,
-    /// It waits in a bounded ring that needs no timer; the publisher is not held.
+    /// It waits in a bounded ring, which needs a timer only for what expires; the publisher is not held.
     Kept,
     /// It, or older ones in its place, are counted as dropped: so many.
     Dropped(u64, GapReason),
@@ -98,14 +131,30 @@ pub(crate) struct Patience<'a> {
     pub(crate) clock: &'a Clock,
     /// The bus's block limit.
     pub(crate) bus: Duration,
-    /// What the publisher asks for, if that is less.
-    pub(crate) publisher: Option<Duration>,
+    /// What the publisher asks for.
+    pub(crate) publisher: Asked,
+}
+
+/// What a publisher asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Asked {
+    /// How long the message may wait, if that is less than the bus allows.
+    pub(crate) block_limit: Option<Duration>,
+    /// When it is of no use any more.
+    pub(crate) expires: Option<Instant>,
+}
+
+impl Asked {
+    /// Whether the message is of no use by now. The clock is not looked at for one that always is of use.
+    pub(crate) fn has_expired(self, clock: &Clock) -> bool {
+        self.expires.is_some_and(|at| at <= clock.now())
+    }
 }
 
 impl Patience<'_> {
     /// How long the message may wait, and whether that is the bus's whole block limit.
     fn limit(self) -> (Duration, bool) {
-        match self.publisher {
+        match self.publisher.block_limit {
             Some(asked) if asked < self.bus => (asked, false),
             _ => (self.bus, true),
         }
@@ -186,20 +235,22 @@ impl Backlog {
         room: bool,
         hold: impl FnOnce() -> &'h Arc<Hold>,
     ) -> Verdict {
+        let expires = patience.publisher.expires;
         match self.policy {
             Policy::Block => {
                 let (limit, whole) = patience.limit();
                 if self.lagging || limit.is_zero() {
                     return self.count(1, GapReason::Lagging);
                 }
-                self.push(content, publisher, Some(hold()), Some((patience.deadline(), whole)));
+                let deadline = Some((patience.deadline(), whole));
+                self.push(content, publisher, Some(hold()), deadline, expires);
                 Verdict::Parked
             }
             Policy::DropNewest => self.count(1, GapReason::DroppedNewest),
             Policy::DropOldest if !room && self.messages == 0 => self.count(1, GapReason::DroppedOldest),
             Policy::DropOldest => {
                 let limit = if room { self.ring.1 } else { self.ring.1.min(self.bytes) };
-                self.push(content, publisher, None, None);
+                self.push(content, publisher, None, None, expires);
                 match self.shed_oldest(limit) {
                     0 => Verdict::Kept,
                     shed => Verdict::Dropped(shed, GapReason::DroppedOldest),
@@ -214,11 +265,17 @@ impl Backlog {
         self.lagging = false;
     }
 
-    /// What comes next; the caller has credit for one message.
-    pub(crate) fn next(&mut self) -> Option<Next<'_>> {
+    /// What comes next; the caller has credit for one message. The time is asked for where the message may have
+    /// expired: timers fire later than that, and those of groups look only now and then.
+    pub(crate) fn next(&mut self, now: impl FnOnce() -> Instant) -> Option<Next<'_>> {
         match self.entries.pop_front()? {
             Entry::Gap(count, reason) => Some(Next::Gap(count, reason)),
-            Entry::Message(body) => Some(Next::Message(self.take(body))),
+            Entry::Message(body) => {
+                let expires = self.origins.front().and_then(|origin| origin.expires);
+                let has_expired = expires.is_some_and(|at| at <= now());
+                let content = self.take(body);
+                Some(if has_expired { Next::Expired } else { Next::Message(content) })
+            }
         }
     }
 
@@ -290,15 +347,19 @@ impl Backlog {
         self.due
     }
 
-    /// Drops what has waited long enough and returns how many that were. When one waited for the
-    /// bus's whole block limit, the subscription lags: everything that waits is dropped.
-    pub(crate) fn expire(&mut self, now: Instant) -> u64 {
+    /// Drops what has waited long enough, or is of no use any more, and returns how many that were. When one
+    /// waited for the bus's whole block limit, the subscription lags: everything that waits is dropped.
+    pub(crate) fn expire(&mut self, now: Instant) -> Overdue {
         if self.due.is_none_or(|due| due > now) {
-            return 0;
+            return Overdue::default();
         }
-        let dropped = self.drop_due(now);
-        self.due = self.origins.iter().filter_map(|origin| origin.deadline.map(|(at, _)| at)).min();
-        dropped
+        let expired = match self.origins.iter().any(|origin| origin.has_expired(now)) {
+            true => self.drop_messages(|origin| origin.has_expired(now), GapReason::Expired),
+            false => 0,
+        };
+        let lagging = self.drop_due(now);
+        self.due = self.origins.iter().filter_map(Origin::due).min();
+        Overdue { lagging, expired }
     }
 
     fn drop_due(&mut self, now: Instant) -> u64 {
@@ -325,6 +386,7 @@ impl Backlog {
         publisher: u64,
         hold: Option<&Arc<Hold>>,
         deadline: Option<(Instant, bool)>,
+        expires: Option<Instant>,
     ) {
         let size = content.frame_size();
         let body = if !content.is_value() && content.payload().len() < limits::SHARED_PAYLOAD {
@@ -349,17 +411,19 @@ impl Backlog {
             Some(last)
                 if last.publisher == publisher
                     && last.deadline == deadline
+                    && last.expires == expires
                     && last.hold.as_ref().map(Arc::as_ptr) == hold.map(Arc::as_ptr) =>
             {
                 last.count += 1;
             }
             _ => {
-                if let Some((at, _)) = deadline
+                let origin = Origin { count: 1, publisher, hold: hold.cloned(), deadline, expires };
+                if let Some(at) = origin.due()
                     && self.due.is_none_or(|due| at < due)
                 {
                     self.due = Some(at);
                 }
-                self.origins.push_back(Origin { count: 1, publisher, hold: hold.cloned(), deadline });
+                self.origins.push_back(origin);
             }
         }
     }
@@ -378,11 +442,12 @@ impl Backlog {
     fn shed_oldest(&mut self, limit: usize) -> u64 {
         let mut shed = 0;
         while self.messages > 1 && (self.messages > self.ring.0 || self.bytes > limit) {
-            // The gap that may stand before the oldest message grows by one.
-            let before = self.next_gap().map_or(0, |(count, _)| count);
-            let Some(Next::Message(_)) = self.next() else { break };
+            let is_message = |entry: &Entry| matches!(entry, Entry::Message(_));
+            let Some(place) = self.entries.iter().position(is_message) else { break };
+            let Some(Entry::Message(body)) = self.entries.remove(place) else { break };
+            self.take(body);
             shed += 1;
-            self.entries.push_front(Entry::Gap(before + 1, GapReason::DroppedOldest));
+            add_gap_at(&mut self.entries, place, 1, GapReason::DroppedOldest);
         }
         shed
     }
@@ -430,13 +495,55 @@ impl Backlog {
     }
 }
 
-/// Adds to the gap at the end, so that gaps never take more entries than messages.
+/// Adds to the gaps at the end.
 fn add_gap(entries: &mut VecDeque<Entry>, count: u64, reason: GapReason) {
-    if let Some(Entry::Gap(last, last_reason)) = entries.back_mut()
-        && *last_reason == reason
-    {
-        *last += count;
-        return;
+    add_gap_at(entries, entries.len(), count, reason);
+}
+
+/// Adds to the gaps that end before `place`. Between two messages there is one of each reason at the most, so that gaps
+/// never take more entries than a few times the messages.
+fn add_gap_at(entries: &mut VecDeque<Entry>, place: usize, count: u64, reason: GapReason) {
+    for before in (0..place).rev() {
+        match entries.get_mut(before) {
+            Some(Entry::Gap(gap, own)) if *own == reason => {
+                *gap += count;
+                return;
+            }
+            Some(Entry::Gap(..)) => {}
+            _ => break,
+        }
     }
-    entries.push_back(Entry::Gap(count, reason));
+    entries.insert(place, Entry::Gap(count, reason));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_of_several_reasons_take_no_more_room_the_more_there_are() {
+        let mut backlog = Backlog::new(Policy::DropOldest, (1, 1_000));
+        let mut now = Instant::now();
+        let mut dropped = [0; 2];
+        for _ in 0..100 {
+            let clock = Clock::at(now);
+            for ttl in [1, 5] {
+                let expires = Some(now + Duration::from_millis(ttl));
+                let publisher = Asked { block_limit: None, expires };
+                let patience = Patience { clock: &clock, bus: Duration::ZERO, publisher };
+                let content = ContentRef::lent(&[], b"a", b"x");
+                match backlog.offer(&content, 1, patience, true, || unreachable!("nobody is held")) {
+                    Verdict::Dropped(count, GapReason::DroppedOldest) => dropped[0] += count,
+                    verdict => assert_eq!(verdict, Verdict::Kept),
+                }
+            }
+            now += Duration::from_millis(7);
+            dropped[1] += backlog.expire(now).expired;
+        }
+        assert_eq!(dropped, [100, 100]);
+        assert_eq!((backlog.messages(), backlog.bytes()), (0, 0));
+        assert!(backlog.entries.len() <= GapReason::ALL.len(), "{} entries", backlog.entries.len());
+        let told: u64 = std::iter::from_fn(|| backlog.next_gap()).map(|(count, _)| count).sum();
+        assert_eq!(told, 200);
+    }
 }

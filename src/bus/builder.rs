@@ -456,6 +456,7 @@ impl BusBuilder {
         let own_uid = listeners.iter().find_map(|listener| listener.own_uid());
         listeners.push(Box::new(memory));
 
+        let deputy = super::Deputy::default();
         let shared = Arc::new(Shared {
             budget: Arc::new(Budget::new(self.settings.byte_budget)),
             table: Arc::new(TableBudget::new(self.settings.table_budget)),
@@ -474,6 +475,8 @@ impl BusBuilder {
             streams: self.streams,
             services: super::Services::default(),
             sweeper: super::Sweeper::default(),
+            presence: Arc::new(super::Presence::new(deputy.wake())),
+            deputy,
             inspection: super::Inspection::default(),
             handshakes: super::Handshakes::default(),
             sessions: Mutex::default(),
@@ -491,8 +494,14 @@ impl BusBuilder {
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);
         let (phase, phase_seen) = watch::channel(Phase::Running);
         let introspection = introspect::start(&shared, &attach, &runtime);
-        let supervisor =
-            Supervisor { shared: Arc::clone(&shared), listeners, attached, phase: phase_seen, workers };
+        let supervisor = Supervisor {
+            shared: Arc::clone(&shared),
+            listeners,
+            attach: attach.clone(),
+            attached,
+            phase: phase_seen,
+            workers,
+        };
         let task = runtime.spawn(supervisor.run());
         Ok(BusHandle::new(shared, connector, local, attach, phase, task, introspection))
     }

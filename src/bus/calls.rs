@@ -9,6 +9,7 @@ use super::backlog::Backlog;
 use super::deadlines::Deadlines;
 use super::group::Group;
 use super::introspect;
+use super::presence::{self, Present, Watching};
 use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
@@ -65,14 +66,22 @@ impl SessionTask {
     pub(super) fn admit_subscription(&mut self, header: &Header, content: &ContentRef<'_>) {
         let result = self.try_subscribe(header, content);
         let id = header.id;
+        let (session, presence) = (Arc::clone(&self.session), Arc::clone(&self.shared.presence));
         self.answer(|state| match &result {
             // Its task answers when it has been read from the store.
             Ok(Some(ToRead { how: How::Acknowledged(_), .. })) => {}
-            Ok(Some(ToRead { stream, how: How::Freely(_, place), .. })) => {
-                let header = Header::answering(Kind::Accepted, Kind::Subscribe, id, place.live_from);
-                state.control(&header, &ContentRef::of_payload(&stream.epoch));
+            Ok(to_read) => {
+                match to_read {
+                    Some(ToRead { stream, how: How::Freely(_, place), .. }) => {
+                        let header = Header::answering(Kind::Accepted, Kind::Subscribe, id, place.live_from);
+                        state.control(&header, &ContentRef::of_payload(&stream.epoch));
+                    }
+                    _ => state.accept(Kind::Subscribe, id, 0),
+                }
+                if let Some(own) = state.subscriptions.by_id(id) {
+                    own.present = Present::begin(&session, &presence, &own.pattern);
+                }
             }
-            Ok(None) => state.accept(Kind::Subscribe, id, 0),
             Err(error) => state.fail(Kind::Subscribe, id, 0, error),
         });
         if let Ok(Some(ToRead { slot, stream, how })) = result {
@@ -88,13 +97,15 @@ impl SessionTask {
             How::Freely(pattern, from) => {
                 Reads::Cursor(Cursor::start(&self.runtime, place, stream, pattern, from, plugins))
             }
-            How::Acknowledged(wanted) => match join(stream, *wanted, place, &self.runtime, plugins) {
-                Ok(membership) => Reads::Member(membership),
-                Err(error) => {
-                    self.session.lock().subscriptions.remove(id);
-                    return self.answer(|state| state.fail(Kind::Subscribe, id, 0, &error));
+            How::Acknowledged(wanted) => {
+                match join(stream, *wanted, place, &self.runtime, (plugins, &self.shared.presence)) {
+                    Ok(membership) => Reads::Member(membership),
+                    Err(error) => {
+                        self.session.lock().subscriptions.remove(id);
+                        return self.answer(|state| state.fail(Kind::Subscribe, id, 0, &error));
+                    }
                 }
-            },
+            }
         };
         self.session.lock().subscriptions.read_stream(slot, reads);
     }
@@ -203,6 +214,8 @@ impl SessionTask {
                 draining: false,
                 noted: Noted::default(),
                 reads: None,
+                present: None,
+                _watching: Watching::of(&pattern, &self.shared.presence),
             })
         };
         if let Some((stream, how)) = stream {
@@ -269,7 +282,15 @@ impl SessionTask {
         }
     }
 
-    fn may_request(&self, topic: &[u8]) -> BusResult<()> {
+    fn may_request(&self, content: &ContentRef<'_>) -> BusResult<()> {
+        let topic = content.topic;
+        if topic == introspect::PRESENCE.as_bytes() {
+            // Who may watch it may ask for it.
+            let asked = str::from_utf8(content.payload()).ok().and_then(presence::place_of);
+            let what = "a request for presence needs a topic or pattern as its payload";
+            return self
+                .check(Action::Subscribe, &asked.ok_or_else(|| BusError::InvalidSettings(what.into()))?);
+        }
         // A topic that is none is refused as such.
         if self.rights.is_none() && topic.first() != Some(&b'$') {
             return Ok(());
@@ -422,7 +443,7 @@ impl SessionTask {
         let result = if self.shared.is_draining() && content.topic.first() != Some(&b'$') {
             Err(BusError::Draining { what: "the bus".into() })
         } else {
-            self.may_request(content.topic).and_then(|()| {
+            self.may_request(content).and_then(|()| {
                 self.shared.request(&self.session, &request, &mut self.touched, &mut self.matches)
             })
         };

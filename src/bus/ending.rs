@@ -112,6 +112,8 @@ impl SessionTask {
         let asked = self.shared.undo(&self.session, is_clean(reason));
         self.shared.session_ended(&self.session, reason);
         self.shared.fail_asked(asked.into_iter(), &mut self.touched);
+        // Behind all that the session has done.
+        self.execute_will(reason);
     }
 
     /// Ready when nothing waits to be written, or cannot be any more. The peer's bytes are read and

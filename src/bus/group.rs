@@ -117,6 +117,9 @@ impl Group {
             match backlog.offer(content, publisher, offered.patience, room, move || holds.hold(index)) {
                 Verdict::Parked => outcome.unnoted |= !std::mem::replace(watched, true),
                 Verdict::Dropped(count, reason) => totals.dropped[reason.index()] += count,
+                Verdict::Kept if backlog.next_expiry().is_some() => {
+                    outcome.unnoted |= !std::mem::replace(watched, true);
+                }
                 // `join` does not admit the policy that ends a subscription.
                 Verdict::Kept | Verdict::End => {}
             }
@@ -155,7 +158,9 @@ impl Group {
     /// Drops what has waited long enough; returns whether it is to be watched on.
     pub(crate) fn expire(&self, now: Instant, totals: &mut Totals) -> bool {
         let mut state = self.lock();
-        totals.dropped[GapReason::Lagging.index()] += state.backlog.expire(now);
+        for (count, reason) in state.backlog.expire(now).by_reason() {
+            totals.dropped[reason.index()] += count;
+        }
         let GroupState { backlog, watched, share, .. } = &mut *state;
         share.follow(backlog.bytes(), &self.budget);
         *watched = backlog.next_expiry().is_some();
@@ -194,7 +199,7 @@ fn feed(
     while let Some(publisher) = backlog.next_publisher() {
         let given = give(group, members, publisher, touched, &mut |subscription, lanes, totals| {
             backlog.resume();
-            match backlog.next() {
+            match backlog.next(Instant::now) {
                 Some(Next::Gap(count, reason)) => {
                     subscription.matched += count;
                     subscription.dropped[reason.index()] += count;
@@ -203,6 +208,11 @@ fn feed(
                 Some(Next::Message(content)) => {
                     subscription.matched += 1;
                     subscription.deliver(&content, lanes, totals);
+                }
+                Some(Next::Expired) => {
+                    subscription.matched += 1;
+                    subscription.count_dropped(1, GapReason::Expired, totals);
+                    subscription.tell_gap(1, GapReason::Expired, lanes);
                 }
                 None => {}
             }

@@ -270,7 +270,12 @@ impl Shared {
             parked_messages += state.subscriptions.parked_messages();
             parked_bytes += state.parked_bytes;
         }
+        // What it publishes itself has matches, too.
+        for own in self.own_sessions() {
+            totals.add(&own.lock().totals);
+        }
         drop(past);
+        let (delayed_messages, delayed_bytes) = self.deputy.held();
         let (subscriptions, cached_routes) = self.router.sizes();
         let turned_away = self.plugins.as_ref().map_or(0, |plugins| plugins.turned_away());
         BusStats {
@@ -281,7 +286,10 @@ impl Shared {
             certificate_until: self.certificate_until(),
             draining: self.is_draining(),
             sessions: clients.len(),
-            sessions_total: self.next_session.load(Ordering::Relaxed).saturating_sub(2 + turned_away),
+            sessions_total: self
+                .next_session
+                .load(Ordering::Relaxed)
+                .saturating_sub(2 + turned_away + self.deputy.sessions()),
             sessions_cut_off: self.cut_off.load(Ordering::Relaxed),
             subscriptions,
             served_topics: self.services.len().saturating_sub(super::introspect::TOPICS.len()),
@@ -294,6 +302,9 @@ impl Shared {
             table_budget: self.settings.table_budget,
             parked_messages,
             parked_bytes,
+            delayed_messages,
+            delayed_bytes,
+            lapsed: self.deputy.lapsed(),
             published: totals.published,
             published_bytes: totals.published_bytes,
             failed_publishes: totals.failed_publishes,

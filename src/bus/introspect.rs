@@ -12,6 +12,7 @@
 //! | `$bus/streams` | `Rows` of [`StreamStats`](super::StreamStats) |
 //! | `$bus/consumers` | `Rows` of [`ConsumerStats`](super::ConsumerStats) |
 //! | `$bus/streams/change` | [`StreamChanged`](super::StreamChanged), to a [`StreamChange`](super::StreamChange); it needs the administrator's right |
+//! | `$bus/presence` | `Rows` of [`Member`](crate::auth::Member), subscribed to the topic or pattern that is the payload |
 //! | `$bus/stop` | nil, to a [`StopRequest`]; it needs the administrator's right |
 
 use std::future::poll_fn;
@@ -37,7 +38,7 @@ use crate::topic::TopicPattern;
 use crate::transport::{Accepted, Batch, Incoming, Link, LinkSender, Peer, Sent, memory_pair};
 
 /// The topics served, and by which id.
-pub(super) const TOPICS: [&str; 8] = [
+pub(super) const TOPICS: [&str; 9] = [
     "$bus/stats",
     "$bus/sessions",
     "$bus/subscriptions",
@@ -46,6 +47,7 @@ pub(super) const TOPICS: [&str; 8] = [
     "$bus/streams",
     "$bus/consumers",
     CHANGE,
+    PRESENCE,
 ];
 
 /// The servings whose answers stores are asked for.
@@ -58,6 +60,9 @@ const CHANGE: &str = "$bus/streams/change";
 
 /// What only administrators may ask for, whatever patterns allow.
 const ADMINISTERED: [&str; 2] = [STOP, CHANGE];
+
+/// Where it tells who is subscribed to a topic, which is the payload.
+pub(super) const PRESENCE: &str = "$bus/presence";
 
 /// Where the bus is asked to stop.
 pub(super) const STOP: &str = "$bus/stop";
@@ -216,6 +221,10 @@ impl Answering {
                 shared.stop_asked.send_replace(Some(grace));
                 rmp_serde::to_vec_named(&())
             }
+            number if TOPICS.get(number as usize) == Some(&PRESENCE) => {
+                let pattern = TopicPattern::from_utf8(asked.payload()).map_err(|error| error.to_string())?;
+                encode_rows(shared.members(&pattern, ROWS), limit)
+            }
             _ => encode_rows(shared.served_stats(ROWS), limit),
         };
         let encoded = encoded.map_err(|error| error.to_string())?;
@@ -278,7 +287,7 @@ fn encode_rows<T: Serialize>(all: Rows<T>, limit: usize) -> Result<Vec<u8>, rmp_
     rmp_serde::to_vec_named(&fitting)
 }
 
-async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {
+pub(super) async fn send(sender: &dyn LinkSender, batch: &mut Batch) -> io::Result<()> {
     while !batch.is_empty() {
         if sender.try_send(batch)? == Sent::Blocked {
             poll_fn(|context| sender.poll_ready(context)).await?;

@@ -13,7 +13,8 @@
 //! request/response,
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
-//! `plugged` is where plugins have their say, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `plugged` is where plugins have their say, `deputy` publishes what is due later, `will` what a session leaves,
+//! `presence` who comes and goes, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -28,6 +29,7 @@ mod calls;
 mod certificates;
 mod clock;
 mod deadlines;
+mod deputy;
 mod drain;
 mod ending;
 mod group;
@@ -39,6 +41,7 @@ mod opening;
 mod own_certificate;
 mod places;
 mod plugged;
+mod presence;
 mod publish;
 mod requests;
 mod rights;
@@ -54,6 +57,7 @@ mod sweeper;
 mod table;
 mod task;
 mod underway;
+mod will;
 mod workers;
 
 use std::collections::HashMap;
@@ -75,8 +79,10 @@ pub use stats::{
 
 use self::budget::Budget;
 use self::certificates::Inspection;
+use self::deputy::Deputy;
 use self::handshakes::Handshakes;
 use self::places::Places;
+use self::presence::Presence;
 use self::rights::Policies;
 use self::router::Router;
 use self::service::Services;
@@ -114,6 +120,8 @@ pub(crate) struct Shared {
     /// Publishes that the bus has taken in and not given to all their matches yet.
     publishes_waiting: AtomicUsize,
     sweeper: Sweeper,
+    deputy: Deputy,
+    presence: Arc<Presence>,
     inspection: Inspection,
     handshakes: Handshakes,
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
@@ -121,7 +129,7 @@ pub(crate) struct Shared {
     next_token: AtomicU64,
     /// Links that are open, those in the handshake included.
     links: AtomicUsize,
-    /// Those that have a session, the bus's own included.
+    /// Those that have a session, without the bus's own.
     session_places: AtomicUsize,
     /// Counts of sessions that have ended.
     past: Mutex<Totals>,
@@ -167,6 +175,12 @@ impl Shared {
     fn clients_in_any_order(&self) -> Vec<Arc<Session>> {
         let sessions = self.sessions();
         sessions.values().filter(|session| session.peer.principal != Principal::Bus).cloned().collect()
+    }
+
+    /// The bus's own sessions.
+    fn own_sessions(&self) -> Vec<Arc<Session>> {
+        let sessions = self.sessions();
+        sessions.values().filter(|session| session.peer.principal == Principal::Bus).cloned().collect()
     }
 
     fn past(&self) -> MutexGuard<'_, Totals> {

@@ -148,9 +148,10 @@ async fn let_in(
     phase: &mut watch::Receiver<Phase>,
 ) -> BusResult<(u64, Option<Box<Plugged>>)> {
     let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
-    let Some(plugins) = shared.plugins.as_ref().filter(|_| peer.principal != Principal::Bus) else {
-        return Ok((id, None));
-    };
+    let Some(plugins) = &shared.plugins else { return Ok((id, None)) };
+    if peer.principal == Principal::Bus {
+        return Ok((id, Plugged::of_bus(plugins)));
+    }
     let session = Arc::new(plugin::Session::new(id, &*hello.name, peer.principal.clone(), peer.transport));
     tokio::select! {
         // Each has its own time, and finishes what it has begun.

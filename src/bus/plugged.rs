@@ -1,7 +1,7 @@
 //! Where plugins have their say: messages on their way in and out, subscriptions, and the end of a session.
 //!
-//! All of it is behind one look at [`SessionTask::plugged`], which is empty where there are no plugins, and for sessions of
-//! the bus itself. No lock is held while a plugin is called.
+//! All of it is behind one look at [`SessionTask::plugged`], which is empty where there are no plugins. Of sessions of the
+//! bus itself they see what is delivered for others: what they have published later, or left behind. No lock is held while a plugin is called.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::backlog;
 use super::requests::claim;
 use super::router::Target;
 use super::session::State;
@@ -29,15 +30,22 @@ use crate::topic::TopicPattern;
 /// What a session has to do with plugins.
 pub(super) struct Plugged {
     plugins: Arc<Plugins>,
-    /// The session as they see it.
-    session: Arc<Session>,
+    /// The session as they see it; `None` where it is one of the bus's own, which they are only asked about where it
+    /// publishes for others.
+    session: Option<Arc<Session>>,
     asking: Asking,
 }
 
 impl Plugged {
     /// A session that plugins have let in.
     pub(super) fn new(plugins: Arc<Plugins>, session: Arc<Session>) -> Box<Self> {
-        Box::new(Self { plugins, session, asking: Asking::default() })
+        Box::new(Self { plugins, session: Some(session), asking: Asking::default() })
+    }
+
+    /// A session of the bus's own. Who sees what is delivered sees as well what was published later, or left behind.
+    pub(super) fn of_bus(plugins: &Arc<Plugins>) -> Option<Box<Self>> {
+        let plugins = Some(plugins).filter(|plugins| plugins.want(Hooks::DELIVER)).map(Arc::clone)?;
+        Some(Box::new(Self { plugins, session: None, asking: Asking::default() }))
     }
 
     /// Bytes of memory that wait for plugins.
@@ -125,7 +133,15 @@ impl SessionTask {
     /// The plugins that want this hook, and the session as they see it.
     fn plugins(&self, hook: Hooks) -> Option<(Arc<Plugins>, Arc<Session>)> {
         let plugged = self.plugged.as_ref().filter(|plugged| plugged.plugins.want(hook))?;
-        Some((Arc::clone(&plugged.plugins), Arc::clone(&plugged.session)))
+        Some((Arc::clone(&plugged.plugins), Arc::clone(plugged.session.as_ref()?)))
+    }
+
+    /// The plugins that want to see where a message on this topic goes.
+    fn plugins_at_delivery(&self, topic: &[u8]) -> Option<Arc<Plugins>> {
+        let plugged = self.plugged.as_ref().filter(|plugged| plugged.plugins.want(Hooks::DELIVER))?;
+        // What the bus has to say for itself is none of theirs.
+        let is_own = plugged.session.is_none() && topic.starts_with(b"$");
+        (!is_own).then(|| Arc::clone(&plugged.plugins))
     }
 
     /// Shows a publish to the plugins and gives what they have made of it to every match.
@@ -136,17 +152,18 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
+        waited: Duration,
     ) -> Result<Option<u64>, BusError> {
         if self.plugins(Hooks::PUBLISH).is_none() {
-            return self.deliver_all(header, content);
+            return self.deliver_all(header, content, waited);
         }
         if !content.fields.is_empty()
             && Options::read(content.fields).map_err(Refusal::into_error)?.several_topics
         {
             // They see it when its topics are known.
-            return self.deliver_all(header, content);
+            return self.deliver_all(header, content, waited);
         }
-        let Some(changed) = self.judge(content)? else { return self.deliver_all(header, content) };
+        let Some(changed) = self.judge(content)? else { return self.deliver_all(header, content, waited) };
         let payload = match changed.payload {
             Some(payload) => Some(Payload::Bytes(payload)),
             None => content.shared_payload(),
@@ -159,7 +176,7 @@ impl SessionTask {
         // Its publisher gets the credit back that it has spent.
         self.arrived_size = Some(content.frame_size());
         // A new topic has no route from before, unless the session may publish there.
-        let delivered = self.deliver_all(header, &now);
+        let delivered = self.deliver_all(header, &now, waited);
         self.arrived_size = None;
         delivered
     }
@@ -186,9 +203,9 @@ impl SessionTask {
         targets: &[Target],
         content: &ContentRef<'_>,
         size: usize,
-        asked: Option<Duration>,
+        asked: backlog::Asked,
     ) -> u64 {
-        let Some((plugins, _)) = self.plugins(Hooks::DELIVER) else {
+        let Some(plugins) = self.plugins_at_delivery(content.topic) else {
             return self.fan_out(targets, std::slice::from_ref(content), size, asked);
         };
         if targets.len() > 1 && !content.is_value() && content.payload().len() >= limits::SHARED_PAYLOAD {
@@ -300,7 +317,7 @@ impl SessionTask {
         loop {
             let has_time = self.matches_left() > 0;
             let Some(plugged) = self.plugged.as_deref_mut() else { return };
-            let Plugged { plugins, session, asking } = plugged;
+            let Plugged { plugins, session: Some(session), asking } = plugged else { return };
             if asking.entries.is_empty() {
                 break;
             }
@@ -327,16 +344,20 @@ impl SessionTask {
 
     /// Tells plugins that the session has ended.
     pub(super) async fn tell_end(&mut self, reason: &BusError) {
-        if let Some(plugged) = self.plugged.take() {
-            plugged.plugins.disconnect(&plugged.session, reason).await;
+        if let Some(Plugged { plugins, session: Some(session), .. }) =
+            self.plugged.take().map(|plugged| *plugged)
+        {
+            plugins.disconnect(&session, reason).await;
         }
     }
 
     /// Has plugins told of the end of a session that cannot tell by itself.
     pub(super) fn leave_end(&mut self) {
-        if let Some(plugged) = self.plugged.take() {
+        if let Some(Plugged { plugins, session: Some(session), .. }) =
+            self.plugged.take().map(|plugged| *plugged)
+        {
             let reason = BusError::Disconnected { reason: "the task of the session was stopped".into() };
-            plugged.plugins.note_end(plugged.session, reason);
+            plugins.note_end(session, reason);
         }
     }
 }

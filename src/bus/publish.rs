@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::backlog::Patience;
+use super::backlog::{Asked, Patience};
 use super::group::Group;
 use super::hold::Holds;
 use super::requests::claim;
@@ -36,7 +36,7 @@ impl SessionTask {
             self.keep_for_later(header, content);
             return Ok(());
         }
-        self.route(header, content);
+        self.route(header, content, Duration::ZERO);
         Ok(())
     }
 
@@ -81,7 +81,9 @@ impl SessionTask {
                 self.conclude(&deferred.header, content.frame_size(), Err(BusError::Overloaded { what }));
             } else {
                 self.matches += 1;
-                self.route(&deferred.header, &content);
+                let left = deferred.until.saturating_duration_since(self.clock.now());
+                let waited = self.shared.settings.block_limit.saturating_sub(left);
+                self.route(&deferred.header, &content, waited);
             }
         }
     }
@@ -129,8 +131,8 @@ impl SessionTask {
         let bytes = run.iter().map(|publish| publish.size).sum();
         let matches = match &run[..] {
             [] => 0,
-            [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, None),
-            several => self.fan_out(&route.targets, &contents_of(several, incoming), bytes, None),
+            [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, Asked::default()),
+            several => self.fan_out(&route.targets, &contents_of(several, incoming), bytes, Asked::default()),
         };
         self.frames.0 += run.len() as u64;
         self.matches += matches + run.len() as u64;
@@ -148,7 +150,7 @@ impl SessionTask {
         targets: &[Target],
         contents: &[ContentRef<'_>],
         bytes: usize,
-        asked: Option<Duration>,
+        asked: Asked,
     ) -> u64 {
         let bus = self.shared.settings.block_limit;
         let encoded = encode_for(targets, contents);
@@ -183,10 +185,11 @@ impl SessionTask {
         Ok(())
     }
 
-    fn route(&mut self, header: &Header, content: &ContentRef<'_>) {
+    /// Routes a publish that has waited for so long.
+    fn route(&mut self, header: &Header, content: &ContentRef<'_>, waited: Duration) {
         let delivered = match self.plugged {
-            None => self.deliver_all(header, content),
-            Some(_) => self.judge_and_deliver(header, content),
+            None => self.deliver_all(header, content, waited),
+            Some(_) => self.judge_and_deliver(header, content, waited),
         };
         match delivered {
             Ok(Some(matches)) => self.conclude(header, content.frame_size(), Ok(matches)),
@@ -217,17 +220,45 @@ impl SessionTask {
         }
     }
 
+    /// Answers a publish of this size that is kept until it is due. It counts as published then.
+    pub(super) fn accept_delayed(&mut self, header: &Header, size: usize) {
+        let (messages, bytes) = self.holds.settle([size].into_iter());
+        self.owed.add(messages, bytes);
+        if header.flags.contains(Flags::ACKNOWLEDGE) {
+            self.answer(|state| state.accept(Kind::Publish, 0, header.sequence));
+        }
+    }
+
     /// Gives the message to every match; returns how many there are, or `None` if that takes more than
     /// the turn.
     pub(super) fn deliver_all(
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
+        waited: Duration,
     ) -> Result<Option<u64>, BusError> {
-        let (mut asked, mut quality) = (None, Quality::AtMostOnce);
+        let (mut asked, mut quality) = (Asked::default(), Quality::AtMostOnce);
         if !content.fields.is_empty() {
             let options = Options::read(content.fields).map_err(Refusal::into_error)?;
-            (asked, quality) = (options.block_limit, options.quality);
+            asked.block_limit = options.block_limit;
+            if let Some(left) = options.expires {
+                let Some(left) = left.checked_sub(waited) else {
+                    // It was of no use any more before it had any match.
+                    return Ok(Some(0));
+                };
+                asked.expires = self.clock.now().checked_add(left);
+            }
+            quality = options.quality;
+            // What is due by now is published as ever.
+            if let Some(due) = options.deliver_at
+                && !due.is_over()
+            {
+                if options.several_topics {
+                    let what = "a message to several topics cannot be delayed; publish to each".to_owned();
+                    return Err(BusError::InvalidSettings(what));
+                }
+                return self.delay(header, content, due, quality).map(|()| None);
+            }
             if options.several_topics {
                 return self.begin_several(header, content, (asked, quality));
             }
@@ -257,12 +288,13 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        asked: Asked,
         arrived: usize,
     ) {
         let size = content.frame_size();
         self.arrived_size = (arrived != size).then_some(arrived);
         let delivered = match self.cache.cached(content.topic) {
+            _ if asked.has_expired(&self.clock) => Ok(Some(0)),
             Some(route) => Ok(Some(self.deliver(&route.targets, content, size, asked))),
             None => validate_pattern_bytes(content.topic)
                 .map_err(BusError::from)
@@ -280,7 +312,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        asked: Asked,
         (text, shape): (&str, Shape),
     ) -> Result<Option<u64>, BusError> {
         let size = content.frame_size();
@@ -306,7 +338,7 @@ impl SessionTask {
         targets: &[Target],
         content: &ContentRef<'_>,
         size: usize,
-        asked: Option<Duration>,
+        asked: Asked,
     ) -> u64 {
         let matches = match self.plugged {
             None => self.fan_out(targets, std::slice::from_ref(content), size, asked),

@@ -474,7 +474,7 @@ impl State {
             let Self { subscriptions, lanes, totals, parked_bytes, .. } = self;
             let Some(own) = subscriptions.at(slot) else { continue };
             let before = own.backlog.bytes();
-            if own.expire(now, totals) > 0 {
+            if !own.expire(now, totals).is_none() {
                 own.pump(lanes, totals);
             }
             *parked_bytes = (*parked_bytes + own.backlog.bytes()).saturating_sub(before);

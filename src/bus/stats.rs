@@ -113,6 +113,15 @@ pub struct BusStats {
     pub parked_messages: usize,
     /// Bytes of their frames.
     pub parked_bytes: usize,
+    /// Messages of topics without a stream that are kept until they are due.
+    #[serde(default)]
+    pub delayed_messages: usize,
+    /// Bytes of these.
+    #[serde(default)]
+    pub delayed_bytes: usize,
+    /// What was to be published later, and was not, as its publisher may not publish there any more.
+    #[serde(default)]
+    pub lapsed: u64,
     /// Messages published.
     pub published: u64,
     /// Bytes of their frames.

@@ -38,6 +38,8 @@ pub(super) enum Phase {
 pub(super) struct Supervisor {
     pub(super) shared: Arc<Shared>,
     pub(super) listeners: Vec<Box<dyn Listener>>,
+    /// For sessions of the bus's own.
+    pub(super) attach: mpsc::Sender<Accepted>,
     pub(super) attached: mpsc::Receiver<Accepted>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) workers: Workers,
@@ -46,13 +48,14 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) async fn run(mut self) {
         let mut tasks = JoinSet::new();
-        let shared = Arc::clone(&self.shared);
+        let (shared, attach) = (Arc::clone(&self.shared), self.attach.clone());
         self.start_plugins().await;
         tokio::select! {
             () = self.serve(&mut tasks) => {}
             () = tell_plugins(&shared) => {}
             () = shared.sweeper.run(&shared) => {}
             () = shared.streams.sweep() => {}
+            () = shared.act_as_deputy(&attach) => {}
             () = shared.drain_when_asked() => {}
             () = shared.inspection.run(&shared) => {}
             () = shared.policies.tell_refusals() => {}

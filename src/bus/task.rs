@@ -48,6 +48,8 @@ pub(super) struct SessionTask {
     pub(super) deferred: VecDeque<Deferred>,
     /// Publishes that wait for a store.
     pub(super) storing: Storing,
+    /// What is published when the session ends without having been closed.
+    pub(super) will: Option<Arc<Content>>,
     /// Where cursors run.
     pub(super) runtime: Handle,
     /// The publish that takes more than one turn; nothing else is taken in before it is done.
@@ -151,6 +153,7 @@ impl SessionTask {
             published: 0,
             deferred: VecDeque::new(),
             storing: Storing::default(),
+            will: None,
             runtime: Handle::current(),
             underway: None,
             touched: Vec::new(),
@@ -418,6 +421,10 @@ impl SessionTask {
             }
             Kind::Subscribe => self.counting_changes(|task| task.subscribe(header, content)),
             Kind::Unsubscribe => self.counting_changes(|task| task.unsubscribe(header)),
+            Kind::Will => {
+                self.set_will(header, content);
+                Ok(())
+            }
             Kind::Serve => self.serve(header, content),
             Kind::Unserve => self.unserve(header),
             Kind::Ack => self.acknowledge(header, content),
@@ -492,7 +499,7 @@ impl SessionTask {
         }
         let deferred: usize = self.deferred.iter().map(|deferred| deferred.content.size()).sum();
         let underway = self.underway.as_ref().map_or(0, |publish| publish.held() + self.cache.held());
-        let mut held = self.incoming.held() + deferred + underway + self.storing.held();
+        let mut held = self.incoming.held() + deferred + underway + self.storing.held() + self.will_held();
         held += self.plugged.as_ref().map_or(0, |plugged| plugged.held());
         if self.resumable {
             held += self.session.sender().resumable().map_or(0, ResumableLink::held);
@@ -661,10 +668,10 @@ impl Turn for SessionTask {
 impl Drop for SessionTask {
     /// Also when the task is stopped or panics: nothing of the session may stay behind.
     fn drop(&mut self) {
-        self.leave_end();
         if !self.undone {
             self.undo(&BusError::Disconnected { reason: "the task of the session was stopped".into() });
         }
+        self.leave_end();
         for session in self.touched.drain(..) {
             session.flush();
         }

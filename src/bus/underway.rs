@@ -9,11 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
 use super::Shared;
+use super::backlog::Asked;
 use super::router::{Target, Targets};
 use super::subscription::Slot;
 use super::task::SessionTask;
@@ -47,8 +47,8 @@ pub(super) struct Underway {
     content: Arc<Content>,
     /// Bytes of the frame that it came in.
     arrived: usize,
-    /// What the publisher asks for as the block limit.
-    asked: Option<Duration>,
+    /// What the publisher asks for.
+    asked: Asked,
     several: Option<Several>,
     stage: Stage,
     /// Found so far; for several topics in their order.
@@ -90,6 +90,7 @@ impl Several {
                 Field::Topic(topic) => topics.push(TopicPattern::new(topic)?),
                 Field::Header { name, value } => kept.header(name, value)?,
                 Field::Origin(bus) => kept.origin(bus)?,
+                Field::Expires(left) => kept.expires(left)?,
                 _ => {}
             }
         }
@@ -133,7 +134,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        (asked, quality): (Option<Duration>, Quality),
+        (asked, quality): (Asked, Quality),
     ) -> Result<Option<u64>, BusError> {
         let content = content.shared();
         let mut several = Several::read(&content)?;
@@ -180,7 +181,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        asked: Asked,
         targets: Vec<Target>,
     ) -> Result<Option<u64>, BusError> {
         self.begin(header, content.shared(), asked, None, targets)
@@ -190,7 +191,7 @@ impl SessionTask {
         &mut self,
         header: &Header,
         content: Arc<Content>,
-        asked: Option<Duration>,
+        asked: Asked,
         several: Option<Several>,
         targets: Vec<Target>,
     ) -> Result<Option<u64>, BusError> {

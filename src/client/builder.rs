@@ -1,16 +1,20 @@
 //! Making a client.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::driver::Driver;
+use super::options::PublishOptions;
+use super::protocol::PublishProtocol;
 use super::reconnect::{CredentialSource, Places, Reconnect, Return};
 use super::sealing::Sealing;
 use super::shared::{Connection, Shared};
+use super::will::{Testament, Will};
 use crate::auth::Credentials;
 use crate::engine::Engines;
 use crate::error::{BusError, BusResult};
@@ -49,6 +53,8 @@ pub struct ClientBuilder {
     /// `None` for what suits the address.
     reconnect: Option<Option<Reconnect>>,
     engines: Engines,
+    /// What is wrong with it is told when the client connects.
+    will: Option<BusResult<Will>>,
 }
 
 impl Default for ClientBuilder {
@@ -65,6 +71,7 @@ impl Default for ClientBuilder {
             credential_source: None,
             reconnect: None,
             engines: Engines::new(),
+            will: None,
         }
     }
 }
@@ -190,6 +197,41 @@ impl ClientBuilder {
         self
     }
 
+    /// Has the bus publish a message when the client is gone without having closed its connection; see
+    /// [`Client::set_will`]. [`connect`](Self::connect) and [`connect_any`](Self::connect_any) fail where the bus does not take it;
+    /// other ways to connect do not wait for that, and say so in the log.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::client::PublishOptions;
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("my_bus");
+    /// # let bus = listen_and_serve_unix(&path)?;
+    /// # let address = path.to_str().unwrap();
+    /// let client = Client::builder()
+    ///     .will_bytes("workers/7", "gone", PublishOptions::default())
+    ///     .connect(address)
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn will<P: PublishProtocol>(mut self, topic: &str, message: &P, options: PublishOptions) -> Self {
+        self.will = Some(Will::typed(topic, message, &options));
+        self
+    }
+
+    /// [`will`](Self::will) with a payload as it is and a whole topic.
+    #[must_use]
+    pub fn will_bytes(mut self, topic: &str, payload: impl Into<Bytes>, options: PublishOptions) -> Self {
+        self.will = Some(Will::bytes(topic, payload.into(), &options));
+        self
+    }
+
     /// Connects to the bus at an address such as `my_bus`, `unix:/run/my_bus`, `tls://host:4242` or `mem:name`,
     /// and waits for its welcome.
     ///
@@ -296,8 +338,12 @@ impl ClientBuilder {
             };
             let link = connect_with(&address, &options).await?;
             let reconnect = reconnect.map(|policy| (policy, places, options, source));
+            let will = self.will.take().transpose()?;
             let client = self.open(link, reconnect)?;
             client.connection.shared.opened().await?;
+            if will.is_some() {
+                client.connection.set_will(will).await?;
+            }
             Ok(client)
         };
         timeout_at(until, connected).await.unwrap_or_else(|_| {
@@ -331,7 +377,8 @@ impl ClientBuilder {
 
     fn open(self, link: Link, reconnect: Option<Coming>) -> BusResult<Client> {
         let runtime = check_runtime("connecting a client")?;
-        let rules = self.engines.checked()?;
+        let will = self.will.transpose()?;
+        let rules = self.engines.clone().checked()?;
         let lasting = link.sender.resumable().filter(|_| reconnect.is_some());
         let capabilities = match lasting {
             Some(_) => Capabilities::SUPPORTED,
@@ -351,13 +398,15 @@ impl ClientBuilder {
             Box::new(Return::new(policy, places, options, hello.clone(), source, self.connect_timeout))
         });
         let shared = Shared::new(link.sender);
+        shared.lock().testament = Testament::new(will, self.engines);
         // The timer of the driver belongs to the runtime that is entered here.
         let driver =
             Driver::new(Arc::clone(&shared), link.receiver, &hello, self.connect_timeout, coming_back);
         let driver = runtime.spawn(driver.run());
         let sealing = Sealing::new(rules, &shared);
         let (request_timeout, driver) = (self.request_timeout, Mutex::new(Some(driver)));
-        let connection = Connection { shared, request_timeout, sealing, driver };
+        let sealing_later = OnceLock::new();
+        let connection = Connection { shared, request_timeout, sealing, sealing_later, driver };
         Ok(Client { connection: Arc::new(connection) })
     }
 }

@@ -292,7 +292,6 @@ fn decode<T: DeserializeOwned>(payload: &[u8], topic: impl FnOnce() -> String) -
 }
 
 /// The payload that a typed publish of this value has.
-#[cfg(feature = "broker")]
 pub(crate) fn encode<T: Serialize>(value: &T) -> BusResult<Bytes> {
     Ok(with_bytes(encode_typed, value, |body| body.keep())?)
 }

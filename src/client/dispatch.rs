@@ -109,6 +109,7 @@ impl Driver {
         }
         self.keep_alive.agreed = welcome.keep_alive;
         self.shared.open(&welcome);
+        self.shared.send_will();
         Ok(())
     }
 
@@ -215,6 +216,11 @@ impl Driver {
                 self.acknowledged(header, &Ok(()));
                 return Ok(());
             }
+            Some(Kind::Will) => {
+                drop(state);
+                self.shared.will_changed(header.id, Ok(()));
+                return Ok(());
+            }
             Some(Kind::Serve) => state.servings.entries.get_mut(&header.id).map(take_accepted),
             _ => return Err(violation("ACCEPTED for something that is not asked for")),
         };
@@ -237,6 +243,11 @@ impl Driver {
             Some(Kind::Ack) => {
                 drop(state);
                 self.acknowledged(header, &Err(error));
+                return Ok(());
+            }
+            Some(Kind::Will) => {
+                drop(state);
+                self.shared.will_changed(header.id, Err(error));
                 return Ok(());
             }
             Some(Kind::Subscribe) => refused(state.subscriptions.entries.remove(&header.id), &error),

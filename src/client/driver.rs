@@ -235,6 +235,7 @@ impl Driver {
                 self.incoming = Incoming::new(shared.form(), limit);
                 self.inboxes.clear();
                 shared.restart(&welcome);
+                shared.send_will();
             }
             coming_back.note(&welcome);
             coming_back.done();

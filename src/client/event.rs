@@ -1,5 +1,7 @@
 //! What a subscription yields.
 
+use std::time::Duration;
+
 use super::options::Headers;
 use crate::error::BusError;
 use crate::proto::fields::{Attempt, GapReason, Position};
@@ -24,6 +26,9 @@ pub struct Message<T> {
     pub position: Option<Position>,
     /// How often it was tried, where the subscription acknowledges.
     pub attempt: Option<Attempt>,
+    /// How long it is of use, if its publisher has said so: what was left of that when the bus took it in, or read it
+    /// from its stream. What it has waited since then is not taken off.
+    pub expires_in: Option<Duration>,
 }
 
 /// The next thing that happened to a subscription, in order.

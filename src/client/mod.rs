@@ -19,6 +19,8 @@
 //! | `window` | the window for publishes, who waits for it, who is told of failures |
 //! | `subscription`, `attached`, `publisher` | publish and subscribe |
 //! | `following`, `history` | how far a subscription is in its stream; what a stream has, in pages |
+//! | `presence` | who is subscribed to a topic |
+//! | `will` | what is published when the client is gone |
 //! | `request`, `stream`, `serving`, `request_id`, `handling` | requests, from both sides |
 //! | `reconnect` | coming back after the connection broke |
 //! | `codec`, `options`, `event`, `protocol`, `builder` | values, settings, and the way in |
@@ -46,6 +48,7 @@ mod history;
 mod inbox;
 mod keeping;
 mod options;
+mod presence;
 mod protocol;
 mod publisher;
 mod reconnect;
@@ -58,6 +61,7 @@ mod stream;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod will;
 mod window;
 
 use std::fmt;
@@ -67,6 +71,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use crate::auth::{Member, PresenceEvent};
 pub use crate::proto::fields::{Attempt, Epoch, GapReason, Policy, Position, Quality, Start};
 pub use attached::Attached;
 pub use builder::ClientBuilder;
@@ -77,6 +82,7 @@ pub use event::{Counts, Event, Message};
 pub use handling::Handling;
 pub use history::{History, HistoryOptions};
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
+pub use presence::PresenceWatch;
 pub use protocol::{PublishProtocol, RequestProtocol};
 #[cfg(feature = "broker")]
 pub(crate) use publisher::Acknowledgement;

@@ -1,11 +1,11 @@
 //! What can be asked for beyond the defaults.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::error::BusResult;
 use crate::limits;
 use crate::proto::fields::{
-    DeliveryRules, Epoch, Field, FieldsBuilder, Policy, Quality, ServeMode, Start, iterate,
+    DeliveryRules, Due, Epoch, Field, FieldsBuilder, Policy, Quality, ServeMode, Start, iterate,
 };
 
 /// Pairs of strings that travel with a message, for tracing and for applications.
@@ -75,6 +75,15 @@ impl Headers {
             }
         }
         (headers, origin)
+    }
+
+    /// How long the message with this field section is of use.
+    pub(super) fn expires_in(section: &[u8]) -> Option<Duration> {
+        let expiries = iterate(section).filter_map(|field| match field {
+            Field::Expires(left) => Some(left),
+            _ => None,
+        });
+        expiries.last()
     }
 
     pub(super) fn write(&self, fields: &mut FieldsBuilder) -> BusResult<()> {
@@ -344,6 +353,8 @@ pub struct PublishOptions {
     headers: Headers,
     block_limit: Option<Duration>,
     quality: Quality,
+    ttl: Option<Duration>,
+    due: Option<Due>,
 }
 
 impl PublishOptions {
@@ -376,9 +387,90 @@ impl PublishOptions {
         self
     }
 
+    /// How long the message is of use, in milliseconds' steps, from when the bus takes it in. By default it
+    /// always is.
+    ///
+    /// What a subscription had no room for by then is dropped and told as a gap
+    /// ([`GapReason::Expired`](crate::client::GapReason::Expired)), and a stream gives it to nobody any more. With a time of 0 it
+    /// reaches those that can take it at once. What is on its way to a subscriber, or waits there to be taken, is not taken
+    /// back; [`Message::expires_in`](crate::client::Message::expires_in) tells how long it was of use.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// # use whispeer::prelude::*;
+    /// use whispeer::client::{Event, PublishOptions};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// # let (_bus, connector) = listen_and_serve_memory()?;
+    /// # let client = Client::new_memory(&connector)?;
+    /// let mut prices = client.subscribe_bytes("price/*").await?;
+    /// let quote = PublishOptions::default().ttl(Duration::from_secs(5));
+    /// client.publish_bytes_with("price/eth", "3100", quote).await?;
+    /// let Some(Event::Message(quote)) = prices.next_event().await else { panic!("the bus runs") };
+    /// assert_eq!(quote.expires_in, Some(Duration::from_secs(5)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ttl(mut self, time: Duration) -> Self {
+        self.ttl = Some(time);
+        self
+    }
+
+    /// Publishes it so much later than the bus takes it in, in milliseconds' steps. No clocks need to agree.
+    ///
+    /// The bus accepts it at once and keeps it until then, at most [`limits::DELAY_MAX`]; publishing returns 0 matches when
+    /// it does. It keeps a message for a topic of a stream in the store of that: it outlives the bus, and gets its sequence and
+    /// time when it is due. All others end with the bus. What is due is published in the order of its times, and whoever has
+    /// published it must still be allowed to publish there by then: otherwise it is dropped, and the bus says so in its log.
+    /// A [`ttl`](Self::ttl) begins when it is due.
+    ///
+    /// [`BusError::LimitReached`](crate::BusError::LimitReached) tells that it is too long, or that too much is kept already;
+    /// [`BusError::Denied`](crate::BusError::Denied) that the publisher's token ends sooner.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::time::Duration;
+    /// # use whispeer::prelude::*;
+    /// use whispeer::client::PublishOptions;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> BusResult<()> {
+    /// # let (_bus, connector) = listen_and_serve_memory()?;
+    /// # let client = Client::new_memory(&connector)?;
+    /// let mut reminders = client.subscribe_bytes("reminder/*").await?;
+    /// let tomorrow = PublishOptions::default().deliver_in(Duration::from_secs(24 * 60 * 60));
+    /// client.publish_bytes_with("reminder/7", "water the plants", tomorrow).await?;
+    /// assert_eq!(reminders.recv().await.expect("the bus runs").1, "water the plants");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn deliver_in(mut self, time: Duration) -> Self {
+        self.due = Some(Due::In(time));
+        self
+    }
+
+    /// Publishes it at this time by the clock of the bus, in milliseconds' steps, or at once if that is over. Otherwise as
+    /// [`deliver_in`](Self::deliver_in).
+    #[must_use]
+    pub fn deliver_at(mut self, time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.due = Some(Due::At(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)));
+        self
+    }
+
     pub(super) fn fields(&self, further_topics: &[String]) -> BusResult<Vec<u8>> {
         let mut fields = FieldsBuilder::new();
         self.headers.write(&mut fields)?;
+        if let Some(time) = self.ttl {
+            fields.expires(time)?;
+        }
+        if let Some(due) = self.due {
+            fields.deliver_at(due)?;
+        }
         if let Some(limit) = self.block_limit {
             fields.block_limit(limit)?;
         }

@@ -421,9 +421,9 @@ impl Client {
         options: &PublishOptions,
         encode: Encoder<T>,
     ) -> BusResult<Publisher<T>> {
-        let fields = options.fields(&[])?.into();
+        let fields: Bytes = options.fields(&[])?.into();
         let shared = &self.connection.shared;
-        let seal = self.connection.seal(topic)?;
+        let seal = self.connection.seal_with(topic, &fields)?;
         Ok(Publisher {
             id: shared.add_publisher(),
             connection: Arc::clone(&self.connection),
@@ -477,7 +477,7 @@ impl Client {
         mut origin: Origin,
     ) -> BusResult<()> {
         let shared = &self.connection.shared;
-        let seal = self.connection.seal(topic)?;
+        let seal = self.connection.seal_with(topic, fields)?;
         if seal.is_some() {
             // From here on the frame limit is known.
             shared.opened().await?;

@@ -23,6 +23,7 @@ use super::inbox::Inbox;
 use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, Sealing};
+use super::will::{self, Testament};
 use super::window::{PublishWindow, Restarted};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
@@ -43,6 +44,8 @@ pub(super) struct Connection {
     pub(super) request_timeout: Duration,
     /// What becomes of payloads, if anything does.
     pub(super) sealing: Option<Arc<Sealing>>,
+    /// The same for what is published later, made when it is first needed.
+    pub(super) sealing_later: OnceLock<Option<Arc<Sealing>>>,
     /// The task that owns the link; `close` waits for it.
     pub(super) driver: Mutex<Option<JoinHandle<()>>>,
 }
@@ -51,6 +54,23 @@ impl Connection {
     /// How what is sent to a topic is sealed, if this client has engines.
     pub(super) fn seal(&self, topic: &str) -> BusResult<Option<Seal>> {
         self.sealing.as_ref().map(|sealing| sealing.seal(topic)).transpose()
+    }
+
+    /// How a message with these fields is sealed. Those that are published later have a sender of their own: so receivers that
+    /// have seen many later messages of this client by then do not take them for ones that come again.
+    pub(super) fn seal_with(&self, topic: &str, fields: &[u8]) -> BusResult<Option<Seal>> {
+        if self.sealing.is_none() || !is_delayed(fields) {
+            return self.seal(topic);
+        }
+        let sealing = match self.sealing_later.get() {
+            Some(sealing) => sealing,
+            None => {
+                let engines = self.shared.lock().testament.engines();
+                let made = Sealing::new(engines.checked()?, &self.shared);
+                self.sealing_later.get_or_init(|| made)
+            }
+        };
+        sealing.as_ref().map(|sealing| sealing.seal(topic)).transpose()
     }
 
     /// What opens the messages of one subscription, serving or request, of topics that `due` meets, if this client has
@@ -115,6 +135,8 @@ pub(super) struct State {
     pub(super) subscriptions: Table<u32, Registration<()>>,
     pub(super) servings: Table<u32, Registration<RequestId>>,
     pub(super) calls: Table<u32, Call>,
+    pub(super) testament: Testament,
+    pub(super) will_changes: Table<u32, will::Change>,
     /// Requests that were handed over and are not answered yet.
     pub(super) asks: HashMap<u64, Arc<Ask>>,
     /// Those who wait for a `PONG`, and the last publish before the `PING`.
@@ -253,6 +275,8 @@ impl Shared {
             subscriptions: Table::default(),
             servings: Table::default(),
             calls: Table::default(),
+            testament: Testament::default(),
+            will_changes: Table::default(),
             asks: HashMap::new(),
             pings: HashMap::new(),
             last_ping: 0,
@@ -420,6 +444,7 @@ impl Shared {
             ended.extend(state.calls.entries.remove(&id));
         }
         state.leaving = false;
+        let will_changes = std::mem::take(&mut state.will_changes.entries);
         let asks = std::mem::take(&mut state.asks);
         let pings = std::mem::take(&mut state.pings);
         wakers.extend(state.publishing.next_waker());
@@ -428,6 +453,9 @@ impl Shared {
         drop(pings);
         for sender in unknown_publishes {
             let _ = sender.send(Err(unknown("the message was published")));
+        }
+        for change in will_changes.into_values() {
+            change.give_up(unknown("the will was changed"));
         }
         for call in ended {
             let error = unknown("the request was acted upon");
@@ -576,9 +604,11 @@ impl Shared {
         let asks = std::mem::take(&mut state.asks);
         let pings = std::mem::take(&mut state.pings);
         let publishing = std::mem::take(&mut state.publishing);
+        let will_changes = std::mem::take(&mut state.will_changes.entries);
         drop(state);
         // Those who wait for an answer see that its sender is gone and ask for the reason.
         drop(pings);
+        drop(will_changes);
         publishing.wake_all();
         for registration in subscriptions.into_values() {
             registration.end_deliveries(&error);
@@ -703,6 +733,11 @@ fn check_limit(live: usize, limit: usize, what: &str) -> BusResult<()> {
 /// The error of a link that broke.
 pub(super) fn lost(error: &io::Error) -> BusError {
     BusError::Disconnected { reason: error.to_string() }
+}
+
+/// Whether a publish with these fields is published later.
+fn is_delayed(fields: &[u8]) -> bool {
+    iterate(fields).any(|field| matches!(field, Field::DeliverAt(_)))
 }
 
 /// Wakes whoever waited.

@@ -287,9 +287,12 @@ impl<T> Subscription<T> {
                     Ok((value, Opened { signer, .. })) => {
                         let (headers, origin) = Headers::read(raw.fields);
                         let position = if self.reads_stream { position_of(raw.fields) } else { None };
+                        let expires_in = Headers::expires_in(raw.fields);
                         let topic = topic.clone();
                         let attempt = attempt.map(|(_, attempt)| attempt);
-                        Event::Message(Message { topic, value, headers, origin, signer, position, attempt })
+                        let message =
+                            Message { topic, value, headers, origin, signer, position, attempt, expires_in };
+                        Event::Message(message)
                     }
                     Err(error) => Event::Undecodable { topic: topic.clone(), error: error.into() },
                 },

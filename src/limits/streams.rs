@@ -31,6 +31,21 @@ pub const MESSAGE_ID_WINDOW: Duration = Duration::from_secs(120);
 /// Ids of messages that a stream knows, about 100 B each. Then it forgets the oldest, whenever it came.
 pub const MESSAGE_IDS: usize = 1 << 20;
 
+/// Messages that a stream keeps until they are due, and likewise the bus for topics of no stream.
+pub const DELAYED_MESSAGES: u64 = 65_536;
+
+/// Bytes of these in a stream, counted as those of other messages.
+pub const DELAYED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Wills of sessions that have ended and are yet to be published: as many as there may be sessions.
+pub const WILLS_WAITING: usize = 65_536;
+
+/// Joins and leaves that wait to be told to those who watch presence. More are counted, and told as missed.
+pub const PRESENCE_EVENTS: usize = 16_384;
+
+/// How much later a message may be published at the most.
+pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// Messages of one page of a stream, unless it is told otherwise: enough that asking for it costs little of reading it.
 pub const STORE_PAGE_MESSAGES: usize = 1024;
 

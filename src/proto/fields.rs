@@ -4,8 +4,13 @@
 //! not know, so that a later version can add some. What a publisher puts there reaches its
 //! subscribers unchanged.
 
+mod values;
+
 use std::time::Duration;
 
+pub use self::values::{
+    Attempt, DeliveryRules, Due, Epoch, GapReason, MessageId, Policy, Position, Quality, ServeMode, Start,
+};
 use super::wire::Reader;
 use super::{MalformedFrame, Refusal};
 use crate::error::{BusError, BusResult};
@@ -29,6 +34,8 @@ const ATTEMPT: u8 = 15;
 const MESSAGE_ID: u8 = 16;
 const EPOCH: u8 = 17;
 const LIMIT: u8 = 18;
+const EXPIRES: u8 = 19;
+const DELIVER_AT: u8 = 20;
 
 /// A field section under construction.
 ///
@@ -210,6 +217,27 @@ impl FieldsBuilder {
         self.push(LIMIT, &[&messages.to_le_bytes(), &bytes.to_le_bytes()])
     }
 
+    /// How long a message is of use, from when the frame is sent.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn expires(&mut self, left: Duration) -> BusResult<()> {
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        self.push(EXPIRES, &[&millis.to_le_bytes()])
+    }
+
+    /// When a publish is to be delivered, if that is later.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub fn deliver_at(&mut self, due: Due) -> BusResult<()> {
+        let (kind, millis) = match due {
+            Due::In(left) => (0, u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            Due::At(time) => (1, time),
+        };
+        self.push(DELIVER_AT, &[&[kind], &millis.to_le_bytes()])
+    }
+
     /// Fields that are encoded already, after those that are here.
     ///
     /// # Errors
@@ -244,6 +272,14 @@ impl FieldsBuilder {
     /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
     pub(crate) fn append_without_headers(&mut self, fields: &[u8]) -> BusResult<()> {
         self.append_without(&[HEADER], fields)
+    }
+
+    /// The fields of a well-formed section, after those that are here, but for when it is due.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub(crate) fn append_without_due(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(&[DELIVER_AT], fields)
     }
 
     fn append_without(&mut self, without: &[u8], fields: &[u8]) -> BusResult<()> {
@@ -287,275 +323,6 @@ impl FieldsBuilder {
             return Err(BusError::HeadersTooLarge { size, limit: limits::FIELDS_LIMIT });
         }
         Ok(())
-    }
-}
-
-/// What the bus does with a message when a live subscription's window is used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Policy {
-    /// Park the message for this subscription, at most the block limit; then count what follows as
-    /// dropped until the subscriber takes a message again.
-    #[default]
-    Block = 0,
-    /// Keep the newest messages, as many as the window holds, and count the older ones as dropped.
-    DropOldest = 1,
-    /// Count the message as dropped.
-    DropNewest = 2,
-    /// End the subscription.
-    Disconnect = 3,
-}
-
-impl Policy {
-    /// Its name in output and options.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Block => "block",
-            Self::DropOldest => "drop-oldest",
-            Self::DropNewest => "drop-newest",
-            Self::Disconnect => "disconnect",
-        }
-    }
-
-    fn from_u8(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::Block,
-            1 => Self::DropOldest,
-            2 => Self::DropNewest,
-            3 => Self::Disconnect,
-            _ => return None,
-        })
-    }
-}
-
-/// How a serving shares its topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum ServeMode {
-    /// Be the only one; refused where the topic has a server. With a group, be one of its members.
-    #[default]
-    Join = 0,
-    /// Replace the server that is there, which drains.
-    TakeOver = 1,
-}
-
-/// How sure the delivery of a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Quality {
-    /// It may be lost with the bus or a link.
-    #[default]
-    AtMostOnce = 0,
-    /// Published: it is kept before it counts as published, and can be read again. It may be kept twice where the client
-    /// comes back to the bus meanwhile. Subscribed: it is sent again until it is acknowledged.
-    AtLeastOnce = 1,
-    /// Published: as before, and once, as the bus knows it if it is sent again. Subscribed: no living process is handed the
-    /// same message twice, across new connections and restarts of the bus.
-    ExactlyOnce = 2,
-}
-
-impl Quality {
-    fn from_u8(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::AtMostOnce,
-            1 => Self::AtLeastOnce,
-            2 => Self::ExactlyOnce,
-            _ => return None,
-        })
-    }
-}
-
-/// How messages are sent again that a subscription with a [`Quality`] does not acknowledge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct DeliveryRules {
-    /// How long the first acknowledgement is waited for, in milliseconds' steps. It doubles with each attempt that has
-    /// failed, up to [`limits::ACK_WAIT_MAX`].
-    pub ack_wait: Duration,
-    /// How many attempts may fail before a message goes to the dead letters.
-    pub max_deliver: u32,
-    /// How many messages may be handed over and not acknowledged.
-    pub max_pending: u32,
-}
-
-impl Default for DeliveryRules {
-    /// [`limits::ACK_WAIT`], [`limits::MAX_DELIVER`] and [`limits::CONSUMER_PENDING`].
-    fn default() -> Self {
-        Self {
-            ack_wait: limits::ACK_WAIT,
-            max_deliver: limits::MAX_DELIVER,
-            max_pending: limits::CONSUMER_PENDING,
-        }
-    }
-}
-
-/// A message on its way to somebody who is to acknowledge it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Attempt {
-    /// What it is acknowledged by. Each attempt has another.
-    pub token: u64,
-    /// Which attempt this is, from 1, of those that have failed and this one.
-    pub number: u32,
-    /// Somebody may have been handed it before.
-    pub redelivered: bool,
-}
-
-impl Attempt {
-    /// An attempt.
-    #[must_use]
-    pub fn new(token: u64, number: u32, redelivered: bool) -> Self {
-        Self { token, number, redelivered }
-    }
-}
-
-/// By what a message is known if it is sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct MessageId {
-    /// Its publisher, who has drawn this at random.
-    pub publisher: [u8; 16],
-    /// Its number among all of the publisher.
-    pub number: u64,
-}
-
-impl MessageId {
-    /// An id.
-    #[must_use]
-    pub fn new(publisher: [u8; 16], number: u64) -> Self {
-        Self { publisher, number }
-    }
-}
-
-/// Where a subscription begins in the stream of its topics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Start {
-    /// With what is stored from now on.
-    New,
-    /// With the last so many messages of its topics.
-    Last(u64),
-    /// With the last message of each of its topics.
-    LastPerTopic,
-    /// With the oldest that there is.
-    All,
-    /// With this sequence.
-    From(u64),
-    /// With the first that was stored then or later: milliseconds since 1970 (UTC).
-    Since(u64),
-}
-
-impl Start {
-    fn to_wire(self) -> (u8, u64) {
-        match self {
-            Self::New => (0, 0),
-            Self::Last(count) => (1, count),
-            Self::LastPerTopic => (2, 0),
-            Self::All => (3, 0),
-            Self::From(sequence) => (4, sequence),
-            Self::Since(time) => (5, time),
-        }
-    }
-
-    fn from_wire(kind: u8, number: u64) -> Option<Self> {
-        Some(match kind {
-            0 => Self::New,
-            1 => Self::Last(number),
-            2 => Self::LastPerTopic,
-            3 => Self::All,
-            4 => Self::From(number),
-            5 => Self::Since(number),
-            _ => return None,
-        })
-    }
-}
-
-/// What a stream is told from another one by that was there before: drawn at random when it was made.
-pub type Epoch = [u8; 16];
-
-/// Where a message lies in its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Position {
-    /// Its number in the stream, from 1. There may be holes, of what retention has dropped and of other topics.
-    pub sequence: u64,
-    /// When it was stored: milliseconds since 1970 (UTC).
-    pub time: u64,
-    /// It was there before the subscription that it comes to.
-    pub replayed: bool,
-}
-
-impl Position {
-    /// A position.
-    #[must_use]
-    pub fn new(sequence: u64, time: u64, replayed: bool) -> Self {
-        Self { sequence, time, replayed }
-    }
-}
-
-/// Why matches of a subscription were dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum GapReason {
-    /// The window was used up for the whole block limit.
-    Lagging = 1,
-    /// The policy `DropOldest` made room.
-    DroppedOldest = 2,
-    /// The policy `DropNewest` turned it away.
-    DroppedNewest = 3,
-    /// The link broke, or the subscription ended, before it was taken.
-    Link = 4,
-    /// The stream did not keep it long enough.
-    Retention = 5,
-    /// The stream is not the one that was read before: its store was lost, made anew or put back to an earlier state. How
-    /// many messages are missing nobody knows, so that the count is 0.
-    Recreated = 6,
-    /// A plugin of the bus withheld it.
-    Withheld = 8,
-}
-
-impl GapReason {
-    /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
-        Self::Lagging,
-        Self::DroppedOldest,
-        Self::DroppedNewest,
-        Self::Link,
-        Self::Retention,
-        Self::Recreated,
-        Self::Withheld,
-    ];
-
-    /// The reason with that number.
-    #[must_use]
-    pub fn from_u8(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
-    }
-
-    /// Its place in [`ALL`](Self::ALL).
-    #[must_use]
-    pub fn index(self) -> usize {
-        // Numbers have holes, and places have none.
-        Self::ALL.iter().position(|reason| *reason == self).unwrap_or_default()
-    }
-
-    /// Its name in metrics and output.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Lagging => "lagging",
-            Self::DroppedOldest => "dropped_oldest",
-            Self::DroppedNewest => "dropped_newest",
-            Self::Link => "link",
-            Self::Retention => "retention",
-            Self::Recreated => "recreated",
-            Self::Withheld => "withheld",
-        }
     }
 }
 
@@ -634,6 +401,10 @@ pub enum Field<'a> {
         /// Bytes of their frames after which no more come.
         bytes: u64,
     },
+    /// See [`FieldsBuilder::expires`].
+    Expires(Duration),
+    /// See [`FieldsBuilder::deliver_at`].
+    DeliverAt(Due),
     /// A field of a later version, or one whose value cannot be read; to be skipped.
     Unknown(u8),
 }
@@ -745,6 +516,15 @@ fn read_known(tag: u8, value: &[u8]) -> Option<Field<'_>> {
         }
         EPOCH => Field::Epoch(*value.first_chunk()?),
         LIMIT => Field::Limit { messages: reader.u32().ok()?, bytes: reader.u64().ok()? },
+        EXPIRES => Field::Expires(Duration::from_millis(reader.u64().ok()?)),
+        DELIVER_AT => {
+            let (kind, millis) = (reader.u8().ok()?, reader.u64().ok()?);
+            Field::DeliverAt(match kind {
+                0 => Due::In(Duration::from_millis(millis)),
+                1 => Due::At(millis),
+                _ => return None,
+            })
+        }
         _ => return None,
     })
 }
@@ -780,6 +560,10 @@ pub struct Options<'a> {
     pub epoch: Option<Epoch>,
     /// Messages and bytes that it reads of what is there; `None` where it goes on with what comes.
     pub limit: Option<(u32, u64)>,
+    /// How long a publish is of use.
+    pub expires: Option<Duration>,
+    /// When a publish is to be delivered; `None` for at once.
+    pub deliver_at: Option<Due>,
 }
 
 impl<'a> Options<'a> {
@@ -838,8 +622,12 @@ impl<'a> Options<'a> {
                     }
                     options.limit = Some((messages, bytes));
                 }
+                Field::Expires(left) => options.expires = Some(left),
+                Field::DeliverAt(due) => options.deliver_at = Some(due),
                 // An option that is known but cannot be read must not be taken for its default.
-                Field::Unknown(tag @ (WINDOW..=START | CONSUMER | DELIVERY | MESSAGE_ID | EPOCH | LIMIT)) => {
+                Field::Unknown(
+                    tag @ (WINDOW..=START | CONSUMER | DELIVERY | MESSAGE_ID..=LIMIT | EXPIRES | DELIVER_AT),
+                ) => {
                     return Err(Refusal::invalid(format!("the value of option {tag} cannot be read")));
                 }
                 Field::Header { .. }

@@ -54,6 +54,10 @@ pub enum Kind {
     /// further tokens (u64 each), or for a refusal the time until the next attempt in milliseconds (u32).
     Ack = 24,
 
+    /// Client: what to publish when the session ends without `GOODBYE`, as a `PUBLISH` has it; without a topic
+    /// nothing. `id` is for the answer.
+    Will = 25,
+
     /// Client: begins the serving `id` of the topic.
     Serve = 32,
     /// Client: ends the serving `id`; answered by `ENDED`.
@@ -92,6 +96,7 @@ impl Kind {
             20 => Self::Gap,
             21 => Self::Ended,
             24 => Self::Ack,
+            25 => Self::Will,
             32 => Self::Serve,
             33 => Self::Unserve,
             34 => Self::Request,
@@ -113,6 +118,8 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// `PUBLISH`: answer with `ACCEPTED` and the number of matches. `ACK`: answer when it is kept.
     pub const ACKNOWLEDGE: Self = Self(1);
+    /// `PUBLISH`: it is in its stream already; only of a session of the bus's own.
+    pub(crate) const STORED: Self = Self(2);
     /// `SUBSCRIBE`: leave out what this session publishes.
     pub const NO_ECHO: Self = Self(1);
     /// `ACK`: it was not dealt with; send it again.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::message::NewMessage;
 use super::settings::Name;
 use crate::topic::TopicPattern;
@@ -18,6 +20,27 @@ pub enum Change {
         stream: Name,
         /// The message.
         message: NewMessage,
+    },
+    /// Keeps a message that is to be added when it is due. It has no sequence until then, and retention does not count it.
+    Delay {
+        /// The message. It gets its time when it is added.
+        message: NewMessage,
+        /// When it is due: milliseconds since 1970 (UTC).
+        due: u64,
+        /// In whose name it is added then, as the caller writes that.
+        author: Bytes,
+    },
+    /// Adds a message that was kept until it was due, if it is still there.
+    Release {
+        /// Its id among those that are kept.
+        id: u64,
+        /// When it is published: milliseconds since 1970 (UTC).
+        time: u64,
+    },
+    /// Drops a message that was kept.
+    DropDelayed {
+        /// Its id.
+        id: u64,
     },
     /// Makes a consumer that begins with a sequence, if there is none of that name.
     Consumer {
@@ -85,6 +108,11 @@ pub enum Outcome {
     Known {
         /// Its sequence.
         sequence: u64,
+    },
+    /// The message is kept until it is due, with this id, or was before.
+    Delayed {
+        /// Its id among those that are kept.
+        id: u64,
     },
     /// It is done. So many messages went, if that is what was asked for.
     Done {

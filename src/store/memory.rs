@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
 use super::change::{Change, ConsumerState, Outcome, Progress};
-use super::message::{Message, MessageId, NewMessage, Page, Reading, Start, weight};
+use super::delays::{self, Delays};
+use super::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
 use crate::error::StoreError;
@@ -145,6 +148,10 @@ impl Store for MemoryStore {
         self.with_stream(&stream, |log| Ok(log.find(&start)))
     }
 
+    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
+        self.with_stream(&stream, |log| Ok(log.delays.due_by(until, most)))
+    }
+
     fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
         self.with_stream(&stream, |log| Ok(log.consumers.values().cloned().collect()))
     }
@@ -180,6 +187,7 @@ struct Log {
     /// When they came, by the sequences of their messages.
     known: BTreeMap<u64, (u64, MessageId)>,
     consumers: BTreeMap<Name, ConsumerState>,
+    delays: Delays,
 }
 
 #[derive(Default)]
@@ -202,6 +210,7 @@ impl Log {
             ids: HashMap::new(),
             known: BTreeMap::new(),
             consumers: BTreeMap::new(),
+            delays: Delays::default(),
         })
     }
 
@@ -217,11 +226,13 @@ impl Log {
             end: self.end,
             messages: self.messages.len() as u64,
             bytes: self.bytes,
+            delayed: self.delays.held().0,
         }
     }
 
     /// Whether all of these can be done.
     fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
+        delays::check(changes, self.delays.held())?;
         let mut made: BTreeSet<&Name> = self.consumers.keys().collect();
         for change in changes {
             match change {
@@ -247,6 +258,9 @@ impl Log {
                 Change::Append(_)
                 | Change::AppendTo { .. }
                 | Change::Drop { .. }
+                | Change::Delay { .. }
+                | Change::Release { .. }
+                | Change::DropDelayed { .. }
                 | Change::Expire { .. }
                 | Change::Purge { .. } => {}
             }
@@ -257,6 +271,12 @@ impl Log {
     fn change(&mut self, change: Change) -> Outcome {
         let dropped = match change {
             Change::Append(message) | Change::AppendTo { message, .. } => return self.append(message),
+            Change::Delay { message, due, author } => return self.delay(message, due, author),
+            Change::Release { id, time } => match self.delays.take(id) {
+                Some(delayed) => return self.append(NewMessage { time, ..delayed.message }),
+                None => 0,
+            },
+            Change::DropDelayed { id } => u64::from(self.delays.take(id).is_some()),
             Change::Expire { now } => self.expire(now),
             Change::Purge { before } => self.drop_while(limits::RETENTION_STEP, |log| log.first() < before),
             Change::Consumer { name, pattern, from } => {
@@ -328,6 +348,19 @@ impl Log {
         self.messages.insert(sequence, Message { sequence, topic, fields, payload, time, expires });
         self.keep_to_bounds(&topic_text);
         Outcome::Appended { sequence }
+    }
+
+    fn delay(&mut self, message: NewMessage, due: u64, author: Bytes) -> Outcome {
+        if let Some(id) = &message.id {
+            if let Some(sequence) = self.ids.get(id) {
+                return Outcome::Known { sequence: *sequence };
+            }
+            if let Some(id) = self.delays.known(id) {
+                return Outcome::Delayed { id };
+            }
+        }
+        let message = NewMessage { time: due, ..message };
+        Outcome::Delayed { id: self.delays.keep(Delayed { id: 0, due, author, message }) }
     }
 
     /// Forgets ids that nobody sends again.

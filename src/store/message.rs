@@ -60,6 +60,26 @@ pub struct Message {
     pub expires: Option<u64>,
 }
 
+/// A message that is kept until it is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delayed {
+    /// Its number among those of its stream, from 1, in the order in which they came.
+    pub id: u64,
+    /// When it is due: milliseconds since 1970 (UTC).
+    pub due: u64,
+    /// In whose name it is added then, as it was given.
+    pub author: Bytes,
+    /// The message. Its time is when it is due.
+    pub message: NewMessage,
+}
+
+impl Delayed {
+    /// Bytes that it counts as.
+    pub(super) fn weight(&self) -> u64 {
+        self.message.weight() + self.author.len() as u64
+    }
+}
+
 /// Which messages are to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {

@@ -9,10 +9,12 @@
 //! | `message` | what is stored, and what is read |
 //! | `settings` | what a stream keeps |
 //! | `change` | what can be done to streams, together or not at all |
+//! | `delays` | what is kept until it is due |
 //! | `memory` | a store in memory, which ends with the process |
 //! | `sqlite` | a store in a file |
 
 mod change;
+mod delays;
 mod memory;
 mod message;
 mod settings;
@@ -26,7 +28,7 @@ use std::pin::Pin;
 
 pub use change::{Change, ConsumerState, Outcome, Progress};
 pub use memory::MemoryStore;
-pub use message::{Message, MessageId, NewMessage, Page, Reading, Start};
+pub use message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start};
 pub use settings::{Name, Retention, StreamSettings, StreamState};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteOptions, SqliteStore};
@@ -91,6 +93,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`read`](Self::read).
     fn find(&self, stream: Name, start: Start) -> Operation<u64>;
+
+    /// Messages that are kept until they are due, and are by then (milliseconds since 1970, UTC): at most so many, in the order in
+    /// which they are due, and those of one time in the order in which they came.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>>;
 
     /// The consumers of a stream, in the order of their names.
     ///

@@ -203,6 +203,8 @@ pub struct StreamState {
     pub messages: u64,
     /// Bytes that they count as.
     pub bytes: u64,
+    /// Messages beside these that are not due yet.
+    pub delayed: u64,
 }
 
 /// The epoch of a new stream.

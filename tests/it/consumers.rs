@@ -370,7 +370,7 @@ impl whispeer::plugin::Plugin for Watcher {
     }
 
     fn on_deliver(&self, delivery: &whispeer::plugin::Delivery<'_>) -> whispeer::plugin::HookResult {
-        match &delivery.payload()[..] {
+        match delivery.payload() {
             b"2" => Err(whispeer::plugin::Refused::new("not this one")),
             _ => Ok(()),
         }

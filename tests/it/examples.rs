@@ -17,7 +17,7 @@ macro_rules! examples {
             }
         )*
 
-        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER, PLUGIN];
+        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER, PLUGIN, WILLS];
     };
 }
 
@@ -38,6 +38,9 @@ const SEALED: &str = "09_end_to_end_encryption.rs";
 const GRANTED: &str = "10_key_grants.rs";
 const BROKER: &str = "11_broker.rs";
 const PLUGIN: &str = "12_plugin.rs";
+
+/// Behind them in the order of their names.
+const WILLS: &str = "13_will_and_delay.rs";
 
 #[cfg(all(feature = "compression", feature = "encryption"))]
 #[path = "../../examples/09_end_to_end_encryption.rs"]
@@ -79,6 +82,15 @@ mod plugin;
 #[test]
 fn plugin() {
     ends(plugin::run());
+}
+
+#[path = "../../examples/13_will_and_delay.rs"]
+#[allow(dead_code, reason = "it is a program of its own as well")]
+mod will_and_delay;
+
+#[test]
+fn will_and_delay() {
+    ends(will_and_delay::run());
 }
 
 /// Runs an example as its `main` does.

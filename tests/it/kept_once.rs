@@ -9,7 +9,7 @@ use whispeer::bus::Streams;
 use whispeer::client::{PublishOptions, Quality, Reconnect};
 use whispeer::prelude::*;
 use whispeer::store::{
-    Change, ConsumerState, MemoryStore, Name, Operation, Outcome, Page, Reading, Start, Store,
+    Change, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading, Start, Store,
     StreamSettings, StreamState,
 };
 
@@ -59,6 +59,10 @@ impl Store for Silent {
 
     fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
         self.store.consumers(stream)
+    }
+
+    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
+        self.store.delayed(stream, until, most)
     }
 
     fn close(&self) -> Operation<()> {

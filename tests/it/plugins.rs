@@ -15,6 +15,7 @@ use whispeer::plugin::{
 };
 use whispeer::prelude::*;
 use whispeer::proto::fields::{Quality, Start};
+use whispeer::proto::{Header, Kind};
 use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
 use whispeer::transport::{Peer, memory_pair};
 use whispeer_testkit::ledger::totals_balance;
@@ -487,6 +488,44 @@ async fn plugins_act_before_a_message_is_stored_and_when_it_is_read() {
     for _ in 0..3_000 {
         assert!(message(&mut read).await.value.starts_with(b"HELLO!"));
     }
+}
+
+#[tokio::test]
+async fn what_comes_later_is_judged_as_its_sessions_and_shown_when_it_is_delivered() {
+    let seal = transform("seal", |message| match message.payload() {
+        b"bad" => Err(Refused::new("bad")),
+        payload => {
+            let secret = [b"secret ", payload].concat();
+            message.set_payload(secret)?;
+            Ok(())
+        }
+    });
+    let ground = Ground::new(Bus::builder().plugin(seal).plugin(Censor));
+    let reader = ground.client();
+    let mut open = reader.subscribe_bytes("**").await.unwrap();
+    let mut closed = reader.subscribe_bytes("news").await.unwrap();
+    let later = || PublishOptions::default().deliver_in(std::time::Duration::from_millis(10));
+    assert_eq!(refused(reader.publish_bytes_with("news", "bad", later()).await).1, "bad");
+    reader.publish_bytes_with("news", "delayed", later()).await.unwrap();
+    assert_eq!(message(&mut open).await.value, "secret delayed", "it is shown once");
+    for will in ["bad", "left"] {
+        for mut peer in ground.peers().await {
+            peer.send(&Header::new(Kind::Will, 1, 0), "news", will.as_bytes()).await.unwrap();
+            let answer = peer.receive().await.unwrap().unwrap();
+            assert_eq!((answer.header.kind, answer.header.answers()), (Kind::Accepted, Some(Kind::Will)));
+        }
+    }
+    for _ in 0..2 {
+        assert_eq!(message(&mut open).await.value, "secret left", "a will that is refused is not published");
+    }
+    let mut withheld = 0;
+    while withheld < 3 {
+        match next(&mut closed).await {
+            Event::Gap { count, reason: GapReason::Withheld } => withheld += count,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((withheld, stats_of(&ground.bus, "seal").refused), (3, 3));
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use whispeer::TopicPattern;
 use whispeer::limits::STORED_OVERHEAD;
 use whispeer::store::{
-    Change, ConsumerState, MemoryStore, Message, MessageId, Name, NewMessage, Outcome, Reading, Retention,
-    Store, StoreError, StreamSettings, StreamState,
+    Change, ConsumerState, Delayed, MemoryStore, Message, MessageId, Name, NewMessage, Outcome, Reading,
+    Retention, Store, StoreError, StreamSettings, StreamState,
 };
 
 /// Numbers from a seed (xorshift).
@@ -161,7 +161,7 @@ impl Workload {
         let end = self.count + 1;
         let near = |random: &mut Random| end.saturating_sub(random.below(60));
         let consumer = name(self.random.one_of(&["one", "two", "three"]));
-        match self.random.below(12) {
+        match self.random.below(16) {
             0..=3 => {
                 let mut message = self.message(stream);
                 let number = self.random.below(8);
@@ -183,6 +183,12 @@ impl Workload {
             }
             9 => Change::RemoveConsumer(consumer),
             10 => Change::Expire { now: self.time },
+            11..=12 => {
+                let due = self.time + self.random.below(20_000);
+                Change::Delay { message: self.message(stream), due, author: "somebody".into() }
+            }
+            13 => Change::Release { id: self.random.below(self.count) / 8, time: self.time },
+            14 => Change::DropDelayed { id: self.random.below(self.count) / 8 },
             _ => Change::Purge { before: near(&mut self.random) / 2 },
         }
     }
@@ -195,6 +201,7 @@ pub(crate) struct Said {
     messages: Vec<Message>,
     last: Vec<Message>,
     consumers: Vec<ConsumerState>,
+    delayed: Vec<Delayed>,
 }
 
 /// Its streams, without what is drawn at random.
@@ -215,8 +222,9 @@ pub(crate) async fn all_of(store: &dyn Store) -> Vec<Said> {
         let stream = state.settings.name.clone();
         let messages = read_all(store, &stream, false).await;
         let last = read_all(store, &stream, true).await;
-        let consumers = store.consumers(stream).await.unwrap();
-        said.push(Said { state, messages, last, consumers });
+        let consumers = store.consumers(stream.clone()).await.unwrap();
+        let delayed = store.delayed(stream, u64::MAX, 100).await.unwrap();
+        said.push(Said { state, messages, last, consumers, delayed });
     }
     said
 }
@@ -291,6 +299,18 @@ pub(crate) fn examine(path: &Path) {
         "streams that do not count the ids that they know",
         "SELECT count(*) FROM streams s WHERE s.ids IS NOT
          (SELECT count(*) FROM message_ids i WHERE i.stream = s.id)",
+    );
+    none(
+        "streams that do not count what is not due",
+        "SELECT count(*) FROM streams s WHERE s.delayed IS NOT
+         (SELECT count(*) FROM delayed d WHERE d.stream = s.id) OR s.delayed_bytes IS NOT
+         (SELECT coalesce(sum(length(CAST(topic AS BLOB)) + length(fields) + length(payload) + length(author) + ?1), 0)
+          FROM delayed d WHERE d.stream = s.id)",
+    );
+    none(
+        "delayed messages of no stream",
+        "SELECT count(*) FROM delayed WHERE stream NOT IN
+         (SELECT id FROM streams UNION ALL SELECT stream FROM removed)",
     );
     none("messages of no topic", "SELECT count(*) FROM messages WHERE topic NOT IN (SELECT id FROM topics)");
     none(

@@ -1,5 +1,7 @@
 //! `whispeer pub`: publishes.
 
+use std::time::Duration;
+
 use clap::Args;
 use whispeer::client::{PublishOptions, Quality};
 
@@ -49,6 +51,14 @@ pub(crate) struct Publish {
     #[arg(long, default_value_t = 0, value_name = "QOS", value_parser = clap::value_parser!(u8).range(0..=2))]
     qos: u8,
 
+    /// How long a message is of use, such as 500ms or 2m; without it, it always is
+    #[arg(long, value_parser = quantity::duration, value_name = "DURATION")]
+    ttl: Option<Duration>,
+
+    /// Have the bus publish it so much later, such as 10s or 1h
+    #[arg(long = "in", value_parser = quantity::duration, value_name = "DURATION")]
+    delay: Option<Duration>,
+
     /// Do not say what was published
     #[arg(short, long)]
     quiet: bool,
@@ -78,7 +88,9 @@ impl Publish {
         let connection = bus.connect_sealing("pub", &self.sealing).await?;
         let published = connection.client.publish_bytes_with(&self.topic, payload, self.options()).await;
         let subscriptions = connection.check(published)?;
-        if !self.quiet {
+        if let Some(delay) = self.delay.filter(|_| !self.quiet) {
+            output::notice(format_args!("the bus publishes it in {}", quantity::exact_duration(delay)));
+        } else if !self.quiet {
             let plural = if subscriptions == 1 { "" } else { "s" };
             let stored = if self.qos == 0 { "" } else { "stored and " };
             output::notice(format_args!(
@@ -149,6 +161,14 @@ impl Publish {
             1 => Quality::AtLeastOnce,
             _ => Quality::ExactlyOnce,
         };
-        PublishOptions::default().headers(self.headers.iter().cloned().collect()).quality(quality)
+        let mut options =
+            PublishOptions::default().headers(self.headers.iter().cloned().collect()).quality(quality);
+        if let Some(time) = self.ttl {
+            options = options.ttl(time);
+        }
+        match self.delay {
+            Some(time) => options.deliver_in(time),
+            None => options,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use whispeer::client::{Event, GapReason, Message, Policy, SubscribeOptions, Subscription};
+use whispeer::client::{Event, GapReason, Message, Policy, PublishOptions, SubscribeOptions, Subscription};
 use whispeer::{BusResult, limits};
 
 use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
@@ -67,6 +67,14 @@ pub(crate) struct Subscribe {
     #[arg(long)]
     no_echo: bool,
 
+    /// Have the bus publish a message to this topic when this command ends without having closed its connection
+    #[arg(long, requires = "will_payload", value_name = "TOPIC")]
+    will_topic: Option<String>,
+
+    /// That message, as JSON
+    #[arg(long, requires = "will_topic", allow_hyphen_values = true, value_name = "VALUE")]
+    will_payload: Option<String>,
+
     #[command(flatten)]
     sealing: SealingOptions,
 
@@ -100,7 +108,13 @@ impl From<PolicyName> for Policy {
 
 impl Subscribe {
     pub(crate) async fn run(self, bus: &BusChoice, interrupts: Interrupts) -> anyhow::Result<()> {
+        let will =
+            self.will_payload.as_ref().map(|value| payload::from_json(value.as_bytes())).transpose()?;
         let connection = bus.connect_sealing("sub", &self.sealing).await?;
+        if let (Some(topic), Some(payload)) = (&self.will_topic, will) {
+            let options = PublishOptions::default();
+            connection.check(connection.client.set_will_bytes(topic, payload, options).await)?;
+        }
         let mut merged = Merged { subscriptions: Vec::new(), next: 0, draining: false };
         for pattern in &self.patterns {
             let subscribed = connection.client.subscribe_bytes_with(pattern, self.options()).await;

@@ -19,6 +19,27 @@ fn a_message_goes_from_one_process_to_another() {
 }
 
 #[test]
+fn a_message_may_come_later_and_the_will_of_a_subscriber_that_is_killed() {
+    let place = Place::new();
+    let _bus = place.bus("bus");
+    let mut watcher = place.start(&["sub", "--addr", "bus", "--count", "2", "workers/*"]);
+    watcher.wait_for("subscribed");
+    let later =
+        place.run(&["pub", "--addr", "bus", "--in", "100ms", "--ttl", "1m", "workers/7", r#""here""#]);
+    assert_eq!(later.errors, "whispeer: the bus publishes it in 100ms\n");
+    let will = ["--will-topic", "workers/7", "--will-payload", r#""gone""#];
+    let mut worker = place.start(&[&["sub", "--addr", "bus", "jobs"], &will[..]].concat());
+    worker.wait_for("subscribed");
+    worker.signal("KILL");
+    let output = watcher.end().success();
+    let mut lines: Vec<_> = output.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["\"gone\"", "\"here\""]);
+    let alone = place.run(&["sub", "--addr", "bus", "jobs", "--will-topic", "x"]);
+    assert!(alone.errors.contains("--will-payload"), "{alone:?}");
+}
+
+#[test]
 fn json_output_has_topic_headers_and_payload() {
     let place = Place::new();
     let _bus = place.bus("bus");

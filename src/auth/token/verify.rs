@@ -120,6 +120,14 @@ impl TokenVerifier {
     }
 }
 
+impl TokenVerifier {
+    /// Whether this issuer may give these roles.
+    pub(in super::super) fn may_give(&self, issuer: &str, roles: &[String]) -> bool {
+        let issuer = self.issuers.get(issuer);
+        issuer.is_some_and(|issuer| issuer.roles_of(Some(roles.to_vec())).is_some())
+    }
+}
+
 impl Issuer {
     fn new(settings: &IssuerSettings) -> BusResult<Self> {
         check_name("the issuer", &settings.issuer)?;

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::Stream;
-use super::publishing::milliseconds;
+use super::publishing::{milliseconds, say_left};
 use crate::bus::session::{Session, State};
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
@@ -213,7 +213,11 @@ impl Reader {
                     && let Some((index, message)) =
                         waiting.filter(|(_, message)| !self.ends_before(message.sequence))
                 {
-                    let fields = self.fields(message);
+                    // It may have waited for credit since it was read; a store leaves it out likewise.
+                    let Some(fields) = self.fields(message) else {
+                        waiting = messages.next();
+                        continue;
+                    };
                     let topic = message.topic.as_str().as_bytes();
                     let content = ContentRef::lent(&fields, topic, &message.payload);
                     subscription.matched += 1;
@@ -245,7 +249,9 @@ impl Reader {
     fn passing(&self, page: &Page) -> Vec<bool> {
         let Some(plugins) = &self.plugins else { return Vec::new() };
         let passes = |message: &Message| {
-            let (fields, topic) = (self.fields(message), message.topic.as_str().as_bytes());
+            // What is of no use any more is not handed over whatever they say.
+            let Some(fields) = self.fields(message) else { return true };
+            let topic = message.topic.as_str().as_bytes();
             let content = ContentRef::lent(&fields, topic, &message.payload);
             let principal = &self.session.peer.principal;
             let receiver = Receiver::subscription(self.session.id, principal, &self.pattern);
@@ -254,14 +260,15 @@ impl Reader {
         page.messages.iter().map(passes).collect()
     }
 
-    /// The fields of a stored message, and where it lies.
-    fn fields(&self, message: &Message) -> Vec<u8> {
+    /// The fields of a stored message, where it lies, and how long it is of use; `None` if it is of none.
+    fn fields(&self, message: &Message) -> Option<Vec<u8>> {
         let mut fields = FieldsBuilder::new();
         let position = Position::new(message.sequence, message.time, message.sequence < self.live_from);
         // There was room for this before it was published.
         let _ = fields.append(&message.fields);
+        let is_of_use = say_left(message, &mut fields);
         let _ = fields.position(position);
-        fields.finish()
+        is_of_use.then(|| fields.finish())
     }
 
     fn tell_gap(&self, count: u64, reason: GapReason) -> Result<(), Stop> {

@@ -10,12 +10,14 @@ mod changes;
 mod consumer;
 mod cursor;
 mod dead_letters;
+mod delayed;
 mod publishing;
 mod states;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::watch;
 
@@ -131,6 +133,15 @@ impl Streams {
         }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Stream>> {
+        self.0.iter()
+    }
+
+    /// When the first of all delayed messages is due: milliseconds since 1970 (UTC).
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        self.iter().map(|stream| stream.next_due()).filter(|due| *due < u64::MAX).min()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -197,6 +208,8 @@ pub(crate) struct Stream {
     /// Where messages go that no consumer can deal with.
     dead: Option<Arc<Stream>>,
     consumers: consumer::Consumers,
+    /// When the first of its delayed messages is due.
+    next_due: AtomicU64,
 }
 
 impl Stream {
@@ -214,6 +227,8 @@ impl Stream {
             end: watch::Sender::new(state.end),
             dead,
             consumers: consumer::Consumers::default(),
+            // Where there are some, the store is asked for when.
+            next_due: AtomicU64::new(if state.delayed > 0 { 0 } else { u64::MAX }),
         })
     }
 
@@ -255,7 +270,7 @@ impl Stream {
     }
 
     /// Tells cursors that a message is there.
-    fn grow(&self, sequence: u64) {
+    pub(crate) fn grow(&self, sequence: u64) {
         self.end.send_if_modified(|end| {
             let grows = sequence >= *end;
             *end = (*end).max(sequence + 1);

@@ -6,12 +6,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Stream;
+use crate::auth::{Author, Principal};
+use crate::bus::backlog::Asked;
 use crate::bus::task::SessionTask;
 use crate::bus::underway::Waiting;
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
-use crate::proto::{Content, ContentRef, Header, Kind};
-use crate::store::{Change, MessageId, NewMessage, Operation, Outcome};
+use crate::proto::{Content, ContentRef, Flags, Header, Kind};
+use crate::store::{Change, Message, MessageId, NewMessage, Operation, Outcome, StoreError};
 use crate::topic::TopicPattern;
 
 /// What a session has given to stores, in its order, and the flushes behind it.
@@ -33,7 +35,9 @@ struct Waiter {
     content: Arc<Content>,
     /// Bytes of the frame that it came in.
     arrived: usize,
-    asked: Option<Duration>,
+    asked: Asked,
+    /// When it is due, if it is delayed.
+    due: Option<u64>,
     stream: Arc<Stream>,
     stored: Operation<Vec<Outcome>>,
     _waiting: Waiting,
@@ -78,38 +82,56 @@ impl SessionTask {
         stream: &Arc<Stream>,
         header: &Header,
         content: &ContentRef<'_>,
-        asked: Option<Duration>,
+        asked: Asked,
     ) -> BusResult<()> {
-        let arrived = self.arrived_size.unwrap_or(content.frame_size());
-        let content = content.shared();
-        // Options are for the bus and not for those who read it some day.
-        let mut fields = FieldsBuilder::new();
-        let mut id = None;
-        for field in iterate(content.fields()) {
-            match field {
-                Field::MessageId(given) => {
-                    id = Some(MessageId { publisher: given.publisher, number: given.number });
-                }
-                Field::Header { name, value } => fields.header(name, value)?,
-                Field::Origin(bus) => fields.origin(bus)?,
-                _ => {}
-            }
+        if header.flags.contains(Flags::STORED) && self.session.peer.principal == Principal::Bus {
+            self.route_stored(header, content, asked, content.frame_size());
+            return Ok(());
         }
-        let message = NewMessage {
-            topic: TopicPattern::from_utf8(content.topic())?,
-            fields: fields.finish().into(),
-            payload: content.payload_bytes(),
-            time: milliseconds(),
-            expires: None,
-            id,
+        let content = content.shared();
+        let (message, left) = new_message(&content)?;
+        let expires = left.map(|left| message.time.saturating_add(left));
+        let change = Change::Append(NewMessage { expires, ..message });
+        self.give_to_store(stream, header, content, (asked, change));
+        Ok(())
+    }
+
+    /// Gives a publish to the store that is due at a later time.
+    pub(crate) fn store_delayed(
+        &mut self,
+        stream: &Arc<Stream>,
+        header: &Header,
+        content: &ContentRef<'_>,
+        (due, author): (u64, &Author),
+    ) -> BusResult<()> {
+        let content = content.shared();
+        let (message, left) = new_message(&content)?;
+        let message = NewMessage { expires: left.map(|left| due.saturating_add(left)), ..message };
+        let author = rmp_serde::to_vec_named(author)
+            .map_err(|error| BusError::NotStored { reason: error.to_string() })?
+            .into();
+        let change = Change::Delay { message, due, author };
+        self.give_to_store(stream, header, content, (Asked::default(), change));
+        Ok(())
+    }
+
+    fn give_to_store(
+        &mut self,
+        stream: &Arc<Stream>,
+        header: &Header,
+        content: Arc<Content>,
+        (asked, change): (Asked, Change),
+    ) {
+        let due = match &change {
+            Change::Delay { due, .. } => Some(*due),
+            _ => None,
         };
-        let stored = stream.store.commit(stream.name.clone(), vec![Change::Append(message)]);
+        let stored = stream.store.commit(stream.name.clone(), vec![change]);
         self.storing.bytes += content.size();
         let _waiting = Waiting::new(&self.shared);
-        let waiter =
-            Waiter { header: *header, content, arrived, asked, stream: Arc::clone(stream), stored, _waiting };
+        let (stream, arrived) = (Arc::clone(stream), self.arrived_size.unwrap_or(content.frame_size()));
+        let waiter = Waiter { header: *header, content, arrived, asked, due, stream, stored, _waiting };
         self.storing.queue.push_back(Entry::Publish(Box::new(waiter)));
-        Ok(())
     }
 
     /// Delivers what has been stored by now; pending while the store is to be waited for.
@@ -124,7 +146,12 @@ impl SessionTask {
                 let Poll::Ready(stored) = waiter.stored.as_mut().poll(context) else { return Poll::Pending };
                 if let Some(Entry::Publish(waiter)) = self.storing.queue.pop_front() {
                     self.storing.bytes = self.storing.bytes.saturating_sub(waiter.content.size());
-                    let stored = stored.map_err(|error| BusError::NotStored { reason: error.to_string() });
+                    let stored = stored.map_err(|error| match error {
+                        StoreError::LimitReached { what } if waiter.due.is_some() => {
+                            BusError::LimitReached { what }
+                        }
+                        error => BusError::NotStored { reason: error.to_string() },
+                    });
                     self.go_live(*waiter, stored);
                 }
             } else if let Some(Entry::Ping(sequence)) = self.storing.queue.pop_front() {
@@ -149,9 +176,14 @@ impl SessionTask {
     }
 
     fn go_live(&mut self, waiter: Waiter, stored: Result<Vec<Outcome>, BusError>) {
-        let Waiter { header, content, arrived, asked, stream, .. } = waiter;
+        let Waiter { header, content, arrived, asked, due, stream, .. } = waiter;
         let content = content.borrowed();
         match stored {
+            Ok(_) if let Some(due) = due => {
+                stream.note_due(due);
+                self.shared.deputy.look_again();
+                self.accept_delayed(&header, arrived);
+            }
             Ok(outcomes) => {
                 stream.grow_by(&outcomes);
                 if matches!(outcomes[..], [Outcome::Known { .. }]) {
@@ -163,6 +195,41 @@ impl SessionTask {
             Err(error) => self.conclude(&header, arrived, Err(error)),
         }
     }
+}
+
+/// What is stored of a publish, without its end, and for how long it is of use. Options are for the bus and not for those
+/// who read it some day.
+fn new_message(content: &Content) -> BusResult<(NewMessage, Option<u64>)> {
+    let (mut fields, mut left, mut id) = (FieldsBuilder::new(), None, None);
+    for field in iterate(content.fields()) {
+        match field {
+            Field::Header { name, value } => fields.header(name, value)?,
+            Field::Origin(bus) => fields.origin(bus)?,
+            Field::MessageId(given) => {
+                id = Some(MessageId { publisher: given.publisher, number: given.number });
+            }
+            Field::Expires(time) => left = Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            _ => {}
+        }
+    }
+    let message = NewMessage {
+        topic: TopicPattern::from_utf8(content.topic())?,
+        fields: fields.finish().into(),
+        payload: content.payload_bytes(),
+        time: milliseconds(),
+        expires: None,
+        id,
+    };
+    Ok((message, left))
+}
+
+/// Says how long a stored message is of use, if that has an end; `false` if it is of none any more.
+pub(super) fn say_left(message: &Message, fields: &mut FieldsBuilder) -> bool {
+    let Some(expires) = message.expires else { return true };
+    let left = expires.saturating_sub(milliseconds());
+    // There was room for this before it was published.
+    let _ = fields.expires(Duration::from_millis(left));
+    left > 0
 }
 
 /// When it is, as messages are stored.

@@ -135,7 +135,8 @@ impl Encryption {
     /// what a subscription has no memory of, such as a message from before it began, may be old.
     ///
     /// All who share a key need it, and clocks that agree to much less than `age`. What waits at the bus for a slow
-    /// subscriber grows older, so minutes are better than seconds. What comes from a store may be of any age.
+    /// subscriber grows older, so minutes are better than seconds. What comes from a store may be of any age. What is
+    /// published later, delayed or as a will, was sealed when it was asked for, and is refused like all else that is older.
     #[must_use]
     pub fn fresh_within(mut self, age: Duration) -> Self {
         self.fresh = Some(age);

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::kinds;
 use crate::proto::fields::{
-    Attempt, DeliveryRules, Field, FieldsBuilder, GapReason, MessageId, Policy, Position, Quality, ServeMode,
-    Start, decode_gap, encode_gap, iterate, well_formed,
+    Attempt, DeliveryRules, Due, Field, FieldsBuilder, GapReason, MessageId, Policy, Position, Quality,
+    ServeMode, Start, decode_gap, encode_gap, iterate, well_formed,
 };
 use crate::proto::{
     Capabilities, ErrorCode, Flags, HEADER_LEN, Header, Hello, Kind, Layout, MalformedFrame, Refusal, Resume,
@@ -108,10 +108,11 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
         }
         "consumer" => builder.consumer(text(field, "consumer")),
         "delivery" => {
-            let mut rules = DeliveryRules::default();
-            rules.ack_wait = millis(field, "ack_wait");
-            rules.max_deliver = number(field, "max_deliver");
-            rules.max_pending = number(field, "max_pending");
+            let rules = DeliveryRules {
+                ack_wait: millis(field, "ack_wait"),
+                max_deliver: number(field, "max_deliver"),
+                max_pending: number(field, "max_pending"),
+            };
             builder.delivery(rules)
         }
         "attempt" => {
@@ -124,6 +125,14 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
         }
         "epoch" => builder.epoch(bytes(field, "epoch_hex").try_into().unwrap()),
         "limit" => builder.limit(number(field, "messages"), number(field, "bytes")),
+        "expires" => builder.expires(millis(field, "milliseconds")),
+        "deliver_at" => {
+            let millis = number(field, "milliseconds");
+            builder.deliver_at(match text(field, "from") {
+                "now" => Due::In(Duration::from_millis(millis)),
+                _ => Due::At(millis),
+            })
+        }
         "unknown" => {
             let value = bytes(field, "value_hex");
             let length = u16::try_from(value.len()).unwrap().to_le_bytes();
@@ -202,6 +211,16 @@ fn describe_fields(section: &[u8]) -> Value {
             }
             Field::Limit { messages, bytes } => {
                 json!({"type": "limit", "messages": messages, "bytes": bytes.to_string()})
+            }
+            Field::Expires(left) => {
+                json!({"type": "expires", "milliseconds": u64::try_from(left.as_millis()).unwrap()})
+            }
+            Field::DeliverAt(due) => {
+                let (from, millis) = match due {
+                    Due::In(left) => ("now", u64::try_from(left.as_millis()).unwrap()),
+                    Due::At(time) => ("1970", time),
+                };
+                json!({"type": "deliver_at", "from": from, "milliseconds": millis.to_string()})
             }
             Field::Unknown(tag) => json!({"type": "unknown", "tag": tag}),
         })

@@ -31,6 +31,9 @@ pub(super) fn check(
             Change::Append(_)
             | Change::AppendTo { .. }
             | Change::Drop { .. }
+            | Change::Delay { .. }
+            | Change::Release { .. }
+            | Change::DropDelayed { .. }
             | Change::Expire { .. }
             | Change::Purge { .. } => continue,
         };

@@ -11,6 +11,7 @@
 //! | `streams` | what a transaction does to streams |
 //! | `topics` | the topics of streams, and what they count |
 //! | `removal` | what is left of streams that were taken out |
+//! | `delayed` | what is kept until it is due |
 //! | `consumers` | how far consumers are |
 //! | `log` | what is written to first, and when it is moved to its place |
 //! | `reader` | threads that read |
@@ -18,6 +19,7 @@
 //! | `failure` | what goes wrong |
 
 mod consumers;
+mod delayed;
 mod failure;
 mod file;
 mod log;
@@ -40,7 +42,7 @@ use self::file::StoreFile;
 use self::reader::{Question, Readers};
 use self::writer::{Task, Writer};
 use super::change::{Change, ConsumerState, Outcome};
-use super::message::{Page, Reading, Start};
+use super::message::{Delayed, Page, Reading, Start};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
 use crate::error::StoreError;
@@ -215,6 +217,10 @@ impl Store for SqliteStore {
 
     fn find(&self, stream: Name, start: Start) -> Operation<u64> {
         self.ask(|answer| Question::Find { stream, start, answer })
+    }
+
+    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
+        self.ask(|answer| Question::Delayed { stream, until, most, answer })
     }
 
     fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {

@@ -13,11 +13,11 @@ use super::file::StoreFile;
 use super::schema::{row, sequence, signed, unsigned};
 use super::streams::Trouble;
 use super::writer::{Answer, not_sent};
-use super::{consumers, rare};
+use super::{consumers, delayed, rare};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::ConsumerState;
-use crate::store::message::{Message, Page, Reading, Start};
+use crate::store::message::{Delayed, Message, Page, Reading, Start};
 use crate::store::settings::Name;
 use crate::topic::TopicPattern;
 
@@ -31,6 +31,7 @@ const REMEMBERED: usize = 16 * 1024;
 pub(super) enum Question {
     Read { stream: Name, reading: Reading, last_per_topic: bool, answer: Answer<Page> },
     Find { stream: Name, start: Start, answer: Answer<u64> },
+    Delayed { stream: Name, until: u64, most: usize, answer: Answer<Vec<Delayed>> },
     Consumers { stream: Name, answer: Answer<Vec<ConsumerState>> },
 }
 
@@ -127,6 +128,13 @@ impl ThreadReader {
                 }
                 Question::Find { stream, start, answer } => {
                     drop(answer.send(self.snapshot(|reader| reader.find(&stream, &start))));
+                }
+                Question::Delayed { stream, until, most, answer } => {
+                    let found = self.snapshot(|reader| {
+                        let stream = reader.stream(&stream)?;
+                        delayed::due_by(&reader.connection, stream.id, until, most)
+                    });
+                    drop(answer.send(found));
                 }
                 Question::Consumers { stream, answer } => {
                     let found = self.snapshot(|reader| {

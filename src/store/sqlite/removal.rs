@@ -36,6 +36,10 @@ pub(super) fn step(connection: &Connection, stream: i64) -> rusqlite::Result<boo
         "DELETE FROM message_ids WHERE stream = ?1 AND sequence <= (SELECT max(sequence) FROM
          (SELECT sequence FROM message_ids WHERE stream = ?1 ORDER BY sequence LIMIT ?2))",
         &[stream, STEP],
+    )? || goes(
+        "DELETE FROM delayed WHERE id IN
+         (SELECT id FROM delayed WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3)",
+        &[row(stream, 0), row(stream + 1, 0), STEP],
     )? || consumer_goes(connection, stream)?;
     if !has_gone {
         connection.prepare_cached("DELETE FROM removed WHERE stream = ?1")?.execute([stream])?;

@@ -87,6 +87,30 @@ const STEPS: &[M<'static>] = &[
         ",
     ),
     M::up("ALTER TABLE consumers ADD COLUMN handed INTEGER NOT NULL DEFAULT 0"),
+    M::up(
+        "
+        -- Messages that are not due yet. The row id is as that of a message, of ids instead of sequences.
+        CREATE TABLE delayed (
+            id INTEGER PRIMARY KEY,
+            stream INTEGER NOT NULL,
+            due INTEGER NOT NULL,
+            topic TEXT NOT NULL,
+            expires INTEGER,
+            publisher BLOB,
+            number INTEGER,
+            author BLOB NOT NULL,
+            fields BLOB NOT NULL,
+            payload BLOB NOT NULL
+        );
+        CREATE INDEX delayed_by_due ON delayed (stream, due);
+        CREATE UNIQUE INDEX delayed_by_message_id ON delayed (stream, publisher, number)
+            WHERE publisher IS NOT NULL;
+        -- Ids given so far, and what there is of such messages.
+        ALTER TABLE streams ADD COLUMN delays INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE streams ADD COLUMN delayed INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE streams ADD COLUMN delayed_bytes INTEGER NOT NULL DEFAULT 0;
+        ",
+    ),
 ];
 
 /// The steps to the tables of this release.

@@ -8,11 +8,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::failure::{damaged, told};
 use super::schema::{LAST_SEQUENCE, row, sequence, signed, unsigned};
 use super::topics::Topics;
-use super::{consumers, removal};
+use super::{consumers, delayed, removal};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, Outcome};
-use crate::store::message::{MessageId, NewMessage};
+use crate::store::delays;
+use crate::store::message::{Delayed, MessageId, NewMessage};
 use crate::store::settings::{Name, Retention, StreamSettings, StreamState, drawn_epoch};
 use crate::topic::TopicPattern;
 
@@ -69,6 +70,10 @@ struct Stream {
     time: u64,
     /// Ids of messages that are known.
     ids: u64,
+    /// Ids of delayed messages that have been given.
+    delays: u64,
+    /// Delayed messages, and their bytes.
+    delayed: (u64, u64),
     is_changed: bool,
 }
 
@@ -146,6 +151,8 @@ impl Streams {
             bytes: 0,
             time: 0,
             ids: 0,
+            delays: 0,
+            delayed: (0, 0),
             is_changed: true,
         };
         stream.write(connection)?;
@@ -186,12 +193,16 @@ impl Streams {
     ) -> Result<Vec<Outcome>, Trouble> {
         for change in changes {
             match change {
-                Change::Append(_) => self.check_room(name, changes.len())?,
+                Change::Append(_) | Change::Delay { .. } | Change::Release { .. } => {
+                    self.check_room(name, changes.len())?;
+                }
                 Change::AppendTo { stream, .. } => self.check_room(stream, changes.len())?,
                 _ => {}
             }
         }
-        consumers::check(connection, (self.stream(name)?.id, name), changes)?;
+        let stream = self.stream(name)?;
+        delays::check(changes, stream.delayed)?;
+        consumers::check(connection, (stream.id, name), changes)?;
         let mut outcomes = Vec::with_capacity(changes.len());
         for change in changes {
             outcomes.push(match change {
@@ -202,9 +213,10 @@ impl Streams {
         Ok(outcomes)
     }
 
-    /// Whether a stream assigns so many more sequences.
+    /// Whether a stream assigns so many more sequences, and ids of messages that are not due yet.
     fn check_room(&self, name: &Name, more: usize) -> Result<(), StoreError> {
-        if self.stream(name)?.end.saturating_add(more as u64) > LAST_SEQUENCE {
+        let stream = self.stream(name)?;
+        if stream.end.max(stream.delays).saturating_add(more as u64) > LAST_SEQUENCE {
             let what = format!("the stream \"{name}\" has had {LAST_SEQUENCE} messages");
             return Err(StoreError::LimitReached { what });
         }
@@ -265,6 +277,8 @@ impl Stream {
             bytes: counted("bytes")?,
             time: counted("time")?,
             ids: counted("ids")?,
+            delays: counted("delays")?,
+            delayed: (counted("delayed")?, counted("delayed_bytes")?),
             is_changed: false,
         })
     }
@@ -277,7 +291,8 @@ impl Stream {
         let mut update = connection.prepare_cached(
             "UPDATE streams SET patterns = ?2, age = ?3, most_messages = ?4, most_bytes = ?5,
              most_topic_messages = ?6, most_topic_bytes = ?7, known_for = ?8, first = ?9, next = ?10,
-             messages = ?11, bytes = ?12, time = ?13, ids = ?14 WHERE id = ?1",
+             messages = ?11, bytes = ?12, time = ?13, ids = ?14, delays = ?15, delayed = ?16,
+             delayed_bytes = ?17 WHERE id = ?1",
         )?;
         update
             .execute(params![
@@ -295,6 +310,9 @@ impl Stream {
                 signed(self.bytes),
                 signed(self.time),
                 signed(self.ids),
+                signed(self.delays),
+                signed(self.delayed.0),
+                signed(self.delayed.1),
             ])
             .map(drop)
     }
@@ -307,6 +325,7 @@ impl Stream {
             end: self.end,
             messages: self.messages,
             bytes: self.bytes,
+            delayed: self.delayed.0,
         }
     }
 
@@ -324,11 +343,18 @@ struct Changing<'a> {
 }
 
 impl Changing<'_> {
-    fn change(&mut self, change: &Change) -> rusqlite::Result<Outcome> {
+    fn change(&mut self, change: &Change) -> Result<Outcome, Trouble> {
         let stream = self.stream.id;
         let mut dropped = 0;
         match change {
-            Change::Append(message) => return self.append(message),
+            Change::Append(message) => return Ok(self.append(message)?),
+            Change::Delay { message, due, author } => return Ok(self.delay(message, *due, author)?),
+            Change::Release { id, time } => {
+                if let Some(delayed) = self.take_delayed(*id)? {
+                    return Ok(self.append(&NewMessage { time: *time, ..delayed.message })?);
+                }
+            }
+            Change::DropDelayed { id } => dropped = u64::from(self.take_delayed(*id)?.is_some()),
             Change::Expire { now } => dropped = self.expire(*now)?,
             Change::Purge { before } => {
                 let before = row(stream, *before);
@@ -385,6 +411,34 @@ impl Changing<'_> {
         (stream.messages, stream.bytes) = (stream.messages + 1, stream.bytes + bytes);
         self.keep_to_bounds(topic)?;
         Ok(Outcome::Appended { sequence })
+    }
+
+    fn delay(&mut self, message: &NewMessage, due: u64, author: &[u8]) -> rusqlite::Result<Outcome> {
+        if let Some(id) = &message.id {
+            if let Some(sequence) = self.known(id)? {
+                return Ok(Outcome::Known { sequence });
+            }
+            if let Some(id) = delayed::known(self.connection, self.stream.id, id)? {
+                return Ok(Outcome::Delayed { id });
+            }
+        }
+        let id = self.stream.delays + 1;
+        delayed::keep(self.connection, (self.stream.id, id), (due, author), message)?;
+        let (messages, bytes) = self.stream.delayed;
+        let weight = message.weight() + author.len() as u64;
+        (self.stream.delays, self.stream.delayed) = (id, (messages + 1, bytes + weight));
+        self.stream.is_changed = true;
+        Ok(Outcome::Delayed { id })
+    }
+
+    fn take_delayed(&mut self, id: u64) -> Result<Option<Delayed>, Trouble> {
+        let taken = delayed::take(self.connection, self.stream.id, id)?;
+        if let Some(delayed) = &taken {
+            let (messages, bytes) = self.stream.delayed;
+            self.stream.delayed = (messages.saturating_sub(1), bytes.saturating_sub(delayed.weight()));
+            self.stream.is_changed = true;
+        }
+        Ok(taken)
     }
 
     /// The message of this id, if it is known.

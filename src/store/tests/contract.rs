@@ -37,6 +37,8 @@ for_each_store! {
     a_pattern_reads_what_meets_it
     the_last_message_of_each_topic_is_found
     consumers_keep_their_place
+    what_is_not_due_is_kept_apart_and_added_when_it_is_released
+    what_is_not_due_has_a_bound
     changes_are_made_together_or_not_at_all
     a_message_moves_to_another_stream_as_a_whole
     a_store_that_is_closed_says_so
@@ -242,6 +244,78 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     assert_eq!(store.consumers(name("s")).await.unwrap()[0].handed, 9);
     store.commit(name("s"), vec![Change::RemoveConsumer(name("worker"))]).await.unwrap();
     assert!(store.consumers(name("s")).await.unwrap().is_empty());
+}
+
+fn delay(message: NewMessage, due: u64) -> Change {
+    Change::Delay { message, due, author: "alice".into() }
+}
+
+async fn what_is_not_due_is_kept_apart_and_added_when_it_is_released(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    let commit = |changes| store.commit(name("s"), changes);
+    let mut known = message("a/2", "second", 5);
+    (known.id, known.expires) = (Some(MessageId { publisher: [7; 16], number: u64::MAX }), Some(9_999));
+    let kept = commit(vec![
+        delay(message("a/*", "third", 5), 3_000),
+        delay(message("a/1", "first", 5), 1_000),
+        delay(known.clone(), 2_000),
+        delay(message("a/3", "with the third", 5), 3_000),
+        // Sent again.
+        delay(known.clone(), 2_500),
+    ]);
+    let kept: Vec<_> = kept.await.unwrap();
+    assert_eq!(kept, [1, 2, 3, 4, 3].map(|id| Outcome::Delayed { id }));
+    let state = &store.streams().await.unwrap()[0];
+    assert_eq!((state.messages, state.bytes, state.delayed), (0, 0, 4));
+    assert!(read_all(store, "s", Reading::from(0, 0), false).await.is_empty());
+    assert!(store.delayed(name("s"), 999, 10).await.unwrap().is_empty());
+    let first = store.delayed(name("s"), u64::MAX, 1).await.unwrap().remove(0);
+    assert_eq!((first.id, first.due, &first.author[..]), (2, 1_000, &b"alice"[..]));
+    let due = store.delayed(name("s"), 3_000, 10).await.unwrap();
+    assert_eq!(due.iter().map(|delayed| delayed.id).collect::<Vec<_>>(), [2, 3, 1, 4]);
+    assert_eq!(due[1].message, NewMessage { time: 2_000, ..known.clone() });
+
+    let release = |id| Change::Release { id, time: 4_000 };
+    let done = commit(vec![release(3), release(2), release(9), Change::DropDelayed { id: 4 }]).await.unwrap();
+    let none = Outcome::Done { dropped: 0 };
+    let [second, first] = [1, 2].map(|sequence| Outcome::Appended { sequence });
+    assert_eq!(done, [second, first, none, Outcome::Done { dropped: 1 }]);
+    let read = read_all(store, "s", Reading::from(0, 0), false).await;
+    assert_eq!(payloads(&read), ["second", "first"]);
+    assert_eq!((read[0].time, read[0].expires), (4_000, Some(9_999)));
+    // It is known by its id once it is there, as any other.
+    let again = commit(vec![delay(known.clone(), 1), Change::Append(NewMessage { time: 4_001, ..known })]);
+    assert_eq!(again.await.unwrap(), [Outcome::Known { sequence: 1 }, Outcome::Known { sequence: 1 }]);
+    assert_eq!(commit(vec![release(2), Change::DropDelayed { id: 4 }]).await.unwrap(), [none, none]);
+    // Purging is for what is there.
+    commit(vec![Change::Purge { before: 99 }, Change::Expire { now: u64::MAX >> 1 }]).await.unwrap();
+    let left = store.delayed(name("s"), u64::MAX, 10).await.unwrap();
+    assert_eq!(left.iter().map(|delayed| (delayed.id, delayed.due)).collect::<Vec<_>>(), [(1, 3_000)]);
+    // A stream that is taken out takes it along.
+    store.remove(name("s")).await.unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    assert!(store.delayed(name("s"), u64::MAX, 10).await.unwrap().is_empty());
+    assert_eq!(commit(vec![delay(message("a", "x", 1), 1)]).await.unwrap(), [Outcome::Delayed { id: 1 }]);
+}
+
+async fn what_is_not_due_has_a_bound(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    let large = |times: usize| NewMessage { payload: vec![0; times << 20].into(), ..message("a", "", 1) };
+    let refused = |refused: Result<_, StoreError>| matches!(refused, Err(StoreError::LimitReached { .. }));
+    let commit = |changes| store.commit(name("s"), changes);
+    commit(vec![delay(large(40), 1)]).await.unwrap();
+    assert!(refused(commit(vec![Change::Append(message("a", "x", 1)), delay(large(24), 1)]).await));
+    assert_eq!(store.streams().await.unwrap()[0].end, 1, "nothing was changed");
+    commit(vec![delay(large(23), 1)]).await.unwrap();
+    commit(vec![Change::DropDelayed { id: 1 }]).await.unwrap();
+    commit(vec![delay(large(40), 1)]).await.unwrap();
+    // A page has one at least, however large.
+    assert_eq!(store.delayed(name("s"), 1, 10).await.unwrap().len(), 1);
+    commit(vec![Change::DropDelayed { id: 2 }, Change::DropDelayed { id: 3 }]).await.unwrap();
+    let small = |count| (0..count).map(|_| delay(message("a", "", 1), 1)).collect::<Vec<_>>();
+    commit(small(crate::limits::DELAYED_MESSAGES - 1)).await.unwrap();
+    assert!(refused(commit(small(2)).await));
+    commit(small(1)).await.unwrap();
 }
 
 async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {

@@ -36,15 +36,18 @@ fn consumer() -> impl Strategy<Value = Name> {
     prop::sample::select(vec!["one", "two"]).prop_map(name)
 }
 
-fn change() -> impl Strategy<Value = Change> {
-    let append = (topic(), "[a-z]{0,40}", 0..60_000_u64, bound(80_000), prop::option::of(0..12_u64));
-    let append = append.prop_map(|(topic, payload, time, expires, number)| {
+fn new_message() -> impl Strategy<Value = NewMessage> {
+    let parts = (topic(), "[a-z]{0,40}", 0..60_000_u64, bound(80_000), prop::option::of(0..12_u64));
+    parts.prop_map(|(topic, payload, time, expires, number)| {
         let id = number.map(|number| MessageId { publisher: [3; 16], number });
         let fields = payload.get(..payload.len() / 3).unwrap_or_default().to_owned().into();
-        Change::Append(NewMessage { topic, fields, payload: payload.into(), time, expires, id })
-    });
+        NewMessage { topic, fields, payload: payload.into(), time, expires, id }
+    })
+}
+
+fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        12 => append,
+        12 => new_message().prop_map(Change::Append),
         2 => (consumer(), prop::option::of(topic()), 0..40_u64)
             .prop_map(|(name, pattern, from)| Change::Consumer { name, pattern, from }),
         1 => consumer().prop_map(Change::RemoveConsumer),
@@ -56,6 +59,13 @@ fn change() -> impl Strategy<Value = Change> {
         1 => prop::collection::vec(0..60_u64, 0..5).prop_map(|sequences| Change::Drop { sequences }),
         1 => (0..90_000_u64).prop_map(|now| Change::Expire { now }),
         1 => (0..60_u64).prop_map(|before| Change::Purge { before }),
+        4 => (new_message(), 0..60_000_u64).prop_map(|(message, due)| Change::Delay {
+            message,
+            due,
+            author: "somebody".into(),
+        }),
+        3 => (0..20_u64, 0..60_000_u64).prop_map(|(id, time)| Change::Release { id, time }),
+        1 => (0..20_u64).prop_map(|id| Change::DropDelayed { id }),
     ]
 }
 
@@ -95,6 +105,9 @@ async fn all_of(store: &dyn Store, now: u64) -> String {
                 said.push(format!("{:?}", read_all(store, "s", reading.clone(), by_topic).await));
             }
         }
+    }
+    for (until, most) in [(u64::MAX, 100), (now, 3)] {
+        said.push(format!("{:?}", store.delayed(name("s"), until, most).await));
     }
     said.push(format!("{:?}", store.consumers(name("s")).await));
     said.join("\n")

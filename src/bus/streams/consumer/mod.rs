@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use self::ledger::{Ledger, MemberId};
 use super::Stream;
+use crate::bus::presence::Presence;
 use crate::bus::session::Session;
 use crate::bus::subscription::Slot;
 use crate::error::{BusError, BusResult};
@@ -56,6 +57,7 @@ pub(crate) struct Consumer {
     /// Told of acknowledgements, of credit, of room and of members.
     changed: Notify,
     plugins: Option<Arc<Plugins>>,
+    presence: Arc<Presence>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +102,9 @@ impl Member {
         self.taken.max(self.acknowledged + 1)
     }
 }
+
+/// A subscription whose session is lost, and that session.
+type Ghost = (Arc<Session>, u32);
 
 /// Somebody who waits for an acknowledgement to be kept.
 #[derive(Debug)]
@@ -195,7 +200,7 @@ pub(crate) fn join(
     wanted: Wanted,
     (session, slot, subscription): (&Arc<Session>, Slot, u32),
     runtime: &Handle,
-    plugins: Option<Arc<Plugins>>,
+    (plugins, presence): (Option<Arc<Plugins>>, &Arc<Presence>),
 ) -> BusResult<Membership> {
     let member = Member {
         id: 0,
@@ -208,7 +213,7 @@ pub(crate) fn join(
         acknowledged: 0,
     };
     let Some(name) = wanted.name.clone() else {
-        let consumer = Consumer::new(stream, &wanted, plugins);
+        let consumer = Consumer::new(stream, &wanted, plugins, presence);
         let id = consumer.lock().admit(member);
         runtime.spawn(Arc::clone(&consumer).run(wanted.start));
         return Ok(Membership { consumer, id });
@@ -232,7 +237,7 @@ pub(crate) fn join(
         let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
         return Err(BusError::LimitReached { what });
     }
-    let consumer = Consumer::new(stream, &wanted, plugins);
+    let consumer = Consumer::new(stream, &wanted, plugins, presence);
     let id = consumer.lock().admit(member);
     consumers.insert(name, Arc::clone(&consumer));
     drop(consumers);
@@ -241,7 +246,12 @@ pub(crate) fn join(
 }
 
 impl Consumer {
-    fn new(stream: &Arc<Stream>, wanted: &Wanted, plugins: Option<Arc<Plugins>>) -> Arc<Self> {
+    fn new(
+        stream: &Arc<Stream>,
+        wanted: &Wanted,
+        plugins: Option<Arc<Plugins>>,
+        presence: &Arc<Presence>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: wanted.name.clone(),
             is_shared: wanted.is_shared,
@@ -250,6 +260,7 @@ impl Consumer {
             state: Mutex::new(State { rules: wanted.rules, ..State::default() }),
             changed: Notify::new(),
             plugins,
+            presence: Arc::clone(presence),
         })
     }
 
@@ -258,7 +269,7 @@ impl Consumer {
     }
 
     /// One member more. Those that it takes the place of are returned.
-    fn take_in(&self, member: Member, wanted: &Wanted) -> BusResult<(MemberId, Vec<(Arc<Session>, u32)>)> {
+    fn take_in(&self, member: Member, wanted: &Wanted) -> BusResult<(MemberId, Vec<Ghost>)> {
         let name = || wanted.name.as_ref().map_or_else(String::new, ToString::to_string);
         let is_busy = !(self.is_shared && wanted.is_shared);
         // Whether sessions are lost is asked before the consumer is locked.
@@ -404,7 +415,7 @@ impl Told {
             };
             told.map_err(|_| stale())?;
         } else {
-            if payload.len() % 8 != 0 || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
+            if !payload.len().is_multiple_of(8) || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
                 let what = format!("an ACK with {} bytes of further tokens", payload.len());
                 return Err(BusError::Protocol { what });
             }

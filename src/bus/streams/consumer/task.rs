@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ledger::{Ledger, MemberId, Unwritten};
 use super::{Confirmation, Consumer, State, another_pattern};
+use crate::bus::presence::Present;
 use crate::bus::session::{Session, State as SessionState};
-use crate::bus::streams::publishing::milliseconds;
+use crate::bus::streams::publishing::{milliseconds, say_left};
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
 use crate::limits;
@@ -260,12 +261,18 @@ impl Work {
         let mut accepted = Vec::new();
         for member in &mut self.consumer.lock().members {
             if !std::mem::replace(&mut member.is_accepted, true) {
-                accepted.push((Arc::clone(&member.session), member.subscription));
+                accepted.push((Arc::clone(&member.session), member.slot, member.subscription));
             }
         }
-        for (session, subscription) in accepted {
+        let Consumer { stream, presence, .. } = &*self.consumer;
+        for (session, slot, subscription) in accepted {
             let header = Header::answering(Kind::Accepted, Kind::Subscribe, subscription, self.live_from);
-            session.lock().control(&header, &ContentRef::of_payload(&self.consumer.stream.epoch));
+            let mut state = session.lock();
+            state.control(&header, &ContentRef::of_payload(&stream.epoch));
+            if let Some(own) = state.subscriptions.at(slot) {
+                own.present = Present::begin(&session, presence, &own.pattern);
+            }
+            drop(state);
             session.flush();
         }
     }
@@ -386,8 +393,8 @@ impl Work {
     /// Reads a message that comes again, and those behind it that do.
     async fn read_again(&mut self, sequence: u64) -> Result<(), BusError> {
         let stream = &self.consumer.stream;
-        let reading =
-            Reading::from(sequence, milliseconds()).of(self.consumer.pattern.clone()).at_most(RETRIES_READ);
+        // Those whose time is over as well, so that it is told why they do not come again.
+        let reading = Reading::from(sequence, 0).of(self.consumer.pattern.clone()).at_most(RETRIES_READ);
         let page = stream.store.read(stream.name.clone(), reading).await;
         let page = page.map_err(|error| self.unreadable(&error))?;
         let mut state = self.consumer.lock();
@@ -400,7 +407,7 @@ impl Work {
             }
         }
         if !self.again.contains_key(&sequence) {
-            // Retention has dropped it, or its time is over.
+            // Retention has dropped it.
             ledger.forget(sequence);
             drop(state);
             self.tell_gap(1);
@@ -546,10 +553,16 @@ impl Consumer {
                     continue;
                 }
                 let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
-                part.handed = number;
                 subscription.matched += 1;
                 totals.matched += 1;
-                let fields = fields(&message, attempt, live_from);
+                let Some(fields) = fields(&message, attempt, live_from) else {
+                    // It was of no use any more before somebody could have it, and so it is done.
+                    let _ = ledger.acknowledge(attempt.token);
+                    subscription.count_dropped(1, GapReason::Expired, totals);
+                    subscription.tell_gap(1, GapReason::Expired, lanes);
+                    continue;
+                };
+                part.handed = number;
                 let topic = message.topic.as_str().as_bytes();
                 subscription.deliver(&ContentRef::lent(&fields, topic, &message.payload), lanes, totals);
             }
@@ -559,15 +572,17 @@ impl Consumer {
     }
 }
 
-/// The fields of a message that is handed over: where it lies, and by what it is acknowledged.
-fn fields(message: &Message, attempt: Attempt, live_from: u64) -> Vec<u8> {
+/// The fields of a message that is handed over: how long it is of use, where it lies, and by what it is acknowledged;
+/// `None` if it is of no use any more.
+fn fields(message: &Message, attempt: Attempt, live_from: u64) -> Option<Vec<u8>> {
     let mut fields = FieldsBuilder::new();
     let replayed = attempt.redelivered || message.sequence < live_from;
     // There was room for this before it was published.
     let _ = fields.append(&message.fields);
+    let is_of_use = say_left(message, &mut fields);
     let _ = fields.position(Position::new(message.sequence, message.time, replayed));
     let _ = fields.attempt(attempt);
-    fields.finish()
+    is_of_use.then(|| fields.finish())
 }
 
 /// What is written of what has changed.
