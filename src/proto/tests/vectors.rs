@@ -108,11 +108,8 @@ fn push_field(builder: &mut FieldsBuilder, field: &Value) {
         }
         "consumer" => builder.consumer(text(field, "consumer")),
         "delivery" => {
-            let mut rules = DeliveryRules::default();
-            rules.ack_wait = millis(field, "ack_wait");
-            rules.max_deliver = number(field, "max_deliver");
-            rules.max_pending = number(field, "max_pending");
-            builder.delivery(rules)
+            let (max_deliver, max_pending) = (number(field, "max_deliver"), number(field, "max_pending"));
+            builder.delivery(DeliveryRules { ack_wait: millis(field, "ack_wait"), max_deliver, max_pending })
         }
         "attempt" => {
             let redelivered = field["redelivered"] == true;

@@ -93,6 +93,9 @@ struct Member {
     acknowledged: u64,
 }
 
+/// Subscriptions of sessions that are lost, whose place somebody has taken.
+type Ghosts = Vec<(Arc<Session>, u32)>;
+
 impl Member {
     /// Which of its messages it may have begun with: what its application has taken, and the one behind the last that
     /// it has acknowledged.
@@ -259,7 +262,7 @@ impl Consumer {
     }
 
     /// One member more. Those that it takes the place of are returned.
-    fn take_in(&self, member: Member, wanted: &Wanted) -> BusResult<(MemberId, Vec<(Arc<Session>, u32)>)> {
+    fn take_in(&self, member: Member, wanted: &Wanted) -> BusResult<(MemberId, Ghosts)> {
         let name = || wanted.name.as_ref().map_or_else(String::new, ToString::to_string);
         let is_busy = !(self.is_shared && wanted.is_shared);
         // Whether sessions are lost is asked before the consumer is locked.
@@ -395,7 +398,7 @@ impl Told {
             };
             told.map_err(|_| stale())?;
         } else {
-            if payload.len() % 8 != 0 || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
+            if !payload.len().is_multiple_of(8) || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
                 let what = format!("an ACK with {} bytes of further tokens", payload.len());
                 return Err(BusError::Protocol { what });
             }
