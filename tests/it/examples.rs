@@ -17,7 +17,7 @@ macro_rules! examples {
             }
         )*
 
-        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER, PLUGIN, WILLS];
+        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER, PLUGIN, WILLS, CONSUMER];
     };
 }
 
@@ -30,7 +30,6 @@ examples! {
     "06_gaps_and_policies.rs" "../../examples/06_gaps_and_policies.rs" gaps_and_policies,
     "07_scatter_gather.rs" "../../examples/07_scatter_gather.rs" scatter_gather,
     "08_pipelined_publisher.rs" "../../examples/08_pipelined_publisher.rs" pipelined_publisher,
-    "14_durable_consumer.rs" "../../examples/14_durable_consumer.rs" durable_consumer,
 }
 
 /// Of the last ones some need features that are not among the defaults.
@@ -41,6 +40,7 @@ const PLUGIN: &str = "12_plugin.rs";
 
 /// Behind them in the order of their names.
 const WILLS: &str = "13_will_and_delay.rs";
+const CONSUMER: &str = "14_durable_consumer.rs";
 
 #[cfg(all(feature = "compression", feature = "encryption"))]
 #[path = "../../examples/09_end_to_end_encryption.rs"]
@@ -91,6 +91,22 @@ mod will_and_delay;
 #[test]
 fn will_and_delay() {
     ends(will_and_delay::run());
+}
+
+/// Runs an example as its `main` does.
+fn ends(example: impl Future<Output = Result<(), Box<dyn Error>>>) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ended = runtime.block_on(whispeer_testkit::wait::soon("the end of the example", example));
+    ended.unwrap();
+}
+
+#[path = "../../examples/14_durable_consumer.rs"]
+#[allow(dead_code, reason = "it is a program of its own as well")]
+mod durable_consumer;
+
+#[test]
+fn durable_consumer() {
+    ends(durable_consumer::run());
 }
 
 /// Runs an example as its `main` does.

@@ -60,9 +60,7 @@ async fn streams_are_told_with_what_they_have_and_a_store_that_fails_holds_nothi
     }
     let told: Rows<StreamStats> = ask(&client, "$bus/streams").await;
     let names: Vec<_> = told.rows.iter().map(|row| (row.name.as_str(), row.messages, row.next)).collect();
-    let (orders, bills) =
-        ([("orders", 3, 4), ("orders.dead", 0, 1)], [("bills", 0, 1), ("bills.dead", 0, 1)]);
-    assert_eq!(names, [orders, bills, [("logs", 0, 1), ("logs.dead", 0, 1)]].concat());
+    assert_eq!(names, [("orders", 3, 4), ("bills", 0, 1), ("logs", 0, 1)]);
     let orders = &told.rows[0];
     assert_eq!(
         (orders.patterns.as_slice(), orders.storage.as_str()),
@@ -72,7 +70,7 @@ async fn streams_are_told_with_what_they_have_and_a_store_that_fails_holds_nothi
     two.close().await.unwrap();
     let told: Rows<StreamStats> = ask(&client, "$bus/streams").await;
     let problems: Vec<_> = told.rows.iter().map(|row| row.problem.as_deref()).collect();
-    assert_eq!(problems, [[None; 4].as_slice(), &[Some("the store is closed"); 2]].concat());
+    assert_eq!(problems, [None, None, Some("the store is closed")]);
     let stats: BusStats = ask(&client, "$bus/stats").await;
     assert_eq!(stats.published, 3);
 }

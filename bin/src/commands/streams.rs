@@ -77,6 +77,10 @@ async fn list(store: &Arc<dyn Store>) -> anyhow::Result<()> {
         ("NEXT", Right),
     ]);
     for state in states(store).await? {
+        // What a stream has among its dead letters is for `whispeer dlq`.
+        if state.settings.name.as_str().ends_with(".dead") {
+            continue;
+        }
         let patterns: Vec<_> = state.settings.patterns.iter().map(ToString::to_string).collect();
         table.row(vec![
             state.settings.name.to_string(),
