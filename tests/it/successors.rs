@@ -115,3 +115,34 @@ async fn what_comes_while_a_durable_consumer_changes_hands_comes_behind_what_the
     drop(held);
     bus.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_several_had_one_after_the_other_comes_in_its_order() {
+    let pattern = TopicPattern::new("orders/**").unwrap();
+    let orders = StreamSettings::new(Name::new("orders").unwrap(), vec![pattern]);
+    let streams = Streams::open(Arc::new(MemoryStore::new()), [orders]).await.unwrap();
+    let bus = Bus::builder().streams(streams).start().unwrap();
+    let client = || Client::new_memory(&bus.connector()).unwrap();
+    let workers = || SubscribeOptions::default().group("workers").start(Start::All);
+    let (one, two, three) = (client(), client(), client());
+    publish(&three, 1..=5).await;
+    let first = one.consume_bytes("orders/**", workers()).await.unwrap();
+    one.flush().await.unwrap();
+    // It has room for the first two of what the one before had, and the third for none before both are gone.
+    let second = two.consume_bytes("orders/**", workers().window(2, 1 << 20)).await.unwrap();
+    drop(first);
+    one.flush().await.unwrap();
+    two.flush().await.unwrap();
+    advance(Duration::from_millis(1)).await;
+    let mut third = three.consume_bytes("orders/**", workers().window(1, 1)).await.unwrap();
+    drop(second);
+    two.flush().await.unwrap();
+    let mut come = Vec::new();
+    for _ in 1..=5 {
+        let order = timeout(LONG, third.recv()).await.unwrap().unwrap();
+        come.push(order.receipt.sequence());
+        order.ack().await.unwrap();
+    }
+    assert_eq!(come, [3, 1, 2, 4, 5], "the first of them came before the second was gone");
+    bus.stop().await;
+}

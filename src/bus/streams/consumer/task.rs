@@ -489,7 +489,7 @@ impl Consumer {
         &self,
         live_from: u64,
         member: &Ready,
-        mut next: impl FnMut(&Ledger, Instant) -> Option<Message>,
+        mut next: impl FnMut(&mut Ledger, Instant) -> Option<Message>,
     ) -> Result<(), BusError> {
         {
             let mut session = member.session.lock();
