@@ -7,6 +7,8 @@ mod arguments;
 mod bus;
 mod certs;
 mod config;
+#[cfg(feature = "sqlite")]
+mod crashes;
 #[cfg(feature = "auth")]
 mod credentials;
 mod descriptors;
