@@ -109,13 +109,6 @@ fn durable_consumer() {
     ends(durable_consumer::run());
 }
 
-/// Runs an example as its `main` does.
-fn ends(example: impl Future<Output = Result<(), Box<dyn Error>>>) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let ended = runtime.block_on(whispeer_testkit::wait::soon("the end of the example", example));
-    ended.unwrap();
-}
-
 #[test]
 fn no_example_is_forgotten() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");

@@ -47,6 +47,7 @@ mod requests;
 mod rights;
 mod slow_peers;
 mod streams;
+mod successors;
 mod tcp;
 mod tls;
 mod totals;

@@ -9,6 +9,8 @@ mod certs;
 mod config;
 #[cfg(feature = "sqlite")]
 mod consumers;
+#[cfg(feature = "sqlite")]
+mod crashes;
 #[cfg(feature = "auth")]
 mod credentials;
 mod descriptors;

@@ -162,6 +162,22 @@ impl Running {
         self.said.contains(text)
     }
 
+    /// What it has said, if it has ended though nobody asked it to.
+    pub(crate) fn has_ended(&mut self) -> Option<String> {
+        self.child.try_wait().unwrap()?;
+        while let Ok(line) = self.errors.recv_timeout(LIMIT) {
+            self.said.push_str(&line);
+            self.said.push('\n');
+        }
+        Some(std::mem::take(&mut self.said))
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// The number of the process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
@@ -193,7 +209,7 @@ impl Running {
         Ended { status, output, errors }
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let until = Instant::now() + LIMIT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -30,8 +30,13 @@ pub(super) struct Ledger {
     retries: BTreeMap<u64, Retry>,
     /// Those that have failed too often, until they are put away.
     dead: BTreeMap<u64, Death>,
-    /// When something of `pending` or `retries` is due.
-    due: BTreeSet<(Instant, u64)>,
+    /// When something of `pending` is due.
+    deadlines: BTreeSet<(Instant, u64)>,
+    /// When something of `retries` is due, as far as it was not when it was last looked.
+    delayed: BTreeSet<(Instant, u64)>,
+    /// What of `retries` is due. The first of them in the stream comes first, whenever it was given up: so those of who
+    /// is gone come to his successor in their order.
+    ripe: BTreeSet<u64>,
     tokens: HashMap<u64, u64>,
     next_token: u64,
     /// What has not been written yet, and the floor that was written last.
@@ -106,7 +111,9 @@ impl Ledger {
             pending: BTreeMap::new(),
             retries: BTreeMap::new(),
             dead: BTreeMap::new(),
-            due: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            delayed: BTreeSet::new(),
+            ripe: BTreeSet::new(),
             tokens: HashMap::new(),
             next_token: first_token,
             unwritten: Unwritten::default(),
@@ -156,9 +163,14 @@ impl Ledger {
     }
 
     /// The message that comes again next, if one is due by now.
-    pub(super) fn next_retry(&self, now: Instant) -> Option<u64> {
-        let due = self.due.iter().take_while(|(due, _)| *due <= now);
-        due.map(|(_, sequence)| *sequence).find(|sequence| self.retries.contains_key(sequence))
+    pub(super) fn next_retry(&mut self, now: Instant) -> Option<u64> {
+        while let Some((due, sequence)) = self.delayed.first().copied()
+            && due <= now
+        {
+            self.delayed.pop_first();
+            self.ripe.insert(sequence);
+        }
+        self.ripe.first().copied()
     }
 
     /// Whether this message is to come again.
@@ -168,7 +180,10 @@ impl Ledger {
 
     /// When something is due next after this moment.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        self.due.range((now, u64::MAX)..).map(|(due, _)| *due).find(|due| *due > now)
+        let next = |all: &BTreeSet<(Instant, u64)>| {
+            all.range((now, u64::MAX)..).map(|(due, _)| *due).find(|due| *due > now)
+        };
+        next(&self.deadlines).into_iter().chain(next(&self.delayed)).min()
     }
 
     /// Hands a message to a member, of which it is the one with this number. `None` where it is done already, or dead.
@@ -179,11 +194,8 @@ impl Ledger {
         number: u64,
         now: Instant,
     ) -> Option<Attempt> {
-        let (failed, redelivered) = match self.retries.remove(&sequence) {
-            Some(retry) => {
-                self.due.remove(&(retry.due, sequence));
-                (retry.failed, true)
-            }
+        let (failed, redelivered) = match self.take_retry(sequence) {
+            Some(retry) => (retry.failed, true),
             None if sequence < self.next => return None,
             None => {
                 let known = self.known.remove(&sequence).unwrap_or_default();
@@ -204,7 +216,7 @@ impl Ledger {
         self.next_token = token.wrapping_add(1);
         self.tokens.insert(token, sequence);
         let deadline = now + doubled(self.rules.ack_wait, failed, limits::ACK_WAIT_MAX);
-        self.due.insert((deadline, sequence));
+        self.deadlines.insert((deadline, sequence));
         self.pending.insert(sequence, Pending { member, token, number, failed, deadline });
         Some(Attempt::new(token, failed + 1, redelivered))
     }
@@ -239,9 +251,9 @@ impl Ledger {
     pub(super) fn progress(&mut self, token: u64, now: Instant) -> Result<(), Stale> {
         let sequence = self.tokens.get(&token).copied().ok_or(Stale)?;
         let pending = self.pending.get_mut(&sequence).ok_or(Stale)?;
-        self.due.remove(&(pending.deadline, sequence));
+        self.deadlines.remove(&(pending.deadline, sequence));
         pending.deadline = now + doubled(self.rules.ack_wait, pending.failed, limits::ACK_WAIT_MAX);
-        self.due.insert((pending.deadline, sequence));
+        self.deadlines.insert((pending.deadline, sequence));
         Ok(())
     }
 
@@ -259,7 +271,7 @@ impl Ledger {
     /// Takes back what was not acknowledged in time.
     pub(super) fn expire(&mut self, now: Instant) {
         let over: Vec<u64> = self
-            .due
+            .deadlines
             .iter()
             .take_while(|(due, _)| *due <= now)
             .map(|(_, sequence)| *sequence)
@@ -289,9 +301,7 @@ impl Ledger {
 
     /// A message that was to come again is not there any more.
     pub(super) fn forget(&mut self, sequence: u64) {
-        if let Some(retry) = self.retries.remove(&sequence) {
-            self.due.remove(&(retry.due, sequence));
-        }
+        self.take_retry(sequence);
         self.dead.remove(&sequence);
         self.unwritten.failed.remove(&sequence);
         self.unwritten.done.insert(sequence);
@@ -318,8 +328,15 @@ impl Ledger {
     fn take_pending(&mut self, sequence: u64) -> Option<Pending> {
         let pending = self.pending.remove(&sequence)?;
         self.tokens.remove(&pending.token);
-        self.due.remove(&(pending.deadline, sequence));
+        self.deadlines.remove(&(pending.deadline, sequence));
         Some(pending)
+    }
+
+    fn take_retry(&mut self, sequence: u64) -> Option<Retry> {
+        let retry = self.retries.remove(&sequence)?;
+        self.delayed.remove(&(retry.due, sequence));
+        self.ripe.remove(&sequence);
+        Some(retry)
     }
 
     fn fail(&mut self, sequence: u64, failed: u32, reason: Failure, due: Instant) {
@@ -333,7 +350,7 @@ impl Ledger {
     }
 
     fn retry(&mut self, sequence: u64, failed: u32, due: Instant) {
-        self.due.insert((due, sequence));
+        self.delayed.insert((due, sequence));
         self.retries.insert(sequence, Retry { failed, due });
     }
 }

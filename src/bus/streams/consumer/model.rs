@@ -224,16 +224,16 @@ async fn check(steps: Vec<Step>) {
     }
 }
 
-/// What is due again goes first, the longest due of it, and then what nobody has had.
+/// What is due again goes first, in the order of the stream, and then what nobody has had.
 fn take(ledger: &mut Ledger, model: &mut Model, member: u64, now: Instant) {
     if !ledger.has_room() {
         return;
     }
     let due = model.messages.iter().filter_map(|(sequence, message)| match message.is {
-        Is::Again { from } if from <= now => Some((from, *sequence)),
+        Is::Again { from } if from <= now => Some(*sequence),
         _ => None,
     });
-    let due = due.min().map(|(_, sequence)| sequence);
+    let due = due.min();
     assert_eq!(ledger.next_retry(now), due);
     let sequence = due.unwrap_or(ledger.next());
     let Some(message) = model.messages.get_mut(&sequence) else { return };

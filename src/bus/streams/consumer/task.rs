@@ -209,7 +209,7 @@ impl Work {
             let now = Instant::now();
             ledger(&mut consumer.lock())?.expire(now);
             self.begin_to_write()?;
-            let rest = self.hand_over(now).await?;
+            let rest = self.hand_over().await?;
             // Some of what was to be handed over may be gone.
             self.begin_to_write()?;
             if let Some(plugins) = &consumer.plugins {
@@ -332,9 +332,11 @@ impl Work {
     }
 
     /// Hands over what there is as far as members have credit.
-    async fn hand_over(&mut self, now: Instant) -> Result<Rest, BusError> {
+    async fn hand_over(&mut self) -> Result<Rest, BusError> {
         let consumer = Arc::clone(&self.consumer);
         loop {
+            // While a page was read, somebody may have gone: what he had comes first.
+            let now = Instant::now();
             let (retry, may_read_on, next) = {
                 let mut state = consumer.lock();
                 let ledger = ledger(&mut state)?;
@@ -346,7 +348,7 @@ impl Work {
                     continue;
                 }
                 let Some(member) = self.next_member() else { return Ok(Rest::Change) };
-                self.hand_again(&member, now)?;
+                self.hand_again(&member)?;
                 continue;
             }
             if !may_read_on {
@@ -372,7 +374,7 @@ impl Work {
             }
             let Some(member) = self.next_member() else { return Ok(Rest::Change) };
             self.mark().await?;
-            self.hand_fresh(&member, now)?;
+            self.hand_fresh(&member)?;
         }
     }
 
@@ -456,13 +458,17 @@ impl Work {
         Some(Ready { id: found.id, session: Arc::clone(&found.session), slot: found.slot })
     }
 
-    /// Hands messages of the log to a member.
-    fn hand_fresh(&mut self, member: &Ready, now: Instant) -> Result<(), BusError> {
+    /// Hands messages of the log to a member, unless some come again by now: those of somebody who has gone since they
+    /// were looked for come first.
+    fn hand_fresh(&mut self, member: &Ready) -> Result<(), BusError> {
         let mut left = if self.consumer.is_shared { SHARE } else { usize::MAX };
         let marked = if self.consumer.name.is_some() { self.marked } else { u64::MAX };
         let withheld = self.withheld(member, self.ahead.iter());
-        let ahead = &mut self.ahead;
-        self.consumer.hand_all(self.live_from, member, now, &withheld, |ledger| {
+        let (ahead, mut is_first) = (&mut self.ahead, true);
+        self.consumer.hand_all(self.live_from, member, &withheld, |ledger, now| {
+            if std::mem::take(&mut is_first) && ledger.next_retry(now).is_some() {
+                left = 0;
+            }
             let is_next = ahead.front().is_some_and(|message| message.sequence < marked);
             left = left.checked_sub(1)?;
             if is_next && ledger.may_read_on() { ahead.pop_front() } else { None }
@@ -470,11 +476,11 @@ impl Work {
     }
 
     /// Hands messages that come again to a member.
-    fn hand_again(&mut self, member: &Ready, now: Instant) -> Result<(), BusError> {
+    fn hand_again(&mut self, member: &Ready) -> Result<(), BusError> {
         let mut left = if self.consumer.is_shared { SHARE } else { usize::MAX };
         let withheld = self.withheld(member, self.again.values());
         let again = &mut self.again;
-        self.consumer.hand_all(self.live_from, member, now, &withheld, |ledger| {
+        self.consumer.hand_all(self.live_from, member, &withheld, |ledger, now| {
             left = left.checked_sub(1)?;
             let sequence = ledger.next_retry(now).filter(|_| ledger.has_room())?;
             again.remove(&sequence)
@@ -523,21 +529,22 @@ impl Consumer {
         &self,
         live_from: u64,
         member: &Ready,
-        now: Instant,
         withheld: &HashSet<u64>,
-        mut next: impl FnMut(&Ledger) -> Option<Message>,
+        mut next: impl FnMut(&mut Ledger, Instant) -> Option<Message>,
     ) -> Result<(), BusError> {
         {
             let mut session = member.session.lock();
             let SessionState { subscriptions, lanes, totals, .. } = &mut *session;
             let Some(subscription) = subscriptions.at(member.slot) else { return Ok(()) };
             let mut own = self.lock();
+            // Nobody comes or goes from here on.
+            let now = Instant::now();
             let State { ledger, members, .. } = &mut *own;
             let ledger = ledger.as_mut().ok_or_else(not_opened)?;
             let Some(part) = members.iter_mut().find(|part| part.id == member.id) else { return Ok(()) };
             while subscription.credit.is_left()
                 && lanes.has_room()
-                && let Some(message) = next(ledger)
+                && let Some(message) = next(ledger, now)
             {
                 let number = part.handed + 1;
                 if withheld.contains(&message.sequence) {
