@@ -426,8 +426,12 @@ fn open<T>(
     decode: Decoder<T>,
     reads_stream: bool,
 ) -> BriefResult<(T, Opened)> {
-    // What was there before may have come before.
-    opener.is_stored = reads_stream && position_of(raw.fields).is_some_and(|position| position.replayed);
+    // What was there before may have come before, and so may what is sent until it is acknowledged: a dead letter that was
+    // put back is the same message at another place.
+    let may_come_again = |fields| {
+        attempt_of(fields).is_some() || position_of(fields).is_some_and(|position| position.replayed)
+    };
+    opener.is_stored = reads_stream && may_come_again(raw.fields);
     opener.open(MessageKind::Publish, topic_of(raw), (None, 0), raw, |raw, _| decode(raw))
 }
 
