@@ -114,7 +114,7 @@ async fn publish(client: &Client, mut next: Content, mut pen: Pen) {
             let (client, topic, payload, number) =
                 (client.clone(), topic.clone(), next.payload(), next.number);
             waiting.spawn(async move {
-                let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
+                let kept = PublishOptions::default().quality(Quality::ExactlyOnce);
                 (number, client.publish_bytes_with(&topic, payload, kept).await)
             });
             next.number += 1;
