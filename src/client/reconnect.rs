@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,11 +17,12 @@ use tokio::sync::broadcast;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::dispatch::refusal;
+use super::shared::lost;
 use crate::auth::Credentials;
 use crate::error::{BusError, BusResult, ErrorClass};
 use crate::limits;
 use crate::proto::{ContentRef, Header, Hello, Kind, Resume, ResumeToken, Shown, VERSION, Welcome};
-use crate::transport::{Address, Batch, ConnectOptions, Incoming, Link, Sent, connect_with};
+use crate::transport::{Address, Batch, ConnectOptions, Incoming, Link, LinkSender, Sent, connect_with};
 
 /// How a client comes back to the bus after its connection broke.
 ///
@@ -388,16 +390,25 @@ async fn attempt(
     if let Some(source) = credentials {
         hello.credentials = Some(Shown::from(&source.ask().await?));
     }
-    let mut link = connect_with(&address, &options).await?;
+    let link = connect_with(&address, &options).await?;
     if let Some(link) = link.sender.resumable() {
         // It lends its connection to the client's link, and must not confirm anything by itself.
         link.last();
     }
-    let lost = |error: std::io::Error| BusError::Disconnected { reason: error.to_string() };
+    introduce(link, &hello).await
+}
+
+/// Says hello over a new connection, and waits for the answer.
+async fn introduce(mut link: Link, hello: &Hello) -> BusResult<Fresh> {
+    let broken = |error: io::Error| lost(&error);
     let mut batch = Batch::new(link.sender.form());
     batch.push(&Header::new(Kind::Hello, 0, 0), &ContentRef::of_payload(&hello.encode()));
-    while link.sender.try_send(&mut batch).map_err(lost)? == Sent::Blocked {
-        poll_fn(|context| link.sender.poll_ready(context)).await.map_err(lost)?;
+    while link.sender.try_send(&mut batch).map_err(broken)? == Sent::Blocked {
+        let room = |context: &mut Context<'_>| {
+            let room = link.sender.poll_ready(context).map_err(broken);
+            gone(&*link.sender).map_or(room, |error| Poll::Ready(Err(error)))
+        };
+        poll_fn(room).await?;
     }
     let mut incoming = Incoming::new(link.sender.form(), limits::HANDSHAKE_FRAME_LIMIT);
     loop {
@@ -414,25 +425,23 @@ async fn attempt(
             let rest = incoming.take_rest();
             return Ok(Fresh { link, rest, welcome });
         }
-        let gone = link.sender.resumable().and_then(|link| link.lost());
-        if let Some(reason) = gone {
-            return Err(BusError::Disconnected { reason });
-        }
-        // A connection that breaks wakes this.
-        let mut once = false;
-        let read = poll_fn(|context| match link.receiver.poll_receive(context, &mut incoming) {
-            Poll::Pending if std::mem::replace(&mut once, true) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(read) => Poll::Ready(Some(read)),
-        });
-        match read.await {
-            Some(Ok(0)) => {
-                return Err(BusError::Disconnected { reason: "closed during the handshake".into() });
+        let read = poll_fn(|context| {
+            let read = link.receiver.poll_receive(context, &mut incoming);
+            match gone(&*link.sender) {
+                Some(error) if read.is_pending() => Poll::Ready(Err(error)),
+                _ => read.map_err(broken),
             }
-            Some(Err(error)) => return Err(lost(error)),
-            Some(Ok(_)) | None => {}
+        });
+        if read.await? == 0 {
+            return Err(BusError::Disconnected { reason: "closed during the handshake".into() });
         }
     }
+}
+
+/// Why there is no connection any more. A link that may outlive it only stands still.
+fn gone(sender: &dyn LinkSender) -> Option<BusError> {
+    let reason = sender.resumable()?.lost()?;
+    Some(BusError::Disconnected { reason })
 }
 
 #[cfg(test)]
@@ -477,6 +486,22 @@ mod tests {
             back.leave(&reason);
             assert_eq!(back.places.at, at, "{reason:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_before_anything_is_sent_is_noticed_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bus");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let options = ConnectOptions { lasting: true, ..ConnectOptions::default() };
+        let link = connect_with(&Address::Unix(path), &options).await.unwrap();
+        link.sender.resumable().unwrap().last();
+        drop(listener);
+        let started = Instant::now();
+        let introduced = timeout(Duration::from_secs(5), introduce(link, &Hello::default())).await;
+        let error = introduced.expect("not only when the time is over").map(drop).unwrap_err();
+        assert!(matches!(error, BusError::Disconnected { .. }), "{error:?}");
+        assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
     #[test]

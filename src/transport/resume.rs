@@ -512,6 +512,10 @@ impl LinkReceiver for Receiver {
             self.generation = generation;
             self.channel = state.channel.clone();
             self.read = std::mem::take(&mut state.read);
+            if state.lost.is_some() {
+                // It may have been found by the owner's own sending, when nobody was there to be woken.
+                context.waker().wake_by_ref();
+            }
         }
         if self.channel.is_none() {
             return if outlives {

@@ -1,6 +1,6 @@
 //! Two ends over connections that take and give a little at a time and break at any byte.
 
-use std::task::Waker;
+use std::task::{Wake, Waker};
 
 use proptest::prelude::*;
 
@@ -170,6 +170,38 @@ impl World {
             received[1],
             Vec::new()
         ));
+    }
+}
+
+/// A waker that counts.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_owner_learns_of_a_loss_that_its_own_sending_found() {
+    let (ends, pipes) = connection();
+    let mut side = ends.map(Side::new).into_iter().next().unwrap();
+    lock(&pipes[0]).broken = true;
+    let wakes = Arc::new(Wakes::default());
+    // It waits for nothing yet, as in the first turn of its task.
+    side.push(10);
+    side.send();
+    assert!(side.resumable().is_lost());
+    let waker = Waker::from(Arc::clone(&wakes));
+    for turn in 0..3 {
+        let read = side.link.receiver.poll_receive(&mut Context::from_waker(&waker), &mut side.incoming);
+        assert!(read.is_pending());
+        assert_eq!(
+            wakes.0.load(Ordering::Relaxed),
+            1,
+            "turn {turn}: one more turn, and not one after the other"
+        );
     }
 }
 
