@@ -244,8 +244,7 @@ pub struct StreamStats {
     pub epoch: String,
     /// Messages that there are.
     pub messages: u64,
-    /// Bytes that they count as: topic, fields and payload of each, and
-    /// [`STORED_OVERHEAD`](crate::limits::STORED_OVERHEAD).
+    /// Bytes that they count as: the [`weight`](crate::store::weight) of each.
     pub bytes: u64,
     /// The sequence of the oldest; without messages that of the one that comes next.
     pub first: u64,

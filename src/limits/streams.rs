@@ -14,10 +14,10 @@ pub const STREAM_PATTERNS: usize = 64;
 /// Consumers of one stream: each is told of what is new.
 pub const STREAM_CONSUMERS: usize = 1024;
 
-/// Bytes that a stored message counts as, beside its topic, fields and payload: what its row and its entry in an index
+/// Bytes that a stored message counts as, beside its topic, fields and payload: what its row and its entries in indexes
 /// take in a file. Measured, beside fields and payload: 35 B with ten million messages of 100 B and one topic, 43 B with
-/// mixed sizes around 70 B and ten topics, 49 B with ten thousand topics, whose part of the index is less full. With sizes up
-/// to 64 KiB a file is up to a seventh larger than what it counts, as a row of 1 to 4 KiB leaves some of its page empty.
+/// mixed sizes around 70 B and ten topics, 49 B with ten thousand topics, whose part of the index is less full. What a row
+/// leaves empty of its page is counted besides; see [`store::weight`](crate::store::weight).
 pub const STORED_OVERHEAD: usize = 48;
 
 /// Messages that are dropped for one that comes, or at one sweep, at the most: some milliseconds, in which nothing else is

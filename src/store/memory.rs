@@ -423,7 +423,7 @@ impl Log {
 
     fn drop_message(&mut self, sequence: u64) {
         let Some(message) = self.messages.remove(&sequence) else { return };
-        let bytes = weight(&message.topic, &message.fields, &message.payload);
+        let bytes = weight(message.topic.as_str().len(), message.fields.len() + message.payload.len());
         self.bytes -= bytes;
         if let Some(expires) = message.expires {
             self.expiring.remove(&(expires, sequence));
@@ -462,7 +462,7 @@ impl Log {
             looked_at += 1;
             let has_expired = message.expires.is_some_and(|expires| expires <= reading.now);
             if !has_expired && reading.takes(&message.topic) {
-                bytes += weight(&message.topic, &message.fields, &message.payload);
+                bytes += weight(message.topic.as_str().len(), message.fields.len() + message.payload.len());
                 page.messages.push(message.clone());
             }
         }

@@ -23,15 +23,67 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
-    /// Bytes that it counts as.
-    pub(super) fn weight(&self) -> u64 {
-        weight(&self.topic, &self.fields, &self.payload)
+    /// Bytes that it counts as towards what a stream keeps; see [`weight`].
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        weight(self.topic.as_str().len(), self.fields.len() + self.payload.len())
     }
 }
 
-/// Bytes that a message counts as.
-pub(super) fn weight(topic: &TopicPattern, fields: &[u8], payload: &[u8]) -> u64 {
-    (topic.as_str().len() + fields.len() + payload.len() + limits::STORED_OVERHEAD) as u64
+/// Bytes that a message counts as towards what a stream keeps, of so many bytes of its topic, and of its fields and payload
+/// together. It is what the message takes of a disk, give or take a tenth, so that [`Retention::bytes`] bounds that:
+/// topic, fields, payload, [`limits::STORED_OVERHEAD`], and what its row leaves empty of the pages of a file, which is
+/// half a page of 4 KiB where there is one row on each. All stores count so, and keep the same messages.
+///
+/// [`Retention::bytes`]: super::Retention::bytes
+///
+/// # Examples
+/// ```
+/// use whispeer::store::weight;
+///
+/// assert_eq!(weight(5, 100), 5 + 100 + 48 + 2);
+/// // Two of these do not fit on a page.
+/// assert_eq!(weight(5, 2_100), 5 + 2_100 + 48 + 1_966);
+/// ```
+#[must_use]
+pub fn weight(topic: usize, content: usize) -> u64 {
+    (topic + content + limits::STORED_OVERHEAD + row::unused(content)) as u64
+}
+
+/// How SQLite lays rows out; see "B-tree Pages" in <https://www.sqlite.org/fileformat2.html>.
+mod row {
+    /// Bytes of a page: SQLite's default.
+    const PAGE: usize = 4096;
+    /// Of them without the head of a leaf: for cells.
+    const LEAF: usize = PAGE - 8;
+    /// The longest row that lies on a leaf as a whole.
+    const WHOLE: usize = PAGE - 35;
+    /// The least of a longer one that does.
+    const PART: usize = (PAGE - 12) * 32 / 255 - 23;
+    /// The rest of it lies on pages of its own; this is what each of them takes.
+    const FURTHER: usize = PAGE - 4;
+    /// What a row has beside fields and payload: the kinds of its columns, its topic and its time.
+    const COLUMNS: usize = 17;
+    /// What a cell has beside that: its id, its length and its place.
+    const CELL: usize = 13;
+
+    /// Bytes that a row with so much content leaves empty, if those before and after it are as long.
+    pub(super) fn unused(content: usize) -> usize {
+        let length = content.saturating_add(COLUMNS);
+        if length <= WHOLE {
+            return beside(length + CELL);
+        }
+        let fitting = PART + (length - PART) % FURTHER;
+        let local = if fitting <= WHOLE { fitting } else { PART };
+        let rest = length - local;
+        let pages = rest.div_ceil(FURTHER);
+        (pages * PAGE - rest) + beside(local + CELL + 4)
+    }
+
+    /// A cell's part of what is left of its page.
+    fn beside(cell: usize) -> usize {
+        (PAGE / (LEAF / cell).max(1)).saturating_sub(cell)
+    }
 }
 
 /// By which a message is known if it is sent again.

@@ -28,7 +28,7 @@ use std::pin::Pin;
 
 pub use change::{Change, ConsumerState, Outcome, Progress};
 pub use memory::MemoryStore;
-pub use message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start};
+pub use message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
 pub use settings::{Name, Retention, StreamSettings, StreamState};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteOptions, SqliteStore};

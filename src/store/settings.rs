@@ -124,7 +124,7 @@ pub struct Retention {
     pub age: Option<Duration>,
     /// How many messages.
     pub messages: Option<u64>,
-    /// How many bytes: topic, fields, payload and [`limits::STORED_OVERHEAD`] of each message.
+    /// How many bytes: the [`weight`](super::weight) of each message, which is about what it takes of a disk.
     pub bytes: Option<u64>,
     /// How many messages of each topic.
     pub topic_messages: Option<u64>,

@@ -71,6 +71,39 @@ async fn file_and_log_stay_close_to_what_the_streams_keep() {
     }
 }
 
+/// Each of these sizes leaves another part of its pages empty.
+#[tokio::test]
+async fn messages_of_any_size_take_what_they_count_as() {
+    let bound = number_from("WHISPEER_MIB", 16) * MIB;
+    for length in [50, 1_400, 2_100, 4_200, 6_300, 33_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let store = opened(&path);
+        store.open(settings("s", &["**"]).retention(Retention::new().bytes(bound))).await.unwrap();
+        let (mut number, mut largest) = (0, 0);
+        while number * length < bound + bound / 8 {
+            let changes = (0..(200_000 / length).max(1))
+                .map(|index| Change::Append(message("a", number + index, length as usize)));
+            number += store.commit(name("s"), changes.collect()).await.unwrap().len() as u64;
+            largest = largest.max(size(&path));
+        }
+        let state = store.streams().await.unwrap().remove(0);
+        println!(
+            "{length} B: {} messages count {} KiB and have {} KiB, {} KiB at the most",
+            state.messages,
+            state.bytes / 1024,
+            state.messages * length / 1024,
+            largest / 1024,
+        );
+        assert!(state.bytes <= bound && state.bytes > bound - bound / 20);
+        assert!(
+            (bound - bound / 5..bound + bound / 5).contains(&largest),
+            "{length} B: {largest} of {bound}"
+        );
+        store.close().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn the_log_stays_short_while_somebody_always_reads() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::functions::{Context, FunctionFlags};
 use whispeer::TopicPattern;
-use whispeer::limits::STORED_OVERHEAD;
 use whispeer::store::{
     Change, ConsumerState, Delayed, MemoryStore, Message, MessageId, Name, NewMessage, Outcome, Reading,
-    Retention, Store, StoreError, StreamSettings, StreamState,
+    Retention, Store, StoreError, StreamSettings, StreamState, weight,
 };
 
 /// Numbers from a seed (xorshift).
@@ -272,22 +272,22 @@ pub(crate) fn examine(path: &Path) {
     let connection = Connection::open(path).unwrap();
     let whole: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(whole, "ok");
+    let weigh = |context: &Context<'_>| {
+        let [topic, content] = [context.get::<u32>(0)?, context.get(1)?].map(|length| length as usize);
+        Ok(weight(topic, content).cast_signed())
+    };
+    connection.create_scalar_function("weight", 2, FunctionFlags::SQLITE_DETERMINISTIC, weigh).unwrap();
     let none = |what: &str, sql: &str| {
-        let mut count = connection.prepare(sql).unwrap();
-        if count.parameter_count() > 0 {
-            count.raw_bind_parameter(1, STORED_OVERHEAD as i64).unwrap();
-        }
-        let mut rows = count.raw_query();
-        let count: i64 = rows.next().unwrap().unwrap().get(0).unwrap();
+        let count: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
         assert_eq!(count, 0, "{what}");
     };
     none(
         "topics that do not count what they have",
         "SELECT count(*) FROM topics t LEFT JOIN
-         (SELECT topic, count(*) AS messages, sum(length(fields) + length(payload)) AS bytes
-          FROM messages GROUP BY topic) m ON m.topic = t.id
-         WHERE t.messages IS NOT m.messages
-            OR t.bytes IS NOT m.bytes + m.messages * (length(t.topic) + ?1)",
+         (SELECT m.topic, count(*) AS messages, max(m.id) AS last,
+                 sum(weight(length(CAST(t.topic AS BLOB)), length(m.fields) + length(m.payload))) AS bytes
+          FROM messages m JOIN topics t ON t.id = m.topic GROUP BY m.topic) m ON m.topic = t.id
+         WHERE t.messages IS NOT m.messages OR t.bytes IS NOT m.bytes OR t.last IS NOT m.last",
     );
     none(
         "streams that do not count what their topics count",
@@ -304,7 +304,7 @@ pub(crate) fn examine(path: &Path) {
         "streams that do not count what is not due",
         "SELECT count(*) FROM streams s WHERE s.delayed IS NOT
          (SELECT count(*) FROM delayed d WHERE d.stream = s.id) OR s.delayed_bytes IS NOT
-         (SELECT coalesce(sum(length(CAST(topic AS BLOB)) + length(fields) + length(payload) + length(author) + ?1), 0)
+         (SELECT coalesce(sum(weight(length(CAST(topic AS BLOB)), length(fields) + length(payload)) + length(author)), 0)
           FROM delayed d WHERE d.stream = s.id)",
     );
     none(

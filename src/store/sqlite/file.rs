@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use rusqlite_migration::{Error as MigrationError, MigrationDefinitionError};
+use rusqlite_migration::Error as MigrationError;
 
 use super::failure::{damaged, told};
-use super::schema::{APPLICATION, MIGRATIONS};
+use super::schema::{APPLICATION, MIGRATIONS, VERSION};
 use super::{Durability, SqliteOptions};
 use crate::error::StoreError;
 
@@ -50,9 +50,6 @@ impl StoreFile {
             .pragma_update(None, "application_id", APPLICATION)
             .map_err(|error| told(&place, &error))?;
         MIGRATIONS.to_latest(&mut connection).map_err(|error| match error {
-            MigrationError::MigrationDefinition(MigrationDefinitionError::DatabaseTooFarAhead) => {
-                StoreError::Newer { place: place.clone() }
-            }
             MigrationError::RusqliteError { err, .. } => told(&place, &err),
             error => damaged(&place, &error.to_string()),
         })?;
@@ -141,12 +138,16 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
     connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
-/// Whether it is a store's, or new.
+/// Whether it is a store's, and not of a later release, or new.
 fn check_kind(connection: &Connection, place: &str) -> Result<(), StoreError> {
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let kind = number("PRAGMA application_id").map_err(|error| told(place, &error))?;
     let tables = number("SELECT count(*) FROM sqlite_schema").map_err(|error| told(place, &error))?;
+    let version = number("PRAGMA user_version").map_err(|error| told(place, &error))?;
     match (kind, tables) {
+        (kind, _) if kind == i64::from(APPLICATION) && version > VERSION => {
+            Err(StoreError::Newer { place: place.to_owned() })
+        }
         (kind, _) if kind == i64::from(APPLICATION) => Ok(()),
         (0, 0) => Ok(()),
         _ => Err(damaged(place, "it is the database of another program")),

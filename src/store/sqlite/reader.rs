@@ -17,7 +17,7 @@ use super::{consumers, delayed, rare};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::ConsumerState;
-use crate::store::message::{Delayed, Message, Page, Reading, Start};
+use crate::store::message::{Delayed, Message, Page, Reading, Start, weight};
 use crate::store::settings::Name;
 use crate::topic::TopicPattern;
 
@@ -173,13 +173,13 @@ impl ThreadReader {
         let Self { connection, topics, .. } = self;
         let mut page = Pages { reading, topics, connection, found: Vec::new(), bytes: Vec::new(), weight: 0 };
         let next = if last_per_topic {
+            // A cross join is made in this order: topics by their last messages, of which a page is few.
             let mut find = connection.prepare_cached(
-                "SELECT m.id, m.topic, m.time, m.expires, m.fields, m.payload FROM
-                 (SELECT (SELECT max(id) FROM messages WHERE topic = t.id) AS last FROM topics t
-                  WHERE t.stream = ?1) JOIN messages m ON m.id = last
-                 WHERE m.id >= ?2 ORDER BY m.id LIMIT ?3",
+                "SELECT m.id, m.topic, m.time, m.expires, m.fields, m.payload
+                 FROM topics t CROSS JOIN messages m ON m.id = t.last
+                 WHERE t.last >= ?1 AND t.last < ?2 ORDER BY t.last LIMIT ?3",
             )?;
-            page.fill(&mut find, params![stream, from, looks])?
+            page.fill(&mut find, params![from, row(stream, end), looks])?
         } else {
             let mut find = connection.prepare_cached(
                 "SELECT id, topic, time, expires, fields, payload FROM messages
@@ -310,8 +310,7 @@ impl Pages<'_> {
             let topic = topic.clone();
             let fields = self.keep(row.get_ref(4)?.as_blob().map_err(blob)?);
             let payload = self.keep(row.get_ref(5)?.as_blob().map_err(blob)?);
-            let length = topic.as_str().len() + fields.len() + payload.len() + limits::STORED_OVERHEAD;
-            self.weight += length as u64;
+            self.weight += weight(topic.as_str().len(), fields.len() + payload.len());
             let time = unsigned(row.get(2)?);
             self.found.push(Found { sequence, topic, time, expires, fields, payload });
         }

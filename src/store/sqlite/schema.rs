@@ -111,10 +111,21 @@ const STEPS: &[M<'static>] = &[
         ALTER TABLE streams ADD COLUMN delayed_bytes INTEGER NOT NULL DEFAULT 0;
         ",
     ),
+    M::up(
+        "
+        -- The row id of its last message, by which readers find the last of each topic in their order.
+        ALTER TABLE topics ADD COLUMN last INTEGER NOT NULL DEFAULT 0;
+        UPDATE topics SET last = coalesce((SELECT max(id) FROM messages WHERE topic = topics.id), 0);
+        CREATE INDEX topics_by_last ON topics (last);
+        ",
+    ),
 ];
 
 /// The steps to the tables of this release.
 pub(super) const MIGRATIONS: Migrations<'static> = Migrations::from_slice(STEPS);
+
+/// The version that a file has with all of them; SQLite's `user_version`.
+pub(super) const VERSION: i64 = STEPS.len().cast_signed() as i64;
 
 /// The row id of a message.
 pub(super) fn row(stream: i64, sequence: u64) -> i64 {

@@ -13,7 +13,7 @@ use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, Outcome};
 use crate::store::delays;
-use crate::store::message::{Delayed, MessageId, NewMessage};
+use crate::store::message::{Delayed, MessageId, NewMessage, weight};
 use crate::store::settings::{Name, Retention, StreamSettings, StreamState, drawn_epoch};
 use crate::topic::TopicPattern;
 
@@ -83,7 +83,7 @@ struct Oldest {
     topic: i64,
     time: u64,
     /// Bytes of its fields and payload.
-    length: u64,
+    length: usize,
 }
 
 impl Oldest {
@@ -94,7 +94,7 @@ impl Oldest {
             row: row.get(0)?,
             topic: row.get(1)?,
             time: unsigned(row.get(2)?),
-            length: unsigned(row.get(3)?),
+            length: usize::try_from(row.get::<_, i64>(3)?).unwrap_or_default(),
         })
     }
 }
@@ -405,7 +405,7 @@ impl Changing<'_> {
             self.know(id, sequence, time)?;
         }
         let bytes = message.weight();
-        self.topics.add(self.connection, topic, bytes)?;
+        self.topics.add(self.connection, topic, row(self.stream.id, sequence), bytes)?;
         let stream = &mut self.stream;
         (stream.end, stream.time, stream.is_changed) = (sequence + 1, time, true);
         (stream.messages, stream.bytes) = (stream.messages + 1, stream.bytes + bytes);
@@ -581,9 +581,8 @@ impl Changing<'_> {
 
     fn drop_message(&mut self, oldest: &Oldest) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([oldest.row])?;
-        let text = self.topics.row(self.connection, oldest.topic)?.text.len() as u64;
-        let bytes = text + oldest.length + limits::STORED_OVERHEAD as u64;
-        self.topics.subtract(self.connection, oldest.topic, bytes)?;
+        let bytes = weight(self.topics.row(self.connection, oldest.topic)?.text.len(), oldest.length);
+        self.topics.subtract(self.connection, oldest.topic, oldest.row, bytes)?;
         let stream = &mut self.stream;
         stream.messages = stream.messages.saturating_sub(1);
         stream.bytes = stream.bytes.saturating_sub(bytes);

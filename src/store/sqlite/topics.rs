@@ -21,6 +21,8 @@ pub(super) struct TopicRow {
     pub(super) text: Box<str>,
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    /// The row id of the last message.
+    last: i64,
     is_changed: bool,
 }
 
@@ -31,21 +33,22 @@ impl Topics {
         if let Some(id) = self.ids.get(&key) {
             return Ok(*id);
         }
-        let mut find = connection
-            .prepare_cached("SELECT id, messages, bytes FROM topics WHERE stream = ?1 AND topic = ?2")?;
+        let mut find = connection.prepare_cached(
+            "SELECT id, messages, bytes, last FROM topics WHERE stream = ?1 AND topic = ?2",
+        )?;
         let found = find.query_row(params![stream, text], |row| {
-            Ok((row.get(0)?, unsigned(row.get(1)?), unsigned(row.get(2)?)))
+            Ok((row.get(0)?, (unsigned(row.get(1)?), unsigned(row.get(2)?), row.get(3)?)))
         });
-        let (id, messages, bytes) = match found.optional()? {
+        let (id, counted) = match found.optional()? {
             Some(found) => found,
             None => {
                 let mut insert = connection.prepare_cached(
                     "INSERT INTO topics (stream, topic, messages, bytes) VALUES (?1, ?2, 0, 0)",
                 )?;
-                (insert.insert(params![stream, text])?, 0, 0)
+                (insert.insert(params![stream, text])?, (0, 0, 0))
             }
         };
-        self.remember(id, key, messages, bytes);
+        self.remember(id, key, counted);
         Ok(id)
     }
 
@@ -53,41 +56,58 @@ impl Topics {
     pub(super) fn row(&mut self, connection: &Connection, id: i64) -> rusqlite::Result<&mut TopicRow> {
         if !self.rows.contains_key(&id) {
             let mut find = connection
-                .prepare_cached("SELECT stream, topic, messages, bytes FROM topics WHERE id = ?1")?;
-            let (stream, text, messages, bytes) = find.query_row([id], |row| {
+                .prepare_cached("SELECT stream, topic, messages, bytes, last FROM topics WHERE id = ?1")?;
+            let (key, counted) = find.query_row([id], |row| {
                 let text: String = row.get(1)?;
-                Ok((row.get(0)?, text, unsigned(row.get(2)?), unsigned(row.get(3)?)))
+                Ok(((row.get(0)?, text.into()), (unsigned(row.get(2)?), unsigned(row.get(3)?), row.get(4)?)))
             })?;
-            self.remember(id, (stream, text.into()), messages, bytes);
+            self.remember(id, key, counted);
         }
         self.rows.get_mut(&id).ok_or(rusqlite::Error::QueryReturnedNoRows)
     }
 
-    /// Counts a message that was added.
-    pub(super) fn add(&mut self, connection: &Connection, id: i64, bytes: u64) -> rusqlite::Result<()> {
+    /// Counts a message that was added as this row.
+    pub(super) fn add(
+        &mut self,
+        connection: &Connection,
+        id: i64,
+        last: i64,
+        bytes: u64,
+    ) -> rusqlite::Result<()> {
         let row = self.row(connection, id)?;
-        (row.messages, row.bytes, row.is_changed) = (row.messages + 1, row.bytes + bytes, true);
+        (row.messages, row.bytes, row.last) = (row.messages + 1, row.bytes + bytes, last);
+        row.is_changed = true;
         Ok(())
     }
 
-    /// Counts a message that was dropped.
-    pub(super) fn subtract(&mut self, connection: &Connection, id: i64, bytes: u64) -> rusqlite::Result<()> {
+    /// Counts a message that was dropped, which was this row.
+    pub(super) fn subtract(
+        &mut self,
+        connection: &Connection,
+        id: i64,
+        dropped: i64,
+        bytes: u64,
+    ) -> rusqlite::Result<()> {
         let row = self.row(connection, id)?;
         row.messages = row.messages.saturating_sub(1);
         row.bytes = row.bytes.saturating_sub(bytes);
         row.is_changed = true;
+        if row.last == dropped && row.messages > 0 {
+            let mut find = connection.prepare_cached("SELECT max(id) FROM messages WHERE topic = ?1")?;
+            row.last = find.query_row([id], |row| row.get(0))?;
+        }
         Ok(())
     }
 
     /// Writes what has changed. A topic without messages is not kept.
     pub(super) fn flush(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let mut update =
-            connection.prepare_cached("UPDATE topics SET messages = ?2, bytes = ?3 WHERE id = ?1")?;
+        let mut update = connection
+            .prepare_cached("UPDATE topics SET messages = ?2, bytes = ?3, last = ?4 WHERE id = ?1")?;
         let mut delete = connection.prepare_cached("DELETE FROM topics WHERE id = ?1")?;
         for (id, row) in self.rows.iter_mut().filter(|(_, row)| row.is_changed) {
             match row.messages {
                 0 => delete.execute([id])?,
-                messages => update.execute(params![id, signed(messages), signed(row.bytes)])?,
+                messages => update.execute(params![id, signed(messages), signed(row.bytes), row.last])?,
             };
             row.is_changed = false;
         }
@@ -112,9 +132,9 @@ impl Topics {
         self.rows.clear();
     }
 
-    fn remember(&mut self, id: i64, key: (i64, Box<str>), messages: u64, bytes: u64) {
+    fn remember(&mut self, id: i64, key: (i64, Box<str>), (messages, bytes, last): (u64, u64, i64)) {
         let (stream, text) = key.clone();
         self.ids.insert(key, id);
-        self.rows.insert(id, TopicRow { stream, text, messages, bytes, is_changed: false });
+        self.rows.insert(id, TopicRow { stream, text, messages, bytes, last, is_changed: false });
     }
 }

@@ -73,14 +73,17 @@ async fn what_is_no_store_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_later_release_is_refused() {
+async fn a_file_of_a_later_release_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("db");
     opened(&path).unwrap().close().await.unwrap();
     let connection = rusqlite::Connection::open(&path).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
+    connection.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())).unwrap();
     drop(connection);
+    let before = std::fs::read(&path).unwrap();
     assert!(matches!(opened(&path).unwrap_err(), StoreError::Newer { .. }));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
 #[tokio::test]
