@@ -8,66 +8,21 @@ use tokio::time::timeout;
 use whispeer::bus::Streams;
 use whispeer::client::{PublishOptions, Quality, Reconnect};
 use whispeer::prelude::*;
-use whispeer::store::{
-    Change, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading, Start, Store,
-    StreamSettings, StreamState,
-};
+use whispeer::store::{Change, MemoryStore, Name, Reading, Store, StreamSettings};
+
+use crate::tampered_store::TamperedStore;
 
 const LONG: Duration = Duration::from_secs(20);
 
 /// A store that keeps what it is given, and does not say so.
-#[derive(Debug)]
-struct Silent {
-    store: MemoryStore,
-    stored: Arc<Notify>,
-}
-
-impl Store for Silent {
-    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
-        let appends = changes.iter().any(|change| matches!(change, Change::Append(_)));
-        let stored = self.store.commit(stream, changes);
-        if appends {
-            self.stored.notify_one();
+fn silent(store: MemoryStore, stored: Arc<Notify>) -> TamperedStore {
+    TamperedStore::new(store).on_commit(move |changes, answer| {
+        if changes.iter().any(|change| matches!(change, Change::Append(_))) {
+            stored.notify_one();
             return Box::pin(std::future::pending());
         }
-        stored
-    }
-
-    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
-        self.store.open(settings)
-    }
-
-    fn streams(&self) -> Operation<Vec<StreamState>> {
-        self.store.streams()
-    }
-
-    fn remove(&self, stream: Name) -> Operation<()> {
-        self.store.remove(stream)
-    }
-
-    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.store.read(stream, reading)
-    }
-
-    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.store.last_per_topic(stream, reading)
-    }
-
-    fn find(&self, stream: Name, start: Start) -> Operation<u64> {
-        self.store.find(stream, start)
-    }
-
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
-        self.store.consumers(stream)
-    }
-
-    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
-        self.store.delayed(stream, until, most)
-    }
-
-    fn close(&self) -> Operation<()> {
-        self.store.close()
-    }
+        answer
+    })
 }
 
 fn orders() -> Name {
@@ -85,8 +40,7 @@ async fn published_across_two_buses(quality: Quality, pipelined: bool) -> Vec<St
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bus");
     let (store, stored) = (MemoryStore::new(), Arc::new(Notify::new()));
-    let silent = Silent { store: store.clone(), stored: Arc::clone(&stored) };
-    let bus = bus_on(Arc::new(silent), &path).await;
+    let bus = bus_on(Arc::new(silent(store.clone(), Arc::clone(&stored))), &path).await;
     let mut reconnect = Reconnect::default();
     (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
     let client = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();

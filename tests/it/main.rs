@@ -48,6 +48,7 @@ mod rights;
 mod slow_peers;
 mod streams;
 mod successors;
+mod tampered_store;
 mod tcp;
 mod tls;
 mod totals;

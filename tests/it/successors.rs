@@ -8,71 +8,22 @@ use tokio::time::{advance, timeout};
 use whispeer::bus::Streams;
 use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
-use whispeer::store::{
-    self, Change, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading, Store,
-    StreamSettings, StreamState,
-};
+use whispeer::store::{MemoryStore, Name, StreamSettings};
+
+use crate::tampered_store::TamperedStore;
 
 const LONG: Duration = Duration::from_secs(20);
 
 /// A store whose pages can be held back.
-#[derive(Debug)]
-struct Held {
-    store: MemoryStore,
-    open: Arc<Semaphore>,
-    asked: Arc<Notify>,
-}
-
-impl Store for Held {
-    fn kind(&self) -> &'static str {
-        self.store.kind()
-    }
-
-    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
-        self.store.open(settings)
-    }
-
-    fn streams(&self) -> Operation<Vec<StreamState>> {
-        self.store.streams()
-    }
-
-    fn remove(&self, stream: Name) -> Operation<()> {
-        self.store.remove(stream)
-    }
-
-    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
-        self.store.commit(stream, changes)
-    }
-
-    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        let (page, open, asked) =
-            (self.store.read(stream, reading), Arc::clone(&self.open), Arc::clone(&self.asked));
+fn held(open: Arc<Semaphore>, asked: Arc<Notify>) -> TamperedStore {
+    TamperedStore::new(MemoryStore::new()).on_read(move |page| {
+        let (open, asked) = (Arc::clone(&open), Arc::clone(&asked));
         Box::pin(async move {
             asked.notify_one();
             let _open = open.acquire().await.unwrap();
             page.await
         })
-    }
-
-    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.store.last_per_topic(stream, reading)
-    }
-
-    fn find(&self, stream: Name, start: store::Start) -> Operation<u64> {
-        self.store.find(stream, start)
-    }
-
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
-        self.store.consumers(stream)
-    }
-
-    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
-        self.store.delayed(stream, until, most)
-    }
-
-    fn close(&self) -> Operation<()> {
-        self.store.close()
-    }
+    })
 }
 
 async fn publish(client: &Client, numbers: std::ops::RangeInclusive<u64>) {
@@ -85,7 +36,7 @@ async fn publish(client: &Client, numbers: std::ops::RangeInclusive<u64>) {
 #[tokio::test(start_paused = true)]
 async fn what_comes_while_a_durable_consumer_changes_hands_comes_behind_what_the_first_had() {
     let (open, asked) = (Arc::new(Semaphore::new(1)), Arc::new(Notify::new()));
-    let store = Held { store: MemoryStore::new(), open: Arc::clone(&open), asked: Arc::clone(&asked) };
+    let store = held(Arc::clone(&open), Arc::clone(&asked));
     let pattern = TopicPattern::new("orders/**").unwrap();
     let orders = StreamSettings::new(Name::new("orders").unwrap(), vec![pattern]);
     let streams = Streams::open(Arc::new(store), [orders]).await.unwrap();

@@ -1,0 +1,93 @@
+//! A store in memory whose answers go through somebody's hands.
+
+use std::fmt;
+
+use whispeer::store::{
+    Change, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading, Start, Store,
+    StreamSettings, StreamState,
+};
+
+type Committed = Operation<Vec<Outcome>>;
+
+/// Does what its [`MemoryStore`] does. Who has made it decides what becomes of the answers to commits and reads.
+pub(crate) struct TamperedStore {
+    store: MemoryStore,
+    commits: Box<dyn Fn(&[Change], Committed) -> Committed + Send + Sync>,
+    reads: Box<dyn Fn(Operation<Page>) -> Operation<Page> + Send + Sync>,
+}
+
+impl TamperedStore {
+    pub(crate) fn new(store: MemoryStore) -> Self {
+        Self { store, commits: Box::new(|_, answer| answer), reads: Box::new(|answer| answer) }
+    }
+
+    pub(crate) fn on_commit(
+        mut self,
+        tamper: impl Fn(&[Change], Committed) -> Committed + Send + Sync + 'static,
+    ) -> Self {
+        self.commits = Box::new(tamper);
+        self
+    }
+
+    pub(crate) fn on_read(
+        mut self,
+        tamper: impl Fn(Operation<Page>) -> Operation<Page> + Send + Sync + 'static,
+    ) -> Self {
+        self.reads = Box::new(tamper);
+        self
+    }
+}
+
+impl fmt::Debug for TamperedStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("TamperedStore").field(&self.store).finish()
+    }
+}
+
+impl Store for TamperedStore {
+    fn kind(&self) -> &'static str {
+        self.store.kind()
+    }
+
+    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
+        self.store.open(settings)
+    }
+
+    fn streams(&self) -> Operation<Vec<StreamState>> {
+        self.store.streams()
+    }
+
+    fn remove(&self, stream: Name) -> Operation<()> {
+        self.store.remove(stream)
+    }
+
+    fn commit(&self, stream: Name, changes: Vec<Change>) -> Committed {
+        // It is done by now, whatever becomes of the answer.
+        let answer = self.store.commit(stream, changes.clone());
+        (self.commits)(&changes, answer)
+    }
+
+    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        (self.reads)(self.store.read(stream, reading))
+    }
+
+    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        self.store.last_per_topic(stream, reading)
+    }
+
+    fn find(&self, stream: Name, start: Start) -> Operation<u64> {
+        self.store.find(stream, start)
+    }
+
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+        self.store.consumers(stream)
+    }
+
+    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
+        self.store.delayed(stream, until, most)
+    }
+
+    fn close(&self) -> Operation<()> {
+        self.store.close()
+    }
+}
