@@ -250,6 +250,9 @@ pub struct StreamStats {
     pub first: u64,
     /// The sequence of the one that comes next.
     pub next: u64,
+    /// Messages that are not due yet.
+    #[serde(default)]
+    pub delayed: u64,
     /// Messages that no consumer could deal with, among its dead letters.
     #[serde(default)]
     pub dead_letters: u64,

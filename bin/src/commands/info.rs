@@ -273,6 +273,7 @@ fn streams(rows: &[StreamStats]) -> Option<Table> {
         ("BYTES", Right),
         ("FIRST", Right),
         ("NEXT", Right),
+        ("DELAYED", Right),
         ("DEAD", Right),
         ("STATE", Left),
     ]);
@@ -285,6 +286,7 @@ fn streams(rows: &[StreamStats]) -> Option<Table> {
             human_size(row.bytes),
             row.first.to_string(),
             row.next.to_string(),
+            human_count(row.delayed),
             human_count(row.dead_letters),
             row.problem.clone().unwrap_or_else(|| "ok".to_owned()),
         ]);

@@ -75,6 +75,7 @@ async fn list(store: &Arc<dyn Store>) -> anyhow::Result<()> {
         ("BYTES", Right),
         ("FIRST", Right),
         ("NEXT", Right),
+        ("DELAYED", Right),
     ]);
     for state in states(store).await? {
         // What a stream has among its dead letters is for `whispeer dlq`.
@@ -89,6 +90,7 @@ async fn list(store: &Arc<dyn Store>) -> anyhow::Result<()> {
             human_size(state.bytes),
             state.first.to_string(),
             state.end.to_string(),
+            human_count(state.delayed),
         ]);
     }
     output::print(table.render())

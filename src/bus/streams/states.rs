@@ -143,6 +143,7 @@ impl Told {
                     stats.epoch = state.epoch.iter().map(|byte| format!("{byte:02x}")).collect();
                     (stats.messages, stats.bytes) = (state.messages, state.bytes);
                     (stats.first, stats.next) = (state.first, state.end);
+                    stats.delayed = state.delayed;
                     let dead = stream.dead.as_ref();
                     let dead =
                         states.iter().find(|state| dead.is_some_and(|dead| dead.name == state.settings.name));
