@@ -309,6 +309,7 @@ impl FieldsBuilder {
     fn push(&mut self, tag: u8, value: &[&[u8]]) -> BusResult<()> {
         let length: usize = value.iter().map(|part| part.len()).sum();
         self.check(3 + length)?;
+        self.bytes.reserve(3 + length);
         self.bytes.push(tag);
         self.bytes.extend_from_slice(&(length as u16).to_le_bytes());
         for part in value {

@@ -39,6 +39,7 @@ mod plugins;
 mod policies;
 mod presence;
 mod quic;
+mod read_ahead;
 mod regressions;
 mod reload;
 mod replays;

@@ -15,7 +15,7 @@ use crate::error::BusError;
 use crate::plugin::{Delivery, Hooks, Plugins, Receiver};
 use crate::proto::ContentRef;
 use crate::proto::fields::{Epoch, FieldsBuilder, GapReason, Position, Start};
-use crate::store::{self, Message, Page, Reading, StoreError};
+use crate::store::{self, Message, Operation, Page, Reading, StoreError};
 use crate::topic::TopicPattern;
 
 /// Where and how far a subscription reads its stream.
@@ -126,16 +126,14 @@ impl Reader {
     /// Delivers until there is a reason to stop.
     async fn read_on(&mut self, place: Place) -> Result<Infallible, Stop> {
         let mut next = self.begin(place).await?;
+        // The page behind the one that is being delivered.
+        let mut ahead: Option<Operation<Page>> = None;
         loop {
             if self.ends_before(next) {
                 return Err(Stop::Done(next));
             }
             self.wait_for_room().await?;
-            let mut reading = Reading::from(next, milliseconds()).of(self.pattern.clone());
-            if let Some((messages, _)) = self.left {
-                reading.messages = reading.messages.min(messages as usize);
-            }
-            let page = self.stream.store.read(self.stream.name.clone(), reading).await?;
+            let page = ahead.take().unwrap_or_else(|| self.read(next)).await?;
             if page.first > next {
                 // Retention was faster. How many of them were for this subscription nobody knows any more.
                 let until = if self.left.is_some() { page.first.min(self.live_from) } else { page.first };
@@ -143,12 +141,25 @@ impl Reader {
             }
             let is_last = !page.has_more();
             next = page.next;
+            if !is_last && self.left.is_none() {
+                // The store is asked by that, and reads while this one goes out.
+                ahead = Some(self.read(next));
+            }
             self.deliver(page).await?;
             if is_last && self.left.is_none() {
                 // A stream ends before its store does.
                 self.end.wait_for(|end| *end > next).await.map_err(|_| Stop::Gone)?;
             }
         }
+    }
+
+    /// Asks for the page that begins here.
+    fn read(&self, next: u64) -> Operation<Page> {
+        let mut reading = Reading::from(next, milliseconds()).of(self.pattern.clone());
+        if let Some((messages, _)) = self.left {
+            reading.messages = reading.messages.min(messages as usize);
+        }
+        self.stream.store.read(self.stream.name.clone(), reading)
     }
 
     /// The sequence to go on from, after what comes out of order: the last message of each topic.

@@ -171,7 +171,15 @@ impl ThreadReader {
         let from = row(stream, reading.from.clamp(first, end));
         let looks = signed(limits::STORE_LOOKS as u64 + 1);
         let Self { connection, topics, .. } = self;
-        let mut page = Pages { reading, topics, connection, found: Vec::new(), bytes: Vec::new(), weight: 0 };
+        let mut page = Pages {
+            reading,
+            topics,
+            connection,
+            found: Vec::new(),
+            bytes: Vec::new(),
+            weight: 0,
+            last: None,
+        };
         let next = if last_per_topic {
             // A cross join is made in this order: topics by their last messages, of which a page is few.
             let mut find = connection.prepare_cached(
@@ -281,6 +289,8 @@ struct Pages<'a> {
     found: Vec<Found>,
     bytes: Vec<u8>,
     weight: u64,
+    /// The topic of the message before, by its id, if it belongs to the page: messages of one topic often follow each other.
+    last: Option<(i64, Option<TopicPattern>)>,
 }
 
 impl Pages<'_> {
@@ -303,11 +313,7 @@ impl Pages<'_> {
             if expires.is_some_and(|expires| expires <= self.reading.now) {
                 continue;
             }
-            let topic = topic(self.topics, self.connection, row.get(1)?)?;
-            if !self.reading.takes(topic) {
-                continue;
-            }
-            let topic = topic.clone();
+            let Some(topic) = self.topic(row.get(1)?)? else { continue };
             let fields = self.keep(row.get_ref(4)?.as_blob().map_err(blob)?);
             let payload = self.keep(row.get_ref(5)?.as_blob().map_err(blob)?);
             self.weight += weight(topic.as_str().len(), fields.len() + payload.len());
@@ -315,6 +321,19 @@ impl Pages<'_> {
             self.found.push(Found { sequence, topic, time, expires, fields, payload });
         }
         Ok(None)
+    }
+
+    /// The topic of this id, if it belongs to the page.
+    fn topic(&mut self, id: i64) -> Result<Option<TopicPattern>, Trouble> {
+        if let Some((last, topic)) = &self.last
+            && *last == id
+        {
+            return Ok(topic.clone());
+        }
+        let topic = topic(self.topics, self.connection, id)?;
+        let topic = self.reading.takes(topic).then(|| topic.clone());
+        self.last = Some((id, topic.clone()));
+        Ok(topic)
     }
 
     fn is_full(&self) -> bool {

@@ -1,0 +1,123 @@
+//! A replay reads one page of its stream ahead of what its subscriber takes, and no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use whispeer::bus::Streams;
+use whispeer::client::{Start, SubscribeOptions};
+use whispeer::limits;
+use whispeer::prelude::*;
+use whispeer::store::{
+    self, Change, ConsumerState, Delayed, MemoryStore, Name, NewMessage, Operation, Outcome, Page, Reading,
+    Store, StreamSettings, StreamState,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+const PAGE: u64 = limits::STORE_PAGE_MESSAGES as u64;
+
+/// A store that tells where the pages begin that it was asked for.
+#[derive(Debug)]
+struct Watched {
+    store: MemoryStore,
+    asked: watch::Sender<Vec<u64>>,
+}
+
+impl Store for Watched {
+    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
+        self.store.open(settings)
+    }
+
+    fn streams(&self) -> Operation<Vec<StreamState>> {
+        self.store.streams()
+    }
+
+    fn remove(&self, stream: Name) -> Operation<()> {
+        self.store.remove(stream)
+    }
+
+    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
+        self.store.commit(stream, changes)
+    }
+
+    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        self.asked.send_modify(|asked| asked.push(reading.from));
+        self.store.read(stream, reading)
+    }
+
+    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
+        self.store.last_per_topic(stream, reading)
+    }
+
+    fn find(&self, stream: Name, start: store::Start) -> Operation<u64> {
+        self.store.find(stream, start)
+    }
+
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+        self.store.consumers(stream)
+    }
+
+    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
+        self.store.delayed(stream, until, most)
+    }
+
+    fn close(&self) -> Operation<()> {
+        self.store.close()
+    }
+}
+
+/// A bus whose stream has so many messages, and where it was asked for pages.
+async fn bus_with(count: u64) -> (BusHandle, watch::Receiver<Vec<u64>>) {
+    let (asked, told) = watch::channel(Vec::new());
+    let store = Watched { store: MemoryStore::new(), asked };
+    let (name, pattern) = (Name::new("orders").unwrap(), TopicPattern::new("orders/**").unwrap());
+    let settings = StreamSettings::new(name.clone(), vec![pattern]);
+    store.open(settings.clone()).await.unwrap();
+    let message = |number: u64| {
+        Change::Append(NewMessage {
+            topic: TopicPattern::new("orders/7").unwrap(),
+            fields: "".into(),
+            payload: number.to_string().into(),
+            time: 1,
+            expires: None,
+            id: None,
+        })
+    };
+    store.commit(name, (1..=count).map(message).collect()).await.unwrap();
+    let streams = Streams::open(Arc::new(store), [settings]).await.unwrap();
+    (Bus::builder().streams(streams).start().unwrap(), told)
+}
+
+#[tokio::test]
+async fn the_next_page_is_read_while_one_is_taken_and_not_the_one_behind_it() {
+    let (bus, mut asked) = bus_with(3 * PAGE).await;
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let options = SubscribeOptions::default().start(Start::All).window(8, 64 * 1024);
+    let mut orders = client.subscribe_bytes_with("orders/**", options).await.unwrap();
+    let two = timeout(LONG, asked.wait_for(|asked| asked.len() > 1)).await.expect("it reads ahead").unwrap();
+    assert_eq!(*two, [1, PAGE + 1], "while no message was taken");
+    drop(two);
+    for number in 1..=3 * PAGE {
+        let (_, payload) = timeout(LONG, orders.recv()).await.expect("it comes").unwrap();
+        assert_eq!(payload, number.to_string());
+        if number < PAGE - 8 {
+            assert_eq!(asked.borrow().len(), 2, "the first page is not through at {number}");
+        }
+    }
+    assert_eq!(*asked.borrow(), [1, PAGE + 1, 2 * PAGE + 1]);
+    assert_eq!(orders.gaps(), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_read_ahead_of_a_limit() {
+    let (bus, asked) = bus_with(3 * PAGE).await;
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let options = SubscribeOptions::default().start(Start::All).limit(100, u64::MAX);
+    let mut orders = client.subscribe_bytes_with("orders/**", options).await.unwrap();
+    let mut count = 0;
+    while timeout(LONG, orders.recv()).await.expect("it comes, or ends").is_some() {
+        count += 1;
+    }
+    assert_eq!((count, &*asked.borrow()), (100, &vec![1]));
+}
