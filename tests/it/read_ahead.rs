@@ -9,68 +9,20 @@ use whispeer::bus::Streams;
 use whispeer::client::{Start, SubscribeOptions};
 use whispeer::limits;
 use whispeer::prelude::*;
-use whispeer::store::{
-    self, Change, ConsumerState, Delayed, MemoryStore, Name, NewMessage, Operation, Outcome, Page, Reading,
-    Store, StreamSettings, StreamState,
-};
+use whispeer::store::{Change, MemoryStore, Name, NewMessage, Store, StreamSettings};
+
+use crate::tampered_store::TamperedStore;
 
 const LONG: Duration = Duration::from_secs(20);
 const PAGE: u64 = limits::STORE_PAGE_MESSAGES as u64;
 
-/// A store that tells where the pages begin that it was asked for.
-#[derive(Debug)]
-struct Watched {
-    store: MemoryStore,
-    asked: watch::Sender<Vec<u64>>,
-}
-
-impl Store for Watched {
-    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
-        self.store.open(settings)
-    }
-
-    fn streams(&self) -> Operation<Vec<StreamState>> {
-        self.store.streams()
-    }
-
-    fn remove(&self, stream: Name) -> Operation<()> {
-        self.store.remove(stream)
-    }
-
-    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
-        self.store.commit(stream, changes)
-    }
-
-    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.asked.send_modify(|asked| asked.push(reading.from));
-        self.store.read(stream, reading)
-    }
-
-    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.store.last_per_topic(stream, reading)
-    }
-
-    fn find(&self, stream: Name, start: store::Start) -> Operation<u64> {
-        self.store.find(stream, start)
-    }
-
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
-        self.store.consumers(stream)
-    }
-
-    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
-        self.store.delayed(stream, until, most)
-    }
-
-    fn close(&self) -> Operation<()> {
-        self.store.close()
-    }
-}
-
 /// A bus whose stream has so many messages, and where it was asked for pages.
 async fn bus_with(count: u64) -> (BusHandle, watch::Receiver<Vec<u64>>) {
     let (asked, told) = watch::channel(Vec::new());
-    let store = Watched { store: MemoryStore::new(), asked };
+    let store = TamperedStore::new(MemoryStore::new()).on_read(move |reading, page| {
+        asked.send_modify(|asked| asked.push(reading.from));
+        page
+    });
     let (name, pattern) = (Name::new("orders").unwrap(), TopicPattern::new("orders/**").unwrap());
     let settings = StreamSettings::new(name.clone(), vec![pattern]);
     store.open(settings.clone()).await.unwrap();

@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 /// A store whose pages can be held back.
 fn held(open: Arc<Semaphore>, asked: Arc<Notify>) -> TamperedStore {
-    TamperedStore::new(MemoryStore::new()).on_read(move |page| {
+    TamperedStore::new(MemoryStore::new()).on_read(move |_, page| {
         let (open, asked) = (Arc::clone(&open), Arc::clone(&asked));
         Box::pin(async move {
             asked.notify_one();

@@ -13,12 +13,12 @@ type Committed = Operation<Vec<Outcome>>;
 pub(crate) struct TamperedStore {
     store: MemoryStore,
     commits: Box<dyn Fn(&[Change], Committed) -> Committed + Send + Sync>,
-    reads: Box<dyn Fn(Operation<Page>) -> Operation<Page> + Send + Sync>,
+    reads: Box<dyn Fn(&Reading, Operation<Page>) -> Operation<Page> + Send + Sync>,
 }
 
 impl TamperedStore {
     pub(crate) fn new(store: MemoryStore) -> Self {
-        Self { store, commits: Box::new(|_, answer| answer), reads: Box::new(|answer| answer) }
+        Self { store, commits: Box::new(|_, answer| answer), reads: Box::new(|_, answer| answer) }
     }
 
     pub(crate) fn on_commit(
@@ -31,7 +31,7 @@ impl TamperedStore {
 
     pub(crate) fn on_read(
         mut self,
-        tamper: impl Fn(Operation<Page>) -> Operation<Page> + Send + Sync + 'static,
+        tamper: impl Fn(&Reading, Operation<Page>) -> Operation<Page> + Send + Sync + 'static,
     ) -> Self {
         self.reads = Box::new(tamper);
         self
@@ -68,7 +68,7 @@ impl Store for TamperedStore {
     }
 
     fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        (self.reads)(self.store.read(stream, reading))
+        (self.reads)(&reading, self.store.read(stream, reading.clone()))
     }
 
     fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
