@@ -14,7 +14,7 @@ fn start(place: &Place) -> Running {
     bus
 }
 
-/// Refuses every message as often as it takes, and leaves the last.
+/// Refuses so many messages for good.
 async fn refuse(place: &Place, messages: usize) {
     let client = Client::connect(place.path("bus").to_str().unwrap()).await.unwrap();
     let options = SubscribeOptions::default().durable("billing").start(Start::All).max_deliver(1);
@@ -70,4 +70,23 @@ fn consumers_and_dead_letters_are_listed_put_back_dropped_and_removed() {
     assert!(run(&["consumers", "rm", "orders", "billing"]).errors.contains("removed the consumer"));
     let gone = run(&["consumers", "rm", "orders", "billing"]);
     assert!(gone.code() != 0 && gone.errors.contains("has no consumer \"billing\""), "{gone:?}");
+}
+
+#[cfg(feature = "encryption")]
+#[test]
+fn dead_letters_of_encrypted_topics_are_listed_for_all_and_read_with_the_keys() {
+    let place = Place::new();
+    let _bus = start(&place);
+    let run = |arguments: &[&str]| place.run(&[arguments, &["--addr", "bus"]].concat());
+    place.run(&["keys", "new", "team.keys"]).success();
+    run(&["pub", "orders/7", "\"two apples\"", "--qos", "1", "--keyring", "team.keys"]).success();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(refuse(&place, 1));
+
+    let dead = run(&["dlq", "ls", "orders"]).success();
+    assert!(dead.contains("orders/7") && !dead.contains("apples"), "{dead}");
+    let sealed = run(&["replay", "$dead/orders/**"]);
+    assert!(sealed.errors.contains("encrypt") || sealed.errors.contains("engine"), "{sealed:?}");
+    let read = run(&["replay", "$dead/orders/**", "--keyring", "team.keys"]).success();
+    assert!(read.contains("$dead/orders/billing \"two apples\""), "{read}");
 }
