@@ -189,6 +189,14 @@ impl Subscription {
         lanes.data(&Header::new(Kind::Gap, self.id, self.sequence), &ContentRef::of_payload(&payload));
     }
 
+    /// Counts matches that the subscriber does not get, and tells him in their place.
+    pub(crate) fn miss(&mut self, count: u64, reason: GapReason, lanes: &mut Lanes, totals: &mut Totals) {
+        self.matched += count;
+        totals.matched += count;
+        self.count_dropped(count, reason, totals);
+        self.tell_gap(count, reason, lanes);
+    }
+
     pub(crate) fn count_dropped(&mut self, count: u64, reason: GapReason, totals: &mut Totals) {
         self.dropped[reason.index()] += count;
         totals.dropped[reason.index()] += count;

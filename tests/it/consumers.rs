@@ -383,6 +383,23 @@ impl whispeer::plugin::Plugin for Watcher {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_somebody_has_begun_with_counts_also_behind_what_was_withheld() {
+    let store = store();
+    let bus = Bus::builder().streams(streams_on(&store).await).plugin(Watcher::default()).start().unwrap();
+    publish(&client(&bus), 2..=3).await;
+    for attempt in 1..=2 {
+        let consuming = client(&bus);
+        let mut orders = consuming.consume_bytes("orders/**", billing().window(2, 1 << 20)).await.unwrap();
+        let order = next(&mut orders).await;
+        assert_eq!((what(&order), &order.value[..]), ((2, attempt, attempt > 1), &b"3"[..]));
+        consuming.close().await.unwrap();
+        // It is nobody's to refuse any more.
+        drop(order);
+    }
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn plugins_see_what_is_handed_over_and_what_is_acknowledged() {
     let store = store();
     let watcher = Watcher::default();

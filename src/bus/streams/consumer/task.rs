@@ -513,10 +513,7 @@ impl Work {
         let mut state = session.lock();
         let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
         if let Some(subscription) = subscriptions.at(slot) {
-            subscription.matched += count;
-            totals.matched += count;
-            subscription.count_dropped(count, GapReason::Retention, totals);
-            subscription.tell_gap(count, GapReason::Retention, lanes);
+            subscription.miss(count, GapReason::Retention, lanes, totals);
         }
         drop(state);
         session.flush();
@@ -547,31 +544,27 @@ impl Consumer {
                 && let Some(message) = next(ledger, now)
             {
                 let number = part.handed + 1;
-                if withheld.contains(&message.sequence) {
-                    // It is done with, and told as a gap in its place.
-                    if let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) {
-                        let _ = ledger.acknowledge(attempt.token);
+                let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
+                let fields = match withheld.contains(&message.sequence) {
+                    true => Err(GapReason::Withheld),
+                    false => fields(&message, attempt, live_from).ok_or(GapReason::Expired),
+                };
+                match fields {
+                    Ok(fields) => {
                         part.handed = number;
                         subscription.matched += 1;
                         totals.matched += 1;
-                        subscription.count_dropped(1, GapReason::Withheld, totals);
-                        subscription.tell_gap(1, GapReason::Withheld, lanes);
+                        let topic = message.topic.as_str().as_bytes();
+                        let content = ContentRef::lent(&fields, topic, &message.payload);
+                        subscription.deliver(&content, lanes, totals);
                     }
-                    continue;
+                    Err(reason) => {
+                        // Nobody is to have it, and so it is done. It is none of the messages that the member is handed,
+                        // as it costs no credit: the next one has its number.
+                        let _ = ledger.acknowledge(attempt.token);
+                        subscription.miss(1, reason, lanes, totals);
+                    }
                 }
-                let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
-                subscription.matched += 1;
-                totals.matched += 1;
-                let Some(fields) = fields(&message, attempt, live_from) else {
-                    // It was of no use any more before somebody could have it, and so it is done.
-                    let _ = ledger.acknowledge(attempt.token);
-                    subscription.count_dropped(1, GapReason::Expired, totals);
-                    subscription.tell_gap(1, GapReason::Expired, lanes);
-                    continue;
-                };
-                part.handed = number;
-                let topic = message.topic.as_str().as_bytes();
-                subscription.deliver(&ContentRef::lent(&fields, topic, &message.payload), lanes, totals);
             }
         }
         member.session.flush();
