@@ -42,6 +42,8 @@ pub(crate) struct Subscription {
     pub(crate) dropped: [u64; GapReason::ALL.len()],
     /// It ends once its backlog is empty.
     pub(crate) draining: bool,
+    /// Its client has been told that it has ended: it is there for acknowledgements alone.
+    pub(crate) drained: bool,
     /// What its session has noted of its backlog.
     pub(crate) noted: Noted,
     /// What reads its stream, where it is to one.
@@ -257,8 +259,11 @@ impl Subscription {
         dropped
     }
 
-    /// Matches that were sent and whose credit has not come back.
+    /// Matches that were sent and whose credit has not come back, unless they are its client's by now.
     pub(crate) fn unacknowledged(&self) -> u64 {
+        if self.drained {
+            return 0;
+        }
         u64::try_from(i64::from(self.window.0) - self.credit.messages).unwrap_or(0)
     }
 }

@@ -161,10 +161,23 @@ pub(super) struct Registration<S> {
     pub(super) fields: Box<[u8]>,
     /// Who waits for the bus to accept it.
     pub(super) accepted: Option<oneshot::Sender<BusResult<()>>>,
-    /// The bus has been asked to end it.
-    pub(super) ending: bool,
+    /// Whether the bus has been asked to end it.
+    pub(super) ending: Ending,
     /// What it has been handed, where it acknowledges.
     pub(super) deliveries: Option<Arc<Deliveries>>,
+}
+
+/// How far the end of a subscription or serving is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Nobody wants it to end.
+    No,
+    /// The bus has been asked to hand over nothing new.
+    Draining,
+    /// The bus hands over nothing any more, and takes acknowledgements of what it has handed over.
+    Drained,
+    /// The bus has been asked to end it.
+    Asked,
 }
 
 impl<S> Registration<S> {
@@ -195,6 +208,15 @@ impl Registration<()> {
         deliveries.accepted()
     }
 
+    /// The bus says that it has ended. Whether it stays for its acknowledgements.
+    pub(super) fn stays_when_drained(&mut self) -> bool {
+        let deliveries = self.deliveries.as_ref().filter(|_| self.ending == Ending::Draining);
+        let Some(deliveries) = deliveries else { return false };
+        deliveries.drained();
+        self.ending = Ending::Drained;
+        true
+    }
+
     fn start(&self) -> Option<Start> {
         iterate(&self.fields).find_map(|field| match field {
             Field::Start(start) => Some(start),
@@ -220,7 +242,7 @@ impl Registration<()> {
             Some(following.fields(&self.fields, start).ok().flatten())
         });
         match asked {
-            Some(None) => self.ending = true,
+            Some(None) => self.ending = Ending::Asked,
             Some(Some(Some(fields))) => self.fields = fields.into(),
             Some(Some(None)) | None => {}
         }
@@ -664,8 +686,10 @@ fn renew<S>(
     registration: &mut Registration<S>,
     wakers: &mut Vec<std::task::Waker>,
 ) -> bool {
-    if registration.ending {
+    if registration.ending != Ending::No {
         wakers.extend(registration.inbox.end(None, None));
+        // What was handed over and is not acknowledged comes to whoever asks for it next.
+        registration.end_deliveries(&unknown("the acknowledgement was kept"));
         return false;
     }
     wakers.extend(registration.inbox.restart());

@@ -20,6 +20,7 @@ mod conformance;
 mod consumers;
 mod dead_letters;
 mod delayed;
+mod drained_consumers;
 mod engines;
 mod examples;
 mod failing_plugins;

@@ -88,6 +88,8 @@ struct Member {
     subscription: u32,
     /// Its client has been told that it takes part.
     is_accepted: bool,
+    /// It is handed nothing more, and is gone when it has no message left.
+    is_drained: bool,
     /// Messages that it was handed.
     handed: u64,
     /// Messages that its application is known to have taken.
@@ -180,6 +182,14 @@ impl Membership {
         }
     }
 
+    /// Hands it nothing more. Whether it stays until the messages that it has are acknowledged, refused or somebody else's.
+    pub(crate) fn drain(&self) -> bool {
+        let mut state = self.consumer.lock();
+        let has_some = state.ledger.as_ref().is_some_and(|ledger| ledger.has_any(self.id));
+        let member = state.member(self.id).filter(|member| member.is_accepted && has_some);
+        member.map(|member| member.is_drained = true).is_some()
+    }
+
     /// What may tell it of acknowledgements.
     pub(crate) fn told(&self) -> Told {
         Told { consumer: Arc::clone(&self.consumer), member: self.id }
@@ -209,6 +219,7 @@ pub(crate) fn join(
         slot,
         subscription,
         is_accepted: false,
+        is_drained: false,
         handed: 0,
         taken: 0,
         acknowledged: 0,
@@ -276,7 +287,8 @@ impl Consumer {
         // Whether sessions are lost is asked before the consumer is locked.
         let members: Vec<_> = {
             let state = self.lock();
-            let own = state.members.iter();
+            // Those that are as good as gone are in nobody's way.
+            let own = state.members.iter().filter(|member| !state.is_done_with(member));
             own.map(|member| (member.id, Arc::clone(&member.session), member.subscription)).collect()
         };
         let (lost, living): (Vec<_>, Vec<_>) =
@@ -345,6 +357,16 @@ impl State {
         member.id = self.last_member;
         self.members.push(member);
         self.last_member
+    }
+
+    fn is_done_with(&self, member: &Member) -> bool {
+        member.is_drained && self.ledger.as_ref().is_some_and(|ledger| !ledger.has_any(member.id))
+    }
+
+    /// Drained members that have no message any more, by their sessions.
+    fn done_with(&self) -> Vec<(Arc<Session>, Slot, u32)> {
+        let done = self.members.iter().filter(|member| self.is_done_with(member));
+        done.map(|member| (Arc::clone(&member.session), member.slot, member.subscription)).collect()
     }
 
     fn member(&mut self, id: MemberId) -> Option<&mut Member> {

@@ -208,6 +208,7 @@ impl Work {
             self.accept();
             let now = Instant::now();
             ledger(&mut consumer.lock())?.expire(now);
+            consumer.let_go();
             self.begin_to_write()?;
             let rest = self.hand_over().await?;
             // Some of what was to be handed over may be gone.
@@ -436,7 +437,7 @@ impl Work {
     fn next_member(&mut self) -> Option<Ready> {
         let members: Vec<Ready> = {
             let state = self.consumer.lock();
-            let all = state.members.iter().map(|member| Ready {
+            let all = state.members.iter().filter(|member| !member.is_drained).map(|member| Ready {
                 id: member.id,
                 session: Arc::clone(&member.session),
                 slot: member.slot,
@@ -507,7 +508,8 @@ impl Work {
     fn tell_gap(&self, count: u64) {
         let member = {
             let state = self.consumer.lock();
-            state.members.first().map(|member| (Arc::clone(&member.session), member.slot))
+            let mut hearing = state.members.iter().filter(|member| !member.is_drained);
+            hearing.next().map(|member| (Arc::clone(&member.session), member.slot))
         };
         let Some((session, slot)) = member else { return };
         let mut state = session.lock();
@@ -521,6 +523,17 @@ impl Work {
 }
 
 impl Consumer {
+    /// Ends the subscriptions of drained members that have no message any more. They leave by that.
+    fn let_go(&self) {
+        let done = self.lock().done_with();
+        for (session, slot, subscription) in done {
+            let mut state = session.lock();
+            if state.subscriptions.at(slot).is_some() {
+                state.subscriptions.remove(subscription);
+            }
+        }
+    }
+
     /// Hands messages to a member as long as it has credit and room, and there are any.
     fn hand_all(
         &self,
@@ -538,7 +551,9 @@ impl Consumer {
             let now = Instant::now();
             let State { ledger, members, .. } = &mut *own;
             let ledger = ledger.as_mut().ok_or_else(not_opened)?;
-            let Some(part) = members.iter_mut().find(|part| part.id == member.id) else { return Ok(()) };
+            // It may have been drained since it was found.
+            let part = members.iter_mut().find(|part| part.id == member.id && !part.is_drained);
+            let Some(part) = part else { return Ok(()) };
             while subscription.credit.is_left()
                 && lanes.has_room()
                 && let Some(message) = next(ledger, now)
