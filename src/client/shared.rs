@@ -24,7 +24,7 @@ use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, Sealing};
 use super::will::{self, Testament};
-use super::window::{PublishWindow, Restarted};
+use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Epoch, Field, Start, iterate};
@@ -452,14 +452,8 @@ impl Shared {
                 _ => {}
             }
         }
-        let Restarted { unknown: unknown_publishes, again } =
-            state.publishing.restart(welcome.publish_window, &publishes);
-        let again = again.iter().map(|content| (Flags::ACKNOWLEDGE, content));
-        let unsent = publishes.iter().map(|frame| (frame.header.flags, &frame.content));
-        for (sequence, (flags, content)) in (1..).zip(again.chain(unsent)) {
-            let header = Header::new(Kind::Publish, 0, sequence).flagged(flags);
-            state.lanes.data(&header, &content.borrowed());
-        }
+        let unknown_publishes = state.publishing.restart(welcome.publish_window, publishes);
+        state.release_held_back();
         let calls: Vec<u32> =
             state.calls.entries.keys().copied().filter(|id| !requests.contains(id)).collect();
         for id in calls {
@@ -592,7 +586,7 @@ impl Shared {
         let sequence = state.next_ping();
         let published = state.publishing.last_sequence();
         state.pings.insert(sequence, (sender, published));
-        state.lanes.data(&Header::new(Kind::Ping, 0, sequence), &ContentRef::empty());
+        state.send_behind_publishes(Header::new(Kind::Ping, 0, sequence));
         let step = state.lanes.begin();
         drop(state);
         self.write(step);
