@@ -46,11 +46,14 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Output {
     buffer: Vec<u8>,
-    blocks: Option<mpsc::Sender<Vec<u8>>>,
+    blocks: Option<mpsc::Sender<Block>>,
     /// Taken once the result is known.
     written: Option<oneshot::Receiver<io::Result<()>>>,
     reader: Option<Arc<pipe::Sender>>,
 }
+
+/// What is to be written, and who is told when it is.
+type Block = (Vec<u8>, Option<oneshot::Sender<()>>);
 
 impl Output {
     /// Starts the thread that writes. It ends with the last block, or with the first error; one that
@@ -91,12 +94,24 @@ impl Output {
     /// # Errors
     /// As [`flush_if_full`](Self::flush_if_full).
     pub(crate) async fn flush(&mut self) -> anyhow::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
+        if self.buffer.is_empty() { Ok(()) } else { self.hand_over(None).await }
+    }
+
+    /// Hands over what is there, and waits until that and all before it is written.
+    ///
+    /// # Errors
+    /// As [`flush_if_full`](Self::flush_if_full).
+    pub(crate) async fn write(&mut self) -> anyhow::Result<()> {
+        let (told, written) = oneshot::channel();
+        self.hand_over(Some(told)).await?;
+        // A thread that has not written it says why.
+        if written.await.is_ok() { Ok(()) } else { self.result().await }
+    }
+
+    async fn hand_over(&mut self, told: Option<oneshot::Sender<()>>) -> anyhow::Result<()> {
         let block = std::mem::replace(&mut self.buffer, Vec::with_capacity(BLOCK));
         let sent = match &self.blocks {
-            Some(blocks) => blocks.send(block).await.is_ok(),
+            Some(blocks) => blocks.send((block, told)).await.is_ok(),
             None => false,
         };
         if sent { Ok(()) } else { self.result().await }
@@ -161,11 +176,15 @@ async fn reader_gone(_pipe: Option<&Arc<pipe::Sender>>) {
     std::future::pending().await
 }
 
-fn write_blocks(mut blocks: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+fn write_blocks(mut blocks: mpsc::Receiver<Block>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    while let Some(block) = blocks.blocking_recv() {
+    while let Some((block, told)) = blocks.blocking_recv() {
         stdout.write_all(&block)?;
         stdout.flush()?;
+        if let Some(told) = told {
+            // Whoever wanted to know may have been interrupted.
+            let _ = told.send(());
+        }
     }
     Ok(())
 }

@@ -212,6 +212,7 @@ impl SessionTask {
                 delivered: 0,
                 dropped: [0; GapReason::ALL.len()],
                 draining: false,
+                drained: false,
                 noted: Noted::default(),
                 reads: None,
                 present: None,
@@ -322,8 +323,11 @@ impl SessionTask {
         };
         let left = self.shared.leave_table(&self.session, slot);
         let mut state = self.session.lock();
+        if drain && state.drain_consumer(slot) {
+            return claim(&self.session, &mut state, &mut self.touched);
+        }
         let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
-        if let Some(subscription) = subscriptions.at(slot) {
+        if let Some(subscription) = subscriptions.at(slot).filter(|own| !own.drained) {
             let before = subscription.backlog.bytes();
             let inherited = left.is_some();
             if let Some(left) = left {
@@ -617,15 +621,33 @@ impl State {
         if !done {
             return;
         }
-        if let Some(subscription) = self.subscriptions.remove(id) {
+        if let Some(subscription) = self.subscriptions.remove(id).filter(|own| !own.drained) {
             let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
             self.data(&header, &ContentRef::empty());
         }
     }
 
+    /// Hands a subscription nothing new, where it acknowledges and still has messages: its client is told that it has ended,
+    /// and it goes when none of them is with it any more. `false` where it is to end like others.
+    fn drain_consumer(&mut self, slot: Slot) -> bool {
+        let Some(subscription) = self.subscriptions.at(slot) else { return false };
+        if subscription.drained {
+            return true;
+        }
+        if !subscription.reads.as_ref().and_then(Reads::membership).is_some_and(Membership::drain) {
+            return false;
+        }
+        subscription.drained = true;
+        let header = Header::answering(Kind::Ended, Kind::Subscribe, subscription.id, subscription.sequence);
+        let present = subscription.present.take();
+        self.data(&header, &ContentRef::empty());
+        drop(present);
+        true
+    }
+
     /// Ends a subscription for this reason, which its client is told.
     pub(super) fn end_with(&mut self, id: u32, error: &BusError) {
-        if let Some(subscription) = self.subscriptions.remove(id) {
+        if let Some(subscription) = self.subscriptions.remove(id).filter(|own| !own.drained) {
             let header = Header::answering(Kind::Ended, Kind::Subscribe, id, subscription.sequence);
             self.data(&header, &refusal_content(error).borrowed());
         }

@@ -42,6 +42,8 @@ pub(crate) struct Subscription {
     pub(crate) dropped: [u64; GapReason::ALL.len()],
     /// It ends once its backlog is empty.
     pub(crate) draining: bool,
+    /// Its client has been told that it has ended: it is there for acknowledgements alone.
+    pub(crate) drained: bool,
     /// What its session has noted of its backlog.
     pub(crate) noted: Noted,
     /// What reads its stream, where it is to one.
@@ -189,6 +191,14 @@ impl Subscription {
         lanes.data(&Header::new(Kind::Gap, self.id, self.sequence), &ContentRef::of_payload(&payload));
     }
 
+    /// Counts matches that the subscriber does not get, and tells him in their place.
+    pub(crate) fn miss(&mut self, count: u64, reason: GapReason, lanes: &mut Lanes, totals: &mut Totals) {
+        self.matched += count;
+        totals.matched += count;
+        self.count_dropped(count, reason, totals);
+        self.tell_gap(count, reason, lanes);
+    }
+
     pub(crate) fn count_dropped(&mut self, count: u64, reason: GapReason, totals: &mut Totals) {
         self.dropped[reason.index()] += count;
         totals.dropped[reason.index()] += count;
@@ -249,8 +259,11 @@ impl Subscription {
         dropped
     }
 
-    /// Matches that were sent and whose credit has not come back.
+    /// Matches that were sent and whose credit has not come back, unless they are its client's by now.
     pub(crate) fn unacknowledged(&self) -> u64 {
+        if self.drained {
+            return 0;
+        }
         u64::try_from(i64::from(self.window.0) - self.credit.messages).unwrap_or(0)
     }
 }

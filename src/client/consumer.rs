@@ -88,6 +88,53 @@ impl<T> Consumer<T> {
         }
     }
 
+    /// Stops it at the bus: when this returns, nothing more is handed over. What was on its way by then can still be
+    /// received; then [`recv`](Self::recv) gives `None`.
+    ///
+    /// All that was handed over can be acknowledged, refused and said to be [in progress](Delivery::in_progress) as before: as
+    /// long as this consumer lives, its session lasts, and the [time](SubscribeOptions::ack_wait) for each message is not
+    /// over. What is left then comes again to whoever comes next, and its acknowledgement is [`BusError::StaleAck`].
+    /// A durable consumer is this one's until nothing is left.
+    ///
+    /// # Errors
+    /// Why the connection ended, if it did meanwhile.
+    ///
+    /// # Cancel safety
+    /// The drain goes on when the future is dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use whispeer::bus::Streams;
+    /// # use whispeer::store::{MemoryStore, Name, StreamSettings};
+    /// use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let settings = StreamSettings::new(Name::new("orders")?, vec![TopicPattern::new("orders/**")?]);
+    /// # let streams = Streams::open(Arc::new(MemoryStore::new()), [settings]).await?;
+    /// # let bus = Bus::builder().streams(streams).start()?;
+    /// # let client = Client::new_memory(&bus.connector())?;
+    /// # let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
+    /// # client.publish_bytes_with("orders/7", "two apples", kept).await?;
+    /// let billing = SubscribeOptions::default().durable("billing").start(Start::All);
+    /// let mut orders = client.consume_bytes("orders/**", billing).await?;
+    /// let order = orders.recv().await.expect("the bus runs");
+    /// // The program is to end: it takes nothing new, and finishes what it has.
+    /// orders.drain().await?;
+    /// while let Some(waiting) = orders.recv().await {
+    ///     waiting.ack().await?;
+    /// }
+    /// order.ack().await?;
+    /// # bus.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn drain(&mut self) -> BusResult<()> {
+        self.subscription.drain().await
+    }
+
     /// The full pattern, with the prefix of the protocol.
     #[must_use]
     pub fn pattern(&self) -> &str {

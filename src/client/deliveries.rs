@@ -42,6 +42,8 @@ struct State {
     generation: u32,
     /// The bus has accepted the subscription in this session.
     is_accepted: bool,
+    /// Nothing comes any more, not even again.
+    is_drained: bool,
     held: BTreeMap<u64, Held>,
     /// Of those that are done with and that the bus would send again in a new session; see [`Kept::Here`].
     finished: BTreeSet<u64>,
@@ -145,6 +147,7 @@ impl Deliveries {
         waiting: oneshot::Sender<BusResult<()>>,
     ) -> Option<Frame> {
         let mut state = self.lock();
+        let is_lost = self.is_lost(&state);
         let Some(held) = state.held.get_mut(&sequence) else {
             drop(state);
             // Whoever waited may have gone.
@@ -158,7 +161,7 @@ impl Deliveries {
                 state.asked.insert(token, vec![sequence]);
                 Some(Frame::new(Flags::ACKNOWLEDGE, token))
             }
-            None if self.kind == Kept::Shared => {
+            None if is_lost => {
                 let told = state.forget(sequence);
                 drop(state);
                 tell(told, &Err(stale(sequence)));
@@ -172,11 +175,12 @@ impl Deliveries {
     /// to be sent.
     pub(super) fn acknowledge_later(&self, sequence: u64) -> Option<Frame> {
         let mut state = self.lock();
+        let is_lost = self.is_lost(&state);
         let held = state.held.get_mut(&sequence)?;
         held.is_done = true;
         match held.token {
             Some(token) => state.batch.push((token, sequence)),
-            None if self.kind == Kept::Shared => drop(state.forget(sequence)),
+            None if is_lost => drop(state.forget(sequence)),
             // It comes again, and is acknowledged then.
             None => {}
         }
@@ -258,7 +262,7 @@ impl Deliveries {
         let mut state = self.lock();
         let mut told = Vec::new();
         for sequence in state.asked.remove(&asked).unwrap_or_default() {
-            let comes_again = matches!(result, Err(BusError::StaleAck { .. })) && self.kind != Kept::Shared;
+            let comes_again = matches!(result, Err(BusError::StaleAck { .. })) && !self.is_lost(&state);
             if comes_again {
                 if let Some(held) = state.held.get_mut(&sequence)
                     && held.token == Some(asked)
@@ -298,6 +302,24 @@ impl Deliveries {
         drop(state);
         tell(told, &Err(BusError::OutcomeUnknown { what: "the acknowledgement was kept".into() }));
         (self.kind == Kept::Here).then_some(from)
+    }
+
+    /// Whether a message by a token that the bus does not know is not this subscription's any more: others have got it, or
+    /// nothing comes again by which it could be acknowledged.
+    fn is_lost(&self, state: &State) -> bool {
+        self.kind == Kept::Shared || state.is_drained
+    }
+
+    /// The bus hands over nothing any more, and takes acknowledgements.
+    pub(super) fn drained(&self) {
+        let mut state = self.lock();
+        state.is_drained = true;
+        // They would be acknowledged when they come again.
+        let waiting = state.held.iter().filter(|(_, held)| held.is_done && held.token.is_none());
+        let lost: Vec<u64> = waiting.map(|(sequence, _)| *sequence).collect();
+        let told: Vec<_> = lost.into_iter().map(|sequence| (sequence, state.forget(sequence))).collect();
+        drop(state);
+        told.into_iter().for_each(|(sequence, waiting)| tell(waiting, &Err(stale(sequence))));
     }
 
     /// The subscription has ended.

@@ -279,7 +279,18 @@ impl Driver {
         let (accepted, waker) = match header.answers() {
             Some(Kind::Subscribe) => {
                 self.inboxes.remove(&header.id);
-                let gone = self.shared.lock().subscriptions.entries.remove(&header.id);
+                let mut state = self.shared.lock();
+                if let Some(drained) = state.subscriptions.entries.get_mut(&header.id)
+                    && error.is_none()
+                    && drained.stays_when_drained()
+                {
+                    let waker = drained.inbox.end(None, Some(header.sequence));
+                    drop(state);
+                    self.wakers.extend(waker);
+                    return Ok(());
+                }
+                let gone = state.subscriptions.entries.remove(&header.id);
+                drop(state);
                 let Some(mut gone) = gone else { return Ok(()) };
                 let ended = || BusError::Closed { what: "the subscription".into() };
                 gone.end_deliveries(&error.clone().unwrap_or_else(ended));

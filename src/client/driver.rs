@@ -50,8 +50,10 @@ pub(super) struct Driver {
     pub(super) wakers: Vec<Waker>,
     /// How to come back when the connection breaks.
     pub(super) coming_back: Option<Box<Return>>,
-    /// `GOODBYE` is queued; when this is reached, the link is closed whatever is left.
+    /// Nobody wants anything any more; when this is reached, the link is closed whatever is left.
     closing: Option<Instant>,
+    /// `GOODBYE` is queued, behind all else.
+    is_parting: bool,
     /// The bus drains, and there are others.
     pub(super) leaving: Leaving,
 }
@@ -113,6 +115,7 @@ impl Driver {
             wakers: Vec::new(),
             coming_back,
             closing: None,
+            is_parting: false,
             leaving: Leaving::No,
         }
     }
@@ -157,9 +160,11 @@ impl Driver {
             Err(Exit::Peer(reason)) if self.leave_session(&reason) => true,
             received => received?,
         };
+        self.part();
         self.send(context);
         let state = self.shared.lock();
-        if self.closing.is_some_and(|until| state.lanes.is_drained() || Instant::now() >= until) {
+        let is_over = self.is_parting && state.lanes.is_drained();
+        if self.closing.is_some_and(|until| is_over || Instant::now() >= until) {
             return Err(Exit::Closed);
         }
         // A link that takes nothing more is read to its end, as the other side may have said why.
@@ -170,8 +175,7 @@ impl Driver {
         self.look_at_clock(context)
     }
 
-    /// Ends the burst of calls before, all of which is sent next, and queues `GOODBYE` behind everything else
-    /// once the last handle is gone.
+    /// Ends the burst of calls before, all of which is sent next, and notes when the last handle is gone.
     fn begin_turn(&mut self) {
         let mut state = self.shared.lock();
         state.burst.end();
@@ -181,9 +185,18 @@ impl Driver {
             let until = Instant::now() + CLOSE_GRACE;
             self.closing = Some(until);
             self.keep_alive.timer.set(until);
-            if self.shared.session().is_some() {
-                self.say_goodbye(&BusError::Closed { what: "the client".into() });
-            }
+        }
+        self.part();
+    }
+
+    /// Queues `GOODBYE` behind everything else once the last handle is gone, and all publishes of earlier sessions are sent.
+    fn part(&mut self) {
+        if self.closing.is_none() || self.is_parting || self.shared.lock().publishing.holds_back() {
+            return;
+        }
+        self.is_parting = true;
+        if self.shared.session().is_some() {
+            self.say_goodbye(&BusError::Closed { what: "the client".into() });
         }
     }
 

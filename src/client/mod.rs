@@ -44,6 +44,7 @@ mod driver;
 mod event;
 mod following;
 mod handling;
+mod held_back;
 mod history;
 mod inbox;
 mod keeping;

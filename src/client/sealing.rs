@@ -14,7 +14,7 @@ use crate::engine::{
 };
 use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::limits;
-use crate::proto::{ErrorCode, Payload, Refusal};
+use crate::proto::{ErrorCode, Payload, Refusal, dead_letter};
 use crate::topic::TopicPattern;
 
 /// The engines of a client.
@@ -232,6 +232,9 @@ impl<'a> Outgoing<'a> {
 ///
 /// The bus says of which topic a message is, and is believed only as far as that topic is one of those that were asked
 /// for: otherwise it could choose the rule by which it is judged, and pass what was meant for one server to another.
+///
+/// A dead letter says in a header of which topic it was, and is judged and opened as a message of that. Nobody vouches for
+/// the header: where it lies, what was bound to another topic does not open.
 #[derive(Debug)]
 pub(super) struct Opener {
     sealing: Arc<Sealing>,
@@ -272,13 +275,26 @@ impl Opener {
 
     #[inline(never)]
     fn new_chain(&mut self, topic: &str) -> Result<ChainIndex, EngineError> {
-        let pattern = TopicPattern::new(topic).map_err(|_| EngineError::Misrouted)?;
-        if !self.due.as_ref().is_some_and(|due| due.meets(&pattern)) {
-            return Err(EngineError::Misrouted);
-        }
+        self.check_due(topic)?;
         let chain = self.sealing.rules.find(topic)?;
         self.last = Some((topic.into(), chain));
         Ok(chain)
+    }
+
+    fn check_due(&self, topic: &str) -> Result<(), EngineError> {
+        let pattern = TopicPattern::new(topic).map_err(|_| EngineError::Misrouted)?;
+        let is_due = self.due.as_ref().is_some_and(|due| due.meets(&pattern));
+        if is_due { Ok(()) } else { Err(EngineError::Misrouted) }
+    }
+
+    /// The topic that a dead letter was published to, and the chain for that. They are few, so nothing of it is kept.
+    fn letter_chain<'a>(&self, topic: &str, fields: &'a [u8]) -> Result<(&'a str, ChainIndex), EngineError> {
+        self.check_due(topic)?;
+        // Nothing is published under the bus's own topics, and no engine is required there.
+        let original = dead_letter::original_topic(fields).filter(|original| !original.starts_with('$'));
+        let what = "it is a dead letter and does not say of which topic it was";
+        let original = original.ok_or(EngineError::Malformed { what })?;
+        Ok((original, self.sealing.rules.find(original)?))
     }
 
     /// Opens a message and reads its value.
@@ -305,7 +321,12 @@ impl Opener {
         read: impl FnOnce(&Raw<'_>, &Opened) -> BriefResult<T>,
     ) -> BriefResult<(T, Opened)> {
         let failed = |error| opened(topic, error);
-        let chain = self.chain(topic).map_err(failed)?;
+        let is_letter = kind == MessageKind::Publish && topic.starts_with(dead_letter::TOPICS);
+        let (of, chain) = match is_letter {
+            true => self.letter_chain(topic, raw.fields),
+            false => self.chain(topic).map(|chain| (topic, chain)),
+        }
+        .map_err(failed)?;
         let rules = &self.sealing.rules;
         if raw.value().is_some() {
             // Made in this process, by a client without engines.
@@ -313,8 +334,9 @@ impl Opener {
             let known = Opened::default();
             return Ok((read(raw, &known)?, known));
         }
-        let mut context = Context::new(topic, kind);
-        (context.fields, context.stored) = (raw.fields, self.is_stored);
+        let mut context = Context::new(of, kind);
+        // A letter is as old as its message, and comes once more each time that it was put back and has failed again.
+        (context.fields, context.stored) = (raw.fields, self.is_stored || is_letter);
         (context.request, context.index, context.limit) = (request, index, self.sealing.inner_limit());
         let arrived = raw.payload();
         let (place, known) = rules.open(&context, chain, &mut self.memory, arrived).map_err(failed)?;

@@ -19,7 +19,7 @@ use super::options::{Headers, ServeOptions};
 use super::protocol::RequestProtocol;
 use super::request_id::RequestId;
 use super::sealing::{AskSeal, Opener, topic_of};
-use super::shared::{Connection, Registration, Shared};
+use super::shared::{Connection, Ending, Registration, Shared};
 use crate::engine::{MessageKind, Opened, looks_sealed};
 use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
@@ -429,7 +429,7 @@ impl Shared {
             flags: Flags::NONE,
             fields: fields.into(),
             accepted: Some(sender),
-            ending: false,
+            ending: Ending::No,
             deliveries: None,
         };
         let id = state.servings.insert(registration);
@@ -445,7 +445,7 @@ impl Shared {
     fn unserve(&self, id: u32) -> bool {
         let mut state = self.lock();
         let Some(registration) = state.servings.entries.get_mut(&id) else { return false };
-        registration.ending = true;
+        registration.ending = Ending::Asked;
         state.lanes.data(&Header::new(Kind::Unserve, id, 0), &ContentRef::empty());
         let step = state.lanes.begin();
         drop(state);

@@ -24,7 +24,7 @@ use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, Sealing};
 use super::will::{self, Testament};
-use super::window::{PublishWindow, Restarted};
+use super::window::PublishWindow;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Epoch, Field, Start, iterate};
@@ -161,10 +161,23 @@ pub(super) struct Registration<S> {
     pub(super) fields: Box<[u8]>,
     /// Who waits for the bus to accept it.
     pub(super) accepted: Option<oneshot::Sender<BusResult<()>>>,
-    /// The bus has been asked to end it.
-    pub(super) ending: bool,
+    /// Whether the bus has been asked to end it.
+    pub(super) ending: Ending,
     /// What it has been handed, where it acknowledges.
     pub(super) deliveries: Option<Arc<Deliveries>>,
+}
+
+/// How far the end of a subscription or serving is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Nobody wants it to end.
+    No,
+    /// The bus has been asked to hand over nothing new.
+    Draining,
+    /// The bus hands over nothing any more, and takes acknowledgements of what it has handed over.
+    Drained,
+    /// The bus has been asked to end it.
+    Asked,
 }
 
 impl<S> Registration<S> {
@@ -195,6 +208,15 @@ impl Registration<()> {
         deliveries.accepted()
     }
 
+    /// The bus says that it has ended. Whether it stays for its acknowledgements.
+    pub(super) fn stays_when_drained(&mut self) -> bool {
+        let deliveries = self.deliveries.as_ref().filter(|_| self.ending == Ending::Draining);
+        let Some(deliveries) = deliveries else { return false };
+        deliveries.drained();
+        self.ending = Ending::Drained;
+        true
+    }
+
     fn start(&self) -> Option<Start> {
         iterate(&self.fields).find_map(|field| match field {
             Field::Start(start) => Some(start),
@@ -220,7 +242,7 @@ impl Registration<()> {
             Some(following.fields(&self.fields, start).ok().flatten())
         });
         match asked {
-            Some(None) => self.ending = true,
+            Some(None) => self.ending = Ending::Asked,
             Some(Some(Some(fields))) => self.fields = fields.into(),
             Some(Some(None)) | None => {}
         }
@@ -430,14 +452,8 @@ impl Shared {
                 _ => {}
             }
         }
-        let Restarted { unknown: unknown_publishes, again } =
-            state.publishing.restart(welcome.publish_window, &publishes);
-        let again = again.iter().map(|content| (Flags::ACKNOWLEDGE, content));
-        let unsent = publishes.iter().map(|frame| (frame.header.flags, &frame.content));
-        for (sequence, (flags, content)) in (1..).zip(again.chain(unsent)) {
-            let header = Header::new(Kind::Publish, 0, sequence).flagged(flags);
-            state.lanes.data(&header, &content.borrowed());
-        }
+        let unknown_publishes = state.publishing.restart(welcome.publish_window, publishes);
+        state.release_held_back();
         let calls: Vec<u32> =
             state.calls.entries.keys().copied().filter(|id| !requests.contains(id)).collect();
         for id in calls {
@@ -570,7 +586,7 @@ impl Shared {
         let sequence = state.next_ping();
         let published = state.publishing.last_sequence();
         state.pings.insert(sequence, (sender, published));
-        state.lanes.data(&Header::new(Kind::Ping, 0, sequence), &ContentRef::empty());
+        state.send_behind_publishes(Header::new(Kind::Ping, 0, sequence));
         let step = state.lanes.begin();
         drop(state);
         self.write(step);
@@ -664,8 +680,10 @@ fn renew<S>(
     registration: &mut Registration<S>,
     wakers: &mut Vec<std::task::Waker>,
 ) -> bool {
-    if registration.ending {
+    if registration.ending != Ending::No {
         wakers.extend(registration.inbox.end(None, None));
+        // What was handed over and is not acknowledged comes to whoever asks for it next.
+        registration.end_deliveries(&unknown("the acknowledgement was kept"));
         return false;
     }
     wakers.extend(registration.inbox.restart());

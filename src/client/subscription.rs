@@ -22,7 +22,7 @@ use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::{Headers, SubscribeOptions};
 use super::protocol::PublishProtocol;
 use super::sealing::{Opener, topic_of};
-use super::shared::{Connection, Registration, Shared};
+use super::shared::{Connection, Ending, Registration, Shared};
 use crate::engine::{MessageKind, Opened};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::proto::fields::{Attempt, Epoch, GapReason, Quality, Start, attempt_of, position_of};
@@ -373,6 +373,9 @@ impl<T> Subscription<T> {
     /// Stops it at the bus without losing anything: when this returns, nothing new is matched, and
     /// what was matched before can still be received; then [`recv`](Self::recv) gives `None`.
     ///
+    /// One that acknowledges gets what the bus has handed it by then, and may acknowledge that as long as it lives, its
+    /// session lasts and the time for each message is not over; see [`Consumer::drain`](super::Consumer::drain).
+    ///
     /// # Errors
     /// Why the connection ended, if it did meanwhile.
     ///
@@ -616,7 +619,7 @@ impl Shared {
             flags,
             fields: fields.into(),
             accepted: Some(sender),
-            ending: false,
+            ending: Ending::No,
             deliveries,
         };
         let id = state.subscriptions.insert(registration);
@@ -633,12 +636,23 @@ impl Shared {
     fn unsubscribe(&self, id: u32, taken: u64, flags: Flags) -> bool {
         let mut state = self.lock();
         let Some(registration) = state.subscriptions.entries.get_mut(&id) else { return false };
-        registration.ending = true;
+        let mut gone = None;
+        match (registration.ending, flags.contains(DRAIN)) {
+            (Ending::Drained, true) => return false,
+            // It has ended but for its acknowledgements, and the bus says nothing more of it.
+            (Ending::Drained, false) => gone = state.subscriptions.entries.remove(&id),
+            (Ending::Asked, true) => {}
+            (_, true) => registration.ending = Ending::Draining,
+            (_, false) => registration.ending = Ending::Asked,
+        }
         // Behind what was published before: a drained subscription still gets it.
         state.lanes.data(&Header::new(Kind::Unsubscribe, id, taken).flagged(flags), &ContentRef::empty());
         let step = state.lanes.begin();
         drop(state);
         self.write(step);
+        if let Some(gone) = gone {
+            gone.end_deliveries(&BusError::Closed { what: "the subscription".into() });
+        }
         true
     }
 

@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::oneshot;
 
+use super::held_back::HeldBack;
 use super::keeping::{Keeping, Kept};
 use super::shared::{Shared, State, unknown, wake};
 use crate::error::{BriefResult, BusError, BusResult};
@@ -45,6 +47,8 @@ pub(super) struct PublishWindow {
     last_publisher: u32,
     /// Publishes that are to be kept, until they are answered.
     keeping: Keeping,
+    /// Publishes of earlier sessions that are sent before all others.
+    held_back: HeldBack,
 }
 
 impl Default for PublishWindow {
@@ -61,6 +65,7 @@ impl Default for PublishWindow {
             publishers: HashMap::new(),
             last_publisher: 0,
             keeping: Keeping::default(),
+            held_back: HeldBack::default(),
         }
     }
 }
@@ -264,8 +269,12 @@ impl Shared {
     pub(super) fn grant_publish(&self, messages: u32, bytes: u64) {
         let mut state = self.lock();
         state.publishing.credit.grant(messages, bytes);
+        let step = state.release_held_back().then(|| state.lanes.begin());
         let next = state.publishing.next_waker();
         drop(state);
+        if let Some(step) = step {
+            self.write(step);
+        }
         wake(next);
     }
 
@@ -328,19 +337,38 @@ fn push_pipelined(state: &mut State, header: &Header, content: &ContentRef<'_>, 
     if idle { Then::WakeDriver } else { Then::Nothing }
 }
 
-/// What is to be done about publishes at a new session.
-pub(super) struct Restarted {
-    /// Whoever waits for one that may or may not have been published.
-    pub(super) unknown: Vec<oneshot::Sender<BusResult<usize>>>,
-    /// Those that are sent again, the first of the session.
-    pub(super) again: Vec<Arc<Content>>,
+impl State {
+    /// Sends what earlier sessions have left of publishes as far as there is credit; whether that was anything.
+    pub(super) fn release_held_back(&mut self) -> bool {
+        let PublishWindow { held_back, credit, .. } = &mut self.publishing;
+        held_back.release(credit, &mut self.lanes)
+    }
+
+    /// Sends a frame that is to follow all that was published before.
+    pub(super) fn send_behind_publishes(&mut self, header: Header) {
+        if self.publishing.held_back.is_empty() {
+            self.lanes.data(&header, &ContentRef::empty());
+            return;
+        }
+        let content = Arc::new(Content::new(Bytes::new(), Bytes::new(), Bytes::new()));
+        self.publishing.held_back.follow(Frame { header, content });
+    }
 }
 
 impl PublishWindow {
     /// Whether the holder of this place, or of none, may send.
     #[inline]
     fn is_next(&self, place: Option<u64>) -> bool {
-        self.credit.is_left() && self.waiting.front().map(|(ticket, _)| *ticket) == place
+        self.may_send() && self.waiting.front().map(|(ticket, _)| *ticket) == place
+    }
+
+    fn may_send(&self) -> bool {
+        self.credit.is_left() && self.held_back.is_empty()
+    }
+
+    /// Whether publishes of an earlier session are to be sent yet.
+    pub(super) fn holds_back(&self) -> bool {
+        !self.held_back.is_empty()
     }
 
     /// The number of the last publish.
@@ -356,19 +384,19 @@ impl PublishWindow {
     /// A new session begins, at which so many messages and bytes may be published, and `unsent` are the next.
     /// Publishers learn when they flush, and callers by the senders that are returned, that what was sent before
     /// and is not known to have been routed may or may not have been. What is to be kept is sent again before the
-    /// unsent, and is returned, too.
-    pub(super) fn restart(&mut self, (messages, bytes): (u32, u64), unsent: &[Frame]) -> Restarted {
+    /// unsent; all of it is held back until it is [released](State::release_held_back).
+    pub(super) fn restart(
+        &mut self,
+        (messages, bytes): (u32, u64),
+        mut unsent: Vec<Frame>,
+    ) -> Vec<oneshot::Sender<BusResult<usize>>> {
+        // What the session before has not got round to follows what it has queued.
+        unsent.extend(self.held_back.take());
         let sent = self.last_sequence - (unsent.len() as u64).min(self.last_sequence);
         let kept = self.keeping.take_until(sent);
         let earlier = std::mem::replace(&mut self.base, sent - kept.len() as u64);
         debug_assert!(unsent.first().is_none_or(|first| first.header.sequence + earlier == sent + 1));
         self.credit = Credit::new((messages, bytes));
-        for (_, kept) in &kept {
-            self.credit.spend(kept.content.borrowed().frame_size());
-        }
-        for frame in unsent {
-            self.credit.spend(frame.content.frame_size());
-        }
         for index in 0..self.turns.len() {
             let Some(&(first, publisher)) = self.turns.get(index) else { break };
             let last = self.turns.get(index + 1).map_or(sent, |(next, _)| next - 1).min(sent);
@@ -384,7 +412,8 @@ impl PublishWindow {
         let mut waiting = Vec::new();
         for (sequence, (before, kept)) in (self.base + 1..).zip(kept) {
             waiting.extend(self.acknowledgements.remove(&before).map(|sender| (sequence, sender)));
-            again.push(Arc::clone(&kept.content));
+            let header = Header::new(Kind::Publish, 0, sequence).flagged(Flags::ACKNOWLEDGE);
+            again.push(Frame { header, content: Arc::clone(&kept.content) });
             self.keeping.insert(sequence, kept);
         }
         let mut unknown = Vec::new();
@@ -394,7 +423,8 @@ impl PublishWindow {
             unknown.extend(self.acknowledgements.remove(&sequence));
         }
         self.acknowledgements.extend(waiting);
-        Restarted { unknown, again }
+        self.held_back.hold(again.into_iter().chain(unsent));
+        unknown
     }
 
     fn wait(&mut self, place: &mut Option<u64>, waker: &Waker) {
@@ -415,7 +445,7 @@ impl PublishWindow {
     /// Who is to be woken, as credit is left.
     pub(super) fn next_waker(&self) -> Option<Waker> {
         let (_, waker) = self.waiting.front()?;
-        self.credit.is_left().then(|| waker.clone())
+        self.may_send().then(|| waker.clone())
     }
 
     #[inline]

@@ -12,6 +12,7 @@
 
 mod content;
 mod credit;
+pub(crate) mod dead_letter;
 pub mod fields;
 mod handshake;
 mod header;

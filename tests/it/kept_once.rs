@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use whispeer::bus::Streams;
-use whispeer::client::{PublishOptions, Quality, Reconnect};
+use whispeer::bus::{Settings, Streams};
+use whispeer::client::{ClientEvent, PublishOptions, Quality, Reconnect};
 use whispeer::prelude::*;
 use whispeer::store::{Change, MemoryStore, Name, Reading, Store, StreamSettings};
 
@@ -30,9 +30,18 @@ fn orders() -> Name {
 }
 
 async fn bus_on(store: Arc<dyn Store>, path: &std::path::Path) -> BusHandle {
+    bus_with(store, path, Settings::default()).await
+}
+
+async fn bus_with(store: Arc<dyn Store>, path: &std::path::Path, settings: Settings) -> BusHandle {
     let pattern = TopicPattern::new("orders/**").unwrap();
     let streams = Streams::open(store, [StreamSettings::new(orders(), vec![pattern])]).await.unwrap();
-    Bus::builder().streams(streams).listen_unix(path).start().unwrap()
+    Bus::builder().settings(settings).streams(streams).listen_unix(path).start().unwrap()
+}
+
+async fn payloads(store: &MemoryStore) -> Vec<String> {
+    let page = store.read(orders(), Reading::from(1, 0)).await.unwrap();
+    page.messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
 }
 
 /// Publishes to a bus that ends before it has answered, and to the one after it; what the store has in the end.
@@ -60,9 +69,61 @@ async fn published_across_two_buses(quality: Quality, pipelined: bool) -> Vec<St
     bus.stop().await;
     let bus = bus_on(Arc::new(store.clone()), &path).await;
     timeout(LONG, publishing).await.expect("it is answered").unwrap().unwrap();
-    let page = store.read(orders(), Reading::from(1, 0)).await.unwrap();
     bus.stop().await;
-    page.messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+    payloads(&store).await
+}
+
+/// Publishes 40 messages to a bus that keeps them and does not say so, and comes back to one with this window: by then, nobody
+/// may want to know. What the store has in the end.
+async fn published_to_a_smaller_window(publish_window: (u32, u64), is_closed: bool) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let (store, stored) = (MemoryStore::new(), Arc::new(Notify::new()));
+    let silent = Silent { store: store.clone(), stored: Arc::clone(&stored) };
+    let bus = bus_on(Arc::new(silent), &path).await;
+    let mut reconnect = Reconnect::default();
+    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
+    let client = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
+    let mut events = client.events();
+    let once = PublishOptions::default().quality(Quality::ExactlyOnce);
+    let publisher = client.publisher_bytes_with("orders/7", once.clone()).unwrap();
+    for number in 0..40 {
+        publisher.send(&number.to_string().into()).await.unwrap();
+    }
+    timeout(LONG, stored.notified()).await.expect("some of it is stored");
+    bus.stop().await;
+    let settings = Settings { publish_window, ..Settings::default() };
+    let bus = bus_with(Arc::new(store.clone()), &path, settings).await;
+    if is_closed {
+        let back = async {
+            while !matches!(events.recv().await, Some(ClientEvent::Reconnected { .. })) {}
+            drop((publisher, client));
+            while events.recv().await.is_some() {}
+        };
+        timeout(LONG, back).await.expect("it comes back, and ends when all is sent");
+    } else {
+        let last = timeout(LONG, client.publish_bytes_with("orders/7", "last", once)).await;
+        last.expect("it is answered").unwrap();
+        timeout(LONG, publisher.flush()).await.expect("it is answered").unwrap();
+    }
+    bus.stop().await;
+    payloads(&store).await
+}
+
+#[tokio::test]
+async fn a_bus_with_a_smaller_window_gets_no_more_at_a_time_than_it_has_room_for() {
+    let mut under_way = tokio::task::JoinSet::new();
+    for publish_window in [(3, 1 << 20), (1, 1), (1_000, 100)] {
+        for is_closed in [false, true] {
+            under_way.spawn(async move {
+                let published = published_to_a_smaller_window(publish_window, is_closed).await;
+                let last = (!is_closed).then(|| "last".to_owned());
+                let expected: Vec<_> = (0..40).map(|number| number.to_string()).chain(last).collect();
+                assert_eq!(published, expected, "{publish_window:?}, {is_closed}");
+            });
+        }
+    }
+    under_way.join_all().await;
 }
 
 #[tokio::test]

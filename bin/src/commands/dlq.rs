@@ -15,7 +15,7 @@ Examples:
   whispeer dlq redrive orders --all       put all back at the end of their stream
   whispeer dlq redrive orders 17 18
   whispeer dlq drop orders 19
-  whispeer replay '$dead/orders/**'       their payloads and headers
+  whispeer replay '$dead/orders/**'       their payloads and headers; with --keyring also what is encrypted
 
 A message whose delivery has failed too often is put away with why. Only the user that the bus runs as may put back and
 drop, or who has a role with `administer = true`.";

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
+mod consume;
 pub(crate) mod consumers;
 #[cfg(feature = "compression")]
 pub(crate) mod dict;

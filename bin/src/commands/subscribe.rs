@@ -6,10 +6,15 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use whispeer::client::{Event, GapReason, Message, Policy, PublishOptions, SubscribeOptions, Subscription};
+use whispeer::client::{
+    Delivery, Event, GapReason, Message, Policy, PublishOptions, Quality, Start, SubscribeOptions,
+    Subscription,
+};
 use whispeer::{BusResult, limits};
 
+use super::consume::Consuming;
 use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
+use crate::failure::Failure;
 use crate::interrupts::Interrupts;
 use crate::output::{self, Output};
 use crate::payload;
@@ -22,6 +27,10 @@ Examples:
   whispeer sub --json 'sensors/*' | jq .topic
   whispeer sub --raw logs > app.log         payloads as they are, a line each
   whispeer sub --group workers jobs         share messages with others of the group
+  whispeer sub --durable billing 'orders/**' >> orders.jsonl
+                                            go on where the last run has ended
+  whispeer sub --group workers --qos 1 'orders/**'
+                                            share a stream's messages; none is lost with a member
 
 A line is printed for each message: its payload as JSON. Bytes, and payloads that are not MessagePack,
 are printed as {\"$binary\": \"BASE64\"}. Messages that were dropped are told on standard error, and with
@@ -29,7 +38,11 @@ are printed as {\"$binary\": \"BASE64\"}. Messages that were dropped are told on
 
 With --json a line is {\"topic\": TOPIC, \"headers\": [[NAME, VALUE], ...], \"payload\": VALUE}.
 
-A message that several of the patterns meet is printed once for each.";
+A message that several of the patterns meet is printed once for each.
+
+With --durable or --qos the topics have to be in a stream of the bus (`whispeer info` shows them). Each message is
+acknowledged once it has been written out, and what was not is sent again, to the next run or another member; with
+--json such a message has \"sequence\" and \"attempt\" too. `whispeer consumers ls` shows how far consumers are.";
 
 /// Subscribe and print messages
 #[derive(Debug, Args)]
@@ -62,6 +75,18 @@ pub(crate) struct Subscribe {
     /// Join a queue group: each message goes to one of its members
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+
+    /// Be the durable consumer of this name, which goes on behind what it has acknowledged; implies --qos 1
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["group", "policy", "no_echo"])]
+    durable: Option<String>,
+
+    /// How sure it is to be: 0 for at most once, 1 for at least once, 2 for exactly once; from 1 on each message is acknowledged [default: 0]
+    #[arg(long, value_name = "QOS", value_parser = clap::value_parser!(u8).range(0..=2))]
+    qos: Option<u8>,
+
+    /// Begin with what the stream has already, where the consumer or group is new
+    #[arg(long)]
+    all: bool,
 
     /// Leave out what this connection publishes itself
     #[arg(long)]
@@ -110,10 +135,14 @@ impl Subscribe {
     pub(crate) async fn run(self, bus: &BusChoice, interrupts: Interrupts) -> anyhow::Result<()> {
         let will =
             self.will_payload.as_ref().map(|value| payload::from_json(value.as_bytes())).transpose()?;
+        let quality = self.quality()?;
         let connection = bus.connect_sealing("sub", &self.sealing).await?;
         if let (Some(topic), Some(payload)) = (&self.will_topic, will) {
             let options = PublishOptions::default();
             connection.check(connection.client.set_will_bytes(topic, payload, options).await)?;
+        }
+        if quality > Quality::AtMostOnce {
+            return self.consume(&connection, quality, &interrupts).await;
         }
         let mut merged = Merged { subscriptions: Vec::new(), next: 0, draining: false };
         for pattern in &self.patterns {
@@ -128,6 +157,80 @@ impl Subscribe {
         // What was printed was printed; that the connection is gone no longer matters.
         let _ = connection.client.close().await;
         printed.and(written)
+    }
+
+    /// How sure it is to be.
+    fn quality(&self) -> anyhow::Result<Quality> {
+        let quality = match (self.qos, &self.durable) {
+            (Some(0), Some(_)) => {
+                let failure = Failure::usage("a durable consumer acknowledges, and --qos 0 does not");
+                return Err(failure.help("leave out --qos, or give --qos 1 or 2").into());
+            }
+            (None | Some(0), None) => Quality::AtMostOnce,
+            (None | Some(1), _) => Quality::AtLeastOnce,
+            (Some(_), _) => Quality::ExactlyOnce,
+        };
+        if quality == Quality::AtMostOnce && self.all {
+            let failure = Failure::usage("--all is for what acknowledges");
+            return Err(failure
+                .help("add --durable NAME or --qos 1, or use `whispeer replay --follow`")
+                .into());
+        }
+        if quality > Quality::AtMostOnce && self.patterns.len() > 1 {
+            let failure = Failure::usage("what acknowledges has one pattern");
+            return Err(failure.help("run the command once for each, each with a name of its own").into());
+        }
+        Ok(quality)
+    }
+
+    /// Prints what comes, and acknowledges it then.
+    async fn consume(
+        &self,
+        connection: &Connection,
+        quality: Quality,
+        interrupts: &Interrupts,
+    ) -> anyhow::Result<()> {
+        let pattern = self.patterns.first().map_or("", String::as_str);
+        let mut options = self.options().quality(quality);
+        if let Some(name) = &self.durable {
+            options = options.durable(name);
+        }
+        if self.all {
+            options = options.start(Start::All);
+        }
+        let consumer = connection.check(connection.client.consume_bytes(pattern, options).await)?;
+        output::notice(format_args!("subscribed to {pattern}"));
+        let mut output = Output::start()?;
+        let mut consuming = Consuming::new(connection, consumer);
+        let push = |delivery: &Delivery<Bytes>, text: &mut Vec<u8>| self.push_delivery(delivery, text);
+        let printed = consuming.print(&mut output, interrupts, self.count, push).await;
+        let written = output.finish().await;
+        drop(consuming);
+        // What was acknowledged is kept; that the connection is gone no longer matters.
+        let _ = connection.client.close().await;
+        printed.and(written)
+    }
+
+    fn push_delivery(&self, delivery: &Delivery<Bytes>, text: &mut Vec<u8>) {
+        if self.json {
+            let attempt = delivery.attempt.map_or(1, |attempt| attempt.number);
+            let sequence = delivery.receipt.sequence();
+            text.extend_from_slice(format!("{{\"sequence\":{sequence},\"attempt\":{attempt},").as_bytes());
+            push_members(delivery, text);
+            text.extend_from_slice(b"}\n");
+            return;
+        }
+        self.push_line(delivery, text);
+    }
+
+    /// Adds a payload as a line.
+    fn push_line(&self, message: &Message<Bytes>, text: &mut Vec<u8>) {
+        if self.raw {
+            text.extend_from_slice(&message.value);
+        } else {
+            payload::push_json(&message.value, text);
+        }
+        text.push(b'\n');
     }
 
     async fn print(
@@ -171,12 +274,10 @@ impl Subscribe {
             Event::Message(message) => {
                 if self.json {
                     push_object(&message, text);
-                } else if self.raw {
-                    text.extend_from_slice(&message.value);
+                    text.push(b'\n');
                 } else {
-                    payload::push_json(&message.value, text);
+                    self.push_line(&message, text);
                 }
-                text.push(b'\n');
                 *left = left.map(|left| left.saturating_sub(1));
             }
             Event::Gap { count, reason } => self.push_gap(pattern, count, reason, text),

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use whispeer::bus::{Bus, BusBuilder, BusHandle, Settings};
 use whispeer::client::ClientBuilder;
 use whispeer::engine::Engines;
-use whispeer::transport::{ClientTls, ConnectOptions, Link, ServerTls, connect_with};
+use whispeer::transport::{ClientTls, ConnectOptions, Link, LinkSender, ServerTls, connect_with};
 use whispeer::{Address, BusResult, Client};
 
 use crate::certificates::Certificates;
@@ -270,6 +270,15 @@ impl Kit {
         let client = self.builder().connect_link(link).expect("there is a runtime");
         client.ping().await.expect("the bus answers");
         client
+    }
+
+    /// The next client, and what breaks its connection without a goodbye when it is closed.
+    pub async fn breakable_client(&self) -> (Client, Arc<dyn LinkSender>) {
+        let link = self.link().await.expect("the bus can be reached");
+        let breaking = Arc::clone(&link.sender);
+        let client = self.builder().connect_link(link).expect("there is a runtime");
+        client.ping().await.expect("the bus answers");
+        (client, breaking)
     }
 
     /// This case has the bus cut somebody off; otherwise that is a failure.

@@ -52,6 +52,8 @@
 //! | One mapping of errors, whatever side they arose on | `errors_are_of_the_same_class_on_whichever_side_they_arose` |
 //! | Scatter and gather | `a_scattered_request_gathers_one_answer_of_each_topic` |
 //! | Streaming replies, in order and within a window | `a_stream_of_answers_comes_in_order_and_ends`, `a_stream_that_is_not_read_stops_at_its_window`, `dropping_a_stream_cancels_it_at_the_server`, `a_stream_ends_with_its_error_or_as_abandoned`, `a_single_answer_is_a_stream_of_one`, `a_server_that_goes_ends_its_streams` |
+//! | A will is published for a client that is gone without a word, and for no other | `the_will_of_a_client_that_is_gone_is_published`, `a_client_that_closes_or_takes_its_will_back_leaves_none` |
+//! | Who is subscribed can be asked for, and is told when it changes | `who_is_subscribed_is_known_and_told_when_that_changes` |
 //!
 //! Certificates for tests of transports that need them are made by [`certificates`].
 //!

@@ -10,15 +10,10 @@ use super::Stream;
 use super::publishing::milliseconds;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::proto::dead_letter::{HEADERS, TOPIC, TOPICS};
 use crate::proto::fields::{Field, FieldsBuilder, iterate};
 use crate::store::{Change, Message, Name, NewMessage, Outcome, Reading, Retention, StreamSettings};
 use crate::topic::TopicPattern;
-
-/// What the header names begin with that are put before those of a dead letter.
-const PREFIX: &str = "dead-";
-
-/// The topic that it was published to.
-const TOPIC: &str = "dead-topic";
 
 /// Why it is there.
 const REASON: &str = "dead-reason";
@@ -36,7 +31,7 @@ const SEQUENCE: &str = "dead-sequence";
 pub(super) fn settings(stream: &Name) -> BusResult<StreamSettings> {
     let invalid = |error: &dyn std::fmt::Display| BusError::InvalidSettings(error.to_string());
     let name = Name::new(&format!("{stream}.dead")).map_err(|error| invalid(&error))?;
-    let pattern = TopicPattern::new(format!("$dead/{stream}/**")).map_err(|error| invalid(&error))?;
+    let pattern = TopicPattern::new(format!("{TOPICS}{stream}/**")).map_err(|error| invalid(&error))?;
     Ok(StreamSettings::new(name, vec![pattern]).retention(Retention::new().messages(limits::DEAD_LETTERS)))
 }
 
@@ -53,8 +48,8 @@ pub(super) fn letter(
 ) -> BusResult<NewMessage> {
     let name = &stream.name;
     let topic = match consumer {
-        Some(consumer) => format!("$dead/{name}/{consumer}"),
-        None => format!("$dead/{name}"),
+        Some(consumer) => format!("{TOPICS}{name}/{consumer}"),
+        None => format!("{TOPICS}{name}"),
     };
     let mut fields = FieldsBuilder::new();
     fields.header(TOPIC, message.topic.as_str())?;
@@ -89,7 +84,7 @@ fn message(letter: &Message) -> Option<NewMessage> {
                 topic = TopicPattern::new(value).ok();
                 Ok(())
             }
-            Field::Header { name, .. } if name.starts_with(PREFIX) => Ok(()),
+            Field::Header { name, .. } if name.starts_with(HEADERS) => Ok(()),
             Field::Header { name, value } => fields.header(name, value),
             Field::Origin(bus) => fields.origin(bus),
             _ => Ok(()),

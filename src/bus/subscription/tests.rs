@@ -77,6 +77,7 @@ impl Bench {
                 delivered: 0,
                 dropped: [0; GapReason::ALL.len()],
                 draining: false,
+                drained: false,
                 noted: Noted::default(),
                 reads: None,
                 present: None,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::client::{Event, ManyOptions};
 use crate::engine::{Chain, Content, Context, Engine, Engines, Mark, Memory, Opened, Sealed, Stage};
+use crate::proto::fields::FieldsBuilder;
 use crate::{EngineError, ErrorReply};
 
 /// Required, and binds nothing: all that is refused is so by the client itself. A payload that begins with a digit is of
@@ -95,6 +96,36 @@ async fn a_bus_cannot_choose_the_rule_for_what_it_delivers() {
     assert_eq!(subscription.recv().await.unwrap().1, "to a pattern that it meets");
     peer.deliver(id, 7, "secret/a", &wrapped(b"sealed"));
     assert_eq!(subscription.recv().await.unwrap().1, "sealed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_cannot_choose_that_a_dead_letter_needs_no_engine() {
+    let (client, mut peer) = connected().await;
+    let subscribed = both(client.subscribe_bytes("$dead/orders/**"), peer.accept(Kind::Subscribe)).await;
+    let (mut subscription, id) = (subscribed.0.unwrap(), subscribed.1.header.id);
+    let letter = |sequence, topic: &str, original: Option<&str>, payload: &[u8]| {
+        let mut fields = FieldsBuilder::new();
+        if let Some(original) = original {
+            fields.header("dead-topic", original).unwrap();
+        }
+        peer.send_frame(&Header::new(Kind::Deliver, id, sequence), fields.as_bytes(), topic, payload);
+    };
+    let missing = || EngineError::Missing { engine: "wrapping".into() };
+    let unsaid =
+        || EngineError::Malformed { what: "it is a dead letter and does not say of which topic it was" };
+    for (sequence, topic, original, payload, error) in [
+        (1, "$dead/orders/billing", Some("secret/a"), b"plain".to_vec(), missing()),
+        (2, "$dead/orders/billing", None, b"plain".to_vec(), unsaid()),
+        (3, "$dead/orders/billing", Some("$bus/stats"), b"plain".to_vec(), unsaid()),
+        (4, "$dead/others/billing", Some("secret/a"), wrapped(b"of another stream"), EngineError::Misrouted),
+    ] {
+        letter(sequence, topic, original, &payload);
+        assert_eq!(error_of(subscription.next_event().await), error, "{original:?}");
+    }
+    letter(5, "$dead/orders/billing", Some("secret/a"), &wrapped(b"sealed"));
+    assert_eq!(subscription.recv().await.unwrap().1, "sealed");
+    letter(6, "$dead/orders", Some("metrics/load"), b"plain, as its topic is");
+    assert_eq!(subscription.recv().await.unwrap().1, "plain, as its topic is");
 }
 
 #[tokio::test(start_paused = true)]

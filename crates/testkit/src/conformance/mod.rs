@@ -4,6 +4,7 @@
 mod credit;
 mod delivery;
 mod groups;
+mod presence;
 mod requests;
 mod streams;
 
@@ -15,6 +16,7 @@ use whispeer::client::Subscription;
 use self::credit::*;
 use self::delivery::*;
 use self::groups::*;
+use self::presence::*;
 use self::requests::*;
 use self::streams::*;
 use crate::kit::Case;
@@ -88,6 +90,9 @@ macro_rules! for_each_case {
             a_stream_ends_with_its_error_or_as_abandoned,
             a_single_answer_is_a_stream_of_one,
             a_server_that_goes_ends_its_streams,
+            the_will_of_a_client_that_is_gone_is_published,
+            a_client_that_closes_or_takes_its_will_back_leaves_none,
+            who_is_subscribed_is_known_and_told_when_that_changes,
         }
     };
 }

@@ -2,6 +2,7 @@
 //!
 //! No clock, no store, no session: what happens is told to it, and it says what is to be done.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(super) struct Ledger {
     /// is gone come to his successor in their order.
     ripe: BTreeSet<u64>,
     tokens: HashMap<u64, u64>,
+    /// How many of `pending` each member has that has any.
+    shares: HashMap<MemberId, usize>,
     next_token: u64,
     /// What has not been written yet, and the floor that was written last.
     unwritten: Unwritten,
@@ -115,6 +118,7 @@ impl Ledger {
             delayed: BTreeSet::new(),
             ripe: BTreeSet::new(),
             tokens: HashMap::new(),
+            shares: HashMap::new(),
             next_token: first_token,
             unwritten: Unwritten::default(),
             written_floor: state.floor,
@@ -218,6 +222,7 @@ impl Ledger {
         let deadline = now + doubled(self.rules.ack_wait, failed, limits::ACK_WAIT_MAX);
         self.deadlines.insert((deadline, sequence));
         self.pending.insert(sequence, Pending { member, token, number, failed, deadline });
+        *self.shares.entry(member).or_default() += 1;
         Some(Attempt::new(token, failed + 1, redelivered))
     }
 
@@ -225,6 +230,11 @@ impl Ledger {
     pub(super) fn has(&self, token: u64, member: MemberId) -> bool {
         let pending = self.tokens.get(&token).and_then(|sequence| self.pending.get(sequence));
         pending.is_some_and(|pending| pending.member == member)
+    }
+
+    /// Whether a member has any message.
+    pub(super) fn has_any(&self, member: MemberId) -> bool {
+        self.shares.contains_key(&member)
     }
 
     /// A message is dealt with. Returns its sequence, and which of its member's messages it was.
@@ -327,6 +337,12 @@ impl Ledger {
 
     fn take_pending(&mut self, sequence: u64) -> Option<Pending> {
         let pending = self.pending.remove(&sequence)?;
+        if let Entry::Occupied(mut share) = self.shares.entry(pending.member) {
+            *share.get_mut() -= 1;
+            if *share.get() == 0 {
+                share.remove();
+            }
+        }
         self.tokens.remove(&pending.token);
         self.deadlines.remove(&(pending.deadline, sequence));
         Some(pending)

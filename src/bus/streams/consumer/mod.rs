@@ -3,7 +3,7 @@
 //! A consumer reads a stream for one subscription, or for a group of them that share its messages. One that has a name
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
 //! (`ledger`); the consumer's task does it (`task`): it reads the log, hands messages to members that have credit,
-//! writes what is done, and puts away what has failed too often (`dead`). The task ends with the last member.
+//! writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The task ends with the last member.
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
 
@@ -12,16 +12,17 @@ mod ledger;
 #[cfg(test)]
 mod model;
 mod task;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::ledger::{Ledger, MemberId};
+pub(crate) use self::told::Told;
 use super::Stream;
 use crate::bus::presence::Presence;
 use crate::bus::session::Session;
@@ -29,8 +30,8 @@ use crate::bus::subscription::Slot;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::plugin::{self, Acknowledged, Hooks, Plugins};
+use crate::proto::Kind;
 use crate::proto::fields::{DeliveryRules, Start};
-use crate::proto::{ContentRef, Flags, Header, Kind};
 use crate::store::Name;
 use crate::topic::TopicPattern;
 
@@ -87,6 +88,8 @@ struct Member {
     subscription: u32,
     /// Its client has been told that it takes part.
     is_accepted: bool,
+    /// It is handed nothing more, and is gone when it has no message left.
+    is_drained: bool,
     /// Messages that it was handed.
     handed: u64,
     /// Messages that its application is known to have taken.
@@ -179,6 +182,14 @@ impl Membership {
         }
     }
 
+    /// Hands it nothing more. Whether it stays until the messages that it has are acknowledged, refused or somebody else's.
+    pub(crate) fn drain(&self) -> bool {
+        let mut state = self.consumer.lock();
+        let has_some = state.ledger.as_ref().is_some_and(|ledger| ledger.has_any(self.id));
+        let member = state.member(self.id).filter(|member| member.is_accepted && has_some);
+        member.map(|member| member.is_drained = true).is_some()
+    }
+
     /// What may tell it of acknowledgements.
     pub(crate) fn told(&self) -> Told {
         Told { consumer: Arc::clone(&self.consumer), member: self.id }
@@ -208,6 +219,7 @@ pub(crate) fn join(
         slot,
         subscription,
         is_accepted: false,
+        is_drained: false,
         handed: 0,
         taken: 0,
         acknowledged: 0,
@@ -275,7 +287,8 @@ impl Consumer {
         // Whether sessions are lost is asked before the consumer is locked.
         let members: Vec<_> = {
             let state = self.lock();
-            let own = state.members.iter();
+            // Those that are as good as gone are in nobody's way.
+            let own = state.members.iter().filter(|member| !state.is_done_with(member));
             own.map(|member| (member.id, Arc::clone(&member.session), member.subscription)).collect()
         };
         let (lost, living): (Vec<_>, Vec<_>) =
@@ -313,6 +326,7 @@ impl Consumer {
         let mut state = self.lock();
         if let Some(index) = state.members.iter().position(|member| member.id == id) {
             let member = state.members.swap_remove(index);
+            state.forget_waiting(&member.session, member.subscription);
             if let Some(ledger) = &mut state.ledger {
                 ledger.leave(id, member.begun(), Instant::now());
             }
@@ -345,106 +359,17 @@ impl State {
         self.last_member
     }
 
+    fn is_done_with(&self, member: &Member) -> bool {
+        member.is_drained && self.ledger.as_ref().is_some_and(|ledger| !ledger.has_any(member.id))
+    }
+
+    /// Drained members that have no message any more, by their sessions.
+    fn done_with(&self) -> Vec<(Arc<Session>, Slot, u32)> {
+        let done = self.members.iter().filter(|member| self.is_done_with(member));
+        done.map(|member| (Arc::clone(&member.session), member.slot, member.subscription)).collect()
+    }
+
     fn member(&mut self, id: MemberId) -> Option<&mut Member> {
         self.members.iter_mut().find(|member| member.id == id)
-    }
-
-    /// Moves those who wait for what is done by now to those who are told when it is written.
-    fn note_done(&mut self) {
-        let Some(ledger) = &self.ledger else { return };
-        let done: Vec<u64> =
-            self.when_done.keys().copied().filter(|sequence| ledger.is_done(*sequence)).collect();
-        for sequence in done {
-            let waited = self.when_done.remove(&sequence).unwrap_or_default();
-            self.waiting_when_done -= waited.len();
-            self.confirmations.extend(waited);
-        }
-    }
-}
-
-/// Takes what a member's client says of its messages.
-#[derive(Debug)]
-pub(crate) struct Told {
-    consumer: Arc<Consumer>,
-    member: MemberId,
-}
-
-impl Told {
-    /// Takes an `ACK`. Where the client waits for an answer, it comes from here or from the consumer's task.
-    ///
-    /// # Errors
-    /// [`BusError::StaleAck`], [`BusError::LimitReached`], and [`BusError::Protocol`], which ends the session.
-    pub(crate) fn acknowledge(
-        &self,
-        header: &Header,
-        content: &ContentRef<'_>,
-        session: &Arc<Session>,
-    ) -> BusResult<()> {
-        let now = Instant::now();
-        let mut state = self.consumer.lock();
-        let wants_answer = header.flags.contains(Flags::ACKNOWLEDGE);
-        let confirmation = || Confirmation {
-            session: Arc::clone(session),
-            subscription: header.id,
-            sequence: header.sequence,
-        };
-        if header.flags.contains(Flags::WHEN_DONE) {
-            if state.waiting_when_done >= limits::CONSUMER_PENDING_MAX as usize {
-                let what = format!("{} acknowledgements wait to be kept", limits::CONSUMER_PENDING_MAX);
-                return Err(BusError::LimitReached { what });
-            }
-            state.when_done.entry(header.sequence).or_default().push(confirmation());
-            state.waiting_when_done += 1;
-            drop(state);
-            self.consumer.changed.notify_one();
-            return Ok(());
-        }
-        let payload = content.payload();
-        let is_own =
-            |state: &State, token| state.ledger.as_ref().is_some_and(|ledger| ledger.has(token, self.member));
-        let stale = || BusError::StaleAck { what: format!("a message of {}", self.consumer.label()) };
-        if header.flags.contains(Flags::REFUSE) || header.flags.contains(Flags::PROGRESS) {
-            let is_own = is_own(&state, header.sequence);
-            let ledger = state.ledger.as_mut().filter(|_| is_own).ok_or_else(stale)?;
-            let told = if header.flags.contains(Flags::PROGRESS) {
-                ledger.progress(header.sequence, now)
-            } else {
-                let delay = payload.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
-                let delay = delay.map(|milliseconds| Duration::from_millis(u64::from(milliseconds)));
-                ledger.refuse(header.sequence, delay, now)
-            };
-            told.map_err(|_| stale())?;
-        } else {
-            if !payload.len().is_multiple_of(8) || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
-                let what = format!("an ACK with {} bytes of further tokens", payload.len());
-                return Err(BusError::Protocol { what });
-            }
-            let (further, _) = payload.as_chunks();
-            let further = further.iter().map(|token| u64::from_le_bytes(*token));
-            let mut done = 0;
-            for token in std::iter::once(header.sequence).chain(further) {
-                if !is_own(&state, token) {
-                    continue;
-                }
-                let told = state.ledger.as_mut().map(|ledger| ledger.acknowledge(token));
-                if let Some(Ok((sequence, number))) = told {
-                    done += 1;
-                    self.consumer.note_for_plugins(&mut state, session, sequence);
-                    if let Some(member) = state.member(self.member) {
-                        member.acknowledged = member.acknowledged.max(number);
-                    }
-                }
-            }
-            if done == 0 {
-                return Err(stale());
-            }
-        }
-        if wants_answer {
-            let confirmation = confirmation();
-            state.confirmations.push(confirmation);
-        }
-        drop(state);
-        self.consumer.changed.notify_one();
-        Ok(())
     }
 }

@@ -63,6 +63,12 @@ enum Is {
     Done,
 }
 
+impl Is {
+    fn is_with(self, member: u64) -> bool {
+        matches!(self, Self::With { member: other, .. } if other == member)
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Message {
     is: Is,
@@ -221,6 +227,10 @@ async fn check(steps: Vec<Step>) {
         let dead = model.messages.values().filter(|message| message.is == Is::Dead).count();
         assert_eq!(ledger.counts(), (pending, (again + dead) as u64));
         assert_eq!(ledger.has_room(), pending < u64::from(PENDING));
+        for member in 0..3 {
+            let has_any = model.messages.values().any(|message| message.is.is_with(member));
+            assert_eq!(ledger.has_any(member), has_any, "{member}");
+        }
     }
 }
 

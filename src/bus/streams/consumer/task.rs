@@ -208,6 +208,7 @@ impl Work {
             self.accept();
             let now = Instant::now();
             ledger(&mut consumer.lock())?.expire(now);
+            consumer.let_go();
             self.begin_to_write()?;
             let rest = self.hand_over().await?;
             // Some of what was to be handed over may be gone.
@@ -436,7 +437,7 @@ impl Work {
     fn next_member(&mut self) -> Option<Ready> {
         let members: Vec<Ready> = {
             let state = self.consumer.lock();
-            let all = state.members.iter().map(|member| Ready {
+            let all = state.members.iter().filter(|member| !member.is_drained).map(|member| Ready {
                 id: member.id,
                 session: Arc::clone(&member.session),
                 slot: member.slot,
@@ -507,16 +508,14 @@ impl Work {
     fn tell_gap(&self, count: u64) {
         let member = {
             let state = self.consumer.lock();
-            state.members.first().map(|member| (Arc::clone(&member.session), member.slot))
+            let mut hearing = state.members.iter().filter(|member| !member.is_drained);
+            hearing.next().map(|member| (Arc::clone(&member.session), member.slot))
         };
         let Some((session, slot)) = member else { return };
         let mut state = session.lock();
         let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
         if let Some(subscription) = subscriptions.at(slot) {
-            subscription.matched += count;
-            totals.matched += count;
-            subscription.count_dropped(count, GapReason::Retention, totals);
-            subscription.tell_gap(count, GapReason::Retention, lanes);
+            subscription.miss(count, GapReason::Retention, lanes, totals);
         }
         drop(state);
         session.flush();
@@ -524,6 +523,17 @@ impl Work {
 }
 
 impl Consumer {
+    /// Ends the subscriptions of drained members that have no message any more. They leave by that.
+    fn let_go(&self) {
+        let done = self.lock().done_with();
+        for (session, slot, subscription) in done {
+            let mut state = session.lock();
+            if state.subscriptions.at(slot).is_some() {
+                state.subscriptions.remove(subscription);
+            }
+        }
+    }
+
     /// Hands messages to a member as long as it has credit and room, and there are any.
     fn hand_all(
         &self,
@@ -541,37 +551,35 @@ impl Consumer {
             let now = Instant::now();
             let State { ledger, members, .. } = &mut *own;
             let ledger = ledger.as_mut().ok_or_else(not_opened)?;
-            let Some(part) = members.iter_mut().find(|part| part.id == member.id) else { return Ok(()) };
+            // It may have been drained since it was found.
+            let part = members.iter_mut().find(|part| part.id == member.id && !part.is_drained);
+            let Some(part) = part else { return Ok(()) };
             while subscription.credit.is_left()
                 && lanes.has_room()
                 && let Some(message) = next(ledger, now)
             {
                 let number = part.handed + 1;
-                if withheld.contains(&message.sequence) {
-                    // It is done with, and told as a gap in its place.
-                    if let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) {
-                        let _ = ledger.acknowledge(attempt.token);
+                let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
+                let fields = match withheld.contains(&message.sequence) {
+                    true => Err(GapReason::Withheld),
+                    false => fields(&message, attempt, live_from).ok_or(GapReason::Expired),
+                };
+                match fields {
+                    Ok(fields) => {
                         part.handed = number;
                         subscription.matched += 1;
                         totals.matched += 1;
-                        subscription.count_dropped(1, GapReason::Withheld, totals);
-                        subscription.tell_gap(1, GapReason::Withheld, lanes);
+                        let topic = message.topic.as_str().as_bytes();
+                        let content = ContentRef::lent(&fields, topic, &message.payload);
+                        subscription.deliver(&content, lanes, totals);
                     }
-                    continue;
+                    Err(reason) => {
+                        // Nobody is to have it, and so it is done. It is none of the messages that the member is handed,
+                        // as it costs no credit: the next one has its number.
+                        let _ = ledger.acknowledge(attempt.token);
+                        subscription.miss(1, reason, lanes, totals);
+                    }
                 }
-                let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
-                subscription.matched += 1;
-                totals.matched += 1;
-                let Some(fields) = fields(&message, attempt, live_from) else {
-                    // It was of no use any more before somebody could have it, and so it is done.
-                    let _ = ledger.acknowledge(attempt.token);
-                    subscription.count_dropped(1, GapReason::Expired, totals);
-                    subscription.tell_gap(1, GapReason::Expired, lanes);
-                    continue;
-                };
-                part.handed = number;
-                let topic = message.topic.as_str().as_bytes();
-                subscription.deliver(&ContentRef::lent(&fields, topic, &message.payload), lanes, totals);
             }
         }
         member.session.flush();
