@@ -36,6 +36,14 @@ impl Clock {
     }
 }
 
+/// The time of the system, as far as the runtime's clock has got: the two go together, unless a test has paused the latter.
+/// Then this stands still and moves on with it, so that what is kept with times grows old in such a test as well.
+pub(super) fn system_time() -> SystemTime {
+    let (now, real) = (SystemTime::now(), std::time::Instant::now());
+    let runtime = Instant::now().into_std();
+    now + runtime.saturating_duration_since(real) - real.saturating_duration_since(runtime)
+}
+
 /// A moment by the clock of the system, which certificates and tokens go by, to be waited for by that of the runtime,
 /// which wakes. The two go apart when the first is set, or the host sleeps, so that the wait has stages.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +73,29 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_the_system_is_paused_with_that_of_the_runtime_and_moves_on_with_it() {
+        // It is read from two clocks, one after the other.
+        let about = Duration::from_millis(200);
+        let start = system_time();
+        std::thread::sleep(2 * about);
+        let stands = system_time().duration_since(start).unwrap_or_default();
+        assert!(stands < about, "{stands:?}");
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        let moved = system_time().duration_since(start).unwrap();
+        assert!(
+            (Duration::from_secs(3_600) - about..Duration::from_secs(3_600) + about).contains(&moved),
+            "{moved:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_time_of_the_system_is_that_where_no_clock_is_paused() {
+        let (before, now, after) = (SystemTime::now(), system_time(), SystemTime::now());
+        let about = Duration::from_secs(1);
+        assert!(before - about <= now && now <= after + about);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_moment_of_the_system_is_waited_for_in_stages_of_an_hour() {

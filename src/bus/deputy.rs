@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Shared;
 use super::budget::{Budget, Share};
-use super::clock::SystemDeadline;
+use super::clock::{SystemDeadline, system_time};
 use super::introspect::send;
 use super::streams::Stream;
 use crate::auth::{Action, Author, Principal};
@@ -204,7 +204,7 @@ impl Shared {
     /// Whether somebody may still publish there.
     fn may_still_publish(&self, author: &Author, topic: &TopicPattern) -> bool {
         let (policy, _) = self.policies.current();
-        let permissions = policy.permissions_later(author, SystemTime::now());
+        let permissions = policy.permissions_later(author, system_time());
         let allowed = permissions.is_some_and(|rights| rights.allows(Action::Publish, topic).is_ok());
         if !allowed {
             self.deputy.lapsed.fetch_add(1, Ordering::Relaxed);
@@ -228,7 +228,7 @@ impl Wait {
         };
         let deadline = match self.0 {
             Some((before, deadline)) if before == due => deadline,
-            _ => Self::deadline(due, SystemTime::now()),
+            _ => Self::deadline(due, system_time()),
         };
         self.0 = Some((due, deadline));
         Some(deadline.at)
@@ -236,7 +236,7 @@ impl Wait {
 
     /// What time it is: as the system says, but never before what has been waited for.
     fn now(&mut self) -> u64 {
-        let mut now = SystemTime::now();
+        let mut now = system_time();
         if let Some((due, deadline)) = self.0
             && deadline.at <= Instant::now()
         {

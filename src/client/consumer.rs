@@ -281,6 +281,10 @@ impl fmt::Debug for Receipt {
 
 /// An acknowledgement on its way; made by [`Receipt::ack`].
 ///
+/// One that comes too late, when the bus has taken the message back, is sent again with the message if that comes again to
+/// this subscription. It is ready without an error when the message does not come again to anybody: also where it is among
+/// the dead letters by then, or retention has dropped it.
+///
 /// # Errors
 /// [`BusError::StaleAck`] when the message was sent to somebody else meanwhile; [`BusError::NotStored`] with what the
 /// store says; [`BusError::OutcomeUnknown`] where the session was lost and the bus does not say; and why the connection

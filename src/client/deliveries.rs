@@ -257,17 +257,19 @@ impl Deliveries {
         done.into_iter().map(|sequence| state.ask_for(sequence)).collect()
     }
 
-    /// The bus has answered an acknowledgement.
-    pub(super) fn answered(&self, asked: u64, result: &BusResult<()>) {
+    /// The bus has answered an acknowledgement. Returns what it is asked then: where a message was not this subscription's any
+    /// more, it comes again, or is among the dead letters or dropped by retention and does not.
+    pub(super) fn answered(&self, asked: u64, result: &BusResult<()>) -> Vec<Frame> {
         let mut state = self.lock();
-        let mut told = Vec::new();
+        let (mut told, mut frames) = (Vec::new(), Vec::new());
         for sequence in state.asked.remove(&asked).unwrap_or_default() {
             let comes_again = matches!(result, Err(BusError::StaleAck { .. })) && !self.is_lost(&state);
             if comes_again {
-                if let Some(held) = state.held.get_mut(&sequence)
-                    && held.token == Some(asked)
-                {
+                let Some(held) = state.held.get_mut(&sequence) else { continue };
+                // By another token it is acknowledged already.
+                if held.token == Some(asked) {
                     held.token = None;
+                    frames.push(state.ask_for(sequence));
                 }
                 continue;
             }
@@ -275,6 +277,7 @@ impl Deliveries {
         }
         drop(state);
         tell(told, result);
+        frames
     }
 
     /// A new session begins: nothing that was on its way arrives. Returns where the stream is to be read from, if the bus

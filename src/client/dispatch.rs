@@ -268,8 +268,9 @@ impl Driver {
         let registration = state.subscriptions.entries.get(&header.id);
         let deliveries = registration.and_then(|own| own.deliveries.clone());
         drop(state);
-        if let Some(deliveries) = deliveries {
-            deliveries.answered(header.sequence, result);
+        for frame in deliveries.map(|own| own.answered(header.sequence, result)).unwrap_or_default() {
+            let (header, payload) = frame.parts(header.id);
+            self.shared.lock().lanes.control(&header, &ContentRef::of_payload(payload));
         }
     }
 

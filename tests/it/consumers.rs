@@ -207,6 +207,30 @@ async fn whoever_still_has_a_message_is_not_handed_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_acknowledgement_that_comes_too_late_is_answered_though_its_message_does_not_come_again() {
+    let second = Duration::from_secs(1);
+    for options in [billing(), all(Quality::AtLeastOnce)] {
+        let store = store();
+        let bus = bus_on(&store).await;
+        let client = client(&bus);
+        publish(&client, 1..=2).await;
+        let mut orders =
+            client.consume_bytes("orders/**", options.ack_wait(second).max_deliver(2)).await.unwrap();
+        let (dead, dropped) = (next(&mut orders).await, next(&mut orders).await);
+        tokio::time::sleep(second / 2).await;
+        dropped.in_progress();
+        tokio::time::sleep(second * 3).await;
+        // The first has failed twice. The second has been sent again, and is dropped before it is once more.
+        let purge = whispeer::store::Change::Purge { before: 3 };
+        store.commit(Name::new("orders").unwrap(), vec![purge]).await.unwrap();
+        timeout(LONG, dead.ack()).await.expect("it is a dead letter, and done with").unwrap();
+        tokio::time::sleep(second * 3).await;
+        timeout(LONG, dropped.ack()).await.expect("it is gone, and done with").unwrap();
+        bus.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_group_shares_a_streams_messages_and_goes_on_without_a_member_that_dies() {
     let store = store();
     let bus = bus_on(&store).await;

@@ -35,6 +35,7 @@ mod introspection;
 mod kept_once;
 mod lifecycle;
 mod limits;
+mod model;
 mod neighbours;
 mod passed;
 mod plugins;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::Stream;
 use super::publishing::milliseconds;
 use crate::auth::Author;
+use crate::bus::clock::system_time;
 use crate::bus::deputy::Mandate;
 use crate::bus::task::SessionTask;
 use crate::error::{BusError, BusResult};
@@ -35,7 +36,7 @@ impl SessionTask {
             return Err(BusError::LimitReached { what });
         }
         let author = self.author();
-        if author.has_ended(SystemTime::now() + left) {
+        if author.has_ended(system_time() + left) {
             let what =
                 "the token ends before the message is due; publish it with one that lasts longer".into();
             return Err(BusError::Denied { what });

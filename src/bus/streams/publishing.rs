@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::Stream;
 use crate::auth::{Author, Principal};
 use crate::bus::backlog::Asked;
+use crate::bus::clock::system_time;
 use crate::bus::task::SessionTask;
 use crate::bus::underway::Waiting;
 use crate::error::{BusError, BusResult};
@@ -234,6 +235,6 @@ pub(super) fn say_left(message: &Message, fields: &mut FieldsBuilder) -> bool {
 
 /// When it is, as messages are stored.
 pub(super) fn milliseconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

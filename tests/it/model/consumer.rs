@@ -1,0 +1,371 @@
+//! A durable consumer, as a list of what became of each message.
+//!
+//! What is handed over next follows from what was before; only which member of a group gets it is the bus's choice, so that
+//! who drives this says which.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::log::{Log, Message, takes};
+use super::member::{Copy, Member};
+use super::seen::{Letter, Row};
+
+/// Milliseconds until a message is sent again that is not acknowledged; twice as many with each attempt.
+pub(super) const ACK_WAIT: u64 = 4_000;
+
+/// Attempts that may fail.
+pub(super) const MOST: u32 = 3;
+
+/// Messages that may be with the members of a consumer.
+pub(super) const PENDING: [usize; 3] = [4, 6, 4];
+
+/// Milliseconds until a refused message comes again, where nothing else is said; likewise.
+const RETRY: u64 = 1_000;
+
+/// Messages that are read together with one that comes again.
+const READ_AGAIN: usize = 64;
+
+const LATE: &str = "not acknowledged in time";
+const REFUSED: &str = "refused by the consumer";
+const GONE: &str = "the consumer was gone before it acknowledged";
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq)]
+enum Is {
+    /// It comes when its turn is.
+    Open,
+    With {
+        seat: usize,
+        number: u64,
+        until: u64,
+    },
+    Again {
+        from: u64,
+    },
+    Dead {
+        reason: &'static str,
+    },
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    is: Is,
+    failed: u32,
+}
+
+/// What comes next for somebody.
+pub(super) struct Next {
+    pub(super) message: Message,
+    is_again: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Consumer {
+    name: &'static str,
+    pattern: &'static str,
+    pending: usize,
+    pub(super) members: Vec<Member>,
+    /// Those of which anything is known.
+    entries: BTreeMap<u64, Entry>,
+    /// Where it reads on, as far as it knows, and as far as is kept.
+    next: u64,
+    kept: u64,
+    is_unwritten: bool,
+    /// What was read of the log and not handed over yet, and where it goes on behind that. It comes though retention may
+    /// have dropped it meanwhile.
+    ahead: VecDeque<Message>,
+    ahead_until: u64,
+    /// Likewise of what comes again.
+    again: BTreeMap<u64, Message>,
+    /// What somebody has been handed.
+    handed: BTreeSet<u64>,
+    /// Since it was last without members everything may be marked that it hands over.
+    may_mark: bool,
+    /// What it has told of in gaps since the last look: as of no use any more, and as dropped.
+    pub(super) gaps: (u64, u64),
+    /// Dead letters that it has put away since.
+    pub(super) buried: Vec<Letter>,
+}
+
+impl Consumer {
+    pub(super) fn new(name: &'static str, pattern: &'static str, pending: usize, next: u64) -> Self {
+        Self {
+            name,
+            pattern,
+            pending,
+            members: Vec::new(),
+            entries: BTreeMap::new(),
+            next,
+            kept: next,
+            is_unwritten: false,
+            ahead: VecDeque::new(),
+            ahead_until: 0,
+            again: BTreeMap::new(),
+            handed: BTreeSet::new(),
+            may_mark: false,
+            gaps: (0, 0),
+            buried: Vec::new(),
+        }
+    }
+
+    pub(super) fn member(&mut self, seat: usize) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.seat == seat)
+    }
+
+    fn pending(&self) -> usize {
+        self.entries.values().filter(|entry| matches!(entry.is, Is::With { .. })).count()
+    }
+
+    fn is_again(&self, sequence: u64) -> bool {
+        self.entries.get(&sequence).is_some_and(|entry| matches!(entry.is, Is::Again { .. }))
+    }
+
+    /// All before this is done.
+    fn floor(&self) -> u64 {
+        let open = self.entries.iter().find(|(_, entry)| !matches!(entry.is, Is::Done | Is::Open));
+        open.map_or(self.next, |(sequence, _)| *sequence).min(self.next)
+    }
+
+    fn done(&mut self, sequence: u64) {
+        let entry = self.entries.entry(sequence).or_insert(Entry { is: Is::Done, failed: 0 });
+        entry.is = Is::Done;
+        self.is_unwritten = true;
+    }
+
+    /// An attempt has failed.
+    fn fail(&mut self, sequence: u64, reason: &'static str, from: u64) {
+        let Some(entry) = self.entries.get_mut(&sequence) else { return };
+        entry.failed += 1;
+        entry.is = if entry.failed >= MOST { Is::Dead { reason } } else { Is::Again { from } };
+        self.is_unwritten = true;
+    }
+
+    /// Whether this member has a message, as far as the bus knows.
+    fn has(&self, seat: usize, sequence: u64) -> Option<u64> {
+        match self.entries.get(&sequence)?.is {
+            Is::With { seat: with, number, .. } if with == seat => Some(number),
+            _ => None,
+        }
+    }
+
+    /// Returns whether it was still this member's.
+    pub(super) fn acknowledge(&mut self, seat: usize, sequence: u64) -> bool {
+        let Some(number) = self.has(seat, sequence) else { return false };
+        if let Some(member) = self.member(seat) {
+            member.acknowledged = member.acknowledged.max(number);
+        }
+        self.done(sequence);
+        true
+    }
+
+    /// What members have acknowledged in vain, and what is over by now.
+    pub(super) fn over_and_acknowledged(&self) -> Vec<(usize, u64)> {
+        let acknowledged = self.members.iter().flat_map(|member| {
+            let in_vain = member.held.iter().filter(|(_, in_vain)| **in_vain);
+            in_vain.map(|(sequence, _)| (member.seat, *sequence))
+        });
+        acknowledged
+            .filter(|(_, sequence)| self.entries.get(sequence).is_some_and(|entry| entry.is == Is::Done))
+            .collect()
+    }
+
+    pub(super) fn refuse(&mut self, seat: usize, sequence: u64, delay: Option<u64>, now: u64) {
+        if self.has(seat, sequence).is_some() {
+            let failed = self.entries[&sequence].failed;
+            self.fail(sequence, REFUSED, now + delay.unwrap_or(RETRY << failed));
+        }
+    }
+
+    pub(super) fn in_progress(&mut self, seat: usize, sequence: u64, now: u64) {
+        if self.has(seat, sequence).is_some()
+            && let Some(Entry { is: Is::With { until, .. }, failed }) = self.entries.get_mut(&sequence)
+        {
+            *until = now + (ACK_WAIT << *failed);
+        }
+    }
+
+    /// When something is due next after this time.
+    pub(super) fn due_after(&self, now: u64) -> Option<u64> {
+        let due = self.entries.values().filter_map(|entry| match entry.is {
+            Is::With { until: due, .. } | Is::Again { from: due } => Some(due),
+            _ => None,
+        });
+        due.filter(|due| *due > now).min()
+    }
+
+    /// Takes back what was not acknowledged by now.
+    pub(super) fn expire(&mut self, now: u64) {
+        let is_late = |entry: &Entry| matches!(entry.is, Is::With { until, .. } if until <= now);
+        let late: Vec<u64> =
+            self.entries.iter().filter(|(_, entry)| is_late(entry)).map(|(sequence, _)| *sequence).collect();
+        for sequence in late {
+            self.fail(sequence, LATE, now);
+        }
+    }
+
+    /// Puts away what has failed too often, unless the stream has dropped it.
+    pub(super) fn bury(&mut self, log: &Log) {
+        let dead = self.entries.iter().filter_map(|(sequence, entry)| match entry.is {
+            Is::Dead { reason } => Some((*sequence, entry.failed, reason)),
+            _ => None,
+        });
+        for (sequence, failed, reason) in dead.collect::<Vec<_>>() {
+            if let Some(message) = log.messages.get(&sequence) {
+                self.buried.push(Letter {
+                    consumer: self.name.to_owned(),
+                    text: message.text.clone(),
+                    topic: message.topic.to_owned(),
+                    reason: reason.to_owned(),
+                    attempts: failed.to_string(),
+                    sequence: sequence.to_string(),
+                });
+            }
+            self.done(sequence);
+        }
+    }
+
+    /// Writes what has changed.
+    pub(super) fn write(&mut self) {
+        if std::mem::take(&mut self.is_unwritten) {
+            self.kept = self.kept.max(self.floor());
+        }
+    }
+
+    /// What is to be handed over now, if anything is and somebody can take it: first what comes again, in its order.
+    pub(super) fn next(&mut self, log: &Log, now: u64) -> Option<Next> {
+        loop {
+            let is_ready = self.members.iter().any(Member::has_room);
+            if self.pending() >= self.pending {
+                return None;
+            }
+            let due = |entry: &Entry| matches!(entry.is, Is::Again { from } if from <= now);
+            let due = self.entries.iter().find(|(_, entry)| due(entry)).map(|(sequence, _)| *sequence);
+            if let Some(sequence) = due {
+                if !self.again.contains_key(&sequence) {
+                    self.read_again(sequence, log);
+                    continue;
+                }
+                let message = self.again.get(&sequence).filter(|_| is_ready)?.clone();
+                return Some(Next { message, is_again: true });
+            }
+            while self.ahead.front().is_some_and(|message| message.sequence < self.next) {
+                self.ahead.pop_front();
+            }
+            match self.ahead.front() {
+                Some(message)
+                    if self.entries.get(&message.sequence).is_some_and(|entry| entry.is == Is::Done) =>
+                {
+                    self.next = message.sequence + 1;
+                }
+                Some(message) => {
+                    return is_ready.then(|| Next { message: message.clone(), is_again: false });
+                }
+                None if self.next < self.ahead_until => self.next = self.ahead_until,
+                None if self.next >= log.end || !is_ready => return None,
+                None => {
+                    self.gaps.1 += log.first().saturating_sub(self.next);
+                    self.ahead = log.readable(self.next, self.pattern, now).cloned().collect();
+                    self.ahead_until = log.end;
+                }
+            }
+        }
+    }
+
+    fn read_again(&mut self, sequence: u64, log: &Log) {
+        let those = log.messages.range(sequence..).map(|(_, message)| message);
+        let those = those.filter(|message| takes(self.pattern, message.topic)).take(READ_AGAIN);
+        let read: Vec<Message> = those.filter(|message| self.is_again(message.sequence)).cloned().collect();
+        let mut again = std::mem::take(&mut self.again);
+        again.retain(|sequence, _| self.is_again(*sequence));
+        again.extend(read.into_iter().map(|message| (message.sequence, message)));
+        self.again = again;
+        if !self.again.contains_key(&sequence) {
+            // It is not told of to nobody.
+            self.done(sequence);
+            self.gaps.1 += u64::from(!self.members.is_empty());
+        }
+    }
+
+    /// Hands it to a member, or to nobody if it is of no use any more.
+    pub(super) fn hand(&mut self, next: Next, seat: usize, now: u64) -> Option<Copy> {
+        let Next { message, is_again } = next;
+        let sequence = message.sequence;
+        if is_again {
+            self.again.remove(&sequence);
+        } else {
+            self.ahead.pop_front();
+            self.next = sequence + 1;
+        }
+        let failed = self.entries.get(&sequence).map_or(0, |entry| entry.failed);
+        if message.is_over(now) {
+            self.done(sequence);
+            self.gaps.0 += 1;
+            return None;
+        }
+        let number = {
+            let member = self.member(seat)?;
+            member.handed += 1;
+            member.handed
+        };
+        let is = Is::With { seat, number, until: now + (ACK_WAIT << failed) };
+        self.entries.insert(sequence, Entry { is, failed });
+        let must = !self.handed.insert(sequence);
+        let marks: &[bool] = match (must, self.may_mark) {
+            (true, _) => &[true],
+            (false, true) => &[true, false],
+            (false, false) => &[false],
+        };
+        Some(Copy { sequence, topic: message.topic, text: message.text, attempt: failed + 1, marks })
+    }
+
+    /// A member is gone. What it may have begun with is an attempt that has failed; the others it has not looked at.
+    pub(super) fn leave(&mut self, seat: usize, now: u64) {
+        let Some(index) = self.members.iter().position(|member| member.seat == seat) else { return };
+        let begun = self.members.remove(index).begun();
+        let with: Vec<u64> = self.entries.keys().copied().collect();
+        for sequence in with {
+            match self.has(seat, sequence) {
+                Some(number) if number <= begun => self.fail(sequence, GONE, now),
+                Some(_) => {
+                    let failed = self.entries[&sequence].failed;
+                    self.entries.insert(sequence, Entry { is: Is::Again { from: now }, failed });
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Nobody is there any more: only what is kept is still known.
+    pub(super) fn close_if_empty(&mut self) {
+        if !self.members.is_empty() {
+            return;
+        }
+        for entry in self.entries.values_mut() {
+            if entry.is != Is::Done {
+                entry.is = Is::Open;
+            }
+        }
+        self.next = self.kept;
+        (self.ahead, self.ahead_until) = (VecDeque::new(), 0);
+        self.again.clear();
+        self.may_mark |= !self.handed.is_empty();
+        self.entries = self.entries.split_off(&self.next);
+    }
+
+    /// Whether this is how it is shown. Positions are kept when something is done, and may be behind what is known; where
+    /// they are is taken from here.
+    pub(super) fn is_shown(&mut self, row: &Row, end: u64) -> bool {
+        let floors = self.kept..=self.kept.max(self.floor());
+        let of = |is: fn(&Is) -> bool| self.entries.values().filter(|entry| is(&entry.is)).count() as u64;
+        let again = of(|is| matches!(is, Is::Again { .. } | Is::Dead { .. }));
+        let is_so = floors.contains(&row.floor)
+            && row.behind == end.saturating_sub(row.floor)
+            && (row.subscriptions, row.pending, row.again)
+                == (self.members.len(), self.pending() as u64, again);
+        self.kept = row.floor;
+        if self.members.is_empty() {
+            self.next = row.floor;
+        }
+        is_so
+    }
+}

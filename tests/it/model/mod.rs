@@ -1,0 +1,104 @@
+//! Durable topics as their users see them, against a plain model of them.
+//!
+//! A case is a list of steps (`steps`): messages are published, taken, acknowledged or refused, consumers and readers come
+//! and go, time passes, the bus ends and begins again. They are done to a bus with its clients (`system`), and to lists that
+//! say what is to become of it (`reference`, with `log`, `consumer` and `member`). After each step all that can be seen
+//! (`seen`) has to be what the reference says: what each application got, in which order and with which marks, what waits,
+//! what is kept, what is dead.
+//!
+//! Time is paused. Each step has [`SLOT`] milliseconds of its own in every second, and all times are whole seconds, so that
+//! nothing falls due at the moment in which something else is done.
+
+mod consumer;
+mod log;
+mod member;
+mod reference;
+mod seen;
+mod steps;
+mod storage;
+mod system;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use self::reference::Reference;
+use self::steps::{Kept, Step, kept, steps};
+use self::storage::Storage;
+use self::system::System;
+
+/// Milliseconds from one step to the next, and until what it causes has been done.
+const SLOT: u64 = 5;
+const DONE: u64 = 4;
+
+/// Cases of the model, unless `PROPTEST_CASES` says otherwise, and how many times as many as of those with a file.
+const CASES: u32 = 96;
+#[cfg(feature = "sqlite")]
+const FEWER: u32 = 12;
+
+/// Does these steps, one after the other.
+async fn check(kept: Kept, steps: Vec<Step>, storage: Storage) -> Result<(), TestCaseError> {
+    let mut system = System::begin(storage, kept).await;
+    let mut references = vec![Reference::new(kept)];
+    let mut number = 0;
+    let mut now = 0;
+    for step in steps {
+        let times = if let Step::Publish { count, .. } = step { count } else { 1 };
+        for _ in 0..times {
+            number += 1;
+            // Of different lengths, for bounds in bytes.
+            let text = format!("{number}{}", ".".repeat(number % 5 * 7));
+            now += SLOT;
+            system.pass_until(now).await;
+            let answer = system.act(step, &text).await;
+            if let Step::Pass { seconds } = step {
+                now += seconds * 1_000;
+            }
+            system.pass_until(now + DONE).await;
+            let seen = system.look().await;
+            assert_eq!(system.now(), now + DONE, "{step:?} has taken its time");
+            let before = references.clone();
+            let at = match step {
+                Step::Pass { seconds } => now - seconds * 1_000,
+                _ => now,
+            };
+            references.retain_mut(|reference| reference.act(step, &text, at, &answer));
+            let explained = references.into_iter().flat_map(|it| it.explain(now + DONE, seen.clone()));
+            references = explained.collect();
+            prop_assert!(
+                !references.is_empty(),
+                "nothing explains what was seen at {now} after {step:?}, which was answered {answer:?}: {seen:?}\n\
+                 It was so before: {before:?}"
+            );
+        }
+    }
+    system.end().await;
+    Ok(())
+}
+
+fn run(cases: u32, storage: impl AsyncFn() -> Storage) {
+    let config = ProptestConfig { cases, ..ProptestConfig::default() };
+    let mut runner = TestRunner::new(ProptestConfig { source_file: Some(file!()), ..config });
+    let checked = runner.run(&(kept(), steps()), |(kept, steps)| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(async { check(kept, steps, storage().await).await })
+    });
+    if let Err(failure) = checked {
+        panic!("{failure}\n{runner}");
+    }
+}
+
+/// How many cases there are to be.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES)
+}
+
+#[test]
+fn durable_topics_do_what_lists_do() {
+    run(cases(), async || Storage::memory());
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn durable_topics_in_a_file_do_what_lists_do() {
+    run(cases().div_ceil(FEWER), async || Storage::file().await);
+}
