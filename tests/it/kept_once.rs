@@ -79,8 +79,7 @@ async fn published_to_a_smaller_window(publish_window: (u32, u64), is_closed: bo
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bus");
     let (store, stored) = (MemoryStore::new(), Arc::new(Notify::new()));
-    let silent = Silent { store: store.clone(), stored: Arc::clone(&stored) };
-    let bus = bus_on(Arc::new(silent), &path).await;
+    let bus = bus_on(Arc::new(silent(store.clone(), Arc::clone(&stored))), &path).await;
     let mut reconnect = Reconnect::default();
     (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
     let client = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
