@@ -44,6 +44,8 @@ struct State {
     is_accepted: bool,
     /// Nothing comes any more, not even again.
     is_drained: bool,
+    /// By what the bus knows those that wait to be taken. Each waits once, however often it has come.
+    arrived: HashMap<u64, u64>,
     held: BTreeMap<u64, Held>,
     /// Of those that are done with and that the bus would send again in a new session; see [`Kept::Here`].
     finished: BTreeSet<u64>,
@@ -54,9 +56,17 @@ struct State {
     /// The last message of the stream that was taken.
     last: u64,
     /// Acknowledgements that the bus answers, by what their frames say, and their messages.
-    asked: HashMap<u64, Vec<u64>>,
+    asked: HashMap<u64, Vec<Asked>>,
     /// Acknowledgements that go together: tokens and messages.
     batch: Vec<(u64, u64)>,
+}
+
+/// A message of an acknowledgement that the bus answers.
+#[derive(Debug)]
+struct Asked {
+    /// By what it was acknowledged; `None` where it is asked whether it is done.
+    token: Option<u64>,
+    sequence: u64,
 }
 
 #[derive(Debug, Default)]
@@ -114,12 +124,16 @@ impl Deliveries {
         }
     }
 
-    /// A message has come. Where the application has or had it, it is not put with those that wait to be taken: the
-    /// application may never ask for another.
+    /// A message has come. Where the application has or had it, or is about to take it, it is not put with those that wait
+    /// to be taken: the application may never ask for another, and must not find it again when it is done with it.
     pub(super) fn arrived(&self, sequence: u64, attempt: Attempt) -> Taken {
-        match self.lock().renew(sequence, attempt.token) {
+        let mut state = self.lock();
+        if let Some(frame) = state.renew(sequence, attempt.token) {
+            return Taken::Known(frame);
+        }
+        match state.arrived.insert(sequence, attempt.token) {
             None => Taken::New,
-            Some(frame) => Taken::Known(frame),
+            Some(_) => Taken::Known(None),
         }
     }
 
@@ -130,13 +144,10 @@ impl Deliveries {
             // The session is gone, and it comes again.
             return Taken::Known(None);
         }
-        // It may have been taken since it came.
-        if let Some(frame) = state.renew(sequence, attempt.token) {
-            return Taken::Known(frame);
-        }
+        let token = state.arrived.remove(&sequence).unwrap_or(attempt.token);
         state.last = state.last.max(sequence);
         state.refused.remove(&sequence);
-        state.held.insert(sequence, Held { token: Some(attempt.token), ..Held::default() });
+        state.held.insert(sequence, Held { token: Some(token), ..Held::default() });
         Taken::New
     }
 
@@ -158,7 +169,7 @@ impl Deliveries {
         held.waiting.push(waiting);
         match held.token {
             Some(token) => {
-                state.asked.insert(token, vec![sequence]);
+                state.asked.insert(token, vec![Asked { token: Some(token), sequence }]);
                 Some(Frame::new(Flags::ACKNOWLEDGE, token))
             }
             None if is_lost => {
@@ -195,17 +206,17 @@ impl Deliveries {
     fn batch(&self, state: &mut State) -> Option<Frame> {
         let mut batch = std::mem::take(&mut state.batch).into_iter();
         let (first, sequence) = batch.next()?;
-        let mut sequences = vec![sequence];
+        let mut asked = vec![Asked { token: Some(first), sequence }];
         let mut frame = Frame::new(Flags::NONE, first);
         for (token, sequence) in batch {
             frame.payload.extend_from_slice(&token.to_le_bytes());
-            sequences.push(sequence);
+            asked.push(Asked { token: Some(token), sequence });
         }
         if self.quality == Quality::ExactlyOnce {
             frame.flags = Flags::ACKNOWLEDGE;
-            state.asked.insert(first, sequences);
+            state.asked.insert(first, asked);
         } else {
-            sequences.into_iter().for_each(|sequence| drop(self.finish(state, sequence)));
+            asked.into_iter().for_each(|own| drop(self.finish(state, own.sequence)));
         }
         Some(frame)
     }
@@ -262,12 +273,12 @@ impl Deliveries {
     pub(super) fn answered(&self, asked: u64, result: &BusResult<()>) -> Vec<Frame> {
         let mut state = self.lock();
         let (mut told, mut frames) = (Vec::new(), Vec::new());
-        for sequence in state.asked.remove(&asked).unwrap_or_default() {
+        for Asked { token, sequence } in state.asked.remove(&asked).unwrap_or_default() {
             let comes_again = matches!(result, Err(BusError::StaleAck { .. })) && !self.is_lost(&state);
             if comes_again {
                 let Some(held) = state.held.get_mut(&sequence) else { continue };
                 // By another token it is acknowledged already.
-                if held.token == Some(asked) {
+                if token.is_some() && held.token == token {
                     held.token = None;
                     frames.push(state.ask_for(sequence));
                 }
@@ -286,6 +297,7 @@ impl Deliveries {
         let mut state = self.lock();
         state.generation += 1;
         state.is_accepted = false;
+        state.arrived.clear();
         state.asked.clear();
         state.batch.clear();
         let mut told = Vec::new();
@@ -364,7 +376,7 @@ impl State {
         let held = self.held.get_mut(&sequence)?;
         held.token = Some(token);
         Some(held.is_done.then(|| {
-            self.asked.insert(token, vec![sequence]);
+            self.asked.insert(token, vec![Asked { token: Some(token), sequence }]);
             Frame::new(Flags::ACKNOWLEDGE, token)
         }))
     }
@@ -381,7 +393,7 @@ impl State {
 
     /// Asks to be told when the bus knows that a message is done.
     fn ask_for(&mut self, sequence: u64) -> Frame {
-        self.asked.insert(sequence, vec![sequence]);
+        self.asked.insert(sequence, vec![Asked { token: None, sequence }]);
         Frame::new(Flags::ACKNOWLEDGE.with(Flags::WHEN_DONE), sequence)
     }
 }

@@ -110,6 +110,10 @@ pub const CONSUMER_PENDING: u32 = 1024;
 /// The most of them that can be asked for, about 200 B each at the bus.
 pub const CONSUMER_PENDING_MAX: u32 = 64 * 1024;
 
+/// Messages of which a subscription waits to hear that they are done: those that it has acknowledged too late, or at an
+/// earlier session. As many as it can have been handed, about 100 B each at the bus.
+pub const CONSUMER_WAITING: usize = CONSUMER_PENDING_MAX as usize;
+
 /// How far a consumer reads on behind a message that it is not done with: what is done behind it is remembered one by one.
 pub const CONSUMER_SPREAD: u64 = 128 * 1024;
 

@@ -49,6 +49,7 @@ mod replays;
 mod requests;
 #[cfg(feature = "auth")]
 mod rights;
+mod slow_handlers;
 mod slow_peers;
 mod streams;
 mod successors;

@@ -25,9 +25,9 @@ impl Work {
         }
         let unwritten = {
             let mut state = consumer.lock();
-            let ledger = ledger(&mut state)?;
-            ledger.forget(sequence);
-            ledger.take_unwritten()
+            ledger(&mut state)?.forget(sequence);
+            state.note_done();
+            ledger(&mut state)?.take_unwritten()
         };
         if let (Some(name), Some((floor, unwritten))) = (name, unwritten) {
             letters.extend(changes(name, floor, unwritten));

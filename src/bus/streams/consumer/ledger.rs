@@ -278,6 +278,11 @@ impl Ledger {
         }
     }
 
+    /// What has become done since it was written last, and nobody has passed over.
+    pub(super) fn newly_done(&self) -> impl Iterator<Item = u64> {
+        self.unwritten.done.iter().copied()
+    }
+
     /// Takes back what was not acknowledged in time.
     pub(super) fn expire(&mut self, now: Instant) {
         let over: Vec<u64> = self

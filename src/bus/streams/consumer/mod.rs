@@ -3,7 +3,8 @@
 //! A consumer reads a stream for one subscription, or for a group of them that share its messages. One that has a name
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
 //! (`ledger`); the consumer's task does it (`task`): it reads the log, hands messages to members that have credit,
-//! writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The task ends with the last member.
+//! writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The
+//! task ends with the last member.
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
 
@@ -70,9 +71,12 @@ struct State {
     last_member: MemberId,
     /// Who is to be told when what has been told to the ledger is written.
     confirmations: Vec<Confirmation>,
-    /// Who is to be told when a message is done.
-    when_done: BTreeMap<u64, Vec<Confirmation>>,
-    waiting_when_done: usize,
+    /// Who is to be told when a message is done, and of which member.
+    when_done: BTreeMap<u64, Vec<(MemberId, Confirmation)>>,
+    /// How many of those each member has.
+    waiting: HashMap<MemberId, usize>,
+    /// How far the ledger was when it was last looked which of them are done.
+    noted_next: u64,
     /// It takes nobody any more.
     is_over: bool,
     /// What plugins are told when it is written.
@@ -326,7 +330,7 @@ impl Consumer {
         let mut state = self.lock();
         if let Some(index) = state.members.iter().position(|member| member.id == id) {
             let member = state.members.swap_remove(index);
-            state.forget_waiting(&member.session, member.subscription);
+            state.forget_waiting(id);
             if let Some(ledger) = &mut state.ledger {
                 ledger.leave(id, member.begun(), Instant::now());
             }

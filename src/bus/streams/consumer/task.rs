@@ -180,7 +180,8 @@ impl Consumer {
             let mut state = self.lock();
             state.is_over = true;
             let mut waiting = std::mem::take(&mut state.confirmations);
-            waiting.extend(std::mem::take(&mut state.when_done).into_values().flatten());
+            let when_done = std::mem::take(&mut state.when_done).into_values().flatten();
+            waiting.extend(when_done.map(|(_, confirmation)| confirmation));
             (std::mem::take(&mut state.members), waiting)
         };
         let result = Err(error.clone());

@@ -35,7 +35,7 @@ impl Told {
             Confirmation { session: Arc::clone(session), subscription: header.id, sequence: token };
         let mut state = self.consumer.lock();
         if flags.contains(Flags::WHEN_DONE) {
-            state.wait_until_done(token, confirmation)?;
+            state.wait_until_done(self.member, token, confirmation)?;
         } else {
             if flags.contains(Flags::PROGRESS) {
                 self.progress(&mut state, token)?;
@@ -61,19 +61,21 @@ impl Told {
         }
         let (further, _) = payload.as_chunks();
         let further = further.iter().map(|token| u64::from_le_bytes(*token));
-        let mut done = 0;
+        let mut is_stale = false;
         for token in std::iter::once(token).chain(further) {
             // Those that somebody else has by now are left to him.
-            let Ok(ledger) = self.ledger_with(state, token) else { continue };
-            if let Ok((sequence, number)) = ledger.acknowledge(token) {
-                done += 1;
-                self.consumer.note_for_plugins(state, session, sequence);
-                if let Some(member) = state.member(self.member) {
-                    member.acknowledged = member.acknowledged.max(number);
-                }
+            let acknowledged = self.ledger_with(state, token).map(|ledger| ledger.acknowledge(token));
+            let Ok(Ok((sequence, number))) = acknowledged else {
+                is_stale = true;
+                continue;
+            };
+            self.consumer.note_for_plugins(state, session, sequence);
+            if let Some(member) = state.member(self.member) {
+                member.acknowledged = member.acknowledged.max(number);
             }
         }
-        if done == 0 { Err(self.stale()) } else { Ok(()) }
+        // Whoever takes that for an answer to all of them would be handed again what he is done with.
+        if is_stale { Err(self.stale()) } else { Ok(()) }
     }
 
     /// A message is to come again; the payload may say when.
@@ -100,66 +102,125 @@ impl Told {
 }
 
 impl State {
-    /// Has somebody told when a message is done.
-    fn wait_until_done(&mut self, sequence: u64, confirmation: Confirmation) -> BusResult<()> {
-        if self.waiting_when_done >= limits::CONSUMER_PENDING_MAX as usize {
-            let what = format!("{} acknowledgements wait to be kept", limits::CONSUMER_PENDING_MAX);
+    /// Has a member told when a message is done.
+    fn wait_until_done(
+        &mut self,
+        member: MemberId,
+        sequence: u64,
+        confirmation: Confirmation,
+    ) -> BusResult<()> {
+        let own = self.waiting.entry(member).or_default();
+        if *own >= limits::CONSUMER_WAITING {
+            let what =
+                format!("{} acknowledgements of a subscription wait to be kept", limits::CONSUMER_WAITING);
             return Err(BusError::LimitReached { what });
         }
-        self.when_done.entry(sequence).or_default().push(confirmation);
-        self.waiting_when_done += 1;
+        if self.ledger.as_ref().is_some_and(|ledger| ledger.is_done(sequence)) {
+            self.confirmations.push(confirmation);
+            return Ok(());
+        }
+        *own += 1;
+        self.when_done.entry(sequence).or_default().push((member, confirmation));
         Ok(())
     }
 
-    /// Moves those who wait for what is done by now to those who are told when it is written.
+    /// Moves those who wait for what is done by now to those who are told when it is written. Only what can have become done
+    /// since the last time is looked at; it has to be done before what is unwritten is taken.
     pub(super) fn note_done(&mut self) {
         let Some(ledger) = &self.ledger else { return };
-        let done: Vec<u64> =
-            self.when_done.keys().copied().filter(|sequence| ledger.is_done(*sequence)).collect();
+        let (floor, next) = (ledger.floor(), ledger.next());
+        let passed = self.noted_next.min(next)..next;
+        self.noted_next = next;
+        if self.when_done.is_empty() {
+            return;
+        }
+        let waited_for = |sequence: &u64| self.when_done.contains_key(sequence);
+        let mut done: Vec<u64> = ledger.newly_done().filter(waited_for).collect();
+        done.extend(self.when_done.range(..floor).map(|(sequence, _)| *sequence));
+        let passed = self.when_done.range(passed).map(|(sequence, _)| *sequence);
+        done.extend(passed.filter(|sequence| ledger.is_done(*sequence)));
         for sequence in done {
-            let waited = self.when_done.remove(&sequence).unwrap_or_default();
-            self.waiting_when_done -= waited.len();
-            self.confirmations.extend(waited);
+            for (member, confirmation) in self.when_done.remove(&sequence).unwrap_or_default() {
+                self.count_waiting_off(member);
+                self.confirmations.push(confirmation);
+            }
         }
     }
 
-    /// A subscription has ended: its client asks for nothing any more.
-    pub(super) fn forget_waiting(&mut self, session: &Arc<Session>, subscription: u32) {
-        self.when_done.retain(|_, waiting| {
-            let before = waiting.len();
-            waiting.retain(|own| !(Arc::ptr_eq(&own.session, session) && own.subscription == subscription));
-            self.waiting_when_done -= before - waiting.len();
-            !waiting.is_empty()
-        });
+    /// A member has left: its client asks for nothing any more.
+    pub(super) fn forget_waiting(&mut self, member: MemberId) {
+        if self.waiting.remove(&member).is_some_and(|own| own > 0) {
+            self.when_done.retain(|_, waiting| {
+                waiting.retain(|(own, _)| *own != member);
+                !waiting.is_empty()
+            });
+        }
+    }
+
+    fn count_waiting_off(&mut self, member: MemberId) {
+        if let Some(own) = self.waiting.get_mut(&member) {
+            *own -= 1;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::session::Session;
+    use crate::proto::fields::DeliveryRules;
+    use crate::store::{ConsumerState, Name};
 
-    fn confirmation(session: &Arc<Session>, subscription: u32, sequence: u64) -> Confirmation {
-        Confirmation { session: Arc::clone(session), subscription, sequence }
+    fn wait(state: &mut State, member: MemberId, session: &Arc<Session>, sequence: u64) -> BusResult<()> {
+        let confirmation = Confirmation { session: Arc::clone(session), subscription: 7, sequence };
+        state.wait_until_done(member, sequence, confirmation)
     }
 
     #[test]
-    fn who_is_gone_waits_for_nothing_and_makes_room_for_others() {
-        let ((one, _peer), (other, _other_peer)) = (Session::alone(1), Session::alone(2));
+    fn who_waits_for_much_is_in_nobodys_way_and_waits_for_nothing_when_he_is_gone() {
+        let (session, _peer) = Session::alone(1);
         let mut state = State::default();
-        let most = limits::CONSUMER_PENDING_MAX as usize;
-        for place in 0..most as u64 {
-            let session = if place % 2 == 0 { &one } else { &other };
-            state.wait_until_done(place / 4, confirmation(session, 7, place / 4)).unwrap();
+        let most = limits::CONSUMER_WAITING as u64;
+        for place in 0..most {
+            wait(&mut state, 1, &session, u64::MAX - place).unwrap();
         }
-        let refused = state.wait_until_done(0, confirmation(&other, 7, 0)).unwrap_err();
+        let refused = wait(&mut state, 1, &session, 0).unwrap_err();
         assert!(matches!(refused, BusError::LimitReached { .. }), "{refused}");
-        state.forget_waiting(&one, 8);
-        assert_eq!(state.waiting_when_done, most, "that is another subscription of its session");
-        state.forget_waiting(&one, 7);
-        assert_eq!((state.waiting_when_done, state.when_done.len()), (most / 2, most / 4));
-        state.forget_waiting(&other, 7);
-        assert_eq!((state.waiting_when_done, state.when_done.len()), (0, 0));
-        state.wait_until_done(0, confirmation(&other, 7, 0)).unwrap();
+        wait(&mut state, 2, &session, u64::MAX).unwrap();
+        state.forget_waiting(1);
+        assert_eq!((state.when_done.len(), state.waiting.len()), (1, 1));
+        state.forget_waiting(2);
+        assert_eq!((state.when_done.len(), state.waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn whoever_waits_is_told_once_a_message_is_done_however_that_came() {
+        let (session, _peer) = Session::alone(1);
+        let kept = ConsumerState::new(Name::new("c").unwrap(), None, 1);
+        let ledger = Ledger::new(DeliveryRules::default(), kept, 1);
+        let mut state = State { ledger: Some(ledger), ..State::default() };
+        let now = Instant::now();
+        for sequence in 1..=4 {
+            wait(&mut state, 1, &session, sequence).unwrap();
+        }
+        let told = |state: &mut State| -> Vec<u64> {
+            state.note_done();
+            let mut told: Vec<_> = state.confirmations.drain(..).map(|waited| waited.sequence).collect();
+            told.sort_unstable();
+            told
+        };
+        assert!(told(&mut state).is_empty());
+        let ledger = state.ledger.as_mut().unwrap();
+        let first = ledger.hand(1, 1, 1, now).unwrap();
+        let third = ledger.hand(3, 1, 2, now).unwrap();
+        assert_eq!(told(&mut state), [2], "it was passed over, and is of another topic");
+        state.ledger.as_mut().unwrap().acknowledge(third.token).unwrap();
+        assert_eq!(told(&mut state), [3], "it was acknowledged");
+        state.ledger.as_mut().unwrap().refuse(first.token, None, now).unwrap();
+        assert!(told(&mut state).is_empty(), "it comes again");
+        state.ledger.as_mut().unwrap().forget(1);
+        assert_eq!(told(&mut state), [1], "it is gone");
+        wait(&mut state, 1, &session, 2).unwrap();
+        assert_eq!(told(&mut state), [2], "it was done before");
+        assert_eq!((state.when_done.len(), state.waiting[&1]), (1, 1));
     }
 }

@@ -1,0 +1,57 @@
+//! Applications that take longer for what they are handed than the bus waits for one message.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{sleep, timeout};
+use whispeer::bus::Streams;
+use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::prelude::*;
+use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
+
+/// A bus with a stream of so many orders.
+async fn bus_with(count: u64) -> (MemoryStore, BusHandle, Client) {
+    let store = MemoryStore::new();
+    let (name, pattern) = (Name::new("orders").unwrap(), TopicPattern::new("orders/**").unwrap());
+    let streams = Streams::open(Arc::new(store.clone()), [StreamSettings::new(name, vec![pattern])]);
+    let bus = Bus::builder().streams(streams.await.unwrap()).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    for number in 1..=count {
+        let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
+        client.publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
+    }
+    (store, bus, client)
+}
+
+/// How often each order came to a durable subscription whose handler takes so long for each, in the order of their numbers.
+async fn handled(client: &Client, count: u64, quality: Quality, takes: Duration) -> Vec<usize> {
+    let options = SubscribeOptions::default().quality(quality).start(Start::All).durable("billing");
+    let mut orders = client.subscribe_bytes_with("orders/**", options).await.unwrap();
+    let mut times = BTreeMap::<u64, usize>::new();
+    // Nothing comes any more when the longest time of an attempt is over.
+    while let Ok(Some((_, order))) = timeout(Duration::from_secs(3600), orders.recv()).await {
+        *times.entry(number_of(&order)).or_default() += 1;
+        sleep(takes).await;
+    }
+    assert_eq!(times.keys().copied().collect::<Vec<_>>(), (1..=count).collect::<Vec<_>>(), "each came");
+    times.into_values().collect()
+}
+
+fn number_of(order: &Bytes) -> u64 {
+    std::str::from_utf8(order).unwrap().parse().unwrap()
+}
+
+async fn dead_letters(store: &MemoryStore) -> usize {
+    store.read(Name::new("orders.dead").unwrap(), Reading::from(1, 0)).await.unwrap().messages.len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_handler_gets_nothing_twice_at_qos_2() {
+    let (store, bus, client) = bus_with(600).await;
+    let times = handled(&client, 600, Quality::ExactlyOnce, Duration::from_millis(200)).await;
+    assert!(times.iter().all(|times| *times == 1), "{times:?}");
+    assert_eq!(dead_letters(&store).await, 0);
+    bus.stop().await;
+}
