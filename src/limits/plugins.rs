@@ -25,6 +25,10 @@ pub const PLUGIN_SUBSCRIBES: usize = 64;
 /// [`BusError::LimitReached`](crate::BusError::LimitReached).
 pub const PLUGIN_SUBSCRIBE_BYTES: usize = 32 * 1024 * 1024;
 
+/// Acknowledgements of which plugins are still to be told, some 200 B each. Beyond it the oldest are forgotten: nothing waits
+/// for a plugin that is slow to hear of them.
+pub const PLUGIN_ACKS: usize = 16 * 1024;
+
 /// Sessions whose task was stopped and of whose end plugins are still to be told. Beyond it the oldest is forgotten.
 pub const PLUGIN_ENDS: usize = 1024;
 

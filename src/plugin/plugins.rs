@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::contained::{Failure, HookFuture, call, wait};
 use super::{
@@ -67,6 +68,9 @@ pub struct Plugins {
     /// Ends of sessions whose task was stopped before it could tell.
     untold: Mutex<VecDeque<(Arc<Session>, BusError)>>,
     has_untold: Notify,
+    /// What was acknowledged and is not told yet: consumers do not wait for plugins.
+    acknowledged: Mutex<VecDeque<Acknowledged>>,
+    has_acknowledged: Notify,
 }
 
 struct Entry {
@@ -288,6 +292,9 @@ impl Plugins {
     /// Those that have not been called when the future is dropped are not called.
     pub async fn shutdown(&self) {
         self.tell_ends().await;
+        if timeout(limits::PLUGIN_START, self.tell_acknowledged()).await.is_err() {
+            tracing::warn!("plugins are not told of all that was acknowledged, as they take too long");
+        }
         for entry in self.of(Hooks::SHUTDOWN).rev() {
             entry.tell("on_shutdown", limits::PLUGIN_START, || entry.plugin.shutdown()).await;
         }
@@ -305,11 +312,47 @@ impl Plugins {
         self.has_untold.notify_one();
     }
 
-    /// Tells the ends that were noted; for ever.
+    /// Notes what was acknowledged, for those that want to know.
+    pub(crate) fn note_acknowledged(&self, acknowledged: Vec<Acknowledged>) {
+        if acknowledged.is_empty() {
+            return;
+        }
+        let mut untold = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        untold.extend(acknowledged);
+        let over = untold.len().saturating_sub(limits::PLUGIN_ACKS);
+        untold.drain(..over);
+        drop(untold);
+        if over > 0 {
+            tracing::warn!(
+                messages = over,
+                "plugins are not told of acknowledgements, as they take too long for them"
+            );
+        }
+        self.has_acknowledged.notify_one();
+    }
+
+    /// Tells the ends and acknowledgements that were noted; for ever.
     pub(crate) async fn run(&self) {
+        let ends = async {
+            loop {
+                self.has_untold.notified().await;
+                self.tell_ends().await;
+            }
+        };
+        let acknowledged = async {
+            loop {
+                self.has_acknowledged.notified().await;
+                self.tell_acknowledged().await;
+            }
+        };
+        tokio::join!(ends, acknowledged);
+    }
+
+    async fn tell_acknowledged(&self) {
         loop {
-            self.has_untold.notified().await;
-            self.tell_ends().await;
+            let next = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(next) = next else { return };
+            self.acknowledged(&next).await;
         }
     }
 

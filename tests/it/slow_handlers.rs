@@ -5,24 +5,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{sleep, timeout};
-use whispeer::bus::Streams;
+use tokio::time::{Instant, sleep, timeout};
+use whispeer::bus::{BusBuilder, Streams};
 use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::plugin::{Acknowledged, HookResult, Hooks, Plugin};
 use whispeer::prelude::*;
 use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
 
 /// A bus with a stream of so many orders.
 async fn bus_with(count: u64) -> (MemoryStore, BusHandle, Client) {
-    let store = MemoryStore::new();
+    let (store, bus, client) = bus_on(MemoryStore::new(), |bus| bus).await;
+    publish(&client, count).await;
+    (store, bus, client)
+}
+
+async fn bus_on(
+    store: MemoryStore,
+    set_up: impl FnOnce(BusBuilder) -> BusBuilder,
+) -> (MemoryStore, BusHandle, Client) {
     let (name, pattern) = (Name::new("orders").unwrap(), TopicPattern::new("orders/**").unwrap());
     let streams = Streams::open(Arc::new(store.clone()), [StreamSettings::new(name, vec![pattern])]);
-    let bus = Bus::builder().streams(streams.await.unwrap()).start().unwrap();
+    let bus = set_up(Bus::builder().streams(streams.await.unwrap())).start().unwrap();
     let client = Client::new_memory(&bus.connector()).unwrap();
+    (store, bus, client)
+}
+
+async fn publish(client: &Client, count: u64) {
     for number in 1..=count {
         let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
         client.publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
     }
-    (store, bus, client)
 }
 
 /// How often each order came to a durable subscription whose handler takes so long for each, in the order of their numbers.
@@ -54,4 +66,39 @@ async fn a_slow_handler_gets_nothing_twice_at_qos_2() {
     assert!(times.iter().all(|times| *times == 1), "{times:?}");
     assert_eq!(dead_letters(&store).await, 0);
     bus.stop().await;
+}
+
+/// Never comes back from hearing of an acknowledgement.
+struct Deaf;
+
+impl Plugin for Deaf {
+    fn name(&self) -> &str {
+        "deaf"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::ACK
+    }
+
+    async fn on_ack(&self, _acknowledged: &Acknowledged) -> HookResult {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_consumer_waits_for_a_plugin_that_is_slow_to_hear_of_acknowledgements() {
+    let (_, bus, client) = bus_on(MemoryStore::new(), |bus| bus.plugin(Deaf)).await;
+    publish(&client, 50).await;
+    let group = SubscribeOptions::default().quality(Quality::AtLeastOnce).start(Start::All).group("billing");
+    let mut orders = client.consume_bytes("orders/**", group.clone()).await.unwrap();
+    for _ in 0..50 {
+        orders.recv().await.unwrap().ack().await.unwrap();
+    }
+    let other = Client::new_memory(&bus.connector()).unwrap();
+    let started = Instant::now();
+    other.consume_bytes("orders/**", group).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    let stopping = Instant::now();
+    bus.stop().await;
+    assert!(stopping.elapsed() < Duration::from_secs(60), "{:?}", stopping.elapsed());
 }

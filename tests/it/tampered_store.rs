@@ -8,12 +8,14 @@ use whispeer::store::{
 };
 
 type Committed = Operation<Vec<Outcome>>;
+type OnCommit = dyn Fn(&[Change], Committed) -> Committed + Send + Sync;
+type OnRead = dyn Fn(&Reading, Operation<Page>) -> Operation<Page> + Send + Sync;
 
 /// Does what its [`MemoryStore`] does. Who has made it decides what becomes of the answers to commits and reads.
 pub(crate) struct TamperedStore {
     store: MemoryStore,
-    commits: Box<dyn Fn(&[Change], Committed) -> Committed + Send + Sync>,
-    reads: Box<dyn Fn(&Reading, Operation<Page>) -> Operation<Page> + Send + Sync>,
+    commits: Box<OnCommit>,
+    reads: Box<OnRead>,
 }
 
 impl TamperedStore {

@@ -41,8 +41,6 @@ pub(super) struct Work {
     /// Before this the store knows that messages may have been handed over.
     marked: u64,
     writing: Option<Writing>,
-    /// What plugins are to be told.
-    told: Vec<Acknowledged>,
     /// Whose turn it is.
     turn: MemberId,
 }
@@ -60,6 +58,8 @@ enum Rest {
     Change,
     /// A message that is not there yet.
     Message,
+    /// Nothing: there is more, and it is for now that others have their turn.
+    Turn,
 }
 
 /// A member that has credit and room.
@@ -86,7 +86,6 @@ impl Consumer {
                     again: BTreeMap::new(),
                     marked,
                     writing: None,
-                    told: Vec::new(),
                     turn: 0,
                 };
                 work.run().await
@@ -214,11 +213,6 @@ impl Work {
             let rest = self.hand_over().await?;
             // Some of what was to be handed over may be gone.
             self.begin_to_write()?;
-            if let Some(plugins) = &consumer.plugins {
-                for acknowledged in self.told.drain(..) {
-                    plugins.acknowledged(&acknowledged).await;
-                }
-            }
             let (dead, due, next) = {
                 let mut state = consumer.lock();
                 let ledger = ledger(&mut state)?;
@@ -243,8 +237,10 @@ impl Work {
                 None => Poll::Pending,
             });
             let written = tokio::select! {
-                () = changed => None,
+                biased;
                 written = writing => Some(written),
+                () = tokio::task::yield_now(), if matches!(rest, Rest::Turn) => None,
+                () = changed => None,
                 () = sleep_until(due.unwrap_or(now)), if due.is_some() => None,
                 grown = end.wait_for(|end| *end > next), if matches!(rest, Rest::Message) => {
                     // A stream ends with its bus.
@@ -296,7 +292,7 @@ impl Work {
         };
         if changes.is_empty() {
             confirmations.into_iter().for_each(|confirmation| confirmation.tell(&Ok(())));
-            self.told.extend(acknowledged);
+            self.consumer.tell_plugins(acknowledged);
             return Ok(());
         }
         let stream = &self.consumer.stream;
@@ -318,7 +314,7 @@ impl Work {
         let result = written.map(drop).map_err(|error| self.not_written(&error));
         if let Some(writing) = self.writing.take() {
             if result.is_ok() {
-                self.told.extend(writing.acknowledged);
+                self.consumer.tell_plugins(writing.acknowledged);
             }
             writing.confirmations.into_iter().for_each(|confirmation| confirmation.tell(&result));
         }
@@ -333,9 +329,11 @@ impl Work {
         BusError::NotStored { reason: format!("the stream cannot be read: {error}") }
     }
 
-    /// Hands over what there is as far as members have credit.
+    /// Hands over what there is as far as members have credit, and no more than was read at once: what is acknowledged is
+    /// to be written, and what is overdue to be taken back, however much there is.
     async fn hand_over(&mut self) -> Result<Rest, BusError> {
         let consumer = Arc::clone(&self.consumer);
+        let mut has_read = false;
         loop {
             // While a page was read, somebody may have gone: what he had comes first.
             let now = Instant::now();
@@ -346,6 +344,9 @@ impl Work {
             };
             if let Some(sequence) = retry {
                 if !self.again.contains_key(&sequence) {
+                    if std::mem::replace(&mut has_read, true) {
+                        return Ok(Rest::Turn);
+                    }
                     self.read_again(sequence).await?;
                     continue;
                 }
@@ -370,6 +371,9 @@ impl Work {
                 // Nobody reads for members that cannot take anything.
                 if self.next_member().is_none() {
                     return Ok(Rest::Change);
+                }
+                if std::mem::replace(&mut has_read, true) {
+                    return Ok(Rest::Turn);
                 }
                 self.read_on(next).await?;
                 continue;
@@ -438,7 +442,8 @@ impl Work {
     fn next_member(&mut self) -> Option<Ready> {
         let members: Vec<Ready> = {
             let state = self.consumer.lock();
-            let all = state.members.iter().filter(|member| !member.is_drained).map(|member| Ready {
+            let hearing = state.members.iter().filter(|member| member.is_accepted && !member.is_drained);
+            let all = hearing.map(|member| Ready {
                 id: member.id,
                 session: Arc::clone(&member.session),
                 slot: member.slot,
@@ -524,6 +529,12 @@ impl Work {
 }
 
 impl Consumer {
+    fn tell_plugins(&self, acknowledged: Vec<Acknowledged>) {
+        if let Some(plugins) = &self.plugins {
+            plugins.note_acknowledged(acknowledged);
+        }
+    }
+
     /// Ends the subscriptions of drained members that have no message any more. They leave by that.
     fn let_go(&self) {
         let done = self.lock().done_with();
