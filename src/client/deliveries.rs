@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::{Attempt, Quality};
@@ -16,6 +17,10 @@ use crate::proto::{Flags, Header, Kind};
 
 /// Acknowledgements that are sent together at the most, where the application does not ask for each.
 const BATCH: usize = 64;
+
+/// How long the bus may not be told what was taken and what is done, while more is. So it knows what an application is at
+/// work on, unless that takes more than a hundred messages a second.
+const UNTOLD: Duration = Duration::from_millis(10);
 
 /// The deliveries of one subscription.
 #[derive(Debug)]
@@ -59,6 +64,9 @@ struct State {
     asked: HashMap<u64, Vec<Asked>>,
     /// Acknowledgements that go together: tokens and messages.
     batch: Vec<(u64, u64)>,
+    /// When the last were sent, and when the bus was told last what is begun with.
+    sent_at: Option<Instant>,
+    told_at: Option<Instant>,
 }
 
 /// A message of an acknowledgement that the bus answers.
@@ -82,8 +90,8 @@ struct Held {
 /// What becomes of a message that has come.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// The application gets it.
-    New,
+    /// The application gets it. The bus may have to be told that it is at work on it.
+    New(Option<Frame>),
     /// The application has it or had it. The bus may have to be told.
     Known(Option<Frame>),
 }
@@ -132,7 +140,7 @@ impl Deliveries {
             return Taken::Known(frame);
         }
         match state.arrived.insert(sequence, attempt.token) {
-            None => Taken::New,
+            None => Taken::New(None),
             Some(_) => Taken::Known(None),
         }
     }
@@ -148,7 +156,7 @@ impl Deliveries {
         state.last = state.last.max(sequence);
         state.refused.remove(&sequence);
         state.held.insert(sequence, Held { token: Some(token), ..Held::default() });
-        Taken::New
+        Taken::New(is_due(&mut state.told_at).then(|| Frame::new(Flags::PROGRESS, token)))
     }
 
     /// The application is done with a message. Who waits is told when that is kept.
@@ -195,7 +203,7 @@ impl Deliveries {
             // It comes again, and is acknowledged then.
             None => {}
         }
-        if state.batch.len() >= BATCH { self.batch(&mut state) } else { None }
+        if state.batch.len() >= BATCH || is_due(&mut state.sent_at) { self.batch(&mut state) } else { None }
     }
 
     /// What is to be sent before the application waits.
@@ -396,6 +404,16 @@ impl State {
         self.asked.insert(sequence, vec![Asked { token: None, sequence }]);
         Frame::new(Flags::ACKNOWLEDGE.with(Flags::WHEN_DONE), sequence)
     }
+}
+
+/// Whether it is time to tell something of which the bus was told at this moment.
+fn is_due(told_at: &mut Option<Instant>) -> bool {
+    let now = Instant::now();
+    let is_due = told_at.is_none_or(|told_at| now.duration_since(told_at) >= UNTOLD);
+    if is_due {
+        *told_at = Some(now);
+    }
+    is_due
 }
 
 fn tell(waiting: Vec<oneshot::Sender<BusResult<()>>>, result: &BusResult<()>) {

@@ -405,15 +405,13 @@ fn admit(
     generation: u32,
     (sequence, attempt): (u64, Attempt),
 ) -> bool {
-    match deliveries.take(generation, sequence, attempt) {
-        Admitted::New => true,
-        Admitted::Known(frame) => {
-            if let Some(frame) = frame {
-                send(shared, id, &frame);
-            }
-            false
-        }
+    let taken = deliveries.take(generation, sequence, attempt);
+    let is_new = matches!(taken, Admitted::New(_));
+    let (Admitted::New(frame) | Admitted::Known(frame)) = taken;
+    if let Some(frame) = frame {
+        send(shared, id, &frame);
     }
+    is_new
 }
 
 /// Sends an acknowledgement.

@@ -102,3 +102,31 @@ async fn no_consumer_waits_for_a_plugin_that_is_slow_to_hear_of_acknowledgements
     bus.stop().await;
     assert!(stopping.elapsed() < Duration::from_secs(60), "{:?}", stopping.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_slow_message_is_no_dead_letter_and_comes_once() {
+    let (store, bus, client) = bus_with(100).await;
+    let times = handled(&client, 100, Quality::AtLeastOnce, Duration::from_secs(15)).await;
+    assert!(times.iter().all(|times| *times == 1), "{times:?}");
+    assert_eq!(dead_letters(&store).await, 0);
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_message_that_is_never_done_comes_to_others_as_untouched() {
+    let (_, bus, client) = bus_with(10).await;
+    let group = SubscribeOptions::default().quality(Quality::AtLeastOnce).start(Start::All).group("billing");
+    let mut stuck = client.consume_bytes("orders/**", group.clone()).await.unwrap();
+    let first = stuck.recv().await.unwrap();
+    let other = Client::new_memory(&bus.connector()).unwrap();
+    let mut orders = other.consume_bytes("orders/**", group).await.unwrap();
+    for number in 1..=10 {
+        let order = timeout(Duration::from_secs(40), orders.recv()).await.expect("it comes").unwrap();
+        let attempt = order.attempt.unwrap();
+        assert_eq!((number_of(&order.value), attempt.redelivered), (number, true));
+        assert_eq!(attempt.number, if number == 1 { 2 } else { 1 }, "only the first was begun with");
+        order.ack().await.unwrap();
+    }
+    drop(first);
+    bus.stop().await;
+}

@@ -37,6 +37,8 @@ enum Is {
         seat: usize,
         number: u64,
         until: u64,
+        /// The bus was told that the application is at work on it.
+        is_begun: bool,
     },
     Again {
         from: u64,
@@ -178,9 +180,11 @@ impl Consumer {
 
     pub(super) fn in_progress(&mut self, seat: usize, sequence: u64, now: u64) {
         if self.has(seat, sequence).is_some()
-            && let Some(Entry { is: Is::With { until, .. }, failed }) = self.entries.get_mut(&sequence)
+            && let Some(Entry { is: Is::With { until, is_begun, .. }, failed }) =
+                self.entries.get_mut(&sequence)
         {
             *until = now + (ACK_WAIT << *failed);
+            *is_begun = true;
         }
     }
 
@@ -198,8 +202,56 @@ impl Consumer {
         let is_late = |entry: &Entry| matches!(entry.is, Is::With { until, .. } if until <= now);
         let late: Vec<u64> =
             self.entries.iter().filter(|(_, entry)| is_late(entry)).map(|(sequence, _)| *sequence).collect();
+        let busy: BTreeSet<usize> =
+            self.begun().filter(|(_, until)| *until > now).map(|(seat, _)| seat).collect();
         for sequence in late {
-            self.fail(sequence, LATE, now);
+            let Some(Entry { is: Is::With { seat, .. }, failed }) = self.entries.get(&sequence).cloned()
+            else {
+                continue;
+            };
+            if self.is_begun(sequence) {
+                self.fail(sequence, LATE, now);
+            } else if busy.contains(&seat) {
+                self.wait_on(sequence, now);
+            } else {
+                self.entries.insert(sequence, Entry { is: Is::Again { from: now }, failed });
+            }
+        }
+    }
+
+    /// What waits behind another one that is being dealt with in time has its time again.
+    fn wait_on(&mut self, sequence: u64, now: u64) {
+        if let Some(Entry { is: Is::With { until, .. }, failed }) = self.entries.get_mut(&sequence) {
+            *until = now + (ACK_WAIT << *failed);
+        }
+    }
+
+    /// Whether a member may be at work on a message that it has.
+    fn is_begun(&self, sequence: u64) -> bool {
+        let Some(Is::With { seat, number, is_begun, .. }) =
+            self.entries.get(&sequence).map(|entry| &entry.is)
+        else {
+            return false;
+        };
+        let member = self.members.iter().find(|member| member.seat == *seat);
+        *is_begun || member.is_some_and(|member| *number <= member.begun())
+    }
+
+    /// What members may be at work on: who, and until when.
+    fn begun(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.entries.iter().filter(|(sequence, _)| self.is_begun(**sequence)).filter_map(|(_, entry)| {
+            match entry.is {
+                Is::With { seat, until, .. } => Some((seat, until)),
+                _ => None,
+            }
+        })
+    }
+
+    /// The bus is told what applications are at work on.
+    pub(super) fn hear(&mut self, now: u64) {
+        let told = self.members.iter_mut().map(|member| (member.seat, std::mem::take(&mut member.told)));
+        for (seat, told) in told.collect::<Vec<_>>() {
+            told.into_iter().for_each(|sequence| self.in_progress(seat, sequence, now));
         }
     }
 
@@ -307,7 +359,7 @@ impl Consumer {
             member.handed += 1;
             member.handed
         };
-        let is = Is::With { seat, number, until: now + (ACK_WAIT << failed) };
+        let is = Is::With { seat, number, until: now + (ACK_WAIT << failed), is_begun: false };
         self.entries.insert(sequence, Entry { is, failed });
         let must = !self.handed.insert(sequence);
         let marks: &[bool] = match (must, self.may_mark) {
@@ -320,12 +372,13 @@ impl Consumer {
 
     /// A member is gone. What it may have begun with is an attempt that has failed; the others it has not looked at.
     pub(super) fn leave(&mut self, seat: usize, now: u64) {
+        let with: Vec<(u64, bool)> =
+            self.entries.keys().map(|sequence| (*sequence, self.is_begun(*sequence))).collect();
         let Some(index) = self.members.iter().position(|member| member.seat == seat) else { return };
-        let begun = self.members.remove(index).begun();
-        let with: Vec<u64> = self.entries.keys().copied().collect();
-        for sequence in with {
+        self.members.remove(index);
+        for (sequence, is_begun) in with {
             match self.has(seat, sequence) {
-                Some(number) if number <= begun => self.fail(sequence, GONE, now),
+                Some(_) if is_begun => self.fail(sequence, GONE, now),
                 Some(_) => {
                     let failed = self.entries[&sequence].failed;
                     self.entries.insert(sequence, Entry { is: Is::Again { from: now }, failed });

@@ -31,12 +31,30 @@ pub(super) struct Member {
     pub(super) held: BTreeMap<u64, bool>,
     /// What it has not taken.
     waiting: VecDeque<Copy>,
+    /// When the bus was told last what the application is at work on, and what it is told now.
+    told_at: Option<u64>,
+    pub(super) told: Vec<u64>,
 }
+
+/// Milliseconds for which the bus is not told what more is taken.
+const UNTOLD: u64 = 10;
 
 impl Member {
     pub(super) fn new(seat: usize, window: u32) -> Self {
         let (held, waiting) = (BTreeMap::new(), VecDeque::new());
-        Self { seat, window, rests: false, handed: 0, acknowledged: 0, known: 0, held, waiting }
+        let (told_at, told) = (None, Vec::new());
+        Self {
+            seat,
+            window,
+            rests: false,
+            handed: 0,
+            acknowledged: 0,
+            known: 0,
+            held,
+            waiting,
+            told_at,
+            told,
+        }
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -58,27 +76,25 @@ impl Member {
 
     /// A message arrives. Whoever has it is not given it again. `None` where that is not what was seen; otherwise whether it
     /// is acknowledged at once, as it was before.
-    pub(super) fn arrives(&mut self, copy: Copy, got: &mut Got) -> Option<bool> {
+    pub(super) fn arrives(&mut self, copy: Copy, got: &mut Got, now: u64) -> Option<bool> {
         got.arrived = got.arrived.checked_sub(1)?;
-        if let Some(is_done) = self.held.get(&copy.sequence) {
+        let is_held = self.held.get(&copy.sequence).copied();
+        let waits = self.waiting.iter().any(|waiting| waiting.sequence == copy.sequence);
+        if is_held.is_some() || waits {
             self.known += 1;
-            return Some(*is_done);
+            return Some(is_held.unwrap_or(false));
         }
         self.waiting.push_back(copy);
-        self.take(got).then_some(false)
+        self.take(got, now).then_some(false)
     }
 
     /// The application takes what waits, unless it rests. Returns whether that is what was seen.
-    pub(super) fn take(&mut self, got: &mut Got) -> bool {
+    pub(super) fn take(&mut self, got: &mut Got, now: u64) -> bool {
         while !self.rests
             && let Some(copy) = self.waiting.pop_front()
         {
             if self.window == 1 {
                 self.known += 1;
-            }
-            if self.held.contains_key(&copy.sequence) {
-                // It came more than once while it waited.
-                continue;
             }
             let Some(given) = got.given.pop_front() else { return false };
             let Given { sequence, topic, text, attempt, redelivered } = given;
@@ -88,6 +104,10 @@ impl Member {
                 return false;
             }
             self.held.insert(sequence, false);
+            if self.told_at.is_none_or(|told_at| now - told_at >= UNTOLD) {
+                self.told_at = Some(now);
+                self.told.push(sequence);
+            }
         }
         true
     }

@@ -216,10 +216,12 @@ impl Reference {
     /// What can have become of it until this time, where this was seen.
     pub(super) fn explain(mut self, until: u64, mut seen: Seen) -> Vec<Self> {
         for (index, seat) in SEATS.iter().enumerate() {
-            let member = self.consumers[*seat].as_mut().and_then(|consumer| consumer.member(index));
-            if member.is_some_and(|member| !member.take(&mut seen.got[index])) {
+            let Some(consumer) = &mut self.consumers[*seat] else { continue };
+            let now = self.now;
+            if consumer.member(index).is_some_and(|member| !member.take(&mut seen.got[index], now)) {
                 return Vec::new();
             }
+            consumer.hear(now);
         }
         let mut explained = Vec::new();
         self.go_on(until, seen, &mut explained);
@@ -354,7 +356,8 @@ fn hand(
 ) -> bool {
     let Some(copy) = consumer.hand(next, seat, now) else { return true };
     let sequence = copy.sequence;
-    let arrived = consumer.member(seat).and_then(|member| member.arrives(copy, &mut seen.got[seat]));
+    let arrived = consumer.member(seat).and_then(|member| member.arrives(copy, &mut seen.got[seat], now));
+    consumer.hear(now);
     if arrived == Some(true) {
         consumer.acknowledge(seat, sequence);
         consumer.member(seat).map(|member| member.held.remove(&sequence));

@@ -3,7 +3,7 @@
 //! No clock, no store, no session: what happens is told to it, and it says what is to be done.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -53,8 +53,17 @@ struct Pending {
     token: u64,
     /// Which of the member's messages it was, from 1.
     number: u64,
+    /// The member has said that it is at work on it.
+    is_begun: bool,
     failed: u32,
     deadline: Instant,
+}
+
+impl Pending {
+    /// Whether its member may have begun with it, of whose messages that is so up to this number.
+    fn is_begun(&self, begun: u64) -> bool {
+        self.is_begun || self.number <= begun
+    }
 }
 
 #[derive(Debug)]
@@ -221,7 +230,7 @@ impl Ledger {
         self.tokens.insert(token, sequence);
         let deadline = now + doubled(self.rules.ack_wait, failed, limits::ACK_WAIT_MAX);
         self.deadlines.insert((deadline, sequence));
-        self.pending.insert(sequence, Pending { member, token, number, failed, deadline });
+        self.pending.insert(sequence, Pending { member, token, number, is_begun: false, failed, deadline });
         *self.shares.entry(member).or_default() += 1;
         Some(Attempt::new(token, failed + 1, redelivered))
     }
@@ -263,6 +272,7 @@ impl Ledger {
         let pending = self.pending.get_mut(&sequence).ok_or(Stale)?;
         self.deadlines.remove(&(pending.deadline, sequence));
         pending.deadline = now + doubled(self.rules.ack_wait, pending.failed, limits::ACK_WAIT_MAX);
+        pending.is_begun = true;
         self.deadlines.insert((pending.deadline, sequence));
         Ok(())
     }
@@ -278,35 +288,54 @@ impl Ledger {
         }
     }
 
+    /// When the first message is overdue.
+    pub(super) fn next_due_at(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(due, _)| *due)
+    }
+
     /// What has become done since it was written last, and nobody has passed over.
     pub(super) fn newly_done(&self) -> impl Iterator<Item = u64> {
         self.unwritten.done.iter().copied()
     }
 
-    /// Takes back what was not acknowledged in time.
-    pub(super) fn expire(&mut self, now: Instant) {
-        let over: Vec<u64> = self
-            .deadlines
-            .iter()
-            .take_while(|(due, _)| *due <= now)
-            .map(|(_, sequence)| *sequence)
-            .filter(|sequence| self.pending.contains_key(sequence))
-            .collect();
+    /// Takes back what was not acknowledged in time. That is a failed attempt of what its member may have begun with, which
+    /// are its messages up to the number that is told for it. What waits behind a message that the member is at work on
+    /// waits on; where it is at work on none in time, somebody else is to have it, and no attempt has failed.
+    pub(super) fn expire(&mut self, now: Instant, begun: impl Fn(MemberId) -> u64) {
+        let due = self.deadlines.iter().take_while(|(due, _)| *due <= now);
+        let over: Vec<u64> = due.map(|(_, sequence)| *sequence).collect();
+        if over.is_empty() {
+            return;
+        }
+        let in_time = self.pending.values().filter(|pending| pending.deadline > now);
+        let at_work: HashSet<MemberId> =
+            in_time.filter(|own| own.is_begun(begun(own.member))).map(|own| own.member).collect();
         for sequence in over {
-            if let Some(pending) = self.take_pending(sequence) {
+            let Some(pending) = self.pending.get_mut(&sequence) else { continue };
+            let is_begun = pending.is_begun(begun(pending.member));
+            if !is_begun && at_work.contains(&pending.member) {
+                self.deadlines.remove(&(pending.deadline, sequence));
+                pending.deadline = now + doubled(self.rules.ack_wait, pending.failed, limits::ACK_WAIT_MAX);
+                self.deadlines.insert((pending.deadline, sequence));
+                continue;
+            }
+            let Some(pending) = self.take_pending(sequence) else { continue };
+            if is_begun {
                 self.fail(sequence, pending.failed, Failure::NotAcknowledged, now);
+            } else {
+                self.retry(sequence, pending.failed, now);
             }
         }
     }
 
     /// Takes back what a member had that is gone. Only what it may have begun with counts as an attempt: its messages up to
-    /// this number. The others it has not even looked at.
+    /// this number, and what it has said so of. The others it has not even looked at.
     pub(super) fn leave(&mut self, member: MemberId, begun: u64, now: Instant) {
         let of_member = self.pending.iter().filter(|(_, pending)| pending.member == member);
         let left: Vec<u64> = of_member.map(|(sequence, _)| *sequence).collect();
         for sequence in left {
             let Some(pending) = self.take_pending(sequence) else { continue };
-            if pending.number <= begun {
+            if pending.is_begun(begun) {
                 self.fail(sequence, pending.failed, Failure::Gone, now);
             } else {
                 self.retry(sequence, pending.failed, now);

@@ -363,6 +363,18 @@ impl State {
         self.last_member
     }
 
+    /// Takes back what members have not acknowledged in time.
+    fn expire(&mut self, now: Instant) -> BusResult<()> {
+        let Self { ledger, members, .. } = self;
+        let ledger = ledger.as_mut().ok_or_else(task::not_opened)?;
+        if ledger.next_due_at().is_some_and(|due| due <= now) {
+            let begun: HashMap<MemberId, u64> =
+                members.iter().map(|member| (member.id, member.begun())).collect();
+            ledger.expire(now, |member| begun.get(&member).copied().unwrap_or(u64::MAX));
+        }
+        Ok(())
+    }
+
     fn is_done_with(&self, member: &Member) -> bool {
         member.is_drained && self.ledger.as_ref().is_some_and(|ledger| !ledger.has_any(member.id))
     }

@@ -24,8 +24,8 @@ enum Step {
     Acknowledge(usize),
     Refuse(usize, u64),
     Progress(usize),
-    /// Seconds pass.
-    Pass(u64),
+    /// Seconds pass, and members have begun with so many of their messages by then.
+    Pass(u64, u64),
     /// A member is gone, which has begun with so many of its messages.
     Leave(u64, u64),
     /// The first messages of the stream are dropped.
@@ -44,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..6_usize).prop_map(Step::Acknowledge),
         4 => (0..6_usize, 0..20_u64).prop_map(|(which, delay)| Step::Refuse(which, delay)),
         2 => (0..6_usize).prop_map(Step::Progress),
-        4 => (0..30_u64).prop_map(Step::Pass),
+        4 => (0..30_u64, 0..6_u64).prop_map(|(seconds, begun)| Step::Pass(seconds, begun)),
         2 => (0..3_u64, 0..6_u64).prop_map(|(member, begun)| Step::Leave(member, begun)),
         1 => (0..4_u64).prop_map(Step::Retain),
         3 => Just(Step::Bury),
@@ -100,6 +100,15 @@ impl Model {
             _ => None,
         });
         with.collect()
+    }
+
+    /// Members that are at work in time on something of what they have begun with, which is up to this number.
+    fn busy(&self, begun: u64, now: Instant) -> BTreeSet<u64> {
+        let busy = self.messages.values().filter_map(|message| match message.is {
+            Is::With { member, number, until, .. } if until > now && number <= begun => Some(member),
+            _ => None,
+        });
+        busy.collect()
     }
 
     fn fail(&mut self, sequence: u64, from: Instant) {
@@ -163,17 +172,28 @@ async fn check(steps: Vec<Step>) {
                 let Some((sequence, token)) = model.with().get(which).copied() else { continue };
                 ledger.progress(token, now).unwrap();
                 let message = model.messages.get_mut(&sequence).unwrap();
-                if let Is::With { until, .. } = &mut message.is {
+                if let Is::With { until, number, .. } = &mut message.is {
                     *until = now + Model::wait(message.failed);
+                    // It is begun with, whatever is known of others.
+                    *number = 0;
                 }
             }
-            Step::Pass(seconds) => {
+            Step::Pass(seconds, begun) => {
                 tokio::time::advance(Duration::from_secs(seconds)).await;
                 let now = Instant::now();
-                ledger.expire(now);
+                ledger.expire(now, |_| begun);
+                let busy = model.busy(begun, now);
                 for (sequence, _) in model.with() {
-                    if matches!(model.messages[&sequence].is, Is::With { until, .. } if until <= now) {
-                        model.fail(sequence, now);
+                    let message = model.messages.get_mut(&sequence).unwrap();
+                    match &mut message.is {
+                        Is::With { number, until, .. } if *until <= now && *number <= begun => {
+                            model.fail(sequence, now);
+                        }
+                        Is::With { until, member, .. } if *until <= now && busy.contains(member) => {
+                            *until = now + Model::wait(message.failed);
+                        }
+                        Is::With { until, .. } if *until <= now => message.is = Is::Again { from: now },
+                        _ => {}
                     }
                 }
             }

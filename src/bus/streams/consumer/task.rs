@@ -207,7 +207,7 @@ impl Work {
             changed.as_mut().enable();
             self.accept();
             let now = Instant::now();
-            ledger(&mut consumer.lock())?.expire(now);
+            consumer.lock().expire(now)?;
             consumer.let_go();
             self.begin_to_write()?;
             let rest = self.hand_over().await?;
@@ -628,6 +628,6 @@ pub(super) fn ledger(state: &mut State) -> Result<&mut Ledger, BusError> {
     state.ledger.as_mut().ok_or_else(not_opened)
 }
 
-fn not_opened() -> BusError {
+pub(super) fn not_opened() -> BusError {
     BusError::Closed { what: "the consumer".into() }
 }
