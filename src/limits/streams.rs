@@ -75,8 +75,14 @@ pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
 /// How long introspection waits for a store to tell of its streams. One that takes longer has trouble with its disk.
 pub const STORE_ANSWER: Duration = Duration::from_secs(2);
 
-/// Calls to a store that wait for one another. More are refused as [`StoreError::LimitReached`](crate::store::StoreError).
-pub const STORE_QUEUE: usize = 4096;
+/// Bytes that a call counts as which waits for a store, beside the messages that it brings: its place in queues, the publish
+/// that it is for, and whom to tell.
+pub const STORE_CALL_BYTES: usize = 512;
+
+/// Bytes of calls that wait for a store in a file: twice the default [byte budget](super::BYTE_BUDGET), in which a bus counts
+/// them as well, so that publishers wait before. More are refused as
+/// [`StoreError::LimitReached`](crate::store::StoreError), and those that bring no messages at twice as many.
+pub const STORE_QUEUE_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Bytes of messages that are written to a file together, and calls; they share one wait for the disk.
 pub const STORE_GROUP_BYTES: u64 = 4 * 1024 * 1024;

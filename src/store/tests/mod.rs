@@ -1,5 +1,7 @@
 //! What every store promises.
 
+#[cfg(feature = "sqlite")]
+mod busy;
 mod contract;
 #[cfg(feature = "sqlite")]
 mod file;
