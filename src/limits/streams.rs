@@ -125,8 +125,12 @@ pub const CONSUMER_STRIDE: u64 = 1024;
 /// Subscriptions that share one consumer.
 pub const CONSUMER_MEMBERS: usize = 1024;
 
-/// Dead letters that a stream keeps; then the oldest go.
+/// Dead letters that a stream keeps unless it is told otherwise; then the oldest go.
 pub const DEAD_LETTERS: u64 = 100_000;
+
+/// Bytes of these, likewise: as many as that where each counts 2.6 KiB. Without such a bound whoever refuses large messages
+/// would fill the disk.
+pub const DEAD_LETTER_BYTES: u64 = 256 * 1024 * 1024;
 
 /// How long a bus that stops lets consumers finish writing where they are.
 pub const CONSUMERS_GRACE: Duration = Duration::from_secs(2);

@@ -66,13 +66,19 @@ pub struct StreamSettings {
     pub retention: Retention,
     /// How long it knows the ids of messages, so that one that is sent again is not stored twice.
     pub known_for: Duration,
+    /// What a bus keeps of its dead letters, in a stream beside it: by default [`limits::DEAD_LETTERS`] and
+    /// [`limits::DEAD_LETTER_BYTES`]. This is for whoever makes that stream
+    /// ([`Streams::open`](crate::bus::Streams::open)); a store has no use for it, and does not remember it.
+    pub dead_letters: Retention,
 }
 
 impl StreamSettings {
     /// A stream of these topics that keeps everything.
     #[must_use]
     pub fn new(name: Name, patterns: Vec<TopicPattern>) -> Self {
-        Self { name, patterns, retention: Retention::default(), known_for: limits::MESSAGE_ID_WINDOW }
+        let dead_letters = Retention::new().messages(limits::DEAD_LETTERS).bytes(limits::DEAD_LETTER_BYTES);
+        let known_for = limits::MESSAGE_ID_WINDOW;
+        Self { name, patterns, retention: Retention::default(), known_for, dead_letters }
     }
 
     /// Keeps no more than this.
@@ -86,6 +92,27 @@ impl StreamSettings {
     #[must_use]
     pub fn known_for(mut self, time: Duration) -> Self {
         self.known_for = time;
+        self
+    }
+
+    /// Keeps no more dead letters than this, in place of the default bounds.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::TopicPattern;
+    /// use whispeer::store::{Name, Retention, StreamSettings};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let orders = StreamSettings::new(Name::new("orders")?, vec![TopicPattern::new("orders/**")?])
+    ///     .retention(Retention::new().bytes(4 << 30))
+    ///     .dead_letters(Retention::new().messages(10_000).bytes(64 << 20));
+    /// assert_eq!(orders.dead_letters.bytes, Some(64 << 20));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn dead_letters(mut self, retention: Retention) -> Self {
+        self.dead_letters = retention;
         self
     }
 

@@ -115,9 +115,12 @@ impl Streams {
         self.streams.values().map(Stream::state).collect()
     }
 
-    /// Bytes that they keep at the most, if all of them are bounded so.
+    /// Bytes that they keep at the most, if all of them are bounded so. Those without messages take nothing, as long as others
+    /// have some.
     pub(super) fn bound(&self) -> Option<u64> {
-        let mut bounds = self.streams.values().map(|stream| stream.settings.retention.bytes).peekable();
+        let has_any = self.streams.values().any(|stream| stream.messages > 0);
+        let taking = self.streams.values().filter(|stream| stream.messages > 0 || !has_any);
+        let mut bounds = taking.map(|stream| stream.settings.retention.bytes).peekable();
         bounds.peek()?;
         bounds.try_fold(0_u64, |sum, bound| Some(sum.saturating_add(bound?)))
     }
