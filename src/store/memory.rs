@@ -369,7 +369,7 @@ impl Log {
         // Those that are too old and left for the next time are only known for longer.
         for _ in 0..limits::RETENTION_STEP {
             let Some((sequence, (time, id))) = self.known.first_key_value() else { break };
-            if time.saturating_add(window) > now && self.known.len() < limits::MESSAGE_IDS {
+            if time.saturating_add(window) > now && self.known.len() as u64 <= self.settings.known_messages {
                 break;
             }
             let (sequence, id) = (*sequence, *id);

@@ -66,6 +66,10 @@ pub struct StreamSettings {
     pub retention: Retention,
     /// How long it knows the ids of messages, so that one that is sent again is not stored twice.
     pub known_for: Duration,
+    /// How many ids it knows at the most, about 100 B each: those of the messages that came last. By default
+    /// [`limits::MESSAGE_IDS`]. A message is stored once that is sent again within [`known_for`](Self::known_for) and before
+    /// so many others with ids were stored.
+    pub known_messages: u64,
     /// What a bus keeps of its dead letters, in a stream beside it: by default [`limits::DEAD_LETTERS`] and
     /// [`limits::DEAD_LETTER_BYTES`]. This is for whoever makes that stream
     /// ([`Streams::open`](crate::bus::Streams::open)); a store has no use for it, and does not remember it.
@@ -78,7 +82,8 @@ impl StreamSettings {
     pub fn new(name: Name, patterns: Vec<TopicPattern>) -> Self {
         let dead_letters = Retention::new().messages(limits::DEAD_LETTERS).bytes(limits::DEAD_LETTER_BYTES);
         let known_for = limits::MESSAGE_ID_WINDOW;
-        Self { name, patterns, retention: Retention::default(), known_for, dead_letters }
+        let known_messages = limits::MESSAGE_IDS;
+        Self { name, patterns, retention: Retention::default(), known_for, known_messages, dead_letters }
     }
 
     /// Keeps no more than this.
@@ -92,6 +97,13 @@ impl StreamSettings {
     #[must_use]
     pub fn known_for(mut self, time: Duration) -> Self {
         self.known_for = time;
+        self
+    }
+
+    /// Knows the ids of so many messages at the most.
+    #[must_use]
+    pub fn known_messages(mut self, messages: u64) -> Self {
+        self.known_messages = messages;
         self
     }
 

@@ -33,6 +33,7 @@ for_each_store! {
     topics_have_bounds_of_their_own
     what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before
     a_message_that_is_sent_again_is_known_for_a_while
+    as_many_messages_are_known_as_the_settings_say
     a_reader_begins_where_it_says
     a_pattern_reads_what_meets_it
     the_last_message_of_each_topic_is_found
@@ -158,6 +159,26 @@ async fn a_message_that_is_sent_again_is_known_for_a_while(store: &dyn Store) {
     // It is known, also where retention has dropped it.
     store.commit(name("s"), vec![Change::Purge { before: 4 }]).await.unwrap();
     assert_eq!(sent(2, 11_600).await.unwrap(), [Outcome::Known { sequence: 2 }]);
+}
+
+async fn as_many_messages_are_known_as_the_settings_say(store: &dyn Store) {
+    let state = store.open(settings("s", &["**"]).known_messages(3)).await.unwrap();
+    assert_eq!(state.settings.known_messages, 3);
+    let sent = |number| {
+        let id = Some(MessageId { publisher: [7; 16], number });
+        store.commit(name("s"), vec![Change::Append(NewMessage { id, ..message("a", "x", 1_000) })])
+    };
+    for number in 1..=3 {
+        assert_eq!(sent(number).await.unwrap(), [Outcome::Appended { sequence: number }]);
+    }
+    assert_eq!(sent(1).await.unwrap(), [Outcome::Known { sequence: 1 }], "two have come after it");
+    assert_eq!(sent(4).await.unwrap(), [Outcome::Appended { sequence: 4 }]);
+    assert_eq!(sent(1).await.unwrap(), [Outcome::Appended { sequence: 5 }], "three have come after it");
+    store.open(settings("s", &["**"]).known_messages(100)).await.unwrap();
+    for number in 6..=90 {
+        assert_eq!(sent(number).await.unwrap(), [Outcome::Appended { sequence: number }]);
+    }
+    assert_eq!(sent(6).await.unwrap(), [Outcome::Known { sequence: 6 }], "it is a setting");
 }
 
 async fn a_reader_begins_where_it_says(store: &dyn Store) {
