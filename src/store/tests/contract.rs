@@ -37,6 +37,7 @@ for_each_store! {
     a_reader_begins_where_it_says
     a_pattern_reads_what_meets_it
     the_last_message_of_each_topic_is_found
+    the_last_message_of_a_topic_is_the_one_before_it_when_it_goes
     consumers_keep_their_place
     what_is_not_due_is_kept_apart_and_added_when_it_is_released
     what_is_not_due_has_a_bound
@@ -234,6 +235,20 @@ async fn the_last_message_of_each_topic_is_found(store: &dyn Store) {
     }
     let of_two = read_all(store, "s", Reading::from(5, 0).of(pattern("*")), true).await;
     assert_eq!(payloads(&of_two), ["a4", "b5"]);
+}
+
+async fn the_last_message_of_a_topic_is_the_one_before_it_when_it_goes(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    for (topic, payload) in [("a", "1"), ("b", "2"), ("a", "3"), ("b", "4")] {
+        append(store, "s", message(topic, payload, 1)).await;
+    }
+    let drop_one = |sequence| store.commit(name("s"), vec![Change::Drop { sequences: vec![sequence] }]);
+    drop_one(3).await.unwrap();
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), true).await), ["1", "4"]);
+    drop_one(1).await.unwrap();
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), true).await), ["4"]);
+    append(store, "s", message("a", "5", 1)).await;
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), true).await), ["4", "5"]);
 }
 
 async fn consumers_keep_their_place(store: &dyn Store) {

@@ -5,6 +5,7 @@ mod busy;
 mod contract;
 #[cfg(feature = "sqlite")]
 mod file;
+mod lasts;
 #[cfg(feature = "sqlite")]
 mod model;
 
