@@ -39,7 +39,7 @@ impl OpenStreams {
             }
             let store = match storage {
                 Storage::Memory => Arc::new(MemoryStore::new()) as Arc<dyn Store>,
-                Storage::Sqlite => file::open(&configuration.store)?,
+                Storage::Sqlite => file::open(&configuration.store, configuration.bus.byte_budget)?,
             };
             let settings = chosen.iter().map(|choice| choice.settings.clone());
             let opened = Streams::open(Arc::clone(&store), settings).await;

@@ -28,8 +28,9 @@ pub const RETENTION_STEP: u64 = 1024;
 /// back by default.
 pub const MESSAGE_ID_WINDOW: Duration = Duration::from_secs(120);
 
-/// Ids of messages that a stream knows, about 100 B each. Then it forgets the oldest, whenever it came.
-pub const MESSAGE_IDS: usize = 1 << 20;
+/// Ids of messages that a stream knows unless it is told otherwise, about 100 B each; then it forgets the oldest. It is
+/// [`MESSAGE_ID_WINDOW`] at 8,700 publishes a second with quality 2, and shorter with more.
+pub const MESSAGE_IDS: u64 = 1 << 20;
 
 /// Messages that a stream keeps until they are due, and likewise the bus for topics of no stream.
 pub const DELAYED_MESSAGES: u64 = 65_536;
@@ -75,8 +76,14 @@ pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
 /// How long introspection waits for a store to tell of its streams. One that takes longer has trouble with its disk.
 pub const STORE_ANSWER: Duration = Duration::from_secs(2);
 
-/// Calls to a store that wait for one another. More are refused as [`StoreError::LimitReached`](crate::store::StoreError).
-pub const STORE_QUEUE: usize = 4096;
+/// Bytes that a call counts as which waits for a store, beside the messages that it brings: its place in queues, the publish
+/// that it is for, and whom to tell.
+pub const STORE_CALL_BYTES: usize = 512;
+
+/// Bytes of calls that wait for a store in a file: twice the default [byte budget](super::BYTE_BUDGET), in which a bus counts
+/// them as well, so that publishers wait before. More are refused as
+/// [`StoreError::LimitReached`](crate::store::StoreError), and those that bring no messages at twice as many.
+pub const STORE_QUEUE_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Bytes of messages that are written to a file together, and calls; they share one wait for the disk.
 pub const STORE_GROUP_BYTES: u64 = 4 * 1024 * 1024;
@@ -123,8 +130,12 @@ pub const CONSUMER_STRIDE: u64 = 1024;
 /// Subscriptions that share one consumer.
 pub const CONSUMER_MEMBERS: usize = 1024;
 
-/// Dead letters that a stream keeps; then the oldest go.
+/// Dead letters that a stream keeps unless it is told otherwise; then the oldest go.
 pub const DEAD_LETTERS: u64 = 100_000;
+
+/// Bytes of these, likewise: as many as that where each counts 2.6 KiB. Without such a bound whoever refuses large messages
+/// would fill the disk.
+pub const DEAD_LETTER_BYTES: u64 = 256 * 1024 * 1024;
 
 /// How long a bus that stops lets consumers finish writing where they are.
 pub const CONSUMERS_GRACE: Duration = Duration::from_secs(2);

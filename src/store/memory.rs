@@ -180,6 +180,8 @@ struct Log {
     time: u64,
     messages: BTreeMap<u64, Message>,
     topics: HashMap<String, TopicLog>,
+    /// The last message of each topic.
+    lasts: BTreeSet<u64>,
     /// Those that expire, by when.
     expiring: BTreeSet<(u64, u64)>,
     /// Ids that are known, and their messages.
@@ -206,6 +208,7 @@ impl Log {
             time: 0,
             messages: BTreeMap::new(),
             topics: HashMap::new(),
+            lasts: BTreeSet::new(),
             expiring: BTreeSet::new(),
             ids: HashMap::new(),
             known: BTreeMap::new(),
@@ -342,7 +345,11 @@ impl Log {
         }
         let topic = self.topics.entry(message.topic.to_string()).or_default();
         topic.bytes += bytes;
+        if let Some(before) = topic.sequences.last() {
+            self.lasts.remove(before);
+        }
         topic.sequences.insert(sequence);
+        self.lasts.insert(sequence);
         let NewMessage { topic, fields, payload, expires, .. } = message;
         let topic_text = topic.to_string();
         self.messages.insert(sequence, Message { sequence, topic, fields, payload, time, expires });
@@ -369,7 +376,7 @@ impl Log {
         // Those that are too old and left for the next time are only known for longer.
         for _ in 0..limits::RETENTION_STEP {
             let Some((sequence, (time, id))) = self.known.first_key_value() else { break };
-            if time.saturating_add(window) > now && self.known.len() < limits::MESSAGE_IDS {
+            if time.saturating_add(window) > now && self.known.len() as u64 <= self.settings.known_messages {
                 break;
             }
             let (sequence, id) = (*sequence, *id);
@@ -432,6 +439,11 @@ impl Log {
         if let Some(topic) = self.topics.get_mut(text) {
             topic.bytes -= bytes;
             topic.sequences.remove(&sequence);
+            if self.lasts.remove(&sequence)
+                && let Some(last) = topic.sequences.last()
+            {
+                self.lasts.insert(*last);
+            }
             if topic.sequences.is_empty() {
                 self.topics.remove(text);
             }
@@ -443,11 +455,8 @@ impl Log {
     }
 
     fn last_per_topic(&self, reading: &Reading) -> Page {
-        let mut last: Vec<u64> =
-            self.topics.values().filter_map(|topic| topic.sequences.last().copied()).collect();
-        last.retain(|sequence| *sequence >= reading.from);
-        last.sort_unstable();
-        self.page(reading, last.iter().filter_map(|sequence| self.messages.get(sequence)))
+        let last = self.lasts.range(reading.from..);
+        self.page(reading, last.filter_map(|sequence| self.messages.get(sequence)))
     }
 
     fn page<'a>(&self, reading: &Reading, messages: impl Iterator<Item = &'a Message>) -> Page {

@@ -66,13 +66,24 @@ pub struct StreamSettings {
     pub retention: Retention,
     /// How long it knows the ids of messages, so that one that is sent again is not stored twice.
     pub known_for: Duration,
+    /// How many ids it knows at the most, about 100 B each: those of the messages that came last. By default
+    /// [`limits::MESSAGE_IDS`]. A message is stored once that is sent again within [`known_for`](Self::known_for) and before
+    /// so many others with ids were stored.
+    pub known_messages: u64,
+    /// What a bus keeps of its dead letters, in a stream beside it: by default [`limits::DEAD_LETTERS`] and
+    /// [`limits::DEAD_LETTER_BYTES`]. This is for whoever makes that stream
+    /// ([`Streams::open`](crate::bus::Streams::open)); a store has no use for it, and does not remember it.
+    pub dead_letters: Retention,
 }
 
 impl StreamSettings {
     /// A stream of these topics that keeps everything.
     #[must_use]
     pub fn new(name: Name, patterns: Vec<TopicPattern>) -> Self {
-        Self { name, patterns, retention: Retention::default(), known_for: limits::MESSAGE_ID_WINDOW }
+        let dead_letters = Retention::new().messages(limits::DEAD_LETTERS).bytes(limits::DEAD_LETTER_BYTES);
+        let known_for = limits::MESSAGE_ID_WINDOW;
+        let known_messages = limits::MESSAGE_IDS;
+        Self { name, patterns, retention: Retention::default(), known_for, known_messages, dead_letters }
     }
 
     /// Keeps no more than this.
@@ -86,6 +97,34 @@ impl StreamSettings {
     #[must_use]
     pub fn known_for(mut self, time: Duration) -> Self {
         self.known_for = time;
+        self
+    }
+
+    /// Knows the ids of so many messages at the most.
+    #[must_use]
+    pub fn known_messages(mut self, messages: u64) -> Self {
+        self.known_messages = messages;
+        self
+    }
+
+    /// Keeps no more dead letters than this, in place of the default bounds.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::TopicPattern;
+    /// use whispeer::store::{Name, Retention, StreamSettings};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let orders = StreamSettings::new(Name::new("orders")?, vec![TopicPattern::new("orders/**")?])
+    ///     .retention(Retention::new().bytes(4 << 30))
+    ///     .dead_letters(Retention::new().messages(10_000).bytes(64 << 20));
+    /// assert_eq!(orders.dead_letters.bytes, Some(64 << 20));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn dead_letters(mut self, retention: Retention) -> Self {
+        self.dead_letters = retention;
         self
     }
 

@@ -7,6 +7,7 @@ mod schemes;
 mod attach;
 #[cfg(feature = "auth")]
 mod authentication;
+mod bounded_dead_letters;
 mod broken_links;
 #[cfg(feature = "broker")]
 mod broker;

@@ -6,6 +6,7 @@
     reason = "a test that panics has failed, as it should, and what is printed is for who reads it"
 )]
 
+mod busy;
 mod faults;
 mod killed;
 mod power_loss;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use whispeer::bus::Streams;
 use whispeer::store::{Change, Durability, Reading, Retention, SqliteOptions, SqliteStore, Start, Store};
 
 use crate::workload::{Random, message, name, number_from, pattern, settings};
@@ -69,6 +70,22 @@ async fn file_and_log_stay_close_to_what_the_streams_keep() {
         assert!(largest < bound + bound / 5, "{topics} topics, {retention:?}: {largest} of {bound}");
         store.close().await.unwrap();
     }
+}
+
+/// A bus has a stream of dead letters beside each.
+#[tokio::test]
+async fn a_bus_keeps_the_disk_to_what_its_streams_are_bounded_to() {
+    let bound = number_from("WHISPEER_MIB", 16) * MIB;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let store = opened(&path);
+    let bounded = settings("s", &["**"]).retention(Retention::new().bytes(bound));
+    let streams = Streams::open(Arc::new(store.clone()), [bounded]).await.unwrap();
+    let largest = load(&store, &path, 10, 2 * bound).await;
+    println!("{} KiB at the most for {} KiB", largest / 1024, bound / 1024);
+    assert!(largest < bound + bound / 5, "{largest} of {bound}");
+    drop(streams);
+    store.close().await.unwrap();
 }
 
 /// Each of these sizes leaves another part of its pages empty.

@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use whispeer::limits;
 use whispeer::store::{Durability, SqliteOptions, SqliteStore, Store};
 
 use super::refused;
@@ -13,14 +14,16 @@ use crate::settings::StoreChoice;
 /// Its name within the folder.
 const FILE: &str = "streams.db";
 
-/// The store in the folder of the configuration, or of the user.
+/// The store in the folder of the configuration, or of the user, for a bus with this byte budget.
 ///
 /// # Errors
 /// What is wrong, and what to do about it.
-pub(super) fn open(store: &StoreChoice) -> anyhow::Result<Arc<dyn Store>> {
+pub(super) fn open(store: &StoreChoice, byte_budget: usize) -> anyhow::Result<Arc<dyn Store>> {
     let folder = folder(store)?;
     make(&folder)?;
-    open_in(&folder, store)
+    // Publishers wait for the budget, before the store refuses anything.
+    let queue_bytes = byte_budget.saturating_mul(2).max(limits::STORE_QUEUE_BYTES);
+    open_in(&folder, store, SqliteOptions::new().queue_bytes(queue_bytes))
 }
 
 /// The store that is there already.
@@ -33,19 +36,19 @@ pub(super) fn open_existing(store: &StoreChoice) -> anyhow::Result<Arc<dyn Store
         let failure = Failure::new(FAILED, format!("there is no store in {}", folder.display()));
         return Err(failure.help("name its folder with --store-folder, or the bus's --config").into());
     }
-    open_in(&folder, store)
+    open_in(&folder, store, SqliteOptions::new())
 }
 
 fn folder(store: &StoreChoice) -> anyhow::Result<PathBuf> {
     store.folder.clone().map_or_else(own_folder, Ok)
 }
 
-fn open_in(folder: &Path, store: &StoreChoice) -> anyhow::Result<Arc<dyn Store>> {
+fn open_in(folder: &Path, store: &StoreChoice, options: SqliteOptions) -> anyhow::Result<Arc<dyn Store>> {
     let durability = match store.durability {
         StoreChoice::POWER_LOSS_LOSES_THE_LATEST => Durability::PowerLossLosesTheLatest,
         _ => Durability::SurvivesPowerLoss,
     };
-    let options = SqliteOptions::new().durability(durability);
+    let options = options.durability(durability);
     let opened = SqliteStore::open(&folder.join(FILE), options);
     Ok(Arc::new(opened.map_err(|error| {
         refused(&error.to_string())

@@ -11,7 +11,7 @@ use crate::settings::StoreChoice;
 ///
 /// # Errors
 /// That this build has no such feature.
-pub(super) fn open(store: &StoreChoice) -> anyhow::Result<Arc<dyn Store>> {
+pub(super) fn open(store: &StoreChoice, _byte_budget: usize) -> anyhow::Result<Arc<dyn Store>> {
     let chosen = store.folder.as_ref().map(|folder| format!(" in {}", folder.display())).unwrap_or_default();
     let failure =
         refused(&format!("this build of whispeer has no feature `sqlite`, which keeps streams{chosen}"));

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use super::Stream;
 use super::publishing::milliseconds;
 use crate::error::{BusError, BusResult};
-use crate::limits;
 use crate::proto::dead_letter::{HEADERS, TOPIC, TOPICS};
 use crate::proto::fields::{Field, FieldsBuilder, iterate};
-use crate::store::{Change, Message, Name, NewMessage, Outcome, Reading, Retention, StreamSettings};
+use crate::store::{Change, Message, Name, NewMessage, Outcome, Reading, StreamSettings};
 use crate::topic::TopicPattern;
 
 /// Why it is there.
@@ -28,11 +27,12 @@ const SEQUENCE: &str = "dead-sequence";
 ///
 /// # Errors
 /// [`BusError::InvalidSettings`] for a name that is too long for that.
-pub(super) fn settings(stream: &Name) -> BusResult<StreamSettings> {
+pub(super) fn settings(of: &StreamSettings) -> BusResult<StreamSettings> {
+    let stream = &of.name;
     let invalid = |error: &dyn std::fmt::Display| BusError::InvalidSettings(error.to_string());
     let name = Name::new(&format!("{stream}.dead")).map_err(|error| invalid(&error))?;
     let pattern = TopicPattern::new(format!("{TOPICS}{stream}/**")).map_err(|error| invalid(&error))?;
-    Ok(StreamSettings::new(name, vec![pattern]).retention(Retention::new().messages(limits::DEAD_LETTERS)))
+    Ok(StreamSettings::new(name, vec![pattern]).retention(of.dead_letters))
 }
 
 /// A message as a dead letter.

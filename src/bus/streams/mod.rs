@@ -68,7 +68,7 @@ impl Streams {
             match store.open(settings.clone()).await {
                 Ok(state) => {
                     in_vain = 0;
-                    let dead = dead_letters::settings(&settings.name)?;
+                    let dead = dead_letters::settings(&settings)?;
                     let opened = store.open(dead.clone()).await;
                     let opened = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
                     let dead = Stream::new(&store, dead, &opened, None);

@@ -1,4 +1,7 @@
 //! Publishes that wait for a store.
+//!
+//! They are given to it in the order in which they come, and it takes all of them: what bounds them is the publish window of
+//! each session, and the byte budget of the bus. Where that is spent, publishers wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use crate::bus::clock::system_time;
 use crate::bus::task::SessionTask;
 use crate::bus::underway::Waiting;
 use crate::error::{BusError, BusResult};
+use crate::limits;
 use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
 use crate::proto::{Content, ContentRef, Flags, Header, Kind};
 use crate::store::{Change, Message, MessageId, NewMessage, Operation, Outcome, StoreError};
@@ -128,7 +132,7 @@ impl SessionTask {
             _ => None,
         };
         let stored = stream.store.commit(stream.name.clone(), vec![change]);
-        self.storing.bytes += content.size();
+        self.storing.bytes += content.size() + limits::STORE_CALL_BYTES;
         let _waiting = Waiting::new(&self.shared);
         let (stream, arrived) = (Arc::clone(stream), self.arrived_size.unwrap_or(content.frame_size()));
         let waiter = Waiter { header: *header, content, arrived, asked, due, stream, stored, _waiting };
@@ -146,7 +150,8 @@ impl SessionTask {
             if let Entry::Publish(waiter) = first {
                 let Poll::Ready(stored) = waiter.stored.as_mut().poll(context) else { return Poll::Pending };
                 if let Some(Entry::Publish(waiter)) = self.storing.queue.pop_front() {
-                    self.storing.bytes = self.storing.bytes.saturating_sub(waiter.content.size());
+                    let bytes = waiter.content.size() + limits::STORE_CALL_BYTES;
+                    self.storing.bytes = self.storing.bytes.saturating_sub(bytes);
                     let stored = stored.map_err(|error| match error {
                         StoreError::LimitReached { what } if waiter.due.is_some() => {
                             BusError::LimitReached { what }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::{Stream, Streams};
+use super::{Stream, Streams, dead_letters};
 use crate::bus::{ConsumerStats, Rows, StreamStats};
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -39,7 +39,7 @@ impl Streams {
         self.stats(usize::MAX).await.rows
     }
 
-    /// Gives a stream that is open other settings: what it keeps, and how long it knows the ids of messages.
+    /// Gives a stream that is open other settings: what it keeps, also of dead letters, and how long it knows the ids of messages.
     ///
     /// What it keeps no more goes with what is published to it next, and what is too old by itself soon after.
     ///
@@ -75,8 +75,18 @@ impl Streams {
             let what = format!("the patterns of the stream \"{}\" hold as long as the bus", stream.name);
             return Err(BusError::InvalidSettings(what));
         }
-        let changed = stream.store.open(settings).await;
-        changed.map(drop).map_err(|error| BusError::NotStored { reason: error.to_string() })
+        // One of dead letters has none of its own.
+        let dead = stream.dead.as_ref().map(|_| dead_letters::settings(&settings)).transpose()?;
+        // Begun here, so that both are done whether or not anybody waits.
+        let changing: Vec<_> = [Some(settings), dead]
+            .into_iter()
+            .flatten()
+            .map(|settings| stream.store.open(settings))
+            .collect();
+        for changed in changing {
+            changed.await.map_err(|error| BusError::NotStored { reason: error.to_string() })?;
+        }
+        Ok(())
     }
 
     /// As many of them as that.

@@ -39,7 +39,7 @@ impl StoreFile {
         let place = path.display().to_string();
         let lock = lock(path, &place)?;
         private(path).map_err(|error| refused(&place, &error))?;
-        let SqliteOptions { durability, file_system } = options;
+        let SqliteOptions { durability, file_system, .. } = options;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, file_system.as_deref())
             .map_err(|error| told(&place, &error))?;
         // First of all, as nothing is to be changed of what is not ours.

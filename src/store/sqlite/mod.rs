@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `file` | the file, and who has it |
 //! | `schema` | its tables |
+//! | `queue` | calls that wait for a thread |
 //! | `writer` | the thread that writes |
 //! | `streams` | what a transaction does to streams |
 //! | `topics` | the topics of streams, and what they count |
@@ -23,6 +24,7 @@ mod delayed;
 mod failure;
 mod file;
 mod log;
+mod queue;
 mod rare;
 mod reader;
 mod removal;
@@ -46,6 +48,7 @@ use super::message::{Delayed, Page, Reading, Start};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
 use crate::error::StoreError;
+use crate::limits;
 
 /// What a store promises of what it has returned for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,11 +63,18 @@ pub enum Durability {
 }
 
 /// How a [`SqliteStore`] works.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SqliteOptions {
     durability: Durability,
+    queue_bytes: usize,
     file_system: Option<String>,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { durability: Durability::default(), queue_bytes: limits::STORE_QUEUE_BYTES, file_system: None }
+    }
 }
 
 impl SqliteOptions {
@@ -78,6 +88,19 @@ impl SqliteOptions {
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// How many bytes calls may take that wait for the disk: the messages that they bring, and
+    /// [`limits::STORE_CALL_BYTES`] for each. More are refused as [`StoreError::LimitReached`]; those that bring no messages,
+    /// as what consumers write, are taken up to twice of it, and so is what is read. The default is
+    /// [`limits::STORE_QUEUE_BYTES`].
+    ///
+    /// A bus counts what waits here in its byte budget, and has publishers wait when that is spent. So it should be larger
+    /// than [`Settings::byte_budget`](crate::bus::Settings::byte_budget), and nothing is refused.
+    #[must_use]
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
         self
     }
 
@@ -128,9 +151,10 @@ impl SqliteStore {
     /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::Corrupt`], [`StoreError::ReadOnly`], and
     /// [`StoreError::Failed`] for anything else that the system says.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
+        let queue_bytes = options.queue_bytes;
         let file = StoreFile::open(path, options)?;
-        let readers = Readers::start(&file)?;
-        let writer = Writer::start(file)?;
+        let readers = Readers::start(&file, queue_bytes)?;
+        let writer = Writer::start(file, queue_bytes)?;
         let is_closed = Arc::new(AtomicBool::new(false));
         Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers, is_closed })))
     }
@@ -145,6 +169,14 @@ impl SqliteStore {
     #[cfg(test)]
     pub(super) fn panic(&self) {
         self.0.writer.send(Task::Panic).unwrap();
+    }
+
+    /// Has the thread that writes take until what is returned is dropped.
+    #[cfg(test)]
+    pub(super) fn take_long(&self) -> std::sync::mpsc::SyncSender<()> {
+        let (end, until) = std::sync::mpsc::sync_channel(0);
+        self.0.writer.send(Task::Take(until)).unwrap();
+        end
     }
 
     fn write<T: Send + 'static>(

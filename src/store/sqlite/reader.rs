@@ -10,9 +10,10 @@ use rusqlite::{Connection, OptionalExtension, Statement, params};
 use tokio::sync::oneshot;
 
 use super::file::StoreFile;
+use super::queue::{Queue, Waiting};
 use super::schema::{row, sequence, signed, unsigned};
 use super::streams::Trouble;
-use super::writer::{Answer, not_sent};
+use super::writer::Answer;
 use super::{consumers, delayed, rare};
 use crate::error::StoreError;
 use crate::limits;
@@ -38,13 +39,14 @@ pub(super) enum Question {
 /// Hands questions to the threads.
 pub(super) struct Readers {
     /// Gone once they are closed.
-    questions: Mutex<Option<mpsc::SyncSender<Question>>>,
+    questions: Mutex<Option<Queue<Question>>>,
     ended: Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
 impl Readers {
-    pub(super) fn start(file: &StoreFile) -> Result<Self, StoreError> {
-        let (questions, receiver) = mpsc::sync_channel(limits::STORE_QUEUE);
+    /// Begins with the file; questions that wait may take so many bytes.
+    pub(super) fn start(file: &StoreFile, queue_bytes: usize) -> Result<Self, StoreError> {
+        let (questions, receiver) = Queue::new(queue_bytes);
         let receiver = Arc::new(Mutex::new(receiver));
         let mut ended = Vec::with_capacity(THREADS);
         for _ in 0..THREADS {
@@ -72,8 +74,7 @@ impl Readers {
 
     pub(super) fn send(&self, question: Question) -> Result<(), StoreError> {
         let questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = questions.as_ref().ok_or(StoreError::Closed)?.try_send(question);
-        sent.map_err(not_sent)
+        questions.as_ref().ok_or(StoreError::Closed)?.send(question, 0)
     }
 
     /// Ends them when what was asked is answered.
@@ -116,12 +117,12 @@ struct Found {
 }
 
 impl ThreadReader {
-    fn run(&mut self, questions: &Mutex<mpsc::Receiver<Question>>) {
+    fn run(&mut self, questions: &Mutex<mpsc::Receiver<Waiting<Question>>>) {
         loop {
             // Whoever waits for the next question holds it; the other waits for that one.
             let question = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(question) = question else { return };
-            match question {
+            let Ok(Waiting { call, .. }) = question else { return };
+            match call {
                 Question::Read { stream, reading, last_per_topic, answer } => {
                     let page = self.snapshot(|reader| reader.read(&stream, &reading, last_per_topic));
                     drop(answer.send(page));

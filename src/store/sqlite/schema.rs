@@ -119,6 +119,7 @@ const STEPS: &[M<'static>] = &[
         CREATE INDEX topics_by_last ON topics (last);
         ",
     ),
+    M::up("ALTER TABLE streams ADD COLUMN most_ids INTEGER NOT NULL DEFAULT 1048576"),
 ];
 
 /// The steps to the tables of this release.

@@ -115,9 +115,12 @@ impl Streams {
         self.streams.values().map(Stream::state).collect()
     }
 
-    /// Bytes that they keep at the most, if all of them are bounded so.
+    /// Bytes that they keep at the most, if all of them are bounded so. Those without messages take nothing, as long as others
+    /// have some.
     pub(super) fn bound(&self) -> Option<u64> {
-        let mut bounds = self.streams.values().map(|stream| stream.settings.retention.bytes).peekable();
+        let has_any = self.streams.values().any(|stream| stream.messages > 0);
+        let taking = self.streams.values().filter(|stream| stream.messages > 0 || !has_any);
+        let mut bounds = taking.map(|stream| stream.settings.retention.bytes).peekable();
         bounds.peek()?;
         bounds.try_fold(0_u64, |sum, bound| Some(sum.saturating_add(bound?)))
     }
@@ -266,6 +269,7 @@ impl Stream {
             topic_bytes: number("most_topic_bytes")?,
         };
         settings.known_for = Duration::from_millis(number("known_for")?.unwrap_or_default());
+        settings.known_messages = number("most_ids")?.unwrap_or(limits::MESSAGE_IDS);
         let counted = |column| number(column).map(Option::unwrap_or_default);
         Ok(Self {
             id: row.get("id")?,
@@ -285,14 +289,14 @@ impl Stream {
 
     fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let StreamSettings { patterns, retention, known_for, .. } = &self.settings;
+        let StreamSettings { patterns, retention, known_for, known_messages, .. } = &self.settings;
         // No pattern has white space.
         let patterns: Vec<_> = patterns.iter().map(TopicPattern::as_str).collect();
         let mut update = connection.prepare_cached(
             "UPDATE streams SET patterns = ?2, age = ?3, most_messages = ?4, most_bytes = ?5,
              most_topic_messages = ?6, most_topic_bytes = ?7, known_for = ?8, first = ?9, next = ?10,
              messages = ?11, bytes = ?12, time = ?13, ids = ?14, delays = ?15, delayed = ?16,
-             delayed_bytes = ?17 WHERE id = ?1",
+             delayed_bytes = ?17, most_ids = ?18 WHERE id = ?1",
         )?;
         update
             .execute(params![
@@ -313,6 +317,7 @@ impl Stream {
                 signed(self.delays),
                 signed(self.delayed.0),
                 signed(self.delayed.1),
+                signed(*known_messages),
             ])
             .map(drop)
     }
@@ -475,7 +480,7 @@ impl Changing<'_> {
                 Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?, unsigned(row.get(2)?)))
             });
             let Some((publisher, number, time)) = found.optional()? else { break };
-            if time.saturating_add(window) > now && self.stream.ids < limits::MESSAGE_IDS as u64 {
+            if time.saturating_add(window) > now && self.stream.ids <= self.stream.settings.known_messages {
                 break;
             }
             delete.execute(params![self.stream.id, publisher, number])?;

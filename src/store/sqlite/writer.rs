@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use super::failure::{is_final, told};
 use super::file::StoreFile;
 use super::log::Log;
+use super::queue::{Queue, Waiting};
 use super::streams::{Streams, Trouble};
 use crate::error::StoreError;
-use crate::limits;
 use crate::store::change::{Change, Outcome};
 use crate::store::settings::{Name, StreamSettings, StreamState};
 
@@ -41,14 +41,18 @@ pub(super) enum Task {
     /// Panics, as nothing should.
     #[cfg(test)]
     Panic,
+    /// Takes until the other end of this is gone, as a disk may.
+    #[cfg(test)]
+    Take(mpsc::Receiver<()>),
 }
 
 /// Hands tasks to the thread, in their order.
-pub(super) struct Writer(mpsc::SyncSender<Task>);
+pub(super) struct Writer(Queue<Task>);
 
 impl Writer {
-    pub(super) fn start(file: StoreFile) -> Result<Self, StoreError> {
-        let (tasks, receiver) = mpsc::sync_channel(limits::STORE_QUEUE);
+    /// Begins with the file; tasks that wait may take so many bytes.
+    pub(super) fn start(file: StoreFile, queue_bytes: usize) -> Result<Self, StoreError> {
+        let (tasks, receiver) = Queue::new(queue_bytes);
         let streams = Streams::load(&file.connection).map_err(|trouble| trouble.told(&file.place))?;
         let log = Log::new(&file.connection, streams.bound()).map_err(|error| told(&file.place, &error))?;
         let writing = Writing { place: file.place.clone(), file, streams, log, failed: None };
@@ -62,18 +66,8 @@ impl Writer {
     }
 
     pub(super) fn send(&self, task: Task) -> Result<(), StoreError> {
-        self.0.try_send(task).map_err(not_sent)
-    }
-}
-
-/// Why a thread of the store was not told.
-pub(super) fn not_sent<T>(error: mpsc::TrySendError<T>) -> StoreError {
-    match error {
-        mpsc::TrySendError::Full(_) => {
-            let what = format!("{} calls wait for the store", limits::STORE_QUEUE);
-            StoreError::LimitReached { what }
-        }
-        mpsc::TrySendError::Disconnected(_) => StoreError::Closed,
+        let brings = weight(&task);
+        self.0.send(task, brings)
     }
 }
 
@@ -97,7 +91,7 @@ enum Done {
 
 impl Writing {
     /// Until the last of those who send is gone, or closes it.
-    fn run(mut self, tasks: &mpsc::Receiver<Task>) {
+    fn run(mut self, tasks: &mpsc::Receiver<Waiting<Task>>) {
         while let Some(first) = self.next(tasks) {
             let (mut group, mut closing, mut bytes) = (Vec::new(), None, 0);
             let mut next = Some(first);
@@ -113,7 +107,7 @@ impl Writing {
                     }
                 }
                 let is_full = group.len() >= self.log.group_messages() || bytes >= self.log.group_bytes();
-                next = if is_full { None } else { tasks.try_recv().ok() };
+                next = if is_full { None } else { tasks.try_recv().ok().map(|waiting| waiting.call) };
             }
             if !group.is_empty() {
                 self.write(group);
@@ -131,10 +125,10 @@ impl Writing {
     }
 
     /// What is to be done next. As long as there is nothing, what is left of streams that were taken out goes.
-    fn next(&mut self, tasks: &mpsc::Receiver<Task>) -> Option<Task> {
+    fn next(&mut self, tasks: &mpsc::Receiver<Waiting<Task>>) -> Option<Task> {
         while self.failed.is_none() && self.streams.has_remains() {
             match tasks.try_recv() {
-                Ok(task) => return Some(task),
+                Ok(waiting) => return Some(waiting.call),
                 Err(mpsc::TryRecvError::Disconnected) => return None,
                 Err(mpsc::TryRecvError::Empty) => {}
             }
@@ -145,7 +139,7 @@ impl Writing {
             }
             self.relieve();
         }
-        tasks.recv().ok()
+        tasks.recv().ok().map(|waiting| waiting.call)
     }
 
     /// Does all of these in one transaction.
@@ -265,6 +259,8 @@ impl Reached {
             Task::Close { .. } => Self::Nothing(Ok(())),
             #[cfg(test)]
             Task::Panic => panic!("a test has asked for it"),
+            #[cfg(test)]
+            Task::Take(until) => Self::Nothing(until.recv().map_err(|_| StoreError::Closed)),
         })
     }
 
@@ -296,7 +292,7 @@ impl Done {
             Task::Remove { answer, .. } | Task::Close { answer } => Self::Remove(answer, Err(error.clone())),
             Task::Commit { answer, .. } => Self::Commit(answer, Err(error.clone())),
             #[cfg(test)]
-            Task::Panic => unreachable!("it has panicked"),
+            Task::Panic | Task::Take(_) => Self::Remove(oneshot::channel().0, Err(error.clone())),
         }
     }
 

@@ -33,9 +33,11 @@ for_each_store! {
     topics_have_bounds_of_their_own
     what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before
     a_message_that_is_sent_again_is_known_for_a_while
+    as_many_messages_are_known_as_the_settings_say
     a_reader_begins_where_it_says
     a_pattern_reads_what_meets_it
     the_last_message_of_each_topic_is_found
+    the_last_message_of_a_topic_is_the_one_before_it_when_it_goes
     consumers_keep_their_place
     what_is_not_due_is_kept_apart_and_added_when_it_is_released
     what_is_not_due_has_a_bound
@@ -160,6 +162,26 @@ async fn a_message_that_is_sent_again_is_known_for_a_while(store: &dyn Store) {
     assert_eq!(sent(2, 11_600).await.unwrap(), [Outcome::Known { sequence: 2 }]);
 }
 
+async fn as_many_messages_are_known_as_the_settings_say(store: &dyn Store) {
+    let state = store.open(settings("s", &["**"]).known_messages(3)).await.unwrap();
+    assert_eq!(state.settings.known_messages, 3);
+    let sent = |number| {
+        let id = Some(MessageId { publisher: [7; 16], number });
+        store.commit(name("s"), vec![Change::Append(NewMessage { id, ..message("a", "x", 1_000) })])
+    };
+    for number in 1..=3 {
+        assert_eq!(sent(number).await.unwrap(), [Outcome::Appended { sequence: number }]);
+    }
+    assert_eq!(sent(1).await.unwrap(), [Outcome::Known { sequence: 1 }], "two have come after it");
+    assert_eq!(sent(4).await.unwrap(), [Outcome::Appended { sequence: 4 }]);
+    assert_eq!(sent(1).await.unwrap(), [Outcome::Appended { sequence: 5 }], "three have come after it");
+    store.open(settings("s", &["**"]).known_messages(100)).await.unwrap();
+    for number in 6..=90 {
+        assert_eq!(sent(number).await.unwrap(), [Outcome::Appended { sequence: number }]);
+    }
+    assert_eq!(sent(6).await.unwrap(), [Outcome::Known { sequence: 6 }], "it is a setting");
+}
+
 async fn a_reader_begins_where_it_says(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     assert_eq!(store.find(name("s"), Start::All).await.unwrap(), 1);
@@ -213,6 +235,20 @@ async fn the_last_message_of_each_topic_is_found(store: &dyn Store) {
     }
     let of_two = read_all(store, "s", Reading::from(5, 0).of(pattern("*")), true).await;
     assert_eq!(payloads(&of_two), ["a4", "b5"]);
+}
+
+async fn the_last_message_of_a_topic_is_the_one_before_it_when_it_goes(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    for (topic, payload) in [("a", "1"), ("b", "2"), ("a", "3"), ("b", "4")] {
+        append(store, "s", message(topic, payload, 1)).await;
+    }
+    let drop_one = |sequence| store.commit(name("s"), vec![Change::Drop { sequences: vec![sequence] }]);
+    drop_one(3).await.unwrap();
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), true).await), ["1", "4"]);
+    drop_one(1).await.unwrap();
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), true).await), ["4"]);
+    append(store, "s", message("a", "5", 1)).await;
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), true).await), ["4", "5"]);
 }
 
 async fn consumers_keep_their_place(store: &dyn Store) {

@@ -1,8 +1,11 @@
 //! What every store promises.
 
+#[cfg(feature = "sqlite")]
+mod busy;
 mod contract;
 #[cfg(feature = "sqlite")]
 mod file;
+mod lasts;
 #[cfg(feature = "sqlite")]
 mod model;
 
