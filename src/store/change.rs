@@ -21,6 +21,16 @@ pub enum Change {
         /// The message.
         message: NewMessage,
     },
+    /// Drops a message, and adds one in its place at the end of a stream of the store, which may be another. If it is
+    /// not there any more nothing is added, so that who moves it twice has moved it once.
+    Move {
+        /// The sequence of the message that goes.
+        sequence: u64,
+        /// The stream that it goes to.
+        stream: Name,
+        /// What it is there.
+        message: NewMessage,
+    },
     /// Keeps a message that is to be added when it is due. It has no sequence until then, and retention does not count it.
     Delay {
         /// The message. It gets its time when it is added.

@@ -117,7 +117,7 @@ impl Store for MemoryStore {
             let no_stream = |stream: &Name| StoreError::NoStream { stream: stream.to_string() };
             state.streams.get(&stream).ok_or_else(|| no_stream(&stream))?.check(&changes)?;
             for change in &changes {
-                if let Change::AppendTo { stream, .. } = change
+                if let Change::AppendTo { stream, .. } | Change::Move { stream, .. } = change
                     && !state.streams.contains_key(stream)
                 {
                     return Err(no_stream(stream));
@@ -127,6 +127,14 @@ impl Store for MemoryStore {
             for change in changes {
                 let (of, change) = match change {
                     Change::AppendTo { stream, message } => (stream, Change::Append(message)),
+                    Change::Move { sequence, stream: to, message } => {
+                        let log = state.streams.get_mut(&stream).ok_or_else(|| no_stream(&stream))?;
+                        if !log.drop_message(sequence) {
+                            outcomes.push(Outcome::Done { dropped: 0 });
+                            continue;
+                        }
+                        (to, Change::Append(message))
+                    }
                     change => (stream.clone(), change),
                 };
                 let log = state.streams.get_mut(&of).ok_or_else(|| no_stream(&of))?;
@@ -257,6 +265,7 @@ impl Log {
                 }
                 Change::Append(_)
                 | Change::AppendTo { .. }
+                | Change::Move { .. }
                 | Change::Drop { .. }
                 | Change::Delay { .. }
                 | Change::Release { .. }
@@ -270,7 +279,9 @@ impl Log {
 
     fn change(&mut self, change: Change) -> Outcome {
         let dropped = match change {
-            Change::Append(message) | Change::AppendTo { message, .. } => return self.append(message),
+            Change::Append(message) | Change::AppendTo { message, .. } | Change::Move { message, .. } => {
+                return self.append(message);
+            }
             Change::Delay { message, due, author } => return self.delay(message, due, author),
             Change::Release { id, time } => match self.delays.take(id) {
                 Some(delayed) => return self.append(NewMessage { time, ..delayed.message }),
@@ -314,9 +325,8 @@ impl Log {
                 0
             }
             Change::Drop { sequences } => {
-                let before = self.messages.len();
-                sequences.into_iter().for_each(|sequence| self.drop_message(sequence));
-                (before - self.messages.len()) as u64
+                let dropped = sequences.into_iter().filter(|sequence| self.drop_message(*sequence));
+                dropped.count() as u64
             }
         };
         Outcome::Done { dropped }
@@ -421,8 +431,9 @@ impl Log {
         dropped
     }
 
-    fn drop_message(&mut self, sequence: u64) {
-        let Some(message) = self.messages.remove(&sequence) else { return };
+    /// Drops a message, if it is there; whether it was.
+    fn drop_message(&mut self, sequence: u64) -> bool {
+        let Some(message) = self.messages.remove(&sequence) else { return false };
         let bytes = weight(message.topic.as_str().len(), message.fields.len() + message.payload.len());
         self.bytes -= bytes;
         if let Some(expires) = message.expires {
@@ -436,6 +447,7 @@ impl Log {
                 self.topics.remove(text);
             }
         }
+        true
     }
 
     fn read(&self, reading: &Reading) -> Page {

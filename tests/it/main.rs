@@ -18,6 +18,7 @@ mod certified;
 mod coming_back;
 mod conformance;
 mod consumers;
+mod dead_letters;
 mod delayed;
 mod engines;
 mod examples;

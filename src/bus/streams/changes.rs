@@ -39,7 +39,7 @@ use crate::store::{Change, Name, StoreError};
 #[serde(tag = "change", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum StreamChange {
-    /// Puts dead letters back at the end of their stream, as they were published.
+    /// Puts dead letters back at the end of their stream, as they were published: each once, however many ask for it.
     Redrive {
         /// The stream.
         stream: String,

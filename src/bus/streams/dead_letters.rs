@@ -113,9 +113,18 @@ pub(crate) enum Fate {
     Drop,
 }
 
+/// How many dead letters went with that.
+fn settled_by(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Appended { .. } => 1,
+        Outcome::Done { dropped } => *dropped,
+        Outcome::Known { .. } | Outcome::Delayed { .. } => 0,
+    }
+}
+
 impl Stream {
     /// Gives dead letters back to their stream, or drops them: those with these sequences, or all. Returns how many it were.
-    /// Each page of them is one transaction.
+    /// Each page of them is one transaction. What somebody else has given back or dropped meanwhile is his, and does not count.
     ///
     /// # Errors
     /// [`BusError::NotStored`] with what the store says; what was done before stays done.
@@ -131,23 +140,25 @@ impl Stream {
         loop {
             let page = dead.store.read(dead.name.clone(), Reading::from(from, milliseconds())).await;
             let page = page.map_err(failed)?;
-            let (mut changes, mut sequences) = (Vec::new(), Vec::new());
+            let mut changes = Vec::new();
             for letter in &page.messages {
                 let is_meant = which.as_ref().is_none_or(|which| which.contains(&letter.sequence));
                 if !is_meant || letter.sequence >= end {
                     continue;
                 }
-                if fate == Fate::Redrive {
-                    let Some(message) = message(letter) else { continue };
-                    changes.push(Change::AppendTo { stream: self.name.clone(), message });
-                }
-                sequences.push(letter.sequence);
+                let sequence = letter.sequence;
+                changes.push(match fate {
+                    Fate::Drop => Change::Drop { sequences: vec![sequence] },
+                    Fate::Redrive => {
+                        let Some(message) = message(letter) else { continue };
+                        Change::Move { sequence, stream: self.name.clone(), message }
+                    }
+                });
             }
-            settled += sequences.len() as u64;
-            if !sequences.is_empty() {
-                changes.push(Change::Drop { sequences });
+            if !changes.is_empty() {
                 let done = dead.store.commit(dead.name.clone(), changes).await.map_err(failed)?;
                 self.grow_by(&done);
+                settled += done.iter().map(settled_by).sum::<u64>();
             }
             if !page.has_more() || page.next >= end {
                 return Ok(settled);

@@ -196,7 +196,9 @@ impl Streams {
                 Change::Append(_) | Change::Delay { .. } | Change::Release { .. } => {
                     self.check_room(name, changes.len())?;
                 }
-                Change::AppendTo { stream, .. } => self.check_room(stream, changes.len())?,
+                Change::AppendTo { stream, .. } | Change::Move { stream, .. } => {
+                    self.check_room(stream, changes.len())?;
+                }
                 _ => {}
             }
         }
@@ -207,6 +209,12 @@ impl Streams {
         for change in changes {
             outcomes.push(match change {
                 Change::AppendTo { stream, message } => self.changing(connection, stream)?.append(message)?,
+                Change::Move { sequence, stream, message } => {
+                    match self.changing(connection, name)?.drop_these(&[*sequence])? {
+                        0 => Outcome::Done { dropped: 0 },
+                        _ => self.changing(connection, stream)?.append(message)?,
+                    }
+                }
                 change => self.changing(connection, name)?.change(change)?,
             });
         }
@@ -375,7 +383,7 @@ impl Changing<'_> {
             }
             Change::Drop { sequences } => dropped = self.drop_these(sequences)?,
             // It was done to that stream.
-            Change::AppendTo { .. } => {}
+            Change::AppendTo { .. } | Change::Move { .. } => {}
         }
         Ok(Outcome::Done { dropped })
     }

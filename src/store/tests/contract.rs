@@ -41,6 +41,7 @@ for_each_store! {
     what_is_not_due_has_a_bound
     changes_are_made_together_or_not_at_all
     a_message_moves_to_another_stream_as_a_whole
+    what_is_moved_twice_is_moved_once
     a_store_that_is_closed_says_so
 }
 
@@ -353,6 +354,34 @@ async fn a_message_moves_to_another_stream_as_a_whole(store: &dyn Store) {
     store.commit(name("s"), vec![Change::Drop { sequences: vec![1] }]).await.unwrap();
     let state = store.streams().await.unwrap().remove(1);
     assert_eq!((state.first, state.end, state.messages), (3, 4, 1));
+}
+
+async fn what_is_moved_twice_is_moved_once(store: &dyn Store) {
+    store.open(settings("dead", &["$dead/s"])).await.unwrap();
+    store.open(settings("s", &["a"])).await.unwrap();
+    for number in 1..=3 {
+        append(store, "dead", message("$dead/s", &number.to_string(), number)).await;
+    }
+    let back = |sequence, stream| Change::Move {
+        sequence,
+        stream: name(stream),
+        message: message("a", &format!("was {sequence}"), 9),
+    };
+    let moved = store.commit(name("dead"), vec![back(1, "s"), back(2, "s"), back(1, "s")]).await;
+    let (one, two) = (Outcome::Appended { sequence: 1 }, Outcome::Appended { sequence: 2 });
+    assert_eq!(moved.unwrap(), [one, two, Outcome::Done { dropped: 0 }]);
+    let again = store.commit(name("dead"), vec![back(2, "s"), back(9, "s")]).await;
+    assert_eq!(again.unwrap(), [Outcome::Done { dropped: 0 }; 2], "nothing is added for what is gone");
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), false).await), ["was 1", "was 2"]);
+    assert_eq!(payloads(&read_all(store, "dead", Reading::from(0, 0), false).await), ["3"]);
+    let nowhere = store.commit(name("dead"), vec![back(3, "t")]).await;
+    assert_eq!(nowhere.unwrap_err(), StoreError::NoStream { stream: "t".into() });
+    // Within a stream it goes to the end.
+    assert_eq!(store.commit(name("dead"), vec![back(3, "dead")]).await.unwrap().len(), 1);
+    assert_eq!(payloads(&read_all(store, "dead", Reading::from(0, 0), false).await), ["was 3"]);
+    let states = store.streams().await.unwrap();
+    let counts = states.iter().map(|state| (state.messages, state.first, state.end));
+    assert_eq!(counts.collect::<Vec<_>>(), [(1, 4, 5), (2, 1, 3)]);
 }
 
 async fn a_store_that_is_closed_says_so(store: &dyn Store) {

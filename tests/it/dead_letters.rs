@@ -1,0 +1,103 @@
+//! What no consumer could deal with: put back, dropped, and heard of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+use whispeer::bus::{StreamChange, StreamChanged, Streams};
+use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::prelude::*;
+use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
+
+use crate::tampered_store::TamperedStore;
+
+/// Long enough for whatever is on its way to come. Time is paused.
+const LONG: Duration = Duration::from_secs(60);
+
+fn name(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+fn settings(pattern: &str) -> StreamSettings {
+    StreamSettings::new(name("orders"), vec![TopicPattern::new(pattern).unwrap()])
+}
+
+async fn streams_on(store: &Arc<dyn Store>) -> Streams {
+    Streams::open(Arc::clone(store), [settings("orders/**")]).await.unwrap()
+}
+
+fn client(bus: &BusHandle) -> Client {
+    Client::new_memory(&bus.connector()).unwrap()
+}
+
+/// Has these messages, each to a topic, become dead letters.
+async fn bury(bus: &BusHandle, store: &Arc<dyn Store>, topics: impl IntoIterator<Item = &str>) {
+    let client = client(bus);
+    let once = SubscribeOptions::default().quality(Quality::AtLeastOnce).durable("billing").max_deliver(1);
+    let mut orders = client.consume_bytes("orders/**", once.start(Start::New)).await.unwrap();
+    let mut letters = letters(store).await.len();
+    for topic in topics {
+        let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
+        client.publish_bytes_with(topic, topic.to_owned(), kept).await.unwrap();
+        orders.recv().await.unwrap().nack(Duration::ZERO);
+        letters += 1;
+    }
+    let all_are_there = async {
+        while self::letters(store).await.len() < letters {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LONG, all_are_there).await.expect("they are dead letters");
+}
+
+async fn letters(store: &Arc<dyn Store>) -> Vec<u64> {
+    let page = store.read(name("orders.dead"), Reading::from(0, 0)).await.unwrap();
+    assert!(!page.has_more());
+    page.messages.iter().map(|letter| letter.sequence).collect()
+}
+
+/// What the stream has from this sequence on.
+async fn orders(store: &Arc<dyn Store>, from: u64) -> Vec<Bytes> {
+    let page = store.read(name("orders"), Reading::from(from, 0)).await.unwrap();
+    assert!(!page.has_more());
+    page.messages.into_iter().map(|order| order.payload).collect()
+}
+
+fn redrive(sequences: Option<Vec<u64>>) -> StreamChange {
+    StreamChange::Redrive { stream: "orders".into(), sequences }
+}
+
+async fn ask(client: &Client, change: &StreamChange) -> BusResult<StreamChanged> {
+    let answer = client.request_bytes("$bus/streams/change", change.to_bytes()).await?;
+    Ok(rmp_serde::from_slice(&answer).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_two_administrators_put_back_at_once_is_put_back_once() {
+    let memory = MemoryStore::new();
+    // Both have read the letters before one of them is put back.
+    let slow = TamperedStore::new(memory.clone()).on_read(|_, page| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            page.await
+        })
+    });
+    let (store, memory): (Arc<dyn Store>, Arc<dyn Store>) = (Arc::new(slow), Arc::new(memory));
+    let bus = Bus::builder().streams(streams_on(&store).await).start().unwrap();
+    for fate in ["redrive", "drop"] {
+        let before = orders(&memory, 0).await.len() as u64;
+        bury(&bus, &memory, ["orders/1", "orders/2", "orders/3"]).await;
+        let change = match fate {
+            "redrive" => redrive(None),
+            _ => StreamChange::Drop { stream: "orders".into(), sequences: None },
+        };
+        let (one, other) = (client(&bus), client(&bus));
+        let (one, other) = tokio::join!(ask(&one, &change), ask(&other, &change));
+        assert_eq!(one.unwrap().count + other.unwrap().count, 3, "{fate}: each counts for one of them");
+        assert!(letters(&memory).await.is_empty());
+        let again: &[&str] = if fate == "redrive" { &["orders/1", "orders/2", "orders/3"] } else { &[] };
+        assert_eq!(orders(&memory, before + 4).await, again, "{fate}");
+    }
+    bus.stop().await;
+}
