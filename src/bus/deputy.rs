@@ -8,7 +8,7 @@
 //! Delayed messages of a stream are kept by its store (`delayed`), which adds what is due to the log before it goes live. All
 //! others are kept here, and end with the bus.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,7 +64,12 @@ struct Waiting {
     later: BTreeMap<(Instant, u64), Mandate>,
     now: VecDeque<Mandate>,
     count: u64,
+    /// Bytes of `later`.
     bytes: usize,
+    /// Bytes of `now`. They have a bound of their own, so that what is due later takes no room from wills.
+    will_bytes: usize,
+    /// Messages in `later` and their bytes, by whom they count for.
+    holders: HashMap<String, (usize, usize)>,
     share: Share,
 }
 
@@ -81,15 +86,16 @@ impl Deputy {
     /// Keeps a message until it is due.
     ///
     /// # Errors
-    /// [`BusError::LimitReached`] where so many are kept, or bytes of them, as may be.
+    /// [`BusError::LimitReached`] where so many are kept, or bytes of them, as may be: of all, or of one principal, which
+    /// has at most as much as it leaves free for others.
     pub(super) fn keep(&self, due: Instant, mandate: Mandate, budget: &Budget) -> BusResult<()> {
         let mut state = self.lock();
-        let most = limits::DELAYED_MESSAGES;
-        if state.later.len() as u64 >= most {
-            let what = format!("the bus keeps {most} messages that are not due yet");
-            return Err(BusError::LimitReached { what });
-        }
         state.check(&mandate, budget)?;
+        state.bytes += mandate.content.size();
+        if let Some(holder) = mandate.author.holder() {
+            let (messages, bytes) = state.holders.entry(holder).or_default();
+            (*messages, *bytes) = (*messages + 1, *bytes + mandate.content.size());
+        }
         state.count += 1;
         let place = (due, state.count);
         state.later.insert(place, mandate);
@@ -102,7 +108,7 @@ impl Deputy {
         Ok(())
     }
 
-    /// Publishes as soon as it can.
+    /// Publishes as soon as it can. What it holds was held by a session before, so that it needs no more of the budget.
     ///
     /// # Errors
     /// [`BusError::LimitReached`] where so much waits to be published that nothing more is taken.
@@ -112,7 +118,12 @@ impl Deputy {
             let what = format!("{} wills wait to be published", limits::WILLS_WAITING);
             return Err(BusError::LimitReached { what });
         }
-        state.check(&mandate, budget)?;
+        let bytes = state.will_bytes.saturating_add(mandate.content.size());
+        if bytes > budget.per_session() {
+            let what = format!("wills of {} bytes wait to be published", state.will_bytes);
+            return Err(BusError::LimitReached { what });
+        }
+        state.will_bytes = bytes;
         state.now.push_back(mandate);
         state.account(budget);
         drop(state);
@@ -123,11 +134,13 @@ impl Deputy {
     /// What is to be published next, if anything is by now.
     fn next(&self, now: Instant, budget: &Budget) -> Option<Mandate> {
         let mut state = self.lock();
-        let next = state.now.pop_front().or_else(|| {
-            let first = state.later.first_entry().filter(|first| first.key().0 <= now)?;
-            Some(first.remove())
-        })?;
-        state.bytes = state.bytes.saturating_sub(next.content.size());
+        let next = match state.now.pop_front() {
+            Some(will) => {
+                state.will_bytes = state.will_bytes.saturating_sub(will.content.size());
+                will
+            }
+            None => state.take_due(now)?,
+        };
         state.account(budget);
         Some(next)
     }
@@ -149,7 +162,7 @@ impl Deputy {
     /// Messages that are kept here, and their bytes.
     pub(super) fn held(&self) -> (usize, usize) {
         let state = self.lock();
-        (state.later.len() + state.now.len(), state.bytes)
+        (state.later.len() + state.now.len(), state.bytes + state.will_bytes)
     }
 
     /// How often something was not published, as it was not allowed any more.
@@ -164,20 +177,53 @@ impl Deputy {
 }
 
 impl Waiting {
-    fn check(&mut self, mandate: &Mandate, budget: &Budget) -> BusResult<()> {
-        let bytes = self.bytes.saturating_add(mandate.content.size());
+    /// Whether there is room for one more that is due later.
+    fn check(&self, mandate: &Mandate, budget: &Budget) -> BusResult<()> {
+        let most = usize::try_from(limits::DELAYED_MESSAGES).unwrap_or(usize::MAX);
+        let refused = |what: String| Err(BusError::LimitReached { what });
+        let free = most.checked_sub(self.later.len() + 1);
+        let Some(free) = free else {
+            return refused(format!("the bus keeps {most} messages that are not due yet"));
+        };
+        let size = mandate.content.size();
         // What is kept here is a part of the budget that nobody can wait for.
-        if bytes > budget.per_session() || budget.is_spent() {
-            let what = format!("the bus keeps {} bytes that are to be published later", self.bytes);
-            return Err(BusError::LimitReached { what });
+        let free_bytes = budget.per_session().checked_sub(self.bytes.saturating_add(size));
+        let Some(free_bytes) = free_bytes.filter(|_| !budget.is_spent()) else {
+            return refused(format!("the bus keeps {} bytes that are to be published later", self.bytes));
+        };
+        if let Some(holder) = mandate.author.holder() {
+            let (messages, bytes) = self.holders.get(&holder).copied().unwrap_or_default();
+            if messages >= free || bytes.saturating_add(size) > free_bytes {
+                return refused(format!(
+                    "{holder} has {messages} messages that are not due yet, and {bytes} bytes; one keeps at most as much as is \
+                     left for others"
+                ));
+            }
         }
-        self.bytes = bytes;
         Ok(())
+    }
+
+    /// The first that is due by now.
+    fn take_due(&mut self, now: Instant) -> Option<Mandate> {
+        let first = self.later.first_entry().filter(|first| first.key().0 <= now)?;
+        let mandate = first.remove();
+        let size = mandate.content.size();
+        self.bytes = self.bytes.saturating_sub(size);
+        if let Some(holder) = mandate.author.holder()
+            && let Some((messages, bytes)) = self.holders.get_mut(&holder)
+        {
+            (*messages, *bytes) = (messages.saturating_sub(1), bytes.saturating_sub(size));
+            if *messages == 0 {
+                self.holders.remove(&holder);
+            }
+        }
+        Some(mandate)
     }
 
     fn account(&mut self, budget: &Budget) {
         let entries = self.later.len() + self.now.len();
-        self.share.follow(self.bytes + entries * size_of::<((Instant, u64), Mandate)>(), budget);
+        self.share
+            .follow(self.bytes + self.will_bytes + entries * size_of::<((Instant, u64), Mandate)>(), budget);
     }
 }
 

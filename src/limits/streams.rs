@@ -31,7 +31,9 @@ pub const MESSAGE_ID_WINDOW: Duration = Duration::from_secs(120);
 /// Ids of messages that a stream knows, about 100 B each. Then it forgets the oldest, whenever it came.
 pub const MESSAGE_IDS: usize = 1 << 20;
 
-/// Messages that a stream keeps until they are due, and likewise the bus for topics of no stream.
+/// Messages that a stream keeps until they are due, and likewise the bus for topics of no stream. One principal has at most as many
+/// of them, and bytes, as it leaves free: however many there are that take what they can get, others find room. The bus's own process
+/// may have all.
 pub const DELAYED_MESSAGES: u64 = 65_536;
 
 /// Bytes of these in a stream, counted as those of other messages.

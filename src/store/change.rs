@@ -39,6 +39,9 @@ pub enum Change {
         due: u64,
         /// In whose name it is added then, as the caller writes that.
         author: Bytes,
+        /// Whom it counts for, as the caller writes that: one owner keeps at most as much as it leaves free for others. What is
+        /// nobody's, with an empty name, counts for all of them together only.
+        owner: Bytes,
     },
     /// Adds a message that was kept until it was due, if it is still there.
     Release {

@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-
 use super::change::{Change, ConsumerState, Outcome, Progress};
-use super::delays::{self, Delays};
+use super::delays::Delays;
 use super::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
@@ -234,13 +232,13 @@ impl Log {
             end: self.end,
             messages: self.messages.len() as u64,
             bytes: self.bytes,
-            delayed: self.delays.held().0,
+            delayed: self.delays.held().all().0,
         }
     }
 
     /// Whether all of these can be done.
     fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
-        delays::check(changes, self.delays.held())?;
+        self.delays.held().check(changes)?;
         let mut made: BTreeSet<&Name> = self.consumers.keys().collect();
         for change in changes {
             match change {
@@ -282,7 +280,9 @@ impl Log {
             Change::Append(message) | Change::AppendTo { message, .. } | Change::Move { message, .. } => {
                 return self.append(message);
             }
-            Change::Delay { message, due, author } => return self.delay(message, due, author),
+            Change::Delay { message, due, author, owner } => {
+                return self.delay(Delayed { id: 0, due, author, owner, message });
+            }
             Change::Release { id, time } => match self.delays.take(id) {
                 Some(delayed) => return self.append(NewMessage { time, ..delayed.message }),
                 None => 0,
@@ -360,8 +360,8 @@ impl Log {
         Outcome::Appended { sequence }
     }
 
-    fn delay(&mut self, message: NewMessage, due: u64, author: Bytes) -> Outcome {
-        if let Some(id) = &message.id {
+    fn delay(&mut self, mut delayed: Delayed) -> Outcome {
+        if let Some(id) = &delayed.message.id {
             if let Some(sequence) = self.ids.get(id) {
                 return Outcome::Known { sequence: *sequence };
             }
@@ -369,8 +369,8 @@ impl Log {
                 return Outcome::Delayed { id };
             }
         }
-        let message = NewMessage { time: due, ..message };
-        Outcome::Delayed { id: self.delays.keep(Delayed { id: 0, due, author, message }) }
+        delayed.message.time = delayed.due;
+        Outcome::Delayed { id: self.delays.keep(delayed) }
     }
 
     /// Forgets ids that nobody sends again.

@@ -119,6 +119,8 @@ const STEPS: &[M<'static>] = &[
         CREATE INDEX topics_by_last ON topics (last);
         ",
     ),
+    // Whom a message that is not due yet counts for. Those that are there count for nobody.
+    M::up("ALTER TABLE delayed ADD COLUMN owner BLOB NOT NULL DEFAULT x''"),
 ];
 
 /// The steps to the tables of this release.

@@ -39,6 +39,7 @@ for_each_store! {
     consumers_keep_their_place
     what_is_not_due_is_kept_apart_and_added_when_it_is_released
     what_is_not_due_has_a_bound
+    one_owner_keeps_at_most_as_much_as_it_leaves_for_others
     changes_are_made_together_or_not_at_all
     a_message_moves_to_another_stream_as_a_whole
     what_is_moved_twice_is_moved_once
@@ -248,7 +249,7 @@ async fn consumers_keep_their_place(store: &dyn Store) {
 }
 
 fn delay(message: NewMessage, due: u64) -> Change {
-    Change::Delay { message, due, author: "alice".into() }
+    Change::Delay { message, due, author: "alice".into(), owner: "".into() }
 }
 
 async fn what_is_not_due_is_kept_apart_and_added_when_it_is_released(store: &dyn Store) {
@@ -317,6 +318,45 @@ async fn what_is_not_due_has_a_bound(store: &dyn Store) {
     commit(small(crate::limits::DELAYED_MESSAGES - 1)).await.unwrap();
     assert!(refused(commit(small(2)).await));
     commit(small(1)).await.unwrap();
+}
+
+async fn one_owner_keeps_at_most_as_much_as_it_leaves_for_others(store: &dyn Store) {
+    const MIB: usize = 1 << 20;
+    store.open(settings("s", &["**"])).await.unwrap();
+    store.open(settings("t", &["$t"])).await.unwrap();
+    let large = |owner: &'static str, times: usize| {
+        let message = NewMessage { payload: vec![0; times * MIB].into(), ..message("a", "", 1) };
+        Change::Delay { message, due: 1, author: "somebody".into(), owner: owner.into() }
+    };
+    let small = |owner: &'static str, count: u64| {
+        let one =
+            Change::Delay { message: message("a", "", 1), due: 1, author: "".into(), owner: owner.into() };
+        vec![one; count as usize]
+    };
+    let refused = |refused: Result<_, StoreError>| match refused {
+        Err(StoreError::LimitReached { what }) => what.contains("as is left for others"),
+        _ => false,
+    };
+    let commit = |changes| store.commit(name("s"), changes);
+    commit(vec![large("hog", 20), large("hog", 11)]).await.unwrap();
+    assert!(refused(commit(vec![large("hog", 1)]).await), "half of 64 MiB and a little");
+    commit(vec![large("alice", 16)]).await.unwrap();
+    assert!(refused(commit(vec![large("alice", 1)]).await), "a half of what the hog has left");
+    commit(vec![large("bob", 8)]).await.unwrap();
+    commit(vec![large("", 8)]).await.unwrap();
+    // What goes makes room, and streams do not count for each other.
+    commit(vec![Change::Release { id: 1, time: 1 }]).await.unwrap();
+    commit(vec![large("hog", 4)]).await.unwrap();
+    assert!(refused(commit(vec![large("hog", 8)]).await));
+    store.commit(name("t"), vec![large("hog", 20)]).await.unwrap();
+    // Messages count as well as bytes.
+    store.remove(name("s")).await.unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    let half = crate::limits::DELAYED_MESSAGES / 2;
+    assert!(refused(commit(small("hog", half + 1)).await));
+    commit(small("hog", half)).await.unwrap();
+    assert!(refused(commit(small("hog", 1)).await));
+    commit(small("alice", half / 2)).await.unwrap();
 }
 
 async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {

@@ -64,10 +64,11 @@ fn change() -> impl Strategy<Value = Change> {
         }),
         1 => (0..90_000_u64).prop_map(|now| Change::Expire { now }),
         1 => (0..60_u64).prop_map(|before| Change::Purge { before }),
-        4 => (new_message(), 0..60_000_u64).prop_map(|(message, due)| Change::Delay {
+        4 => (new_message(), 0..60_000_u64, "[a-b]?").prop_map(|(message, due, owner)| Change::Delay {
             message,
             due,
             author: "somebody".into(),
+            owner: owner.into(),
         }),
         3 => (0..20_u64, 0..60_000_u64).prop_map(|(id, time)| Change::Release { id, time }),
         1 => (0..20_u64).prop_map(|id| Change::DropDelayed { id }),
