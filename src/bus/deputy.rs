@@ -28,7 +28,7 @@ use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
 use crate::proto::{Content, ContentRef, Credit, Flags, Header, Hello, Kind, Welcome};
-use crate::store::{Change, Delayed, Outcome};
+use crate::store::{Change, Delayed, Outcome, StoreError};
 use crate::topic::TopicPattern;
 use crate::transport::{Accepted, Batch, Incoming, Link, Peer, memory_pair};
 
@@ -379,15 +379,34 @@ impl Publishing {
         Ok(failed.then(|| Instant::now() + RETRY))
     }
 
-    /// Releases what is due of a stream; whether its store has done so.
+    /// Releases what is due of a stream; whether its store has done so. Whatever fails, the stream is looked at again.
     async fn release_all(&mut self, stream: &Stream, now: u64) -> BusResult<bool> {
         // What comes from here on is noted anew.
         let before = stream.forget_due();
+        let released = self.release(stream, now).await;
+        if !matches!(released, Ok(Ok(()))) {
+            stream.note_due(before);
+        }
+        match released? {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                tracing::debug!(stream = %stream.name, %error, "what is due is not released");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Releases what is due of a stream, and notes what is due next.
+    ///
+    /// # Errors
+    /// Why the session has ended. What has been released by then is in the stream, and its readers get it; those who only
+    /// listen miss what was not published yet. The inner error is the store's.
+    async fn release(&mut self, stream: &Stream, now: u64) -> BusResult<Result<(), StoreError>> {
         loop {
             let due = match stream.delayed(now, RELEASED_TOGETHER).await {
                 Ok(due) if due.is_empty() => break,
                 Ok(due) => due,
-                Err(error) => return Ok(self.put_off(stream, before, &error)),
+                Err(error) => return Ok(Err(error)),
             };
             let changes = due.iter().map(|delayed| match self.may_be_released(delayed) {
                 true => Change::Release { id: delayed.id, time: now },
@@ -395,31 +414,24 @@ impl Publishing {
             });
             let outcomes = match stream.commit(changes.collect()).await {
                 Ok(outcomes) => outcomes,
-                Err(error) => return Ok(self.put_off(stream, before, &error)),
+                Err(error) => return Ok(Err(error)),
             };
+            // Before anything can fail.
+            stream.grow_by(&outcomes);
             for (delayed, outcome) in due.into_iter().zip(outcomes) {
-                if let Outcome::Appended { sequence } = outcome {
-                    stream.grow(sequence);
+                if matches!(outcome, Outcome::Appended { .. }) {
                     self.publish_released(delayed, now).await?;
                 }
             }
         }
-        match stream.delayed(u64::MAX, 1).await {
-            Ok(next) => {
-                if let Some(next) = next.first() {
-                    stream.note_due(next.due);
-                }
-                Ok(true)
-            }
-            Err(error) => Ok(self.put_off(stream, before, &error)),
+        let next = match stream.delayed(u64::MAX, 1).await {
+            Ok(next) => next,
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Some(next) = next.first() {
+            stream.note_due(next.due);
         }
-    }
-
-    /// Leaves a stream for later.
-    fn put_off(&self, stream: &Stream, due: u64, error: &crate::store::StoreError) -> bool {
-        stream.note_due(due);
-        tracing::debug!(stream = %stream.name, %error, "what is due is not released");
-        false
+        Ok(Ok(()))
     }
 
     fn may_be_released(&self, delayed: &Delayed) -> bool {
@@ -510,4 +522,49 @@ impl Publishing {
 
 fn lost(error: &io::Error) -> BusError {
     BusError::Disconnected { reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{Bus, Streams};
+    use crate::store::{MemoryStore, Name, NewMessage, StreamSettings};
+
+    fn due_at(due: u64) -> Change {
+        let author = rmp_serde::to_vec_named(&Author::unasked(&Principal::Local)).unwrap();
+        let topic = TopicPattern::new("log/a").unwrap();
+        let (fields, payload) = ("".into(), "x".into());
+        let message = NewMessage { topic, fields, payload, time: 0, expires: None, id: None };
+        Change::Delay { message, due, author: author.into(), owner: "".into() }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_while_a_stream_is_released_loses_nothing_of_it() {
+        let log = StreamSettings::new(Name::new("log").unwrap(), vec![TopicPattern::new("log/**").unwrap()]);
+        let streams = Streams::open(Arc::new(MemoryStore::new()), [log]).await.unwrap();
+        let stream = streams.iter().next().unwrap();
+        stream.commit(vec![due_at(1), due_at(2), due_at(10_000)]).await.unwrap();
+        stream.note_due(1);
+        let bus = Bus::builder().start().unwrap();
+        let (bus_end, link) = memory_pair();
+        let form = link.sender.form();
+        let mut session = Publishing {
+            shared: Arc::clone(bus.shared()),
+            link,
+            incoming: Incoming::new(form, usize::MAX),
+            batch: Batch::new(form),
+            credit: Credit::new((100, 1 << 20)),
+            published: 0,
+            answered: (0, None),
+        };
+        drop(bus_end);
+        assert!(session.release_all(stream, 5).await.is_err(), "it cannot publish the first");
+        assert_eq!(stream.live_from(), 3, "readers are told of both that are in the stream");
+        assert_eq!(stream.next_due(), 1, "the next session looks at it");
+        assert_eq!(stream.delayed(u64::MAX, 9).await.unwrap().len(), 1);
+        // It finds what is left, though nothing is due.
+        assert!(session.release_all(stream, 5).await.unwrap());
+        assert_eq!(stream.next_due(), 10_000);
+        bus.stop().await;
+    }
 }

@@ -168,7 +168,7 @@ impl Stream {
     }
 
     /// Tells readers of what was appended.
-    pub(super) fn grow_by(&self, outcomes: &[Outcome]) {
+    pub(crate) fn grow_by(&self, outcomes: &[Outcome]) {
         for outcome in outcomes {
             if let Outcome::Appended { sequence } = outcome {
                 self.grow(*sequence);
