@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
+use whispeer::auth::{AuthSettings, Policy, Principal};
 use whispeer::bus::{StreamChange, StreamChanged, Streams};
 use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
+use whispeer::transport::{Peer, memory_pair};
 
 use crate::tampered_store::TamperedStore;
 
@@ -99,5 +101,78 @@ async fn what_two_administrators_put_back_at_once_is_put_back_once() {
         let again: &[&str] = if fate == "redrive" { &["orders/1", "orders/2", "orders/3"] } else { &[] };
         assert_eq!(orders(&memory, before + 4).await, again, "{fate}");
     }
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_puts_letters_back_may_publish_to_all_topics_of_their_stream() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = Bus::builder().streams(streams_on(&store).await).policy(policy()).start().unwrap();
+    bury(&bus, &store, ["orders/1", "orders/2"]).await;
+    let named = |name: &str| {
+        let (bus_end, client_end) = memory_pair();
+        bus.attach(bus_end, Peer::new(Principal::Certificate { name: name.into() }, "test")).unwrap();
+        Client::builder().connect_link(client_end).unwrap()
+    };
+    for (name, needs) in [("reader", "publish"), ("partly", "publish"), ("writer", "administer = true")] {
+        match ask(&named(name), &redrive(None)).await {
+            Err(BusError::Denied { what }) => assert!(what.contains(needs), "{name}: {what}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    assert_eq!(letters(&store).await, [1, 2], "they are where they were");
+    let drop = StreamChange::Drop { stream: "orders".into(), sequences: Some(vec![1]) };
+    assert_eq!(ask(&named("reader"), &drop).await.unwrap().count, 1, "dropping publishes nothing");
+    assert_eq!(ask(&named("chief"), &redrive(None)).await.unwrap().count, 1);
+    assert_eq!(orders(&store, 3).await, ["orders/2"]);
+    bus.stop().await;
+}
+
+/// An administrator who may read, one who may publish to some topics, somebody who may publish, and one who may do all.
+fn policy() -> Policy {
+    let settings = r#"
+        [roles.reader]
+        administer = true
+        request.allow = ["$bus/**"]
+
+        [roles.partly]
+        publish.allow = ["**"]
+        publish.deny = ["orders/secret"]
+
+        [roles.writer]
+        publish.allow = ["orders/**"]
+        request.allow = ["$bus/**"]
+
+        [[certificates]]
+        name = "reader"
+        roles = ["reader"]
+
+        [[certificates]]
+        name = "partly"
+        roles = ["reader", "partly"]
+
+        [[certificates]]
+        name = "writer"
+        roles = ["writer"]
+
+        [[certificates]]
+        name = "chief"
+        roles = ["reader", "writer"]
+    "#;
+    Policy::new(&toml::from_str::<AuthSettings>(settings).unwrap()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_stay_whose_topics_the_stream_has_no_more() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = Bus::builder().streams(streams_on(&store).await).start().unwrap();
+    bury(&bus, &store, ["orders/eu/1", "orders/us/1", "orders/*/2"]).await;
+    bus.stop().await;
+    let streams = Streams::open(Arc::clone(&store), [settings("orders/eu/*")]).await.unwrap();
+    let bus = Bus::builder().streams(streams).start().unwrap();
+    let changed = ask(&client(&bus), &redrive(None)).await.unwrap();
+    assert_eq!((changed.count, changed.left), (2, 1));
+    assert_eq!(orders(&store, 4).await, ["orders/eu/1", "orders/*/2"]);
+    assert_eq!(letters(&store).await, [2]);
     bus.stop().await;
 }

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::Stream;
 use super::publishing::milliseconds;
+use super::{Stream, StreamChanged};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Field, FieldsBuilder, iterate};
@@ -124,16 +124,21 @@ fn settled_by(outcome: &Outcome) -> u64 {
 
 impl Stream {
     /// Gives dead letters back to their stream, or drops them: those with these sequences, or all. Returns how many it were.
-    /// Each page of them is one transaction. What somebody else has given back or dropped meanwhile is his, and does not count.
+    /// Each page of them is one transaction. What somebody else has given back or dropped meanwhile is his, and does not count. What
+    /// the stream has no topics for any more stays.
     ///
     /// # Errors
     /// [`BusError::NotStored`] with what the store says; what was done before stays done.
-    pub(crate) async fn settle_dead(self: &Arc<Self>, which: Option<Vec<u64>>, fate: Fate) -> BusResult<u64> {
-        let Some(dead) = &self.dead else { return Ok(0) };
+    pub(crate) async fn settle_dead(
+        self: &Arc<Self>,
+        which: Option<Vec<u64>>,
+        fate: Fate,
+    ) -> BusResult<StreamChanged> {
+        let Some(dead) = &self.dead else { return Ok(StreamChanged { count: 0, left: 0 }) };
         let failed = |error: crate::store::StoreError| BusError::NotStored {
             reason: format!("the dead letters of \"{}\": {error}", self.name),
         };
-        let mut settled = 0;
+        let mut settled = StreamChanged { count: 0, left: 0 };
         let mut from = 0;
         // Those that come meanwhile are for the next time.
         let end = *dead.end.borrow();
@@ -150,7 +155,12 @@ impl Stream {
                 changes.push(match fate {
                     Fate::Drop => Change::Drop { sequences: vec![sequence] },
                     Fate::Redrive => {
-                        let Some(message) = message(letter) else { continue };
+                        // As for what is published, which may go to several topics of which the stream has some.
+                        let message = message(letter).filter(|message| self.meets(&message.topic));
+                        let Some(message) = message else {
+                            settled.left += 1;
+                            continue;
+                        };
                         Change::Move { sequence, stream: self.name.clone(), message }
                     }
                 });
@@ -158,7 +168,7 @@ impl Stream {
             if !changes.is_empty() {
                 let done = dead.store.commit(dead.name.clone(), changes).await.map_err(failed)?;
                 self.grow_by(&done);
-                settled += done.iter().map(settled_by).sum::<u64>();
+                settled.count += done.iter().map(settled_by).sum::<u64>();
             }
             if !page.has_more() || page.next >= end {
                 return Ok(settled);
