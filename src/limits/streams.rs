@@ -121,7 +121,8 @@ pub const CONSUMER_STRIDE: u64 = 1024;
 /// Subscriptions that share one consumer.
 pub const CONSUMER_MEMBERS: usize = 1024;
 
-/// Dead letters that a stream keeps; then the oldest go.
+/// Dead letters that a stream keeps; then the oldest go. One change names no more of them: it is refused as
+/// [`BusError::LimitReached`](crate::BusError::LimitReached).
 pub const DEAD_LETTERS: u64 = 100_000;
 
 /// How long a bus that stops lets consumers finish writing where they are.

@@ -1,6 +1,6 @@
 //! What no consumer could deal with: put back, dropped, and heard of.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,8 +8,10 @@ use tokio::time::timeout;
 use whispeer::auth::{AuthSettings, Policy, Principal};
 use whispeer::bus::{StreamChange, StreamChanged, Streams};
 use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::limits;
 use whispeer::prelude::*;
-use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
+use whispeer::proto::fields::FieldsBuilder;
+use whispeer::store::{Change, MemoryStore, Name, NewMessage, Reading, Store, StreamSettings};
 use whispeer::transport::{Peer, memory_pair};
 
 use crate::tampered_store::TamperedStore;
@@ -174,5 +176,46 @@ async fn letters_stay_whose_topics_the_stream_has_no_more() {
     assert_eq!((changed.count, changed.left), (2, 1));
     assert_eq!(orders(&store, 4).await, ["orders/eu/1", "orders/*/2"]);
     assert_eq!(letters(&store).await, [2]);
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_that_are_named_are_found_without_reading_all_others() {
+    let memory = MemoryStore::new();
+    let read_from: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let noted = Arc::clone(&read_from);
+    let store = TamperedStore::new(memory.clone()).on_read(move |reading, page| {
+        noted.lock().unwrap().push(reading.from);
+        page
+    });
+    let (store, memory): (Arc<dyn Store>, Arc<dyn Store>) = (Arc::new(store), Arc::new(memory));
+    streams_on(&memory).await;
+    let mut fields = FieldsBuilder::new();
+    fields.header("dead-topic", "orders/7").unwrap();
+    let fields = Bytes::from(fields.finish());
+    let letter = |number: u64| {
+        let (topic, payload) = (TopicPattern::new("$dead/orders").unwrap(), number.to_string().into());
+        Change::Append(NewMessage {
+            topic,
+            fields: fields.clone(),
+            payload,
+            time: 1,
+            expires: None,
+            id: None,
+        })
+    };
+    memory.commit(name("orders.dead"), (1..=5_000).map(letter).collect()).await.unwrap();
+
+    let bus = Bus::builder().streams(streams_on(&store).await).start().unwrap();
+    let admin = client(&bus);
+    let some = vec![4_500, 4_502, 99_999, 3, 4_500, u64::MAX];
+    assert_eq!(ask(&admin, &redrive(Some(some))).await.unwrap().count, 3);
+    assert_eq!(*read_from.lock().unwrap(), [3, 4_500], "a page for those that lie together");
+    assert_eq!(orders(&memory, 0).await, ["3", "4500", "4502"]);
+    assert_eq!(ask(&admin, &redrive(Some(vec![]))).await.unwrap().count, 0, "none are named");
+    let most = limits::DEAD_LETTERS;
+    let refused = ask(&admin, &redrive(Some((0..=most).collect()))).await.unwrap_err();
+    assert!(refused.to_string().contains("name none for all of them"), "{refused}");
+    assert_eq!(ask(&admin, &redrive(Some((1..=most).collect()))).await.unwrap().count, 4_997);
     bus.stop().await;
 }

@@ -45,7 +45,8 @@ pub enum StreamChange {
     Redrive {
         /// The stream.
         stream: String,
-        /// Their sequences among the dead letters; all that there are without them.
+        /// Their sequences among the dead letters, at most [`limits::DEAD_LETTERS`](crate::limits::DEAD_LETTERS); all that there are
+        /// without them.
         #[serde(default)]
         sequences: Option<Vec<u64>>,
     },
@@ -53,7 +54,8 @@ pub enum StreamChange {
     Drop {
         /// The stream.
         stream: String,
-        /// Their sequences among the dead letters; all that there are without them.
+        /// Their sequences among the dead letters, at most [`limits::DEAD_LETTERS`](crate::limits::DEAD_LETTERS); all that there are
+        /// without them.
         #[serde(default)]
         sequences: Option<Vec<u64>>,
     },

@@ -122,13 +122,37 @@ fn settled_by(outcome: &Outcome) -> u64 {
     }
 }
 
+/// Sequences in their order, each once.
+///
+/// # Errors
+/// [`BusError::LimitReached`] for more than there may be dead letters.
+fn in_their_order(mut sequences: Vec<u64>) -> BusResult<Vec<u64>> {
+    let (count, most) = (sequences.len(), limits::DEAD_LETTERS);
+    if count as u64 > most {
+        let what = format!(
+            "a stream keeps {most} dead letters at the most, and {count} are named; name none for all of them"
+        );
+        return Err(BusError::LimitReached { what });
+    }
+    sequences.sort_unstable();
+    sequences.dedup();
+    Ok(sequences)
+}
+
+/// The first of these sequences from there on, or of all that there are.
+fn next_of(which: Option<&[u64]>, from: u64) -> Option<u64> {
+    let Some(which) = which else { return Some(from) };
+    which.get(which.partition_point(|sequence| *sequence < from)).copied()
+}
+
 impl Stream {
     /// Gives dead letters back to their stream, or drops them: those with these sequences, or all. Returns how many it were.
     /// Each page of them is one transaction. What somebody else has given back or dropped meanwhile is his, and does not count. What
     /// the stream has no topics for any more stays.
     ///
     /// # Errors
-    /// [`BusError::NotStored`] with what the store says; what was done before stays done.
+    /// [`BusError::LimitReached`] for more sequences than there may be dead letters, and [`BusError::NotStored`] with what the
+    /// store says; what was done before stays done.
     pub(crate) async fn settle_dead(
         self: &Arc<Self>,
         which: Option<Vec<u64>>,
@@ -138,8 +162,9 @@ impl Stream {
         let failed = |error: crate::store::StoreError| BusError::NotStored {
             reason: format!("the dead letters of \"{}\": {error}", self.name),
         };
+        let which = which.map(in_their_order).transpose()?;
         let mut settled = StreamChanged { count: 0, left: 0 };
-        let mut from = 0;
+        let Some(mut from) = next_of(which.as_deref(), 0) else { return Ok(settled) };
         // Those that come meanwhile are for the next time.
         let end = *dead.end.borrow();
         loop {
@@ -147,7 +172,8 @@ impl Stream {
             let page = page.map_err(failed)?;
             let mut changes = Vec::new();
             for letter in &page.messages {
-                let is_meant = which.as_ref().is_none_or(|which| which.contains(&letter.sequence));
+                let is_meant =
+                    which.as_ref().is_none_or(|which| which.binary_search(&letter.sequence).is_ok());
                 if !is_meant || letter.sequence >= end {
                     continue;
                 }
@@ -170,10 +196,12 @@ impl Stream {
                 self.grow_by(&done);
                 settled.count += done.iter().map(settled_by).sum::<u64>();
             }
-            if !page.has_more() || page.next >= end {
-                return Ok(settled);
+            match next_of(which.as_deref(), page.next) {
+                Some(next) if page.has_more() && next < end => from = next,
+                _ => return Ok(settled),
             }
-            from = page.next;
+            // A store in memory answers at once, and there may be many pages.
+            tokio::task::yield_now().await;
         }
     }
 
