@@ -128,6 +128,11 @@ impl SessionTask {
             (_, true) if options.limit.is_some() => {
                 return invalid("what is read up to a limit is not acknowledged");
             }
+            (None, false) if self.shared.streams.are_dead_letters(pattern) => {
+                return invalid(
+                    "dead letters are not published, they are read; say where to begin, with `Start::New` for those to come",
+                );
+            }
             (None, false) => return Ok(None),
             (Some(_), false) if options.group.is_some() => {
                 return invalid(

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use whispeer::auth::{AuthSettings, Policy, Principal};
 use whispeer::bus::{StreamChange, StreamChanged, Streams};
-use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::client::{Event, PublishOptions, Quality, Start, SubscribeOptions, Subscription};
 use whispeer::limits;
 use whispeer::prelude::*;
 use whispeer::proto::fields::FieldsBuilder;
@@ -218,4 +218,37 @@ async fn letters_that_are_named_are_found_without_reading_all_others() {
     assert!(refused.to_string().contains("name none for all of them"), "{refused}");
     assert_eq!(ask(&admin, &redrive(Some((1..=most).collect()))).await.unwrap().count, 4_997);
     bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_to_hear_of_dead_letters_says_where_to_begin() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = Bus::builder().streams(streams_on(&store).await).start().unwrap();
+    let watcher = client(&bus);
+    for pattern in ["$dead/orders/**", "$dead/orders/billing", "$dead/orders", "$dead/**"] {
+        match watcher.subscribe_bytes(pattern).await {
+            Err(BusError::InvalidSettings(what)) => assert!(what.contains("Start::New"), "{what}"),
+            other => panic!("{pattern}: {:?}", other.map(drop)),
+        }
+    }
+    let to_come = SubscribeOptions::default().start(Start::New);
+    let mut alarm = watcher.subscribe_bytes_with("$dead/orders/**", to_come.clone()).await.unwrap();
+    let mut readers = watcher.subscribe_bytes_with("orders/**", to_come).await.unwrap();
+    let mut listeners = watcher.subscribe_bytes("**").await.unwrap();
+    bury(&bus, &store, ["orders/1"]).await;
+    assert_eq!(next(&mut alarm).await, "orders/1");
+    assert_eq!(ask(&watcher, &redrive(None)).await.unwrap().count, 1);
+    // Who reads the stream gets it again, and who listens has had it.
+    assert_eq!([next(&mut readers).await, next(&mut readers).await], ["orders/1", "orders/1"]);
+    assert_eq!(next(&mut listeners).await, "orders/1");
+    watcher.publish_bytes("orders/2", "orders/2").await.unwrap();
+    assert_eq!([next(&mut listeners).await, next(&mut readers).await], ["orders/2", "orders/2"]);
+    bus.stop().await;
+}
+
+async fn next(subscription: &mut Subscription<Bytes>) -> Bytes {
+    match timeout(LONG, subscription.next_event()).await {
+        Ok(Some(Event::Message(message))) => message.value,
+        other => panic!("{other:?}"),
+    }
 }

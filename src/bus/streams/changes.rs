@@ -42,6 +42,9 @@ use crate::topic::TopicPattern;
 pub enum StreamChange {
     /// Puts dead letters back at the end of their stream, as they were published: each once, however many ask for it. Whoever
     /// asks needs the right to publish to all topics of the stream.
+    ///
+    /// They reach those who read the stream: consumers, groups that acknowledge, and subscriptions that say where they begin. Subscriptions to
+    /// what is published have had them before, and do not get them again.
     Redrive {
         /// The stream.
         stream: String,

@@ -3,6 +3,9 @@
 //! Each stream has a second one for them, `NAME.dead`, whose topics are `$dead/NAME/CONSUMER`, or `$dead/NAME` for
 //! subscriptions without a durable consumer. They come there as they were, with headers that say why, in the same
 //! transaction in which the consumer is done with them. They are read like any other stream, and go back the same way.
+//!
+//! Neither way is a publish: who only listens has had the message already, or was not there. So those who want to hear of
+//! dead letters say where they begin, and what is put back reaches those who read its stream.
 
 use std::sync::Arc;
 
