@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, Principal};
+use super::{AddressBlock, Identity, Principal};
 
 /// Who has asked for something that is done later, when he may be gone: what a policy needs to tell whether he still may.
 ///
@@ -44,9 +44,42 @@ impl Author {
         &self.principal
     }
 
+    /// Whom what is kept for him counts for: the same for all processes, connections and tokens of one principal. The bus's own process is
+    /// not counted, as it may have all that there is.
+    pub(crate) fn holder(&self) -> Option<String> {
+        match &self.principal {
+            Principal::Bus | Principal::Local => None,
+            Principal::Unix { uid, .. } => Some(format!("uid {uid}")),
+            Principal::Network { address } => Some(AddressBlock::of(address.ip()).to_string()),
+            named => Some(named.to_string()),
+        }
+    }
+
     /// Whether his token has ended by `time`.
     pub(crate) fn has_ended(&self, time: SystemTime) -> bool {
         let end = |until| UNIX_EPOCH.checked_add(Duration::from_millis(until));
         self.until.and_then(end).is_some_and(|end| end <= time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_counts_for_one_holder_whatever_process_connection_or_token_it_came_by() {
+        let holder = |principal: Principal| Author::unasked(&principal).holder();
+        let process = |pid| Principal::Unix { uid: 7, gid: pid, pid: Some(8) };
+        assert_eq!(holder(process(1)), holder(process(2)));
+        let from = |address: &str| Principal::Network { address: address.parse().unwrap() };
+        assert_eq!(holder(from("[2001:db8::1]:9")), holder(from("[2001:db8::2]:10")));
+        assert_ne!(holder(from("192.0.2.1:9")), holder(from("192.0.2.2:9")));
+        let token = |until| Author {
+            until: Some(until),
+            ..Author::unasked(&Principal::Token { issuer: "login".into(), subject: "alice".into() })
+        };
+        assert_eq!(token(1).holder(), token(2).holder());
+        assert_ne!(token(1).holder(), holder(Principal::User { name: "alice".into() }));
+        assert_eq!(holder(Principal::Local), None);
     }
 }

@@ -14,7 +14,7 @@ use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
-use super::streams::{Cursor, Membership, Place, Reads, Stream, Wanted, join};
+use super::streams::{Cursor, Membership, Place, Reads, Stream, StreamChange, Wanted, join};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::{Action, Principal};
@@ -127,6 +127,11 @@ impl SessionTask {
             }
             (_, true) if options.limit.is_some() => {
                 return invalid("what is read up to a limit is not acknowledged");
+            }
+            (None, false) if self.shared.streams.are_dead_letters(pattern) => {
+                return invalid(
+                    "dead letters are not published, they are read; say where to begin, with `Start::New` for those to come",
+                );
             }
             (None, false) => return Ok(None),
             (Some(_), false) if options.group.is_some() => {
@@ -301,10 +306,19 @@ impl SessionTask {
         match &self.rights {
             // Whatever patterns allow.
             Some(rights) if pattern.is_reserved() && introspect::is_administered(&pattern) => {
-                rights.identity().permissions.allows_administering()
+                rights.identity().permissions.allows_administering()?;
+                self.may_change(content)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether this session may publish what it asks the bus to publish once more.
+    fn may_change(&self, content: &ContentRef<'_>) -> BusResult<()> {
+        // What cannot be read is refused by who makes the change, and reads it in the same way.
+        let Ok(change) = rmp_serde::from_slice::<StreamChange>(content.payload()) else { return Ok(()) };
+        let topics = self.shared.streams.published_by(&change);
+        topics.iter().try_for_each(|topics| self.check(Action::Publish, topics))
     }
 
     pub(super) fn unsubscribe(&mut self, header: &Header) -> Result<(), BusError> {

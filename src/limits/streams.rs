@@ -32,7 +32,9 @@ pub const MESSAGE_ID_WINDOW: Duration = Duration::from_secs(120);
 /// [`MESSAGE_ID_WINDOW`] at 8,700 publishes a second with quality 2, and shorter with more.
 pub const MESSAGE_IDS: u64 = 1 << 20;
 
-/// Messages that a stream keeps until they are due, and likewise the bus for topics of no stream.
+/// Messages that a stream keeps until they are due, and likewise the bus for topics of no stream. One principal has at most as many
+/// of them, and bytes, as it leaves free: however many there are that take what they can get, others find room. The bus's own process
+/// may have all.
 pub const DELAYED_MESSAGES: u64 = 65_536;
 
 /// Bytes of these in a stream, counted as those of other messages.
@@ -130,7 +132,8 @@ pub const CONSUMER_STRIDE: u64 = 1024;
 /// Subscriptions that share one consumer.
 pub const CONSUMER_MEMBERS: usize = 1024;
 
-/// Dead letters that a stream keeps unless it is told otherwise; then the oldest go.
+/// Dead letters that a stream keeps unless it is told otherwise; then the oldest go. One change names no more of them: it is
+/// refused as [`BusError::LimitReached`](crate::BusError::LimitReached).
 pub const DEAD_LETTERS: u64 = 100_000;
 
 /// Bytes of these, likewise: as many as that where each counts 2.6 KiB. Without such a bound whoever refuses large messages

@@ -21,6 +21,16 @@ pub enum Change {
         /// The message.
         message: NewMessage,
     },
+    /// Drops a message, and adds one in its place at the end of a stream of the store, which may be another. If it is
+    /// not there any more nothing is added, so that who moves it twice has moved it once.
+    Move {
+        /// The sequence of the message that goes.
+        sequence: u64,
+        /// The stream that it goes to.
+        stream: Name,
+        /// What it is there.
+        message: NewMessage,
+    },
     /// Keeps a message that is to be added when it is due. It has no sequence until then, and retention does not count it.
     Delay {
         /// The message. It gets its time when it is added.
@@ -29,6 +39,9 @@ pub enum Change {
         due: u64,
         /// In whose name it is added then, as the caller writes that.
         author: Bytes,
+        /// Whom it counts for, as the caller writes that: one owner keeps at most as much as it leaves free for others. What is
+        /// nobody's, with an empty name, counts for all of them together only.
+        owner: Bytes,
     },
     /// Adds a message that was kept until it was due, if it is still there.
     Release {

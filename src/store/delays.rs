@@ -1,6 +1,8 @@
-//! What a store in memory keeps until it is due.
+//! What is kept until it is due: by a store in memory, and how much of it there may be in any.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bytes::Bytes;
 
 use super::change::Change;
 use super::message::{Delayed, MessageId};
@@ -16,13 +18,13 @@ pub(super) struct Delays {
     /// By when they are due; those of one time in the order in which they came.
     due: BTreeSet<(u64, u64)>,
     ids: HashMap<MessageId, u64>,
-    bytes: u64,
+    held: Held,
 }
 
 impl Delays {
     /// How many there are, and their bytes.
-    pub(super) fn held(&self) -> (u64, u64) {
-        (self.messages.len() as u64, self.bytes)
+    pub(super) fn held(&self) -> &Held {
+        &self.held
     }
 
     /// The one that was sent with this id.
@@ -37,7 +39,7 @@ impl Delays {
         if let Some(id) = delayed.message.id {
             self.ids.insert(id, self.given);
         }
-        self.bytes += delayed.weight();
+        self.held.add(&delayed.owner, delayed.weight());
         self.due.insert((delayed.due, self.given));
         self.messages.insert(self.given, delayed);
         self.given
@@ -46,7 +48,7 @@ impl Delays {
     pub(super) fn take(&mut self, id: u64) -> Option<Delayed> {
         let delayed = self.messages.remove(&id)?;
         self.due.remove(&(delayed.due, id));
-        self.bytes -= delayed.weight();
+        self.held.remove(&delayed.owner, delayed.weight());
         if let Some(id) = &delayed.message.id {
             self.ids.remove(id);
         }
@@ -65,21 +67,76 @@ impl Delays {
     }
 }
 
-/// Whether a stream that keeps so many delayed messages, and bytes of them, has room for those among these changes.
-pub(super) fn check(changes: &[Change], (messages, bytes): (u64, u64)) -> Result<(), StoreError> {
-    let (mut messages, mut bytes, mut more) = (messages, bytes, false);
-    for change in changes {
-        if let Change::Delay { message, author, .. } = change {
-            more = true;
-            messages += 1;
-            bytes = bytes.saturating_add(message.weight() + author.len() as u64);
+/// How many messages a stream keeps that are not due yet, and their bytes: all, and those of each owner.
+#[derive(Default)]
+pub(super) struct Held {
+    all: (u64, u64),
+    owners: HashMap<Bytes, (u64, u64)>,
+}
+
+impl Held {
+    /// So many in all; whose they are is counted besides.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn new(all: (u64, u64)) -> Self {
+        Self { all, owners: HashMap::new() }
+    }
+
+    pub(super) fn all(&self) -> (u64, u64) {
+        self.all
+    }
+
+    pub(super) fn add(&mut self, owner: &Bytes, weight: u64) {
+        self.all = (self.all.0 + 1, self.all.1.saturating_add(weight));
+        self.count_for(owner, weight);
+    }
+
+    /// Counts one of those that there are for its owner.
+    pub(super) fn count_for(&mut self, owner: &Bytes, weight: u64) {
+        if !owner.is_empty() {
+            let (messages, bytes) = self.owners.entry(owner.clone()).or_default();
+            (*messages, *bytes) = (*messages + 1, bytes.saturating_add(weight));
         }
     }
-    if more && (messages > limits::DELAYED_MESSAGES || bytes > limits::DELAYED_BYTES) {
-        let (most, most_bytes) = (limits::DELAYED_MESSAGES, limits::DELAYED_BYTES);
-        let what =
-            format!("a stream keeps at most {most} messages that are not due yet, and {most_bytes} bytes");
-        return Err(StoreError::LimitReached { what });
+
+    pub(super) fn remove(&mut self, owner: &Bytes, weight: u64) {
+        self.all = (self.all.0.saturating_sub(1), self.all.1.saturating_sub(weight));
+        if let Some((messages, bytes)) = self.owners.get_mut(owner) {
+            (*messages, *bytes) = (messages.saturating_sub(1), bytes.saturating_sub(weight));
+            if *messages == 0 {
+                self.owners.remove(owner);
+            }
+        }
     }
-    Ok(())
+
+    /// Whether there is room for those among these changes: for all of them, and so that no owner has more than it leaves free.
+    pub(super) fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let ((mut messages, mut bytes), mut more) = (self.all, HashMap::<&Bytes, (u64, u64)>::new());
+        for change in changes {
+            if let Change::Delay { message, author, owner, .. } = change {
+                let weight = message.weight() + (author.len() + owner.len()) as u64;
+                (messages, bytes) = (messages + 1, bytes.saturating_add(weight));
+                let (own, own_bytes) = more.entry(owner).or_default();
+                (*own, *own_bytes) = (*own + 1, own_bytes.saturating_add(weight));
+            }
+        }
+        let (most, most_bytes) = (limits::DELAYED_MESSAGES, limits::DELAYED_BYTES);
+        if !more.is_empty() && (messages > most || bytes > most_bytes) {
+            let what = format!(
+                "a stream keeps at most {most} messages that are not due yet, and {most_bytes} bytes"
+            );
+            return Err(StoreError::LimitReached { what });
+        }
+        for (owner, (own, own_bytes)) in more.into_iter().filter(|(owner, _)| !owner.is_empty()) {
+            let (before, before_bytes) = self.owners.get(owner).copied().unwrap_or_default();
+            if before + own > most - messages || before_bytes + own_bytes > most_bytes - bytes {
+                let owner = String::from_utf8_lossy(owner);
+                let what = format!(
+                    "{owner} has {before} messages in a stream that are not due yet, and {before_bytes} bytes; \
+                     one keeps at most as much as is left for others"
+                );
+                return Err(StoreError::LimitReached { what });
+            }
+        }
+        Ok(())
+    }
 }

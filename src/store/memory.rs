@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-
 use super::change::{Change, ConsumerState, Outcome, Progress};
-use super::delays::{self, Delays};
+use super::delays::Delays;
 use super::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
@@ -117,7 +115,7 @@ impl Store for MemoryStore {
             let no_stream = |stream: &Name| StoreError::NoStream { stream: stream.to_string() };
             state.streams.get(&stream).ok_or_else(|| no_stream(&stream))?.check(&changes)?;
             for change in &changes {
-                if let Change::AppendTo { stream, .. } = change
+                if let Change::AppendTo { stream, .. } | Change::Move { stream, .. } = change
                     && !state.streams.contains_key(stream)
                 {
                     return Err(no_stream(stream));
@@ -127,6 +125,14 @@ impl Store for MemoryStore {
             for change in changes {
                 let (of, change) = match change {
                     Change::AppendTo { stream, message } => (stream, Change::Append(message)),
+                    Change::Move { sequence, stream: to, message } => {
+                        let log = state.streams.get_mut(&stream).ok_or_else(|| no_stream(&stream))?;
+                        if !log.drop_message(sequence) {
+                            outcomes.push(Outcome::Done { dropped: 0 });
+                            continue;
+                        }
+                        (to, Change::Append(message))
+                    }
                     change => (stream.clone(), change),
                 };
                 let log = state.streams.get_mut(&of).ok_or_else(|| no_stream(&of))?;
@@ -229,13 +235,13 @@ impl Log {
             end: self.end,
             messages: self.messages.len() as u64,
             bytes: self.bytes,
-            delayed: self.delays.held().0,
+            delayed: self.delays.held().all().0,
         }
     }
 
     /// Whether all of these can be done.
     fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
-        delays::check(changes, self.delays.held())?;
+        self.delays.held().check(changes)?;
         let mut made: BTreeSet<&Name> = self.consumers.keys().collect();
         for change in changes {
             match change {
@@ -260,6 +266,7 @@ impl Log {
                 }
                 Change::Append(_)
                 | Change::AppendTo { .. }
+                | Change::Move { .. }
                 | Change::Drop { .. }
                 | Change::Delay { .. }
                 | Change::Release { .. }
@@ -273,8 +280,12 @@ impl Log {
 
     fn change(&mut self, change: Change) -> Outcome {
         let dropped = match change {
-            Change::Append(message) | Change::AppendTo { message, .. } => return self.append(message),
-            Change::Delay { message, due, author } => return self.delay(message, due, author),
+            Change::Append(message) | Change::AppendTo { message, .. } | Change::Move { message, .. } => {
+                return self.append(message);
+            }
+            Change::Delay { message, due, author, owner } => {
+                return self.delay(Delayed { id: 0, due, author, owner, message });
+            }
             Change::Release { id, time } => match self.delays.take(id) {
                 Some(delayed) => return self.append(NewMessage { time, ..delayed.message }),
                 None => 0,
@@ -317,9 +328,8 @@ impl Log {
                 0
             }
             Change::Drop { sequences } => {
-                let before = self.messages.len();
-                sequences.into_iter().for_each(|sequence| self.drop_message(sequence));
-                (before - self.messages.len()) as u64
+                let dropped = sequences.into_iter().filter(|sequence| self.drop_message(*sequence));
+                dropped.count() as u64
             }
         };
         Outcome::Done { dropped }
@@ -357,8 +367,8 @@ impl Log {
         Outcome::Appended { sequence }
     }
 
-    fn delay(&mut self, message: NewMessage, due: u64, author: Bytes) -> Outcome {
-        if let Some(id) = &message.id {
+    fn delay(&mut self, mut delayed: Delayed) -> Outcome {
+        if let Some(id) = &delayed.message.id {
             if let Some(sequence) = self.ids.get(id) {
                 return Outcome::Known { sequence: *sequence };
             }
@@ -366,8 +376,8 @@ impl Log {
                 return Outcome::Delayed { id };
             }
         }
-        let message = NewMessage { time: due, ..message };
-        Outcome::Delayed { id: self.delays.keep(Delayed { id: 0, due, author, message }) }
+        delayed.message.time = delayed.due;
+        Outcome::Delayed { id: self.delays.keep(delayed) }
     }
 
     /// Forgets ids that nobody sends again.
@@ -428,8 +438,9 @@ impl Log {
         dropped
     }
 
-    fn drop_message(&mut self, sequence: u64) {
-        let Some(message) = self.messages.remove(&sequence) else { return };
+    /// Drops a message, if it is there; whether it was.
+    fn drop_message(&mut self, sequence: u64) -> bool {
+        let Some(message) = self.messages.remove(&sequence) else { return false };
         let bytes = weight(message.topic.as_str().len(), message.fields.len() + message.payload.len());
         self.bytes -= bytes;
         if let Some(expires) = message.expires {
@@ -448,6 +459,7 @@ impl Log {
                 self.topics.remove(text);
             }
         }
+        true
     }
 
     fn read(&self, reading: &Reading) -> Page {

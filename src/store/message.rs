@@ -121,6 +121,8 @@ pub struct Delayed {
     pub due: u64,
     /// In whose name it is added then, as it was given.
     pub author: Bytes,
+    /// Whom it counts for, as it was given.
+    pub owner: Bytes,
     /// The message. Its time is when it is due.
     pub message: NewMessage,
 }
@@ -128,7 +130,7 @@ pub struct Delayed {
 impl Delayed {
     /// Bytes that it counts as.
     pub(super) fn weight(&self) -> u64 {
-        self.message.weight() + self.author.len() as u64
+        self.message.weight() + (self.author.len() + self.owner.len()) as u64
     }
 }
 

@@ -278,6 +278,57 @@ async fn who_may_not_publish_there_any_more_when_it_is_due_does_not() {
     assert!(now_or_never(all.recv()).await.is_none());
 }
 
+/// A client that is known by this name of a certificate.
+fn named(bus: &BusHandle, name: &str) -> Client {
+    let (bus_end, client_end) = memory_pair();
+    let principal = Principal::Certificate { name: name.into() };
+    bus.attach(bus_end, Peer::new(principal, "test")).unwrap();
+    Client::builder().connect_link(client_end).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_keeps_so_much_that_nothing_is_left_for_others() {
+    const MIB: usize = 1 << 20;
+    let log = StreamSettings::new(Name::new("log").unwrap(), vec![TopicPattern::new("log/**").unwrap()]);
+    let streams = Streams::open(Arc::new(MemoryStore::new()), [log]).await.unwrap();
+    let bus = Bus::builder().streams(streams).start().unwrap();
+    // 64 MiB in a stream, and an eighth of the byte budget elsewhere.
+    let part = whispeer::bus::Settings::default().byte_budget / 8;
+    for (topic, most) in [("log/a", 64 * MIB), ("elsewhere", part)] {
+        let keep = async |client: &Client, bytes: usize| {
+            client.publish_bytes_with(topic, vec![0; bytes], later(HOUR)).await
+        };
+        let fill = async |client: &Client| {
+            let mut kept = 0;
+            loop {
+                match keep(client, MIB).await {
+                    Ok(_) => kept += MIB,
+                    Err(BusError::LimitReached { what }) => {
+                        assert!(what.contains("as is left for others"), "{what}");
+                        return kept;
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        };
+        let hog = fill(&named(&bus, "hog")).await;
+        assert!((most / 2 - 2 * MIB..=most / 2).contains(&hog), "{topic}: {hog} of {most}");
+        assert_eq!(fill(&named(&bus, "hog")).await, 0, "another connection of it has no more");
+        let other = fill(&named(&bus, "alice")).await;
+        assert!((most / 4 - 2 * MIB..=most / 4).contains(&other), "{topic}: {other} of {most}");
+        keep(&named(&bus, "bob"), MIB).await.unwrap();
+        // The bus's own process may have all that there is.
+        while keep(&client(&bus), MIB).await.is_ok() {}
+        assert!(bus.stats().delayed_bytes <= part);
+    }
+    // What has been published counts no more.
+    tokio::time::sleep(2 * HOUR).await;
+    eventually("all is published", || bus.stats().delayed_messages == 0).await;
+    for topic in ["log/a", "elsewhere"] {
+        named(&bus, "hog").publish_bytes_with(topic, vec![0; MIB], later(HOUR)).await.unwrap();
+    }
+}
+
 #[cfg(feature = "encryption")]
 #[tokio::test(start_paused = true)]
 async fn what_is_encrypted_is_kept_so() {

@@ -50,6 +50,7 @@ mod replays;
 mod requests;
 #[cfg(feature = "auth")]
 mod rights;
+mod settled_dead_letters;
 mod slow_handlers;
 mod slow_peers;
 mod streams;

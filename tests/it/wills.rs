@@ -300,3 +300,21 @@ async fn a_sealed_will_is_opened_however_much_has_come_since() {
     let _gone = doomed.kill();
     assert_eq!(next(&mut all).await.value, "gone");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_will_finds_room_whatever_others_have_published_later() {
+    let settings = Settings { byte_budget: 16 << 20, ..Settings::default() };
+    let bus = Bus::builder().settings(settings).start().unwrap();
+    let hog = Client::new_memory(&bus.connector()).unwrap();
+    let later = options().deliver_in(Duration::from_secs(360 * 24 * 60 * 60));
+    for bytes in [1 << 20, 10_000, 0] {
+        while hog.publish_bytes_with("x", vec![0; bytes], later.clone()).await.is_ok() {}
+    }
+    let mut workers = hog.subscribe_bytes("workers/*").await.unwrap();
+    let mut doomed = RawPeer::welcomed(bus.connector().connect().unwrap()).await.unwrap().0;
+    doomed.send(&WILL, "workers/7", &[b'g'; 100_000]).await.unwrap();
+    assert_eq!(doomed.receive().await.unwrap().unwrap().header.kind, Kind::Accepted);
+    drop(doomed);
+    assert_eq!(next(&mut workers).await.value.len(), 100_000);
+    assert_eq!(bus.stats().lapsed, 0);
+}

@@ -185,7 +185,8 @@ impl Workload {
             10 => Change::Expire { now: self.time },
             11..=12 => {
                 let due = self.time + self.random.below(20_000);
-                Change::Delay { message: self.message(stream), due, author: "somebody".into() }
+                let owner = ["", "alice", "bob"][self.random.below(3) as usize].into();
+                Change::Delay { message: self.message(stream), due, author: "somebody".into(), owner }
             }
             13 => Change::Release { id: self.random.below(self.count) / 8, time: self.time },
             14 => Change::DropDelayed { id: self.random.below(self.count) / 8 },
@@ -304,7 +305,8 @@ pub(crate) fn examine(path: &Path) {
         "streams that do not count what is not due",
         "SELECT count(*) FROM streams s WHERE s.delayed IS NOT
          (SELECT count(*) FROM delayed d WHERE d.stream = s.id) OR s.delayed_bytes IS NOT
-         (SELECT coalesce(sum(weight(length(CAST(topic AS BLOB)), length(fields) + length(payload)) + length(author)), 0)
+         (SELECT coalesce(sum(weight(length(CAST(topic AS BLOB)), length(fields) + length(payload))
+           + length(author) + length(owner)), 0)
           FROM delayed d WHERE d.stream = s.id)",
     );
     none(

@@ -84,7 +84,8 @@ impl Consumers {
             }
             What::Rm { stream, consumer, .. } => {
                 let (of, name) = (stream.clone(), consumer.clone());
-                let removed = change(&connection, &StreamChange::RemoveConsumer { stream, consumer }).await?;
+                let removed =
+                    change(&connection, &StreamChange::RemoveConsumer { stream, consumer }).await?.count;
                 if removed == 0 {
                     let failure =
                         Failure::new(FAILED, format!("the stream \"{of}\" has no consumer \"{name}\""));

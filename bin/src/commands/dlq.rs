@@ -18,7 +18,7 @@ Examples:
   whispeer replay '$dead/orders/**'       their payloads and headers; with --keyring also what is encrypted
 
 A message whose delivery has failed too often is put away with why. Only the user that the bus runs as may put back and
-drop, or who has a role with `administer = true`.";
+drop, or who has a role with `administer = true`; who puts back needs the right to publish to all topics of the stream.";
 
 /// List, put back or drop messages that no consumer could deal with
 #[derive(Debug, Args)]
@@ -83,14 +83,18 @@ impl Dlq {
             What::Ls { stream, json, .. } => list(&connection, &stream, json).await,
             What::Redrive(Which { stream, sequences, all, .. }) => {
                 let sequences = (!all).then_some(sequences);
-                let count = change(&connection, &StreamChange::Redrive { stream, sequences }).await?;
-                output::notice(format_args!("put {} back", letters(count)));
+                let changed = change(&connection, &StreamChange::Redrive { stream, sequences }).await?;
+                output::notice(format_args!("put {} back", letters(changed.count)));
+                if changed.left > 0 {
+                    let left = letters(changed.left);
+                    output::notice(format_args!("left {left}, whose topics the stream has no more"));
+                }
                 Ok(())
             }
             What::Drop(Which { stream, sequences, all, .. }) => {
                 let sequences = (!all).then_some(sequences);
-                let count = change(&connection, &StreamChange::Drop { stream, sequences }).await?;
-                output::notice(format_args!("dropped {}", letters(count)));
+                let dropped = change(&connection, &StreamChange::Drop { stream, sequences }).await?.count;
+                output::notice(format_args!("dropped {}", letters(dropped)));
                 Ok(())
             }
         }
@@ -101,15 +105,15 @@ fn letters(count: u64) -> String {
     format!("{} dead letter{}", human_count(count), if count == 1 { "" } else { "s" })
 }
 
-/// Asks the bus to do something to a stream; returns how much that was about.
-pub(super) async fn change(connection: &Connection, change: &StreamChange) -> anyhow::Result<u64> {
+/// Asks the bus to do something to a stream; returns what has come of it.
+pub(super) async fn change(connection: &Connection, change: &StreamChange) -> anyhow::Result<StreamChanged> {
     let asked = connection.client.request_bytes("$bus/streams/change", change.to_bytes()).await;
     let answer = connection.check(asked)?;
-    let changed: StreamChanged = rmp_serde::from_slice(&answer).map_err(|error| {
+    let changed = rmp_serde::from_slice(&answer).map_err(|error| {
         Failure::new(FAILED, format!("the answer on $bus/streams/change is not understood: {error}"))
             .help("use matching releases of this command and of the bus")
     })?;
-    Ok(changed.count)
+    Ok(changed)
 }
 
 async fn list(connection: &Connection, stream: &str, json: bool) -> anyhow::Result<()> {

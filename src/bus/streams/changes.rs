@@ -9,6 +9,7 @@ use super::dead_letters::Fate;
 use super::{Stream, Streams};
 use crate::error::{BusError, BusResult};
 use crate::store::{Change, Name, StoreError};
+use crate::topic::TopicPattern;
 
 /// Something to be done to a stream, as a request to `$bus/streams/change`. The bus answers a [`StreamChanged`].
 ///
@@ -39,11 +40,16 @@ use crate::store::{Change, Name, StoreError};
 #[serde(tag = "change", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum StreamChange {
-    /// Puts dead letters back at the end of their stream, as they were published.
+    /// Puts dead letters back at the end of their stream, as they were published: each once, however many ask for it. Whoever
+    /// asks needs the right to publish to all topics of the stream.
+    ///
+    /// They reach those who read the stream: consumers, groups that acknowledge, and subscriptions that say where they begin. Subscriptions to
+    /// what is published have had them before, and do not get them again.
     Redrive {
         /// The stream.
         stream: String,
-        /// Their sequences among the dead letters; all that there are without them.
+        /// Their sequences among the dead letters, at most [`limits::DEAD_LETTERS`](crate::limits::DEAD_LETTERS); all that there are
+        /// without them.
         #[serde(default)]
         sequences: Option<Vec<u64>>,
     },
@@ -51,7 +57,8 @@ pub enum StreamChange {
     Drop {
         /// The stream.
         stream: String,
-        /// Their sequences among the dead letters; all that there are without them.
+        /// Their sequences among the dead letters, at most [`limits::DEAD_LETTERS`](crate::limits::DEAD_LETTERS); all that there are
+        /// without them.
         #[serde(default)]
         sequences: Option<Vec<u64>>,
     },
@@ -79,23 +86,35 @@ impl StreamChange {
 pub struct StreamChanged {
     /// How many dead letters were put back or dropped, or consumers removed.
     pub count: u64,
+    /// How many dead letters were to be put back and stay, as their stream has not their topics any more, or as what they were
+    /// published to cannot be read.
+    #[serde(default)]
+    pub left: u64,
 }
 
 impl Streams {
     /// Does what an administrator has asked for.
     pub(crate) async fn make(&self, change: StreamChange) -> BusResult<StreamChanged> {
-        let count = match change {
+        match change {
             StreamChange::Redrive { stream, sequences } => {
-                self.named(&stream)?.settle_dead(sequences, Fate::Redrive).await?
+                self.named(&stream)?.settle_dead(sequences, Fate::Redrive).await
             }
             StreamChange::Drop { stream, sequences } => {
-                self.named(&stream)?.settle_dead(sequences, Fate::Drop).await?
+                self.named(&stream)?.settle_dead(sequences, Fate::Drop).await
             }
             StreamChange::RemoveConsumer { stream, consumer } => {
-                self.named(&stream)?.remove_consumer(&consumer).await?
+                let count = self.named(&stream)?.remove_consumer(&consumer).await?;
+                Ok(StreamChanged { count, left: 0 })
             }
-        };
-        Ok(StreamChanged { count })
+        }
+    }
+
+    /// The topics to which a change publishes. None of a stream that there is not.
+    pub(crate) fn published_by(&self, change: &StreamChange) -> &[TopicPattern] {
+        match change {
+            StreamChange::Redrive { stream, .. } => self.named(stream).map_or(&[], |stream| &stream.patterns),
+            _ => &[],
+        }
     }
 
     fn named(&self, name: &str) -> BusResult<&Arc<Stream>> {

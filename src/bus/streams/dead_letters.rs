@@ -3,12 +3,16 @@
 //! Each stream has a second one for them, `NAME.dead`, whose topics are `$dead/NAME/CONSUMER`, or `$dead/NAME` for
 //! subscriptions without a durable consumer. They come there as they were, with headers that say why, in the same
 //! transaction in which the consumer is done with them. They are read like any other stream, and go back the same way.
+//!
+//! Neither way is a publish: who only listens has had the message already, or was not there. So those who want to hear of
+//! dead letters say where they begin, and what is put back reaches those who read its stream.
 
 use std::sync::Arc;
 
-use super::Stream;
 use super::publishing::milliseconds;
+use super::{Stream, StreamChanged};
 use crate::error::{BusError, BusResult};
+use crate::limits;
 use crate::proto::dead_letter::{HEADERS, TOPIC, TOPICS};
 use crate::proto::fields::{Field, FieldsBuilder, iterate};
 use crate::store::{Change, Message, Name, NewMessage, Outcome, Reading, StreamSettings};
@@ -108,51 +112,100 @@ pub(crate) enum Fate {
     Drop,
 }
 
+/// How many dead letters went with that.
+fn settled_by(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Appended { .. } => 1,
+        Outcome::Done { dropped } => *dropped,
+        Outcome::Known { .. } | Outcome::Delayed { .. } => 0,
+    }
+}
+
+/// Sequences in their order, each once.
+///
+/// # Errors
+/// [`BusError::LimitReached`] for more than there may be dead letters.
+fn in_their_order(mut sequences: Vec<u64>) -> BusResult<Vec<u64>> {
+    let (count, most) = (sequences.len(), limits::DEAD_LETTERS);
+    if count as u64 > most {
+        let what = format!(
+            "a stream keeps {most} dead letters at the most, and {count} are named; name none for all of them"
+        );
+        return Err(BusError::LimitReached { what });
+    }
+    sequences.sort_unstable();
+    sequences.dedup();
+    Ok(sequences)
+}
+
+/// The first of these sequences from there on, or of all that there are.
+fn next_of(which: Option<&[u64]>, from: u64) -> Option<u64> {
+    let Some(which) = which else { return Some(from) };
+    which.get(which.partition_point(|sequence| *sequence < from)).copied()
+}
+
 impl Stream {
     /// Gives dead letters back to their stream, or drops them: those with these sequences, or all. Returns how many it were.
-    /// Each page of them is one transaction.
+    /// Each page of them is one transaction. What somebody else has given back or dropped meanwhile is his, and does not count. What
+    /// the stream has no topics for any more stays.
     ///
     /// # Errors
-    /// [`BusError::NotStored`] with what the store says; what was done before stays done.
-    pub(crate) async fn settle_dead(self: &Arc<Self>, which: Option<Vec<u64>>, fate: Fate) -> BusResult<u64> {
-        let Some(dead) = &self.dead else { return Ok(0) };
+    /// [`BusError::LimitReached`] for more sequences than there may be dead letters, and [`BusError::NotStored`] with what the
+    /// store says; what was done before stays done.
+    pub(crate) async fn settle_dead(
+        self: &Arc<Self>,
+        which: Option<Vec<u64>>,
+        fate: Fate,
+    ) -> BusResult<StreamChanged> {
+        let Some(dead) = &self.dead else { return Ok(StreamChanged { count: 0, left: 0 }) };
         let failed = |error: crate::store::StoreError| BusError::NotStored {
             reason: format!("the dead letters of \"{}\": {error}", self.name),
         };
-        let mut settled = 0;
-        let mut from = 0;
+        let which = which.map(in_their_order).transpose()?;
+        let mut settled = StreamChanged { count: 0, left: 0 };
+        let Some(mut from) = next_of(which.as_deref(), 0) else { return Ok(settled) };
         // Those that come meanwhile are for the next time.
         let end = *dead.end.borrow();
         loop {
             let page = dead.store.read(dead.name.clone(), Reading::from(from, milliseconds())).await;
             let page = page.map_err(failed)?;
-            let (mut changes, mut sequences) = (Vec::new(), Vec::new());
+            let mut changes = Vec::new();
             for letter in &page.messages {
-                let is_meant = which.as_ref().is_none_or(|which| which.contains(&letter.sequence));
+                let is_meant =
+                    which.as_ref().is_none_or(|which| which.binary_search(&letter.sequence).is_ok());
                 if !is_meant || letter.sequence >= end {
                     continue;
                 }
-                if fate == Fate::Redrive {
-                    let Some(message) = message(letter) else { continue };
-                    changes.push(Change::AppendTo { stream: self.name.clone(), message });
-                }
-                sequences.push(letter.sequence);
+                let sequence = letter.sequence;
+                changes.push(match fate {
+                    Fate::Drop => Change::Drop { sequences: vec![sequence] },
+                    Fate::Redrive => {
+                        // As for what is published, which may go to several topics of which the stream has some.
+                        let message = message(letter).filter(|message| self.meets(&message.topic));
+                        let Some(message) = message else {
+                            settled.left += 1;
+                            continue;
+                        };
+                        Change::Move { sequence, stream: self.name.clone(), message }
+                    }
+                });
             }
-            settled += sequences.len() as u64;
-            if !sequences.is_empty() {
-                changes.push(Change::Drop { sequences });
+            if !changes.is_empty() {
                 let done = dead.store.commit(dead.name.clone(), changes).await.map_err(failed)?;
                 self.grow_by(&done);
+                settled.count += done.iter().map(settled_by).sum::<u64>();
             }
-            if !page.has_more() || page.next >= end {
-                return Ok(settled);
+            match next_of(which.as_deref(), page.next) {
+                Some(next) if page.has_more() && next < end => from = next,
+                _ => return Ok(settled),
             }
-            from = page.next;
+            // A store in memory answers at once, and there may be many pages.
+            tokio::task::yield_now().await;
         }
     }
 
     /// Tells readers of what was appended.
-    pub(super) fn grow_by(&self, outcomes: &[Outcome]) {
+    pub(crate) fn grow_by(&self, outcomes: &[Outcome]) {
         for outcome in outcomes {
             if let Outcome::Appended { sequence } = outcome {
                 self.grow(*sequence);

@@ -146,6 +146,12 @@ impl Streams {
         self.0.is_empty()
     }
 
+    /// Whether there are topics of dead letters in this pattern.
+    pub(crate) fn are_dead_letters(&self, pattern: &TopicPattern) -> bool {
+        pattern.is_reserved()
+            && self.0.iter().any(|stream| stream.has_dead_letters() && stream.meets(pattern))
+    }
+
     /// The stream that has topics of this pattern, if any has.
     ///
     /// # Errors

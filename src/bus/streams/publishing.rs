@@ -112,10 +112,11 @@ impl SessionTask {
         let content = content.shared();
         let (message, left) = new_message(&content)?;
         let message = NewMessage { expires: left.map(|left| due.saturating_add(left)), ..message };
+        let owner = author.holder().unwrap_or_default().into();
         let author = rmp_serde::to_vec_named(author)
             .map_err(|error| BusError::NotStored { reason: error.to_string() })?
             .into();
-        let change = Change::Delay { message, due, author };
+        let change = Change::Delay { message, due, author, owner };
         self.give_to_store(stream, header, content, (Asked::default(), change));
         Ok(())
     }

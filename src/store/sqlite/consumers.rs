@@ -30,6 +30,7 @@ pub(super) fn check(
             | Change::Handed { consumer, .. } => (consumer, false, false),
             Change::Append(_)
             | Change::AppendTo { .. }
+            | Change::Move { .. }
             | Change::Drop { .. }
             | Change::Delay { .. }
             | Change::Release { .. }

@@ -1,14 +1,15 @@
 //! Messages that are kept until they are due.
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{row, sequence, signed, unsigned};
 use super::streams::Trouble;
 use crate::limits;
-use crate::store::message::{Delayed, MessageId, NewMessage};
+use crate::store::message::{Delayed, MessageId, NewMessage, weight};
 use crate::topic::TopicPattern;
 
-const COLUMNS: &str = "id, due, topic, expires, publisher, number, author, fields, payload";
+const COLUMNS: &str = "id, due, topic, expires, publisher, number, author, fields, payload, owner";
 
 /// The id of the one that was sent with this id.
 pub(super) fn known(connection: &Connection, stream: i64, id: &MessageId) -> rusqlite::Result<Option<u64>> {
@@ -21,12 +22,12 @@ pub(super) fn known(connection: &Connection, stream: i64, id: &MessageId) -> rus
 pub(super) fn keep(
     connection: &Connection,
     (stream, id): (i64, u64),
-    (due, author): (u64, &[u8]),
+    (due, author, owner): (u64, &[u8], &[u8]),
     message: &NewMessage,
 ) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
-        "INSERT INTO delayed (id, stream, due, topic, expires, publisher, number, author, fields, payload)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO delayed (id, stream, due, topic, expires, publisher, number, author, fields, payload, owner)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let known = message.id.map(|id| (id.publisher, id.number.cast_signed()));
     insert
@@ -41,8 +42,28 @@ pub(super) fn keep(
             author,
             &message.fields[..],
             &message.payload[..],
+            owner,
         ])
         .map(drop)
+}
+
+/// Counts what there is for those whom it counts for.
+pub(super) fn count_owners(
+    connection: &Connection,
+    mut count: impl FnMut(i64, &Bytes, u64),
+) -> rusqlite::Result<()> {
+    // Lengths are known without reading what lies on further pages.
+    let mut find = connection.prepare_cached(
+        "SELECT stream, owner, length(CAST(topic AS BLOB)), length(fields) + length(payload),
+         length(author) + length(owner) FROM delayed WHERE owner <> x''",
+    )?;
+    let mut rows = find.query([])?;
+    while let Some(row) = rows.next()? {
+        let length = |column| row.get(column).map(|length: i64| usize::try_from(length).unwrap_or_default());
+        let weight = weight(length(2)?, length(3)?) + length(4)? as u64;
+        count(row.get(0)?, &row.get::<_, Vec<u8>>(1)?.into(), weight);
+    }
+    Ok(())
 }
 
 /// Takes one out, if it is there.
@@ -90,6 +111,7 @@ fn read(row: &Row<'_>) -> Result<Delayed, Trouble> {
         id: sequence(row.get(0)?),
         due,
         author: bytes(6)?.into(),
+        owner: bytes(9)?.into(),
         message: NewMessage {
             topic,
             fields: bytes(7)?.into(),

@@ -120,6 +120,8 @@ const STEPS: &[M<'static>] = &[
         ",
     ),
     M::up("ALTER TABLE streams ADD COLUMN most_ids INTEGER NOT NULL DEFAULT 1048576"),
+    // Whom a message that is not due yet counts for. Those that are there count for nobody.
+    M::up("ALTER TABLE delayed ADD COLUMN owner BLOB NOT NULL DEFAULT x''"),
 ];
 
 /// The steps to the tables of this release.

@@ -1,8 +1,9 @@
 //! What a transaction does to streams.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::failure::{damaged, told};
@@ -12,7 +13,7 @@ use super::{consumers, delayed, removal};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, Outcome};
-use crate::store::delays;
+use crate::store::delays::Held;
 use crate::store::message::{Delayed, MessageId, NewMessage, weight};
 use crate::store::settings::{Name, Retention, StreamSettings, StreamState, drawn_epoch};
 use crate::topic::TopicPattern;
@@ -73,7 +74,7 @@ struct Stream {
     /// Ids of delayed messages that have been given.
     delays: u64,
     /// Delayed messages, and their bytes.
-    delayed: (u64, u64),
+    delayed: Held,
     is_changed: bool,
 }
 
@@ -108,6 +109,13 @@ impl Streams {
             let stream = Stream::read(row)?;
             streams.insert(stream.settings.name.clone(), stream);
         }
+        let mut by_id: HashMap<i64, &mut Stream> =
+            streams.values_mut().map(|stream| (stream.id, stream)).collect();
+        delayed::count_owners(connection, |stream, owner, weight| {
+            if let Some(stream) = by_id.get_mut(&stream) {
+                stream.delayed.count_for(owner, weight);
+            }
+        })?;
         Ok(Self { streams, topics: Topics::default(), removed: removal::load(connection)? })
     }
 
@@ -155,7 +163,7 @@ impl Streams {
             time: 0,
             ids: 0,
             delays: 0,
-            delayed: (0, 0),
+            delayed: Held::default(),
             is_changed: true,
         };
         stream.write(connection)?;
@@ -199,17 +207,25 @@ impl Streams {
                 Change::Append(_) | Change::Delay { .. } | Change::Release { .. } => {
                     self.check_room(name, changes.len())?;
                 }
-                Change::AppendTo { stream, .. } => self.check_room(stream, changes.len())?,
+                Change::AppendTo { stream, .. } | Change::Move { stream, .. } => {
+                    self.check_room(stream, changes.len())?;
+                }
                 _ => {}
             }
         }
         let stream = self.stream(name)?;
-        delays::check(changes, stream.delayed)?;
+        stream.delayed.check(changes)?;
         consumers::check(connection, (stream.id, name), changes)?;
         let mut outcomes = Vec::with_capacity(changes.len());
         for change in changes {
             outcomes.push(match change {
                 Change::AppendTo { stream, message } => self.changing(connection, stream)?.append(message)?,
+                Change::Move { sequence, stream, message } => {
+                    match self.changing(connection, name)?.drop_these(&[*sequence])? {
+                        0 => Outcome::Done { dropped: 0 },
+                        _ => self.changing(connection, stream)?.append(message)?,
+                    }
+                }
                 change => self.changing(connection, name)?.change(change)?,
             });
         }
@@ -282,7 +298,7 @@ impl Stream {
             time: counted("time")?,
             ids: counted("ids")?,
             delays: counted("delays")?,
-            delayed: (counted("delayed")?, counted("delayed_bytes")?),
+            delayed: Held::new((counted("delayed")?, counted("delayed_bytes")?)),
             is_changed: false,
         })
     }
@@ -315,8 +331,8 @@ impl Stream {
                 signed(self.time),
                 signed(self.ids),
                 signed(self.delays),
-                signed(self.delayed.0),
-                signed(self.delayed.1),
+                signed(self.delayed.all().0),
+                signed(self.delayed.all().1),
                 signed(*known_messages),
             ])
             .map(drop)
@@ -330,7 +346,7 @@ impl Stream {
             end: self.end,
             messages: self.messages,
             bytes: self.bytes,
-            delayed: self.delayed.0,
+            delayed: self.delayed.all().0,
         }
     }
 
@@ -353,7 +369,9 @@ impl Changing<'_> {
         let mut dropped = 0;
         match change {
             Change::Append(message) => return Ok(self.append(message)?),
-            Change::Delay { message, due, author } => return Ok(self.delay(message, *due, author)?),
+            Change::Delay { message, due, author, owner } => {
+                return Ok(self.delay(message, (*due, author, owner))?);
+            }
             Change::Release { id, time } => {
                 if let Some(delayed) = self.take_delayed(*id)? {
                     return Ok(self.append(&NewMessage { time: *time, ..delayed.message })?);
@@ -380,7 +398,7 @@ impl Changing<'_> {
             }
             Change::Drop { sequences } => dropped = self.drop_these(sequences)?,
             // It was done to that stream.
-            Change::AppendTo { .. } => {}
+            Change::AppendTo { .. } | Change::Move { .. } => {}
         }
         Ok(Outcome::Done { dropped })
     }
@@ -418,7 +436,11 @@ impl Changing<'_> {
         Ok(Outcome::Appended { sequence })
     }
 
-    fn delay(&mut self, message: &NewMessage, due: u64, author: &[u8]) -> rusqlite::Result<Outcome> {
+    fn delay(
+        &mut self,
+        message: &NewMessage,
+        (due, author, owner): (u64, &[u8], &Bytes),
+    ) -> rusqlite::Result<Outcome> {
         if let Some(id) = &message.id {
             if let Some(sequence) = self.known(id)? {
                 return Ok(Outcome::Known { sequence });
@@ -428,19 +450,16 @@ impl Changing<'_> {
             }
         }
         let id = self.stream.delays + 1;
-        delayed::keep(self.connection, (self.stream.id, id), (due, author), message)?;
-        let (messages, bytes) = self.stream.delayed;
-        let weight = message.weight() + author.len() as u64;
-        (self.stream.delays, self.stream.delayed) = (id, (messages + 1, bytes + weight));
-        self.stream.is_changed = true;
+        delayed::keep(self.connection, (self.stream.id, id), (due, author, owner), message)?;
+        self.stream.delayed.add(owner, message.weight() + (author.len() + owner.len()) as u64);
+        (self.stream.delays, self.stream.is_changed) = (id, true);
         Ok(Outcome::Delayed { id })
     }
 
     fn take_delayed(&mut self, id: u64) -> Result<Option<Delayed>, Trouble> {
         let taken = delayed::take(self.connection, self.stream.id, id)?;
         if let Some(delayed) = &taken {
-            let (messages, bytes) = self.stream.delayed;
-            self.stream.delayed = (messages.saturating_sub(1), bytes.saturating_sub(delayed.weight()));
+            self.stream.delayed.remove(&delayed.owner, delayed.weight());
             self.stream.is_changed = true;
         }
         Ok(taken)

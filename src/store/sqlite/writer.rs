@@ -231,9 +231,10 @@ impl Writing {
 fn weight(task: &Task) -> u64 {
     let Task::Commit { changes, .. } = task else { return 0 };
     let weights = changes.iter().map(|change| match change {
-        Change::Append(message) | Change::AppendTo { message, .. } | Change::Delay { message, .. } => {
-            message.weight()
-        }
+        Change::Append(message)
+        | Change::AppendTo { message, .. }
+        | Change::Move { message, .. }
+        | Change::Delay { message, .. } => message.weight(),
         _ => 0,
     });
     weights.sum()

@@ -41,8 +41,10 @@ for_each_store! {
     consumers_keep_their_place
     what_is_not_due_is_kept_apart_and_added_when_it_is_released
     what_is_not_due_has_a_bound
+    one_owner_keeps_at_most_as_much_as_it_leaves_for_others
     changes_are_made_together_or_not_at_all
     a_message_moves_to_another_stream_as_a_whole
+    what_is_moved_twice_is_moved_once
     a_store_that_is_closed_says_so
 }
 
@@ -283,7 +285,7 @@ async fn consumers_keep_their_place(store: &dyn Store) {
 }
 
 fn delay(message: NewMessage, due: u64) -> Change {
-    Change::Delay { message, due, author: "alice".into() }
+    Change::Delay { message, due, author: "alice".into(), owner: "".into() }
 }
 
 async fn what_is_not_due_is_kept_apart_and_added_when_it_is_released(store: &dyn Store) {
@@ -354,6 +356,45 @@ async fn what_is_not_due_has_a_bound(store: &dyn Store) {
     commit(small(1)).await.unwrap();
 }
 
+async fn one_owner_keeps_at_most_as_much_as_it_leaves_for_others(store: &dyn Store) {
+    const MIB: usize = 1 << 20;
+    store.open(settings("s", &["**"])).await.unwrap();
+    store.open(settings("t", &["$t"])).await.unwrap();
+    let large = |owner: &'static str, times: usize| {
+        let message = NewMessage { payload: vec![0; times * MIB].into(), ..message("a", "", 1) };
+        Change::Delay { message, due: 1, author: "somebody".into(), owner: owner.into() }
+    };
+    let small = |owner: &'static str, count: u64| {
+        let one =
+            Change::Delay { message: message("a", "", 1), due: 1, author: "".into(), owner: owner.into() };
+        vec![one; count as usize]
+    };
+    let refused = |refused: Result<_, StoreError>| match refused {
+        Err(StoreError::LimitReached { what }) => what.contains("as is left for others"),
+        _ => false,
+    };
+    let commit = |changes| store.commit(name("s"), changes);
+    commit(vec![large("hog", 20), large("hog", 11)]).await.unwrap();
+    assert!(refused(commit(vec![large("hog", 1)]).await), "half of 64 MiB and a little");
+    commit(vec![large("alice", 16)]).await.unwrap();
+    assert!(refused(commit(vec![large("alice", 1)]).await), "a half of what the hog has left");
+    commit(vec![large("bob", 8)]).await.unwrap();
+    commit(vec![large("", 8)]).await.unwrap();
+    // What goes makes room, and streams do not count for each other.
+    commit(vec![Change::Release { id: 1, time: 1 }]).await.unwrap();
+    commit(vec![large("hog", 4)]).await.unwrap();
+    assert!(refused(commit(vec![large("hog", 8)]).await));
+    store.commit(name("t"), vec![large("hog", 20)]).await.unwrap();
+    // Messages count as well as bytes.
+    store.remove(name("s")).await.unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    let half = crate::limits::DELAYED_MESSAGES / 2;
+    assert!(refused(commit(small("hog", half + 1)).await));
+    commit(small("hog", half)).await.unwrap();
+    assert!(refused(commit(small("hog", 1)).await));
+    commit(small("alice", half / 2)).await.unwrap();
+}
+
 async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let done = || Change::Done { consumer: name("nobody"), floor: 1, sequences: vec![] };
@@ -389,6 +430,34 @@ async fn a_message_moves_to_another_stream_as_a_whole(store: &dyn Store) {
     store.commit(name("s"), vec![Change::Drop { sequences: vec![1] }]).await.unwrap();
     let state = store.streams().await.unwrap().remove(1);
     assert_eq!((state.first, state.end, state.messages), (3, 4, 1));
+}
+
+async fn what_is_moved_twice_is_moved_once(store: &dyn Store) {
+    store.open(settings("dead", &["$dead/s"])).await.unwrap();
+    store.open(settings("s", &["a"])).await.unwrap();
+    for number in 1..=3 {
+        append(store, "dead", message("$dead/s", &number.to_string(), number)).await;
+    }
+    let back = |sequence, stream| Change::Move {
+        sequence,
+        stream: name(stream),
+        message: message("a", &format!("was {sequence}"), 9),
+    };
+    let moved = store.commit(name("dead"), vec![back(1, "s"), back(2, "s"), back(1, "s")]).await;
+    let (one, two) = (Outcome::Appended { sequence: 1 }, Outcome::Appended { sequence: 2 });
+    assert_eq!(moved.unwrap(), [one, two, Outcome::Done { dropped: 0 }]);
+    let again = store.commit(name("dead"), vec![back(2, "s"), back(9, "s")]).await;
+    assert_eq!(again.unwrap(), [Outcome::Done { dropped: 0 }; 2], "nothing is added for what is gone");
+    assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), false).await), ["was 1", "was 2"]);
+    assert_eq!(payloads(&read_all(store, "dead", Reading::from(0, 0), false).await), ["3"]);
+    let nowhere = store.commit(name("dead"), vec![back(3, "t")]).await;
+    assert_eq!(nowhere.unwrap_err(), StoreError::NoStream { stream: "t".into() });
+    // Within a stream it goes to the end.
+    assert_eq!(store.commit(name("dead"), vec![back(3, "dead")]).await.unwrap().len(), 1);
+    assert_eq!(payloads(&read_all(store, "dead", Reading::from(0, 0), false).await), ["was 3"]);
+    let states = store.streams().await.unwrap();
+    let counts = states.iter().map(|state| (state.messages, state.first, state.end));
+    assert_eq!(counts.collect::<Vec<_>>(), [(1, 4, 5), (2, 1, 3)]);
 }
 
 async fn a_store_that_is_closed_says_so(store: &dyn Store) {

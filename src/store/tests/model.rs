@@ -57,12 +57,18 @@ fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(consumer, sequence, attempts)| Change::Attempted { consumer, sequence, attempts }),
         1 => (consumer(), 0..50_u64).prop_map(|(consumer, before)| Change::Handed { consumer, before }),
         1 => prop::collection::vec(0..60_u64, 0..5).prop_map(|sequences| Change::Drop { sequences }),
+        1 => (0..60_u64, new_message()).prop_map(|(sequence, message)| Change::Move {
+            sequence,
+            stream: name("s"),
+            message,
+        }),
         1 => (0..90_000_u64).prop_map(|now| Change::Expire { now }),
         1 => (0..60_u64).prop_map(|before| Change::Purge { before }),
-        4 => (new_message(), 0..60_000_u64).prop_map(|(message, due)| Change::Delay {
+        4 => (new_message(), 0..60_000_u64, "[a-b]?").prop_map(|(message, due, owner)| Change::Delay {
             message,
             due,
             author: "somebody".into(),
+            owner: owner.into(),
         }),
         3 => (0..20_u64, 0..60_000_u64).prop_map(|(id, time)| Change::Release { id, time }),
         1 => (0..20_u64).prop_map(|id| Change::DropDelayed { id }),
