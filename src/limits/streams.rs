@@ -20,9 +20,13 @@ pub const STREAM_CONSUMERS: usize = 1024;
 /// leaves empty of its page is counted besides; see [`store::weight`](crate::store::weight).
 pub const STORED_OVERHEAD: usize = 48;
 
-/// Messages that are dropped for one that comes, or at one sweep, at the most: some milliseconds, in which nothing else is
-/// stored. What is over goes with the next ones.
+/// Messages that are dropped for one that comes, or at one step of a sweep, at the most: some milliseconds, in which nothing
+/// else is stored. What is over goes with the next ones.
 pub const RETENTION_STEP: u64 = 1024;
+
+/// Bytes of these in a file, likewise, as the pages of large messages take their time: 1 GiB took 0.8 s. The last one may exceed
+/// them.
+pub const RETENTION_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How long a stream knows the ids of messages unless it is told otherwise: longer than a client tries to come
 /// back by default.

@@ -100,6 +100,24 @@ impl Oldest {
     }
 }
 
+/// What is dropped together, so that others are served in between.
+#[derive(Default)]
+struct Step {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Step {
+    fn is_over(&self) -> bool {
+        self.messages >= limits::RETENTION_STEP || self.bytes >= limits::RETENTION_STEP_BYTES
+    }
+
+    fn add(&mut self, dropped: &Oldest) {
+        self.messages += 1;
+        self.bytes += dropped.length as u64;
+    }
+}
+
 impl Streams {
     pub(super) fn load(connection: &Connection) -> Result<Self, Trouble> {
         let mut find = connection.prepare_cached("SELECT * FROM streams")?;
@@ -381,7 +399,7 @@ impl Changing<'_> {
             Change::Expire { now } => dropped = self.expire(*now)?,
             Change::Purge { before } => {
                 let before = row(stream, *before);
-                dropped = self.drop_while(|_, oldest| oldest.row < before)?;
+                dropped = self.drop_while(|_, oldest| oldest.row < before)?.messages;
             }
             Change::Consumer { name, pattern, from } => {
                 consumers::make(self.connection, stream, name, pattern.as_ref(), *from)?;
@@ -527,7 +545,8 @@ impl Changing<'_> {
     fn keep_topic_to_bounds(&mut self, topic: i64, bounds: &Retention) -> rusqlite::Result<()> {
         let connection = self.connection;
         let sql = format!("SELECT {} FROM messages WHERE topic = ?1 ORDER BY id LIMIT 1", Oldest::COLUMNS);
-        for _ in 0..limits::RETENTION_STEP {
+        let mut step = Step::default();
+        while !step.is_over() {
             let row = self.topics.row(connection, topic)?;
             let is_over = bounds.topic_messages.is_some_and(|most| row.messages > most)
                 || bounds.topic_bytes.is_some_and(|most| row.bytes > most);
@@ -537,32 +556,37 @@ impl Changing<'_> {
             let oldest = connection.prepare_cached(&sql)?.query_row([topic], Oldest::read).optional()?;
             let Some(oldest) = oldest else { break };
             self.drop_message(&oldest)?;
+            step.add(&oldest);
         }
         self.find_first()
     }
 
     fn expire(&mut self, now: u64) -> rusqlite::Result<u64> {
-        let mut dropped = 0;
+        let mut step = Step::default();
         if let Some(youngest) = self.stream.settings.retention.youngest(now) {
-            dropped = self.drop_while(|_, oldest| oldest.time < youngest)?;
+            step = self.drop_while(|_, oldest| oldest.time < youngest)?;
         }
         let (from, to) = self.stream.rows();
         let sql = format!(
             "SELECT {} FROM messages WHERE expires <= ?1 AND id >= ?2 AND id < ?3 ORDER BY expires LIMIT ?4",
             Oldest::COLUMNS
         );
-        let left = signed(limits::RETENTION_STEP - dropped);
+        let left = signed(limits::RETENTION_STEP - step.messages);
         let expired: Vec<_> = self
             .connection
             .prepare_cached(&sql)?
             .query_map(params![signed(now), from, to, left], Oldest::read)?
             .collect::<rusqlite::Result<_>>()?;
         for oldest in &expired {
+            if step.is_over() {
+                break;
+            }
             self.drop_message(oldest)?;
+            step.add(oldest);
         }
         self.find_first()?;
         self.give_back()?;
-        Ok(dropped + expired.len() as u64)
+        Ok(step.messages)
     }
 
     fn drop_these(&mut self, sequences: &[u64]) -> rusqlite::Result<u64> {
@@ -581,13 +605,13 @@ impl Changing<'_> {
     }
 
     /// Drops the oldest messages as long as this is so, and not too many at once.
-    fn drop_while(&mut self, mut goes: impl FnMut(&Stream, &Oldest) -> bool) -> rusqlite::Result<u64> {
+    fn drop_while(&mut self, mut goes: impl FnMut(&Stream, &Oldest) -> bool) -> rusqlite::Result<Step> {
         let sql = format!(
             "SELECT {} FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1",
             Oldest::COLUMNS
         );
-        let mut dropped = 0;
-        while dropped < limits::RETENTION_STEP && self.stream.messages > 0 {
+        let mut step = Step::default();
+        while !step.is_over() && self.stream.messages > 0 {
             let (from, to) = self.stream.rows();
             let oldest =
                 self.connection.prepare_cached(&sql)?.query_row([from, to], Oldest::read).optional()?;
@@ -595,12 +619,12 @@ impl Changing<'_> {
             self.drop_message(&oldest)?;
             // There may be holes behind it.
             self.stream.first = sequence(oldest.row) + 1;
-            dropped += 1;
+            step.add(&oldest);
         }
-        if dropped > 0 {
+        if step.messages > 0 {
             self.find_first()?;
         }
-        Ok(dropped)
+        Ok(step)
     }
 
     fn drop_message(&mut self, oldest: &Oldest) -> rusqlite::Result<()> {

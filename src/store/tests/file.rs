@@ -226,6 +226,24 @@ async fn many_who_wait_share_one_write() {
 }
 
 #[tokio::test]
+async fn large_messages_are_dropped_few_at_a_time_so_that_others_are_served_in_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions::new().durability(Durability::PowerLossLosesTheLatest);
+    let store = SqliteStore::open(&folder.path().join("db"), options).unwrap();
+    store.open(settings("s", &["**"]).retention(Retention::new().age(Duration::from_secs(1)))).await.unwrap();
+    let large = "x".repeat(1024 * 1024);
+    for _ in 0..20 {
+        append(&store, "s", message("a", &large, 1)).await;
+    }
+    append(&store, "s", NewMessage { expires: Some(2), ..message("a", &large, 9_000) }).await;
+    let sweep = || store.commit(name("s"), vec![Change::Expire { now: 9_000 }]);
+    assert_eq!(sweep().await.unwrap(), [Outcome::Done { dropped: 16 }]);
+    assert_eq!(sweep().await.unwrap(), [Outcome::Done { dropped: 5 }]);
+    assert_eq!(sweep().await.unwrap(), [Outcome::Done { dropped: 0 }]);
+    assert_eq!(store.streams().await.unwrap()[0].messages, 0);
+}
+
+#[tokio::test]
 async fn retention_keeps_the_file_small() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("db");
