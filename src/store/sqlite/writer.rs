@@ -83,7 +83,7 @@ struct Writing {
 
 /// A task that is done but for what the disk says.
 enum Done {
-    Open(Answer<StreamState>, Result<StreamState, StoreError>),
+    Open(Answer<StreamState>, Box<Result<StreamState, StoreError>>),
     Streams(Answer<Vec<StreamState>>, Result<Vec<StreamState>, StoreError>),
     Remove(Answer<()>, Result<(), StoreError>),
     Commit(Answer<Vec<Outcome>>, Result<Vec<Outcome>, StoreError>),
@@ -242,7 +242,7 @@ fn weight(task: &Task) -> u64 {
 
 /// What a task has come to, if the transaction succeeds.
 enum Reached {
-    State(Result<StreamState, StoreError>),
+    State(Box<Result<StreamState, StoreError>>),
     States(Vec<StreamState>),
     Nothing(Result<(), StoreError>),
     Outcomes(Result<Vec<Outcome>, StoreError>),
@@ -251,7 +251,9 @@ enum Reached {
 impl Reached {
     fn by(task: &Task, streams: &mut Streams, connection: &rusqlite::Connection) -> Result<Self, Trouble> {
         Ok(match task {
-            Task::Open { settings, .. } => Self::State(refusable(streams.open(connection, settings))?),
+            Task::Open { settings, .. } => {
+                Self::State(Box::new(refusable(streams.open(connection, settings))?))
+            }
             Task::Streams { .. } => Self::States(streams.states()),
             Task::Remove { stream, .. } => Self::Nothing(refusable(streams.remove(connection, stream))?),
             Task::Commit { stream, changes, .. } => {
@@ -288,7 +290,7 @@ fn refusable<T>(done: Result<T, Trouble>) -> Result<Result<T, StoreError>, Troub
 impl Done {
     fn failed(task: Task, error: &StoreError) -> Self {
         match task {
-            Task::Open { answer, .. } => Self::Open(answer, Err(error.clone())),
+            Task::Open { answer, .. } => Self::Open(answer, Box::new(Err(error.clone()))),
             Task::Streams { answer } => Self::Streams(answer, Err(error.clone())),
             Task::Remove { answer, .. } | Task::Close { answer } => Self::Remove(answer, Err(error.clone())),
             Task::Commit { answer, .. } => Self::Commit(answer, Err(error.clone())),
@@ -300,7 +302,7 @@ impl Done {
     /// Who has gone meanwhile need not know.
     fn tell(self) {
         match self {
-            Self::Open(answer, result) => drop(answer.send(result)),
+            Self::Open(answer, result) => drop(answer.send(*result)),
             Self::Streams(answer, result) => drop(answer.send(result)),
             Self::Remove(answer, result) => drop(answer.send(result)),
             Self::Commit(answer, result) => drop(answer.send(result)),
