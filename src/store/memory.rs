@@ -499,6 +499,8 @@ impl Log {
                 let mut messages = self.messages.values();
                 messages.find(|message| message.time >= *time).map_or(self.end, |message| message.sequence)
             }
+            // These are all, and what is not of the pattern is left out by who reads.
+            Start::Last(count, _) if *count > 0 && *count >= self.messages.len() as u64 => self.first(),
             Start::Last(count, pattern) => {
                 let takes =
                     |topic: &TopicPattern| pattern.as_ref().is_none_or(|pattern| pattern.meets(topic));

@@ -16,6 +16,7 @@
 //! | `consumers` | how far consumers are |
 //! | `log` | what is written to first, and when it is moved to its place |
 //! | `reader` | threads that read |
+//! | `search` | the last messages of a stream |
 //! | `rare` | messages of few topics in a large stream |
 //! | `failure` | what goes wrong |
 
@@ -29,6 +30,7 @@ mod rare;
 mod reader;
 mod removal;
 mod schema;
+mod search;
 mod streams;
 mod topics;
 mod writer;

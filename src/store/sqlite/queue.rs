@@ -20,7 +20,7 @@ pub(super) struct Queue<T> {
 pub(super) struct Waiting<T> {
     pub(super) call: T,
     /// Given back when the thread takes the call, or is gone.
-    _taken: Taken,
+    pub(super) taken: Taken,
 }
 
 /// Bytes that calls take which wait, and may take.
@@ -29,7 +29,8 @@ struct Room {
     most: usize,
 }
 
-struct Taken {
+/// A call's part of the room, until it is dropped.
+pub(super) struct Taken {
     room: Arc<Room>,
     bytes: usize,
 }
@@ -68,6 +69,6 @@ impl<T> Queue<T> {
             return Err(StoreError::LimitReached { what });
         }
         let taken = Taken { room: Arc::clone(&self.room), bytes };
-        self.calls.send(Waiting { call, _taken: taken }).map_err(|_| StoreError::Closed)
+        self.calls.send(Waiting { call, taken }).map_err(|_| StoreError::Closed)
     }
 }

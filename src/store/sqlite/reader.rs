@@ -1,6 +1,6 @@
 //! Threads that read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::file::StoreFile;
 use super::queue::{Queue, Waiting};
 use super::schema::{row, sequence, signed, unsigned};
+use super::search::{Search, Searching};
 use super::streams::Trouble;
 use super::writer::Answer;
 use super::{consumers, delayed, rare};
@@ -91,19 +92,19 @@ impl Readers {
 
 /// What the file says of a stream.
 #[derive(Clone, Copy)]
-struct Extent {
-    id: i64,
-    first: u64,
-    end: u64,
-    messages: u64,
+pub(super) struct Extent {
+    pub(super) id: i64,
+    pub(super) first: u64,
+    pub(super) end: u64,
+    pub(super) messages: u64,
 }
 
 /// What a thread has.
-struct ThreadReader {
-    connection: Connection,
+pub(super) struct ThreadReader {
+    pub(super) connection: Connection,
     place: String,
     /// Topics by their ids, which are never used again.
-    topics: HashMap<i64, TopicPattern>,
+    pub(super) topics: HashMap<i64, TopicPattern>,
 }
 
 /// A message whose bytes lie in the buffer of its page.
@@ -118,32 +119,68 @@ struct Found {
 
 impl ThreadReader {
     fn run(&mut self, questions: &Mutex<mpsc::Receiver<Waiting<Question>>>) {
+        // What takes more than a step goes on in turn with what is asked meanwhile.
+        let mut searches = VecDeque::new();
         loop {
-            // Whoever waits for the next question holds it; the other waits for that one.
-            let question = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Waiting { call, .. }) = question else { return };
-            match call {
-                Question::Read { stream, reading, last_per_topic, answer } => {
-                    let page = self.snapshot(|reader| reader.read(&stream, &reading, last_per_topic));
-                    drop(answer.send(page));
-                }
-                Question::Find { stream, start, answer } => {
-                    drop(answer.send(self.snapshot(|reader| reader.find(&stream, &start))));
-                }
-                Question::Delayed { stream, until, most, answer } => {
-                    let found = self.snapshot(|reader| {
-                        let stream = reader.stream(&stream)?;
-                        delayed::due_by(&reader.connection, stream.id, until, most)
-                    });
-                    drop(answer.send(found));
-                }
-                Question::Consumers { stream, answer } => {
-                    let found = self.snapshot(|reader| {
-                        let stream = reader.stream(&stream)?;
-                        consumers::all(&reader.connection, stream.id)
-                    });
-                    drop(answer.send(found));
-                }
+            let question = if searches.is_empty() {
+                // Whoever waits for the next question holds it; the other waits for that one.
+                let question = questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(question) = question else { return };
+                Some(question)
+            } else {
+                // Where the other waits for the next question, that one is for it.
+                questions.try_lock().ok().and_then(|questions| questions.try_recv().ok())
+            };
+            if let Some(question) = question {
+                self.answer(question, &mut searches);
+            }
+            if let Some(searching) = searches.pop_front() {
+                searches.extend(self.search(searching));
+            }
+        }
+    }
+
+    /// Does one step of a search; returns it if it is not over.
+    fn search(&mut self, mut searching: Searching) -> Option<Searching> {
+        if searching.answer.is_closed() {
+            return None;
+        }
+        let found = match self.snapshot(|reader| searching.search.step(reader)) {
+            Ok(None) => return Some(searching),
+            Ok(Some(found)) => Ok(found),
+            Err(error) => Err(error),
+        };
+        drop(searching.answer.send(found));
+        None
+    }
+
+    fn answer(&mut self, question: Waiting<Question>, searches: &mut VecDeque<Searching>) {
+        let Waiting { call, taken } = question;
+        match call {
+            Question::Read { stream, reading, last_per_topic, answer } => {
+                let page = self.snapshot(|reader| reader.read(&stream, &reading, last_per_topic));
+                drop(answer.send(page));
+            }
+            Question::Find { stream, start: Start::Last(count, pattern), answer } => {
+                let search = Search::new(stream, count, pattern);
+                searches.push_back(Searching { search, answer, _taken: taken });
+            }
+            Question::Find { stream, start, answer } => {
+                drop(answer.send(self.snapshot(|reader| reader.find(&stream, &start))));
+            }
+            Question::Delayed { stream, until, most, answer } => {
+                let found = self.snapshot(|reader| {
+                    let stream = reader.stream(&stream)?;
+                    delayed::due_by(&reader.connection, stream.id, until, most)
+                });
+                drop(answer.send(found));
+            }
+            Question::Consumers { stream, answer } => {
+                let found = self.snapshot(|reader| {
+                    let stream = reader.stream(&stream)?;
+                    consumers::all(&reader.connection, stream.id)
+                });
+                drop(answer.send(found));
             }
         }
     }
@@ -156,7 +193,7 @@ impl ThreadReader {
         read.map_err(|trouble| trouble.told(&self.place))
     }
 
-    fn stream(&self, name: &Name) -> Result<Extent, Trouble> {
+    pub(super) fn stream(&self, name: &Name) -> Result<Extent, Trouble> {
         let mut find = self
             .connection
             .prepare_cached("SELECT id, first, next, messages FROM streams WHERE name = ?1")?;
@@ -211,7 +248,8 @@ impl ThreadReader {
             Start::All => first,
             Start::From(sequence) => (*sequence).min(end),
             Start::Since(time) => self.first_since(stream, *time)?,
-            Start::Last(count, pattern) => self.last(stream, *count, pattern.as_ref())?.unwrap_or(end),
+            // That is looked for in steps.
+            Start::Last(..) => end,
         })
     }
 
@@ -233,49 +271,6 @@ impl ThreadReader {
                 Some((sequence, _)) => (found, high) = (sequence, middle),
                 // There is nothing from the middle on.
                 None => high = middle,
-            }
-        }
-        Ok(found)
-    }
-
-    /// The first of the last so many messages.
-    fn last(
-        &mut self,
-        stream: Extent,
-        count: u64,
-        pattern: Option<&TopicPattern>,
-    ) -> Result<Option<u64>, Trouble> {
-        let Extent { id, first, end, messages } = stream;
-        if count == 0 {
-            return Ok(None);
-        }
-        // Without holes it is known where it is.
-        if pattern.is_none() && end - first == messages {
-            return Ok(Some(end.saturating_sub(count).max(first)));
-        }
-        let Self { connection, topics, .. } = self;
-        let mut find = connection
-            .prepare_cached("SELECT id, topic FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id DESC")?;
-        let mut rows = find.query([row(id, first), row(id, end)])?;
-        let (mut left, mut found, mut looked_at) = (count, None, 0);
-        while left > 0
-            && let Some(row) = rows.next()?
-        {
-            let takes = match pattern {
-                Some(pattern) => pattern.meets(topic(topics, connection, row.get(1)?)?),
-                None => true,
-            };
-            if takes {
-                (left, found) = (left - 1, Some(sequence(row.get(0)?)));
-            }
-            looked_at += 1;
-            if looked_at == limits::STORE_LOOKS
-                && let Some(pattern) = pattern
-                && let Ok(count) = usize::try_from(count)
-                && count <= limits::STORE_LOOKS
-                && let Some(few) = rare::topics(connection, id, pattern)?
-            {
-                return rare::last(connection, &few, count);
             }
         }
         Ok(found)
@@ -384,7 +379,7 @@ impl Pages<'_> {
 }
 
 /// The topic of this id.
-fn topic<'a>(
+pub(super) fn topic<'a>(
     topics: &'a mut HashMap<i64, TopicPattern>,
     connection: &Connection,
     id: i64,

@@ -138,3 +138,13 @@ impl Topics {
         self.rows.insert(id, TopicRow { stream, text, messages, bytes, last, is_changed: false });
     }
 }
+
+/// How many messages these topics have.
+pub(super) fn messages(connection: &Connection, topics: &[i64]) -> rusqlite::Result<u64> {
+    let mut find = connection.prepare_cached("SELECT messages FROM topics WHERE id = ?1")?;
+    let mut sum = 0_u64;
+    for topic in topics {
+        sum = sum.saturating_add(find.query_row([topic], |row| row.get(0).map(unsigned))?);
+    }
+    Ok(sum)
+}

@@ -206,6 +206,8 @@ async fn a_reader_begins_where_it_says(store: &dyn Store) {
         (Start::Last(99, None), 4),
         (Start::Last(2, Some(pattern("rare"))), 15),
         (Start::Last(9, Some(pattern("none"))), 21),
+        // These are all that there are, whatever they are of.
+        (Start::Last(u64::MAX, Some(pattern("none"))), 4),
     ] {
         assert_eq!(store.find(name("s"), start.clone()).await.unwrap(), sequence, "{start:?}");
     }

@@ -8,6 +8,8 @@ mod file;
 mod lasts;
 #[cfg(feature = "sqlite")]
 mod model;
+#[cfg(feature = "sqlite")]
+mod searches;
 
 use std::time::Duration;
 
