@@ -263,8 +263,9 @@ async fn run(
 /// Sends what is queued and lets handlers finish, with all that they publish meanwhile.
 async fn drain(shared: &Shared, client: &Client) {
     loop {
-        until(shared, || shared.is_settled()).await;
-        let accepted = shared.accepted();
+        until(shared, || shared.settled().is_some()).await;
+        // What a handler asks for from here on is for the next round, whether it is done by the end of this one or not.
+        let Some(accepted) = shared.settled() else { continue };
         // The answer to the first may overtake deliveries that are written with it, that to the second cannot.
         for _ in 0..2 {
             // A connection that has ended brings nothing more, and its subscriptions end.
@@ -273,7 +274,7 @@ async fn drain(shared: &Shared, client: &Client) {
         shared.asked.send_modify(|asked| *asked += 1);
         let asked = *shared.asked.borrow();
         until(shared, || shared.live().iter().all(|live| live.answered() >= asked)).await;
-        if shared.is_settled() && shared.accepted() == accepted {
+        if shared.settled() == Some(accepted) {
             break;
         }
     }

@@ -174,10 +174,10 @@ impl Shared {
         }
     }
 
-    /// Whether all that was asked for has been done.
-    pub(super) fn is_settled(&self) -> bool {
+    /// How much was ever asked for, if all of that has been done.
+    pub(super) fn settled(&self) -> Option<u64> {
         let state = self.lock();
-        state.in_flight == 0 && state.operations.is_empty()
+        (state.in_flight == 0 && state.operations.is_empty()).then_some(state.accepted)
     }
 
     /// Takes nothing more, if all that was asked for has been done.
@@ -185,11 +185,6 @@ impl Shared {
         let mut state = self.lock();
         state.closed |= state.in_flight == 0 && state.operations.is_empty();
         state.closed
-    }
-
-    /// How much was ever asked for.
-    pub(super) fn accepted(&self) -> u64 {
-        self.lock().accepted
     }
 
     /// Takes nothing more, and gives up what waits. Returns the number of messages among it, and of those in flight.

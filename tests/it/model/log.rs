@@ -131,6 +131,8 @@ impl Log {
             Begin::New | Begin::LastPerTopic => self.end,
             Begin::All => self.first(),
             Begin::From(sequence) => sequence.min(self.end),
+            // These are all, and what is of other topics is left out by who reads.
+            Begin::Last(count) if count >= self.messages.len() as u64 => self.first(),
             Begin::Last(count) => {
                 let those = self.messages.values().rev().filter(|message| takes(pattern, message.topic));
                 let first = those.take(count as usize).last();
