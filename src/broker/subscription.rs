@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 
 use super::handler::{Call, Handled, contained, contained_async};
 use super::queue::Shared;
@@ -375,23 +375,36 @@ impl Task {
                 }
             }
             // What has arrived comes before the question whether there is something to do.
-            tokio::select! {
+            let asked = tokio::select! {
                 biased;
                 _ = self.stopping.wait_for(|stopping| *stopping) => return Next::End,
-                event = self.subscription.next_event() => match event {
+                event = self.subscription.next_event() => match event.map(|event| self.handling.message(event)) {
                     None => return Next::End,
-                    Some(event) => if let Some(message) = self.handling.message(event) {
-                        return Next::Message(message);
-                    }
+                    Some(Some(message)) => return Next::Message(message),
+                    Some(None) => continue,
                 },
                 Some(_) = self.calls.join_next() => return Next::Called,
-                Ok(()) = self.asked.changed(), if self.calls.is_empty() => {
-                    let asked = *self.asked.borrow_and_update();
-                    self.handling.control.answered.store(asked, Ordering::Release);
-                    self.handling.shared.progress.notify_waiters();
+                Ok(()) = self.asked.changed(), if self.calls.is_empty() => *self.asked.borrow_and_update(),
+            };
+            // What came after that look and before the question is handled first. It is found however long this task has run.
+            match unconstrained(self.arrived()).await {
+                None => self.answer(asked),
+                Some(event) => {
+                    self.asked.mark_changed();
+                    match event.map(|event| self.handling.message(event)) {
+                        None => return Next::End,
+                        Some(Some(message)) => return Next::Message(message),
+                        Some(None) => {}
+                    }
                 }
             }
         }
+    }
+
+    /// Says that there was nothing to do when this was asked.
+    fn answer(&self, asked: u64) {
+        self.handling.control.answered.store(asked, Ordering::Release);
+        self.handling.shared.progress.notify_waiters();
     }
 
     /// What has arrived already.
