@@ -6,54 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
-use whispeer::bus::Streams;
-use whispeer::client::{
-    Consumer, Delivery, Event, PublishOptions, Quality, Reconnect, Start, SubscribeOptions,
-};
+use whispeer::client::{Consumer, Delivery, Event, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
-use whispeer::store::{MemoryStore, Name, Store, StreamSettings};
+use whispeer::store::Name;
 
-const LONG: Duration = Duration::from_secs(20);
-
-/// Long enough for whatever is on its way to come, where nothing should. Time is paused.
-const QUIET: Duration = Duration::from_secs(3);
-
-fn store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new())
-}
-
-async fn streams_on(store: &Arc<dyn Store>) -> Streams {
-    let pattern = TopicPattern::new("orders/**").unwrap();
-    let orders = StreamSettings::new(Name::new("orders").unwrap(), vec![pattern]);
-    Streams::open(Arc::clone(store), [orders]).await.unwrap()
-}
-
-async fn bus_on(store: &Arc<dyn Store>) -> BusHandle {
-    Bus::builder().streams(streams_on(store).await).start().unwrap()
-}
-
-fn client(bus: &BusHandle) -> Client {
-    Client::new_memory(&bus.connector()).unwrap()
-}
-
-fn all(quality: Quality) -> SubscribeOptions {
-    SubscribeOptions::default().quality(quality).start(Start::All)
-}
-
-fn billing() -> SubscribeOptions {
-    all(Quality::AtLeastOnce).durable("billing")
-}
-
-async fn publish(client: &Client, numbers: std::ops::RangeInclusive<u64>) {
-    for number in numbers {
-        let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
-        client.publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
-    }
-}
-
-async fn next(consumer: &mut Consumer<Bytes>) -> Delivery<Bytes> {
-    timeout(LONG, consumer.recv()).await.expect("a message comes").expect("the bus runs")
-}
+use crate::orders::{
+    LONG, QUIET, all, billing, bus_on, client, floor, next, publish, returning_client, store, streams_on,
+};
 
 /// What a delivery is: sequence, attempt, and whether somebody may have had it before.
 fn what(delivery: &Delivery<Bytes>) -> (u64, u32, bool) {
@@ -64,10 +23,6 @@ fn what(delivery: &Delivery<Bytes>) -> (u64, u32, bool) {
 async fn nothing_comes(consumer: &mut Consumer<Bytes>) {
     let came = timeout(QUIET, consumer.recv()).await;
     assert!(came.is_err(), "{:?}", came.unwrap().map(|delivery| what(&delivery)));
-}
-
-async fn floor(store: &Arc<dyn Store>) -> u64 {
-    store.consumers(Name::new("orders").unwrap()).await.unwrap()[0].floor
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,9 +306,7 @@ async fn a_living_process_is_not_handed_a_message_twice_whatever_becomes_of_the_
         Bus::builder().streams(streams).listen_unix(&path).start().unwrap()
     };
     let mut bus = serve().await;
-    let mut reconnect = Reconnect::default();
-    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
-    let consuming = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
+    let consuming = returning_client(&path).await;
     publish(&client(&bus), 1..=200).await;
     for options in [all(Quality::ExactlyOnce).durable("billing"), all(Quality::ExactlyOnce)] {
         let options = options.window(16, 1 << 20);

@@ -1,58 +1,17 @@
 //! Consumers that take nothing new and finish what they have.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
-use whispeer::bus::Streams;
-use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Reconnect, Start, SubscribeOptions};
+use whispeer::client::{Consumer, Delivery, Quality};
 use whispeer::prelude::*;
-use whispeer::store::{MemoryStore, Name, Store, StreamSettings};
 
-const LONG: Duration = Duration::from_secs(20);
-
-/// Long enough for whatever is on its way to come, where nothing should. Time is paused.
-const QUIET: Duration = Duration::from_secs(3);
-
-fn store() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new())
-}
-
-async fn streams_on(store: &Arc<dyn Store>) -> Streams {
-    let pattern = TopicPattern::new("orders/**").unwrap();
-    let orders = StreamSettings::new(Name::new("orders").unwrap(), vec![pattern]);
-    Streams::open(Arc::clone(store), [orders]).await.unwrap()
-}
-
-async fn bus_on(store: &Arc<dyn Store>) -> BusHandle {
-    Bus::builder().streams(streams_on(store).await).start().unwrap()
-}
-
-fn client(bus: &BusHandle) -> Client {
-    Client::new_memory(&bus.connector()).unwrap()
-}
-
-fn at_least_once() -> SubscribeOptions {
-    SubscribeOptions::default().quality(Quality::AtLeastOnce).start(Start::All)
-}
-
-fn billing() -> SubscribeOptions {
-    at_least_once().durable("billing")
-}
-
-async fn publish(client: &Client, numbers: std::ops::RangeInclusive<u64>) {
-    for number in numbers {
-        let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
-        client.publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
-    }
-}
-
-async fn next(consumer: &mut Consumer<Bytes>) -> Delivery<Bytes> {
-    timeout(LONG, consumer.recv()).await.expect("a message comes").expect("the bus runs")
-}
+use crate::orders::{
+    LONG, QUIET, all, billing, bus_on, client, floor, next, publish, returning_client, store, streams_on,
+};
 
 /// What waits at the consumer until it ends.
 async fn rest(consumer: &mut Consumer<Bytes>) -> Vec<Delivery<Bytes>> {
@@ -70,10 +29,6 @@ fn what(delivery: &Delivery<Bytes>) -> (u64, bool) {
 
 async fn ack(delivery: Delivery<Bytes>) -> BusResult<()> {
     timeout(LONG, delivery.ack()).await.expect("an answer comes")
-}
-
-async fn floor(store: &Arc<dyn Store>) -> u64 {
-    store.consumers(Name::new("orders").unwrap()).await.unwrap()[0].floor
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +78,7 @@ async fn a_drained_member_has_what_it_was_handed_as_long_as_its_time_lasts() {
     let store = store();
     let bus = bus_on(&store).await;
     let (one, two) = (client(&bus), client(&bus));
-    let workers = || at_least_once().group("workers").ack_wait(Duration::from_secs(10));
+    let workers = || all(Quality::AtLeastOnce).group("workers").ack_wait(Duration::from_secs(10));
     let mut first = one.consume_bytes("orders/**", workers()).await.unwrap();
     publish(&one, 1..=3).await;
     let (late, longer, refused) = (next(&mut first).await, next(&mut first).await, next(&mut first).await);
@@ -243,7 +198,7 @@ async fn a_consumer_without_a_name_is_drained_like_others() {
     let bus = bus_on(&store).await;
     let client = client(&bus);
     publish(&client, 1..=2).await;
-    let mut orders = client.consume_bytes("orders/**", at_least_once()).await.unwrap();
+    let mut orders = client.consume_bytes("orders/**", all(Quality::AtLeastOnce)).await.unwrap();
     let first = next(&mut orders).await;
     orders.drain().await.unwrap();
     let rest = rest(&mut orders).await;
@@ -265,9 +220,7 @@ async fn what_was_drained_and_not_acknowledged_is_not_this_consumers_at_another_
         Bus::builder().streams(streams).listen_unix(&path).start().unwrap()
     };
     let bus = serve().await;
-    let mut reconnect = Reconnect::default();
-    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
-    let consuming = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
+    let consuming = returning_client(&path).await;
     publish(&client(&bus), 1..=4).await;
     let options = billing().quality(Quality::ExactlyOnce);
     let mut orders = consuming.consume_bytes("orders/**", options.clone()).await.unwrap();

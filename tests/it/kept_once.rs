@@ -1,18 +1,16 @@
 //! Publishes that are to be kept, whose answer is lost with the bus: they are sent again, and at QoS 2 stored once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use whispeer::bus::{Settings, Streams};
-use whispeer::client::{ClientEvent, PublishOptions, Quality, Reconnect};
+use whispeer::bus::Settings;
+use whispeer::client::{ClientEvent, PublishOptions, Quality};
 use whispeer::prelude::*;
-use whispeer::store::{Change, MemoryStore, Name, Reading, Store, StreamSettings};
+use whispeer::store::{Change, MemoryStore, Reading, Store};
 
+use crate::orders::{LONG, orders, returning_client, streams_on};
 use crate::tampered_store::TamperedStore;
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// A store that keeps what it is given, and does not say so.
 fn silent(store: MemoryStore, stored: Arc<Notify>) -> TamperedStore {
@@ -25,17 +23,12 @@ fn silent(store: MemoryStore, stored: Arc<Notify>) -> TamperedStore {
     })
 }
 
-fn orders() -> Name {
-    Name::new("orders").unwrap()
-}
-
 async fn bus_on(store: Arc<dyn Store>, path: &std::path::Path) -> BusHandle {
     bus_with(store, path, Settings::default()).await
 }
 
 async fn bus_with(store: Arc<dyn Store>, path: &std::path::Path, settings: Settings) -> BusHandle {
-    let pattern = TopicPattern::new("orders/**").unwrap();
-    let streams = Streams::open(store, [StreamSettings::new(orders(), vec![pattern])]).await.unwrap();
+    let streams = streams_on(&store).await;
     Bus::builder().settings(settings).streams(streams).listen_unix(path).start().unwrap()
 }
 
@@ -50,9 +43,7 @@ async fn published_across_two_buses(quality: Quality, pipelined: bool) -> Vec<St
     let path = folder.path().join("bus");
     let (store, stored) = (MemoryStore::new(), Arc::new(Notify::new()));
     let bus = bus_on(Arc::new(silent(store.clone(), Arc::clone(&stored))), &path).await;
-    let mut reconnect = Reconnect::default();
-    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
-    let client = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
+    let client = returning_client(&path).await;
     let publishing = tokio::spawn(async move {
         let options = PublishOptions::default().quality(quality);
         if pipelined {
@@ -80,9 +71,7 @@ async fn published_to_a_smaller_window(publish_window: (u32, u64), is_closed: bo
     let path = folder.path().join("bus");
     let (store, stored) = (MemoryStore::new(), Arc::new(Notify::new()));
     let bus = bus_on(Arc::new(silent(store.clone(), Arc::clone(&stored))), &path).await;
-    let mut reconnect = Reconnect::default();
-    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
-    let client = Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap();
+    let client = returning_client(&path).await;
     let mut events = client.events();
     let once = PublishOptions::default().quality(Quality::ExactlyOnce);
     let publisher = client.publisher_bytes_with("orders/7", once.clone()).unwrap();

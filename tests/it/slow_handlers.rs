@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
-use whispeer::bus::{BusBuilder, Streams};
-use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::bus::BusBuilder;
+use whispeer::client::Quality;
 use whispeer::plugin::{Acknowledged, HookResult, Hooks, Plugin};
 use whispeer::prelude::*;
-use whispeer::store::{MemoryStore, Name, Reading, Store, StreamSettings};
+use whispeer::store::{MemoryStore, Name, Reading, Store};
+
+use crate::orders::{all, client, publish, streams_on};
 
 /// A bus with a stream of so many orders.
 async fn bus_with(count: u64) -> (MemoryStore, BusHandle, Client) {
     let (store, bus, client) = bus_on(MemoryStore::new(), |bus| bus).await;
-    publish(&client, count).await;
+    publish(&client, 1..=count).await;
     (store, bus, client)
 }
 
@@ -23,23 +25,15 @@ async fn bus_on(
     store: MemoryStore,
     set_up: impl FnOnce(BusBuilder) -> BusBuilder,
 ) -> (MemoryStore, BusHandle, Client) {
-    let (name, pattern) = (Name::new("orders").unwrap(), TopicPattern::new("orders/**").unwrap());
-    let streams = Streams::open(Arc::new(store.clone()), [StreamSettings::new(name, vec![pattern])]);
-    let bus = set_up(Bus::builder().streams(streams.await.unwrap())).start().unwrap();
-    let client = Client::new_memory(&bus.connector()).unwrap();
+    let kept: Arc<dyn Store> = Arc::new(store.clone());
+    let bus = set_up(Bus::builder().streams(streams_on(&kept).await)).start().unwrap();
+    let client = client(&bus);
     (store, bus, client)
-}
-
-async fn publish(client: &Client, count: u64) {
-    for number in 1..=count {
-        let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
-        client.publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
-    }
 }
 
 /// How often each order came to a durable subscription whose handler takes so long for each, in the order of their numbers.
 async fn handled(client: &Client, count: u64, quality: Quality, takes: Duration) -> Vec<usize> {
-    let options = SubscribeOptions::default().quality(quality).start(Start::All).durable("billing");
+    let options = all(quality).durable("billing");
     let mut orders = client.subscribe_bytes_with("orders/**", options).await.unwrap();
     let mut times = BTreeMap::<u64, usize>::new();
     // Nothing comes any more when the longest time of an attempt is over.
@@ -88,8 +82,8 @@ impl Plugin for Deaf {
 #[tokio::test(start_paused = true)]
 async fn no_consumer_waits_for_a_plugin_that_is_slow_to_hear_of_acknowledgements() {
     let (_, bus, client) = bus_on(MemoryStore::new(), |bus| bus.plugin(Deaf)).await;
-    publish(&client, 50).await;
-    let group = SubscribeOptions::default().quality(Quality::AtLeastOnce).start(Start::All).group("billing");
+    publish(&client, 1..=50).await;
+    let group = all(Quality::AtLeastOnce).group("billing");
     let mut orders = client.consume_bytes("orders/**", group.clone()).await.unwrap();
     for _ in 0..50 {
         orders.recv().await.unwrap().ack().await.unwrap();
@@ -115,7 +109,7 @@ async fn what_waits_behind_a_slow_message_is_no_dead_letter_and_comes_once() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_behind_a_message_that_is_never_done_comes_to_others_as_untouched() {
     let (_, bus, client) = bus_with(10).await;
-    let group = SubscribeOptions::default().quality(Quality::AtLeastOnce).start(Start::All).group("billing");
+    let group = all(Quality::AtLeastOnce).group("billing");
     let mut stuck = client.consume_bytes("orders/**", group.clone()).await.unwrap();
     let first = stuck.recv().await.unwrap();
     let other = Client::new_memory(&bus.connector()).unwrap();

@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::timeout;
 use whispeer::bus::Streams;
-use whispeer::client::{Event, Message, PublishOptions, Reconnect, SubscribeOptions, Subscription};
+use whispeer::client::{Event, Message, PublishOptions, SubscribeOptions, Subscription};
 use whispeer::prelude::*;
 use whispeer::proto::fields::{GapReason, Quality, Start};
 use whispeer::store::{MemoryStore, Name, Retention, Store, StreamSettings};
 
-const LONG: Duration = Duration::from_secs(20);
+use crate::orders::{LONG, returning_client};
 
 fn kept() -> PublishOptions {
     PublishOptions::default().quality(Quality::AtLeastOnce)
@@ -279,13 +279,6 @@ async fn one_message_to_several_topics_is_not_kept() {
     assert_eq!(client.publish_many(&["a", "b"], &Note("x".into())).await.unwrap(), 0);
 }
 
-/// A client that comes back soon.
-async fn returning(path: &Path) -> Client {
-    let mut reconnect = Reconnect::default();
-    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
-    Client::builder().reconnect(reconnect).connect(path.to_str().unwrap()).await.unwrap()
-}
-
 /// A bus at this place, with a stream `log` in this store.
 async fn bus_at(path: &Path, store: &Arc<dyn Store>) -> BusHandle {
     let streams = Streams::open(Arc::clone(store), [settings("log", &["log"])]).await.unwrap();
@@ -302,7 +295,7 @@ async fn a_stream_that_was_lost_is_told_and_read_from_its_beginning() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bus");
     let bus = bus_at(&path, &(Arc::new(MemoryStore::new()) as Arc<dyn Store>)).await;
-    let reader = returning(&path).await;
+    let reader = returning_client(&path).await;
     let mut all = reader.subscribe_bytes_with("log", from(Start::All)).await.unwrap();
     let mut new = reader.subscribe_bytes_with("log", from(Start::New)).await.unwrap();
     let epoch = all.epoch().unwrap();
@@ -365,7 +358,7 @@ async fn what_is_published_while_a_client_is_away_is_there_for_one_that_had_rece
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let bus = bus_at(&path, &store).await;
     publish(&client(&bus), "log", 1..=2).await;
-    let reader = returning(&path).await;
+    let reader = returning_client(&path).await;
     let mut log = reader.subscribe_bytes_with("log", from(Start::New)).await.unwrap();
     bus.stop().await;
     let streams = Streams::open(Arc::clone(&store), [settings("log", &["log"])]).await.unwrap();
@@ -383,7 +376,7 @@ async fn a_limit_holds_over_sessions_together() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let bus = bus_at(&path, &store).await;
     publish(&client(&bus), "log", 1..=10).await;
-    let reader = returning(&path).await;
+    let reader = returning_client(&path).await;
     let options = from(Start::All).limit(8, 1 << 20).window(2, 1 << 20);
     let mut log = reader.subscribe_bytes_with("log", options).await.unwrap();
     assert_eq!(take(&mut log, 3).await, expected(1..=3));
@@ -401,7 +394,7 @@ async fn who_waits_for_the_first_of_the_last_messages_is_told_that_some_may_be_m
     let path = folder.path().join("bus");
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let bus = bus_at(&path, &store).await;
-    let reader = returning(&path).await;
+    let reader = returning_client(&path).await;
     let mut last = reader.subscribe_bytes_with("log", from(Start::Last(1))).await.unwrap();
     let mut all = reader.subscribe_bytes_with("log", from(Start::All)).await.unwrap();
     bus.stop().await;
@@ -423,7 +416,7 @@ async fn a_reader_goes_on_at_a_new_session_where_it_was() {
         Bus::builder().streams(streams).listen_unix(&path).start().unwrap()
     };
     let bus = start().await;
-    let reader = returning(&path).await;
+    let reader = returning_client(&path).await;
     let mut log = reader.subscribe_bytes_with("log", from(Start::All)).await.unwrap();
     publish(&client(&bus), "log", 1..=5).await;
     assert_eq!(take(&mut log, 3).await, expected(1..=3));

@@ -4,15 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{advance, timeout};
-use whispeer::bus::Streams;
-use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
-use whispeer::prelude::*;
-use whispeer::store::{MemoryStore, Name, StreamSettings};
+use tokio::time::advance;
+use whispeer::client::Quality;
+use whispeer::store::{MemoryStore, Store};
 
+use crate::orders::{all, billing, bus_on, client, next, publish, store};
 use crate::tampered_store::TamperedStore;
-
-const LONG: Duration = Duration::from_secs(20);
 
 /// A store whose pages can be held back.
 fn held(open: Arc<Semaphore>, asked: Arc<Notify>) -> TamperedStore {
@@ -26,28 +23,16 @@ fn held(open: Arc<Semaphore>, asked: Arc<Notify>) -> TamperedStore {
     })
 }
 
-async fn publish(client: &Client, numbers: std::ops::RangeInclusive<u64>) {
-    for number in numbers {
-        let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
-        client.publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_comes_while_a_durable_consumer_changes_hands_comes_behind_what_the_first_had() {
     let (open, asked) = (Arc::new(Semaphore::new(1)), Arc::new(Notify::new()));
-    let store = held(Arc::clone(&open), Arc::clone(&asked));
-    let pattern = TopicPattern::new("orders/**").unwrap();
-    let orders = StreamSettings::new(Name::new("orders").unwrap(), vec![pattern]);
-    let streams = Streams::open(Arc::new(store), [orders]).await.unwrap();
-    let bus = Bus::builder().streams(streams).start().unwrap();
-    let client = || Client::new_memory(&bus.connector()).unwrap();
-    let (one, two, publisher) = (client(), client(), client());
-    let billing = || SubscribeOptions::default().durable("billing").start(Start::All);
+    let store: Arc<dyn Store> = Arc::new(held(Arc::clone(&open), Arc::clone(&asked)));
+    let bus = bus_on(&store).await;
+    let (one, two, publisher) = (client(&bus), client(&bus), client(&bus));
 
     publish(&publisher, 1..=5).await;
     let mut first = one.consume_bytes("orders/**", billing()).await.unwrap();
-    let held = timeout(LONG, first.recv()).await.unwrap().unwrap();
+    let held = next(&mut first).await;
     // A page is being read while the first goes and the second comes.
     asked.notified().await;
     let closed = open.acquire().await.unwrap();
@@ -63,7 +48,7 @@ async fn what_comes_while_a_durable_consumer_changes_hands_comes_behind_what_the
     let (second, ()) = tokio::join!(two.consume_bytes("orders/**", billing()), come);
     let mut second = second.unwrap();
     for sequence in 1..=6 {
-        let order = timeout(LONG, second.recv()).await.unwrap().unwrap();
+        let order = next(&mut second).await;
         assert_eq!(order.receipt.sequence(), sequence);
         order.ack().await.unwrap();
     }
@@ -73,13 +58,9 @@ async fn what_comes_while_a_durable_consumer_changes_hands_comes_behind_what_the
 
 #[tokio::test(start_paused = true)]
 async fn what_several_had_one_after_the_other_comes_in_its_order() {
-    let pattern = TopicPattern::new("orders/**").unwrap();
-    let orders = StreamSettings::new(Name::new("orders").unwrap(), vec![pattern]);
-    let streams = Streams::open(Arc::new(MemoryStore::new()), [orders]).await.unwrap();
-    let bus = Bus::builder().streams(streams).start().unwrap();
-    let client = || Client::new_memory(&bus.connector()).unwrap();
-    let workers = || SubscribeOptions::default().group("workers").start(Start::All);
-    let (one, two, three) = (client(), client(), client());
+    let bus = bus_on(&store()).await;
+    let workers = || all(Quality::AtLeastOnce).group("workers");
+    let (one, two, three) = (client(&bus), client(&bus), client(&bus));
     publish(&three, 1..=5).await;
     let first = one.consume_bytes("orders/**", workers()).await.unwrap();
     one.flush().await.unwrap();
@@ -94,7 +75,7 @@ async fn what_several_had_one_after_the_other_comes_in_its_order() {
     two.flush().await.unwrap();
     let mut come = Vec::new();
     for _ in 1..=5 {
-        let order = timeout(LONG, third.recv()).await.unwrap().unwrap();
+        let order = next(&mut third).await;
         come.push(order.receipt.sequence());
         order.ack().await.unwrap();
     }

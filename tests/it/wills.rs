@@ -7,9 +7,7 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 use whispeer::auth::{AuthSettings, Policy, Principal};
 use whispeer::bus::{Settings, Streams};
-use whispeer::client::{
-    ClientBuilder, Event, Message, PublishOptions, Reconnect, SubscribeOptions, Subscription,
-};
+use whispeer::client::{ClientBuilder, Event, Message, PublishOptions, SubscribeOptions, Subscription};
 use whispeer::prelude::*;
 use whispeer::proto::fields::{Quality, Start};
 use whispeer::proto::{Header, Kind};
@@ -19,6 +17,7 @@ use whispeer_testkit::raw::RawPeer;
 use whispeer_testkit::wait::{eventually, now_or_never, soon};
 
 use crate::ground::Ground;
+use crate::orders::at_once;
 
 const WILL: Header = Header::new(Kind::Will, 1, 0);
 
@@ -214,10 +213,8 @@ async fn a_new_session_has_the_will_of_the_one_before() {
     let path = folder.path().join("bus");
     let start = || Bus::builder().listen_unix(&path).start().unwrap();
     let bus = start();
-    let mut reconnect = Reconnect::default();
-    (reconnect.first_delay, reconnect.max_delay) = (Duration::from_millis(5), Duration::from_millis(20));
     let address = path.to_str().unwrap().to_owned();
-    let builder: ClientBuilder = Client::builder().reconnect(reconnect);
+    let builder: ClientBuilder = Client::builder().reconnect(at_once());
     let doomed =
         Doomed::connect(
             async move { builder.will_bytes("workers/7", "gone", options()).connect(&address).await },
