@@ -76,4 +76,9 @@ impl Keeping {
         let later = self.unanswered.split_off(&(sequence + 1));
         std::mem::replace(&mut self.unanswered, later).into_iter().collect()
     }
+    /// Gives each another sequence, in their order.
+    pub(super) fn renumber(&mut self, moved: impl Fn(u64) -> u64) {
+        let unanswered = std::mem::take(&mut self.unanswered);
+        self.unanswered = unanswered.into_iter().map(|(sequence, kept)| (moved(sequence), kept)).collect();
+    }
 }

@@ -24,7 +24,7 @@ use super::reconnect::{ClientEvent, ClientEvents};
 use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, Sealing};
 use super::will::{self, Testament};
-use super::window::PublishWindow;
+use super::window::{Limits, PublishWindow};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Epoch, Field, Start, iterate};
@@ -442,22 +442,28 @@ impl Shared {
             .retain(|id, registration| renew(&mut state.lanes, Kind::Serve, *id, registration, &mut wakers));
         let mut requests = HashSet::default();
         let mut publishes = Vec::new();
+        let limits = Limits { window: welcome.publish_window, frame: welcome.frame_limit as usize };
         for frame in unsent {
             match frame.header.kind {
                 Kind::Publish => publishes.push(frame),
                 Kind::Request if state.calls.entries.contains_key(&frame.header.id) => {
+                    if let Some(error) = limits.refuse(&frame) {
+                        ended.extend(state.calls.entries.remove(&frame.header.id).map(|call| (call, error)));
+                        continue;
+                    }
                     state.lanes.data(&frame.header, &frame.content.borrowed());
                     requests.insert(frame.header.id);
                 }
                 _ => {}
             }
         }
-        let unknown_publishes = state.publishing.restart(welcome.publish_window, publishes);
+        let given_up = state.publishing.restart(limits, publishes);
         state.release_held_back();
         let calls: Vec<u32> =
             state.calls.entries.keys().copied().filter(|id| !requests.contains(id)).collect();
         for id in calls {
-            ended.extend(state.calls.entries.remove(&id));
+            let call = state.calls.entries.remove(&id);
+            ended.extend(call.map(|call| (call, unknown("the request was acted upon"))));
         }
         state.leaving = false;
         let will_changes = std::mem::take(&mut state.will_changes.entries);
@@ -467,14 +473,13 @@ impl Shared {
         state.lanes.unblock();
         drop(guard);
         drop(pings);
-        for sender in unknown_publishes {
-            let _ = sender.send(Err(unknown("the message was published")));
+        for (sender, error) in given_up {
+            let _ = sender.send(Err(error));
         }
         for change in will_changes.into_values() {
             change.give_up(unknown("the will was changed"));
         }
-        for call in ended {
-            let error = unknown("the request was acted upon");
+        for (call, error) in ended {
             match call {
                 Call::Single(sender) => {
                     let _ = sender.send(Err(error));

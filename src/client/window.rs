@@ -1,5 +1,7 @@
 //! The window for publishes: who may send next, and who is told how it went.
 
+mod restart;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -8,9 +10,10 @@ use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
 use tokio::sync::oneshot;
 
+pub(super) use self::restart::Limits;
 use super::held_back::HeldBack;
 use super::keeping::{Keeping, Kept};
-use super::shared::{Shared, State, unknown, wake};
+use super::shared::{Shared, State, wake};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::{Content, ContentRef, Credit, Flags, Frame, Header, Kind};
@@ -379,52 +382,6 @@ impl PublishWindow {
     /// The bus has routed all publishes up to this one.
     pub(super) fn settle(&mut self, sequence: u64) {
         self.settled = self.settled.max(sequence);
-    }
-
-    /// A new session begins, at which so many messages and bytes may be published, and `unsent` are the next.
-    /// Publishers learn when they flush, and callers by the senders that are returned, that what was sent before
-    /// and is not known to have been routed may or may not have been. What is to be kept is sent again before the
-    /// unsent; all of it is held back until it is [released](State::release_held_back).
-    pub(super) fn restart(
-        &mut self,
-        (messages, bytes): (u32, u64),
-        mut unsent: Vec<Frame>,
-    ) -> Vec<oneshot::Sender<BusResult<usize>>> {
-        // What the session before has not got round to follows what it has queued.
-        unsent.extend(self.held_back.take());
-        let sent = self.last_sequence - (unsent.len() as u64).min(self.last_sequence);
-        let kept = self.keeping.take_until(sent);
-        let earlier = std::mem::replace(&mut self.base, sent - kept.len() as u64);
-        debug_assert!(unsent.first().is_none_or(|first| first.header.sequence + earlier == sent + 1));
-        self.credit = Credit::new((messages, bytes));
-        for index in 0..self.turns.len() {
-            let Some(&(first, publisher)) = self.turns.get(index) else { break };
-            let last = self.turns.get(index + 1).map_or(sent, |(next, _)| next - 1).min(sent);
-            if first <= last
-                && last > self.settled
-                && let Some(failure) = self.publishers.get_mut(&publisher)
-            {
-                failure.get_or_insert_with(|| unknown("all that was sent before has been published"));
-            }
-        }
-        self.settled = sent;
-        let mut again = Vec::with_capacity(kept.len());
-        let mut waiting = Vec::new();
-        for (sequence, (before, kept)) in (self.base + 1..).zip(kept) {
-            waiting.extend(self.acknowledgements.remove(&before).map(|sender| (sequence, sender)));
-            let header = Header::new(Kind::Publish, 0, sequence).flagged(Flags::ACKNOWLEDGE);
-            again.push(Frame { header, content: Arc::clone(&kept.content) });
-            self.keeping.insert(sequence, kept);
-        }
-        let mut unknown = Vec::new();
-        let unanswered: Vec<u64> =
-            self.acknowledgements.keys().copied().filter(|sequence| *sequence <= sent).collect();
-        for sequence in unanswered {
-            unknown.extend(self.acknowledgements.remove(&sequence));
-        }
-        self.acknowledgements.extend(waiting);
-        self.held_back.hold(again.into_iter().chain(unsent));
-        unknown
     }
 
     fn wait(&mut self, place: &mut Option<u64>, waker: &Waker) {

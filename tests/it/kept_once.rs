@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use whispeer::bus::Settings;
 use whispeer::client::{ClientEvent, PublishOptions, Quality};
+use whispeer::limits;
 use whispeer::prelude::*;
 use whispeer::store::{Change, MemoryStore, Reading, Store};
 
@@ -151,4 +153,61 @@ async fn the_same_id_is_stored_once_whoever_sends_it() {
     assert!(matches!(refused, BusError::NotDurable { .. }), "{refused}");
     assert_eq!(store.streams().await.unwrap()[0].messages, 5);
     bus.stop().await;
+}
+
+/// Publishes three messages over buses of which only the last, with small frames, says what it has kept. The second of the
+/// messages is larger than those. What that bus has in the end, and what the publisher is told.
+async fn published_to_smaller_frames(before: &[Settings]) -> (Vec<String>, BusResult<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let serve = |settings| {
+        let stored = Arc::new(Notify::new());
+        let store = silent(MemoryStore::new(), Arc::clone(&stored));
+        let path = &path;
+        async move { (bus_with(Arc::new(store), path, settings).await, stored) }
+    };
+    let mut before = before.iter().cloned();
+    let (mut bus, mut stored) = serve(before.next().unwrap()).await;
+    let client = returning_client(&path).await;
+    let options = PublishOptions::default().quality(Quality::ExactlyOnce);
+    let publisher = client.publisher_bytes_with("orders/7", options.clone()).unwrap();
+    let large = vec![b'x'; 2 * limits::FRAME_LIMIT_MIN];
+    for message in [Bytes::from("one"), large.clone().into(), "two".into()] {
+        publisher.send(&message).await.unwrap();
+    }
+    for settings in before {
+        timeout(LONG, stored.notified()).await.expect("some of it is stored");
+        bus.stop().await;
+        (bus, stored) = serve(settings).await;
+    }
+    let waiting = client.publish_bytes_with("orders/7", large, options.clone());
+    let next = async {
+        timeout(LONG, stored.notified()).await.expect("some of it is stored");
+        bus.stop().await;
+        let store = MemoryStore::new();
+        let settings = Settings { frame_limit: limits::FRAME_LIMIT_MIN, ..Settings::default() };
+        (bus_with(Arc::new(store.clone()), &path, settings).await, store)
+    };
+    let (alone, (bus, store)) = tokio::join!(timeout(LONG, waiting), next);
+    let alone = alone.expect("it is answered");
+    assert!(matches!(alone, Err(BusError::FrameTooLarge { .. })), "{alone:?}");
+    let flushed = timeout(LONG, publisher.flush()).await.expect("it is answered");
+    client.publish_bytes_with("orders/7", "last", options).await.unwrap();
+    bus.stop().await;
+    (payloads(&store).await, flushed)
+}
+
+#[tokio::test]
+async fn what_is_larger_than_the_next_bus_takes_fails_and_holds_up_nothing() {
+    let (kept, told) = published_to_smaller_frames(&[Settings::default()]).await;
+    assert_eq!(kept, ["one", "two", "last"]);
+    assert!(matches!(told, Err(BusError::FrameTooLarge { .. })), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_a_bus_had_no_room_for_and_the_next_finds_too_large_fails_and_holds_up_nothing() {
+    let narrow = Settings { publish_window: (1, 1 << 20), ..Settings::default() };
+    let (kept, told) = published_to_smaller_frames(&[Settings::default(), narrow]).await;
+    assert_eq!(kept, ["one", "two", "last"]);
+    assert!(matches!(told, Err(BusError::FrameTooLarge { .. })), "{told:?}");
 }
