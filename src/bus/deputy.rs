@@ -8,9 +8,10 @@
 //! Delayed messages of a stream are kept by its store (`delayed`), which adds what is due to the log before it goes live. All
 //! others are kept here, and end with the bus.
 
+mod holders;
 mod session;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
+use self::holders::Holders;
 use self::session::Publishing;
 use super::Shared;
 use super::budget::{Budget, Share};
@@ -62,8 +64,9 @@ struct Waiting {
     bytes: usize,
     /// Bytes of `now`. They have a bound of their own, so that what is due later takes no room from wills.
     will_bytes: usize,
-    /// Messages in `later` and their bytes, by whom they count for.
-    holders: HashMap<String, (usize, usize)>,
+    /// Who has what of `later`, and of `now`.
+    holders: Holders,
+    will_holders: Holders,
     share: Share,
 }
 
@@ -86,10 +89,7 @@ impl Deputy {
         let mut state = self.lock();
         state.check(&mandate, budget)?;
         state.bytes += mandate.content.size();
-        if let Some(holder) = mandate.author.holder() {
-            let (messages, bytes) = state.holders.entry(holder).or_default();
-            (*messages, *bytes) = (*messages + 1, *bytes + mandate.content.size());
-        }
+        state.holders.add(&mandate);
         state.count += 1;
         let place = (due, state.count);
         state.later.insert(place, mandate);
@@ -105,18 +105,24 @@ impl Deputy {
     /// Publishes as soon as it can. What it holds was held by a session before, so that it needs no more of the budget.
     ///
     /// # Errors
-    /// [`BusError::LimitReached`] where so much waits to be published that nothing more is taken.
+    /// [`BusError::LimitReached`] where so much waits to be published that nothing more is taken: of all, or of one
+    /// principal, which has at most as much as it leaves free for others.
     pub(super) fn publish(&self, mandate: Mandate, budget: &Budget) -> BusResult<()> {
         let mut state = self.lock();
-        if state.now.len() >= limits::WILLS_WAITING {
-            let what = format!("{} wills wait to be published", limits::WILLS_WAITING);
-            return Err(BusError::LimitReached { what });
-        }
+        let refused = |what: String| Err(BusError::LimitReached { what });
+        let Some(free) = limits::WILLS_WAITING.checked_sub(state.now.len() + 1) else {
+            return refused(format!("{} wills wait to be published", limits::WILLS_WAITING));
+        };
         let bytes = state.will_bytes.saturating_add(mandate.content.size());
-        if bytes > budget.per_session() {
-            let what = format!("wills of {} bytes wait to be published", state.will_bytes);
-            return Err(BusError::LimitReached { what });
-        }
+        let Some(free_bytes) = budget.per_session().checked_sub(bytes) else {
+            return refused(format!("wills of {} bytes wait to be published", state.will_bytes));
+        };
+        state.will_holders.check(&mandate, free, free_bytes).or_else(|holds| {
+            refused(format!(
+                "{holds} in wills that wait to be published; one has at most as much as is left for others"
+            ))
+        })?;
+        state.will_holders.add(&mandate);
         state.will_bytes = bytes;
         state.now.push_back(mandate);
         state.account(budget);
@@ -131,6 +137,7 @@ impl Deputy {
         let next = match state.now.pop_front() {
             Some(will) => {
                 state.will_bytes = state.will_bytes.saturating_sub(will.content.size());
+                state.will_holders.remove(&will);
                 will
             }
             None => state.take_due(now)?,
@@ -185,16 +192,11 @@ impl Waiting {
         let Some(free_bytes) = free_bytes.filter(|_| !budget.is_spent()) else {
             return refused(format!("the bus keeps {} bytes that are to be published later", self.bytes));
         };
-        if let Some(holder) = mandate.author.holder() {
-            let (messages, bytes) = self.holders.get(&holder).copied().unwrap_or_default();
-            if messages >= free || bytes.saturating_add(size) > free_bytes {
-                return refused(format!(
-                    "{holder} has {messages} messages that are not due yet, and {bytes} bytes; one keeps at most as much as is \
-                     left for others"
-                ));
-            }
-        }
-        Ok(())
+        self.holders.check(mandate, free, free_bytes).or_else(|holds| {
+            refused(format!(
+                "{holds} in messages that are not due yet; one keeps at most as much as is left for others"
+            ))
+        })
     }
 
     /// The first that is due by now.
@@ -203,14 +205,7 @@ impl Waiting {
         let mandate = first.remove();
         let size = mandate.content.size();
         self.bytes = self.bytes.saturating_sub(size);
-        if let Some(holder) = mandate.author.holder()
-            && let Some((messages, bytes)) = self.holders.get_mut(&holder)
-        {
-            (*messages, *bytes) = (messages.saturating_sub(1), bytes.saturating_sub(size));
-            if *messages == 0 {
-                self.holders.remove(&holder);
-            }
-        }
+        self.holders.remove(&mandate);
         Some(mandate)
     }
 

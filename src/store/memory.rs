@@ -113,7 +113,7 @@ impl Store for MemoryStore {
     fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
         self.with(|state| {
             let no_stream = |stream: &Name| StoreError::NoStream { stream: stream.to_string() };
-            state.streams.get(&stream).ok_or_else(|| no_stream(&stream))?.check(&changes)?;
+            let log = state.streams.get(&stream).ok_or_else(|| no_stream(&stream))?;
             for change in &changes {
                 if let Change::AppendTo { stream, .. } | Change::Move { stream, .. } = change
                     && !state.streams.contains_key(stream)
@@ -121,6 +121,7 @@ impl Store for MemoryStore {
                     return Err(no_stream(stream));
                 }
             }
+            log.check(&changes)?;
             let mut outcomes = Vec::with_capacity(changes.len());
             for change in changes {
                 let (of, change) = match change {

@@ -161,7 +161,7 @@ impl Workload {
         let end = self.count + 1;
         let near = |random: &mut Random| end.saturating_sub(random.below(60));
         let consumer = name(self.random.one_of(&["one", "two", "three"]));
-        match self.random.below(16) {
+        match self.random.below(18) {
             0..=3 => {
                 let mut message = self.message(stream);
                 let number = self.random.below(8);
@@ -190,6 +190,11 @@ impl Workload {
             }
             13 => Change::Release { id: self.random.below(self.count) / 8, time: self.time },
             14 => Change::DropDelayed { id: self.random.below(self.count) / 8 },
+            15..=16 => {
+                let sequence = near(&mut self.random);
+                let to = self.random.one_of(&["a", "b"]);
+                Change::Move { sequence, stream: name(to), message: self.message(to) }
+            }
             _ => Change::Purge { before: near(&mut self.random) / 2 },
         }
     }

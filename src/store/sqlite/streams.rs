@@ -220,6 +220,7 @@ impl Streams {
         name: &Name,
         changes: &[Change],
     ) -> Result<Vec<Outcome>, Trouble> {
+        self.stream(name)?;
         for change in changes {
             match change {
                 Change::Append(_) | Change::Delay { .. } | Change::Release { .. } => {
