@@ -15,7 +15,7 @@
 //! | [`on_shutdown`](Plugin::on_shutdown), reversed | when all sessions have ended | told in the log |
 //!
 //! `on_publish` and `on_deliver` answer at once, on the task that routes the message: they hold up its publisher, and
-//! nobody else. The others may wait, each at most [`PLUGIN_HOOK`](crate::limits::PLUGIN_HOOK), the first and the last at
+//! all sessions that share its worker thread. The others may wait, each at most [`PLUGIN_HOOK`](crate::limits::PLUGIN_HOOK), the first and the last at
 //! most [`PLUGIN_START`](crate::limits::PLUGIN_START).
 //!
 //! # When a plugin fails
