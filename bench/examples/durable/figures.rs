@@ -25,8 +25,12 @@ impl Series {
         let mut figures = self.0.clone();
         figures.sort_by(f64::total_cmp);
         let spread = || {
+            // Of an even number of rounds, halfway between the two in the middle.
+            let half = figures.len() / 2;
+            let upper = *figures.get(half)?;
+            let lower = *figures.get(half - usize::from(figures.len() % 2 == 0))?;
             Some(Spread {
-                median: *figures.get(figures.len() / 2)?,
+                median: f64::midpoint(lower, upper),
                 least: *figures.first()?,
                 most: *figures.last()?,
             })
