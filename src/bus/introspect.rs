@@ -30,7 +30,7 @@ use super::handle::ROWS;
 use super::streams::{StreamChange, Streams};
 use super::{Rows, Shared};
 use crate::auth::Principal;
-use crate::error::{BusError, ErrorReply};
+use crate::error::{BusError, BusResult, ErrorReply};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
 use crate::proto::{ContentRef, Flags, Header, Hello, Kind, Lane, Refusal};
@@ -142,7 +142,7 @@ struct Answer {
     request: Header,
     /// Bytes of the request's frame.
     size: u64,
-    reply: Result<Vec<u8>, String>,
+    reply: BusResult<Vec<u8>>,
 }
 
 impl Answering {
@@ -191,11 +191,8 @@ impl Answering {
                 let change = rmp_serde::from_slice::<StreamChange>(content.payload());
                 self.asked.spawn(async move {
                     let reply = match request.id {
-                        STREAMS => {
-                            encode_rows(streams.stats(ROWS).await, limit).map_err(|error| error.to_string())
-                        }
-                        CONSUMERS => encode_rows(streams.consumer_stats(ROWS).await, limit)
-                            .map_err(|error| error.to_string()),
+                        STREAMS => encode_rows(streams.stats(ROWS).await, limit).map_err(internal),
+                        CONSUMERS => encode_rows(streams.consumer_stats(ROWS).await, limit).map_err(internal),
                         _ => changed(&streams, change).await,
                     };
                     Answer { request, size, reply }
@@ -205,8 +202,10 @@ impl Answering {
         }
     }
 
-    fn encode(&self, serving: u32, asked: &ContentRef<'_>) -> Result<Vec<u8>, String> {
-        let Some(shared) = self.shared.upgrade() else { return Err("the bus has ended".into()) };
+    fn encode(&self, serving: u32, asked: &ContentRef<'_>) -> BusResult<Vec<u8>> {
+        let Some(shared) = self.shared.upgrade() else {
+            return Err(BusError::Draining { what: "the bus".into() });
+        };
         let limit = reply_limit(&shared);
         let encoded = match serving {
             0 => rmp_serde::to_vec_named(&shared.stats()),
@@ -215,21 +214,22 @@ impl Answering {
             4 => {
                 // Nobody stops a bus by mistake, as with a request to all topics of it.
                 let request: StopRequest = rmp_serde::from_slice(asked.payload()).map_err(|error| {
-                    format!("a request to stop needs the map {{\"grace_ms\": NUMBER}}: {error}")
+                    let what = format!("a request to stop needs the map {{\"grace_ms\": NUMBER}}: {error}");
+                    BusError::InvalidSettings(what)
                 })?;
                 let grace = Duration::from_millis(request.grace_ms).min(limits::REQUEST_TIMEOUT_MAX);
                 shared.stop_asked.send_replace(Some(grace));
                 rmp_serde::to_vec_named(&())
             }
             number if TOPICS.get(number as usize) == Some(&PRESENCE) => {
-                let pattern = TopicPattern::from_utf8(asked.payload()).map_err(|error| error.to_string())?;
+                let pattern = TopicPattern::from_utf8(asked.payload())?;
                 encode_rows(shared.members(&pattern, ROWS), limit)
             }
             _ => encode_rows(shared.served_stats(ROWS), limit),
         };
-        let encoded = encoded.map_err(|error| error.to_string())?;
+        let encoded = encoded.map_err(internal)?;
         if encoded.len() > limit {
-            return Err(format!("the reply has {} bytes and the frame limit leaves {limit}", encoded.len()));
+            return Err(BusError::FrameTooLarge { size: encoded.len(), limit });
         }
         Ok(encoded)
     }
@@ -239,12 +239,17 @@ impl Answering {
 async fn changed(
     streams: &Streams,
     change: Result<StreamChange, rmp_serde::decode::Error>,
-) -> Result<Vec<u8>, String> {
+) -> BusResult<Vec<u8>> {
     let change = change.map_err(|error| {
-        format!("a change of streams needs a map with `change` and what that is about: {error}")
+        let what = format!("a change of streams needs a map with `change` and what that is about: {error}");
+        BusError::InvalidSettings(what)
     })?;
-    let changed = streams.make(change).await.map_err(|error| error.to_string())?;
-    rmp_serde::to_vec_named(&changed).map_err(|error| error.to_string())
+    rmp_serde::to_vec_named(&streams.make(change).await?).map_err(internal)
+}
+
+/// The error of an answer that the bus cannot write.
+fn internal(error: rmp_serde::encode::Error) -> BusError {
+    BusError::Replied(ErrorReply::new("internal", error.to_string()))
 }
 
 /// Bytes that a reply may have.
@@ -259,9 +264,8 @@ fn answer(Answer { request, size, reply }: &Answer, batch: &mut Batch) {
     let header = Header::new(Kind::Reply, 0, request.sequence);
     match reply {
         Ok(payload) => batch.push(&header, &ContentRef::of_payload(payload)),
-        Err(reason) => {
-            let error = BusError::Replied(ErrorReply::new("internal", reason.as_str()));
-            let refusal = Refusal::from(&error).encode();
+        Err(error) => {
+            let refusal = Refusal::from(error).encode();
             batch.push(&header.flagged(Flags::ERROR), &ContentRef::of_payload(&refusal))
         }
     };

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use whispeer::bus::{ConsumerStats, Rows, StreamChange};
 
 use super::dlq::change;
-use super::info::ask;
+use super::info::{ask, check_stream};
 use crate::connection::{BusChoice, BusOptions};
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, Align, Table};
@@ -70,7 +70,12 @@ impl Consumers {
         match self.what {
             What::Ls { stream, json, .. } => {
                 let mut all: Rows<ConsumerStats> = ask(&connection, "$bus/consumers").await?;
-                all.rows.retain(|row| stream.as_ref().is_none_or(|stream| row.stream == *stream));
+                if let Some(stream) = &stream {
+                    all.rows.retain(|row| row.stream == *stream);
+                    if all.rows.is_empty() {
+                        check_stream(&connection, stream).await?;
+                    }
+                }
                 if json {
                     let rows = serde_json::to_string(&all.rows)?;
                     output::print(format!("{rows}\n"))?;

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use whispeer::bus::{StreamChange, StreamChanged};
 use whispeer::client::{HistoryOptions, Start};
 
+use super::info::check_stream;
 use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, Align, Table};
@@ -80,7 +81,10 @@ impl Dlq {
     pub(crate) async fn run(self, bus: &BusChoice) -> anyhow::Result<()> {
         let connection = bus.connect("dlq").await?;
         match self.what {
-            What::Ls { stream, json, .. } => list(&connection, &stream, json).await,
+            What::Ls { stream, json, .. } => {
+                check_stream(&connection, &stream).await?;
+                list(&connection, &stream, json).await
+            }
             What::Redrive(Which { stream, sequences, all, .. }) => {
                 let sequences = (!all).then_some(sequences);
                 let changed = change(&connection, &StreamChange::Redrive { stream, sequences }).await?;

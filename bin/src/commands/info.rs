@@ -107,6 +107,20 @@ pub(super) async fn ask<T: DeserializeOwned>(connection: &Connection, topic: &st
     })
 }
 
+/// That the bus has a stream of this name, where it can be told.
+pub(super) async fn check_stream(connection: &Connection, name: &str) -> anyhow::Result<()> {
+    // Who may not ask for the streams may still read this one.
+    let Ok(answer) = connection.client.request_bytes("$bus/streams", Bytes::new()).await else {
+        return Ok(());
+    };
+    let Ok(streams) = rmp_serde::from_slice::<Rows<StreamStats>>(&answer) else { return Ok(()) };
+    if streams.left_out > 0 || streams.rows.iter().any(|stream| stream.name == name) {
+        return Ok(());
+    }
+    let failure = Failure::new(FAILED, format!("there is no stream \"{name}\""));
+    Err(failure.help("`whispeer info` shows the streams of the bus").into())
+}
+
 fn render_bus(bus: &BusStats) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
