@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::change::{Change, ConsumerState, Outcome, Progress};
+use super::change::{Change, ConsumerPosition, ConsumerState, Outcome, Progress};
 use super::delays::Delays;
 use super::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
 use super::settings::{Name, StreamSettings, StreamState};
@@ -158,8 +158,18 @@ impl Store for MemoryStore {
         self.with_stream(&stream, |log| Ok(log.delays.due_by(until, most)))
     }
 
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
-        self.with_stream(&stream, |log| Ok(log.consumers.values().cloned().collect()))
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>> {
+        self.with_stream(&stream, |log| Ok(log.consumers.values().map(ConsumerState::position).collect()))
+    }
+
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState> {
+        self.with_stream(&stream, |log| match log.consumers.get(&name) {
+            Some(state) => Ok(state.clone()),
+            None => {
+                let (stream, consumer) = (stream.to_string(), name.to_string());
+                Err(StoreError::NoConsumer { stream, consumer })
+            }
+        })
     }
 
     fn close(&self) -> Operation<()> {

@@ -26,7 +26,7 @@ mod tests;
 use std::fmt;
 use std::pin::Pin;
 
-pub use change::{Change, ConsumerState, Outcome, Progress};
+pub use change::{Change, ConsumerPosition, ConsumerState, Outcome, Progress};
 pub use memory::MemoryStore;
 pub use message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
 pub use settings::{Name, Retention, StreamSettings, StreamState};
@@ -103,11 +103,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// As [`read`](Self::read).
     fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>>;
 
-    /// The consumers of a stream, in the order of their names.
+    /// The consumers of a stream, in the order of their names, without what is known of single messages.
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>>;
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>>;
+
+    /// One consumer of a stream, with all that is known of it. That may be much, so nothing of the others is read for it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoConsumer`], and as [`read`](Self::read).
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState>;
 
     /// Ends it when all that was begun is done. Later calls are [`StoreError::Closed`].
     ///

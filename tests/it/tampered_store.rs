@@ -1,10 +1,12 @@
 //! A store in memory whose answers go through somebody's hands.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use whispeer::store::{
-    Change, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading, Start, Store,
-    StreamSettings, StreamState,
+    Change, ConsumerPosition, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading,
+    Start, Store, StreamSettings, StreamState,
 };
 
 type Committed = Operation<Vec<Outcome>>;
@@ -16,11 +18,22 @@ pub(crate) struct TamperedStore {
     store: MemoryStore,
     commits: Box<OnCommit>,
     reads: Box<OnRead>,
+    progress: Arc<AtomicUsize>,
 }
 
 impl TamperedStore {
     pub(crate) fn new(store: MemoryStore) -> Self {
-        Self { store, commits: Box::new(|_, answer| answer), reads: Box::new(|_, answer| answer) }
+        Self {
+            store,
+            commits: Box::new(|_, answer| answer),
+            reads: Box::new(|_, answer| answer),
+            progress: Arc::default(),
+        }
+    }
+
+    /// Of how many messages it has said how far a consumer is with them.
+    pub(crate) fn progress_read(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.progress)
     }
 
     pub(crate) fn on_commit(
@@ -81,8 +94,17 @@ impl Store for TamperedStore {
         self.store.find(stream, start)
     }
 
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>> {
         self.store.consumers(stream)
+    }
+
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState> {
+        let (consumer, progress) = (self.store.consumer(stream, name), Arc::clone(&self.progress));
+        Box::pin(async move {
+            let consumer = consumer.await?;
+            progress.fetch_add(consumer.known.len(), Ordering::Relaxed);
+            Ok(consumer)
+        })
     }
 
     fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {

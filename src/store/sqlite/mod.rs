@@ -45,7 +45,7 @@ use tokio::sync::oneshot;
 use self::file::StoreFile;
 use self::reader::{Question, Readers};
 use self::writer::{Task, Writer};
-use super::change::{Change, ConsumerState, Outcome};
+use super::change::{Change, ConsumerPosition, ConsumerState, Outcome};
 use super::message::{Delayed, Page, Reading, Start};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
@@ -257,8 +257,12 @@ impl Store for SqliteStore {
         self.ask(|answer| Question::Delayed { stream, until, most, answer })
     }
 
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>> {
         self.ask(|answer| Question::Consumers { stream, answer })
+    }
+
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState> {
+        self.ask(|answer| Question::Consumer { stream, name, answer })
     }
 
     fn close(&self) -> Operation<()> {

@@ -270,20 +270,36 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.commit(name("s"), vec![make(3), attempted(4, 2), done(0, &[2, 5, 7])]).await.unwrap();
     // Who comes back finds it as it is.
     store.commit(name("s"), vec![make(1)]).await.unwrap();
-    let consumer = store.consumers(name("s")).await.unwrap().remove(0);
-    assert_eq!((consumer.name, consumer.pattern, consumer.floor), (name("worker"), Some(pattern("a/*")), 3));
+    let worker = async || store.consumer(name("s"), name("worker")).await;
+    let consumer = worker().await.unwrap();
+    assert_eq!(
+        (&consumer.name, &consumer.pattern, consumer.floor),
+        (&name("worker"), &Some(pattern("a/*")), 3)
+    );
     let known: Vec<_> =
         consumer.known.iter().map(|(sequence, known)| (*sequence, known.attempts, known.is_done)).collect();
     assert_eq!(known, [(4, 2, false), (5, 0, true), (7, 0, true)]);
     store.commit(name("s"), vec![done(6, &[]), done(4, &[1]), attempted(5, 9)]).await.unwrap();
-    let consumer = store.consumers(name("s")).await.unwrap().remove(0);
+    let consumer = worker().await.unwrap();
     assert_eq!((consumer.floor, consumer.known.len()), (6, 1), "it does not go back");
     assert_eq!(consumer.handed, 3, "it begins with what nobody has been handed");
     let handed = |before| Change::Handed { consumer: name("worker"), before };
     store.commit(name("s"), vec![handed(9), handed(8)]).await.unwrap();
-    assert_eq!(store.consumers(name("s")).await.unwrap()[0].handed, 9);
+    assert_eq!(worker().await.unwrap().handed, 9);
+
+    let other = Change::Consumer { name: name("other"), pattern: None, from: 2 };
+    store.commit(name("s"), vec![other]).await.unwrap();
+    let (other, worker_listed) = (name("other"), worker().await.unwrap().position());
+    let listed = [ConsumerPosition::new(other.clone(), None, 2), worker_listed];
+    assert_eq!(store.consumers(name("s")).await.unwrap(), listed, "by their names");
+    assert!(store.consumer(name("s"), other).await.unwrap().known.is_empty(), "what is known is of one");
+
     store.commit(name("s"), vec![Change::RemoveConsumer(name("worker"))]).await.unwrap();
-    assert!(store.consumers(name("s")).await.unwrap().is_empty());
+    assert_eq!(store.consumers(name("s")).await.unwrap(), listed[..1]);
+    let (stream, consumer) = ("s".to_owned(), "worker".to_owned());
+    assert_eq!(worker().await.unwrap_err(), StoreError::NoConsumer { stream, consumer });
+    let nowhere = store.consumer(name("t"), name("worker")).await.unwrap_err();
+    assert_eq!(nowhere, StoreError::NoStream { stream: "t".to_owned() });
 }
 
 fn delay(message: NewMessage, due: u64) -> Change {

@@ -116,9 +116,11 @@ impl Consumer {
                 let stream = self.stream.name.clone();
                 let store = &self.stream.store;
                 store.commit(stream.clone(), vec![make]).await.map_err(failed)?;
-                let all = store.consumers(stream).await.map_err(failed)?;
-                let own = all.into_iter().find(|state| state.name == *name);
-                own.unwrap_or_else(|| ConsumerState::new(name.clone(), pattern.clone(), from))
+                match store.consumer(stream, name.clone()).await {
+                    Ok(own) => own,
+                    Err(StoreError::NoConsumer { .. }) => ConsumerState::new(name.clone(), pattern, from),
+                    Err(error) => return Err(failed(error)),
+                }
             }
         };
         if let (Some(name), Some(other)) = (&self.name, state.pattern.as_ref())
