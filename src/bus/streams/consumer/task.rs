@@ -12,6 +12,7 @@ use super::ledger::{Ledger, MemberId, Unwritten};
 use super::{Confirmation, Consumer, State, another_pattern};
 use crate::bus::presence::Present;
 use crate::bus::session::{Session, State as SessionState};
+use crate::bus::streams::patience::{Patience, patiently};
 use crate::bus::streams::publishing::{milliseconds, say_left};
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
@@ -19,7 +20,9 @@ use crate::limits;
 use crate::plugin::{Acknowledged, Delivery, Hooks, Receiver};
 use crate::proto::fields::{Attempt, FieldsBuilder, GapReason, Position, Start};
 use crate::proto::{ContentRef, Header, Kind};
-use crate::store::{self, Change, ConsumerState, Message, Name, Operation, Outcome, Reading, StoreError};
+use crate::store::{
+    self, Change, ConsumerState, Message, Name, Operation, Outcome, Page, Reading, StoreError,
+};
 
 /// Messages that one member of several is handed before the next gets its turn.
 const SHARE: usize = 16;
@@ -41,6 +44,8 @@ pub(super) struct Work {
     /// Before this the store knows that messages may have been handed over.
     marked: u64,
     writing: Option<Writing>,
+    /// With the store, where it is busy as messages are to be read.
+    patience: Patience,
     /// Whose turn it is.
     turn: MemberId,
 }
@@ -58,6 +63,8 @@ enum Rest {
     Change,
     /// A message that is not there yet.
     Message,
+    /// A store that is busy, and is to be asked again then.
+    Store(Instant),
     /// Nothing: there is more, and it is for now that others have their turn.
     Turn,
 }
@@ -86,6 +93,7 @@ impl Consumer {
                     again: BTreeMap::new(),
                     marked,
                     writing: None,
+                    patience: Patience::default(),
                     turn: 0,
                 };
                 work.run().await
@@ -116,7 +124,7 @@ impl Consumer {
                 let stream = self.stream.name.clone();
                 let store = &self.stream.store;
                 store.commit(stream.clone(), vec![make]).await.map_err(failed)?;
-                match store.consumer(stream, name.clone()).await {
+                match patiently(None, || store.consumer(stream.clone(), name.clone())).await {
                     Ok(own) => own,
                     Err(StoreError::NoConsumer { .. }) => ConsumerState::new(name.clone(), pattern, from),
                     Err(error) => return Err(failed(error)),
@@ -153,8 +161,8 @@ impl Consumer {
                 return Err(BusError::InvalidSettings(what.to_owned()));
             }
         };
-        let found = self.stream.store.find(self.stream.name.clone(), start).await;
-        found.map_err(|error| BusError::NotStored { reason: error.to_string() })
+        let find = || self.stream.store.find(self.stream.name.clone(), start.clone());
+        patiently(None, find).await.map_err(|error| BusError::NotStored { reason: error.to_string() })
     }
 
     /// Takes nobody any more, if nobody is there.
@@ -233,6 +241,10 @@ impl Work {
                 }
                 continue;
             }
+            let due = match rest {
+                Rest::Store(then) => Some(due.map_or(then, |due| due.min(then))),
+                _ => due,
+            };
             let Self { end, writing, .. } = &mut self;
             let writing = poll_fn(|context| match writing {
                 Some(writing) => writing.written.as_mut().poll(context),
@@ -346,6 +358,9 @@ impl Work {
             };
             if let Some(sequence) = retry {
                 if !self.again.contains_key(&sequence) {
+                    if let Some(then) = self.patience.until(now) {
+                        return Ok(Rest::Store(then));
+                    }
                     if std::mem::replace(&mut has_read, true) {
                         return Ok(Rest::Turn);
                     }
@@ -374,6 +389,9 @@ impl Work {
                 if self.next_member().is_none() {
                     return Ok(Rest::Change);
                 }
+                if let Some(then) = self.patience.until(now) {
+                    return Ok(Rest::Store(then));
+                }
                 if std::mem::replace(&mut has_read, true) {
                     return Ok(Rest::Turn);
                 }
@@ -386,12 +404,25 @@ impl Work {
         }
     }
 
+    /// Reads a page, unless the store is busy.
+    async fn read(&mut self, reading: Reading) -> Result<Option<Page>, BusError> {
+        let stream = &self.consumer.stream;
+        match stream.store.read(stream.name.clone(), reading).await {
+            Ok(page) => {
+                self.patience.answered();
+                Ok(Some(page))
+            }
+            Err(error) => match self.patience.refused(error) {
+                Ok(_) => Ok(None),
+                Err(error) => Err(self.unreadable(&error)),
+            },
+        }
+    }
+
     /// Reads what comes next.
     async fn read_on(&mut self, next: u64) -> Result<(), BusError> {
-        let stream = &self.consumer.stream;
         let reading = Reading::from(next, milliseconds()).of(self.consumer.pattern.clone());
-        let page = stream.store.read(stream.name.clone(), reading).await;
-        let page = page.map_err(|error| self.unreadable(&error))?;
+        let Some(page) = self.read(reading).await? else { return Ok(()) };
         if page.first > next {
             self.tell_gap(page.first - next);
         }
@@ -402,11 +433,9 @@ impl Work {
 
     /// Reads a message that comes again, and those behind it that do.
     async fn read_again(&mut self, sequence: u64) -> Result<(), BusError> {
-        let stream = &self.consumer.stream;
         // Those whose time is over as well, so that it is told why they do not come again.
         let reading = Reading::from(sequence, 0).of(self.consumer.pattern.clone()).at_most(RETRIES_READ);
-        let page = stream.store.read(stream.name.clone(), reading).await;
-        let page = page.map_err(|error| self.unreadable(&error))?;
+        let Some(page) = self.read(reading).await? else { return Ok(()) };
         let mut state = self.consumer.lock();
         let ledger = ledger(&mut state)?;
         // Those that were read for others which are done by now are not kept.
