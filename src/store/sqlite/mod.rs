@@ -10,6 +10,9 @@
 //! | `queue` | calls that wait for a thread |
 //! | `writer` | the thread that writes |
 //! | `streams` | what a transaction does to streams |
+//! | `stream` | what is known of one |
+//! | `changing` | what one change does to it |
+//! | `retention` | what goes of it |
 //! | `topics` | the topics of streams, and what they count |
 //! | `removal` | what is left of streams that were taken out |
 //! | `delayed` | what is kept until it is due |
@@ -20,6 +23,7 @@
 //! | `rare` | messages of few topics in a large stream |
 //! | `failure` | what goes wrong |
 
+mod changing;
 mod consumers;
 mod delayed;
 mod failure;
@@ -29,8 +33,10 @@ mod queue;
 mod rare;
 mod reader;
 mod removal;
+mod retention;
 mod schema;
 mod search;
+mod stream;
 mod streams;
 mod topics;
 mod writer;
