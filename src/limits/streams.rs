@@ -25,7 +25,7 @@ pub const STORED_OVERHEAD: usize = 48;
 pub const RETENTION_STEP: u64 = 1024;
 
 /// Bytes of these in a file, likewise, as the pages of large messages take their time: 1 GiB took 0.8 s. The last one may exceed
-/// them.
+/// them. Calls that are written together are no more once those before have dropped so much.
 pub const RETENTION_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How long a stream knows the ids of messages unless it is told otherwise: longer than a client tries to come

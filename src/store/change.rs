@@ -91,7 +91,9 @@ pub enum Change {
         /// The first that it was certainly not handed. It never goes back.
         before: u64,
     },
-    /// Drops these messages, where they are still there.
+    /// Drops these messages, where they are still there, in this order. All changes of this kind that are made together drop at most
+    /// [`RETENTION_STEP`](crate::limits::RETENTION_STEP) messages, and in a file
+    /// [`RETENTION_STEP_BYTES`](crate::limits::RETENTION_STEP_BYTES) of them; whoever wants more to go asks again until nothing does.
     Drop {
         /// Their sequences.
         sequences: Vec<u64>,

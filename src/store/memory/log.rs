@@ -111,7 +111,8 @@ impl Log {
         Ok(())
     }
 
-    pub(super) fn change(&mut self, change: Change) -> Outcome {
+    /// Does it. What is dropped as it is told is taken from these messages.
+    pub(super) fn change(&mut self, change: Change, left: &mut u64) -> Outcome {
         let dropped = match change {
             Change::Append(message) | Change::AppendTo { message, .. } | Change::Move { message, .. } => {
                 return self.append(message);
@@ -161,8 +162,11 @@ impl Log {
                 0
             }
             Change::Drop { sequences } => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX);
                 let dropped = sequences.into_iter().filter(|sequence| self.drop_message(*sequence));
-                dropped.count() as u64
+                let dropped = dropped.take(most).count() as u64;
+                *left -= dropped;
+                dropped
             }
         };
         Outcome::Done { dropped }

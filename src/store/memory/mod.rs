@@ -14,6 +14,7 @@ use super::message::{Delayed, Page, Reading, Start};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
 use crate::error::StoreError;
+use crate::limits;
 
 /// Keeps streams in memory: they end with the process.
 ///
@@ -147,6 +148,7 @@ impl Store for MemoryStore {
                 }
             }
             let mut outcomes = Vec::with_capacity(changes.len());
+            let mut left = limits::RETENTION_STEP;
             for change in changes {
                 let (of, change) = match change {
                     Change::AppendTo { stream, message } => (stream, Change::Append(message)),
@@ -161,7 +163,7 @@ impl Store for MemoryStore {
                     change => (stream.clone(), change),
                 };
                 let log = state.streams.get_mut(&of).ok_or_else(|| no_stream(&of))?;
-                outcomes.push(log.change(change));
+                outcomes.push(log.change(change, &mut left));
             }
             Ok(outcomes)
         })

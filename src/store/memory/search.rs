@@ -191,7 +191,7 @@ mod tests {
             let (fields, payload) = ("".into(), "x".into());
             let time = number * 1_000;
             let message = NewMessage { topic, fields, payload, time, expires: None, id: None };
-            log.change(Change::Append(message));
+            log.change(Change::Append(message), &mut 0);
         }
         log
     }
@@ -200,7 +200,7 @@ mod tests {
     fn with_holes(mut log: Log) -> Log {
         let sequences: Vec<u64> = (1..log.end).step_by(7).collect();
         for some in sequences.chunks(512) {
-            log.change(Change::Drop { sequences: some.to_vec() });
+            log.change(Change::Drop { sequences: some.to_vec() }, &mut 512);
         }
         log
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::retention::Step;
 use super::schema::{row, signed, unsigned};
 use super::stream::Stream;
 use super::streams::Trouble;
@@ -17,10 +18,13 @@ pub(super) struct Changing<'a> {
     pub(super) connection: &'a Connection,
     pub(super) stream: &'a mut Stream,
     pub(super) topics: &'a mut Topics,
+    /// What its transaction has dropped.
+    pub(super) dropped: &'a mut Step,
 }
 
 impl Changing<'_> {
-    pub(super) fn change(&mut self, change: &Change) -> Result<Outcome, Trouble> {
+    /// Does it. What is dropped as it is told is a part of this step.
+    pub(super) fn change(&mut self, change: &Change, step: &mut Step) -> Result<Outcome, Trouble> {
         let stream = self.stream.id;
         let mut dropped = 0;
         match change {
@@ -52,7 +56,7 @@ impl Changing<'_> {
             Change::Handed { consumer, before } => {
                 consumers::handed(self.connection, stream, consumer, *before)?;
             }
-            Change::Drop { sequences } => dropped = self.drop_these(sequences)?,
+            Change::Drop { sequences } => dropped = self.drop_these(sequences, step)?,
             // It was done to that stream.
             Change::AppendTo { .. } | Change::Move { .. } => {}
         }

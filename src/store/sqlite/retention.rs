@@ -39,7 +39,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.messages >= limits::RETENTION_STEP || self.bytes >= limits::RETENTION_STEP_BYTES
     }
 
@@ -113,14 +113,19 @@ impl Changing<'_> {
         Ok(step.messages)
     }
 
-    pub(super) fn drop_these(&mut self, sequences: &[u64]) -> rusqlite::Result<u64> {
+    /// Drops these messages, as far as the step goes. Returns how many it were.
+    pub(super) fn drop_these(&mut self, sequences: &[u64], step: &mut Step) -> rusqlite::Result<u64> {
         let sql = format!("SELECT {} FROM messages WHERE id = ?1", Oldest::COLUMNS);
         let mut dropped = 0;
         for sequence in sequences.iter().filter(|sequence| **sequence <= LAST_SEQUENCE) {
+            if step.is_over() {
+                break;
+            }
             let row = row(self.stream.id, *sequence);
             let found = self.connection.prepare_cached(&sql)?.query_row([row], Oldest::read).optional()?;
             if let Some(found) = found {
                 self.drop_message(&found)?;
+                step.add(&found);
                 dropped += 1;
             }
         }
@@ -162,6 +167,7 @@ impl Changing<'_> {
         stream.messages = stream.messages.saturating_sub(1);
         stream.bytes = stream.bytes.saturating_sub(bytes);
         stream.is_changed = true;
+        self.dropped.add(oldest);
         Ok(())
     }
 

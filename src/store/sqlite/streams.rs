@@ -6,6 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::changing::Changing;
 use super::failure::{damaged, told};
+use super::retention::Step;
 use super::schema::LAST_SEQUENCE;
 use super::stream::Stream;
 use super::topics::Topics;
@@ -54,6 +55,8 @@ pub(super) struct Streams {
     topics: Topics,
     /// Those that were taken out, of which something is left.
     removed: Vec<i64>,
+    /// What the transaction has dropped.
+    dropped: Step,
 }
 
 impl Streams {
@@ -72,7 +75,8 @@ impl Streams {
                 stream.delayed.count_for(owner, weight);
             }
         })?;
-        Ok(Self { streams, topics: Topics::default(), removed: removal::load(connection)? })
+        let (topics, dropped) = (Topics::default(), Step::default());
+        Ok(Self { streams, topics, removed: removal::load(connection)?, dropped })
     }
 
     pub(super) fn states(&self) -> Vec<StreamState> {
@@ -173,16 +177,17 @@ impl Streams {
         stream.delayed.check(changes)?;
         consumers::check(connection, (stream.id, name), changes)?;
         let mut outcomes = Vec::with_capacity(changes.len());
+        let mut step = Step::default();
         for change in changes {
             outcomes.push(match change {
                 Change::AppendTo { stream, message } => self.changing(connection, stream)?.append(message)?,
                 Change::Move { sequence, stream, message } => {
-                    match self.changing(connection, name)?.drop_these(&[*sequence])? {
+                    match self.changing(connection, name)?.drop_these(&[*sequence], &mut Step::default())? {
                         0 => Outcome::Done { dropped: 0 },
                         _ => self.changing(connection, stream)?.append(message)?,
                     }
                 }
-                change => self.changing(connection, name)?.change(change)?,
+                change => self.changing(connection, name)?.change(change, &mut step)?,
             });
         }
         Ok(outcomes)
@@ -205,7 +210,7 @@ impl Streams {
     ) -> Result<Changing<'a>, StoreError> {
         let no_stream = || StoreError::NoStream { stream: name.to_string() };
         let stream = self.streams.get_mut(name).ok_or_else(no_stream)?;
-        Ok(Changing { connection, stream, topics: &mut self.topics })
+        Ok(Changing { connection, stream, topics: &mut self.topics, dropped: &mut self.dropped })
     }
 
     /// Writes what has changed, at the end of a transaction.
@@ -215,7 +220,13 @@ impl Streams {
             stream.write(connection)?;
             stream.is_changed = false;
         }
+        self.dropped = Step::default();
         Ok(())
+    }
+
+    /// Whether the transaction has dropped as much as is dropped at once: what else is to be done is for the next one.
+    pub(super) fn has_dropped_enough(&self) -> bool {
+        self.dropped.is_over()
     }
 
     fn stream(&self, name: &Name) -> Result<&Stream, StoreError> {

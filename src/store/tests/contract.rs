@@ -45,6 +45,7 @@ for_each_store! {
     changes_are_made_together_or_not_at_all
     a_message_moves_to_another_stream_as_a_whole
     what_is_moved_twice_is_moved_once
+    messages_that_are_named_are_dropped_a_step_at_a_time
     a_store_that_is_closed_says_so
 }
 
@@ -476,6 +477,37 @@ async fn what_is_moved_twice_is_moved_once(store: &dyn Store) {
     let states = store.streams().await.unwrap();
     let counts = states.iter().map(|state| (state.messages, state.first, state.end));
     assert_eq!(counts.collect::<Vec<_>>(), [(1, 4, 5), (2, 1, 3)]);
+}
+
+async fn messages_that_are_named_are_dropped_a_step_at_a_time(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    let step = crate::limits::RETENTION_STEP;
+    let messages = (0..step + 476).map(|number| Change::Append(message("a", "x", number)));
+    store.commit(name("s"), messages.collect()).await.unwrap();
+    let named =
+        |sequences: std::ops::RangeInclusive<u64>| Change::Drop { sequences: sequences.rev().collect() };
+    let dropped = async |changes| {
+        let outcomes = store.commit(name("s"), changes).await.unwrap();
+        let dropped = outcomes.into_iter().map(|outcome| match outcome {
+            Outcome::Done { dropped } => dropped,
+            other => panic!("{other:?}"),
+        });
+        dropped.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        dropped(vec![named(1..=700), named(601..=1_400)]).await,
+        [700, step - 700],
+        "of both together"
+    );
+    let left = read_all(store, "s", Reading::from(0, 0), false).await;
+    assert_eq!(
+        left.first().map(|message| message.sequence),
+        Some(701),
+        "in the order in which they are named"
+    );
+    assert_eq!(left.len(), 476);
+    assert_eq!(dropped(vec![named(1..=5_000)]).await, [476]);
+    assert_eq!(dropped(vec![named(1..=5_000)]).await, [0], "none is left");
 }
 
 async fn a_store_that_is_closed_says_so(store: &dyn Store) {
