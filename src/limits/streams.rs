@@ -25,7 +25,7 @@ pub const STORED_OVERHEAD: usize = 48;
 pub const RETENTION_STEP: u64 = 1024;
 
 /// Bytes of these in a file, likewise, as the pages of large messages take their time: 1 GiB took 0.8 s. The last one may exceed
-/// them.
+/// them. Calls that are written together are no more once those before have dropped so much.
 pub const RETENTION_STEP_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How long a stream knows the ids of messages unless it is told otherwise: longer than a client tries to come
@@ -81,6 +81,18 @@ pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
 
 /// How long introspection waits for a store to tell of its streams. One that takes longer has trouble with its disk.
 pub const STORE_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long a reader of a stream waits before it asks a store again that was busy; it doubles each time. Shorter than a person
+/// notices, and longer than a few writes take.
+pub const STORE_RETRY: Duration = Duration::from_millis(10);
+
+/// The most of such times: as many readers as a bus may have ask a busy store some ten thousand times a second then, which costs it
+/// little to refuse.
+pub const STORE_RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// For how long a reader asks a store again that is busy. After that its subscription ends with what the store says: something
+/// is wrong with it that does not pass.
+pub const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes that a call counts as which waits for a store, beside the messages that it brings: its place in queues, the publish
 /// that it is for, and whom to tell.

@@ -91,7 +91,9 @@ pub enum Change {
         /// The first that it was certainly not handed. It never goes back.
         before: u64,
     },
-    /// Drops these messages, where they are still there.
+    /// Drops these messages, where they are still there, in this order. All changes of this kind that are made together drop at most
+    /// [`RETENTION_STEP`](crate::limits::RETENTION_STEP) messages, and in a file
+    /// [`RETENTION_STEP_BYTES`](crate::limits::RETENTION_STEP_BYTES) of them; whoever wants more to go asks again until nothing does.
     Drop {
         /// Their sequences.
         sequences: Vec<u64>,
@@ -134,7 +136,28 @@ pub enum Outcome {
     },
 }
 
-/// A consumer as it is.
+/// Where a consumer is, as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumerPosition {
+    /// What it is called.
+    pub name: Name,
+    /// The topics that it takes; `None` for all.
+    pub pattern: Option<TopicPattern>,
+    /// All before this sequence are done.
+    pub floor: u64,
+}
+
+impl ConsumerPosition {
+    /// A consumer that is there.
+    #[must_use]
+    pub fn new(name: Name, pattern: Option<TopicPattern>, floor: u64) -> Self {
+        Self { name, pattern, floor }
+    }
+}
+
+/// A consumer as it is, with what is known of each message from its floor on: of up to
+/// [`CONSUMER_SPREAD`](crate::limits::CONSUMER_SPREAD).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerState {
@@ -155,6 +178,12 @@ impl ConsumerState {
     #[must_use]
     pub fn new(name: Name, pattern: Option<TopicPattern>, from: u64) -> Self {
         Self { name, pattern, floor: from, handed: from, known: BTreeMap::new() }
+    }
+
+    /// What a listing shows of it.
+    #[must_use]
+    pub fn position(&self) -> ConsumerPosition {
+        ConsumerPosition::new(self.name.clone(), self.pattern.clone(), self.floor)
     }
 }
 

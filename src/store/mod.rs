@@ -26,7 +26,7 @@ mod tests;
 use std::fmt;
 use std::pin::Pin;
 
-pub use change::{Change, ConsumerState, Outcome, Progress};
+pub use change::{Change, ConsumerPosition, ConsumerState, Outcome, Progress};
 pub use memory::MemoryStore;
 pub use message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
 pub use settings::{Name, Retention, StreamSettings, StreamState};
@@ -44,9 +44,11 @@ pub type Operation<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 /// Where streams are kept.
 ///
 /// Calls are taken in the order in which they are made, and wait for one another: a bus makes as many as its byte budget allows.
-/// One that is refused for that ([`StoreError::LimitReached`]) ends the subscription or consumer that it was for, or its
-/// message is not stored. What [`commit`](Self::commit) has returned for is kept, whatever happens to the process, and to
-/// the machine if the store says so.
+/// One that is refused for that ([`StoreError::LimitReached`]) stores nothing. Subscriptions and consumers ask again for what they
+/// read, after a while that grows from [`STORE_RETRY`](crate::limits::STORE_RETRY) to
+/// [`STORE_RETRY_MAX`](crate::limits::STORE_RETRY_MAX), and as well after [`StoreError::InUse`]; they end with any other error, and with
+/// these after [`STORE_PATIENCE`](crate::limits::STORE_PATIENCE). What [`commit`](Self::commit) has returned for is kept,
+/// whatever happens to the process, and to the machine if the store says so.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What kind of store it is, in a word, for people.
     fn kind(&self) -> &'static str {
@@ -103,11 +105,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// As [`read`](Self::read).
     fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>>;
 
-    /// The consumers of a stream, in the order of their names.
+    /// The consumers of a stream, in the order of their names, without what is known of single messages.
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>>;
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>>;
+
+    /// One consumer of a stream, with all that is known of it. That may be much, so nothing of the others is read for it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoConsumer`], and as [`read`](Self::read).
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState>;
 
     /// Ends it when all that was begun is done. Later calls are [`StoreError::Closed`].
     ///

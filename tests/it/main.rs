@@ -14,6 +14,7 @@ mod broker;
 #[cfg(all(feature = "broker", feature = "sqlite"))]
 mod broker_store;
 mod built_in_plugins;
+mod busy_stores;
 mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
@@ -38,6 +39,7 @@ mod lifecycle;
 mod limits;
 mod model;
 mod neighbours;
+mod opened_consumers;
 mod orders;
 mod passed;
 mod plugins;

@@ -1,14 +1,17 @@
 //! A store in memory whose answers go through somebody's hands.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use whispeer::store::{
-    Change, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading, Start, Store,
-    StreamSettings, StreamState,
+    Change, ConsumerPosition, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading,
+    Start, Store, StoreError, StreamSettings, StreamState,
 };
 
 type Committed = Operation<Vec<Outcome>>;
 type OnCommit = dyn Fn(&[Change], Committed) -> Committed + Send + Sync;
+type OnQuestion = dyn Fn() -> Option<StoreError> + Send + Sync;
 type OnRead = dyn Fn(&Reading, Operation<Page>) -> Operation<Page> + Send + Sync;
 
 /// Does what its [`MemoryStore`] does. Who has made it decides what becomes of the answers to commits and reads.
@@ -16,11 +19,40 @@ pub(crate) struct TamperedStore {
     store: MemoryStore,
     commits: Box<OnCommit>,
     reads: Box<OnRead>,
+    questions: Box<OnQuestion>,
+    progress: Arc<AtomicUsize>,
 }
 
 impl TamperedStore {
     pub(crate) fn new(store: MemoryStore) -> Self {
-        Self { store, commits: Box::new(|_, answer| answer), reads: Box::new(|_, answer| answer) }
+        Self {
+            store,
+            commits: Box::new(|_, answer| answer),
+            reads: Box::new(|_, answer| answer),
+            questions: Box::new(|| None),
+            progress: Arc::default(),
+        }
+    }
+
+    /// Refuses with this error, if there is one, what is asked about messages and consumers.
+    pub(crate) fn on_question(
+        mut self,
+        refusal: impl Fn() -> Option<StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        self.questions = Box::new(refusal);
+        self
+    }
+
+    fn answer<T: Send + 'static>(&self, answer: impl FnOnce() -> Operation<T>) -> Operation<T> {
+        match (self.questions)() {
+            Some(error) => Box::pin(std::future::ready(Err(error))),
+            None => answer(),
+        }
+    }
+
+    /// Of how many messages it has said how far a consumer is with them.
+    pub(crate) fn progress_read(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.progress)
     }
 
     pub(crate) fn on_commit(
@@ -70,19 +102,29 @@ impl Store for TamperedStore {
     }
 
     fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        (self.reads)(&reading, self.store.read(stream, reading.clone()))
+        self.answer(|| (self.reads)(&reading, self.store.read(stream, reading.clone())))
     }
 
     fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.store.last_per_topic(stream, reading)
+        self.answer(|| self.store.last_per_topic(stream, reading))
     }
 
     fn find(&self, stream: Name, start: Start) -> Operation<u64> {
-        self.store.find(stream, start)
+        self.answer(|| self.store.find(stream, start))
     }
 
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>> {
         self.store.consumers(stream)
+    }
+
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState> {
+        let progress = Arc::clone(&self.progress);
+        let consumer = self.answer(|| self.store.consumer(stream, name));
+        Box::pin(async move {
+            let consumer = consumer.await?;
+            progress.fetch_add(consumer.known.len(), Ordering::Relaxed);
+            Ok(consumer)
+        })
     }
 
     fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {

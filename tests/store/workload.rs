@@ -228,7 +228,12 @@ pub(crate) async fn all_of(store: &dyn Store) -> Vec<Said> {
         let stream = state.settings.name.clone();
         let messages = read_all(store, &stream, false).await;
         let last = read_all(store, &stream, true).await;
-        let consumers = store.consumers(stream.clone()).await.unwrap();
+        let mut consumers = Vec::new();
+        for listed in store.consumers(stream.clone()).await.unwrap() {
+            let consumer = store.consumer(stream.clone(), listed.name.clone()).await.unwrap();
+            assert_eq!(consumer.position(), listed);
+            consumers.push(consumer);
+        }
         let delayed = store.delayed(stream, u64::MAX, 100).await.unwrap();
         said.push(Said { state, messages, last, consumers, delayed });
     }

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::Stream;
+use super::patience::patiently;
 use super::publishing::{milliseconds, say_left};
 use crate::bus::session::{Session, State};
 use crate::bus::subscription::Slot;
@@ -133,7 +134,7 @@ impl Reader {
                 return Err(Stop::Done(next));
             }
             self.wait_for_room().await?;
-            let page = ahead.take().unwrap_or_else(|| self.read(next)).await?;
+            let page = patiently(ahead.take(), || self.read(next)).await?;
             if page.first > next {
                 // Retention was faster. How many of them were for this subscription nobody knows any more.
                 let until = if self.left.is_some() { page.first.min(self.live_from) } else { page.first };
@@ -176,8 +177,11 @@ impl Reader {
             Start::LastPerTopic => {
                 let mut from = 0;
                 loop {
-                    let reading = Reading::from(from, milliseconds()).of(self.pattern.clone());
-                    let mut page = self.stream.store.last_per_topic(stream.clone(), reading).await?;
+                    let read = || {
+                        let reading = Reading::from(from, milliseconds()).of(self.pattern.clone());
+                        self.stream.store.last_per_topic(stream.clone(), reading)
+                    };
+                    let mut page = patiently(None, read).await?;
                     let is_last = !page.has_more() || page.next >= end;
                     from = page.next;
                     page.messages.retain(|message| message.sequence < end);
@@ -192,7 +196,8 @@ impl Reader {
             Start::Since(time) => store::Start::Since(time),
             Start::Last(count) => store::Start::Last(count, Some(self.pattern.clone())),
         };
-        let found = self.stream.store.find(stream, start).await?;
+        let find = || self.stream.store.find(stream.clone(), start.clone());
+        let found = patiently(None, find).await?;
         if let Start::From(sequence) = place.start
             && place.epoch.is_some()
             && !is_other

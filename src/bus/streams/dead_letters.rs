@@ -15,7 +15,7 @@ use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::dead_letter::{HEADERS, TOPIC, TOPICS};
 use crate::proto::fields::{Field, FieldsBuilder, iterate};
-use crate::store::{Change, Message, Name, NewMessage, Outcome, Reading, StreamSettings};
+use crate::store::{Change, Message, Name, NewMessage, Outcome, Reading, StoreError, StreamSettings};
 use crate::topic::TopicPattern;
 
 /// Why it is there.
@@ -146,8 +146,8 @@ fn next_of(which: Option<&[u64]>, from: u64) -> Option<u64> {
 
 impl Stream {
     /// Gives dead letters back to their stream, or drops them: those with these sequences, or all. Returns how many it were.
-    /// Each page of them is one transaction. What somebody else has given back or dropped meanwhile is his, and does not count. What
-    /// the stream has no topics for any more stays.
+    /// Each page of them that is given back is one transaction. What somebody else has given back or dropped meanwhile is his, and
+    /// does not count. What the stream has no topics for any more stays.
     ///
     /// # Errors
     /// [`BusError::LimitReached`] for more sequences than there may be dead letters, and [`BusError::NotStored`] with what the
@@ -158,7 +158,7 @@ impl Stream {
         fate: Fate,
     ) -> BusResult<StreamChanged> {
         let Some(dead) = &self.dead else { return Ok(StreamChanged { count: 0, left: 0 }) };
-        let failed = |error: crate::store::StoreError| BusError::NotStored {
+        let failed = |error: StoreError| BusError::NotStored {
             reason: format!("the dead letters of \"{}\": {error}", self.name),
         };
         let which = which.map(in_their_order).transpose()?;
@@ -169,7 +169,7 @@ impl Stream {
         loop {
             let page = dead.store.read(dead.name.clone(), Reading::from(from, milliseconds())).await;
             let page = page.map_err(failed)?;
-            let mut changes = Vec::new();
+            let (mut dropped, mut moves) = (Vec::new(), Vec::new());
             for letter in &page.messages {
                 let is_meant =
                     which.as_ref().is_none_or(|which| which.binary_search(&letter.sequence).is_ok());
@@ -177,24 +177,24 @@ impl Stream {
                     continue;
                 }
                 let sequence = letter.sequence;
-                changes.push(match fate {
-                    Fate::Drop => Change::Drop { sequences: vec![sequence] },
-                    Fate::Redrive => {
-                        // As for what is published, which may go to several topics of which the stream has some.
-                        let message = message(letter).filter(|message| self.meets(&message.topic));
-                        let Some(message) = message else {
-                            settled.left += 1;
-                            continue;
-                        };
-                        Change::Move { sequence, stream: self.name.clone(), message }
+                if fate == Fate::Drop {
+                    dropped.push(sequence);
+                    continue;
+                }
+                // As for what is published, which may go to several topics of which the stream has some.
+                match message(letter).filter(|message| self.meets(&message.topic)) {
+                    Some(message) => {
+                        moves.push(Change::Move { sequence, stream: self.name.clone(), message });
                     }
-                });
+                    None => settled.left += 1,
+                }
             }
-            if !changes.is_empty() {
-                let done = dead.store.commit(dead.name.clone(), changes).await.map_err(failed)?;
+            if !moves.is_empty() {
+                let done = dead.commit(moves).await.map_err(failed)?;
                 self.grow_by(&done);
                 settled.count += done.iter().map(settled_by).sum::<u64>();
             }
+            settled.count += dead.drop_these(dropped).await.map_err(failed)?;
             match next_of(which.as_deref(), page.next) {
                 Some(next) if page.has_more() && next < end => from = next,
                 _ => return Ok(settled),
@@ -202,6 +202,19 @@ impl Stream {
             // A store in memory answers at once, and there may be many pages.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Drops these messages. A store takes a part of them at a time. Returns how many were still there.
+    async fn drop_these(&self, sequences: Vec<u64>) -> Result<u64, StoreError> {
+        let mut dropped = 0;
+        while dropped < sequences.len() as u64 {
+            let outcomes = self.commit(vec![Change::Drop { sequences: sequences.clone() }]).await?;
+            match outcomes.iter().map(settled_by).sum() {
+                0 => break,
+                more => dropped += more,
+            }
+        }
+        Ok(dropped)
     }
 
     /// Tells readers of what was appended.

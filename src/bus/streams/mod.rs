@@ -4,13 +4,15 @@
 //! session delivers it to ordinary subscriptions, so that order holds for each publisher, and tells the stream that it has
 //! grown. A subscription that says where it begins is a cursor (`cursor`): it reads the log at its own pace, and neither
 //! waits for others nor has them wait. One that acknowledges takes part in a consumer (`consumer`), which knows what is
-//! done, and what failed too often goes to the stream's dead letters (`dead_letters`).
+//! done, and what failed too often goes to the stream's dead letters (`dead_letters`). Both ask a store that is busy once more
+//! (`patience`).
 
 mod changes;
 mod consumer;
 mod cursor;
 mod dead_letters;
 mod delayed;
+mod patience;
 mod publishing;
 mod states;
 

@@ -8,7 +8,7 @@ use super::schema::{signed, unsigned};
 use super::streams::Trouble;
 use crate::error::StoreError;
 use crate::limits;
-use crate::store::change::{Change, ConsumerState, Progress};
+use crate::store::change::{Change, ConsumerPosition, ConsumerState, Progress};
 use crate::store::settings::Name;
 use crate::topic::TopicPattern;
 
@@ -154,31 +154,50 @@ pub(super) fn handed(connection: &Connection, stream: i64, name: &Name, before: 
     rise.execute(params![stream, name.as_str(), signed(before)]).map(drop)
 }
 
-/// All of a stream, in the order of their names.
-pub(super) fn all(connection: &Connection, stream: i64) -> Result<Vec<ConsumerState>, Trouble> {
-    let mut find = connection.prepare_cached(
-        "SELECT id, name, pattern, floor, handed FROM consumers WHERE stream = ?1 ORDER BY name",
-    )?;
-    let mut progress = connection.prepare_cached(
-        "SELECT sequence, attempts, is_done FROM progress WHERE consumer = ?1 ORDER BY sequence",
-    )?;
+/// All of a stream, in the order of their names, without what is known of single messages.
+pub(super) fn all(connection: &Connection, stream: i64) -> Result<Vec<ConsumerPosition>, Trouble> {
+    let mut find = connection
+        .prepare_cached("SELECT name, pattern, floor FROM consumers WHERE stream = ?1 ORDER BY name")?;
     let mut rows = find.query([stream])?;
     let mut consumers = Vec::new();
     while let Some(row) = rows.next()? {
-        let (id, name, pattern): (i64, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let pattern = pattern.map(TopicPattern::new).transpose();
-        let pattern = pattern.map_err(|_| Trouble::Damaged("a consumer has a pattern that is none"))?;
-        let known = progress.query_map([id], |row| {
-            let known = Progress { attempts: row.get(1)?, is_done: row.get(2)? };
-            Ok((unsigned(row.get(0)?), known))
-        })?;
-        consumers.push(ConsumerState {
-            name: Name::new(&name).map_err(|_| Trouble::Damaged("a consumer has a name that is none"))?,
-            pattern,
-            floor: unsigned(row.get(3)?),
-            handed: unsigned(row.get(4)?),
-            known: known.collect::<rusqlite::Result<_>>()?,
-        });
+        let name: String = row.get(0)?;
+        let name = Name::new(&name).map_err(|_| Trouble::Damaged("a consumer has a name that is none"))?;
+        consumers.push(ConsumerPosition::new(name, pattern(row.get(1)?)?, unsigned(row.get(2)?)));
     }
     Ok(consumers)
+}
+
+/// One of a stream, with all that is known of it. The messages that it knows something of lie together, by its id.
+pub(super) fn one(
+    connection: &Connection,
+    (stream, of): (i64, &Name),
+    name: &Name,
+) -> Result<ConsumerState, Trouble> {
+    let mut find = connection
+        .prepare_cached("SELECT id, pattern, floor, handed FROM consumers WHERE stream = ?1 AND name = ?2")?;
+    let mut rows = find.query(params![stream, name.as_str()])?;
+    let Some(row) = rows.next()? else {
+        let (stream, consumer) = (of.to_string(), name.to_string());
+        return Err(StoreError::NoConsumer { stream, consumer }.into());
+    };
+    let mut progress = connection.prepare_cached(
+        "SELECT sequence, attempts, is_done FROM progress WHERE consumer = ?1 ORDER BY sequence",
+    )?;
+    let known = progress.query_map([row.get::<_, i64>(0)?], |row| {
+        let known = Progress { attempts: row.get(1)?, is_done: row.get(2)? };
+        Ok((unsigned(row.get(0)?), known))
+    })?;
+    Ok(ConsumerState {
+        name: name.clone(),
+        pattern: pattern(row.get(1)?)?,
+        floor: unsigned(row.get(2)?),
+        handed: unsigned(row.get(3)?),
+        known: known.collect::<rusqlite::Result<_>>()?,
+    })
+}
+
+fn pattern(text: Option<String>) -> Result<Option<TopicPattern>, Trouble> {
+    let pattern = text.map(TopicPattern::new).transpose();
+    pattern.map_err(|_| Trouble::Damaged("a consumer has a pattern that is none"))
 }

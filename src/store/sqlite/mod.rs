@@ -10,6 +10,9 @@
 //! | `queue` | calls that wait for a thread |
 //! | `writer` | the thread that writes |
 //! | `streams` | what a transaction does to streams |
+//! | `stream` | what is known of one |
+//! | `changing` | what one change does to it |
+//! | `retention` | what goes of it |
 //! | `topics` | the topics of streams, and what they count |
 //! | `removal` | what is left of streams that were taken out |
 //! | `delayed` | what is kept until it is due |
@@ -20,6 +23,7 @@
 //! | `rare` | messages of few topics in a large stream |
 //! | `failure` | what goes wrong |
 
+mod changing;
 mod consumers;
 mod delayed;
 mod failure;
@@ -29,8 +33,10 @@ mod queue;
 mod rare;
 mod reader;
 mod removal;
+mod retention;
 mod schema;
 mod search;
+mod stream;
 mod streams;
 mod topics;
 mod writer;
@@ -45,7 +51,7 @@ use tokio::sync::oneshot;
 use self::file::StoreFile;
 use self::reader::{Question, Readers};
 use self::writer::{Task, Writer};
-use super::change::{Change, ConsumerState, Outcome};
+use super::change::{Change, ConsumerPosition, ConsumerState, Outcome};
 use super::message::{Delayed, Page, Reading, Start};
 use super::settings::{Name, StreamSettings, StreamState};
 use super::{Operation, Store};
@@ -257,8 +263,12 @@ impl Store for SqliteStore {
         self.ask(|answer| Question::Delayed { stream, until, most, answer })
     }
 
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>> {
         self.ask(|answer| Question::Consumers { stream, answer })
+    }
+
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState> {
+        self.ask(|answer| Question::Consumer { stream, name, answer })
     }
 
     fn close(&self) -> Operation<()> {

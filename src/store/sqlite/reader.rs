@@ -18,7 +18,7 @@ use super::writer::Answer;
 use super::{consumers, delayed, rare};
 use crate::error::StoreError;
 use crate::limits;
-use crate::store::change::ConsumerState;
+use crate::store::change::{ConsumerPosition, ConsumerState};
 use crate::store::message::{Delayed, Message, Page, Reading, Start, weight};
 use crate::store::settings::Name;
 use crate::topic::TopicPattern;
@@ -34,7 +34,8 @@ pub(super) enum Question {
     Read { stream: Name, reading: Reading, last_per_topic: bool, answer: Answer<Page> },
     Find { stream: Name, start: Start, answer: Answer<u64> },
     Delayed { stream: Name, until: u64, most: usize, answer: Answer<Vec<Delayed>> },
-    Consumers { stream: Name, answer: Answer<Vec<ConsumerState>> },
+    Consumers { stream: Name, answer: Answer<Vec<ConsumerPosition>> },
+    Consumer { stream: Name, name: Name, answer: Answer<ConsumerState> },
 }
 
 /// Hands questions to the threads.
@@ -179,6 +180,13 @@ impl ThreadReader {
                 let found = self.snapshot(|reader| {
                     let stream = reader.stream(&stream)?;
                     consumers::all(&reader.connection, stream.id)
+                });
+                drop(answer.send(found));
+            }
+            Question::Consumer { stream, name, answer } => {
+                let found = self.snapshot(|reader| {
+                    let id = reader.stream(&stream)?.id;
+                    consumers::one(&reader.connection, (id, &stream), &name)
                 });
                 drop(answer.send(found));
             }

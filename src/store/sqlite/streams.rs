@@ -1,22 +1,20 @@
 //! What a transaction does to streams.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
-use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, params};
 
+use super::changing::Changing;
 use super::failure::{damaged, told};
-use super::schema::{LAST_SEQUENCE, row, sequence, signed, unsigned};
+use super::retention::Step;
+use super::schema::LAST_SEQUENCE;
+use super::stream::Stream;
 use super::topics::Topics;
 use super::{consumers, delayed, removal};
 use crate::error::StoreError;
-use crate::limits;
 use crate::store::change::{Change, Outcome};
 use crate::store::delays::Held;
-use crate::store::message::{Delayed, MessageId, NewMessage, weight};
-use crate::store::settings::{Name, Retention, StreamSettings, StreamState, drawn_epoch};
-use crate::topic::TopicPattern;
+use crate::store::settings::{Name, StreamSettings, StreamState, drawn_epoch};
 
 /// Why something cannot be done.
 #[derive(Debug)]
@@ -57,65 +55,8 @@ pub(super) struct Streams {
     topics: Topics,
     /// Those that were taken out, of which something is left.
     removed: Vec<i64>,
-}
-
-struct Stream {
-    id: i64,
-    settings: StreamSettings,
-    epoch: [u8; 16],
-    first: u64,
-    end: u64,
-    messages: u64,
-    bytes: u64,
-    /// The time of the last message; none has an earlier one.
-    time: u64,
-    /// Ids of messages that are known.
-    ids: u64,
-    /// Ids of delayed messages that have been given.
-    delays: u64,
-    /// Delayed messages, and their bytes.
-    delayed: Held,
-    is_changed: bool,
-}
-
-/// A message that may have to go.
-struct Oldest {
-    row: i64,
-    topic: i64,
-    time: u64,
-    /// Bytes of its fields and payload.
-    length: usize,
-}
-
-impl Oldest {
-    const COLUMNS: &'static str = "id, topic, time, length(fields) + length(payload)";
-
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            row: row.get(0)?,
-            topic: row.get(1)?,
-            time: unsigned(row.get(2)?),
-            length: usize::try_from(row.get::<_, i64>(3)?).unwrap_or_default(),
-        })
-    }
-}
-
-/// What is dropped together, so that others are served in between.
-#[derive(Default)]
-struct Step {
-    messages: u64,
-    bytes: u64,
-}
-
-impl Step {
-    fn is_over(&self) -> bool {
-        self.messages >= limits::RETENTION_STEP || self.bytes >= limits::RETENTION_STEP_BYTES
-    }
-
-    fn add(&mut self, dropped: &Oldest) {
-        self.messages += 1;
-        self.bytes += dropped.length as u64;
-    }
+    /// What the transaction has dropped.
+    dropped: Step,
 }
 
 impl Streams {
@@ -134,7 +75,8 @@ impl Streams {
                 stream.delayed.count_for(owner, weight);
             }
         })?;
-        Ok(Self { streams, topics: Topics::default(), removed: removal::load(connection)? })
+        let (topics, dropped) = (Topics::default(), Step::default());
+        Ok(Self { streams, topics, removed: removal::load(connection)?, dropped })
     }
 
     pub(super) fn states(&self) -> Vec<StreamState> {
@@ -236,16 +178,17 @@ impl Streams {
         stream.delayed.check(changes)?;
         consumers::check(connection, (stream.id, name), changes)?;
         let mut outcomes = Vec::with_capacity(changes.len());
+        let mut step = Step::default();
         for change in changes {
             outcomes.push(match change {
                 Change::AppendTo { stream, message } => self.changing(connection, stream)?.append(message)?,
                 Change::Move { sequence, stream, message } => {
-                    match self.changing(connection, name)?.drop_these(&[*sequence])? {
+                    match self.changing(connection, name)?.drop_these(&[*sequence], &mut Step::default())? {
                         0 => Outcome::Done { dropped: 0 },
                         _ => self.changing(connection, stream)?.append(message)?,
                     }
                 }
-                change => self.changing(connection, name)?.change(change)?,
+                change => self.changing(connection, name)?.change(change, &mut step)?,
             });
         }
         Ok(outcomes)
@@ -268,7 +211,7 @@ impl Streams {
     ) -> Result<Changing<'a>, StoreError> {
         let no_stream = || StoreError::NoStream { stream: name.to_string() };
         let stream = self.streams.get_mut(name).ok_or_else(no_stream)?;
-        Ok(Changing { connection, stream, topics: &mut self.topics })
+        Ok(Changing { connection, stream, topics: &mut self.topics, dropped: &mut self.dropped })
     }
 
     /// Writes what has changed, at the end of a transaction.
@@ -278,387 +221,16 @@ impl Streams {
             stream.write(connection)?;
             stream.is_changed = false;
         }
+        self.dropped = Step::default();
         Ok(())
+    }
+
+    /// Whether the transaction has dropped as much as is dropped at once: what else is to be done is for the next one.
+    pub(super) fn has_dropped_enough(&self) -> bool {
+        self.dropped.is_over()
     }
 
     fn stream(&self, name: &Name) -> Result<&Stream, StoreError> {
         self.streams.get(name).ok_or_else(|| StoreError::NoStream { stream: name.to_string() })
-    }
-}
-
-impl Stream {
-    fn read(row: &Row<'_>) -> Result<Self, Trouble> {
-        let number = |column: &str| row.get::<_, Option<i64>>(column).map(|number| number.map(unsigned));
-        let name: String = row.get("name")?;
-        let patterns: String = row.get("patterns")?;
-        let patterns = patterns.split('\n').filter(|_| !patterns.is_empty());
-        let damaged = |_| Trouble::Damaged("a stream has a pattern that is none");
-        let patterns = patterns.map(TopicPattern::new).collect::<Result<Vec<_>, _>>().map_err(damaged)?;
-        let name = Name::new(&name).map_err(|_| Trouble::Damaged("a stream has a name that is none"))?;
-        let mut settings = StreamSettings::new(name, patterns);
-        settings.retention = Retention {
-            age: number("age")?.map(Duration::from_millis),
-            messages: number("most_messages")?,
-            bytes: number("most_bytes")?,
-            topic_messages: number("most_topic_messages")?,
-            topic_bytes: number("most_topic_bytes")?,
-        };
-        settings.known_for = Duration::from_millis(number("known_for")?.unwrap_or_default());
-        settings.known_messages = number("most_ids")?.unwrap_or(limits::MESSAGE_IDS);
-        let counted = |column| number(column).map(Option::unwrap_or_default);
-        Ok(Self {
-            id: row.get("id")?,
-            settings,
-            epoch: row.get("epoch")?,
-            first: counted("first")?,
-            end: counted("next")?,
-            messages: counted("messages")?,
-            bytes: counted("bytes")?,
-            time: counted("time")?,
-            ids: counted("ids")?,
-            delays: counted("delays")?,
-            delayed: Held::new((counted("delayed")?, counted("delayed_bytes")?)),
-            is_changed: false,
-        })
-    }
-
-    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let StreamSettings { patterns, retention, known_for, known_messages, .. } = &self.settings;
-        // No pattern has white space.
-        let patterns: Vec<_> = patterns.iter().map(TopicPattern::as_str).collect();
-        let mut update = connection.prepare_cached(
-            "UPDATE streams SET patterns = ?2, age = ?3, most_messages = ?4, most_bytes = ?5,
-             most_topic_messages = ?6, most_topic_bytes = ?7, known_for = ?8, first = ?9, next = ?10,
-             messages = ?11, bytes = ?12, time = ?13, ids = ?14, delays = ?15, delayed = ?16,
-             delayed_bytes = ?17, most_ids = ?18 WHERE id = ?1",
-        )?;
-        update
-            .execute(params![
-                self.id,
-                patterns.join("\n"),
-                retention.age.map(milliseconds),
-                retention.messages.map(signed),
-                retention.bytes.map(signed),
-                retention.topic_messages.map(signed),
-                retention.topic_bytes.map(signed),
-                milliseconds(*known_for),
-                signed(self.first),
-                signed(self.end),
-                signed(self.messages),
-                signed(self.bytes),
-                signed(self.time),
-                signed(self.ids),
-                signed(self.delays),
-                signed(self.delayed.all().0),
-                signed(self.delayed.all().1),
-                signed(*known_messages),
-            ])
-            .map(drop)
-    }
-
-    fn state(&self) -> StreamState {
-        StreamState {
-            settings: self.settings.clone(),
-            epoch: self.epoch,
-            first: self.first,
-            end: self.end,
-            messages: self.messages,
-            bytes: self.bytes,
-            delayed: self.delayed.all().0,
-        }
-    }
-
-    /// The row ids that its messages have.
-    fn rows(&self) -> (i64, i64) {
-        (row(self.id, self.first), row(self.id, self.end))
-    }
-}
-
-/// A stream that is being changed.
-struct Changing<'a> {
-    connection: &'a Connection,
-    stream: &'a mut Stream,
-    topics: &'a mut Topics,
-}
-
-impl Changing<'_> {
-    fn change(&mut self, change: &Change) -> Result<Outcome, Trouble> {
-        let stream = self.stream.id;
-        let mut dropped = 0;
-        match change {
-            Change::Append(message) => return Ok(self.append(message)?),
-            Change::Delay { message, due, author, owner } => {
-                return Ok(self.delay(message, (*due, author, owner))?);
-            }
-            Change::Release { id, time } => {
-                if let Some(delayed) = self.take_delayed(*id)? {
-                    return Ok(self.append(&NewMessage { time: *time, ..delayed.message })?);
-                }
-            }
-            Change::DropDelayed { id } => dropped = u64::from(self.take_delayed(*id)?.is_some()),
-            Change::Expire { now } => dropped = self.expire(*now)?,
-            Change::Purge { before } => {
-                let before = row(stream, *before);
-                dropped = self.drop_while(|_, oldest| oldest.row < before)?.messages;
-            }
-            Change::Consumer { name, pattern, from } => {
-                consumers::make(self.connection, stream, name, pattern.as_ref(), *from)?;
-            }
-            Change::RemoveConsumer(name) => consumers::remove(self.connection, stream, name)?,
-            Change::Done { consumer, floor, sequences } => {
-                consumers::done(self.connection, stream, consumer, *floor, sequences)?;
-            }
-            Change::Attempted { consumer, sequence, attempts } => {
-                consumers::attempted(self.connection, stream, consumer, *sequence, *attempts)?;
-            }
-            Change::Handed { consumer, before } => {
-                consumers::handed(self.connection, stream, consumer, *before)?;
-            }
-            Change::Drop { sequences } => dropped = self.drop_these(sequences)?,
-            // It was done to that stream.
-            Change::AppendTo { .. } | Change::Move { .. } => {}
-        }
-        Ok(Outcome::Done { dropped })
-    }
-
-    fn append(&mut self, message: &NewMessage) -> rusqlite::Result<Outcome> {
-        let time = message.time.max(self.stream.time);
-        if let Some(id) = &message.id {
-            self.forget_ids(time)?;
-            if let Some(sequence) = self.known(id)? {
-                return Ok(Outcome::Known { sequence });
-            }
-        }
-        let sequence = self.stream.end;
-        let topic = self.topics.id(self.connection, self.stream.id, message.topic.as_str())?;
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO messages (id, topic, time, expires, fields, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
-        insert.execute(params![
-            row(self.stream.id, sequence),
-            topic,
-            signed(time),
-            message.expires.map(signed),
-            &message.fields[..],
-            &message.payload[..],
-        ])?;
-        if let Some(id) = &message.id {
-            self.know(id, sequence, time)?;
-        }
-        let bytes = message.weight();
-        self.topics.add(self.connection, topic, row(self.stream.id, sequence), bytes)?;
-        let stream = &mut self.stream;
-        (stream.end, stream.time, stream.is_changed) = (sequence + 1, time, true);
-        (stream.messages, stream.bytes) = (stream.messages + 1, stream.bytes + bytes);
-        self.keep_to_bounds(topic)?;
-        Ok(Outcome::Appended { sequence })
-    }
-
-    fn delay(
-        &mut self,
-        message: &NewMessage,
-        (due, author, owner): (u64, &[u8], &Bytes),
-    ) -> rusqlite::Result<Outcome> {
-        if let Some(id) = &message.id {
-            if let Some(sequence) = self.known(id)? {
-                return Ok(Outcome::Known { sequence });
-            }
-            if let Some(id) = delayed::known(self.connection, self.stream.id, id)? {
-                return Ok(Outcome::Delayed { id });
-            }
-        }
-        let id = self.stream.delays + 1;
-        delayed::keep(self.connection, (self.stream.id, id), (due, author, owner), message)?;
-        self.stream.delayed.add(owner, message.weight() + (author.len() + owner.len()) as u64);
-        (self.stream.delays, self.stream.is_changed) = (id, true);
-        Ok(Outcome::Delayed { id })
-    }
-
-    fn take_delayed(&mut self, id: u64) -> Result<Option<Delayed>, Trouble> {
-        let taken = delayed::take(self.connection, self.stream.id, id)?;
-        if let Some(delayed) = &taken {
-            self.stream.delayed.remove(&delayed.owner, delayed.weight());
-            self.stream.is_changed = true;
-        }
-        Ok(taken)
-    }
-
-    /// The message of this id, if it is known.
-    fn known(&self, id: &MessageId) -> rusqlite::Result<Option<u64>> {
-        let mut find = self.connection.prepare_cached(
-            "SELECT sequence FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3",
-        )?;
-        let key = params![self.stream.id, id.publisher, id.number.cast_signed()];
-        find.query_row(key, |row| row.get(0).map(unsigned)).optional()
-    }
-
-    fn know(&mut self, id: &MessageId, sequence: u64, time: u64) -> rusqlite::Result<()> {
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO message_ids (stream, publisher, number, sequence, time) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?;
-        let number = id.number.cast_signed();
-        insert.execute(params![self.stream.id, id.publisher, number, signed(sequence), signed(time)])?;
-        self.stream.ids += 1;
-        Ok(())
-    }
-
-    /// Forgets ids that nobody sends again.
-    fn forget_ids(&mut self, now: u64) -> rusqlite::Result<()> {
-        let window = u64::try_from(self.stream.settings.known_for.as_millis()).unwrap_or(u64::MAX);
-        let mut oldest = self.connection.prepare_cached(
-            "SELECT publisher, number, time FROM message_ids WHERE stream = ?1 ORDER BY sequence LIMIT 1",
-        )?;
-        let mut delete = self
-            .connection
-            .prepare_cached("DELETE FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3")?;
-        // Those that are too old and left for the next time are only known for longer.
-        for _ in 0..limits::RETENTION_STEP.min(self.stream.ids) {
-            let found = oldest.query_row([self.stream.id], |row| {
-                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?, unsigned(row.get(2)?)))
-            });
-            let Some((publisher, number, time)) = found.optional()? else { break };
-            if time.saturating_add(window) > now && self.stream.ids <= self.stream.settings.known_messages {
-                break;
-            }
-            delete.execute(params![self.stream.id, publisher, number])?;
-            (self.stream.ids, self.stream.is_changed) = (self.stream.ids - 1, true);
-        }
-        Ok(())
-    }
-
-    /// Drops what the bounds do not leave; the newest message stays.
-    fn keep_to_bounds(&mut self, topic: i64) -> rusqlite::Result<()> {
-        let bounds = self.stream.settings.retention;
-        if bounds.bounds_topics() {
-            self.keep_topic_to_bounds(topic, &bounds)?;
-        }
-        if bounds.messages.is_some() || bounds.bytes.is_some() {
-            self.drop_while(|stream, _| {
-                let is_over = bounds.messages.is_some_and(|most| stream.messages > most)
-                    || bounds.bytes.is_some_and(|most| stream.bytes > most);
-                is_over && stream.messages > 1
-            })?;
-        }
-        Ok(())
-    }
-
-    fn keep_topic_to_bounds(&mut self, topic: i64, bounds: &Retention) -> rusqlite::Result<()> {
-        let connection = self.connection;
-        let sql = format!("SELECT {} FROM messages WHERE topic = ?1 ORDER BY id LIMIT 1", Oldest::COLUMNS);
-        let mut step = Step::default();
-        while !step.is_over() {
-            let row = self.topics.row(connection, topic)?;
-            let is_over = bounds.topic_messages.is_some_and(|most| row.messages > most)
-                || bounds.topic_bytes.is_some_and(|most| row.bytes > most);
-            if !is_over || row.messages <= 1 {
-                break;
-            }
-            let oldest = connection.prepare_cached(&sql)?.query_row([topic], Oldest::read).optional()?;
-            let Some(oldest) = oldest else { break };
-            self.drop_message(&oldest)?;
-            step.add(&oldest);
-        }
-        self.find_first()
-    }
-
-    fn expire(&mut self, now: u64) -> rusqlite::Result<u64> {
-        let mut step = Step::default();
-        if let Some(youngest) = self.stream.settings.retention.youngest(now) {
-            step = self.drop_while(|_, oldest| oldest.time < youngest)?;
-        }
-        let (from, to) = self.stream.rows();
-        let sql = format!(
-            "SELECT {} FROM messages WHERE expires <= ?1 AND id >= ?2 AND id < ?3 ORDER BY expires LIMIT ?4",
-            Oldest::COLUMNS
-        );
-        let left = signed(limits::RETENTION_STEP - step.messages);
-        let expired: Vec<_> = self
-            .connection
-            .prepare_cached(&sql)?
-            .query_map(params![signed(now), from, to, left], Oldest::read)?
-            .collect::<rusqlite::Result<_>>()?;
-        for oldest in &expired {
-            if step.is_over() {
-                break;
-            }
-            self.drop_message(oldest)?;
-            step.add(oldest);
-        }
-        self.find_first()?;
-        self.give_back()?;
-        Ok(step.messages)
-    }
-
-    fn drop_these(&mut self, sequences: &[u64]) -> rusqlite::Result<u64> {
-        let sql = format!("SELECT {} FROM messages WHERE id = ?1", Oldest::COLUMNS);
-        let mut dropped = 0;
-        for sequence in sequences.iter().filter(|sequence| **sequence <= LAST_SEQUENCE) {
-            let row = row(self.stream.id, *sequence);
-            let found = self.connection.prepare_cached(&sql)?.query_row([row], Oldest::read).optional()?;
-            if let Some(found) = found {
-                self.drop_message(&found)?;
-                dropped += 1;
-            }
-        }
-        self.find_first()?;
-        Ok(dropped)
-    }
-
-    /// Drops the oldest messages as long as this is so, and not too many at once.
-    fn drop_while(&mut self, mut goes: impl FnMut(&Stream, &Oldest) -> bool) -> rusqlite::Result<Step> {
-        let sql = format!(
-            "SELECT {} FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1",
-            Oldest::COLUMNS
-        );
-        let mut step = Step::default();
-        while !step.is_over() && self.stream.messages > 0 {
-            let (from, to) = self.stream.rows();
-            let oldest =
-                self.connection.prepare_cached(&sql)?.query_row([from, to], Oldest::read).optional()?;
-            let Some(oldest) = oldest.filter(|oldest| goes(self.stream, oldest)) else { break };
-            self.drop_message(&oldest)?;
-            // There may be holes behind it.
-            self.stream.first = sequence(oldest.row) + 1;
-            step.add(&oldest);
-        }
-        if step.messages > 0 {
-            self.find_first()?;
-        }
-        Ok(step)
-    }
-
-    fn drop_message(&mut self, oldest: &Oldest) -> rusqlite::Result<()> {
-        self.connection.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([oldest.row])?;
-        let bytes = weight(self.topics.row(self.connection, oldest.topic)?.text.len(), oldest.length);
-        self.topics.subtract(self.connection, oldest.topic, oldest.row, bytes)?;
-        let stream = &mut self.stream;
-        stream.messages = stream.messages.saturating_sub(1);
-        stream.bytes = stream.bytes.saturating_sub(bytes);
-        stream.is_changed = true;
-        Ok(())
-    }
-
-    /// Finds the first message that is left.
-    fn find_first(&mut self) -> rusqlite::Result<()> {
-        let mut find =
-            self.connection.prepare_cached("SELECT min(id) FROM messages WHERE id >= ?1 AND id < ?2")?;
-        let (from, to) = self.stream.rows();
-        let first: Option<i64> = find.query_row([from, to], |row| row.get(0))?;
-        let first = first.map_or(self.stream.end, sequence);
-        if first != self.stream.first {
-            (self.stream.first, self.stream.is_changed) = (first, true);
-        }
-        Ok(())
-    }
-
-    /// Gives pages back to the system that nothing is in, if they are many.
-    fn give_back(&self) -> rusqlite::Result<()> {
-        let number = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        let (free, all) = (number("PRAGMA freelist_count")?, number("PRAGMA page_count")?);
-        if free > 256 && free > all / 20 {
-            self.connection.execute_batch("PRAGMA incremental_vacuum(1024)")?;
-        }
-        Ok(())
     }
 }

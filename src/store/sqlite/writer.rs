@@ -142,15 +142,28 @@ impl Writing {
         tasks.recv().ok().map(|waiting| waiting.call)
     }
 
-    /// Does all of these in one transaction.
-    fn write(&mut self, group: Vec<Task>) {
+    /// Does all of these in one transaction, unless they drop so much that others would wait for it: then the rest of them have one of
+    /// their own.
+    fn write(&mut self, mut group: Vec<Task>) {
+        while !group.is_empty() {
+            group = self.write_some(group);
+            self.relieve();
+        }
+    }
+
+    /// Does the first of these in one transaction. Returns those that are left.
+    fn write_some(&mut self, mut group: Vec<Task>) -> Vec<Task> {
+        let mut left = Vec::new();
         let mut done = Vec::with_capacity(group.len());
         let written = match &self.failed {
             Some(failed) => Err(failed.clone()),
             None => self.transact(&group),
         };
         match written {
-            Ok(results) => done.extend(group.into_iter().zip(results).map(|(task, result)| result.of(task))),
+            Ok(results) => {
+                left = group.split_off(results.len());
+                done.extend(group.into_iter().zip(results).map(|(task, result)| result.of(task)));
+            }
             Err(error) => {
                 self.note(&error);
                 done.extend(group.into_iter().map(|task| Done::failed(task, &error)));
@@ -159,7 +172,7 @@ impl Writing {
         for done in done {
             done.tell();
         }
-        self.relieve();
+        left
     }
 
     /// Nothing more is taken after what cannot be undone.
@@ -183,12 +196,16 @@ impl Writing {
         }
     }
 
+    /// Does these, or the first of them if they drop much. Returns what those have come to that are done.
     fn transact(&mut self, group: &[Task]) -> Result<Vec<Reached>, StoreError> {
         let connection = &self.file.connection;
         let transacted = connection.execute_batch("BEGIN IMMEDIATE").map_err(Trouble::from).and_then(|()| {
             let mut results = Vec::with_capacity(group.len());
             for task in group {
                 results.push(Reached::by(task, &mut self.streams, connection)?);
+                if self.streams.has_dropped_enough() {
+                    break;
+                }
             }
             self.streams.remove_remains(connection)?;
             self.streams.flush(connection)?;

@@ -68,6 +68,26 @@ async fn messages_that_take_more_than_the_queue_are_refused_and_what_consumers_w
 }
 
 #[tokio::test]
+async fn who_drops_much_is_not_waited_for_by_what_is_written_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = opened(&folder, SqliteOptions::new().durability(Durability::PowerLossLosesTheLatest)).await;
+    let large = "x".repeat(1024 * 1024);
+    for _ in 0..17 {
+        append(&store, "s", message("a", &large, 1)).await;
+    }
+    let slow = store.take_long();
+    let dropping = store.commit(name("s"), vec![Change::Drop { sequences: (1..=17).collect() }]);
+    // It is taken up together with what comes behind it, which takes until the test is over.
+    let slower = store.take_long();
+    let purging = store.commit(name("s"), vec![Change::Purge { before: 18 }]);
+    drop(slow);
+    let dropped = tokio::time::timeout(Duration::from_secs(20), dropping).await;
+    assert_eq!(dropped.expect("it has a transaction of its own").unwrap(), [Outcome::Done { dropped: 16 }]);
+    drop(slower);
+    assert_eq!(purging.await.unwrap(), [Outcome::Done { dropped: 1 }]);
+}
+
+#[tokio::test]
 async fn a_message_that_is_larger_than_the_queue_has_it_to_itself() {
     let folder = tempfile::tempdir().unwrap();
     let store = opened(&folder, SqliteOptions::new().queue_bytes(1_000)).await;

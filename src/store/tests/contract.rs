@@ -45,6 +45,7 @@ for_each_store! {
     changes_are_made_together_or_not_at_all
     a_message_moves_to_another_stream_as_a_whole
     what_is_moved_twice_is_moved_once
+    messages_that_are_named_are_dropped_a_step_at_a_time
     a_store_that_is_closed_says_so
 }
 
@@ -270,20 +271,36 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.commit(name("s"), vec![make(3), attempted(4, 2), done(0, &[2, 5, 7])]).await.unwrap();
     // Who comes back finds it as it is.
     store.commit(name("s"), vec![make(1)]).await.unwrap();
-    let consumer = store.consumers(name("s")).await.unwrap().remove(0);
-    assert_eq!((consumer.name, consumer.pattern, consumer.floor), (name("worker"), Some(pattern("a/*")), 3));
+    let worker = async || store.consumer(name("s"), name("worker")).await;
+    let consumer = worker().await.unwrap();
+    assert_eq!(
+        (&consumer.name, &consumer.pattern, consumer.floor),
+        (&name("worker"), &Some(pattern("a/*")), 3)
+    );
     let known: Vec<_> =
         consumer.known.iter().map(|(sequence, known)| (*sequence, known.attempts, known.is_done)).collect();
     assert_eq!(known, [(4, 2, false), (5, 0, true), (7, 0, true)]);
     store.commit(name("s"), vec![done(6, &[]), done(4, &[1]), attempted(5, 9)]).await.unwrap();
-    let consumer = store.consumers(name("s")).await.unwrap().remove(0);
+    let consumer = worker().await.unwrap();
     assert_eq!((consumer.floor, consumer.known.len()), (6, 1), "it does not go back");
     assert_eq!(consumer.handed, 3, "it begins with what nobody has been handed");
     let handed = |before| Change::Handed { consumer: name("worker"), before };
     store.commit(name("s"), vec![handed(9), handed(8)]).await.unwrap();
-    assert_eq!(store.consumers(name("s")).await.unwrap()[0].handed, 9);
+    assert_eq!(worker().await.unwrap().handed, 9);
+
+    let other = Change::Consumer { name: name("other"), pattern: None, from: 2 };
+    store.commit(name("s"), vec![other]).await.unwrap();
+    let (other, worker_listed) = (name("other"), worker().await.unwrap().position());
+    let listed = [ConsumerPosition::new(other.clone(), None, 2), worker_listed];
+    assert_eq!(store.consumers(name("s")).await.unwrap(), listed, "by their names");
+    assert!(store.consumer(name("s"), other).await.unwrap().known.is_empty(), "what is known is of one");
+
     store.commit(name("s"), vec![Change::RemoveConsumer(name("worker"))]).await.unwrap();
-    assert!(store.consumers(name("s")).await.unwrap().is_empty());
+    assert_eq!(store.consumers(name("s")).await.unwrap(), listed[..1]);
+    let (stream, consumer) = ("s".to_owned(), "worker".to_owned());
+    assert_eq!(worker().await.unwrap_err(), StoreError::NoConsumer { stream, consumer });
+    let nowhere = store.consumer(name("t"), name("worker")).await.unwrap_err();
+    assert_eq!(nowhere, StoreError::NoStream { stream: "t".to_owned() });
 }
 
 fn delay(message: NewMessage, due: u64) -> Change {
@@ -460,6 +477,37 @@ async fn what_is_moved_twice_is_moved_once(store: &dyn Store) {
     let states = store.streams().await.unwrap();
     let counts = states.iter().map(|state| (state.messages, state.first, state.end));
     assert_eq!(counts.collect::<Vec<_>>(), [(1, 4, 5), (2, 1, 3)]);
+}
+
+async fn messages_that_are_named_are_dropped_a_step_at_a_time(store: &dyn Store) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    let step = crate::limits::RETENTION_STEP;
+    let messages = (0..step + 476).map(|number| Change::Append(message("a", "x", number)));
+    store.commit(name("s"), messages.collect()).await.unwrap();
+    let named =
+        |sequences: std::ops::RangeInclusive<u64>| Change::Drop { sequences: sequences.rev().collect() };
+    let dropped = async |changes| {
+        let outcomes = store.commit(name("s"), changes).await.unwrap();
+        let dropped = outcomes.into_iter().map(|outcome| match outcome {
+            Outcome::Done { dropped } => dropped,
+            other => panic!("{other:?}"),
+        });
+        dropped.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        dropped(vec![named(1..=700), named(601..=1_400)]).await,
+        [700, step - 700],
+        "of both together"
+    );
+    let left = read_all(store, "s", Reading::from(0, 0), false).await;
+    assert_eq!(
+        left.first().map(|message| message.sequence),
+        Some(701),
+        "in the order in which they are named"
+    );
+    assert_eq!(left.len(), 476);
+    assert_eq!(dropped(vec![named(1..=5_000)]).await, [476]);
+    assert_eq!(dropped(vec![named(1..=5_000)]).await, [0], "none is left");
 }
 
 async fn a_store_that_is_closed_says_so(store: &dyn Store) {

@@ -244,6 +244,22 @@ async fn large_messages_are_dropped_few_at_a_time_so_that_others_are_served_in_b
 }
 
 #[tokio::test]
+async fn large_messages_that_are_named_are_dropped_few_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions::new().durability(Durability::PowerLossLosesTheLatest);
+    let store = SqliteStore::open(&folder.path().join("db"), options).unwrap();
+    store.open(settings("s", &["**"])).await.unwrap();
+    let large = "x".repeat(1024 * 1024);
+    for _ in 0..20 {
+        append(&store, "s", message("a", &large, 1)).await;
+    }
+    let all = || store.commit(name("s"), vec![Change::Drop { sequences: (1..=20).collect() }]);
+    assert_eq!(all().await.unwrap(), [Outcome::Done { dropped: 16 }]);
+    assert_eq!(all().await.unwrap(), [Outcome::Done { dropped: 4 }]);
+    assert_eq!(all().await.unwrap(), [Outcome::Done { dropped: 0 }]);
+}
+
+#[tokio::test]
 async fn retention_keeps_the_file_small() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("db");

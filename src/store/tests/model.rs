@@ -116,6 +116,9 @@ async fn all_of(store: &dyn Store, now: u64) -> String {
         said.push(format!("{:?}", store.delayed(name("s"), until, most).await));
     }
     said.push(format!("{:?}", store.consumers(name("s")).await));
+    for consumer in ["one", "two"] {
+        said.push(format!("{:?}", store.consumer(name("s"), name(consumer)).await));
+    }
     said.join("\n")
 }
 

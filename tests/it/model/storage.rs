@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "sqlite")]
 use whispeer::store::{
-    Change, ConsumerState, Delayed, Name, Operation, Outcome, Page, Reading, SqliteOptions, SqliteStore,
-    Start, StreamSettings, StreamState,
+    Change, ConsumerPosition, ConsumerState, Delayed, Name, Operation, Outcome, Page, Reading, SqliteOptions,
+    SqliteStore, Start, StreamSettings, StreamState,
 };
 use whispeer::store::{MemoryStore, Store};
 
@@ -106,8 +106,12 @@ impl Store for Waiting {
         wait(self.0.find(stream, start))
     }
 
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
+    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerPosition>> {
         wait(self.0.consumers(stream))
+    }
+
+    fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState> {
+        wait(self.0.consumer(stream, name))
     }
 
     fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::ledger::Death;
 use super::task::{Work, changes, ledger};
 use crate::bus::streams::dead_letters;
+use crate::bus::streams::patience::patiently;
 use crate::error::BusError;
 use crate::store::{Change, Reading};
 
@@ -13,8 +14,8 @@ impl Work {
     pub(super) async fn bury(&mut self, sequence: u64, death: Death) -> Result<(), BusError> {
         let consumer = Arc::clone(&self.consumer);
         let stream = &consumer.stream;
-        let page = stream.store.read(stream.name.clone(), Reading::from(sequence, 0).at_most(1)).await;
-        let page = page.map_err(|error| self.unreadable(&error))?;
+        let read = || stream.store.read(stream.name.clone(), Reading::from(sequence, 0).at_most(1));
+        let page = patiently(None, read).await.map_err(|error| self.unreadable(&error))?;
         // Where retention has dropped it, nothing is left to be put away.
         let message = page.messages.into_iter().find(|message| message.sequence == sequence);
         let name = consumer.name.as_ref();

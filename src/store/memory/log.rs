@@ -1,192 +1,24 @@
-//! A store in memory.
+//! One stream of a store in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use super::change::{Change, ConsumerState, Outcome, Progress};
-use super::delays::Delays;
-use super::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
-use super::settings::{Name, StreamSettings, StreamState};
-use super::{Operation, Store};
 use crate::error::StoreError;
 use crate::limits;
-use crate::topic::TopicPattern;
-
-/// Keeps streams in memory: they end with the process.
-///
-/// # Examples
-/// ```
-/// use whispeer::store::{Change, MemoryStore, Name, NewMessage, Outcome, Reading, Store, StreamSettings};
-/// use whispeer::TopicPattern;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = MemoryStore::new();
-/// let orders = Name::new("orders")?;
-/// store.open(StreamSettings::new(orders.clone(), vec![TopicPattern::new("orders/**")?])).await?;
-///
-/// let message = NewMessage {
-///     topic: TopicPattern::new("orders/7")?,
-///     fields: "".into(),
-///     payload: "two apples".into(),
-///     time: 1_700_000_000_000,
-///     expires: None,
-///     id: None,
-/// };
-/// let outcomes = store.commit(orders.clone(), vec![Change::Append(message)]).await?;
-/// assert_eq!(outcomes, [Outcome::Appended { sequence: 1 }]);
-///
-/// let page = store.read(orders, Reading::from(1, 1_700_000_000_000)).await?;
-/// assert_eq!(page.messages[0].payload, "two apples");
-/// assert!(!page.has_more());
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Default)]
-pub struct MemoryStore(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    streams: BTreeMap<Name, Log>,
-    is_closed: bool,
-}
-
-impl MemoryStore {
-    /// A store without streams.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn with<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut State) -> Result<T, StoreError>,
-    ) -> Operation<T> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = if state.is_closed { Err(StoreError::Closed) } else { work(&mut state) };
-        Box::pin(std::future::ready(done))
-    }
-
-    fn with_stream<T: Send + 'static>(
-        &self,
-        stream: &Name,
-        work: impl FnOnce(&mut Log) -> Result<T, StoreError>,
-    ) -> Operation<T> {
-        self.with(|state| {
-            let log = state.streams.get_mut(stream);
-            work(log.ok_or_else(|| StoreError::NoStream { stream: stream.to_string() })?)
-        })
-    }
-}
-
-impl Store for MemoryStore {
-    fn kind(&self) -> &'static str {
-        "memory"
-    }
-
-    fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
-        self.with(|state| {
-            settings.check(state.streams.values().map(|log| &log.settings))?;
-            if let Some(log) = state.streams.get_mut(&settings.name) {
-                log.settings = settings;
-                return Ok(log.state());
-            }
-            let log = Log::new(settings)?;
-            let made = log.state();
-            state.streams.insert(made.settings.name.clone(), log);
-            Ok(made)
-        })
-    }
-
-    fn streams(&self) -> Operation<Vec<StreamState>> {
-        self.with(|state| Ok(state.streams.values().map(Log::state).collect()))
-    }
-
-    fn remove(&self, stream: Name) -> Operation<()> {
-        self.with(|state| match state.streams.remove(&stream) {
-            Some(_) => Ok(()),
-            None => Err(StoreError::NoStream { stream: stream.to_string() }),
-        })
-    }
-
-    fn commit(&self, stream: Name, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
-        self.with(|state| {
-            let no_stream = |stream: &Name| StoreError::NoStream { stream: stream.to_string() };
-            let log = state.streams.get(&stream).ok_or_else(|| no_stream(&stream))?;
-            for change in &changes {
-                if let Change::AppendTo { stream, .. } | Change::Move { stream, .. } = change
-                    && !state.streams.contains_key(stream)
-                {
-                    return Err(no_stream(stream));
-                }
-            }
-            log.check(&changes)?;
-            let mut outcomes = Vec::with_capacity(changes.len());
-            for change in changes {
-                let (of, change) = match change {
-                    Change::AppendTo { stream, message } => (stream, Change::Append(message)),
-                    Change::Move { sequence, stream: to, message } => {
-                        let log = state.streams.get_mut(&stream).ok_or_else(|| no_stream(&stream))?;
-                        if !log.drop_message(sequence) {
-                            outcomes.push(Outcome::Done { dropped: 0 });
-                            continue;
-                        }
-                        (to, Change::Append(message))
-                    }
-                    change => (stream.clone(), change),
-                };
-                let log = state.streams.get_mut(&of).ok_or_else(|| no_stream(&of))?;
-                outcomes.push(log.change(change));
-            }
-            Ok(outcomes)
-        })
-    }
-
-    fn read(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.with_stream(&stream, |log| Ok(log.read(&reading)))
-    }
-
-    fn last_per_topic(&self, stream: Name, reading: Reading) -> Operation<Page> {
-        self.with_stream(&stream, |log| Ok(log.last_per_topic(&reading)))
-    }
-
-    fn find(&self, stream: Name, start: Start) -> Operation<u64> {
-        self.with_stream(&stream, |log| Ok(log.find(&start)))
-    }
-
-    fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
-        self.with_stream(&stream, |log| Ok(log.delays.due_by(until, most)))
-    }
-
-    fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
-        self.with_stream(&stream, |log| Ok(log.consumers.values().cloned().collect()))
-    }
-
-    fn close(&self) -> Operation<()> {
-        self.with(|state| {
-            *state = State { is_closed: true, ..State::default() };
-            Ok(())
-        })
-    }
-}
-
-impl fmt::Debug for MemoryStore {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("MemoryStore").finish_non_exhaustive()
-    }
-}
+use crate::store::change::{Change, ConsumerState, Outcome, Progress};
+use crate::store::delays::Delays;
+use crate::store::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, weight};
+use crate::store::settings::{Name, StreamSettings, StreamState, drawn_epoch};
 
 /// One stream.
-struct Log {
-    settings: StreamSettings,
+pub(super) struct Log {
+    pub(super) settings: StreamSettings,
     epoch: [u8; 16],
-    end: u64,
+    pub(super) end: u64,
     bytes: u64,
     /// The time of the last message; none has an earlier one.
     time: u64,
-    messages: BTreeMap<u64, Message>,
-    topics: HashMap<String, TopicLog>,
+    pub(super) messages: BTreeMap<u64, Message>,
+    pub(super) topics: HashMap<String, TopicLog>,
     /// The last message of each topic.
     lasts: BTreeSet<u64>,
     /// Those that expire, by when.
@@ -195,21 +27,21 @@ struct Log {
     ids: HashMap<MessageId, u64>,
     /// When they came, by the sequences of their messages.
     known: BTreeMap<u64, (u64, MessageId)>,
-    consumers: BTreeMap<Name, ConsumerState>,
-    delays: Delays,
+    pub(super) consumers: BTreeMap<Name, ConsumerState>,
+    pub(super) delays: Delays,
 }
 
 #[derive(Default)]
-struct TopicLog {
+pub(super) struct TopicLog {
     bytes: u64,
-    sequences: BTreeSet<u64>,
+    pub(super) sequences: BTreeSet<u64>,
 }
 
 impl Log {
-    fn new(settings: StreamSettings) -> Result<Self, StoreError> {
+    pub(super) fn new(settings: StreamSettings) -> Result<Self, StoreError> {
         Ok(Self {
             settings,
-            epoch: super::settings::drawn_epoch()?,
+            epoch: drawn_epoch()?,
             end: 1,
             bytes: 0,
             time: 0,
@@ -224,11 +56,11 @@ impl Log {
         })
     }
 
-    fn first(&self) -> u64 {
+    pub(super) fn first(&self) -> u64 {
         self.messages.first_key_value().map_or(self.end, |(sequence, _)| *sequence)
     }
 
-    fn state(&self) -> StreamState {
+    pub(super) fn state(&self) -> StreamState {
         StreamState {
             settings: self.settings.clone(),
             epoch: self.epoch,
@@ -241,7 +73,7 @@ impl Log {
     }
 
     /// Whether all of these can be done.
-    fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
+    pub(super) fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.delays.held().check(changes)?;
         let mut made: BTreeSet<&Name> = self.consumers.keys().collect();
         for change in changes {
@@ -279,7 +111,8 @@ impl Log {
         Ok(())
     }
 
-    fn change(&mut self, change: Change) -> Outcome {
+    /// Does it. What is dropped as it is told is taken from these messages.
+    pub(super) fn change(&mut self, change: Change, left: &mut u64) -> Outcome {
         let dropped = match change {
             Change::Append(message) | Change::AppendTo { message, .. } | Change::Move { message, .. } => {
                 return self.append(message);
@@ -329,8 +162,11 @@ impl Log {
                 0
             }
             Change::Drop { sequences } => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX);
                 let dropped = sequences.into_iter().filter(|sequence| self.drop_message(*sequence));
-                dropped.count() as u64
+                let dropped = dropped.take(most).count() as u64;
+                *left -= dropped;
+                dropped
             }
         };
         Outcome::Done { dropped }
@@ -440,7 +276,7 @@ impl Log {
     }
 
     /// Drops a message, if it is there; whether it was.
-    fn drop_message(&mut self, sequence: u64) -> bool {
+    pub(super) fn drop_message(&mut self, sequence: u64) -> bool {
         let Some(message) = self.messages.remove(&sequence) else { return false };
         let bytes = weight(message.topic.as_str().len(), message.fields.len() + message.payload.len());
         self.bytes -= bytes;
@@ -463,11 +299,11 @@ impl Log {
         true
     }
 
-    fn read(&self, reading: &Reading) -> Page {
+    pub(super) fn read(&self, reading: &Reading) -> Page {
         self.page(reading, self.messages.range(reading.from..).map(|(_, message)| message))
     }
 
-    fn last_per_topic(&self, reading: &Reading) -> Page {
+    pub(super) fn last_per_topic(&self, reading: &Reading) -> Page {
         let last = self.lasts.range(reading.from..);
         self.page(reading, last.filter_map(|sequence| self.messages.get(sequence)))
     }
@@ -489,26 +325,5 @@ impl Log {
             }
         }
         page
-    }
-
-    fn find(&self, start: &Start) -> u64 {
-        match start {
-            Start::New => self.end,
-            Start::All => self.first(),
-            Start::From(sequence) => (*sequence).min(self.end),
-            Start::Since(time) => {
-                let mut messages = self.messages.values();
-                messages.find(|message| message.time >= *time).map_or(self.end, |message| message.sequence)
-            }
-            // These are all, and what is not of the pattern is left out by who reads.
-            Start::Last(count, _) if *count > 0 && *count >= self.messages.len() as u64 => self.first(),
-            Start::Last(count, pattern) => {
-                let takes =
-                    |topic: &TopicPattern| pattern.as_ref().is_none_or(|pattern| pattern.meets(topic));
-                let last = self.messages.values().rev().filter(|message| takes(&message.topic));
-                let last = last.take(usize::try_from(*count).unwrap_or(usize::MAX)).last();
-                last.map_or(self.end, |message| message.sequence)
-            }
-        }
     }
 }

@@ -1,0 +1,71 @@
+//! How long a store is asked again that is busy.
+//!
+//! A store says that it is busy by [`StoreError::LimitReached`] or [`StoreError::InUse`]: too much waits for it, or somebody else has
+//! its file for a moment. Whoever only reads loses nothing by asking again, so that does not end his subscription. What is
+//! written is not asked for again here: a bound that a change meets is seldom one that passes.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::limits;
+use crate::store::{Operation, StoreError};
+
+/// What is known of a store that has refused to answer: how long it was waited for in all, and when it is to be asked again.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    waited: Duration,
+    delay: Duration,
+    next: Option<Instant>,
+}
+
+impl Patience {
+    /// The store has refused. Returns when to ask again.
+    ///
+    /// # Errors
+    /// What it has said, where that does not pass by itself, or has not while it was waited for [`limits::STORE_PATIENCE`].
+    pub(super) fn refused(&mut self, error: StoreError) -> Result<Instant, StoreError> {
+        let may_pass = matches!(error, StoreError::LimitReached { .. } | StoreError::InUse { .. });
+        if !may_pass || self.waited >= limits::STORE_PATIENCE {
+            return Err(error);
+        }
+        tracing::debug!(%error, "a store is busy, and is asked again");
+        self.delay = (self.delay * 2).clamp(limits::STORE_RETRY, limits::STORE_RETRY_MAX);
+        self.waited += self.delay;
+        let next = Instant::now() + self.delay;
+        self.next = Some(next);
+        Ok(next)
+    }
+
+    /// The store has answered.
+    pub(super) fn answered(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When it is to be asked again, if that is later than now.
+    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
+        self.next.filter(|next| *next > now)
+    }
+}
+
+/// What a store answers to what it is asked, once it is not busy any more. It may have been asked for the first time before.
+///
+/// # Errors
+/// As [`Patience::refused`].
+///
+/// # Cancel safety
+/// It is not asked again.
+pub(super) async fn patiently<T>(
+    begun: Option<Operation<T>>,
+    ask: impl Fn() -> Operation<T>,
+) -> Result<T, StoreError> {
+    let mut patience = Patience::default();
+    let mut asked = begun.unwrap_or_else(&ask);
+    loop {
+        match asked.await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => sleep_until(patience.refused(error)?).await,
+        }
+        asked = ask();
+    }
+}
