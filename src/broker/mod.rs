@@ -31,7 +31,9 @@
 //! | `persistence` | keeping what is published |
 //! | `queue` | what was asked for and is not done, within its bounds |
 //! | `keeper` | the thread that owns all of it: sending, settling, draining |
-//! | `subscription` | a task for each subscription, which calls the handler |
+//! | `control` | the handle of a subscription, and what it shares with its task |
+//! | `subscription` | a task for each subscription, which has the handler called |
+//! | `handling` | calling it, counting and logging what came of that |
 //! | `handler` | what a handler can be, and how it is contained |
 //! | `publishing`, `stats`, `waiting` | handles, counts, and waiting without a runtime |
 //!
@@ -58,7 +60,9 @@
 //!   they publish meanwhile, and gives up after [`BrokerOptions::drain_limit`].
 
 mod builder;
+mod control;
 mod handler;
+mod handling;
 mod keeper;
 mod options;
 mod parts;
@@ -77,6 +81,7 @@ use serde::de::DeserializeOwned;
 
 pub use crate::engine::compression::Compression;
 pub use builder::BrokerBuilder;
+pub use control::BrokerSubscription;
 pub use handler::{AsyncHandler, Handler, Outcome};
 pub use options::BrokerOptions;
 #[cfg(feature = "websocket")]
@@ -85,7 +90,6 @@ pub use parts::{Encryption, Part};
 pub use persistence::{Persistence, PersistenceType};
 pub use publishing::Publishing;
 pub use stats::BrokerStats;
-pub use subscription::BrokerSubscription;
 
 use crate::client::encode;
 use crate::error::{BusError, BusResult};

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
+use super::control::{BrokerSubscription, Control};
 use super::handler::{Call, discard};
 use super::options::BrokerOptions;
 use super::publishing::{Publishing, closed};
 use super::stats::{BrokerStats, Counters, add};
-use super::subscription::{BrokerSubscription, Control};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 
