@@ -98,21 +98,21 @@ impl Handling {
     }
 
     /// Calls the handler on this thread, unless the subscription has been stopped.
-    pub(super) fn call(&self, message: &Message<Bytes>) {
+    pub(super) fn call(&self, message: Message<Bytes>) {
         if self.control.is_stopped() {
             return;
         }
         if let Call::Blocking(handler) = &self.call {
-            self.note(contained(|| handler(&message.value, message.topic.as_str())));
+            self.note(contained(|| handler(message)));
         }
     }
 
-    pub(super) async fn call_async(&self, message: &Message<Bytes>) {
+    pub(super) async fn call_async(&self, message: Message<Bytes>) {
         if self.control.is_stopped() {
             return;
         }
         if let Call::Async(handler) = &self.call {
-            self.note(contained_async(|| handler(&message.value, message.topic.as_str())).await);
+            self.note(contained_async(|| handler(message)).await);
         }
     }
     /// A place to call a handler; none if the subscription is stopped meanwhile.

@@ -34,7 +34,7 @@
 //! | `control` | the handle of a subscription, and what it shares with its task |
 //! | `subscription` | a task for each subscription, which has the handler called |
 //! | `handling` | calling it, counting and logging what came of that |
-//! | `handler` | what a handler can be, and how it is contained |
+//! | `handler`, `from_message` | what a handler can be and take, and how it is contained |
 //! | `publishing`, `stats`, `waiting` | handles, counts, and waiting without a runtime |
 //!
 //! # What holds
@@ -61,6 +61,7 @@
 
 mod builder;
 mod control;
+mod from_message;
 mod handler;
 mod handling;
 mod keeper;
@@ -77,11 +78,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+pub use crate::client::Message;
 pub use crate::engine::compression::Compression;
 pub use builder::BrokerBuilder;
 pub use control::BrokerSubscription;
+pub use from_message::FromMessage;
 pub use handler::{AsyncHandler, Handler, Outcome};
 pub use options::BrokerOptions;
 #[cfg(feature = "websocket")]
@@ -200,17 +202,13 @@ impl Broker {
     /// Calls `handler` with each message on `topic`, which may have wildcards, on a thread where it may block.
     ///
     /// Dropping what is returned lets the subscription go on; see [`BrokerSubscription`].
-    pub fn subscribe<T: DeserializeOwned>(
-        &self,
-        topic: &str,
-        handler: impl Handler<T>,
-    ) -> BrokerSubscription {
+    pub fn subscribe<T: FromMessage>(&self, topic: &str, handler: impl Handler<T>) -> BrokerSubscription {
         self.weak.subscribe(topic, handler)
     }
 
     /// As [`subscribe`](Self::subscribe), with a handler that is awaited. It runs on one of the broker's own
     /// [`workers`](BrokerOptions::workers), within a Tokio runtime, and must not block its thread.
-    pub fn subscribe_async<T: DeserializeOwned>(
+    pub fn subscribe_async<T: FromMessage>(
         &self,
         topic: &str,
         handler: impl AsyncHandler<T>,
@@ -328,16 +326,12 @@ impl WeakBroker {
     }
 
     /// As [`Broker::subscribe`].
-    pub fn subscribe<T: DeserializeOwned>(
-        &self,
-        topic: &str,
-        handler: impl Handler<T>,
-    ) -> BrokerSubscription {
+    pub fn subscribe<T: FromMessage>(&self, topic: &str, handler: impl Handler<T>) -> BrokerSubscription {
         self.shared.subscribe(topic, Call::blocking(handler))
     }
 
     /// As [`Broker::subscribe_async`].
-    pub fn subscribe_async<T: DeserializeOwned>(
+    pub fn subscribe_async<T: FromMessage>(
         &self,
         topic: &str,
         handler: impl AsyncHandler<T>,

@@ -63,14 +63,14 @@ impl Task {
             (Call::Async(_), _) => {
                 while let Some(message) = self.next_alone().await {
                     let Some(_place) = self.handling.place(&mut self.stopping).await else { break };
-                    self.handling.call_async(&message).await;
+                    self.handling.call_async(message).await;
                 }
             }
             (Call::Blocking(_), _) => {
                 while let Some(message) = self.next_alone().await {
                     let Some(place) = self.handling.place(&mut self.stopping).await else { break };
                     let handling = Arc::clone(&self.handling);
-                    let turn = tokio::task::spawn_blocking(move || self.turn(&handling, &message, place));
+                    let turn = tokio::task::spawn_blocking(move || self.turn(&handling, message, place));
                     // It is lost when the runtime ends.
                     let Ok(after) = turn.await else { return };
                     self = after;
@@ -81,7 +81,7 @@ impl Task {
     }
 
     /// Calls the handler with a message and with those that have arrived meanwhile, and gives the thread back to others.
-    fn turn(mut self, handling: &Handling, first: &Message<Bytes>, place: OwnedSemaphorePermit) -> Self {
+    fn turn(mut self, handling: &Handling, first: Message<Bytes>, place: OwnedSemaphorePermit) -> Self {
         handling.call(first);
         let mut context = Context::from_waker(Waker::noop());
         for _ in 1..limits::BROKER_TURN {
@@ -90,7 +90,7 @@ impl Task {
                 break;
             };
             if let Some(message) = handling.message(event) {
-                handling.call(&message);
+                handling.call(message);
             }
         }
         drop(place);
@@ -111,11 +111,11 @@ impl Task {
             let handling = Arc::clone(&self.handling);
             match &self.handling.call {
                 Call::Async(_) => self.calls.spawn(async move {
-                    handling.call_async(&message).await;
+                    handling.call_async(message).await;
                     drop(place);
                 }),
                 Call::Blocking(_) => self.calls.spawn_blocking(move || {
-                    handling.call(&message);
+                    handling.call(message);
                     drop(place);
                 }),
             };
