@@ -63,8 +63,9 @@ impl BrokerSubscription {
         block_on(self.ready())
     }
 
-    /// Ends the subscription: the handler gets no further message, and what it has not got is dropped. A call that is under
-    /// way goes on, also one that begins on another thread at this moment.
+    /// Ends the subscription: the handler gets no further message, and what it has not got is dropped, or stays at the bus
+    /// where the subscription is a [durable](crate::client::SubscribeOptions::durable) one. A call that is under
+    /// way goes on, also one that begins on another thread at this moment, and its message is acknowledged if it is to be.
     pub fn stop(self) {
         self.control.stopping.send_replace(true);
     }
@@ -125,8 +126,18 @@ impl Control {
     }
 }
 
-/// Tells that the task has ended, however it does.
-pub(super) struct Finish(pub(super) Arc<Shared>, pub(super) Arc<Control>);
+/// Tells that the task of a subscription has ended, however it does.
+pub(super) struct Finish(Arc<Shared>, Arc<Control>);
+
+impl Finish {
+    /// The task begins. It has to answer what is asked from now on, and what was asked before it was there.
+    pub(super) fn begin(shared: Arc<Shared>, control: Arc<Control>) -> (watch::Receiver<u64>, Self) {
+        shared.live().push(Arc::clone(&control));
+        let mut asked = shared.asked.subscribe();
+        asked.mark_changed();
+        (asked, Self(shared, control))
+    }
+}
 
 impl Drop for Finish {
     fn drop(&mut self) {

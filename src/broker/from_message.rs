@@ -27,7 +27,7 @@ use crate::error::BusResult;
 ///     // It is durable, so it has a place and a number of attempts. A plain subscription's messages have neither.
 ///     let (position, attempt) = (order.position.unwrap(), order.attempt.unwrap());
 ///     assert_eq!((position.sequence, attempt.number, attempt.redelivered), (1, 1, false));
-///     println!("{} at {:?}", position.sequence, position.time());
+///     println!("stored {} ms after 1970", position.time);
 /// #   tell.send(()).unwrap();
 /// });
 /// broker.publish("orders/7", "two pears").wait()?;

@@ -4,14 +4,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::control::Control;
 use super::handler::{Call, Handled, contained, contained_async};
 use super::queue::Shared;
 use super::stats::add;
-use crate::client::{Event, Message, Subscription};
-use crate::error::BusError;
+use crate::client::{Acknowledged, Event, Message, Receipt, Subscription};
+use crate::error::{BusError, BusResult};
 
 /// The least time between two lines in the log about one kind of trouble of one subscription.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub(super) struct Handling {
     pub(super) control: Arc<Control>,
     pub(super) call: Call,
     pub(super) pattern: Box<str>,
-    logs: [Log; 4],
+    logs: [Log; 5],
 }
 
 /// Lines of the log about one kind of trouble, so many at a time that they do not fill a disk.
@@ -115,15 +115,51 @@ impl Handling {
             self.note(contained_async(|| handler(message)).await);
         }
     }
-    /// A place to call a handler; none if the subscription is stopped meanwhile.
-    pub(super) async fn place(&self, stopping: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+    /// Acknowledges a message whose handler has done with it, and sends back one whose handler has not.
+    pub(super) fn settle(&self, handled: Handled, receipt: Receipt) -> Option<Acknowledged> {
+        let is_done = matches!(handled, Handled::Done);
+        self.note(handled);
+        if is_done {
+            return Some(receipt.ack());
+        }
+        receipt.nack(None);
+        self.nacked();
+        None
+    }
+
+    /// Counts a message that was sent back.
+    pub(super) fn nacked(&self) {
+        add(&self.shared.counters.nacked, 1);
+    }
+
+    /// Counts what the bus has made of an acknowledgement.
+    pub(super) fn confirmed(&self, result: BusResult<()>) {
+        let (counters, pattern) = (&self.shared.counters, &*self.pattern);
+        match result {
+            Ok(()) => add(&counters.acknowledged, 1),
+            Err(error) => {
+                add(&counters.unacknowledged, 1);
+                if let Some(count) = self.log(4, 1) {
+                    tracing::warn!(
+                        pattern,
+                        count,
+                        %error,
+                        "messages were handled and may come again: their acknowledgements were not kept"
+                    );
+                }
+            }
+        }
+    }
+
+    /// A place to call a handler; none if the subscription is to be left meanwhile.
+    pub(super) async fn place(&self, leaving: impl Future) -> Option<OwnedSemaphorePermit> {
         let places = Arc::clone(&self.shared.places);
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             return Some(place);
         }
         tokio::select! {
             biased;
-            _ = stopping.wait_for(|stopping| *stopping) => None,
+            _ = leaving => None,
             place = places.acquire_owned() => place.ok(),
         }
     }
@@ -135,7 +171,9 @@ impl Handling {
         let reason = subscription.close_reason().filter(|_| !stopped);
         let reason =
             reason.unwrap_or_else(|| BusError::Closed { what: format!("the subscription to \"{pattern}\"") });
-        if !stopped && !*shared.closing.borrow() {
+        // One that was to read so much and has done so ends as it was asked to.
+        let is_complete = subscription.next_sequence().is_some();
+        if !stopped && !is_complete && !*shared.closing.borrow() {
             add(&shared.counters.lost_subscriptions, 1);
             tracing::error!(pattern = &**pattern, error = %reason, "a subscription of a broker has ended");
         }

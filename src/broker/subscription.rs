@@ -1,4 +1,4 @@
-//! The tasks that give the messages of subscriptions to handlers.
+//! The tasks of subscriptions that need not acknowledge, and whose all tasks are.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,14 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 
-use super::control::{Control, Finish};
+use super::control::Finish;
 use super::handler::Call;
 use super::handling::Handling;
-use super::queue::Shared;
 use crate::client::{Event, Message, Subscription};
 use crate::limits;
 
-/// The task of a subscription. It ends with the subscription.
+/// The task of a subscription that need not acknowledge. It ends with the subscription.
 pub(super) struct Task {
     handling: Arc<Handling>,
     subscription: Subscription<Bytes>,
@@ -38,21 +37,10 @@ enum Next {
 }
 
 impl Task {
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        control: Arc<Control>,
-        pattern: Box<str>,
-        call: Call,
-        subscription: Subscription<Bytes>,
-    ) -> Self {
-        shared.live().push(Arc::clone(&control));
-        let stopping = control.stopping.subscribe();
-        let mut asked = shared.asked.subscribe();
-        // It answers also what was asked before it was there.
-        asked.mark_changed();
-        let finish = Finish(Arc::clone(shared), Arc::clone(&control));
-        let shared = Arc::clone(shared);
-        let handling = Arc::new(Handling::new(shared, control, pattern, call));
+    pub(super) fn new(handling: Handling, subscription: Subscription<Bytes>) -> Self {
+        let stopping = handling.control.stopping.subscribe();
+        let (asked, finish) = Finish::begin(Arc::clone(&handling.shared), Arc::clone(&handling.control));
+        let handling = Arc::new(handling);
         Self { handling, subscription, stopping, asked, calls: JoinSet::new(), _finish: finish }
     }
 
@@ -62,13 +50,20 @@ impl Task {
             (_, 2..) => self.run_at_once(at_once).await,
             (Call::Async(_), _) => {
                 while let Some(message) = self.next_alone().await {
-                    let Some(_place) = self.handling.place(&mut self.stopping).await else { break };
+                    let Some(_place) =
+                        self.handling.place(self.stopping.wait_for(|stopping| *stopping)).await
+                    else {
+                        break;
+                    };
                     self.handling.call_async(message).await;
                 }
             }
             (Call::Blocking(_), _) => {
                 while let Some(message) = self.next_alone().await {
-                    let Some(place) = self.handling.place(&mut self.stopping).await else { break };
+                    let Some(place) = self.handling.place(self.stopping.wait_for(|stopping| *stopping)).await
+                    else {
+                        break;
+                    };
                     let handling = Arc::clone(&self.handling);
                     let turn = tokio::task::spawn_blocking(move || self.turn(&handling, message, place));
                     // It is lost when the runtime ends.
@@ -107,7 +102,9 @@ impl Task {
             while self.calls.len() >= at_once {
                 self.calls.join_next().await;
             }
-            let Some(place) = self.handling.place(&mut self.stopping).await else { break };
+            let Some(place) = self.handling.place(self.stopping.wait_for(|stopping| *stopping)).await else {
+                break;
+            };
             let handling = Arc::clone(&self.handling);
             match &self.handling.call {
                 Call::Async(_) => self.calls.spawn(async move {
@@ -179,12 +176,14 @@ impl Task {
 pub(super) struct Tasks {
     pub(super) runtime: Handle,
     pub(super) set: JoinSet<()>,
+    /// Those that tell the bus that handlers are at work. They run where `Tasks` is used, and no handler does.
+    pub(super) telling: JoinSet<()>,
 }
 
 impl Tasks {
-    pub(super) fn spawn(&mut self, task: Task) {
+    pub(super) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.forget_ended();
-        self.set.spawn_on(task.run(), &self.runtime);
+        self.set.spawn_on(task, &self.runtime);
     }
 
     /// Lets go of a handler where it may block and panic.
@@ -195,5 +194,6 @@ impl Tasks {
 
     fn forget_ended(&mut self) {
         while self.set.try_join_next().is_some() {}
+        while self.telling.try_join_next().is_some() {}
     }
 }
