@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 
-use crate::client::decode_value;
+use super::from_message::{FromMessage, read};
+use crate::client::Message;
 use crate::error::BusError;
 
 /// What is called with each message of type `T`: any closure or function that takes one and returns an [`Outcome`].
 ///
 /// That it is a function of `T` is said by the trait above it, so that a closure's argument needs no type where the call
-/// names it: `broker.subscribe::<MyData>("topic", |data| …)`.
+/// names it: `broker.subscribe::<MyData>("topic", |data| …)`. What `T` can be is said by [`FromMessage`].
 pub trait Handler<T>: Fn(T) -> Self::Out + Send + Sync + 'static {
     /// What it returns.
     type Out: Outcome;
@@ -101,8 +101,8 @@ pub(super) enum Handled {
 
 /// What an asynchronous handler has begun.
 type Returned = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
-type BlockingCall = dyn Fn(&Bytes, &str) -> Handled + Send + Sync;
-type AsyncCall = dyn Fn(&Bytes, &str) -> Result<Returned, BusError> + Send + Sync;
+type BlockingCall = dyn Fn(Message<Bytes>) -> Handled + Send + Sync;
+type AsyncCall = dyn Fn(Message<Bytes>) -> Result<Returned, BusError> + Send + Sync;
 
 /// A handler of messages as they arrive, of whatever type it is.
 #[derive(Clone)]
@@ -112,19 +112,19 @@ pub(super) enum Call {
 }
 
 impl Call {
-    pub(super) fn blocking<T: DeserializeOwned>(handler: impl Handler<T>) -> Self {
-        Self::Blocking(Arc::new(move |payload, topic| {
-            let value = match decode_value(payload, topic) {
-                Ok(value) => value,
+    pub(super) fn blocking<T: FromMessage>(handler: impl Handler<T>) -> Self {
+        Self::Blocking(Arc::new(move |message| {
+            let taken = match read(message) {
+                Ok(taken) => taken,
                 Err(error) => return Handled::Undecodable(error),
             };
-            handler(value).failure().map_or(Handled::Done, Handled::Failed)
+            handler(taken).failure().map_or(Handled::Done, Handled::Failed)
         }))
     }
 
-    pub(super) fn asynchronous<T: DeserializeOwned>(handler: impl AsyncHandler<T>) -> Self {
-        Self::Async(Arc::new(move |payload, topic| {
-            let future = handler(decode_value(payload, topic)?);
+    pub(super) fn asynchronous<T: FromMessage>(handler: impl AsyncHandler<T>) -> Self {
+        Self::Async(Arc::new(move |message| {
+            let future = handler(read(message)?);
             Ok(Box::pin(async move { future.await.failure() }))
         }))
     }

@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::builder::Encrypting;
+use super::consumer::{Consumer, Telling};
+use super::handling::Handling;
 use super::persistence::{Kept, Persistence};
 use super::queue::{Operation, Outgoing, Shared, Subscribe};
 use super::stats::add;
@@ -227,7 +229,7 @@ async fn run(
 ) -> Option<Left> {
     let (sent, settling) = mpsc::channel(SETTLING);
     let mut own = JoinSet::new();
-    let tasks = Tasks { runtime, set: JoinSet::new() };
+    let tasks = Tasks { runtime, set: JoinSet::new(), telling: JoinSet::new() };
     own.spawn(send(Arc::clone(shared), client.clone(), sent, kept.clone(), tasks));
     own.spawn(settle(Arc::clone(shared), settling));
     // Its sender is in what is borrowed here.
@@ -327,24 +329,40 @@ async fn send(
                     // If the connection has ended, subscribing says so.
                     let _ = client.flush().await;
                 }
-                make(&shared, &client, subscribe, &mut tasks).await;
+                make(&shared, &client, kept.as_deref(), subscribe, &mut tasks).await;
                 shared.settle(1);
             }
         }
     }
 }
 
-async fn make(shared: &Arc<Shared>, client: &Client, subscribe: Subscribe, tasks: &mut Tasks) {
-    let Subscribe { pattern, call, control } = subscribe;
+async fn make(
+    shared: &Arc<Shared>,
+    client: &Client,
+    kept: Option<&Kept>,
+    subscribe: Subscribe,
+    tasks: &mut Tasks,
+) {
+    let Subscribe { pattern, options, call, control } = subscribe;
     if control.is_stopped() {
         let what = format!("the subscription to \"{pattern}\"");
         tasks.discard(call);
         return control.set_ready(Err(BusError::Closed { what }));
     }
-    let options = shared.options.subscribe.clone();
+    let options = options.map_or_else(|| shared.options.subscribe.clone(), |options| *options);
+    let patience = options.patience();
+    // What a broker without a store has for keeping is another's bus.
+    let stays = options.keeps_position() && kept.is_none_or(Kept::outlives_broker);
     match client.subscribe_bytes_with(&pattern, options).await {
         Ok(subscription) => {
-            tasks.spawn(Task::new(shared, Arc::clone(&control), pattern, call, subscription));
+            let handling = Handling::new(Arc::clone(shared), Arc::clone(&control), pattern, call);
+            match subscription.progress() {
+                Some(progress) => {
+                    let telling = Telling::begin(&mut tasks.telling, progress, patience);
+                    tasks.spawn(Consumer::new(handling, subscription, stays, telling).run());
+                }
+                None => tasks.spawn(Task::new(handling, subscription).run()),
+            }
             control.set_ready(Ok(()));
         }
         Err(error) => {

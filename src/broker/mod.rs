@@ -31,8 +31,10 @@
 //! | `persistence` | keeping what is published |
 //! | `queue` | what was asked for and is not done, within its bounds |
 //! | `keeper` | the thread that owns all of it: sending, settling, draining |
-//! | `subscription` | a task for each subscription, which calls the handler |
-//! | `handler` | what a handler can be, and how it is contained |
+//! | `control` | the handle of a subscription, and what it shares with its task |
+//! | `subscription`, `consumer` | a task for each subscription, which has the handler called, and acknowledges if it is to |
+//! | `handling` | calling it, counting and logging what came of that |
+//! | `handler`, `from_message` | what a handler can be and take, and how it is contained |
 //! | `publishing`, `stats`, `waiting` | handles, counts, and waiting without a runtime |
 //!
 //! # What holds
@@ -53,12 +55,19 @@
 //!   too slow, one that it could not read, and a handler that failed or panicked: each is counted ([`Broker::stats`]) and
 //!   stands in the log. A panic ends the call in which it happens and nothing else.
 //! - **What is kept.** With [`Persistence`] a publish is done when its message is stored, and what is stored outlives the
-//!   broker, where that is in a file. Subscriptions get what comes unless they are told where to begin.
+//!   broker, where that is in a file. Subscriptions get what comes unless they are told where to begin
+//!   ([`subscribe_with`](Broker::subscribe_with)). A durable one goes on where it was, at the next broker too: a message is
+//!   done when its handler has returned without an error, and comes again until then.
 //! - **An end.** A broker that is dropped or [closed](Broker::close) sends what was published, lets handlers finish, with what
-//!   they publish meanwhile, and gives up after [`BrokerOptions::drain_limit`].
+//!   they publish meanwhile, and gives up after [`BrokerOptions::drain_limit`]. What durable subscriptions have not begun with
+//!   stays for the next broker.
 
 mod builder;
+mod consumer;
+mod control;
+mod from_message;
 mod handler;
+mod handling;
 mod keeper;
 mod options;
 mod parts;
@@ -73,10 +82,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+pub use crate::client::Message;
 pub use crate::engine::compression::Compression;
 pub use builder::BrokerBuilder;
+pub use control::BrokerSubscription;
+pub use from_message::FromMessage;
 pub use handler::{AsyncHandler, Handler, Outcome};
 pub use options::BrokerOptions;
 #[cfg(feature = "websocket")]
@@ -85,9 +96,8 @@ pub use parts::{Encryption, Part};
 pub use persistence::{Persistence, PersistenceType};
 pub use publishing::Publishing;
 pub use stats::BrokerStats;
-pub use subscription::BrokerSubscription;
 
-use crate::client::encode;
+use crate::client::{SubscribeOptions, encode};
 use crate::error::{BusError, BusResult};
 use crate::transport::{Address, MemoryConnector};
 use handler::Call;
@@ -195,23 +205,126 @@ impl Broker {
 
     /// Calls `handler` with each message on `topic`, which may have wildcards, on a thread where it may block.
     ///
-    /// Dropping what is returned lets the subscription go on; see [`BrokerSubscription`].
-    pub fn subscribe<T: DeserializeOwned>(
-        &self,
-        topic: &str,
-        handler: impl Handler<T>,
-    ) -> BrokerSubscription {
+    /// The handler takes the value, or a [`Message`] of it, which has the topic, too; see [`FromMessage`]. Dropping what is
+    /// returned lets the subscription go on; see [`BrokerSubscription`].
+    pub fn subscribe<T: FromMessage>(&self, topic: &str, handler: impl Handler<T>) -> BrokerSubscription {
         self.weak.subscribe(topic, handler)
     }
 
     /// As [`subscribe`](Self::subscribe), with a handler that is awaited. It runs on one of the broker's own
     /// [`workers`](BrokerOptions::workers), within a Tokio runtime, and must not block its thread.
-    pub fn subscribe_async<T: DeserializeOwned>(
+    pub fn subscribe_async<T: FromMessage>(
         &self,
         topic: &str,
         handler: impl AsyncHandler<T>,
     ) -> BrokerSubscription {
         self.weak.subscribe_async(topic, handler)
+    }
+
+    /// As [`subscribe`](Self::subscribe), with options of its own in place of
+    /// [those of the broker](BrokerOptions::subscribe_with): where in the stream it begins
+    /// ([`start`](SubscribeOptions::start)), how sure delivery is to be ([`quality`](SubscribeOptions::quality)), a
+    /// [`durable`](SubscribeOptions::durable) name under which the bus keeps how far it has come, or a
+    /// [`group`](SubscribeOptions::group) that shares the messages. All but a group take topics that are kept
+    /// ([`Persistence`], or a bus with streams that the broker has [joined](WebSocket::join)); others are told by
+    /// [`BrokerSubscription::ready`], as [`BusError::NotDurable`].
+    ///
+    /// From [`Quality::AtLeastOnce`](crate::client::Quality::AtLeastOnce) on, which a durable name implies, the handler's end
+    /// decides about the message. Such a subscription cannot begin with
+    /// [the last of each topic](crate::client::Start::LastPerTopic).
+    ///
+    /// | the handler | the message |
+    /// |---|---|
+    /// | returns `()` or `Ok(())` | is acknowledged |
+    /// | returns an error, whichever, or panics | is sent back (nacked) |
+    /// | is not called, as the message cannot be opened or read | is sent back |
+    /// | runs | is said to be in progress, and goes to nobody else however long that takes |
+    ///
+    /// What is sent back comes again after [`RETRY_DELAY`](crate::limits::RETRY_DELAY), which doubles with each attempt, and
+    /// is among the dead letters (`$dead/broker/NAME`) after [`max_deliver`](SubscribeOptions::max_deliver) of them. Other
+    /// messages come meanwhile. A handler that never returns keeps its message for as long as the broker lives.
+    /// All this is counted: [`BrokerStats::acknowledged`], [`nacked`](BrokerStats::nacked),
+    /// [`unacknowledged`](BrokerStats::unacknowledged).
+    ///
+    /// A durable subscription, or one in a group with a quality, begins with no further message when the broker is dropped
+    /// or closed. Calls that run then may end, and their acknowledgements are on the disk before the broker has ended,
+    /// within [`BrokerOptions::drain_limit`]. The rest is there for the next one. Where its store ends with the broker
+    /// ([`Persistence::memory`]), and where no name keeps its place, what the bus has handed to it by then is handled
+    /// first; what was sent back is not waited for.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::path::Path;
+    /// use whispeer::broker::{Broker, PersistenceType};
+    /// use whispeer::client::{Start, SubscribeOptions};
+    ///
+    /// # #[cfg(feature = "sqlite")]
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let file = folder.path().join("db");
+    /// # let file = file.as_path();
+    /// let place = PersistenceType::Sqlite(file);
+    /// Broker::build_default_with_persistence(place).build()?.publish("orders/7", "two pears").wait()?;
+    ///
+    /// // Another broker, perhaps after years: "billing" has not had the order.
+    /// let broker = Broker::build_default_with_persistence(place).build()?;
+    /// let billing = SubscribeOptions::default().durable("billing").start(Start::All);
+    /// let (tell, told) = std::sync::mpsc::channel();
+    /// broker.subscribe_with("orders/**", billing, move |order: String| tell.send(order));
+    /// assert_eq!(told.recv().unwrap(), "two pears");
+    /// // It is acknowledged when this returns, and does not come to "billing" again.
+    /// drop(broker);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "sqlite"))]
+    /// # fn main() {}
+    /// ```
+    pub fn subscribe_with<T: FromMessage>(
+        &self,
+        topic: &str,
+        options: SubscribeOptions,
+        handler: impl Handler<T>,
+    ) -> BrokerSubscription {
+        self.weak.subscribe_with(topic, options, handler)
+    }
+
+    /// As [`subscribe_with`](Self::subscribe_with), with a handler that is awaited, as by
+    /// [`subscribe_async`](Self::subscribe_async).
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::broker::{Broker, BrokerOptions, Message, Persistence};
+    /// use whispeer::client::{Quality, Start, SubscribeOptions};
+    ///
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// let broker = Broker::builder(BrokerOptions::default()).with(Persistence::memory()).build()?;
+    /// broker.publish("orders/7", "two pears").wait()?;
+    /// let surely = SubscribeOptions::default().quality(Quality::AtLeastOnce).start(Start::All);
+    /// # let (tell, told) = std::sync::mpsc::channel();
+    /// broker.subscribe_async_with("orders/**", surely, move |order: Message<String>| {
+    /// #   let tell = tell.clone();
+    ///     async move {
+    /// #       tell.send(()).unwrap();
+    ///         match order.value.as_str() {
+    ///             "two pears" => Ok(()),
+    ///             other => Err(format!("{}: nobody sells {other}", order.topic)),
+    ///         }
+    ///     }
+    /// });
+    /// # told.recv().unwrap();
+    /// let weak = broker.weak();
+    /// drop(broker);
+    /// assert_eq!(weak.stats().acknowledged, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subscribe_async_with<T: FromMessage>(
+        &self,
+        topic: &str,
+        options: SubscribeOptions,
+        handler: impl AsyncHandler<T>,
+    ) -> BrokerSubscription {
+        self.weak.subscribe_async_with(topic, options, handler)
     }
 
     /// What does not keep the broker alive: for handlers, which would otherwise keep the broker that keeps them.
@@ -324,21 +437,37 @@ impl WeakBroker {
     }
 
     /// As [`Broker::subscribe`].
-    pub fn subscribe<T: DeserializeOwned>(
-        &self,
-        topic: &str,
-        handler: impl Handler<T>,
-    ) -> BrokerSubscription {
-        self.shared.subscribe(topic, Call::blocking(handler))
+    pub fn subscribe<T: FromMessage>(&self, topic: &str, handler: impl Handler<T>) -> BrokerSubscription {
+        self.shared.subscribe(topic, None, Call::blocking(handler))
     }
 
     /// As [`Broker::subscribe_async`].
-    pub fn subscribe_async<T: DeserializeOwned>(
+    pub fn subscribe_async<T: FromMessage>(
         &self,
         topic: &str,
         handler: impl AsyncHandler<T>,
     ) -> BrokerSubscription {
-        self.shared.subscribe(topic, Call::asynchronous(handler))
+        self.shared.subscribe(topic, None, Call::asynchronous(handler))
+    }
+
+    /// As [`Broker::subscribe_with`].
+    pub fn subscribe_with<T: FromMessage>(
+        &self,
+        topic: &str,
+        options: SubscribeOptions,
+        handler: impl Handler<T>,
+    ) -> BrokerSubscription {
+        self.shared.subscribe(topic, Some(options), Call::blocking(handler))
+    }
+
+    /// As [`Broker::subscribe_async_with`].
+    pub fn subscribe_async_with<T: FromMessage>(
+        &self,
+        topic: &str,
+        options: SubscribeOptions,
+        handler: impl AsyncHandler<T>,
+    ) -> BrokerSubscription {
+        self.shared.subscribe(topic, Some(options), Call::asynchronous(handler))
     }
 
     /// As [`Broker::stats`].

@@ -97,6 +97,7 @@ impl BrokerOptions {
 
     /// How it subscribes: the window of each subscription, and what becomes of messages for which that has no room while
     /// its handler is busy. By default a publish waits a second for it, and then the gap is counted.
+    /// [`Broker::subscribe_with`](super::Broker::subscribe_with) is for one subscription that is to be another.
     #[must_use]
     pub fn subscribe_with(mut self, options: SubscribeOptions) -> Self {
         self.subscribe = options;

@@ -34,8 +34,9 @@ pub enum PersistenceType<'a> {
 /// Keeps what is published, before it goes live, in a stream of the broker's bus.
 ///
 /// A publish is done when its message is stored: [`Publishing`](super::Publishing) tells. What is kept is read by subscriptions
-/// that say where they begin ([`BrokerOptions::subscribe_with`](super::BrokerOptions::subscribe_with) with
-/// [`SubscribeOptions::start`](crate::client::SubscribeOptions::start)), and by every client of the bus
+/// that say where they begin ([`Broker::subscribe_with`](super::Broker::subscribe_with) with
+/// [`SubscribeOptions::start`](crate::client::SubscribeOptions::start)), also such that the bus keeps the position of
+/// ([`SubscribeOptions::durable`](crate::client::SubscribeOptions::durable)), and by every client of the bus
 /// ([`Client::history`](crate::Client::history)). By default that is all that is published, for ever.
 ///
 /// # Examples
@@ -230,6 +231,11 @@ impl Kept {
             tracing::info!(keyring = %path.display(), "a keyring was made, with which a broker encrypts what it keeps");
         }
         Ok(Some(keyring))
+    }
+
+    /// Whether what is kept is there when the broker is not any more.
+    pub(super) fn outlives_broker(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Ends the store when all that was begun is stored.

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
+use super::control::{BrokerSubscription, Control};
 use super::handler::{Call, discard};
 use super::options::BrokerOptions;
 use super::publishing::{Publishing, closed};
 use super::stats::{BrokerStats, Counters, add};
-use super::subscription::{BrokerSubscription, Control};
+use crate::client::SubscribeOptions;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 
@@ -67,6 +68,8 @@ pub(super) struct Outgoing {
 /// A subscription that is to be made.
 pub(super) struct Subscribe {
     pub(super) pattern: Box<str>,
+    /// `None` for those of the broker.
+    pub(super) options: Option<Box<SubscribeOptions>>,
     pub(super) call: Call,
     pub(super) control: Arc<Control>,
 }
@@ -125,7 +128,12 @@ impl Shared {
         Publishing::waiting(receiver)
     }
 
-    pub(super) fn subscribe(&self, pattern: &str, call: Call) -> BrokerSubscription {
+    pub(super) fn subscribe(
+        &self,
+        pattern: &str,
+        options: Option<SubscribeOptions>,
+        call: Call,
+    ) -> BrokerSubscription {
         let control = Control::new();
         let subscription = BrokerSubscription::new(Arc::clone(&control));
         let mut state = self.lock();
@@ -141,7 +149,9 @@ impl Shared {
             return subscription;
         }
         state.subscribes += 1;
-        self.push(state, Operation::Subscribe(Subscribe { pattern: pattern.into(), call, control }));
+        let options = options.map(Box::new);
+        let subscribe = Subscribe { pattern: pattern.into(), options, call, control };
+        self.push(state, Operation::Subscribe(subscribe));
         subscription
     }
 
@@ -288,7 +298,7 @@ mod tests {
     fn subscriptions_have_a_bound_of_their_own() {
         let shared = queue(1, 100);
         assert!(publish(&shared, 0).is_ok());
-        let subscribe = || shared.subscribe("t", Call::blocking(|(): ()| ())).close_reason();
+        let subscribe = || shared.subscribe("t", None, Call::blocking(|(): ()| ())).close_reason();
         for _ in 0..limits::BROKER_SUBSCRIBES {
             assert!(subscribe().is_none());
         }

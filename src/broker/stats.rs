@@ -41,6 +41,13 @@ pub struct BrokerStats {
     pub panics: u64,
     /// Calls of handlers that returned an error.
     pub failures: u64,
+    /// Messages whose acknowledgement the bus has kept.
+    pub acknowledged: u64,
+    /// Messages that were sent back, as their handler failed or panicked or they could not be read: they come again, or are
+    /// dead letters.
+    pub nacked: u64,
+    /// Messages that were handled and may come again all the same, as the bus did not keep their acknowledgement.
+    pub unacknowledged: u64,
     /// Messages that are not what their handler takes, or that no engine could open.
     pub undecodable: u64,
     /// Messages that matched and were dropped, as their subscription had no room for them or its link broke.
@@ -58,6 +65,9 @@ pub(super) struct Counters {
     pub(super) handled: AtomicU64,
     pub(super) panics: AtomicU64,
     pub(super) failures: AtomicU64,
+    pub(super) acknowledged: AtomicU64,
+    pub(super) nacked: AtomicU64,
+    pub(super) unacknowledged: AtomicU64,
     pub(super) undecodable: AtomicU64,
     pub(super) missed: AtomicU64,
     pub(super) lost_subscriptions: AtomicU64,
@@ -78,6 +88,9 @@ impl Counters {
             handled: read(&self.handled),
             panics: read(&self.panics),
             failures: read(&self.failures),
+            acknowledged: read(&self.acknowledged),
+            nacked: read(&self.nacked),
+            unacknowledged: read(&self.unacknowledged),
             undecodable: read(&self.undecodable),
             missed: read(&self.missed),
             lost_subscriptions: read(&self.lost_subscriptions),

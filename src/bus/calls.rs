@@ -341,6 +341,13 @@ impl SessionTask {
             return claim(&self.session, &mut state, &mut self.touched);
         }
         let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
+        if !drain
+            && error.is_none()
+            && let Some(reads) = subscriptions.at(slot).and_then(|own| own.reads.as_ref())
+            && let Some(membership) = reads.membership()
+        {
+            membership.ended_by_client(taken);
+        }
         if let Some(subscription) = subscriptions.at(slot).filter(|own| !own.drained) {
             let before = subscription.backlog.bytes();
             let inherited = left.is_some();

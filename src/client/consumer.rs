@@ -76,10 +76,7 @@ impl<T> Consumer<T> {
             match ready!(self.subscription.poll_event(context)) {
                 None => return Poll::Ready(None),
                 Some(Event::Message(message)) => {
-                    let Some((connection, id, deliveries, sequence)) = self.subscription.hand_out() else {
-                        continue;
-                    };
-                    let receipt = Receipt { connection, id, deliveries, sequence, is_open: true };
+                    let Some(receipt) = self.subscription.receipt() else { continue };
                     return Poll::Ready(Some(Delivery { message, receipt }));
                 }
                 Some(Event::Gap { count, .. }) => self.subscription.skip(count),
@@ -177,6 +174,40 @@ impl<T> futures_core::Stream for Consumer<T> {
 impl<T> fmt::Debug for Consumer<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Consumer").field("pattern", &self.pattern()).finish_non_exhaustive()
+    }
+}
+
+impl<T> Subscription<T> {
+    /// What the last message is acknowledged with, by somebody else from here on; `None` where that is not to be
+    /// acknowledged.
+    pub(crate) fn receipt(&mut self) -> Option<Receipt> {
+        let (connection, id, deliveries, sequence) = self.hand_out()?;
+        Some(Receipt { connection, id, deliveries, sequence, is_open: true })
+    }
+
+    /// What tells the bus that the application is at work; `None` for a subscription that does not acknowledge.
+    #[cfg(feature = "broker")]
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        let (connection, id, deliveries) = self.at_work()?;
+        Some(Progress { connection, id, deliveries })
+    }
+}
+
+/// Tells the bus that the application is at work on what it has of a subscription. It keeps the connection alive.
+#[cfg(feature = "broker")]
+pub(crate) struct Progress {
+    connection: Arc<Connection>,
+    id: u32,
+    deliveries: Arc<Deliveries>,
+}
+
+#[cfg(feature = "broker")]
+impl Progress {
+    /// The time of each message whose receipt somebody has begins anew.
+    pub(crate) fn tell(&self) {
+        for frame in self.deliveries.progress_of_all() {
+            send(&self.connection.shared, self.id, &frame);
+        }
     }
 }
 

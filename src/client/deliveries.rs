@@ -253,6 +253,14 @@ impl Deliveries {
         Some(Frame::new(Flags::PROGRESS, token))
     }
 
+    /// The application needs longer for all that it has and is not done with.
+    #[cfg(feature = "broker")]
+    pub(super) fn progress_of_all(&self) -> Vec<Frame> {
+        let state = self.lock();
+        let open = state.held.values().filter(|held| !held.is_done).filter_map(|held| held.token);
+        open.map(|token| Frame::new(Flags::PROGRESS, token)).collect()
+    }
+
     /// The stream is another one: nothing that is known is of it.
     pub(super) fn forget_all(&self) {
         let mut state = self.lock();

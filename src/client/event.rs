@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::options::Headers;
 use crate::error::BusError;
+#[cfg(feature = "broker")]
+use crate::error::BusResult;
 use crate::proto::fields::{Attempt, GapReason, Position};
 use crate::topic::TopicPattern;
 
@@ -29,6 +31,19 @@ pub struct Message<T> {
     /// How long it is of use, if its publisher has said so: what was left of that when the bus took it in, or read it
     /// from its stream. What it has waited since then is not taken off.
     pub expires_in: Option<Duration>,
+}
+
+#[cfg(feature = "broker")]
+impl<T> Message<T> {
+    /// The same message with another value, which is read from this one's and the topic.
+    pub(crate) fn try_map<U>(
+        self,
+        read: impl FnOnce(T, &TopicPattern) -> BusResult<U>,
+    ) -> BusResult<Message<U>> {
+        let Self { topic, value, headers, origin, signer, position, attempt, expires_in } = self;
+        let value = read(value, &topic)?;
+        Ok(Message { topic, value, headers, origin, signer, position, attempt, expires_in })
+    }
 }
 
 /// The next thing that happened to a subscription, in order.

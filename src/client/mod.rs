@@ -78,6 +78,8 @@ pub use attached::Attached;
 pub use builder::ClientBuilder;
 #[cfg(feature = "broker")]
 pub(crate) use codec::{decode_value, encode};
+#[cfg(feature = "broker")]
+pub(crate) use consumer::Progress;
 pub use consumer::{Acknowledged, Consumer, Delivery, Receipt};
 pub use event::{Counts, Event, Message};
 pub use handling::Handling;

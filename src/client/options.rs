@@ -246,6 +246,18 @@ impl SubscribeOptions {
         self
     }
 
+    /// Whether the bus keeps how far it has come, for whoever subscribes next.
+    #[cfg(feature = "broker")]
+    pub(crate) fn keeps_position(&self) -> bool {
+        self.quality > Quality::AtMostOnce && (self.durable.is_some() || self.group.is_some())
+    }
+
+    /// The time for the first attempt of a message.
+    #[cfg(feature = "broker")]
+    pub(crate) fn patience(&self) -> Duration {
+        self.rules.ack_wait
+    }
+
     /// Tells plugins of the bus something; see [`Subscribing::headers`](crate::plugin::Subscribing::headers).
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {

@@ -132,7 +132,7 @@ impl<T> Subscription<T> {
     }
 
     /// Waits until something can be taken, without taking it; `false` when nothing will come any more.
-    pub(super) fn poll_arrived(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+    pub(crate) fn poll_arrived(&mut self, context: &mut Context<'_>) -> Poll<bool> {
         self.reader.poll_ready(context)
     }
 
@@ -240,6 +240,12 @@ impl<T> Subscription<T> {
         let sequence = self.unacknowledged.take()?;
         let deliveries = Arc::clone(self.deliveries.as_ref()?);
         Some((Arc::clone(&self.connection), self.id, deliveries, sequence))
+    }
+
+    /// Whom to tell what is under way, and of what.
+    #[cfg(feature = "broker")]
+    pub(super) fn at_work(&self) -> Option<(Arc<Connection>, u32, Arc<Deliveries>)> {
+        Some((Arc::clone(&self.connection), self.id, Arc::clone(self.deliveries.as_ref()?)))
     }
 
     /// Done with a message: tells the bus of it once half of the window is taken.

@@ -29,6 +29,11 @@ pub const BROKER_WORKERS: usize = 2;
 /// Messages that a handler that is not asynchronous gets in one turn on its thread, before others have theirs.
 pub const BROKER_TURN: usize = 128;
 
+/// Acknowledgements of one subscription of a broker that the bus has not confirmed: as many as the bus hands over without one,
+/// unless it is told otherwise, about 100 B each. At this many the subscription begins with no further message;
+/// calls that run then may add theirs.
+pub const BROKER_UNCONFIRMED: usize = 1024;
+
 /// How long a broker that is dropped or closed takes to send what was published and to let handlers finish; then it gives
 /// up, and says in the log what was left.
 pub const BROKER_DRAIN: Duration = Duration::from_secs(5);

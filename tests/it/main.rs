@@ -12,6 +12,8 @@ mod broken_links;
 #[cfg(feature = "broker")]
 mod broker;
 #[cfg(all(feature = "broker", feature = "sqlite"))]
+mod broker_durable;
+#[cfg(all(feature = "broker", feature = "sqlite"))]
 mod broker_store;
 mod built_in_plugins;
 mod busy_stores;

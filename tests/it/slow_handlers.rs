@@ -12,7 +12,7 @@ use whispeer::plugin::{Acknowledged, HookResult, Hooks, Plugin};
 use whispeer::prelude::*;
 use whispeer::store::{MemoryStore, Name, Reading, Store};
 
-use crate::orders::{all, client, publish, streams_on};
+use crate::orders::{all, billing, client, publish, streams_on};
 
 /// A bus with a stream of so many orders.
 async fn bus_with(count: u64) -> (MemoryStore, BusHandle, Client) {
@@ -122,5 +122,20 @@ async fn what_waits_behind_a_message_that_is_never_done_comes_to_others_as_untou
         order.ack().await.unwrap();
     }
     drop(first);
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_what_is_acknowledged_has_not_failed_where_its_subscriber_leaves_without_it() {
+    let (store, bus, client) = bus_with(2).await;
+    let once = billing().max_deliver(1);
+    let mut orders = client.consume_bytes("orders/**", once.clone()).await.unwrap();
+    orders.recv().await.unwrap().ack().await.unwrap();
+    drop(orders);
+    let mut orders = client.consume_bytes("orders/**", once).await.unwrap();
+    let order = timeout(Duration::from_secs(60), orders.recv()).await.expect("it is no dead letter").unwrap();
+    assert_eq!((number_of(&order.value), order.attempt.unwrap().number), (2, 1));
+    order.ack().await.unwrap();
+    assert_eq!(dead_letters(&store).await, 0);
     bus.stop().await;
 }

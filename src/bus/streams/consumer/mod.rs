@@ -101,13 +101,17 @@ struct Member {
     taken: u64,
     /// The last of its messages that it has acknowledged.
     acknowledged: u64,
+    /// How many of its messages its application has taken, as its client says where it ends the subscription.
+    told_at_end: Option<u64>,
 }
 
 impl Member {
     /// Which of its messages it may have begun with: what its application has taken, and the one behind the last that
-    /// it has acknowledged.
+    /// it has acknowledged, unless its client says that it has not taken that.
     fn begun(&self) -> u64 {
-        self.taken.max(self.acknowledged + 1)
+        let behind = self.acknowledged + 1;
+        let is_taken = self.told_at_end.is_none_or(|taken| taken >= behind);
+        self.taken.max(if is_taken { behind } else { self.acknowledged })
     }
 }
 
@@ -187,6 +191,13 @@ impl Membership {
         }
     }
 
+    /// Its client ends it, and says how many messages the application has taken of those that it was handed.
+    pub(crate) fn ended_by_client(&self, taken: u64) {
+        if let Some(member) = self.consumer.lock().member(self.id) {
+            member.told_at_end = Some(taken.min(member.handed));
+        }
+    }
+
     /// Hands it nothing more. Whether it stays until the messages that it has are acknowledged, refused or somebody else's.
     pub(crate) fn drain(&self) -> bool {
         let mut state = self.consumer.lock();
@@ -228,6 +239,7 @@ pub(crate) fn join(
         handed: 0,
         taken: 0,
         acknowledged: 0,
+        told_at_end: None,
     };
     let Some(name) = wanted.name.clone() else {
         let consumer = Consumer::new(stream, &wanted, plugins, presence);
