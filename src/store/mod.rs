@@ -26,6 +26,8 @@ mod tests;
 use std::fmt;
 use std::pin::Pin;
 
+use bytes::Bytes;
+
 pub use change::{Change, ConsumerState, Outcome, Progress};
 pub use memory::MemoryStore;
 pub use message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
@@ -108,6 +110,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`read`](Self::read).
     fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>>;
+
+    /// Whom the consumers of a stream belong to, empty where that is nobody, in the order of their names. Unless a store has
+    /// a shorter way, it is told all of them for that.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn owners(&self, stream: Name) -> Operation<Vec<(Name, Bytes)>> {
+        let all = self.consumers(stream);
+        Box::pin(async move { Ok(all.await?.into_iter().map(|state| (state.name, state.owner)).collect()) })
+    }
 
     /// Ends it when all that was begun is done. Later calls are [`StoreError::Closed`].
     ///

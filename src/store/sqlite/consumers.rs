@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::schema::{signed, unsigned};
@@ -84,17 +85,17 @@ fn find(connection: &Connection, stream: i64, name: &Name) -> rusqlite::Result<O
 
 pub(super) fn make(
     connection: &Connection,
-    stream: i64,
-    name: &Name,
+    (stream, name, owner): (i64, &Name, &[u8]),
     pattern: Option<&TopicPattern>,
     from: u64,
 ) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
-        "INSERT INTO consumers (stream, name, pattern, floor, handed) VALUES (?1, ?2, ?3, ?4, ?4)
-         ON CONFLICT (stream, name) DO NOTHING",
+        "INSERT INTO consumers (stream, name, pattern, floor, handed, owner) VALUES (?1, ?2, ?3, ?4, ?4, ?5)
+         ON CONFLICT (stream, name) DO UPDATE SET owner = excluded.owner
+         WHERE consumers.owner = x'' AND excluded.owner <> x''",
     )?;
     let pattern = pattern.map(TopicPattern::as_str);
-    insert.execute(params![stream, name.as_str(), pattern, signed(from)]).map(drop)
+    insert.execute(params![stream, name.as_str(), pattern, signed(from), owner]).map(drop)
 }
 
 pub(super) fn remove(connection: &Connection, stream: i64, name: &Name) -> rusqlite::Result<()> {
@@ -154,10 +155,26 @@ pub(super) fn handed(connection: &Connection, stream: i64, name: &Name, before: 
     rise.execute(params![stream, name.as_str(), signed(before)]).map(drop)
 }
 
+fn readable(name: &str) -> Result<Name, Trouble> {
+    Name::new(name).map_err(|_| Trouble::Damaged("a consumer has a name that is none"))
+}
+
+/// Whose those of a stream are, in the order of their names.
+pub(super) fn owners(connection: &Connection, stream: i64) -> Result<Vec<(Name, Bytes)>, Trouble> {
+    let mut find =
+        connection.prepare_cached("SELECT name, owner FROM consumers WHERE stream = ?1 ORDER BY name")?;
+    let mut rows = find.query([stream])?;
+    let mut owners = Vec::new();
+    while let Some(row) = rows.next()? {
+        owners.push((readable(&row.get::<_, String>(0)?)?, row.get::<_, Vec<u8>>(1)?.into()));
+    }
+    Ok(owners)
+}
+
 /// All of a stream, in the order of their names.
 pub(super) fn all(connection: &Connection, stream: i64) -> Result<Vec<ConsumerState>, Trouble> {
     let mut find = connection.prepare_cached(
-        "SELECT id, name, pattern, floor, handed FROM consumers WHERE stream = ?1 ORDER BY name",
+        "SELECT id, name, pattern, floor, handed, owner FROM consumers WHERE stream = ?1 ORDER BY name",
     )?;
     let mut progress = connection.prepare_cached(
         "SELECT sequence, attempts, is_done FROM progress WHERE consumer = ?1 ORDER BY sequence",
@@ -173,8 +190,9 @@ pub(super) fn all(connection: &Connection, stream: i64) -> Result<Vec<ConsumerSt
             Ok((unsigned(row.get(0)?), known))
         })?;
         consumers.push(ConsumerState {
-            name: Name::new(&name).map_err(|_| Trouble::Damaged("a consumer has a name that is none"))?,
+            name: readable(&name)?,
             pattern,
+            owner: row.get::<_, Vec<u8>>(5)?.into(),
             floor: unsigned(row.get(3)?),
             handed: unsigned(row.get(4)?),
             known: known.collect::<rusqlite::Result<_>>()?,

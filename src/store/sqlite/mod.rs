@@ -40,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::file::StoreFile;
@@ -259,6 +260,10 @@ impl Store for SqliteStore {
 
     fn consumers(&self, stream: Name) -> Operation<Vec<ConsumerState>> {
         self.ask(|answer| Question::Consumers { stream, answer })
+    }
+
+    fn owners(&self, stream: Name) -> Operation<Vec<(Name, Bytes)>> {
+        self.ask(|answer| Question::Owners { stream, answer })
     }
 
     fn close(&self) -> Operation<()> {

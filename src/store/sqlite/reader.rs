@@ -35,6 +35,7 @@ pub(super) enum Question {
     Find { stream: Name, start: Start, answer: Answer<u64> },
     Delayed { stream: Name, until: u64, most: usize, answer: Answer<Vec<Delayed>> },
     Consumers { stream: Name, answer: Answer<Vec<ConsumerState>> },
+    Owners { stream: Name, answer: Answer<Vec<(Name, Bytes)>> },
 }
 
 /// Hands questions to the threads.
@@ -172,6 +173,13 @@ impl ThreadReader {
                 let found = self.snapshot(|reader| {
                     let stream = reader.stream(&stream)?;
                     delayed::due_by(&reader.connection, stream.id, until, most)
+                });
+                drop(answer.send(found));
+            }
+            Question::Owners { stream, answer } => {
+                let found = self.snapshot(|reader| {
+                    let stream = reader.stream(&stream)?;
+                    consumers::owners(&reader.connection, stream.id)
                 });
                 drop(answer.send(found));
             }

@@ -259,7 +259,7 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let make = |from| {
         let (name, pattern) = (name("worker"), Some(pattern("a/*")));
-        Change::Consumer { name, pattern, from }
+        Change::Consumer { name, pattern, from, owner: "".into() }
     };
     let done = |floor, sequences: &[u64]| Change::Done {
         consumer: name("worker"),
@@ -406,7 +406,7 @@ async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
     let nowhere = store.commit(name("t"), vec![]).await.unwrap_err();
     assert_eq!(nowhere, StoreError::NoStream { stream: "t".into() });
     assert_eq!(store.streams().await.unwrap()[0].messages, 0);
-    let consumer = Change::Consumer { name: name("nobody"), pattern: None, from: 1 };
+    let consumer = Change::Consumer { name: name("nobody"), pattern: None, from: 1, owner: "".into() };
     let removed = Change::RemoveConsumer(name("nobody"));
     let changes = vec![consumer, Change::Append(message("a", "x", 1)), done(), removed.clone()];
     assert_eq!(store.commit(name("s"), changes.clone()).await.unwrap().len(), 4);

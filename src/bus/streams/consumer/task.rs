@@ -112,7 +112,8 @@ impl Consumer {
         let state = match &self.name {
             None => ConsumerState::new(self.nameless()?, pattern, from),
             Some(name) => {
-                let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from };
+                let owner = "".into();
+                let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from, owner };
                 let stream = self.stream.name.clone();
                 let store = &self.stream.store;
                 store.commit(stream.clone(), vec![make]).await.map_err(failed)?;
