@@ -38,6 +38,7 @@ mod lifecycle;
 mod limits;
 mod model;
 mod neighbours;
+mod owned_consumers;
 mod passed;
 mod plugins;
 mod policies;
