@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use whispeer::auth::{Policy, Principal};
 use whispeer::bus::{Settings, StreamChange, Streams};
-use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::client::{Consumer, Delivery, Event, PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::store::{MemoryStore, Name, Store, StreamSettings};
 use whispeer_testkit::wait;
@@ -333,5 +333,36 @@ async fn nobody_has_more_consumers_of_a_stream_than_one_may_have_and_others_have
     nobody_is_there(&bus).await;
     remove(&bus, "one").await;
     consume(&billing, durable("four")).await.unwrap();
+    bus.stop().await;
+}
+
+#[tokio::test]
+async fn who_joins_a_group_does_not_change_its_settings() {
+    let store = store();
+    let bus = open_bus_on(&store).await;
+    publish(&bus, 1).await;
+    let client = own(&bus);
+    let first = consume(&client, workers().max_deliver(9).ack_wait(Duration::from_secs(20))).await.unwrap();
+    let differs = consume(&client, workers().max_deliver(2).ack_wait(Duration::from_secs(20))).await;
+    let Err(BusError::InvalidSettings(what)) = &differs else { panic!("{differs:?}") };
+    for said in ["\"workers\"", "max_deliver", "9", "2"] {
+        assert!(what.contains(said), "{what}");
+    }
+    assert!(!what.contains("ack_wait"), "that is the same: {what}");
+    let differs = consume(&client, workers().max_deliver(9).max_pending(3)).await.unwrap_err().to_string();
+    assert!(differs.contains("ack_wait of 20s") && differs.contains("max_pending"), "{differs}");
+    // The same settings are welcome.
+    let second = consume(&client, workers().max_deliver(9).ack_wait(Duration::from_secs(20))).await.unwrap();
+    drop((first, second));
+    nobody_is_there(&bus).await;
+    // With nobody there, the next one says what they are.
+    let mut sole = consume(&client, workers().max_deliver(1)).await.unwrap();
+    next(&mut sole).await.nack(Duration::ZERO);
+    let mut dead = client
+        .subscribe_bytes_with("$dead/orders/workers", SubscribeOptions::default().start(Start::All))
+        .await
+        .unwrap();
+    let letter = timeout(LONG, dead.next_event()).await.expect("one attempt was all");
+    assert!(matches!(letter, Some(Event::Message(_))), "{letter:?}");
     bus.stop().await;
 }

@@ -295,6 +295,9 @@ impl Consumer {
             return Err(another_pattern(&name(), &self.pattern));
         }
         let mut state = self.lock();
+        if !living.is_empty() && state.rules != wanted.rules {
+            return Err(other_rules(&name(), &state.rules, &wanted.rules));
+        }
         if state.members.len() >= limits::CONSUMER_MEMBERS {
             let what = format!("a consumer has at most {} subscriptions", limits::CONSUMER_MEMBERS);
             return Err(BusError::LimitReached { what });
@@ -343,6 +346,23 @@ impl Consumer {
 fn another_pattern(name: &str, pattern: &TopicPattern) -> BusError {
     BusError::InvalidSettings(format!(
         "the consumer \"{name}\" reads \"{pattern}\"; take that, another name, or remove it first"
+    ))
+}
+
+/// Those who share a consumer have its rules in common.
+fn other_rules(name: &str, rules: &DeliveryRules, wanted: &DeliveryRules) -> BusError {
+    let differing = [
+        ("ack_wait", format!("{:?}", rules.ack_wait), format!("{:?}", wanted.ack_wait)),
+        ("max_deliver", rules.max_deliver.to_string(), wanted.max_deliver.to_string()),
+        ("max_pending", rules.max_pending.to_string(), wanted.max_pending.to_string()),
+    ];
+    let differing = differing.into_iter().filter(|(_, is, wanted)| is != wanted);
+    let told: Vec<_> =
+        differing.map(|(what, is, wanted)| format!("{what} of {is} and not {wanted}")).collect();
+    BusError::InvalidSettings(format!(
+        "the group \"{name}\" has {}; ask for the same, or end its other subscriptions first: who comes to a group without \
+         any says what its settings are",
+        told.join(", ")
     ))
 }
 
