@@ -165,6 +165,7 @@ impl SessionTask {
                 pattern: pattern.clone(),
                 start,
                 rules: options.delivery,
+                claim: self.claim(),
             }))
         } else {
             let (epoch, limit, live_from) = (options.epoch, options.limit, found.live_from());

@@ -268,6 +268,9 @@ pub struct ConsumerStats {
     pub stream: String,
     /// What it is called.
     pub name: String,
+    /// Whose it is, as a session of its owner's is called; `None` where it is nobody's.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// The topics that it takes.
     pub pattern: String,
     /// How many subscriptions it has now.

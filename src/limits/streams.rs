@@ -14,6 +14,11 @@ pub const STREAM_PATTERNS: usize = 64;
 /// Consumers of one stream: each is told of what is new.
 pub const STREAM_CONSUMERS: usize = 1024;
 
+/// Consumers of one stream that one principal may make, where there is a policy: a quarter of all, so that four have to conspire
+/// to keep others out. The next one is refused with [`BusError::LimitReached`](crate::BusError::LimitReached). The default of
+/// `Settings::max_consumers_per_principal`.
+pub const CONSUMERS_OF_ONE: usize = STREAM_CONSUMERS / 4;
+
 /// Bytes that a stored message counts as, beside its topic, fields and payload: what its row and its entries in indexes
 /// take in a file. Measured, beside fields and payload: 35 B with ten million messages of 100 B and one topic, 43 B with
 /// mixed sizes around 70 B and ten topics, 49 B with ten thousand topics, whose part of the index is less full. What a row

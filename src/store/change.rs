@@ -55,7 +55,8 @@ pub enum Change {
         /// Its id.
         id: u64,
     },
-    /// Makes a consumer that begins with a sequence, if there is none of that name.
+    /// Makes a consumer that begins with a sequence, if there is none of that name. One that is there stays as it is, but that
+    /// one which belongs to nobody belongs to this owner from then on.
     Consumer {
         /// What it is called.
         name: Name,
@@ -63,6 +64,8 @@ pub enum Change {
         pattern: Option<TopicPattern>,
         /// The sequence that it begins with.
         from: u64,
+        /// Whom it belongs to, as the caller writes that; empty for nobody.
+        owner: Bytes,
     },
     /// Takes a consumer out.
     RemoveConsumer(Name),
@@ -144,15 +147,17 @@ pub struct ConsumerPosition {
     pub name: Name,
     /// The topics that it takes; `None` for all.
     pub pattern: Option<TopicPattern>,
+    /// Whom it belongs to, as it was given; empty for nobody, as of those that an earlier release has made.
+    pub owner: Bytes,
     /// All before this sequence are done.
     pub floor: u64,
 }
 
 impl ConsumerPosition {
-    /// A consumer that is there.
+    /// A consumer that is there, and is nobody's.
     #[must_use]
     pub fn new(name: Name, pattern: Option<TopicPattern>, floor: u64) -> Self {
-        Self { name, pattern, floor }
+        Self { name, pattern, owner: Bytes::new(), floor }
     }
 }
 
@@ -165,6 +170,8 @@ pub struct ConsumerState {
     pub name: Name,
     /// The topics that it takes; `None` for all.
     pub pattern: Option<TopicPattern>,
+    /// Whom it belongs to, as it was given; empty for nobody, as of those that an earlier release has made.
+    pub owner: Bytes,
     /// All before this sequence are done.
     pub floor: u64,
     /// It was certainly not handed any message from this sequence on.
@@ -174,16 +181,21 @@ pub struct ConsumerState {
 }
 
 impl ConsumerState {
-    /// A consumer that begins with this sequence.
+    /// A consumer that begins with this sequence, and is nobody's.
     #[must_use]
     pub fn new(name: Name, pattern: Option<TopicPattern>, from: u64) -> Self {
-        Self { name, pattern, floor: from, handed: from, known: BTreeMap::new() }
+        Self { name, pattern, owner: Bytes::new(), floor: from, handed: from, known: BTreeMap::new() }
     }
 
     /// What a listing shows of it.
     #[must_use]
     pub fn position(&self) -> ConsumerPosition {
-        ConsumerPosition::new(self.name.clone(), self.pattern.clone(), self.floor)
+        ConsumerPosition {
+            name: self.name.clone(),
+            pattern: self.pattern.clone(),
+            owner: self.owner.clone(),
+            floor: self.floor,
+        }
     }
 }
 

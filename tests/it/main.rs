@@ -43,6 +43,7 @@ mod model;
 mod neighbours;
 mod opened_consumers;
 mod orders;
+mod owned_consumers;
 mod passed;
 mod plugins;
 mod policies;

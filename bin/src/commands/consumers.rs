@@ -17,7 +17,8 @@ Examples:
   whispeer consumers rm orders billing
 
 FLOOR is the first sequence that a consumer is not done with, and BEHIND how many there are from there on; PENDING is
-what its subscriptions have and have not acknowledged, and AGAIN what is to be sent once more.";
+what its subscriptions have and have not acknowledged, and AGAIN what is to be sent once more. OWNER is who made it, on a
+bus that asks who somebody is.";
 
 /// Show how far durable consumers are, or remove one
 #[derive(Debug, Args)]
@@ -114,6 +115,7 @@ fn table(rows: &[ConsumerStats]) -> Table {
         ("BEHIND", Right),
         ("PENDING", Right),
         ("AGAIN", Right),
+        ("OWNER", Left),
     ]);
     for row in rows {
         table.row(vec![
@@ -125,6 +127,7 @@ fn table(rows: &[ConsumerStats]) -> Table {
             human_count(row.behind),
             human_count(row.pending),
             human_count(row.again),
+            row.owner.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     table

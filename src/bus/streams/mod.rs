@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
 
 pub use self::changes::{StreamChange, StreamChanged};
-pub(crate) use self::consumer::{Membership, Wanted, join};
+pub(crate) use self::consumer::{Claim, Membership, Wanted, join};
 pub(crate) use self::cursor::{Cursor, Place};
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
@@ -73,8 +73,8 @@ impl Streams {
                     let dead = dead_letters::settings(&settings)?;
                     let opened = store.open(dead.clone()).await;
                     let opened = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-                    let dead = Stream::new(&store, dead, &opened, None);
-                    let stream = Stream::new(&store, settings, &state, Some(Arc::clone(&dead)));
+                    let dead = Stream::open(&store, dead, &opened, None).await?;
+                    let stream = Stream::open(&store, settings, &state, Some(Arc::clone(&dead))).await?;
                     streams.extend([stream, dead]);
                 }
                 // One of the others may be about to give these topics up.
@@ -221,23 +221,26 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    fn new(
+    async fn open(
         store: &Arc<dyn Store>,
         settings: StreamSettings,
         state: &StreamState,
         dead: Option<Arc<Self>>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> BusResult<Arc<Self>> {
+        let consumers = store.consumers(settings.name.clone()).await;
+        let consumers = consumers.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+        let owners = consumers.into_iter().map(|position| (position.name, position.owner)).collect();
+        Ok(Arc::new(Self {
             name: settings.name,
             patterns: settings.patterns,
             epoch: state.epoch,
             store: Arc::clone(store),
             end: watch::Sender::new(state.end),
             dead,
-            consumers: consumer::Consumers::default(),
+            consumers: consumer::Consumers::of(owners),
             // Where there are some, the store is asked for when.
             next_due: AtomicU64::new(if state.delayed > 0 { 0 } else { u64::MAX }),
-        })
+        }))
     }
 
     /// Whether it is one of dead letters.

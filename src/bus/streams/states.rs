@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::{Stream, Streams, dead_letters};
+use crate::auth::Owner;
 use crate::bus::{ConsumerStats, Rows, StreamStats};
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -117,6 +118,7 @@ impl Streams {
                 rows.push(ConsumerStats {
                     stream: stream.name.to_string(),
                     name: consumer.name.to_string(),
+                    owner: shown(&consumer.owner),
                     pattern: consumer.pattern.map(|pattern| pattern.to_string()).unwrap_or_default(),
                     subscriptions,
                     floor: consumer.floor,
@@ -128,6 +130,12 @@ impl Streams {
         }
         Rows { rows, left_out }
     }
+}
+
+/// An owner for people.
+fn shown(owner: &[u8]) -> Option<String> {
+    let unknown = || "written by another release".to_owned();
+    (!owner.is_empty()).then(|| Owner::from_bytes(owner).map_or_else(unknown, |owner| owner.to_string()))
 }
 
 /// What stores have told.

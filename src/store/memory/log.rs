@@ -127,9 +127,12 @@ impl Log {
             Change::DropDelayed { id } => u64::from(self.delays.take(id).is_some()),
             Change::Expire { now } => self.expire(now),
             Change::Purge { before } => self.drop_while(limits::RETENTION_STEP, |log| log.first() < before),
-            Change::Consumer { name, pattern, from } => {
-                let state = ConsumerState::new(name.clone(), pattern, from);
-                self.consumers.entry(name).or_insert(state);
+            Change::Consumer { name, pattern, from, owner } => {
+                let new = || ConsumerState::new(name.clone(), pattern, from);
+                let state = self.consumers.entry(name.clone()).or_insert_with(new);
+                if state.owner.is_empty() {
+                    state.owner = owner;
+                }
                 0
             }
             Change::RemoveConsumer(name) => {

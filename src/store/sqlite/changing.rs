@@ -43,8 +43,8 @@ impl Changing<'_> {
                 let before = row(stream, *before);
                 dropped = self.drop_while(|_, oldest| oldest.row < before)?.messages;
             }
-            Change::Consumer { name, pattern, from } => {
-                consumers::make(self.connection, stream, name, pattern.as_ref(), *from)?;
+            Change::Consumer { name, pattern, from, owner } => {
+                consumers::make(self.connection, (stream, name, owner), pattern.as_ref(), *from)?;
             }
             Change::RemoveConsumer(name) => consumers::remove(self.connection, stream, name)?,
             Change::Done { consumer, floor, sequences } => {

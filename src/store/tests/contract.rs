@@ -260,7 +260,7 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let make = |from| {
         let (name, pattern) = (name("worker"), Some(pattern("a/*")));
-        Change::Consumer { name, pattern, from }
+        Change::Consumer { name, pattern, from, owner: "".into() }
     };
     let done = |floor, sequences: &[u64]| Change::Done {
         consumer: name("worker"),
@@ -288,7 +288,7 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.commit(name("s"), vec![handed(9), handed(8)]).await.unwrap();
     assert_eq!(worker().await.unwrap().handed, 9);
 
-    let other = Change::Consumer { name: name("other"), pattern: None, from: 2 };
+    let other = Change::Consumer { name: name("other"), pattern: None, from: 2, owner: "".into() };
     store.commit(name("s"), vec![other]).await.unwrap();
     let (other, worker_listed) = (name("other"), worker().await.unwrap().position());
     let listed = [ConsumerPosition::new(other.clone(), None, 2), worker_listed];
@@ -423,7 +423,7 @@ async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
     let nowhere = store.commit(name("t"), vec![]).await.unwrap_err();
     assert_eq!(nowhere, StoreError::NoStream { stream: "t".into() });
     assert_eq!(store.streams().await.unwrap()[0].messages, 0);
-    let consumer = Change::Consumer { name: name("nobody"), pattern: None, from: 1 };
+    let consumer = Change::Consumer { name: name("nobody"), pattern: None, from: 1, owner: "".into() };
     let removed = Change::RemoveConsumer(name("nobody"));
     let changes = vec![consumer, Change::Append(message("a", "x", 1)), done(), removed.clone()];
     assert_eq!(store.commit(name("s"), changes.clone()).await.unwrap().len(), 4);

@@ -13,17 +13,21 @@ mod handing;
 mod ledger;
 #[cfg(test)]
 mod model;
+mod registry;
 mod task;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::ledger::{Ledger, MemberId};
+use self::registry::Reserved;
+pub(crate) use self::registry::{Claim, Consumers, Held};
 pub(crate) use self::told::Told;
 use super::Stream;
 use crate::bus::presence::Presence;
@@ -47,6 +51,8 @@ pub(crate) struct Wanted {
     pub(crate) pattern: TopicPattern,
     pub(crate) start: Start,
     pub(crate) rules: DeliveryRules,
+    /// Who asks for it.
+    pub(crate) claim: Claim,
 }
 
 /// One consumer.
@@ -56,6 +62,8 @@ pub(crate) struct Consumer {
     is_shared: bool,
     stream: Arc<Stream>,
     pattern: TopicPattern,
+    /// Who came first.
+    claim: Claim,
     state: Mutex<State>,
     /// Told of acknowledgements, of credit, of room and of members.
     changed: Notify,
@@ -80,6 +88,8 @@ struct State {
     noted_next: u64,
     /// It takes nobody any more.
     is_over: bool,
+    /// What the registry has of it that the store may not have yet.
+    reserved: Option<Reserved>,
     /// What plugins are told when it is written.
     acknowledged: Vec<Acknowledged>,
 }
@@ -139,43 +149,13 @@ impl Confirmation {
     }
 }
 
-/// The consumers of a stream that have members now.
-#[derive(Debug, Default)]
-pub(crate) struct Consumers(Mutex<HashMap<Name, Arc<Consumer>>>);
-
-impl Consumers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Arc<Consumer>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether nobody takes part in any.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    /// Whether this one has members.
-    pub(crate) fn has(&self, name: &Name) -> bool {
-        self.lock().contains_key(name)
-    }
-
-    /// Of those that have members, by name: how many, messages that they have, and those that come again.
-    pub(crate) fn busy(&self) -> BTreeMap<Name, (usize, u64, u64)> {
-        let consumers: Vec<_> =
-            self.lock().iter().map(|(name, consumer)| (name.clone(), Arc::clone(consumer))).collect();
-        let busy = consumers.into_iter().map(|(name, consumer)| {
-            let state = consumer.lock();
-            let (pending, again) = state.ledger.as_ref().map_or((0, 0), Ledger::counts);
-            (name, (state.members.len(), pending, again))
-        });
-        busy.collect()
-    }
-}
-
 /// A subscription's part in a consumer. It ends with it.
 #[derive(Debug)]
 pub(crate) struct Membership {
     consumer: Arc<Consumer>,
     id: MemberId,
+    /// Who takes part, as owners are kept.
+    owner: Bytes,
 }
 
 impl Membership {
@@ -206,6 +186,11 @@ impl Membership {
         member.map(|member| member.is_drained = true).is_some()
     }
 
+    /// The durable consumer, if it is one.
+    pub(crate) fn held(&self) -> Option<Held> {
+        Held::of(self)
+    }
+
     /// What may tell it of acknowledgements.
     pub(crate) fn told(&self) -> Told {
         Told { consumer: Arc::clone(&self.consumer), member: self.id }
@@ -221,7 +206,8 @@ impl Drop for Membership {
 /// Takes part for the subscription in this slot. Its client is answered by the consumer's task.
 ///
 /// # Errors
-/// [`BusError::ConsumerBusy`], and [`BusError::InvalidSettings`] for a consumer that is another than is asked for.
+/// [`BusError::Denied`] for a consumer of somebody else, [`BusError::ConsumerBusy`], [`BusError::LimitReached`], and
+/// [`BusError::InvalidSettings`] for a consumer that is another than is asked for.
 pub(crate) fn join(
     stream: &Arc<Stream>,
     wanted: Wanted,
@@ -245,13 +231,16 @@ pub(crate) fn join(
         let consumer = Consumer::new(stream, &wanted, plugins, presence);
         let id = consumer.lock().admit(member);
         runtime.spawn(Arc::clone(&consumer).run(wanted.start));
-        return Ok(Membership { consumer, id });
+        return Ok(Membership { consumer, id, owner: wanted.claim.owner() });
     };
-    let mut consumers = stream.consumers.lock();
-    if let Some(consumer) = consumers.get(&name) {
+    let owner = wanted.claim.owner();
+    let mut registry = stream.consumers.lock();
+    // First of all: whose it is not learns nothing else of it, and is in nobody's way.
+    registry.check(&stream.name, &name, &wanted.claim)?;
+    if let Some(consumer) = registry.busy.get(&name) {
         let joined = consumer.take_in(member, &wanted);
         let consumer = Arc::clone(consumer);
-        drop(consumers);
+        drop(registry);
         let (id, ghosts) = joined?;
         for (session, subscription) in ghosts {
             let mut state = session.lock();
@@ -260,18 +249,19 @@ pub(crate) fn join(
             session.flush();
         }
         consumer.changed.notify_one();
-        return Ok(Membership { consumer, id });
+        return Ok(Membership { consumer, id, owner });
     }
-    if consumers.len() >= limits::STREAM_CONSUMERS {
-        let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
-        return Err(BusError::LimitReached { what });
-    }
+    let reserved = registry.reserve(&name, &wanted.claim)?;
     let consumer = Consumer::new(stream, &wanted, plugins, presence);
-    let id = consumer.lock().admit(member);
-    consumers.insert(name, Arc::clone(&consumer));
-    drop(consumers);
+    let id = {
+        let mut state = consumer.lock();
+        state.reserved = reserved;
+        state.admit(member)
+    };
+    registry.busy.insert(name, Arc::clone(&consumer));
+    drop(registry);
     runtime.spawn(Arc::clone(&consumer).run(wanted.start));
-    Ok(Membership { consumer, id })
+    Ok(Membership { consumer, id, owner })
 }
 
 impl Consumer {
@@ -286,6 +276,7 @@ impl Consumer {
             is_shared: wanted.is_shared,
             stream: Arc::clone(stream),
             pattern: wanted.pattern.clone(),
+            claim: wanted.claim.clone(),
             state: Mutex::new(State { rules: wanted.rules, ..State::default() }),
             changed: Notify::new(),
             plugins,
@@ -317,6 +308,9 @@ impl Consumer {
             return Err(another_pattern(&name(), &self.pattern));
         }
         let mut state = self.lock();
+        if !living.is_empty() && state.rules != wanted.rules {
+            return Err(other_rules(&name(), &state.rules, &wanted.rules));
+        }
         if state.members.len() >= limits::CONSUMER_MEMBERS {
             let what = format!("a consumer has at most {} subscriptions", limits::CONSUMER_MEMBERS);
             return Err(BusError::LimitReached { what });
@@ -365,6 +359,23 @@ impl Consumer {
 fn another_pattern(name: &str, pattern: &TopicPattern) -> BusError {
     BusError::InvalidSettings(format!(
         "the consumer \"{name}\" reads \"{pattern}\"; take that, another name, or remove it first"
+    ))
+}
+
+/// Those who share a consumer have its rules in common.
+fn other_rules(name: &str, rules: &DeliveryRules, wanted: &DeliveryRules) -> BusError {
+    let differing = [
+        ("ack_wait", format!("{:?}", rules.ack_wait), format!("{:?}", wanted.ack_wait)),
+        ("max_deliver", rules.max_deliver.to_string(), wanted.max_deliver.to_string()),
+        ("max_pending", rules.max_pending.to_string(), wanted.max_pending.to_string()),
+    ];
+    let differing = differing.into_iter().filter(|(_, is, wanted)| is != wanted);
+    let told: Vec<_> =
+        differing.map(|(what, is, wanted)| format!("{what} of {is} and not {wanted}")).collect();
+    BusError::InvalidSettings(format!(
+        "the group \"{name}\" has {}; ask for the same, or end its other subscriptions first: who comes to a group without \
+         any says what its settings are",
+        told.join(", ")
     ))
 }
 

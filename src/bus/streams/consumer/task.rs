@@ -91,7 +91,8 @@ impl Consumer {
         let state = match &self.name {
             None => ConsumerState::new(self.nameless()?, pattern, from),
             Some(name) => {
-                let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from };
+                let owner = self.claim.owner();
+                let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from, owner };
                 let stream = self.stream.name.clone();
                 let store = &self.stream.store;
                 store.commit(stream.clone(), vec![make]).await.map_err(failed)?;
@@ -106,6 +107,9 @@ impl Consumer {
             && *other != self.pattern
         {
             return Err(another_pattern(name.as_str(), other));
+        }
+        if let Some(name) = &self.name {
+            self.settle_owner(name, &state.owner)?;
         }
         let marked = state.handed;
         let mut own = self.lock();
@@ -139,14 +143,14 @@ impl Consumer {
     /// Takes nobody any more, if nobody is there.
     fn end_if_empty(&self) -> bool {
         let Some(name) = &self.name else { return self.lock().members.is_empty() };
-        let mut consumers = self.stream.consumers.lock();
+        let mut registry = self.stream.consumers.lock();
         let is_over = {
             let mut state = self.lock();
             state.is_over = state.members.is_empty();
             state.is_over
         };
         if is_over {
-            consumers.remove(name);
+            registry.busy.remove(name);
         }
         is_over
     }
@@ -154,7 +158,11 @@ impl Consumer {
     /// Ends all its subscriptions.
     fn give_up(&self, error: &BusError) {
         if let Some(name) = &self.name {
-            self.stream.consumers.lock().remove(name);
+            let mut registry = self.stream.consumers.lock();
+            registry.busy.remove(name);
+            if let Some(reserved) = self.lock().reserved.take() {
+                registry.forget(name, reserved);
+            }
         }
         let (members, waiting) = {
             let mut state = self.lock();
