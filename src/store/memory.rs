@@ -495,7 +495,7 @@ impl Log {
         match start {
             Start::New => self.end,
             Start::All => self.first(),
-            Start::From(sequence) => (*sequence).min(self.end),
+            Start::From(sequence) => (*sequence).clamp(1, self.end),
             Start::Since(time) => {
                 let mut messages = self.messages.values();
                 messages.find(|message| message.time >= *time).map_or(self.end, |message| message.sequence)

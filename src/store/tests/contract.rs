@@ -195,6 +195,7 @@ async fn a_reader_begins_where_it_says(store: &dyn Store) {
     for (start, sequence) in [
         (Start::New, 21),
         (Start::All, 4),
+        (Start::From(0), 1),
         (Start::From(1), 1),
         (Start::From(99), 21),
         (Start::Since(0), 4),
