@@ -118,7 +118,8 @@ impl SqliteOptions {
 
 /// Keeps streams in a file.
 ///
-/// What was committed is on the disk, unless [`Durability`] says otherwise. A file belongs to one store at a time.
+/// What was committed is on the disk, unless [`Durability`] says otherwise. A file belongs to one store at a time, by
+/// whatever path it is opened: symbolic links are followed, and a file with hard links is refused.
 ///
 /// # Examples
 /// ```
@@ -150,7 +151,7 @@ impl SqliteStore {
     /// Opens a file, which is made if it is not there, readable by its owner alone. This waits for the disk.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::Corrupt`], [`StoreError::ReadOnly`], and
+    /// [`StoreError::InUse`], [`StoreError::SeveralNames`], [`StoreError::Newer`], [`StoreError::Corrupt`], [`StoreError::ReadOnly`], and
     /// [`StoreError::Failed`] for anything else that the system says.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let queue_bytes = options.queue_bytes;
