@@ -11,6 +11,7 @@
 //! | `writer` | the thread that writes |
 //! | `streams` | what a transaction does to streams |
 //! | `topics` | the topics of streams, and what they count |
+//! | `expiry` | messages that have expired |
 //! | `removal` | what is left of streams that were taken out |
 //! | `delayed` | what is kept until it is due |
 //! | `consumers` | how far consumers are |
@@ -22,6 +23,7 @@
 
 mod consumers;
 mod delayed;
+mod expiry;
 mod failure;
 mod file;
 mod log;

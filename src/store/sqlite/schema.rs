@@ -122,6 +122,13 @@ const STEPS: &[M<'static>] = &[
     M::up("ALTER TABLE streams ADD COLUMN most_ids INTEGER NOT NULL DEFAULT 1048576"),
     // Whom a message that is not due yet counts for. Those that are there count for nobody.
     M::up("ALTER TABLE delayed ADD COLUMN owner BLOB NOT NULL DEFAULT x''"),
+    M::up(
+        "
+        -- A sweep is of one stream, whatever others have that nobody sweeps. The number of the stream is in the row id.
+        DROP INDEX messages_by_expiry;
+        CREATE INDEX messages_by_expiry ON messages (id >> 40, expires) WHERE expires IS NOT NULL;
+        ",
+    ),
 ];
 
 /// The steps to the tables of this release.

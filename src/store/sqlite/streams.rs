@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::failure::{damaged, told};
 use super::schema::{LAST_SEQUENCE, row, sequence, signed, unsigned};
 use super::topics::Topics;
-use super::{consumers, delayed, removal};
+use super::{consumers, delayed, expiry, removal};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, Outcome};
@@ -79,7 +79,7 @@ struct Stream {
 }
 
 /// A message that may have to go.
-struct Oldest {
+pub(super) struct Oldest {
     row: i64,
     topic: i64,
     time: u64,
@@ -90,7 +90,7 @@ struct Oldest {
 impl Oldest {
     const COLUMNS: &'static str = "id, topic, time, length(fields) + length(payload)";
 
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             row: row.get(0)?,
             topic: row.get(1)?,
@@ -567,17 +567,8 @@ impl Changing<'_> {
         if let Some(youngest) = self.stream.settings.retention.youngest(now) {
             step = self.drop_while(|_, oldest| oldest.time < youngest)?;
         }
-        let (from, to) = self.stream.rows();
-        let sql = format!(
-            "SELECT {} FROM messages WHERE expires <= ?1 AND id >= ?2 AND id < ?3 ORDER BY expires LIMIT ?4",
-            Oldest::COLUMNS
-        );
-        let left = signed(limits::RETENTION_STEP - step.messages);
-        let expired: Vec<_> = self
-            .connection
-            .prepare_cached(&sql)?
-            .query_map(params![signed(now), from, to, left], Oldest::read)?
-            .collect::<rusqlite::Result<_>>()?;
+        let left = limits::RETENTION_STEP - step.messages;
+        let expired = expiry::expired(self.connection, self.stream.id, now, left)?;
         for oldest in &expired {
             if step.is_over() {
                 break;
