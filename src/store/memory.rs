@@ -273,7 +273,8 @@ impl Log {
                 | Change::Release { .. }
                 | Change::DropDelayed { .. }
                 | Change::Expire { .. }
-                | Change::Purge { .. } => {}
+                | Change::Purge { .. }
+                | Change::Renew { .. } => {}
             }
         }
         Ok(())
@@ -326,6 +327,10 @@ impl Log {
                 if let Some(state) = self.consumers.get_mut(&consumer) {
                     state.handed = state.handed.max(before);
                 }
+                0
+            }
+            Change::Renew { epoch } => {
+                self.epoch = epoch;
                 0
             }
             Change::Drop { sequences } => {

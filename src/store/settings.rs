@@ -232,7 +232,7 @@ impl Retention {
 pub struct StreamState {
     /// Its settings.
     pub settings: StreamSettings,
-    /// Drawn at random when it was made.
+    /// Drawn at random when it was made, or [renewed](crate::store::Change::Renew).
     pub epoch: [u8; 16],
     /// The first sequence that retention has left; without messages the one that comes next.
     pub first: u64,

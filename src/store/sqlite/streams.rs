@@ -331,7 +331,7 @@ impl Stream {
             "UPDATE streams SET patterns = ?2, age = ?3, most_messages = ?4, most_bytes = ?5,
              most_topic_messages = ?6, most_topic_bytes = ?7, known_for = ?8, first = ?9, next = ?10,
              messages = ?11, bytes = ?12, time = ?13, ids = ?14, delays = ?15, delayed = ?16,
-             delayed_bytes = ?17, most_ids = ?18 WHERE id = ?1",
+             delayed_bytes = ?17, most_ids = ?18, epoch = ?19 WHERE id = ?1",
         )?;
         update
             .execute(params![
@@ -353,6 +353,7 @@ impl Stream {
                 signed(self.delayed.all().0),
                 signed(self.delayed.all().1),
                 signed(*known_messages),
+                self.epoch,
             ])
             .map(drop)
     }
@@ -414,6 +415,9 @@ impl Changing<'_> {
             }
             Change::Handed { consumer, before } => {
                 consumers::handed(self.connection, stream, consumer, *before)?;
+            }
+            Change::Renew { epoch } => {
+                (self.stream.epoch, self.stream.is_changed) = (*epoch, true);
             }
             Change::Drop { sequences } => dropped = self.drop_these(sequences)?,
             // It was done to that stream.
