@@ -11,6 +11,7 @@
 //! | `writer` | the thread that writes |
 //! | `streams` | what a transaction does to streams |
 //! | `topics` | the topics of streams, and what they count |
+//! | `ids` | the ids by which messages are known that are sent again |
 //! | `expiry` | messages that have expired |
 //! | `removal` | what is left of streams that were taken out |
 //! | `delayed` | what is kept until it is due |
@@ -26,6 +27,7 @@ mod delayed;
 mod expiry;
 mod failure;
 mod file;
+mod ids;
 mod log;
 mod queue;
 mod rare;

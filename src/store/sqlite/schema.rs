@@ -129,6 +129,8 @@ const STEPS: &[M<'static>] = &[
         CREATE INDEX messages_by_expiry ON messages (id >> 40, expires) WHERE expires IS NOT NULL;
         ",
     ),
+    // Ids that were forgotten earlier than the settings say.
+    M::up("ALTER TABLE streams ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0"),
 ];
 
 /// The steps to the tables of this release.

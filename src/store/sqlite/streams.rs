@@ -9,12 +9,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::failure::{damaged, told};
 use super::schema::{LAST_SEQUENCE, row, sequence, signed, unsigned};
 use super::topics::Topics;
-use super::{consumers, delayed, expiry, removal};
+use super::{consumers, delayed, expiry, ids, removal};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, Outcome};
 use crate::store::delays::Held;
-use crate::store::message::{Delayed, MessageId, NewMessage, weight};
+use crate::store::message::{Delayed, NewMessage, weight};
 use crate::store::settings::{Name, Retention, StreamSettings, StreamState, drawn_epoch};
 use crate::topic::TopicPattern;
 
@@ -71,6 +71,8 @@ struct Stream {
     time: u64,
     /// Ids of messages that are known.
     ids: u64,
+    /// Those that were forgotten before their time.
+    forgotten: u64,
     /// Ids of delayed messages that have been given.
     delays: u64,
     /// Delayed messages, and their bytes.
@@ -180,6 +182,7 @@ impl Streams {
             bytes: 0,
             time: 0,
             ids: 0,
+            forgotten: 0,
             delays: 0,
             delayed: Held::default(),
             is_changed: true,
@@ -316,6 +319,7 @@ impl Stream {
             bytes: counted("bytes")?,
             time: counted("time")?,
             ids: counted("ids")?,
+            forgotten: counted("forgotten")?,
             delays: counted("delays")?,
             delayed: Held::new((counted("delayed")?, counted("delayed_bytes")?)),
             is_changed: false,
@@ -331,7 +335,7 @@ impl Stream {
             "UPDATE streams SET patterns = ?2, age = ?3, most_messages = ?4, most_bytes = ?5,
              most_topic_messages = ?6, most_topic_bytes = ?7, known_for = ?8, first = ?9, next = ?10,
              messages = ?11, bytes = ?12, time = ?13, ids = ?14, delays = ?15, delayed = ?16,
-             delayed_bytes = ?17, most_ids = ?18, epoch = ?19 WHERE id = ?1",
+             delayed_bytes = ?17, most_ids = ?18, forgotten = ?19, epoch = ?20 WHERE id = ?1",
         )?;
         update
             .execute(params![
@@ -353,6 +357,7 @@ impl Stream {
                 signed(self.delayed.all().0),
                 signed(self.delayed.all().1),
                 signed(*known_messages),
+                signed(self.forgotten),
                 self.epoch,
             ])
             .map(drop)
@@ -366,8 +371,15 @@ impl Stream {
             end: self.end,
             messages: self.messages,
             bytes: self.bytes,
+            ids: self.ids,
+            forgotten: self.forgotten,
             delayed: self.delayed.all().0,
         }
+    }
+
+    /// Whether its messages and the ids that it knows take more than they may.
+    fn is_over_bytes(&self) -> bool {
+        self.settings.retention.is_over_bytes(self.bytes, self.ids)
     }
 
     /// The row ids that its messages have.
@@ -430,7 +442,7 @@ impl Changing<'_> {
         let time = message.time.max(self.stream.time);
         if let Some(id) = &message.id {
             self.forget_ids(time)?;
-            if let Some(sequence) = self.known(id)? {
+            if let Some(sequence) = ids::known(self.connection, self.stream.id, id)? {
                 return Ok(Outcome::Known { sequence });
             }
         }
@@ -448,7 +460,8 @@ impl Changing<'_> {
             &message.payload[..],
         ])?;
         if let Some(id) = &message.id {
-            self.know(id, sequence, time)?;
+            ids::know(self.connection, self.stream.id, id, (sequence, time))?;
+            self.stream.ids += 1;
         }
         let bytes = message.weight();
         self.topics.add(self.connection, topic, row(self.stream.id, sequence), bytes)?;
@@ -465,7 +478,7 @@ impl Changing<'_> {
         (due, author, owner): (u64, &[u8], &Bytes),
     ) -> rusqlite::Result<Outcome> {
         if let Some(id) = &message.id {
-            if let Some(sequence) = self.known(id)? {
+            if let Some(sequence) = ids::known(self.connection, self.stream.id, id)? {
                 return Ok(Outcome::Known { sequence });
             }
             if let Some(id) = delayed::known(self.connection, self.stream.id, id)? {
@@ -488,44 +501,18 @@ impl Changing<'_> {
         Ok(taken)
     }
 
-    /// The message of this id, if it is known.
-    fn known(&self, id: &MessageId) -> rusqlite::Result<Option<u64>> {
-        let mut find = self.connection.prepare_cached(
-            "SELECT sequence FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3",
-        )?;
-        let key = params![self.stream.id, id.publisher, id.number.cast_signed()];
-        find.query_row(key, |row| row.get(0).map(unsigned)).optional()
-    }
-
-    fn know(&mut self, id: &MessageId, sequence: u64, time: u64) -> rusqlite::Result<()> {
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO message_ids (stream, publisher, number, sequence, time) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?;
-        let number = id.number.cast_signed();
-        insert.execute(params![self.stream.id, id.publisher, number, signed(sequence), signed(time)])?;
-        self.stream.ids += 1;
-        Ok(())
-    }
-
-    /// Forgets ids that nobody sends again.
+    /// Forgets ids that nobody sends again, and those that there is no room for.
     fn forget_ids(&mut self, now: u64) -> rusqlite::Result<()> {
-        let window = u64::try_from(self.stream.settings.known_for.as_millis()).unwrap_or(u64::MAX);
-        let mut oldest = self.connection.prepare_cached(
-            "SELECT publisher, number, time FROM message_ids WHERE stream = ?1 ORDER BY sequence LIMIT 1",
-        )?;
-        let mut delete = self
-            .connection
-            .prepare_cached("DELETE FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3")?;
+        let (window, most) = (self.stream.settings.window(), self.stream.settings.most_ids());
         // Those that are too old and left for the next time are only known for longer.
         for _ in 0..limits::RETENTION_STEP.min(self.stream.ids) {
-            let found = oldest.query_row([self.stream.id], |row| {
-                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?, unsigned(row.get(2)?)))
-            });
-            let Some((publisher, number, time)) = found.optional()? else { break };
-            if time.saturating_add(window) > now && self.stream.ids <= self.stream.settings.known_messages {
+            let Some((id, time)) = ids::oldest(self.connection, self.stream.id)? else { break };
+            let is_too_old = time.saturating_add(window) <= now;
+            if !is_too_old && self.stream.ids <= most {
                 break;
             }
-            delete.execute(params![self.stream.id, publisher, number])?;
+            ids::forget(self.connection, self.stream.id, &id)?;
+            self.stream.forgotten += u64::from(!is_too_old);
             (self.stream.ids, self.stream.is_changed) = (self.stream.ids - 1, true);
         }
         Ok(())
@@ -537,11 +524,13 @@ impl Changing<'_> {
         if bounds.bounds_topics() {
             self.keep_topic_to_bounds(topic, &bounds)?;
         }
+        if self.stream.is_over_bytes() {
+            self.forget_ids(self.stream.time)?;
+        }
         if bounds.messages.is_some() || bounds.bytes.is_some() {
             self.drop_while(|stream, _| {
-                let is_over = bounds.messages.is_some_and(|most| stream.messages > most)
-                    || bounds.bytes.is_some_and(|most| stream.bytes > most);
-                is_over && stream.messages > 1
+                let is_over = bounds.messages.is_some_and(|most| stream.messages > most);
+                (is_over || stream.is_over_bytes()) && stream.messages > 1
             })?;
         }
         Ok(())
