@@ -253,6 +253,13 @@ pub struct StreamStats {
     /// Messages that are not due yet.
     #[serde(default)]
     pub delayed: u64,
+    /// Ids of messages that it knows, so that one that is sent again is not stored twice.
+    #[serde(default)]
+    pub ids: u64,
+    /// Ids that were forgotten before `known_for` was over, as there were too many for `known_messages` or the bytes that the
+    /// stream may take. A message of theirs that was sent again would have been stored twice.
+    #[serde(default)]
+    pub forgotten_ids: u64,
     /// Messages that no consumer could deal with, among its dead letters.
     #[serde(default)]
     pub dead_letters: u64,

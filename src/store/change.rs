@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::message::NewMessage;
-use super::settings::Name;
+use super::settings::{Name, drawn_epoch};
+use crate::error::StoreError;
 use crate::topic::TopicPattern;
 
 /// One change of a stream.
@@ -111,6 +112,40 @@ pub enum Change {
         /// The first that stays.
         before: u64,
     },
+    /// Gives the stream another epoch, so that whoever goes on with what he has read of it is told that it is not the one that
+    /// he knows. [`Change::renew`] draws one.
+    Renew {
+        /// Bytes that no stream had, as they are drawn at random.
+        epoch: [u8; 16],
+    },
+}
+
+impl Change {
+    /// [`Change::Renew`], for streams of a store that an older copy was put in place of. What was stored since the copy is
+    /// gone and its sequences are given again, which nobody could tell by a sequence and the epoch as it was. No bus may have
+    /// the stream meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] where the system has no random bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::TopicPattern;
+    /// use whispeer::store::{Change, MemoryStore, Name, Store, StreamSettings};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// let orders = StreamSettings::new(Name::new("orders")?, vec![TopicPattern::new("orders/**")?]);
+    /// let before = store.open(orders).await?.epoch;
+    /// store.commit(Name::new("orders")?, vec![Change::renew()?]).await?;
+    /// assert_ne!(store.streams().await?[0].epoch, before);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn renew() -> Result<Self, StoreError> {
+        Ok(Self::Renew { epoch: drawn_epoch()? })
+    }
 }
 
 /// What has become of a [`Change`].

@@ -54,6 +54,8 @@ mod regressions;
 mod reload;
 mod replays;
 mod requests;
+#[cfg(feature = "sqlite")]
+mod restored;
 #[cfg(feature = "auth")]
 mod rights;
 mod settled_dead_letters;

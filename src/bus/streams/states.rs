@@ -162,6 +162,7 @@ impl Told {
                     (stats.messages, stats.bytes) = (state.messages, state.bytes);
                     (stats.first, stats.next) = (state.first, state.end);
                     stats.delayed = state.delayed;
+                    (stats.ids, stats.forgotten_ids) = (state.ids, state.forgotten);
                     let dead = stream.dead.as_ref();
                     let dead =
                         states.iter().find(|state| dead.is_some_and(|dead| dead.name == state.settings.name));

@@ -36,7 +36,8 @@ pub(super) fn check(
             | Change::Release { .. }
             | Change::DropDelayed { .. }
             | Change::Expire { .. }
-            | Change::Purge { .. } => continue,
+            | Change::Purge { .. }
+            | Change::Renew { .. } => continue,
         };
         let is_there = match changed.get(consumer) {
             Some(is_there) => *is_there,

@@ -124,6 +124,15 @@ const STEPS: &[M<'static>] = &[
     M::up("ALTER TABLE delayed ADD COLUMN owner BLOB NOT NULL DEFAULT x''"),
     // Whose a consumer is. Those that are there are nobody's.
     M::up("ALTER TABLE consumers ADD COLUMN owner BLOB NOT NULL DEFAULT x''"),
+    M::up(
+        "
+        -- A sweep is of one stream, whatever others have that nobody sweeps. The number of the stream is in the row id.
+        DROP INDEX messages_by_expiry;
+        CREATE INDEX messages_by_expiry ON messages (id >> 40, expires) WHERE expires IS NOT NULL;
+        ",
+    ),
+    // Ids that were forgotten earlier than the settings say.
+    M::up("ALTER TABLE streams ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0"),
 ];
 
 /// The steps to the tables of this release.
