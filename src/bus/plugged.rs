@@ -348,6 +348,8 @@ impl SessionTask {
             self.plugged.take().map(|plugged| *plugged)
         {
             plugins.disconnect(&session, reason).await;
+            // What it has left is still shown to those who see what is delivered.
+            self.plugged = Plugged::of_bus(&plugins);
         }
     }
 
