@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use whispeer::bus::Settings;
-use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::bus::{Settings, Streams};
+use whispeer::client::{PresenceEvent, PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::limits;
 use whispeer::prelude::*;
 use whispeer::proto::fields::{FieldsBuilder, MessageId};
 use whispeer::proto::{Flags, Header, Kind};
-use whispeer::store::{Change, MemoryStore, Store};
+use whispeer::store::{Change, MemoryStore, Name, Retention, Store, StreamSettings};
 use whispeer_testkit::raw::RawPeer;
 use whispeer_testkit::wait::{eventually, now_or_never};
 
@@ -42,6 +42,10 @@ fn stalling(
 
 fn is_append(change: &Change) -> bool {
     matches!(change, Change::Append(_))
+}
+
+fn later(time: Duration) -> PublishOptions {
+    PublishOptions::default().deliver_in(time)
 }
 
 async fn peer(bus: &BusHandle) -> RawPeer {
@@ -171,4 +175,68 @@ async fn a_bus_that_stops_waits_for_what_sessions_have_left_to_store_but_not_for
         let least = if answers { limits::STOP_GRACE / 2 } else { limits::STOP_GRACE };
         assert!((least..3 * limits::STOP_GRACE).contains(&start.elapsed()), "{:?}", start.elapsed());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stalls_holds_up_delayed_messages_of_its_own_streams_only() {
+    let (store, stall) = stalling(|change| matches!(change, Change::Release { .. }));
+    let bus = bus_on(&store).await;
+    let client = client(&bus);
+    let mut live = client.subscribe_bytes("orders/**").await.unwrap();
+    let mut news = client.subscribe_bytes("news").await.unwrap();
+    stall.send_replace(true);
+    let start = Instant::now();
+    client.publish_bytes_with("orders/7", "kept", later(Duration::from_secs(5))).await.unwrap();
+    client.publish_bytes_with("news", "not kept", later(Duration::from_secs(10))).await.unwrap();
+    assert_eq!(news.recv().await.unwrap().1, "not kept");
+    assert_eq!(start.elapsed().as_secs(), 10);
+    // Far longer than a session lives that says nothing.
+    tokio::time::sleep(60 * MINUTE).await;
+    assert!(now_or_never(live.recv()).await.is_none());
+    stall.send_replace(false);
+    assert_eq!(live.recv().await.unwrap().1, "kept");
+    tokio::time::sleep(QUIET).await;
+    assert!(now_or_never(live.recv()).await.is_none(), "it comes once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_will_that_waits_for_its_store_holds_up_no_other_will_and_no_presence() {
+    let (store, stall) = stalling(is_append);
+    let bus = bus_on(&store).await;
+    let client = client(&bus);
+    let mut live = client.subscribe_bytes("orders/**").await.unwrap();
+    let mut wills = client.subscribe_bytes("wills").await.unwrap();
+    let mut presence = client.watch_presence("news").await.unwrap();
+    stall.send_replace(true);
+    for topic in ["orders/7", "wills"] {
+        let mut dying = peer(&bus).await;
+        dying.push(&Header::new(Kind::Will, 1, 0), topic, b"farewell");
+        dying.flush().await.unwrap();
+        accepted(&mut dying).await;
+        drop(dying);
+        eventually("it is gone", || bus.stats().sessions == 1).await;
+    }
+    assert_eq!(wills.recv().await.unwrap().1, "farewell");
+    let _watcher = client.subscribe_bytes("news").await.unwrap();
+    assert!(matches!(presence.recv().await.unwrap(), PresenceEvent::Join(_)));
+    tokio::time::sleep(60 * MINUTE).await;
+    assert!(now_or_never(live.recv()).await.is_none());
+    stall.send_replace(false);
+    assert_eq!(live.recv().await.unwrap().1, "farewell");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stalls_as_it_is_to_drop_what_is_too_old_has_no_other_store_keep_that() {
+    let (stalled, stall) = stalling(|change| matches!(change, Change::Expire { .. }));
+    stall.send_replace(true);
+    let sound: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let news = StreamSettings::new(Name::new("news").unwrap(), vec![TopicPattern::new("news").unwrap()])
+        .retention(Retention::new().age(MINUTE));
+    let others = Streams::open(Arc::clone(&sound), [news]).await.unwrap();
+    let streams = streams_on(&stalled).await.and(&others).unwrap();
+    let bus = Bus::builder().streams(streams).start().unwrap();
+    client(&bus).publish_bytes("news", "old").await.unwrap();
+    assert_eq!(sound.streams().await.unwrap()[0].messages, 1);
+    tokio::time::sleep(2 * MINUTE).await;
+    assert_eq!(sound.streams().await.unwrap()[0].messages, 0);
 }

@@ -188,7 +188,7 @@ impl SessionTask {
         match stored {
             Ok(_) if let Some(due) = due => {
                 stream.note_due(due);
-                self.shared.deputy.look_again();
+                stream.look_again();
                 self.accept_delayed(&header, arrived);
             }
             Ok(outcomes) => {
