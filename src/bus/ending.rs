@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -50,12 +51,36 @@ impl SessionTask {
         if link_lives {
             self.session.lock().lanes.goodbye(&reason);
             self.session.flush();
-            let drained = poll_fn(|context| self.poll_drained(context));
+            let drained = poll_fn(|context| {
+                self.poll_left(context);
+                self.poll_drained(context)
+            });
             // A peer that does not read its goodbye is not waited for.
             let _ = tokio::time::timeout(CLOSING, drained).await;
         }
-        self.tell_end(&reason).await;
-        is_left
+        let mut told = pin!(self.tell_end(reason));
+        poll_fn(|context| {
+            self.poll_left(context);
+            told.as_mut().poll(context)
+        })
+        .await;
+        self.underway.is_some() || !self.storing.is_empty()
+    }
+
+    /// Does what there is to do by now of what stores have of the session. Others wait for it in the order of their streams.
+    fn poll_left(&mut self, context: &mut Context<'_>) {
+        if self.underway.is_none() && self.storing.is_empty() {
+            return;
+        }
+        self.clock.turn();
+        self.matches = 0;
+        if self.proceed() {
+            let _ = self.poll_storing(context);
+        }
+        if self.underway.is_some() {
+            context.waker().wake_by_ref();
+        }
+        self.end_turn();
     }
 
     /// Bytes of memory that a session takes which has ended.
@@ -88,25 +113,12 @@ impl SessionTask {
 
     /// Waits for what is being stored, and gives it to those who listen.
     async fn finish_storing(&mut self) {
-        loop {
-            self.clock.turn();
-            self.matches = 0;
-            if self.underway.is_some() {
-                self.proceed();
-                self.end_turn();
-                tokio::task::yield_now().await;
-            } else if self.storing.is_empty() {
-                return;
-            } else {
-                poll_fn(|context| {
-                    self.clock.turn();
-                    let polled = self.poll_storing(context);
-                    self.end_turn();
-                    polled
-                })
-                .await;
-            }
-        }
+        poll_fn(|context| {
+            self.poll_left(context);
+            let is_left = self.underway.is_some() || !self.storing.is_empty();
+            if is_left { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 
     /// Ends subscriptions as long as there are many of them, a few at a time so that others get their

@@ -131,6 +131,32 @@ async fn who_sends_again_what_was_stored_is_told_so_when_readers_can_have_it_and
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_back_with_another_session_is_heard_in_the_order_of_the_stream() {
+    let (store, stall) =
+        stalling(|change| matches!(change, Change::Append(message) if message.payload == "1"));
+    let bus = bus_on(&store).await;
+    let client = client(&bus);
+    let history = SubscribeOptions::default().start(Start::All);
+    let mut cursor = client.subscribe_bytes_with("orders/**", history).await.unwrap();
+    let mut live = client.subscribe_bytes("orders/**").await.unwrap();
+    stall.send_replace(true);
+    let mut publisher = peer(&bus).await;
+    send(&mut publisher, [1]).await;
+    drop(publisher);
+    tokio::time::sleep(MINUTE).await;
+    let mut publisher = peer(&bus).await;
+    send(&mut publisher, [2]).await;
+    tokio::time::sleep(QUIET).await;
+    assert!(now_or_never(live.recv()).await.is_none(), "it waits for the one before it");
+    stall.send_replace(false);
+    accepted(&mut publisher).await;
+    for number in ["1", "2"] {
+        assert_eq!(cursor.recv().await.unwrap().1, number);
+        assert_eq!(live.recv().await.unwrap().1, number);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_sessions_have_left_to_store_counts_in_the_byte_budget_until_it_is_stored() {
     const BUDGET: usize = 16 << 20;
     const SESSIONS: usize = 16;

@@ -13,6 +13,7 @@ mod dead_letters;
 mod delayed;
 mod publishing;
 mod states;
+mod turns;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -222,6 +223,7 @@ pub(crate) struct Stream {
     /// Where messages go that no consumer can deal with.
     dead: Option<Arc<Stream>>,
     consumers: consumer::Consumers,
+    turns: turns::Turns,
     /// When the first of its delayed messages is due.
     next_due: AtomicU64,
     /// Something is to be published to it that is due earlier than all before.
@@ -243,6 +245,7 @@ impl Stream {
             end: watch::Sender::new(state.end),
             dead,
             consumers: consumer::Consumers::default(),
+            turns: turns::Turns::default(),
             // Where there are some, the store is asked for when.
             next_due: AtomicU64::new(if state.delayed > 0 { 0 } else { u64::MAX }),
             due_changed: Notify::new(),
