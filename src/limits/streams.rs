@@ -174,3 +174,7 @@ pub const CONSUMERS_GRACE: Duration = Duration::from_secs(2);
 
 /// How often it looks whether they have.
 pub const CONSUMERS_LOOK: Duration = Duration::from_millis(2);
+
+/// Bytes that a session counts as which has ended while a store still has publishes of it, beside these: its routes and what
+/// keeps its counts. So those who connect, publish and go while a store stalls come to the end of the byte budget.
+pub const ENDED_SESSION_BYTES: usize = 16 * 1024;

@@ -61,6 +61,7 @@ mod rights;
 mod settled_dead_letters;
 mod slow_handlers;
 mod slow_peers;
+mod stalled_stores;
 mod streams;
 mod successors;
 mod tampered_store;
