@@ -56,8 +56,8 @@ pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Messages of one page of a stream, unless it is told otherwise: enough that asking for it costs little of reading it.
 pub const STORE_PAGE_MESSAGES: usize = 1024;
 
-/// Bytes of one page, likewise. A page may be longer by one message. A subscription that reads a stream has two at the most: one that
-/// is going out, and the next.
+/// Bytes of one page, likewise. A page may be longer by one message. A subscription that reads a stream has two at the most, one that
+/// is going out and the next, and none while it has no credit.
 pub const STORE_PAGE_BYTES: u64 = 256 * 1024;
 
 /// Messages of a page of history that a client asks for, unless it says otherwise: what a person looks through.
