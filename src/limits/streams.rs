@@ -142,6 +142,10 @@ pub const CONSUMER_WAITING: usize = CONSUMER_PENDING_MAX as usize;
 /// How far a consumer reads on behind a message that it is not done with: what is done behind it is remembered one by one.
 pub const CONSUMER_SPREAD: u64 = 128 * 1024;
 
+/// Messages that plugins keep from some members of a consumer and that the others have not been offered yet; and likewise dead
+/// ones that are yet to be put away. Then no further ones are handed over: all of them are looked through for who may have them.
+pub const CONSUMER_ASIDE: usize = 1024;
+
 /// Messages of which a store notes together that they may have been handed over: it costs one wait for the disk.
 pub const CONSUMER_STRIDE: u64 = 1024;
 
