@@ -69,8 +69,8 @@ pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Messages of one page of a stream, unless it is told otherwise: enough that asking for it costs little of reading it.
 pub const STORE_PAGE_MESSAGES: usize = 1024;
 
-/// Bytes of one page, likewise. A page may be longer by one message. A subscription that reads a stream has two at the most: one that
-/// is going out, and the next.
+/// Bytes of one page, likewise. A page may be longer by one message. A subscription that reads a stream has two at the most, one that
+/// is going out and the next, and none while it has no credit.
 pub const STORE_PAGE_BYTES: u64 = 256 * 1024;
 
 /// Messages of a page of history that a client asks for, unless it says otherwise: what a person looks through.
@@ -154,6 +154,10 @@ pub const CONSUMER_WAITING: usize = CONSUMER_PENDING_MAX as usize;
 
 /// How far a consumer reads on behind a message that it is not done with: what is done behind it is remembered one by one.
 pub const CONSUMER_SPREAD: u64 = 128 * 1024;
+
+/// Messages that plugins keep from some members of a consumer and that the others have not been offered yet; and likewise dead
+/// ones that are yet to be put away. Then no further ones are handed over: all of them are looked through for who may have them.
+pub const CONSUMER_ASIDE: usize = 1024;
 
 /// Messages of which a store notes together that they may have been handed over: it costs one wait for the disk.
 pub const CONSUMER_STRIDE: u64 = 1024;

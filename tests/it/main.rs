@@ -31,6 +31,8 @@ mod failing_plugins;
 mod ghosts;
 mod grants;
 mod ground;
+
+mod held_pages;
 mod history;
 mod hostile;
 mod import_rule;
@@ -75,3 +77,4 @@ mod unread;
 mod values;
 mod websocket;
 mod wills;
+mod withheld;

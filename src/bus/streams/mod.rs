@@ -5,13 +5,14 @@
 //! grown, also if its client has gone meanwhile. A subscription that says where it begins is a cursor (`cursor`): it reads the log at its own pace, and neither
 //! waits for others nor has them wait. One that acknowledges takes part in a consumer (`consumer`), which knows what is
 //! done, and what failed too often goes to the stream's dead letters (`dead_letters`). Both ask a store that is busy once more
-//! (`patience`).
+//! (`patience`), and read what there is credit for (`held`).
 
 mod changes;
 mod consumer;
 mod cursor;
 mod dead_letters;
 mod delayed;
+mod held;
 mod patience;
 mod publishing;
 mod states;

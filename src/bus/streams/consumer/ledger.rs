@@ -2,12 +2,15 @@
 //!
 //! No clock, no store, no session: what happens is told to it, and it says what is to be done.
 
+mod aside;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::aside::Aside;
 use crate::limits;
 use crate::proto::fields::{Attempt, DeliveryRules};
 use crate::store::ConsumerState;
@@ -29,7 +32,9 @@ pub(super) struct Ledger {
     pending: BTreeMap<u64, Pending>,
     /// Those that are to be handed over again.
     retries: BTreeMap<u64, Retry>,
-    /// Those that have failed too often, until they are put away.
+    /// Those that some members may not have, and others are to be offered.
+    aside: BTreeMap<u64, Aside>,
+    /// Those that have failed too often, or that nobody may have, until they are put away.
     dead: BTreeMap<u64, Death>,
     /// When something of `pending` is due.
     deadlines: BTreeSet<(Instant, u64)>,
@@ -56,6 +61,9 @@ struct Pending {
     /// The member has said that it is at work on it.
     is_begun: bool,
     failed: u32,
+    redelivered: bool,
+    /// Members that may not have it, as far as they were asked about before this one.
+    withheld_from: Vec<MemberId>,
     deadline: Instant,
 }
 
@@ -87,6 +95,10 @@ pub(super) enum Failure {
     Refused,
     /// Whoever had it is gone.
     Gone,
+    /// A plugin that has to agree to it has failed.
+    Plugin,
+    /// Plugins let no member have it.
+    Withheld,
 }
 
 impl Failure {
@@ -95,6 +107,8 @@ impl Failure {
             Self::NotAcknowledged => "not acknowledged in time",
             Self::Refused => "refused by the consumer",
             Self::Gone => "the consumer was gone before it acknowledged",
+            Self::Plugin => "a plugin failed when it was to be delivered",
+            Self::Withheld => "withheld by a plugin",
         }
     }
 }
@@ -122,6 +136,7 @@ impl Ledger {
             known: state.known,
             pending: BTreeMap::new(),
             retries: BTreeMap::new(),
+            aside: BTreeMap::new(),
             dead: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             delayed: BTreeSet::new(),
@@ -144,6 +159,7 @@ impl Ledger {
         let first = |sequence: Option<&u64>| sequence.copied().unwrap_or(self.next);
         first(self.pending.keys().next())
             .min(first(self.retries.keys().next()))
+            .min(first(self.aside.keys().next()))
             .min(first(self.dead.keys().next()))
     }
 
@@ -154,7 +170,7 @@ impl Ledger {
 
     /// Messages that somebody has, and those that come again.
     pub(super) fn counts(&self) -> (u64, u64) {
-        (self.pending.len() as u64, (self.retries.len() + self.dead.len()) as u64)
+        (self.pending.len() as u64, (self.retries.len() + self.aside.len() + self.dead.len()) as u64)
     }
 
     /// Whether one more may be handed over.
@@ -164,7 +180,10 @@ impl Ledger {
 
     /// Whether one may be handed over that nobody has had yet.
     pub(super) fn may_read_on(&self) -> bool {
-        self.has_room() && self.next.saturating_sub(self.floor()) < limits::CONSUMER_SPREAD
+        let withheld = self.aside.len().max(self.dead.len());
+        self.has_room()
+            && withheld < limits::CONSUMER_ASIDE
+            && self.next.saturating_sub(self.floor()) < limits::CONSUMER_SPREAD
     }
 
     /// Passes over what lies before this sequence: it is of other topics, or gone.
@@ -186,9 +205,9 @@ impl Ledger {
         self.ripe.first().copied()
     }
 
-    /// Whether this message is to come again.
-    pub(super) fn is_retry(&self, sequence: u64) -> bool {
-        self.retries.contains_key(&sequence)
+    /// Messages that may be handed over now.
+    pub(super) fn room(&self) -> usize {
+        (self.rules.max_pending as usize).saturating_sub(self.pending.len())
     }
 
     /// When something is due next after this moment.
@@ -207,10 +226,15 @@ impl Ledger {
         number: u64,
         now: Instant,
     ) -> Option<Attempt> {
-        let (failed, redelivered) = match self.take_retry(sequence) {
-            Some(retry) => (retry.failed, true),
-            None if sequence < self.next => return None,
-            None => {
+        let mut withheld_from = Vec::new();
+        let (failed, redelivered) = match (self.take_retry(sequence), self.aside.remove(&sequence)) {
+            (Some(retry), _) => (retry.failed, true),
+            (None, Some(aside)) => {
+                withheld_from = aside.withheld_from;
+                (aside.failed, aside.redelivered)
+            }
+            (None, None) if sequence < self.next => return None,
+            (None, None) => {
                 let known = self.known.remove(&sequence).unwrap_or_default();
                 self.skip_to(sequence);
                 self.next = sequence + 1;
@@ -230,7 +254,10 @@ impl Ledger {
         self.tokens.insert(token, sequence);
         let deadline = now + doubled(self.rules.ack_wait, failed, limits::ACK_WAIT_MAX);
         self.deadlines.insert((deadline, sequence));
-        self.pending.insert(sequence, Pending { member, token, number, is_begun: false, failed, deadline });
+        let is_begun = false;
+        let pending =
+            Pending { member, token, number, is_begun, failed, redelivered, withheld_from, deadline };
+        self.pending.insert(sequence, pending);
         *self.shares.entry(member).or_default() += 1;
         Some(Attempt::new(token, failed + 1, redelivered))
     }
@@ -257,12 +284,27 @@ impl Ledger {
 
     /// A message was not dealt with, and comes again after this time.
     pub(super) fn refuse(&mut self, token: u64, delay: Option<Duration>, now: Instant) -> Result<(), Stale> {
+        self.put_off(token, delay, Failure::Refused, now)
+    }
+
+    /// A message could not be handed over as a plugin failed. That is a failed attempt.
+    pub(super) fn fail_at_plugin(&mut self, token: u64, now: Instant) -> Result<(), Stale> {
+        self.put_off(token, None, Failure::Plugin, now)
+    }
+
+    fn put_off(
+        &mut self,
+        token: u64,
+        delay: Option<Duration>,
+        reason: Failure,
+        now: Instant,
+    ) -> Result<(), Stale> {
         let sequence = self.tokens.get(&token).copied().ok_or(Stale)?;
         let pending = self.take_pending(sequence).ok_or(Stale)?;
         let delay =
             delay.unwrap_or_else(|| doubled(limits::RETRY_DELAY, pending.failed, limits::RETRY_DELAY_MAX));
         let due = now + delay.min(limits::ACK_WAIT_MAX);
-        self.fail(sequence, pending.failed, Failure::Refused, due);
+        self.fail(sequence, pending.failed, reason, due);
         Ok(())
     }
 
@@ -281,6 +323,7 @@ impl Ledger {
     pub(super) fn is_done(&self, sequence: u64) -> bool {
         let is_open = self.pending.contains_key(&sequence)
             || self.retries.contains_key(&sequence)
+            || self.aside.contains_key(&sequence)
             || self.dead.contains_key(&sequence);
         match self.known.get(&sequence) {
             Some(known) => known.is_done,
@@ -346,6 +389,7 @@ impl Ledger {
     /// A message that was to come again is not there any more.
     pub(super) fn forget(&mut self, sequence: u64) {
         self.take_retry(sequence);
+        self.aside.remove(&sequence);
         self.dead.remove(&sequence);
         self.unwritten.failed.remove(&sequence);
         self.unwritten.done.insert(sequence);

@@ -2,17 +2,19 @@
 //!
 //! A consumer reads a stream for one subscription, or for a group of them that share its messages. One that has a name
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
-//! (`ledger`); the consumer's task does it (`task`): it reads the log, hands messages to members that have credit (`handing`),
-//! writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The
+//! (`ledger`); the consumer's task does it (`task`): it reads the log (`reading`), hands messages to members that have credit (`handing`) as far
+//! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The
 //! task ends with the last member.
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
 
 mod dead;
 mod handing;
+mod judging;
 mod ledger;
 #[cfg(test)]
 mod model;
+mod reading;
 mod registry;
 mod task;
 mod told;

@@ -9,9 +9,11 @@ use std::task::Poll;
 use tokio::time::{Instant, sleep_until};
 
 use super::handing::Rest;
+use super::judging::Judged;
 use super::ledger::{Ledger, MemberId, Unwritten};
 use super::{Confirmation, Consumer, State, another_pattern};
 use crate::bus::presence::Present;
+use crate::bus::streams::held::Held;
 use crate::bus::streams::patience::{Patience, patiently};
 use crate::bus::streams::publishing::milliseconds;
 use crate::error::BusError;
@@ -29,8 +31,14 @@ pub(super) struct Work {
     /// Messages of the log that come next, and where it goes on behind them.
     pub(super) ahead: VecDeque<Message>,
     pub(super) ahead_until: u64,
-    /// Messages that come again.
+    pub(super) ahead_held: Option<Held>,
+    /// Messages that are due again, or kept from some members, as far as they were read together.
     pub(super) again: BTreeMap<u64, Message>,
+    pub(super) again_held: Option<Held>,
+    /// What plugins have said of messages that are about to be handed over.
+    pub(super) judged: Judged,
+    /// The members by whom it was found out last whom messages that are kept from some are for.
+    pub(super) settled_for: Vec<MemberId>,
     /// Before this the store knows that messages may have been handed over.
     pub(super) marked: u64,
     writing: Option<Writing>,
@@ -61,7 +69,11 @@ impl Consumer {
                     live_from,
                     ahead: VecDeque::new(),
                     ahead_until: 0,
+                    ahead_held: None,
                     again: BTreeMap::new(),
+                    again_held: None,
+                    judged: Judged::default(),
+                    settled_for: Vec::new(),
                     marked,
                     writing: None,
                     patience: Patience::default(),
@@ -200,6 +212,7 @@ impl Work {
             consumer.let_go();
             self.begin_to_write()?;
             let rest = self.hand_over().await?;
+            self.let_pages_go();
             // Some of what was to be handed over may be gone.
             self.begin_to_write()?;
             let (dead, due, next) = {
