@@ -288,6 +288,8 @@ impl Consumer {
             if self.next >= log.end || !is_ready {
                 return None;
             }
+            // What is done by now is written before the stream is read on.
+            self.write();
             self.gaps.1 += log.first().saturating_sub(self.next);
             let message = log.readable(self.next, self.pattern, now).next();
             let Some(message) = message.cloned() else {
