@@ -114,6 +114,7 @@ fn table(rows: &[ConsumerStats]) -> Table {
         ("BEHIND", Right),
         ("PENDING", Right),
         ("AGAIN", Right),
+        ("WAITS FOR", Left),
     ]);
     for row in rows {
         table.row(vec![
@@ -125,6 +126,7 @@ fn table(rows: &[ConsumerStats]) -> Table {
             human_count(row.behind),
             human_count(row.pending),
             human_count(row.again),
+            row.waits_for.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     table

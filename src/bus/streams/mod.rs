@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
 
 pub use self::changes::{StreamChange, StreamChanged};
-pub(crate) use self::consumer::{Membership, Wanted, join};
+pub(crate) use self::consumer::{Answer, Membership, Wanted, join};
 pub(crate) use self::cursor::{Cursor, Place};
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};

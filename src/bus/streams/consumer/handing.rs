@@ -100,7 +100,9 @@ impl Work {
                 continue;
             }
             let Some(member) = self.next_member() else { return Ok(Rest::Change) };
-            self.mark().await?;
+            if let Some(then) = self.mark().await? {
+                return Ok(Rest::Store(then));
+            }
             self.hand_fresh(&member)?;
         }
     }
@@ -155,19 +157,27 @@ impl Work {
         Ok(())
     }
 
-    /// Has the store know which messages may be handed over now.
-    async fn mark(&mut self) -> Result<(), BusError> {
-        let Some(first) = self.ahead.front() else { return Ok(()) };
+    /// Has the store know which messages may be handed over now. Where it does not take that, none may be before it is asked
+    /// again at the time that is returned.
+    async fn mark(&mut self) -> Result<Option<Instant>, BusError> {
+        let Some(first) = self.ahead.front() else { return Ok(None) };
         let Some(name) = self.consumer.name.clone().filter(|_| first.sequence >= self.marked) else {
-            return Ok(());
+            return Ok(None);
         };
+        if let Some(then) = self.writes.until(Instant::now()) {
+            return Ok(Some(then));
+        }
         let before = first.sequence + limits::CONSUMER_STRIDE;
         let stream = &self.consumer.stream;
         let change = vec![Change::Handed { consumer: name, before }];
-        let written = stream.store.commit(stream.name.clone(), change).await;
-        written.map_err(|error| self.not_written(&error))?;
-        self.marked = before;
-        Ok(())
+        match stream.store.commit(stream.name.clone(), change).await {
+            Ok(_) => {
+                self.taken();
+                self.marked = before;
+                Ok(None)
+            }
+            Err(error) => self.not_taken(error).map(Some),
+        }
     }
 
     /// The next member that can take a message. The others are noted as waiting for room.

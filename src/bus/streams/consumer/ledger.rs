@@ -4,6 +4,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -45,6 +46,8 @@ pub(super) struct Ledger {
     /// What has not been written yet, and the floor that was written last.
     unwritten: Unwritten,
     written_floor: u64,
+    /// What was to be written was not, and is to be, however little it is.
+    is_owed: bool,
 }
 
 #[derive(Debug)]
@@ -131,6 +134,7 @@ impl Ledger {
             next_token: first_token,
             unwritten: Unwritten::default(),
             written_floor: state.floor,
+            is_owed: false,
         }
     }
 
@@ -141,10 +145,15 @@ impl Ledger {
 
     /// All before this sequence are done.
     pub(super) fn floor(&self) -> u64 {
+        self.floor_without(&BTreeSet::new())
+    }
+
+    /// What the floor is once these of the dead are put away.
+    fn floor_without(&self, buried: &BTreeSet<u64>) -> u64 {
         let first = |sequence: Option<&u64>| sequence.copied().unwrap_or(self.next);
         first(self.pending.keys().next())
             .min(first(self.retries.keys().next()))
-            .min(first(self.dead.keys().next()))
+            .min(first(self.dead.keys().find(|sequence| !buried.contains(sequence))))
     }
 
     /// The sequence from which on the log is to be read.
@@ -162,9 +171,27 @@ impl Ledger {
         self.pending.len() < self.rules.max_pending as usize
     }
 
+    /// Whether something is to be written or put away.
+    pub(super) fn owes(&self) -> bool {
+        self.is_owed
+            || !self.dead.is_empty()
+            || !self.unwritten.done.is_empty()
+            || !self.unwritten.failed.is_empty()
+    }
+
     /// Whether one may be handed over that nobody has had yet.
     pub(super) fn may_read_on(&self) -> bool {
-        self.has_room() && self.next.saturating_sub(self.floor()) < limits::CONSUMER_SPREAD
+        self.has_room() && !self.is_too_far() && !self.owes_too_much()
+    }
+
+    /// Whether it has read as far behind the first message that is not done as it may.
+    pub(super) fn is_too_far(&self) -> bool {
+        self.next.saturating_sub(self.floor()) >= limits::CONSUMER_SPREAD
+    }
+
+    /// Whether so much is to be written that no more may be done before.
+    pub(super) fn owes_too_much(&self) -> bool {
+        self.unwritten.done.len() as u64 >= limits::CONSUMER_SPREAD
     }
 
     /// Passes over what lies before this sequence: it is of other topics, or gone.
@@ -351,22 +378,65 @@ impl Ledger {
         self.unwritten.done.insert(sequence);
     }
 
-    /// A message that is to be put away.
-    pub(super) fn next_dead(&self) -> Option<(u64, Death)> {
-        self.dead.first_key_value().map(|(sequence, death)| (*sequence, *death))
+    /// The first message that is to be put away.
+    pub(super) fn next_dead(&self) -> Option<u64> {
+        self.dead.keys().next().copied()
+    }
+
+    /// Messages that are to be put away, from the first of these sequences to before the last.
+    pub(super) fn dead_within(&self, within: Range<u64>) -> impl Iterator<Item = (u64, Death)> {
+        self.dead.range(within).map(|(sequence, death)| (*sequence, *death))
+    }
+
+    /// What is to be written with dead letters so that these messages are done by it. They are dead until that is
+    /// written.
+    pub(super) fn take_unwritten_with(&mut self, buried: &BTreeSet<u64>) -> (u64, Unwritten) {
+        let floor = self.floor_without(buried);
+        let mut unwritten = self.take_all(floor);
+        unwritten.failed.retain(|sequence, _| !buried.contains(sequence));
+        unwritten.done.extend(buried);
+        (floor, unwritten)
+    }
+
+    /// These messages are put away, and that is written.
+    pub(super) fn put_away(&mut self, buried: &BTreeSet<u64>) {
+        self.dead.retain(|sequence, _| !buried.contains(sequence));
     }
 
     /// What is to be written, in the order in which it is taken, and the floor. That it has passed over messages of other
     /// topics is worth that only now and then.
     pub(super) fn take_unwritten(&mut self) -> Option<(u64, Unwritten)> {
         let floor = self.floor();
-        let is_due = !self.unwritten.done.is_empty()
+        let is_due = self.is_owed
+            || !self.unwritten.done.is_empty()
             || !self.unwritten.failed.is_empty()
             || floor >= self.written_floor.saturating_add(limits::CONSUMER_STRIDE);
-        is_due.then(|| {
-            self.written_floor = floor;
-            (floor, std::mem::take(&mut self.unwritten))
-        })
+        is_due.then(|| (floor, self.take_all(floor)))
+    }
+
+    fn take_all(&mut self, floor: u64) -> Unwritten {
+        self.written_floor = floor;
+        self.is_owed = false;
+        std::mem::take(&mut self.unwritten)
+    }
+
+    /// What was taken to be written was not: it is to be written with what has changed since. What is dead is not done by
+    /// that.
+    pub(super) fn put_back(&mut self, unwritten: Unwritten) {
+        let Unwritten { mut done, mut failed } = unwritten;
+        let dead = self.dead.iter().filter(|(sequence, _)| done.remove(sequence));
+        failed.extend(dead.map(|(sequence, death)| (*sequence, death.failed)));
+        for (sequence, attempts) in failed {
+            if !self.unwritten.done.contains(&sequence) {
+                self.unwritten.failed.entry(sequence).or_insert(attempts);
+            }
+        }
+        // The larger of the two takes the other in.
+        if done.len() > self.unwritten.done.len() {
+            std::mem::swap(&mut done, &mut self.unwritten.done);
+        }
+        self.unwritten.done.append(&mut done);
+        self.is_owed = true;
     }
 
     fn take_pending(&mut self, sequence: u64) -> Option<Pending> {

@@ -24,7 +24,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::ledger::{Ledger, MemberId};
-pub(crate) use self::told::Told;
+use self::told::Answers;
+pub(crate) use self::told::{Answer, Told};
 use super::Stream;
 use crate::bus::presence::Presence;
 use crate::bus::session::Session;
@@ -72,10 +73,12 @@ struct State {
     last_member: MemberId,
     /// Who is to be told when what has been told to the ledger is written.
     confirmations: Vec<Confirmation>,
-    /// Who is to be told when a message is done, and of which member.
-    when_done: BTreeMap<u64, Vec<(MemberId, Confirmation)>>,
-    /// How many of those each member has.
-    waiting: HashMap<MemberId, usize>,
+    /// Who is to be told when a message is done.
+    when_done: BTreeMap<u64, Vec<Confirmation>>,
+    /// How many answers are owed in all.
+    answers: Answers,
+    /// The store has not taken what was to be written, and it is to be written again.
+    is_refused: bool,
     /// How far the ledger was when it was last looked which of them are done.
     noted_next: u64,
     /// It takes nobody any more.
@@ -121,6 +124,7 @@ type Ghost = (Arc<Session>, u32);
 /// Somebody who waits for an acknowledgement to be kept.
 #[derive(Debug)]
 struct Confirmation {
+    member: MemberId,
     session: Arc<Session>,
     subscription: u32,
     /// What its frame has said.
@@ -137,6 +141,18 @@ impl Confirmation {
         drop(state);
         self.session.flush();
     }
+}
+
+/// What a consumer is at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Busy {
+    pub(crate) members: usize,
+    /// Messages that its members have.
+    pub(crate) pending: u64,
+    /// Messages that come again.
+    pub(crate) again: u64,
+    /// What it waits for before it hands over more, where there is more.
+    pub(crate) waits_for: Option<&'static str>,
 }
 
 /// The consumers of a stream that have members now.
@@ -158,14 +174,14 @@ impl Consumers {
         self.lock().contains_key(name)
     }
 
-    /// Of those that have members, by name: how many, messages that they have, and those that come again.
-    pub(crate) fn busy(&self) -> BTreeMap<Name, (usize, u64, u64)> {
+    /// What those are at that have members, by name, of a stream that ends here.
+    pub(crate) fn busy(&self, end: u64) -> BTreeMap<Name, Busy> {
         let consumers: Vec<_> =
             self.lock().iter().map(|(name, consumer)| (name.clone(), Arc::clone(consumer))).collect();
         let busy = consumers.into_iter().map(|(name, consumer)| {
             let state = consumer.lock();
             let (pending, again) = state.ledger.as_ref().map_or((0, 0), Ledger::counts);
-            (name, (state.members.len(), pending, again))
+            (name, Busy { members: state.members.len(), pending, again, waits_for: state.waits_for(end) })
         });
         busy.collect()
     }
@@ -386,6 +402,18 @@ impl State {
             ledger.expire(now, |member| begun.get(&member).copied().unwrap_or(u64::MAX));
         }
         Ok(())
+    }
+
+    /// What the next message of a stream that ends here waits for.
+    fn waits_for(&self, end: u64) -> Option<&'static str> {
+        let ledger = self.ledger.as_ref()?;
+        match ledger {
+            _ if self.is_refused || ledger.owes_too_much() => Some("store"),
+            _ if ledger.next() >= end => None,
+            _ if ledger.is_too_far() => Some("floor"),
+            _ if !ledger.has_room() => Some("pending"),
+            _ => None,
+        }
     }
 
     fn is_done_with(&self, member: &Member) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Unwritten};
 use crate::proto::fields::DeliveryRules;
 use crate::store::{ConsumerState, Name, Progress};
 
@@ -35,6 +35,8 @@ enum Step {
     /// The bus ends and begins anew with what was written.
     Restart,
     Write,
+    /// The store takes neither what is to be written nor dead letters.
+    Fail,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,6 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Bury),
         1 => Just(Step::Restart),
         4 => Just(Step::Write),
+        2 => Just(Step::Fail),
     ]
 }
 
@@ -128,7 +131,7 @@ fn rules() -> DeliveryRules {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::default())]
 
     #[test]
     fn a_ledger_does_what_a_list_does(steps in prop::collection::vec(step(), 1..80)) {
@@ -222,15 +225,33 @@ async fn check(steps: Vec<Step>) {
                 }
             }
             Step::Bury => {
-                while let Some((sequence, death)) = ledger.next_dead() {
-                    let message = model.messages.get_mut(&sequence).unwrap();
-                    assert_eq!((message.is, message.failed), (Is::Dead, death.failed));
-                    message.is = Is::Done;
-                    ledger.forget(sequence);
+                while let Some(first) = ledger.next_dead() {
+                    let (dead, floor, unwritten) = take_dead(&mut ledger, &model, first);
+                    keep(&mut model, floor, unwritten);
+                    ledger.put_away(&dead);
+                    for sequence in dead {
+                        model.messages.get_mut(&sequence).unwrap().is = Is::Done;
+                    }
                 }
                 assert!(model.messages.values().all(|message| message.is != Is::Dead));
             }
-            Step::Write => write(&mut ledger, &mut model),
+            Step::Write => {
+                if let Some((floor, unwritten)) = ledger.take_unwritten() {
+                    keep(&mut model, floor, unwritten);
+                }
+                assert!(ledger.take_unwritten().is_none(), "all of it was taken");
+            }
+            Step::Fail => {
+                if let Some((_, unwritten)) = ledger.take_unwritten() {
+                    ledger.put_back(unwritten);
+                    assert!(ledger.owes());
+                }
+                if let Some(first) = ledger.next_dead() {
+                    let (_, _, unwritten) = take_dead(&mut ledger, &model, first);
+                    ledger.put_back(unwritten);
+                    assert_eq!(ledger.next_dead(), Some(first), "it is dead until that is written");
+                }
+            }
             Step::Restart => {
                 restarts += 1;
                 ledger = restart(&mut model, &name, restarts);
@@ -285,9 +306,20 @@ fn take(ledger: &mut Ledger, model: &mut Model, member: u64, now: Instant) {
     message.was_handed = true;
 }
 
-/// Writes to the store what the ledger says.
-fn write(ledger: &mut Ledger, model: &mut Model) {
-    let Some((floor, unwritten)) = ledger.take_unwritten() else { return };
+/// Takes what is dead from the first on to be put away, with what else is to be written.
+fn take_dead(ledger: &mut Ledger, model: &Model, first: u64) -> (BTreeSet<u64>, u64, Unwritten) {
+    let mut dead = BTreeSet::new();
+    for (sequence, death) in ledger.dead_within(first..first + 8) {
+        let message = &model.messages[&sequence];
+        assert_eq!((message.is, message.failed), (Is::Dead, death.failed));
+        dead.insert(sequence);
+    }
+    let (floor, unwritten) = ledger.take_unwritten_with(&dead);
+    (dead, floor, unwritten)
+}
+
+/// The store has what the ledger says.
+fn keep(model: &mut Model, floor: u64, unwritten: Unwritten) {
     assert!(floor >= model.floor, "it never goes back");
     model.floor = floor;
     model.done.extend(unwritten.done);
