@@ -143,6 +143,10 @@ pub const CONSUMER_WAITING: usize = CONSUMER_PENDING_MAX as usize;
 /// Bytes that each of them counts as in the byte budget.
 pub const CONSUMER_WAITING_BYTES: usize = 100;
 
+/// A subscription that is alone in its group leaves this part of what the group may have unacknowledged, one of so many, to
+/// those that come: it may be stuck by then.
+pub const GROUP_RESERVE: usize = 8;
+
 /// Messages behind one another that are looked at for dead letters that are put away in one transaction, which is no more than a
 /// page of the store.
 pub const DEAD_TOGETHER: u64 = 256;

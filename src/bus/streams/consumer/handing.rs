@@ -182,26 +182,27 @@ impl Work {
 
     /// The next member that can take a message. The others are noted as waiting for room.
     fn next_member(&mut self) -> Option<Ready> {
-        let members: Vec<Ready> = {
+        let members: Vec<(Ready, bool)> = {
             let state = self.consumer.lock();
+            let (ledger, sharers) = (state.ledger.as_ref(), state.sharers(self.consumer.is_shared));
+            let may_take = |id| ledger.is_some_and(|ledger| ledger.may_take(id, sharers));
             let hearing = state.members.iter().filter(|member| member.is_accepted && !member.is_drained);
-            let all = hearing.map(|member| Ready {
-                id: member.id,
-                session: Arc::clone(&member.session),
-                slot: member.slot,
+            let all = hearing.map(|member| {
+                let (id, session) = (member.id, Arc::clone(&member.session));
+                (Ready { id, session, slot: member.slot }, may_take(id))
             });
             all.collect()
         };
-        let first = members.iter().position(|member| member.id > self.turn).unwrap_or(0);
+        let first = members.iter().position(|(member, _)| member.id > self.turn).unwrap_or(0);
         let (before, after) = members.split_at(first);
-        let found = after.iter().chain(before).find(|member| {
+        let (found, _) = after.iter().chain(before).find(|(member, may_take)| {
             let mut state = member.session.lock();
             let has_room = state.has_room();
             let has_credit = state.subscriptions.at(member.slot).is_some_and(|own| own.credit.is_left());
             if !has_room {
                 state.crowded = true;
             }
-            has_room && has_credit
+            has_room && has_credit && *may_take
         })?;
         self.turn = found.id;
         Some(Ready { id: found.id, session: Arc::clone(&found.session), slot: found.slot })
@@ -286,6 +287,7 @@ impl Consumer {
             let mut own = self.lock();
             // Nobody comes or goes from here on.
             let now = Instant::now();
+            let sharers = own.sharers(self.is_shared);
             let State { ledger, members, .. } = &mut *own;
             let ledger = ledger.as_mut().ok_or_else(not_opened)?;
             // It may have been drained since it was found.
@@ -293,6 +295,7 @@ impl Consumer {
             let Some(part) = part else { return Ok(()) };
             while subscription.credit.is_left()
                 && lanes.has_room()
+                && ledger.may_take(member.id, sharers)
                 && let Some(message) = next(ledger, now)
             {
                 let number = part.handed + 1;

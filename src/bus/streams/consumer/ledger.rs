@@ -171,6 +171,19 @@ impl Ledger {
         self.pending.len() < self.rules.max_pending as usize
     }
 
+    /// Whether a member may be handed one more. Of a group with so many members each leaves as much free as it has, so that one
+    /// that is stuck stops no other; and one that is alone leaves a part to those that may come.
+    pub(super) fn may_take(&self, member: MemberId, of_group: Option<usize>) -> bool {
+        let most = self.rules.max_pending as usize;
+        let free = most.saturating_sub(self.pending.len());
+        let own = self.shares.get(&member).copied().unwrap_or(0);
+        match of_group {
+            None => free > 0,
+            Some(0 | 1) => free > most / limits::GROUP_RESERVE,
+            Some(_) => free > 0 && (own == 0 || own < free),
+        }
+    }
+
     /// Whether something is to be written or put away.
     pub(super) fn owes(&self) -> bool {
         self.is_owed

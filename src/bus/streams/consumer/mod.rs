@@ -181,7 +181,8 @@ impl Consumers {
         let busy = consumers.into_iter().map(|(name, consumer)| {
             let state = consumer.lock();
             let (pending, again) = state.ledger.as_ref().map_or((0, 0), Ledger::counts);
-            (name, Busy { members: state.members.len(), pending, again, waits_for: state.waits_for(end) })
+            let waits_for = state.waits_for(end, consumer.is_shared);
+            (name, Busy { members: state.members.len(), pending, again, waits_for })
         });
         busy.collect()
     }
@@ -405,15 +406,22 @@ impl State {
     }
 
     /// What the next message of a stream that ends here waits for.
-    fn waits_for(&self, end: u64) -> Option<&'static str> {
-        let ledger = self.ledger.as_ref()?;
+    fn waits_for(&self, end: u64, is_shared: bool) -> Option<&'static str> {
+        let (ledger, sharers) = (self.ledger.as_ref()?, self.sharers(is_shared));
+        let is_held_up = |member: &Member| !ledger.may_take(member.id, sharers);
         match ledger {
             _ if self.is_refused || ledger.owes_too_much() => Some("store"),
             _ if ledger.next() >= end => None,
             _ if ledger.is_too_far() => Some("floor"),
-            _ if !ledger.has_room() => Some("pending"),
+            _ if !self.members.is_empty() && self.members.iter().all(is_held_up) => Some("pending"),
             _ => None,
         }
+    }
+
+    /// How many members share the messages now, of a consumer that can be shared.
+    fn sharers(&self, is_shared: bool) -> Option<usize> {
+        let hearing = || self.members.iter().filter(|member| member.is_accepted && !member.is_drained);
+        is_shared.then(|| hearing().count())
     }
 
     fn is_done_with(&self, member: &Member) -> bool {
