@@ -332,8 +332,9 @@ pub const BYTE_BUDGET: usize = 512 * 1024 * 1024;
 /// touched once per turn and not once per message.
 pub const BUDGET_QUANTUM: usize = 4 * 1024;
 
-/// The part of the byte budget that one session may have waiting on its link, and again parked for its
-/// subscriptions: an eighth. Beyond it a subscription or serving is treated as one without credit.
+/// The part of the byte budget that one session may have waiting on its link, again parked for its
+/// subscriptions, and again read for them from streams: an eighth. Beyond it a subscription or serving is treated as one without
+/// credit, and streams are read one message at a time.
 pub const SESSION_PART: usize = 8;
 
 /// Bytes that the subscriptions and servings of all sessions together may take; the default of

@@ -16,6 +16,11 @@ impl AddressBlock {
         })
     }
 
+    /// The first of them.
+    pub(crate) fn ip(self) -> IpAddr {
+        self.0
+    }
+
     /// Whether it is this host: everybody on it, and everybody behind a proxy there.
     pub(crate) fn is_loopback(self) -> bool {
         self.0.is_loopback()

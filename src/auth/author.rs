@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AddressBlock, Identity, Principal};
+use super::{Identity, Owner, Principal};
 
 /// Who has asked for something that is done later, when he may be gone: what a policy needs to tell whether he still may.
 ///
@@ -47,12 +47,8 @@ impl Author {
     /// Whom what is kept for him counts for: the same for all processes, connections and tokens of one principal. The bus's own process is
     /// not counted, as it may have all that there is.
     pub(crate) fn holder(&self) -> Option<String> {
-        match &self.principal {
-            Principal::Bus | Principal::Local => None,
-            Principal::Unix { uid, .. } => Some(format!("uid {uid}")),
-            Principal::Network { address } => Some(AddressBlock::of(address.ip()).to_string()),
-            named => Some(named.to_string()),
-        }
+        let owner = Owner::of(&self.principal);
+        (!owner.is_own_process()).then(|| owner.to_string())
     }
 
     /// Whether his token has ended by `time`.

@@ -18,6 +18,7 @@ mod file;
 #[cfg(feature = "auth")]
 mod guesses;
 mod member;
+mod owner;
 #[cfg(feature = "auth")]
 mod password;
 #[cfg(not(feature = "auth"))]
@@ -43,6 +44,7 @@ mod turns;
 pub(crate) use address_block::AddressBlock;
 pub(crate) use author::Author;
 pub use member::{Member, PresenceEvent};
+pub(crate) use owner::Owner;
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};
 pub use policy::{Identity, Policy};

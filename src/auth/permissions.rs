@@ -26,11 +26,14 @@ pub enum Action {
     Serve,
     /// Making requests on it.
     Request,
+    /// Taking a consumer of a stream that belongs to somebody else. Its patterns are not of topics: they stand for
+    /// names of consumers, as `STREAM/CONSUMER`.
+    Consume,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Serve, Self::Request];
+    pub const ALL: [Self; 5] = [Self::Publish, Self::Subscribe, Self::Serve, Self::Request, Self::Consume];
 
     /// The name of its rule.
     #[must_use]
@@ -40,6 +43,7 @@ impl Action {
             Self::Subscribe => "subscribe",
             Self::Serve => "serve",
             Self::Request => "request",
+            Self::Consume => "consume",
         }
     }
 }
@@ -51,6 +55,7 @@ impl fmt::Display for Action {
             Self::Subscribe => "subscribing to",
             Self::Serve => "serving",
             Self::Request => "making requests on",
+            Self::Consume => "taking the consumer",
         })
     }
 }
@@ -94,6 +99,7 @@ impl Rule {
 /// administer = false
 /// publish.allow = ["sensors/kitchen/**"]
 /// subscribe = { allow = ["sensors/**", "alarms/**"], deny = ["sensors/*/raw"] }
+/// consume.allow = ["readings/archivers"]
 /// ```
 ///
 /// # Examples
@@ -136,6 +142,10 @@ pub struct Permissions {
     /// What requests may be made on.
     #[serde(skip_serializing_if = "Rule::is_empty")]
     pub request: Rule,
+    /// Which consumers of streams may be taken that belong to others, and which may not be taken at all, by
+    /// `STREAM/CONSUMER`. It allows no subscribing; and nobody needs it for a consumer that is his own, or new.
+    #[serde(skip_serializing_if = "Rule::is_empty")]
+    pub consume: Rule,
 }
 
 impl Permissions {
@@ -144,7 +154,14 @@ impl Permissions {
     #[must_use]
     pub fn unreserved() -> Self {
         let rule = || Rule::allowing([TopicPattern::everything()]);
-        Self { administer: false, publish: rule(), subscribe: rule(), serve: rule(), request: rule() }
+        Self {
+            administer: false,
+            publish: rule(),
+            subscribe: rule(),
+            serve: rule(),
+            request: rule(),
+            consume: rule(),
+        }
     }
 
     /// Everything: what the user may do whom the bus runs as.
@@ -167,6 +184,7 @@ impl Permissions {
             subscribe: rule(Action::Subscribe),
             serve: rule(Action::Serve),
             request: rule(Action::Request),
+            consume: rule(Action::Consume),
         }
     }
 
@@ -178,6 +196,7 @@ impl Permissions {
             Action::Subscribe => &self.subscribe,
             Action::Serve => &self.serve,
             Action::Request => &self.request,
+            Action::Consume => &self.consume,
         }
     }
 
@@ -190,14 +209,16 @@ impl Permissions {
     /// [`Denied`], which says what would be needed.
     pub fn allows(&self, action: Action, topic: &TopicPattern) -> Result<(), Denied> {
         let rule = self.rule(action);
-        let denied = |cause| Err(Denied { action, topic: topic.clone(), cause });
         if !self.administers(action, topic) && !rule.allow.iter().any(|allowed| allowed.contains(topic)) {
-            return denied(Cause::NotGranted);
+            return Err(Denied { action, topic: topic.clone(), cause: Cause::NotGranted });
         }
-        match rule.deny.iter().find(|pattern| pattern.meets(topic)) {
-            Some(pattern) => denied(Cause::Excluded(pattern.clone())),
-            None => Ok(()),
-        }
+        self.denial(action, topic).map_or(Ok(()), Err)
+    }
+
+    /// Why the action is not allowed whatever else is: some of what `topic` stands for is denied.
+    pub(crate) fn denial(&self, action: Action, topic: &TopicPattern) -> Option<Denied> {
+        let pattern = self.rule(action).deny.iter().find(|pattern| pattern.meets(topic))?;
+        Some(Denied { action, topic: topic.clone(), cause: Cause::Excluded(pattern.clone()) })
     }
 
     /// Whether the bus may be asked about itself and ended.
@@ -212,10 +233,10 @@ impl Permissions {
         Err(BusError::Denied { what: what.into() })
     }
 
-    /// Whether there are no more patterns than may be.
+    /// Whether there are no more patterns than may be, and those of consumers can stand for one.
     ///
     /// # Errors
-    /// [`BusError::InvalidSettings`] that names the list.
+    /// [`BusError::InvalidSettings`] that names the list, or the pattern.
     pub fn check(&self) -> BusResult<()> {
         for action in Action::ALL {
             let rule = self.rule(action);
@@ -230,7 +251,14 @@ impl Permissions {
                 }
             }
         }
-        Ok(())
+        let names = TopicPattern::new("*/*")?;
+        match self.consume.allow.iter().chain(&self.consume.deny).find(|pattern| !pattern.meets(&names)) {
+            Some(pattern) => Err(BusError::InvalidSettings(format!(
+                "no consumer is called {:?}, which stands in consume; write STREAM/CONSUMER, where both may be `*`",
+                pattern.as_str()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Whether the administrator's right covers it.

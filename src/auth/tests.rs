@@ -64,14 +64,35 @@ fn a_pattern_is_allowed_when_one_single_allowed_pattern_covers_it_and_no_denied_
 #[test]
 fn each_action_has_a_rule_of_its_own() {
     for (index, action) in Action::ALL.into_iter().enumerate() {
-        let rules: [Rule; 4] = std::array::from_fn(|at| match at == index {
+        let rules: [Rule; 5] = std::array::from_fn(|at| match at == index {
             true => Rule::allowing([pattern("a/*")]),
             false => Rule::default(),
         });
-        let [publish, subscribe, serve, request] = rules;
-        let permissions = Permissions { administer: false, publish, subscribe, serve, request };
+        let [publish, subscribe, serve, request, consume] = rules;
+        let permissions = Permissions { administer: false, publish, subscribe, serve, request, consume };
         for other in Action::ALL {
             assert_eq!(may(&permissions, other, "a/b"), other == action, "{action} {other}");
+        }
+    }
+}
+
+#[test]
+fn a_pattern_that_no_consumer_can_have_is_refused_and_named() {
+    let consuming = |text: &str, is_denied| {
+        let (allow, deny) =
+            if is_denied { (vec![], vec![pattern(text)]) } else { (vec![pattern(text)], vec![]) };
+        Permissions { consume: Rule { allow, deny }, ..Permissions::default() }.check()
+    };
+    for is_denied in [false, true] {
+        for text in ["**", "*/*", "orders/*", "*/billing", "orders/billing", "**/billing"] {
+            assert!(consuming(text, is_denied).is_ok(), "{text}");
+        }
+        for text in ["", "billing", "*", "orders/billing/x", "$dead/orders"] {
+            let refused = consuming(text, is_denied).unwrap_err().to_string();
+            assert!(
+                refused.contains(&format!("{text:?}")) && refused.contains("STREAM/CONSUMER"),
+                "{refused}"
+            );
         }
     }
 }
@@ -298,7 +319,7 @@ async fn rights_of(policy: &Policy, peer: &Principal) -> Option<String> {
 #[tokio::test]
 async fn an_open_bus_lets_all_in_and_looks_at_no_credentials() {
     let policy = Policy::open().own_uid(Some(7));
-    let all = "publish subscribe serve request";
+    let all = "publish subscribe serve request consume";
     for peer in [stranger(), unix(8), certificate("any")] {
         assert_eq!(rights_of(&policy, &peer).await.unwrap(), all);
     }
@@ -323,7 +344,10 @@ fn a_connection_may_be_authenticated_on_any_thread() {
 async fn a_policy_lets_in_its_own_process_and_user_and_nobody_else_by_default() {
     let policy = policy("").own_uid(Some(7));
     for peer in [Principal::Bus, Principal::Local, unix(7)] {
-        assert_eq!(rights_of(&policy, &peer).await.unwrap(), "publish subscribe serve request administer");
+        assert_eq!(
+            rights_of(&policy, &peer).await.unwrap(),
+            "publish subscribe serve request consume administer"
+        );
     }
     for peer in [stranger(), unix(8), certificate("any")] {
         let refused = policy.authenticate(&peer, None).await.unwrap_err();
@@ -376,7 +400,7 @@ async fn a_new_policy_narrows_the_rights_of_who_is_there_or_ends_them() {
     assert_eq!((rights(&renewed), renewed.principal), (String::new(), certificate("ticker")));
     assert!(matches!(policy("").renew(&ticker), Err(BusError::Denied { .. })));
     let opened = Policy::open().renew(&ticker).unwrap();
-    assert_eq!(rights(&opened), "publish subscribe serve request");
+    assert_eq!(rights(&opened), "publish subscribe serve request consume");
 }
 
 #[test]

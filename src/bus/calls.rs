@@ -155,7 +155,12 @@ impl SessionTask {
             );
             return Err(BusError::InvalidSettings(what));
         }
-        let start = options.start.unwrap_or(Start::New);
+        let start = match options.start {
+            None => Start::New,
+            // Sequences begin with 1, so that nothing is missing before it.
+            Some(Start::From(0)) => Start::From(1),
+            Some(start) => start,
+        };
         let how = if acknowledges {
             let name = options.group.or(options.consumer).map(Name::new).transpose();
             let name = name.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
@@ -165,6 +170,7 @@ impl SessionTask {
                 pattern: pattern.clone(),
                 start,
                 rules: options.delivery,
+                claim: self.claim(),
             }))
         } else {
             let (epoch, limit, live_from) = (options.epoch, options.limit, found.live_from());

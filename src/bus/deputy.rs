@@ -1,7 +1,8 @@
 //! Publishes what is due later, in the name of those who have asked for it.
 //!
-//! It has a session of the bus's own, over a memory link, and publishes there like any client: so order, credit, the byte
-//! budget and stores are as they are for everybody, and the router knows nothing of it. The session begins when it is first
+//! It has sessions of the bus's own, over memory links, and publishes there like any client: so order, credit, the byte
+//! budget and stores are as they are for everybody, and the router knows nothing of it. There is one for the topics of each stream, and
+//! one for all others, so that a store that stalls holds up what is for its own streams only. A session begins when it is first
 //! needed. What is due is published in turn; whoever has asked for it must still be allowed to publish there by the policy
 //! of that time.
 //!
@@ -9,25 +10,29 @@
 //! others are kept here, and end with the bus.
 
 mod holders;
+mod part;
 mod session;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::holders::Holders;
-use self::session::Publishing;
+use self::part::Part;
 use super::Shared;
 use super::budget::{Budget, Share};
 use super::clock::system_time;
+use super::streams::Stream;
 use crate::auth::{Action, Author};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::Content;
+use crate::store::Name;
 use crate::topic::TopicPattern;
 use crate::transport::Accepted;
 
@@ -46,7 +51,7 @@ pub(crate) struct Mandate {
 #[derive(Debug, Default)]
 pub(super) struct Deputy {
     state: Mutex<Waiting>,
-    /// Something has come that is due earlier than all before.
+    /// Something has come that is for no stream, and due earlier than all before.
     changed: Arc<Notify>,
     /// Sessions that it has begun.
     sessions: AtomicU64,
@@ -58,10 +63,13 @@ pub(super) struct Deputy {
 struct Waiting {
     /// By when they are due; those of one time in the order in which they came.
     later: BTreeMap<(Instant, u64), Mandate>,
-    now: VecDeque<Mandate>,
+    /// What is to be published at once, by the stream that it is for, if it is for one; none is empty.
+    now: HashMap<Option<Name>, VecDeque<Mandate>>,
     count: u64,
     /// Bytes of `later`.
     bytes: usize,
+    /// How many are in `now`.
+    wills: usize,
     /// Bytes of `now`. They have a bound of their own, so that what is due later takes no room from wills.
     will_bytes: usize,
     /// Who has what of `later`, and of `now`.
@@ -102,15 +110,20 @@ impl Deputy {
         Ok(())
     }
 
-    /// Publishes as soon as it can. What it holds was held by a session before, so that it needs no more of the budget.
+    /// Publishes as soon as it can, to topics of this stream or of none. What it holds was held by a session before, so that it needs no more of the budget.
     ///
     /// # Errors
     /// [`BusError::LimitReached`] where so much waits to be published that nothing more is taken: of all, or of one
     /// principal, which has at most as much as it leaves free for others.
-    pub(super) fn publish(&self, mandate: Mandate, budget: &Budget) -> BusResult<()> {
+    pub(super) fn publish(
+        &self,
+        stream: Option<&Stream>,
+        mandate: Mandate,
+        budget: &Budget,
+    ) -> BusResult<()> {
         let mut state = self.lock();
         let refused = |what: String| Err(BusError::LimitReached { what });
-        let Some(free) = limits::WILLS_WAITING.checked_sub(state.now.len() + 1) else {
+        let Some(free) = limits::WILLS_WAITING.checked_sub(state.wills + 1) else {
             return refused(format!("{} wills wait to be published", limits::WILLS_WAITING));
         };
         let bytes = state.will_bytes.saturating_add(mandate.content.size());
@@ -124,46 +137,43 @@ impl Deputy {
         })?;
         state.will_holders.add(&mandate);
         state.will_bytes = bytes;
-        state.now.push_back(mandate);
+        state.wills += 1;
+        state.now.entry(stream.map(|stream| stream.name.clone())).or_default().push_back(mandate);
         state.account(budget);
         drop(state);
-        self.changed.notify_one();
+        match stream {
+            Some(stream) => stream.look_again(),
+            None => self.changed.notify_one(),
+        }
         Ok(())
     }
 
-    /// What is to be published next, if anything is by now.
-    fn next(&self, now: Instant, budget: &Budget) -> Option<Mandate> {
+    /// What is to be published next to topics of this stream or of none, if anything is by now.
+    fn next(&self, stream: Option<&Stream>, now: Instant, budget: &Budget) -> Option<Mandate> {
         let mut state = self.lock();
-        let next = match state.now.pop_front() {
-            Some(will) => {
-                state.will_bytes = state.will_bytes.saturating_sub(will.content.size());
-                state.will_holders.remove(&will);
-                will
-            }
-            None => state.take_due(now)?,
+        let next = match state.take_will(stream) {
+            Some(will) => will,
+            None if stream.is_none() => state.take_due(now)?,
+            None => return None,
         };
         state.account(budget);
         Some(next)
     }
 
-    /// When the next message is due that is kept here.
-    fn next_due(&self) -> Option<Instant> {
+    /// When the next message is due that is kept here for topics of this stream or of none.
+    fn next_due(&self, stream: Option<&Stream>) -> Option<Instant> {
         let state = self.lock();
-        match state.now.is_empty() {
-            true => state.later.first_key_value().map(|((due, _), _)| *due),
-            false => Some(Instant::now()),
+        if state.now.contains_key(&stream.map(|stream| stream.name.clone())) {
+            return Some(Instant::now());
         }
-    }
-
-    /// A stream has a message that is due earlier than those before.
-    pub(super) fn look_again(&self) {
-        self.changed.notify_one();
+        let later = state.later.first_key_value().filter(|_| stream.is_none());
+        later.map(|((due, _), _)| *due)
     }
 
     /// Messages that are kept here, and their bytes.
     pub(super) fn held(&self) -> (usize, usize) {
         let state = self.lock();
-        (state.later.len() + state.now.len(), state.bytes + state.will_bytes)
+        (state.later.len() + state.wills, state.bytes + state.will_bytes)
     }
 
     /// How often something was not published, as it was not allowed any more.
@@ -199,6 +209,21 @@ impl Waiting {
         })
     }
 
+    /// The first that is to be published at once to topics of this stream or of none.
+    fn take_will(&mut self, stream: Option<&Stream>) -> Option<Mandate> {
+        let stream = stream.map(|stream| stream.name.clone());
+        let wills = self.now.get_mut(&stream)?;
+        let will = wills.pop_front();
+        if wills.is_empty() {
+            self.now.remove(&stream);
+        }
+        let will = will?;
+        self.wills -= 1;
+        self.will_bytes = self.will_bytes.saturating_sub(will.content.size());
+        self.will_holders.remove(&will);
+        Some(will)
+    }
+
     /// The first that is due by now.
     fn take_due(&mut self, now: Instant) -> Option<Mandate> {
         let first = self.later.first_entry().filter(|first| first.key().0 <= now)?;
@@ -210,30 +235,20 @@ impl Waiting {
     }
 
     fn account(&mut self, budget: &Budget) {
-        let entries = self.later.len() + self.now.len();
+        let entries = self.later.len() + self.wills;
         self.share
             .follow(self.bytes + self.will_bytes + entries * size_of::<((Instant, u64), Mandate)>(), budget);
     }
 }
 
 impl Shared {
-    /// Publishes what is due, for as long as it is polled.
-    pub(super) async fn act_as_deputy(self: &Arc<Self>, attach: &mpsc::Sender<Accepted>) {
-        loop {
-            while !self.has_something_due() {
-                self.deputy.changed.notified().await;
-            }
-            // Without a session of its own until there is something to do.
-            let ended = async { Publishing::begin(self, attach).await?.run().await };
-            if let Err(error) = ended.await {
-                tracing::debug!(%error, "the session for what is due later ended");
-            }
-            sleep(RETRY).await;
+    /// Begins to publish what is due, in these tasks.
+    pub(super) fn begin_deputy(self: &Arc<Self>, attach: &mpsc::Sender<Accepted>, tasks: &mut JoinSet<()>) {
+        // Nothing is published to dead letters.
+        let streams = self.streams.iter().filter(|stream| !stream.has_dead_letters()).map(Some);
+        for stream in streams.chain([None]) {
+            tasks.spawn(Part::new(self, stream).act(attach.clone()));
         }
-    }
-
-    fn has_something_due(&self) -> bool {
-        self.deputy.next_due().is_some() || self.streams.next_due().is_some() || self.presence.has_news()
     }
 
     /// Whether somebody may still publish there.

@@ -1,6 +1,8 @@
-//! The end of a session: what is told, written and taken back.
+//! The end of a session: what is told, written and taken back, and what it leaves to be done.
 
 use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,14 +12,15 @@ use crate::error::BusError;
 use crate::limits;
 use crate::proto::Kind;
 use crate::proto::fields::GapReason;
-use crate::transport::Incoming;
+use crate::transport::{Incoming, LinkReceiver};
 
 /// How long a closing session may take to write what waits.
 const CLOSING: Duration = limits::STOP_GRACE;
 
 impl SessionTask {
-    /// Ends the session: says why, writes what waits for a moment, and undoes everything.
-    pub(super) async fn finish(mut self, reason: BusError) {
+    /// Ends the session: says why, writes what waits for a moment, and undoes everything. Returns whether a store still has
+    /// publishes of it, to which [`outlast`](Self::outlast) sees.
+    pub(super) async fn finish(&mut self, reason: BusError) -> bool {
         // What some have, all others get, too.
         while self.underway.as_ref().is_some_and(Underway::is_delivering) {
             self.matches = 0;
@@ -25,10 +28,13 @@ impl SessionTask {
             self.end_turn();
             tokio::task::yield_now().await;
         }
-        // What is being stored will be there, so it goes to those who listen.
-        if !self.storing.is_empty() {
+        // What is being stored will be there, so it goes to those who listen. A store takes moments as a rule, and all else comes
+        // behind it then; for one that takes longer nobody is kept waiting.
+        let stores = !self.storing.is_empty();
+        if stores {
             let _ = tokio::time::timeout(CLOSING, self.finish_storing()).await;
         }
+        let begun = self.underway.take_if(|_| stores);
         let unrouted = self.deferred.iter().filter(|deferred| deferred.header.kind == Kind::Publish).count();
         self.totals.failed_publishes += unrouted as u64;
         self.deferred.clear();
@@ -39,32 +45,80 @@ impl SessionTask {
         for session in self.touched.drain(..) {
             session.flush();
         }
-        self.share.follow(0, self.session.budget());
+        self.underway = begun;
+        let is_left = self.underway.is_some() || !self.storing.is_empty();
+        self.share.follow(if is_left { self.left_held() } else { 0 }, self.session.budget());
         if link_lives {
             self.session.lock().lanes.goodbye(&reason);
             self.session.flush();
-            let drained = poll_fn(|context| self.poll_drained(context));
+            let drained = poll_fn(|context| {
+                self.poll_left(context);
+                self.poll_drained(context)
+            });
             // A peer that does not read its goodbye is not waited for.
             let _ = tokio::time::timeout(CLOSING, drained).await;
         }
-        self.tell_end(&reason).await;
+        let mut told = pin!(self.tell_end(reason));
+        poll_fn(|context| {
+            self.poll_left(context);
+            told.as_mut().poll(context)
+        })
+        .await;
+        self.underway.is_some() || !self.storing.is_empty()
+    }
+
+    /// Does what there is to do by now of what stores have of the session. Others wait for it in the order of their streams.
+    fn poll_left(&mut self, context: &mut Context<'_>) {
+        if self.underway.is_none() && self.storing.is_empty() {
+            return;
+        }
+        self.clock.turn();
+        self.matches = 0;
+        if self.proceed() {
+            let _ = self.poll_storing(context);
+        }
+        if self.underway.is_some() {
+            context.waker().wake_by_ref();
+        }
+        self.end_turn();
+    }
+
+    /// Bytes of memory that a session takes which has ended.
+    pub(super) fn left_held(&self) -> usize {
+        let underway = self.underway.as_ref().map_or(0, Underway::held);
+        limits::ENDED_SESSION_BYTES + underway + self.cache.held() + self.storing.held()
+    }
+
+    /// Sees to what stores still have of a session that has ended: what they take is in the stream, so its readers are told of
+    /// it, and it goes to those who listen. It counts in the byte budget for as long as that takes.
+    ///
+    /// # Cancel safety
+    /// When dropped, what is stored stays so; nobody is told of it.
+    pub(super) async fn outlast(mut self: Box<Self>) {
+        self.close_link();
+        self.receiver = Box::new(NoLink);
+        self.incoming = Incoming::new(self.session.sender().form(), 0);
+        self.end_turn();
+        self.finish_storing().await;
+    }
+
+    /// Lets go of the link, and of all that waits to be written there.
+    pub(super) fn close_link(&mut self) {
+        self.session.sender().close();
+        let mut state = self.session.lock();
+        state.returned = None;
+        state.lanes.close();
+        state.account(self.session.budget());
     }
 
     /// Waits for what is being stored, and gives it to those who listen.
     async fn finish_storing(&mut self) {
-        loop {
-            if self.underway.is_some() {
-                self.matches = 0;
-                self.proceed();
-                self.end_turn();
-                tokio::task::yield_now().await;
-            } else if self.storing.is_empty() {
-                return;
-            } else {
-                poll_fn(|context| self.poll_storing(context).map(drop)).await;
-                self.end_turn();
-            }
-        }
+        poll_fn(|context| {
+            self.poll_left(context);
+            let is_left = self.underway.is_some() || !self.storing.is_empty();
+            if is_left { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 
     /// Ends subscriptions as long as there are many of them, a few at a time so that others get their
@@ -165,6 +219,15 @@ impl SessionTask {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// Stands in for a link that is gone.
+struct NoLink;
+
+impl LinkReceiver for NoLink {
+    fn poll_receive(&mut self, _: &mut Context<'_>, _: &mut Incoming) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(0))
     }
 }
 

@@ -117,8 +117,8 @@ impl BusHandle {
     /// Changes the settings of the running bus, as far as that can be done without ending connections, and
     /// tells what became of each that differs.
     ///
-    /// These change: [`allow_block`](Settings::allow_block) and [`max_servings`](Settings::max_servings) for
-    /// what is asked for from now on; [`max_sessions`](Settings::max_sessions),
+    /// These change: [`allow_block`](Settings::allow_block), [`max_servings`](Settings::max_servings) and
+    /// [`max_consumers_per_principal`](Settings::max_consumers_per_principal) for what is asked for from now on; [`max_sessions`](Settings::max_sessions),
     /// [`handshake_timeout`](Settings::handshake_timeout) and [`keep_alive`](Settings::keep_alive) for
     /// connections that are made from now on; [`stall_limit`](Settings::stall_limit) for all. What there is
     /// beyond a lowered limit stays. The other settings are told to clients when they connect, or are the

@@ -45,8 +45,13 @@ pub(super) fn serve_link(
     let opening = Box::pin(open_session(shared, accepted, phase));
     async move {
         let opened = opening.await;
-        if let Some((_open, served)) = opened {
-            served.finished().await;
+        if let Some((place, served)) = opened {
+            let left = served.finished().await;
+            // Others may have its place while stores finish what it has left.
+            drop(place);
+            if let Some(left) = left {
+                Box::pin(left.outlast()).await;
+            }
         }
         drop(seat);
     }

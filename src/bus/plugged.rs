@@ -343,11 +343,14 @@ impl SessionTask {
     }
 
     /// Tells plugins that the session has ended.
-    pub(super) async fn tell_end(&mut self, reason: &BusError) {
-        if let Some(Plugged { plugins, session: Some(session), .. }) =
-            self.plugged.take().map(|plugged| *plugged)
-        {
-            plugins.disconnect(&session, reason).await;
+    pub(super) fn tell_end(&mut self, reason: BusError) -> impl Future<Output = ()> + Send + use<> {
+        let plugged = self.plugged.take().map(|plugged| *plugged);
+        // What it has left is still shown to those who see what is delivered.
+        self.plugged = plugged.as_ref().and_then(|plugged| Plugged::of_bus(&plugged.plugins));
+        async move {
+            if let Some(Plugged { plugins, session: Some(session), .. }) = plugged {
+                plugins.disconnect(&session, &reason).await;
+            }
         }
     }
 

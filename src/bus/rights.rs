@@ -11,6 +11,8 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::clock::SystemDeadline;
+use super::streams::Claim;
+use super::subscription::Subscription;
 use super::task::SessionTask;
 use crate::auth::{Action, Identity, Policy, Principal};
 use crate::error::{BusError, BusResult};
@@ -138,10 +140,20 @@ impl SessionTask {
         self.end_turn();
     }
 
+    /// Who asks for consumers of streams.
+    pub(super) fn claim(&self) -> Claim {
+        match &self.rights {
+            Some(rights) if !self.shared.policies.current().0.is_open() => {
+                Claim::of(rights.identity(), self.shared.live().max_consumers_per_principal)
+            }
+            _ => Claim::default(),
+        }
+    }
+
     /// Ends subscriptions and servings that are not allowed any more.
     fn end_what_is_denied(&mut self) {
         let Some(rights) = &self.rights else { return };
-        let (subscriptions, servings) = {
+        let (mut subscriptions, servings, held) = {
             let state = self.session.lock();
             let denied = |action, pattern: &TopicPattern| rights.check(action, pattern).err();
             let subscriptions: Vec<(u32, BusError)> = state
@@ -156,8 +168,13 @@ impl SessionTask {
                     Some((id, denied(Action::Serve, &TopicPattern::from(service.topic.clone()))?))
                 })
                 .collect();
-            (subscriptions, servings)
+            let held = |own: &Subscription| Some((own.id, own.reads.as_ref()?.membership()?.held()?));
+            let held: Vec<_> = state.subscriptions.iter().filter_map(held).collect();
+            (subscriptions, servings, held)
         };
+        // Locks of streams come before those of sessions.
+        let claim = self.claim();
+        subscriptions.extend(held.into_iter().filter_map(|(id, held)| Some((id, held.check(&claim).err()?))));
         for (id, error) in subscriptions {
             self.end_subscription(id, u64::MAX, false, Some(&error));
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atomic_waker::AtomicWaker;
@@ -47,6 +47,8 @@ pub(crate) struct Session {
     /// The link has room again for what waits at groups and services, which is for the task to see to.
     room_again: AtomicBool,
     budget: Arc<Budget>,
+    /// Bytes that readers of its subscriptions have of streams.
+    pub(super) read_bytes: AtomicUsize,
 }
 
 /// What other tasks change about a session.
@@ -176,6 +178,7 @@ impl Session {
             has_returned: AtomicBool::new(false),
             room_again: AtomicBool::new(false),
             budget,
+            read_bytes: AtomicUsize::new(0),
         }
     }
 

@@ -41,6 +41,10 @@ pub struct Settings {
     /// Connections of one principal: a user of this host, or somebody by the name that he has proven. Default
     /// [`limits::SESSIONS_OF_ONE`].
     pub max_sessions_per_principal: usize,
+    /// Durable consumers, groups that acknowledge included, that one principal may make in one stream, where there is a policy.
+    /// Those beyond a lowered limit stay. The bus's own process has as many as there can be. Default
+    /// [`limits::CONSUMERS_OF_ONE`].
+    pub max_consumers_per_principal: usize,
     /// Subscriptions of one session (default 131,072).
     pub max_subscriptions: usize,
     /// Servings of one session (default 16,384).
@@ -80,6 +84,7 @@ pub(super) struct Live {
     pub(super) max_sessions: usize,
     pub(super) max_sessions_per_address: usize,
     pub(super) max_sessions_per_principal: usize,
+    pub(super) max_consumers_per_principal: usize,
     pub(super) max_servings: usize,
     /// For sessions that begin from now on: the interval is agreed on in the handshake.
     pub(super) keep_alive: Duration,
@@ -95,6 +100,7 @@ impl Live {
             max_sessions: settings.max_sessions,
             max_sessions_per_address: settings.max_sessions_per_address,
             max_sessions_per_principal: settings.max_sessions_per_principal,
+            max_consumers_per_principal: settings.max_consumers_per_principal,
             max_servings: settings.max_servings,
             keep_alive: settings.keep_alive,
             stall_limit: settings.stall_limit,
@@ -112,6 +118,10 @@ impl Live {
             (
                 "max_sessions_per_principal",
                 self.max_sessions_per_principal != other.max_sessions_per_principal,
+            ),
+            (
+                "max_consumers_per_principal",
+                self.max_consumers_per_principal != other.max_consumers_per_principal,
             ),
             ("max_servings", self.max_servings != other.max_servings),
             ("keep_alive", self.keep_alive != other.keep_alive),
@@ -139,6 +149,7 @@ impl Default for Settings {
             max_sessions: limits::SESSIONS,
             max_sessions_per_address: limits::SESSIONS_OF_ONE,
             max_sessions_per_principal: limits::SESSIONS_OF_ONE,
+            max_consumers_per_principal: limits::CONSUMERS_OF_ONE,
             max_subscriptions: limits::SUBSCRIPTIONS_PER_SESSION,
             max_servings: limits::SERVINGS_PER_SESSION,
             max_requests: limits::REQUESTS_PER_SESSION,
@@ -209,6 +220,7 @@ impl Settings {
             ("max_sessions", self.max_sessions),
             ("max_sessions_per_address", self.max_sessions_per_address),
             ("max_sessions_per_principal", self.max_sessions_per_principal),
+            ("max_consumers_per_principal", self.max_consumers_per_principal),
             ("max_subscriptions", self.max_subscriptions),
             ("max_servings", self.max_servings),
             ("max_requests", self.max_requests),

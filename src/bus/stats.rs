@@ -253,6 +253,13 @@ pub struct StreamStats {
     /// Messages that are not due yet.
     #[serde(default)]
     pub delayed: u64,
+    /// Ids of messages that it knows, so that one that is sent again is not stored twice.
+    #[serde(default)]
+    pub ids: u64,
+    /// Ids that were forgotten before `known_for` was over, as there were too many for `known_messages` or the bytes that the
+    /// stream may take. A message of theirs that was sent again would have been stored twice.
+    #[serde(default)]
+    pub forgotten_ids: u64,
     /// Messages that no consumer could deal with, among its dead letters.
     #[serde(default)]
     pub dead_letters: u64,
@@ -268,6 +275,9 @@ pub struct ConsumerStats {
     pub stream: String,
     /// What it is called.
     pub name: String,
+    /// Whose it is, as a session of its owner's is called; `None` where it is nobody's.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// The topics that it takes.
     pub pattern: String,
     /// How many subscriptions it has now.
@@ -286,6 +296,8 @@ pub struct ConsumerStats {
     ///   [`CONSUMER_SPREAD`](crate::limits::CONSUMER_SPREAD). That message was refused with a long delay, or somebody has it for long.
     /// - `pending`: acknowledgements, as its subscriptions have as many messages as they may.
     /// - `store`: that its store takes what is acknowledged; its disk may be full.
+    /// - `withheld`: that those of its subscriptions take messages which may, as plugins keep
+    ///   [`CONSUMER_ASIDE`](crate::limits::CONSUMER_ASIDE) of these from others.
     #[serde(default)]
     pub waits_for: Option<String>,
 }

@@ -50,17 +50,20 @@ impl Supervisor {
         let mut tasks = JoinSet::new();
         let (shared, attach) = (Arc::clone(&self.shared), self.attach.clone());
         self.start_plugins().await;
+        let mut own = JoinSet::new();
+        shared.streams.begin_sweeps(&mut own);
+        shared.begin_deputy(&attach, &mut own);
         tokio::select! {
             () = self.serve(&mut tasks) => {}
             () = tell_plugins(&shared) => {}
             () = shared.sweeper.run(&shared) => {}
-            () = shared.streams.sweep() => {}
-            () = shared.act_as_deputy(&attach) => {}
+            () = see_to(&mut own) => {}
             () = shared.drain_when_asked() => {}
             () = shared.inspection.run(&shared) => {}
             () = shared.policies.tell_refusals() => {}
             () = shared.remind_of_certificate_end() => {}
         }
+        own.shutdown().await;
         // Listeners first, so that an address is free as soon as the bus says that it has stopped.
         self.listeners.clear();
         self.shared.stop_sessions();
@@ -123,6 +126,18 @@ impl Supervisor {
             Some(runtime) => tasks.spawn_on(serving, &runtime),
         };
     }
+}
+
+/// Waits for tasks that do not end; a panic in one is one here.
+async fn see_to(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+    std::future::pending().await
 }
 
 /// Tells plugins what sessions could not tell them; for ever.

@@ -38,7 +38,7 @@ pub(super) struct SessionTask {
     pub(super) shared: Arc<Shared>,
     pub(super) session: Arc<Session>,
     pub(super) receiver: Box<dyn LinkReceiver>,
-    incoming: Incoming,
+    pub(super) incoming: Incoming,
     pub(super) cache: RouteCache,
     /// What the peer may still publish, and what it has consumed since the last grant.
     pub(super) credit: Credit,
@@ -114,19 +114,20 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Serves the session until it ends. All connections hold this future, so it is small.
-    pub(super) async fn finished(self) {
+    /// Serves the session until it ends. All connections hold this future, so it is small. Returns the task if stores still have
+    /// publishes of it, which wants to be [outlasted](SessionTask::outlast).
+    pub(super) async fn finished(self) -> Option<Box<SessionTask>> {
         let Self { cell, ended } = self;
         let reason = match ended {
             Some(reason) => reason,
             None => poll_fn(|context| cell.poll(context)).await,
         };
-        let finish = cell.take().map(|task| Box::pin(task.finish(reason)));
+        let task = cell.take().map(Box::new);
         // From here on whoever sends something wakes this task again.
         drop(cell);
-        if let Some(finish) = finish {
-            finish.await;
-        }
+        let mut task = task?;
+        let is_left = Box::pin(task.finish(reason)).await;
+        is_left.then_some(task)
     }
 }
 
@@ -489,14 +490,17 @@ impl SessionTask {
         if self.underway.is_none() {
             self.holds.close();
         }
-        if self.totals != Totals::default() {
-            let totals = std::mem::take(&mut self.totals);
-            self.session.lock().totals.add(&totals);
-        }
+        self.add_totals();
         self.grant_publishes();
         for session in self.touched.drain(..) {
             session.flush();
         }
+        let held = if self.undone { self.left_held() } else { self.held() };
+        self.share.follow(held, self.session.budget());
+    }
+
+    /// Bytes of memory that the session takes beside its lanes and what is parked.
+    fn held(&self) -> usize {
         let deferred: usize = self.deferred.iter().map(|deferred| deferred.content.size()).sum();
         let underway = self.underway.as_ref().map_or(0, |publish| publish.held() + self.cache.held());
         let mut held = self.incoming.held() + deferred + underway + self.storing.held() + self.will_held();
@@ -504,7 +508,19 @@ impl SessionTask {
         if self.resumable {
             held += self.session.sender().resumable().map_or(0, ResumableLink::held);
         }
-        self.share.follow(held, self.session.budget());
+        held
+    }
+
+    /// Adds what this turn has counted to the counts of the session, or to those of all that have ended.
+    fn add_totals(&mut self) {
+        if self.totals == Totals::default() {
+            return;
+        }
+        let totals = std::mem::take(&mut self.totals);
+        match self.undone {
+            false => self.session.lock().totals.add(&totals),
+            true => self.shared.past().add(&totals),
+        }
     }
 
     /// Queues an answer to this session, to be flushed at the end of the turn.
@@ -671,16 +687,13 @@ impl Drop for SessionTask {
         if !self.undone {
             self.undo(&BusError::Disconnected { reason: "the task of the session was stopped".into() });
         }
+        self.add_totals();
         self.leave_end();
         for session in self.touched.drain(..) {
             session.flush();
         }
         self.share.follow(0, self.session.budget());
-        self.session.sender().close();
-        let mut state = self.session.lock();
-        state.returned = None;
-        state.lanes.close();
-        state.account(self.session.budget());
+        self.close_link();
     }
 }
 

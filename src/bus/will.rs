@@ -66,8 +66,11 @@ impl SessionTask {
             }
         };
         let mandate = Mandate { author: self.author(), content };
-        let Shared { deputy, budget, .. } = &*self.shared;
-        if let Err(error) = deputy.publish(mandate, budget) {
+        let Shared { deputy, budget, streams, .. } = &*self.shared;
+        // One that cannot be published says so when it is tried.
+        let topic = TopicPattern::from_utf8(mandate.content.topic()).ok();
+        let stream = topic.and_then(|topic| streams.of(&topic).ok().flatten());
+        if let Err(error) = deputy.publish(stream.map(|stream| &**stream), mandate, budget) {
             tracing::warn!(session = self.session.id, %error, "the will of a session is not published");
         }
     }

@@ -160,7 +160,10 @@ impl SubscribeOptions {
     }
 
     /// Joins a queue group: each message goes to one of its members that has room. Where the subscription has a
-    /// [`quality`](Self::quality), the group is a durable consumer of that name.
+    /// [`quality`](Self::quality), the group is a durable consumer of that name, which all members subscribe to with the same
+    /// pattern, [`ack_wait`](Self::ack_wait), [`max_deliver`](Self::max_deliver) and [`max_pending`](Self::max_pending): one with
+    /// others is refused with [`BusError::InvalidSettings`](crate::BusError::InvalidSettings), as long as another is there. On a bus with a policy a group of a
+    /// stream is its maker's, as a [`durable`](Self::durable) consumer is.
     #[must_use]
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.group = Some(name.into());
@@ -195,6 +198,9 @@ impl SubscribeOptions {
     /// Takes part in the durable consumer of this name, which keeps its position at the bus, also while nobody
     /// subscribes. It is made at the first subscription, and `start` is where it begins then. One subscription at a time may
     /// have it; for several there is [`group`](Self::group). The quality is [`Quality::AtLeastOnce`] unless it is set.
+    /// [`ack_wait`](Self::ack_wait), [`max_deliver`](Self::max_deliver) and [`max_pending`](Self::max_pending) are those of the
+    /// subscription that has it. On a bus with a policy it is its maker's: others are refused with
+    /// [`BusError::Denied`](crate::BusError::Denied), unless a role of theirs [allows](crate::auth::Permissions::consume) it.
     #[must_use]
     pub fn durable(mut self, name: impl Into<String>) -> Self {
         self.durable = Some(name.into());
@@ -233,7 +239,9 @@ impl SubscribeOptions {
     ///
     /// Where the stream has another epoch, or ends before the sequence to begin with, it is not the one that was read before:
     /// the subscription gets a gap ([`GapReason::Recreated`](super::GapReason::Recreated)), and begins with the oldest
-    /// message, or with what comes. A client that comes back by itself does all that by itself.
+    /// message, or with what comes. A client that comes back by itself does all that by itself. A stream that was put back to an
+    /// earlier state and has grown past the sequence since is noticed only if it was given
+    /// [another epoch](crate::store::Change::Renew).
     #[must_use]
     pub fn epoch(mut self, epoch: Epoch) -> Self {
         self.epoch = Some(epoch);

@@ -84,6 +84,17 @@ pub enum StoreError {
         /// The file.
         place: String,
     },
+    /// The file has further names (hard links). SQLite keeps what was written last beside the name that it is opened by, so
+    /// that it would be missed by another one.
+    #[error(
+        "{place} has {names} names (hard links), and what was written last is beside one of them; leave it the name that it was last used by"
+    )]
+    SeveralNames {
+        /// The file.
+        place: String,
+        /// How many.
+        names: u64,
+    },
     /// An earlier write did not reach the disk, so that nobody can tell what is there. Nothing more is taken.
     #[error(
         "{place} failed: {reason}; what was not acknowledged may be lost. Check the disk, then start again"

@@ -14,6 +14,11 @@ pub const STREAM_PATTERNS: usize = 64;
 /// Consumers of one stream: each is told of what is new.
 pub const STREAM_CONSUMERS: usize = 1024;
 
+/// Consumers of one stream that one principal may make, where there is a policy: a quarter of all, so that four have to conspire
+/// to keep others out. The next one is refused with [`BusError::LimitReached`](crate::BusError::LimitReached). The default of
+/// `Settings::max_consumers_per_principal`.
+pub const CONSUMERS_OF_ONE: usize = STREAM_CONSUMERS / 4;
+
 /// Bytes that a stored message counts as, beside its topic, fields and payload: what its row and its entries in indexes
 /// take in a file. Measured, beside fields and payload: 35 B with ten million messages of 100 B and one topic, 43 B with
 /// mixed sizes around 70 B and ten topics, 49 B with ten thousand topics, whose part of the index is less full. What a row
@@ -32,9 +37,17 @@ pub const RETENTION_STEP_BYTES: u64 = 16 * 1024 * 1024;
 /// back by default.
 pub const MESSAGE_ID_WINDOW: Duration = Duration::from_secs(120);
 
-/// Ids of messages that a stream knows unless it is told otherwise, about 100 B each; then it forgets the oldest. It is
+/// Ids of messages that a stream knows unless it is told otherwise; then it forgets the oldest. It is
 /// [`MESSAGE_ID_WINDOW`] at 8,700 publishes a second with quality 2, and shorter with more.
 pub const MESSAGE_IDS: u64 = 1 << 20;
+
+/// Bytes that the id of a message counts as: what its row and its entry in an index take in a file. Measured: 84 B, of one
+/// publisher as of 3,000. The rest is for what publishers that come and go leave empty of their pages.
+pub const MESSAGE_ID_BYTES: u64 = 100;
+
+/// One part in so many of the bytes that a stream may take is for ids at the most, so that messages have the rest. A stream of
+/// 400 MiB knows as many as [`MESSAGE_IDS`].
+pub const MESSAGE_IDS_PART: u64 = 4;
 
 /// Messages that a stream keeps until they are due, and likewise the bus for topics of no stream. One principal has at most as many
 /// of them, and bytes, as it leaves free: however many there are that take what they can get, others find room. The bus's own process
@@ -56,8 +69,8 @@ pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Messages of one page of a stream, unless it is told otherwise: enough that asking for it costs little of reading it.
 pub const STORE_PAGE_MESSAGES: usize = 1024;
 
-/// Bytes of one page, likewise. A page may be longer by one message. A subscription that reads a stream has two at the most: one that
-/// is going out, and the next.
+/// Bytes of one page, likewise. A page may be longer by one message. A subscription that reads a stream has two at the most, one that
+/// is going out and the next, and none while it has no credit.
 pub const STORE_PAGE_BYTES: u64 = 256 * 1024;
 
 /// Messages of a page of history that a client asks for, unless it says otherwise: what a person looks through.
@@ -156,6 +169,10 @@ pub const DEAD_TOGETHER: u64 = 256;
 /// that a store does not take.
 pub const CONSUMER_SPREAD: u64 = 128 * 1024;
 
+/// Messages that plugins keep from some members of a consumer and that the others have not been offered yet; and likewise dead
+/// ones that are yet to be put away. Then no further ones are handed over: all of them are looked through for who may have them.
+pub const CONSUMER_ASIDE: usize = 1024;
+
 /// Messages of which a store notes together that they may have been handed over: it costs one wait for the disk.
 pub const CONSUMER_STRIDE: u64 = 1024;
 
@@ -175,3 +192,7 @@ pub const CONSUMERS_GRACE: Duration = Duration::from_secs(2);
 
 /// How often it looks whether they have.
 pub const CONSUMERS_LOOK: Duration = Duration::from_millis(2);
+
+/// Bytes that a session counts as which has ended while a store still has publishes of it, beside these: its routes and what
+/// keeps its counts. So those who connect, publish and go while a store stalls come to the end of the byte budget.
+pub const ENDED_SESSION_BYTES: usize = 16 * 1024;

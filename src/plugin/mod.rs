@@ -56,6 +56,7 @@ pub use self::message::{Delivery, Publishing, Receiver};
 pub use self::message_types::{MessageTypes, Schema, SchemaError};
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
+pub(crate) use self::plugins::Verdict;
 pub use self::plugins::{PluginStats, Plugins};
 #[cfg(feature = "rate-limit")]
 pub use self::rate_limit::{Rate, RateLimit};
@@ -216,6 +217,12 @@ pub trait Plugin: Send + Sync + 'static {
 
     /// A message goes to one of its matches. An error withholds it from this one, which is told a gap with the reason
     /// [`Withheld`](crate::proto::fields::GapReason::Withheld). A plugin must not wait here.
+    ///
+    /// It is called once for each time that a message is about to be handed over. Where its receiver acknowledges, an error
+    /// means "not to this subscription": others that share its messages are offered it, and what none of them may have
+    /// becomes a dead letter with the reason `withheld by a plugin`, and is told as a gap to the last one that was asked about. A panic
+    /// is a failed attempt of that message: it comes again after [`RETRY_DELAY`](crate::limits::RETRY_DELAY), later each time, and
+    /// becomes a dead letter after `max_deliver` of them.
     ///
     /// # Errors
     /// Why it is withheld, for the log.

@@ -73,6 +73,16 @@ pub struct Plugins {
     has_acknowledged: Notify,
 }
 
+/// What plugins say of a message that is about to go to one of its matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Passes,
+    /// One does not let this match have it.
+    Withheld,
+    /// One that has to agree has failed, so that nobody knows.
+    Failed,
+}
+
 struct Entry {
     plugin: Box<dyn AnyPlugin>,
     name: String,
@@ -246,24 +256,31 @@ impl Plugins {
     /// whether it may pass.
     #[must_use]
     pub fn deliver(&self, delivery: &Delivery<'_>) -> bool {
-        self.of(Hooks::DELIVER).rev().all(|entry| {
+        self.judge(delivery) == Verdict::Passes
+    }
+
+    /// As [`deliver`](Self::deliver), for those to whom it matters why a message does not pass.
+    pub(crate) fn judge(&self, delivery: &Delivery<'_>) -> Verdict {
+        for entry in self.of(Hooks::DELIVER).rev() {
             let answer = entry.running().and_then(|()| call(|| entry.plugin.deliver(delivery)));
             match answer {
-                Ok(Ok(())) => true,
+                Ok(Ok(())) => {}
                 Ok(Err(refused)) => {
                     entry.withheld.fetch_add(1, Ordering::Relaxed);
                     let reason = refused.into_error(&entry.name);
                     tracing::debug!(topic = delivery.topic(), %reason, "a plugin withholds a message");
-                    false
+                    return Verdict::Withheld;
                 }
                 Err(failure) => {
                     entry.note_failure("on_deliver", &failure);
-                    let passes = entry.on_failure == OnFailure::GoOn;
-                    entry.withheld.fetch_add(u64::from(!passes), Ordering::Relaxed);
-                    passes
+                    if entry.on_failure == OnFailure::Refuse {
+                        entry.withheld.fetch_add(1, Ordering::Relaxed);
+                        return Verdict::Failed;
+                    }
                 }
             }
-        })
+        }
+        Verdict::Passes
     }
 
     /// Calls [`on_ack`](Plugin::on_ack) of each.

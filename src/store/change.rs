@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::message::NewMessage;
-use super::settings::Name;
+use super::settings::{Name, drawn_epoch};
+use crate::error::StoreError;
 use crate::topic::TopicPattern;
 
 /// One change of a stream.
@@ -55,7 +56,8 @@ pub enum Change {
         /// Its id.
         id: u64,
     },
-    /// Makes a consumer that begins with a sequence, if there is none of that name.
+    /// Makes a consumer that begins with a sequence, if there is none of that name. One that is there stays as it is, but that
+    /// one which belongs to nobody belongs to this owner from then on.
     Consumer {
         /// What it is called.
         name: Name,
@@ -63,6 +65,8 @@ pub enum Change {
         pattern: Option<TopicPattern>,
         /// The sequence that it begins with.
         from: u64,
+        /// Whom it belongs to, as the caller writes that; empty for nobody.
+        owner: Bytes,
     },
     /// Takes a consumer out.
     RemoveConsumer(Name),
@@ -108,6 +112,40 @@ pub enum Change {
         /// The first that stays.
         before: u64,
     },
+    /// Gives the stream another epoch, so that whoever goes on with what he has read of it is told that it is not the one that
+    /// he knows. [`Change::renew`] draws one.
+    Renew {
+        /// Bytes that no stream had, as they are drawn at random.
+        epoch: [u8; 16],
+    },
+}
+
+impl Change {
+    /// [`Change::Renew`], for streams of a store that an older copy was put in place of. What was stored since the copy is
+    /// gone and its sequences are given again, which nobody could tell by a sequence and the epoch as it was. No bus may have
+    /// the stream meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] where the system has no random bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::TopicPattern;
+    /// use whispeer::store::{Change, MemoryStore, Name, Store, StreamSettings};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// let orders = StreamSettings::new(Name::new("orders")?, vec![TopicPattern::new("orders/**")?]);
+    /// let before = store.open(orders).await?.epoch;
+    /// store.commit(Name::new("orders")?, vec![Change::renew()?]).await?;
+    /// assert_ne!(store.streams().await?[0].epoch, before);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn renew() -> Result<Self, StoreError> {
+        Ok(Self::Renew { epoch: drawn_epoch()? })
+    }
 }
 
 /// What has become of a [`Change`].
@@ -144,15 +182,17 @@ pub struct ConsumerPosition {
     pub name: Name,
     /// The topics that it takes; `None` for all.
     pub pattern: Option<TopicPattern>,
+    /// Whom it belongs to, as it was given; empty for nobody, as of those that an earlier release has made.
+    pub owner: Bytes,
     /// All before this sequence are done.
     pub floor: u64,
 }
 
 impl ConsumerPosition {
-    /// A consumer that is there.
+    /// A consumer that is there, and is nobody's.
     #[must_use]
     pub fn new(name: Name, pattern: Option<TopicPattern>, floor: u64) -> Self {
-        Self { name, pattern, floor }
+        Self { name, pattern, owner: Bytes::new(), floor }
     }
 }
 
@@ -165,6 +205,8 @@ pub struct ConsumerState {
     pub name: Name,
     /// The topics that it takes; `None` for all.
     pub pattern: Option<TopicPattern>,
+    /// Whom it belongs to, as it was given; empty for nobody, as of those that an earlier release has made.
+    pub owner: Bytes,
     /// All before this sequence are done.
     pub floor: u64,
     /// It was certainly not handed any message from this sequence on.
@@ -174,16 +216,21 @@ pub struct ConsumerState {
 }
 
 impl ConsumerState {
-    /// A consumer that begins with this sequence.
+    /// A consumer that begins with this sequence, and is nobody's.
     #[must_use]
     pub fn new(name: Name, pattern: Option<TopicPattern>, from: u64) -> Self {
-        Self { name, pattern, floor: from, handed: from, known: BTreeMap::new() }
+        Self { name, pattern, owner: Bytes::new(), floor: from, handed: from, known: BTreeMap::new() }
     }
 
     /// What a listing shows of it.
     #[must_use]
     pub fn position(&self) -> ConsumerPosition {
-        ConsumerPosition::new(self.name.clone(), self.pattern.clone(), self.floor)
+        ConsumerPosition {
+            name: self.name.clone(),
+            pattern: self.pattern.clone(),
+            owner: self.owner.clone(),
+            floor: self.floor,
+        }
     }
 }
 

@@ -213,7 +213,7 @@ pub enum Start {
     Last(u64, Option<TopicPattern>),
     /// With the oldest that there is.
     All,
-    /// With this sequence.
+    /// With this sequence. The first of a stream is 1, and 0 counts as that.
     From(u64),
     /// With the first that was published then or later: milliseconds since 1970 (UTC).
     Since(u64),

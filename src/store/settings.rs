@@ -66,9 +66,12 @@ pub struct StreamSettings {
     pub retention: Retention,
     /// How long it knows the ids of messages, so that one that is sent again is not stored twice.
     pub known_for: Duration,
-    /// How many ids it knows at the most, about 100 B each: those of the messages that came last. By default
-    /// [`limits::MESSAGE_IDS`]. A message is stored once that is sent again within [`known_for`](Self::known_for) and before
-    /// so many others with ids were stored.
+    /// How many ids it knows at the most: those of the messages that came last. By default [`limits::MESSAGE_IDS`]. A message
+    /// is stored once that is sent again within [`known_for`](Self::known_for) and before so many others with ids were stored.
+    ///
+    /// Where [`Retention::bytes`] bounds the stream, ids count towards that, [`limits::MESSAGE_ID_BYTES`] each, and may take
+    /// one part in [`limits::MESSAGE_IDS_PART`] of it: so many at the most are known then, and at least one. What was forgotten
+    /// before [`known_for`](Self::known_for) was over is counted ([`StreamState::forgotten`]).
     pub known_messages: u64,
     /// What a bus keeps of its dead letters, in a stream beside it: by default [`limits::DEAD_LETTERS`] and
     /// [`limits::DEAD_LETTER_BYTES`]. This is for whoever makes that stream
@@ -128,6 +131,17 @@ impl StreamSettings {
         self
     }
 
+    /// How long ids are known, in milliseconds.
+    pub(super) fn window(&self) -> u64 {
+        u64::try_from(self.known_for.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How many ids there may be, by their number and by what they take of the disk.
+    pub(super) fn most_ids(&self) -> u64 {
+        let fitting = |bytes: u64| (bytes / limits::MESSAGE_IDS_PART / limits::MESSAGE_ID_BYTES).max(1);
+        self.retention.bytes.map_or(self.known_messages, |bytes| self.known_messages.min(fitting(bytes)))
+    }
+
     /// What stands against it where there are these other streams.
     pub(super) fn check<'a>(&self, others: impl Iterator<Item = &'a Self>) -> Result<(), StoreError> {
         if self.patterns.len() > limits::STREAM_PATTERNS {
@@ -163,7 +177,8 @@ pub struct Retention {
     pub age: Option<Duration>,
     /// How many messages.
     pub messages: Option<u64>,
-    /// How many bytes: the [`weight`](super::weight) of each message, which is about what it takes of a disk.
+    /// How many bytes: the [`weight`](super::weight) of each message, and [`limits::MESSAGE_ID_BYTES`] for each id that is
+    /// known, which is about what they take of a disk.
     pub bytes: Option<u64>,
     /// How many messages of each topic.
     pub topic_messages: Option<u64>,
@@ -219,6 +234,12 @@ impl Retention {
         self.topic_messages.is_some() || self.topic_bytes.is_some()
     }
 
+    /// Whether messages of so many bytes, and so many ids, are more than may be.
+    pub(super) fn is_over_bytes(&self, bytes: u64, ids: u64) -> bool {
+        let ids = ids.saturating_mul(limits::MESSAGE_ID_BYTES);
+        self.bytes.is_some_and(|most| bytes.saturating_add(ids) > most)
+    }
+
     /// The time from which on messages are young enough.
     pub(super) fn youngest(&self, now: u64) -> Option<u64> {
         let age = u64::try_from(self.age?.as_millis()).unwrap_or(u64::MAX);
@@ -232,7 +253,7 @@ impl Retention {
 pub struct StreamState {
     /// Its settings.
     pub settings: StreamSettings,
-    /// Drawn at random when it was made.
+    /// Drawn at random when it was made, or [renewed](crate::store::Change::Renew).
     pub epoch: [u8; 16],
     /// The first sequence that retention has left; without messages the one that comes next.
     pub first: u64,
@@ -240,8 +261,13 @@ pub struct StreamState {
     pub end: u64,
     /// Messages that there are.
     pub messages: u64,
-    /// Bytes that they count as.
+    /// Bytes that they count as, without ids.
     pub bytes: u64,
+    /// Ids of messages that are known.
+    pub ids: u64,
+    /// Ids that were forgotten before [`StreamSettings::known_for`] was over, as there were too many: a message of theirs that
+    /// was sent again would have been stored twice.
+    pub forgotten: u64,
     /// Messages beside these that are not due yet.
     pub delayed: u64,
 }

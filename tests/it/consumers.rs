@@ -395,3 +395,23 @@ async fn plugins_see_what_is_handed_over_and_what_is_acknowledged() {
     assert_eq!(*noted.lock().unwrap(), [("billing".to_owned(), 1), ("billing".to_owned(), 3)]);
     bus.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_come_one_by_one_go_to_the_members_of_a_group_in_turn() {
+    let bus = bus_on(&store()).await;
+    let client = client(&bus);
+    let options = || all(Quality::AtLeastOnce).group("billing");
+    let mut one = client.consume_bytes("orders/**", options()).await.unwrap();
+    let mut other = client.consume_bytes("orders/**", options()).await.unwrap();
+    let (mut to_one, mut to_other) = (0, 0);
+    for number in 1..=10 {
+        publish(&client, number..=number).await;
+        let delivery = tokio::select! {
+            delivery = one.recv() => { to_one += 1; delivery }
+            delivery = other.recv() => { to_other += 1; delivery }
+        };
+        delivery.unwrap().ack().await.unwrap();
+    }
+    assert_eq!((to_one, to_other), (5, 5));
+    bus.stop().await;
+}

@@ -1,5 +1,6 @@
 //! A store that does not take what consumers have done, for a while or for good.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -123,6 +124,46 @@ async fn what_may_have_been_handed_over_is_marked_before_it_is() {
     for _ in limits::CONSUMER_STRIDE..orders {
         next(&mut consumer).await.ack().await.unwrap();
     }
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_again_and_again_of_what_the_disk_has_no_room_to_mark() {
+    let (refusal, reads) = (Refusal::default(), Arc::new(AtomicUsize::new(0)));
+    let (told, counted) = (Arc::clone(&refusal), Arc::clone(&reads));
+    let store = TamperedStore::new(MemoryStore::new())
+        .on_change(move |changes| {
+            told.lock().unwrap().clone().filter(|_| !changes.iter().all(is_of_publisher))
+        })
+        .on_read(move |_, answer| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            answer
+        });
+    let store: Arc<dyn Store> = Arc::new(store);
+    let bus = bus_on(&store).await;
+    let client = client(&bus);
+    publish(&client, 1..=limits::CONSUMER_STRIDE).await;
+    let mut orders = consumer(&client).await;
+    let mut held = Vec::new();
+    for _ in 0..limits::CONSUMER_STRIDE {
+        held.push(next(&mut orders).await);
+    }
+    say(&refusal, full());
+    publish(&client, 1..=1).await;
+    reads.store(0, Ordering::Relaxed);
+    let begin = Instant::now();
+    let many = 100;
+    for order in held.drain(..many) {
+        drop(order.ack());
+        // The consumer has had its turn when this is answered.
+        waits_for(&client).await;
+    }
+    // A store that is full is asked again in 10 ms, in 20, and so on.
+    let tries = begin.elapsed().as_millis() / limits::STORE_RETRY.as_millis() + 2;
+    let reads = reads.load(Ordering::Relaxed);
+    assert!((reads as u128) <= tries && reads < many / 2, "{reads} in {:?}", begin.elapsed());
+    say(&refusal, None);
+    next(&mut orders).await.ack().await.unwrap();
     bus.stop().await;
 }
 

@@ -33,6 +33,8 @@ mod full_stores;
 mod ghosts;
 mod grants;
 mod ground;
+
+mod held_pages;
 mod history;
 mod hostile;
 mod import_rule;
@@ -45,6 +47,7 @@ mod model;
 mod neighbours;
 mod opened_consumers;
 mod orders;
+mod owned_consumers;
 mod passed;
 mod plugins;
 mod policies;
@@ -55,11 +58,14 @@ mod regressions;
 mod reload;
 mod replays;
 mod requests;
+#[cfg(feature = "sqlite")]
+mod restored;
 #[cfg(feature = "auth")]
 mod rights;
 mod settled_dead_letters;
 mod slow_handlers;
 mod slow_peers;
+mod stalled_stores;
 mod streams;
 mod successors;
 mod tampered_store;
@@ -73,3 +79,4 @@ mod unread;
 mod values;
 mod websocket;
 mod wills;
+mod withheld;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 use whispeer::bus::{ConsumerStats, Rows, Streams};
 use whispeer::client::{Quality, Start, SubscribeOptions};
@@ -21,7 +22,7 @@ fn name(name: &str) -> Name {
 /// A consumer that begins with the first message and has tried these before.
 fn consumer(called: &str, tried: impl IntoIterator<Item = u64>) -> Vec<Change> {
     let pattern = Some(TopicPattern::new("orders/**").unwrap());
-    let made = Change::Consumer { name: name(called), pattern, from: 1 };
+    let made = Change::Consumer { name: name(called), pattern, from: 1, owner: Bytes::new() };
     let tried = tried.into_iter().map(|sequence| {
         let consumer = name(called);
         Change::Attempted { consumer, sequence, attempts: 1 }

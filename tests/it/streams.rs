@@ -88,6 +88,20 @@ async fn what_was_published_before_can_be_read_and_what_comes_follows() {
     assert_eq!(take(&mut orders, 9).await, expected(12..=20));
 }
 
+/// Sequences begin with 1.
+#[tokio::test]
+async fn who_begins_with_0_begins_with_the_first_and_misses_nothing() {
+    let (bus, _store) = bus_with([settings("orders", &["orders/**"])]).await;
+    let client = client(&bus);
+    publish(&client, "orders/7", 1..=2).await;
+    let mut orders = client.subscribe_bytes_with("orders/**", from(Start::From(0))).await.unwrap();
+    assert_eq!(take(&mut orders, 2).await, expected(1..=2));
+    let options = from(Start::From(0)).quality(Quality::AtLeastOnce);
+    let mut consumer = client.consume_bytes("orders/**", options).await.unwrap();
+    let first = timeout(LONG, consumer.recv()).await.unwrap().unwrap();
+    assert_eq!((first.receipt.sequence(), consumer.gaps()), (1, 0));
+}
+
 #[tokio::test]
 async fn ordinary_subscriptions_get_what_is_kept_too_and_count_as_matches() {
     let (bus, _store) = bus_with([settings("orders", &["orders/**"])]).await;

@@ -187,7 +187,7 @@ async fn a_consumer_is_done_with_what_has_expired_before_anybody_had_room_for_it
     assert_eq!(last.value, "last");
     last.ack().await.unwrap();
     assert_eq!(store.consumers(name()).await.unwrap()[0].floor, 4, "nothing is waited for");
-    assert_eq!(reader.gaps(), 1);
+    // It is left out when the stream is read, and nothing was read for which there was no room.
     let stats = &bus.subscriptions()[0];
-    assert_eq!((stats.matched, stats.delivered, stats.dropped.get("expired")), (3, 2, Some(&1)));
+    assert_eq!((reader.gaps(), stats.matched, stats.delivered), (0, 2, 2));
 }

@@ -40,7 +40,7 @@ async fn whoever_is_killed() {
 }
 
 /// Lets it work until so many are acknowledged, and a little longer. Returns the last.
-fn killed_after(path: &Path, count: u64, random: &mut Random) -> u64 {
+fn killed_after(path: &Path, names: &[PathBuf], count: u64, random: &mut Random) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["killed::whoever_is_killed", "--exact", "--nocapture", "--test-threads=1"])
         .env(FILE, path)
@@ -56,8 +56,10 @@ fn killed_after(path: &Path, count: u64, random: &mut Random) -> u64 {
         assert!(last == 0 || sequence == last + 1, "{sequence} behind {last}");
         last = sequence;
         if left == count {
-            let refused = SqliteStore::open(path, SqliteOptions::new()).unwrap_err();
-            assert!(matches!(refused, StoreError::InUse { .. }), "{refused:?}");
+            for name in names {
+                let refused = SqliteStore::open(name, SqliteOptions::new()).unwrap_err();
+                assert!(matches!(refused, StoreError::InUse { .. }), "{name:?}: {refused:?}");
+            }
         }
         left = left.saturating_sub(1);
         if left == 0 {
@@ -77,9 +79,12 @@ async fn what_was_acknowledged_outlives_the_process() {
     let mut random = Random::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("db");
+    let mut names = vec![path.clone()];
+    #[cfg(unix)]
+    names.extend(crate::one_file::other_names(&path).into_iter().map(|(_, name)| name));
     let mut end_before = 1;
     for round in 0..rounds {
-        let last = killed_after(&path, 1 + random.below(3_000), &mut random);
+        let last = killed_after(&path, &names, 1 + random.below(3_000), &mut random);
         let store = SqliteStore::open(&path, SqliteOptions::new()).unwrap();
         let state = store.streams().await.unwrap().remove(0);
         assert!(state.end > last && last >= end_before, "round {round}: {last} of {state:?}");

@@ -9,6 +9,8 @@
 mod busy;
 mod faults;
 mod killed;
+#[cfg(unix)]
+mod one_file;
 mod power_loss;
 mod size;
 mod workload;

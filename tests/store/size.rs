@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use whispeer::bus::Streams;
-use whispeer::store::{Change, Durability, Reading, Retention, SqliteOptions, SqliteStore, Start, Store};
+use whispeer::limits;
+use whispeer::store::{
+    Change, Durability, MessageId, NewMessage, Outcome, Reading, Retention, SqliteOptions, SqliteStore,
+    Start, Store,
+};
 
 use crate::workload::{Random, message, name, number_from, pattern, settings};
 
@@ -20,6 +24,14 @@ fn size(path: &Path) -> u64 {
         std::fs::metadata(path).map_or(0, |file| file.len())
     };
     beside("") + beside("-wal")
+}
+
+/// A message with an id, of one of so many publishers, each of which counts its own.
+fn known(message: NewMessage, number: u64, publishers: u64) -> NewMessage {
+    let mut random = Random::new(number % publishers);
+    let publisher = u128::from(random.next()) << 64 | u128::from(random.next());
+    let id = MessageId { publisher: publisher.to_be_bytes(), number: number / publishers };
+    NewMessage { id: Some(id), ..message }
 }
 
 /// What the disk does is for other tests.
@@ -39,7 +51,11 @@ async fn load(store: &SqliteStore, path: &Path, topics: u64, bytes: u64) -> u64 
             let length = 16_u64 << random.below(13);
             let length = if random.below(length / 1024) == 0 { length } else { 16 + random.below(100) };
             let topic = format!("a/{}", random.below(topics));
-            changes.push(Change::Append(message(&topic, number, length as usize)));
+            let message = message(&topic, number, length as usize);
+            changes.push(Change::Append(match random.below(2) {
+                0 => message,
+                _ => known(message, number, 100),
+            }));
             (number, written) = (number + 1, written + length);
         }
         changes.push(Change::Expire { now: number });
@@ -117,6 +133,50 @@ async fn messages_of_any_size_take_what_they_count_as() {
             (bound - bound / 5..bound + bound / 5).contains(&largest),
             "{length} B: {largest} of {bound}"
         );
+        store.close().await.unwrap();
+    }
+}
+
+/// A stream is published to with quality 2, faster than the ids fit that it is to know.
+#[tokio::test]
+async fn ids_count_towards_the_bound_and_the_oldest_go_when_they_take_more_than_their_part() {
+    let bound = number_from("WHISPEER_MIB", 16) * MIB;
+    let most = bound / limits::MESSAGE_IDS_PART / limits::MESSAGE_ID_BYTES;
+    for publishers in [1, 3_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let store = opened(&path);
+        store.open(settings("s", &["**"]).retention(Retention::new().bytes(bound))).await.unwrap();
+        let (count, mut largest) = (bound / 160 / 1_000 * 1_000, 0);
+        for first in (0..count).step_by(1_000) {
+            let changes = (first..first + 1_000)
+                .map(|number| Change::Append(known(message("a", number / 10, 100), number, publishers)));
+            store.commit(name("s"), changes.collect()).await.unwrap();
+            largest = largest.max(size(&path));
+        }
+        let state = store.streams().await.unwrap().remove(0);
+        println!(
+            "{publishers} publishers: {} messages count {} KiB, {} ids, {} KiB on the disk, {} KiB at the most",
+            state.messages,
+            state.bytes / 1024,
+            state.ids,
+            size(&path) / 1024,
+            largest / 1024,
+        );
+        assert!((most - 1..=most).contains(&state.ids), "{} of {most}", state.ids);
+        assert!(state.bytes + state.ids * limits::MESSAGE_ID_BYTES <= bound && state.bytes > bound / 2);
+        assert!(
+            (bound - bound / 5..bound + bound / 5).contains(&largest),
+            "{publishers} publishers: {largest} of {bound}"
+        );
+        // Nobody who sends one of these again would be told that it was known; that is not kept from anybody.
+        assert_eq!(state.forgotten, state.end - 1 - state.ids);
+        let again = |number| vec![Change::Append(known(message("a", number, 100), number, publishers))];
+        let latest = state.end - 2;
+        let told = store.commit(name("s"), again(latest)).await.unwrap();
+        assert_eq!(told, [Outcome::Known { sequence: latest + 1 }]);
+        let told = store.commit(name("s"), again(0)).await.unwrap();
+        assert_eq!(told, [Outcome::Appended { sequence: latest + 2 }]);
         store.close().await.unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::Connection;
 use rusqlite::functions::{Context, FunctionFlags};
 use whispeer::TopicPattern;
@@ -170,7 +171,7 @@ impl Workload {
             }
             4..=5 => {
                 let from = near(&mut self.random);
-                Change::Consumer { name: consumer, pattern: Some(pattern("**")), from }
+                Change::Consumer { name: consumer, pattern: Some(pattern("**")), from, owner: Bytes::new() }
             }
             6..=7 => {
                 let floor = near(&mut self.random) / 2;

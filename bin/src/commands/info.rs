@@ -277,6 +277,15 @@ fn served(rows: &[ServedStats]) -> Option<Table> {
     (!rows.is_empty()).then_some(table)
 }
 
+/// What is wrong with a stream, or cannot be relied on.
+fn stream_state(row: &StreamStats) -> String {
+    match (&row.problem, row.forgotten_ids) {
+        (Some(problem), _) => problem.clone(),
+        (None, 0) => "ok".to_owned(),
+        (None, forgotten) => format!("{} ids forgotten early", human_count(forgotten)),
+    }
+}
+
 fn streams(rows: &[StreamStats]) -> Option<Table> {
     use Align::{Left, Right};
     let mut table = Table::new(&[
@@ -302,7 +311,7 @@ fn streams(rows: &[StreamStats]) -> Option<Table> {
             row.next.to_string(),
             human_count(row.delayed),
             human_count(row.dead_letters),
-            row.problem.clone().unwrap_or_else(|| "ok".to_owned()),
+            stream_state(row),
         ]);
     }
     (!rows.is_empty()).then_some(table)
@@ -344,6 +353,16 @@ mod tests {
         assert!(render_bus(&bus).contains("certificate    ends in 1h"), "{}", render_bus(&bus));
         bus.certificate_until = Some(SystemTime::UNIX_EPOCH);
         assert!(render_bus(&bus).contains("certificate    has ended"));
+    }
+
+    #[test]
+    fn a_stream_says_what_cannot_be_relied_on() {
+        let mut row = StreamStats::default();
+        assert_eq!(stream_state(&row), "ok");
+        row.forgotten_ids = 12;
+        assert_eq!(stream_state(&row), "12 ids forgotten early");
+        row.problem = Some("the disk is full".to_owned());
+        assert_eq!(stream_state(&row), "the disk is full");
     }
 
     #[test]

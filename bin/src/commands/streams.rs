@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use whispeer::store::{Name, Store, StoreError, StreamState};
+use whispeer::store::{Change, Name, Store, StoreError, StreamState};
 
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, Align, Table};
@@ -16,11 +16,12 @@ const EXAMPLES: &str = "\
 Examples:
   whispeer streams ls --config /etc/whispeer/whispeer.toml
   whispeer streams rm old-orders --store-folder /var/lib/whispeer
+  whispeer streams renew --store-folder /var/lib/whispeer   # after an older copy was put in place
 
 The store is that of `whispeer serve` with the same file and variables, and no bus may have it meanwhile.
 `whispeer info` shows the streams of a bus that runs.";
 
-/// List or remove streams of a store that no bus has
+/// List, remove or renew streams of a store that no bus has
 #[derive(Debug, Args)]
 #[command(name = "streams", after_help = EXAMPLES)]
 pub(crate) struct Streams {
@@ -46,6 +47,9 @@ enum What {
         /// What it is called
         name: String,
     },
+    /// Give all streams new epochs, after an older copy of the store was put in its place, so that those who have read
+    /// further than it goes are told so
+    Renew,
 }
 
 impl Streams {
@@ -56,6 +60,7 @@ impl Streams {
         let done = match &self.what {
             What::Ls => list(&store).await,
             What::Rm { name } => remove(&store, name).await,
+            What::Renew => renew(&store).await,
         };
         let closed = store.close().await.map_err(|error| Failure::new(FAILED, error.to_string()).into());
         done.and(closed)
@@ -113,5 +118,24 @@ async fn remove(store: &Arc<dyn Store>, name: &str) -> anyhow::Result<()> {
     }
     let plural = if state.messages == 1 { "" } else { "s" };
     output::notice(format_args!("removed \"{name}\" with {} message{plural}", human_count(state.messages)));
+    Ok(())
+}
+
+async fn renew(store: &Arc<dyn Store>) -> anyhow::Result<()> {
+    let failed = |error: StoreError| Failure::new(FAILED, error.to_string());
+    let mut streams = 0;
+    // Those of dead letters are read by others, too.
+    for state in states(store).await? {
+        let name = state.settings.name;
+        streams += u64::from(!name.as_str().ends_with(".dead"));
+        store.commit(name, vec![Change::renew().map_err(failed)?]).await.map_err(failed)?;
+    }
+    let what = match streams {
+        1 => "1 stream has a new epoch".to_owned(),
+        streams => format!("{} streams have new epochs", human_count(streams)),
+    };
+    output::notice(format_args!(
+        "{what}; whoever goes on in one is told, and reads it from its oldest message"
+    ));
     Ok(())
 }

@@ -55,8 +55,9 @@ pub(super) const EXAMPLE: &str = "
 #max_topic_bytes = \"256MiB\"
 # How long a message is known again that its publisher sends a second time. Default: \"2m\".
 #known_for = \"2m\"
-# And how many messages are known at the most, about 100 bytes each: those that came last. 1048576 are two
-# minutes at 8,700 a second; with more, they are known for a shorter time. Default: 1048576.
+# And how many messages are known at the most: those that came last. 1048576 are two minutes at 8,700 a second;
+# with more, they are known for a shorter time. Each counts as 100 bytes towards max_bytes, and all of them take a
+# quarter of it at the most. Default: 1048576.
 #known_messages = 1048576
 # How many dead letters are kept beside it (messages that no consumer could deal with), and how many bytes.
 # Default: 100000 and \"256MiB\".

@@ -218,6 +218,13 @@ pub(crate) static SETTINGS: &[Setting] = &[
     )
     .change(Change::NewConnections),
     Setting::new(
+        "max_consumers_per_principal",
+        "Durable consumers, and groups, that one principal may make in a stream, where there is a policy",
+        Kind::Count(|all| &mut all.bus.max_consumers_per_principal),
+    )
+    .change(Change::Now)
+    .more(&["Those beyond a lowered limit stay."]),
+    Setting::new(
         "max_subscriptions",
         "Subscriptions of one connection",
         Kind::Count(|all| &mut all.bus.max_subscriptions),

@@ -1,6 +1,7 @@
 //! Consumers and dead letters, as an operator sees them.
 
 use std::io::{BufRead, Read};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use whispeer::Client;
@@ -45,7 +46,7 @@ fn consumers_and_dead_letters_are_listed_put_back_dropped_and_removed() {
     let listed = run(&["consumers", "ls"]).success();
     let line = listed.lines().find(|line| line.contains("billing")).unwrap_or_else(|| panic!("{listed}"));
     let words: Vec<_> = line.split_whitespace().collect();
-    assert_eq!(words, ["orders", "billing", "orders/**", "0", "4", "0", "0", "0", "-"]);
+    assert_eq!(words, ["orders", "billing", "orders/**", "0", "4", "0", "0", "0", "-", "-"]);
     let told: serde_json::Value =
         serde_json::from_str(&run(&["consumers", "ls", "orders", "--json"]).success()).unwrap();
     assert_eq!(told[0]["floor"], 4);
@@ -81,6 +82,35 @@ fn consumers_and_dead_letters_are_listed_put_back_dropped_and_removed() {
     assert!(run(&["consumers", "rm", "orders", "billing"]).errors.contains("removed the consumer"));
     let gone = run(&["consumers", "rm", "orders", "billing"]);
     assert!(gone.code() != 0 && gone.errors.contains("has no consumer \"billing\""), "{gone:?}");
+}
+
+#[test]
+fn the_owner_of_a_consumer_is_shown_where_there_is_a_policy_and_others_are_told_what_they_need() {
+    let place = Place::new();
+    let own = std::fs::metadata(place.path(".")).unwrap().uid();
+    let policy = format!(
+        "[auth.roles.operator]\nadminister = true\nsubscribe.allow = [\"**\"]\nconsume.deny = [\"orders/audit\"]\n\
+         [[auth.unix]]\nuid = {own}\nroles = [\"operator\"]\n"
+    );
+    place.write("policy.toml", &policy);
+    place.write("whispeer.toml", "listen = [\"bus\"]\n[streams.orders]\npatterns = [\"orders/**\"]\n");
+    let mut bus = place.start(&["serve", "--config", "whispeer.toml", "--policy", "policy.toml"]);
+    bus.wait_for("ready on");
+    let run = |arguments: &[&str]| place.run(&[arguments, &["--addr", "bus"]].concat());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::connect(place.path("bus").to_str().unwrap()).await.unwrap();
+        let billing = SubscribeOptions::default().durable("billing").start(Start::All);
+        client.consume_bytes("orders/**", billing).await.unwrap();
+        client.close().await.unwrap();
+    });
+    let listed = run(&["consumers", "ls"]).success();
+    assert!(listed.lines().any(|line| line.trim_end().ends_with(&format!("uid {own}"))), "{listed}");
+    let told: serde_json::Value =
+        serde_json::from_str(&run(&["consumers", "ls", "--json"]).success()).unwrap();
+    assert_eq!(told[0]["owner"], format!("uid {own}"));
+    let refused = run(&["sub", "orders/**", "--durable", "audit"]);
+    assert!(refused.code() != 0 && refused.errors.contains("orders/audit"), "{refused:?}");
 }
 
 #[cfg(feature = "encryption")]

@@ -167,6 +167,28 @@ fn a_stream_that_nobody_names_any_more_can_be_removed_while_no_bus_has_the_store
 }
 
 #[test]
+fn a_store_that_was_put_back_can_be_given_new_epochs_while_no_bus_has_it() {
+    let place = Place::new();
+    let mut bus = start(&place, ORDERS);
+    place.run(&["pub", "--addr", "bus", "orders/7", "1"]).success();
+    let before = streams(&place);
+    let in_use = place.run(&["streams", "renew"]);
+    assert!(in_use.code() == 2 && in_use.errors.contains("in use by another process"), "{in_use:?}");
+    bus.signal("TERM");
+    bus.wait_for("draining");
+    assert_eq!(bus.end().code(), 0);
+    let renewed = place.run(&["streams", "renew", "--config", "whispeer.toml"]);
+    assert!(
+        renewed.code() == 0 && renewed.errors.starts_with("whispeer: 1 stream has a new epoch"),
+        "{renewed:?}"
+    );
+    let _bus = start(&place, ORDERS);
+    let after = streams(&place);
+    assert_ne!(after[0]["epoch"], before[0]["epoch"]);
+    assert_eq!((&after[0]["messages"], &after[0]["next"]), (&before[0]["messages"], &before[0]["next"]));
+}
+
+#[test]
 fn a_hangup_gives_streams_their_new_bounds_and_names_what_needs_a_restart() {
     let place = Place::new();
     let mut bus = start(&place, ORDERS);

@@ -68,7 +68,7 @@ mod tests {
     fn fill(deputy: &Deputy, budget: &Budget, author: &str) -> usize {
         let mut taken = 0;
         loop {
-            match deputy.publish(will(author, KIB), budget) {
+            match deputy.publish(None, will(author, KIB), budget) {
                 Ok(()) => taken += 1,
                 Err(BusError::LimitReached { .. }) => return taken,
                 Err(other) => panic!("{other}"),
@@ -81,11 +81,11 @@ mod tests {
         let (deputy, budget) = (Deputy::default(), Budget::new(8 * 64 * KIB));
         assert_eq!(fill(&deputy, &budget, "hog"), 32);
         assert_eq!(fill(&deputy, &budget, "alice"), 16);
-        assert!(deputy.publish(will("bob", KIB), &budget).is_ok());
+        assert!(deputy.publish(None, will("bob", KIB), &budget).is_ok());
         // The bus's own process may have all that there is.
         assert_eq!(fill(&deputy, &budget, ""), 15);
-        assert!(deputy.publish(will("bob", KIB), &budget).is_err());
-        while deputy.next(Instant::now(), &budget).is_some() {}
+        assert!(deputy.publish(None, will("bob", KIB), &budget).is_err());
+        while deputy.next(None, Instant::now(), &budget).is_some() {}
         assert_eq!(fill(&deputy, &budget, "hog"), 32, "what has been published counts no more");
     }
 }

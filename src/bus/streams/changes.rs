@@ -131,13 +131,16 @@ impl Streams {
 impl Stream {
     async fn remove_consumer(&self, consumer: &str) -> BusResult<u64> {
         let name = Name::new(consumer).map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-        if self.consumers.has(&name) {
-            return Err(BusError::ConsumerBusy { consumer: consumer.to_owned() });
-        }
-        match self.store.commit(self.name.clone(), vec![Change::RemoveConsumer(name)]).await {
+        let remove = vec![Change::RemoveConsumer(name.clone())];
+        let (removing, owner) =
+            self.consumers.remove(&name, || self.store.commit(self.name.clone(), remove))?;
+        match removing.await {
             Ok(_) => Ok(1),
             Err(StoreError::NoConsumer { .. }) => Ok(0),
-            Err(error) => Err(BusError::NotStored { reason: error.to_string() }),
+            Err(error) => {
+                self.consumers.put_back(name, owner);
+                Err(BusError::NotStored { reason: error.to_string() })
+            }
         }
     }
 }

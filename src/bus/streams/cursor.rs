@@ -8,14 +8,15 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use super::Stream;
+use super::held::{self, Held};
 use super::patience::patiently;
 use super::publishing::{milliseconds, say_left};
 use crate::bus::session::{Session, State};
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
 use crate::plugin::{Delivery, Hooks, Plugins, Receiver};
-use crate::proto::ContentRef;
 use crate::proto::fields::{Epoch, FieldsBuilder, GapReason, Position, Start};
+use crate::proto::{ContentRef, Credit};
 use crate::store::{self, Message, Operation, Page, Reading, StoreError};
 use crate::topic::TopicPattern;
 
@@ -128,13 +129,24 @@ impl Reader {
     async fn read_on(&mut self, place: Place) -> Result<Infallible, Stop> {
         let mut next = self.begin(place).await?;
         // The page behind the one that is being delivered.
-        let mut ahead: Option<Operation<Page>> = None;
+        let mut ahead: Option<Asked> = None;
         loop {
             if self.ends_before(next) {
                 return Err(Stop::Done(next));
             }
-            self.wait_for_room().await?;
-            let page = patiently(ahead.take(), || self.read(next)).await?;
+            let credit = match self.credit()? {
+                Some(credit) => credit,
+                None => {
+                    // Nothing is kept for somebody who takes nothing.
+                    ahead = None;
+                    self.wait_for_room().await?
+                }
+            };
+            let asked = ahead.take().unwrap_or_else(|| self.read(next, credit));
+            let Asked { page, reading, mut held } = asked;
+            let again = || self.stream.store.read(self.stream.name.clone(), reading.clone());
+            let page = patiently(Some(page), again).await?;
+            held.take(&page);
             if page.first > next {
                 // Retention was faster. How many of them were for this subscription nobody knows any more.
                 let until = if self.left.is_some() { page.first.min(self.live_from) } else { page.first };
@@ -144,9 +156,15 @@ impl Reader {
             next = page.next;
             if !is_last && self.left.is_none() {
                 // The store is asked by that, and reads while this one goes out.
-                ahead = Some(self.read(next));
+                let credit = self.credit()?.map(|credit| behind(&page, credit));
+                ahead = credit.filter(|credit| credit.is_left()).map(|credit| self.read(next, credit));
             }
-            self.deliver(page).await?;
+            if let Some(sequence) = self.deliver(&page)? {
+                next = sequence;
+                ahead = None;
+                continue;
+            }
+            drop((page, held));
             if is_last && self.left.is_none() {
                 // A stream ends before its store does.
                 self.end.wait_for(|end| *end > next).await.map_err(|_| Stop::Gone)?;
@@ -154,13 +172,26 @@ impl Reader {
         }
     }
 
-    /// Asks for the page that begins here.
-    fn read(&self, next: u64) -> Operation<Page> {
+    /// What is to be read from here on: what there is credit for, and half of the window at the most, so that the store reads the
+    /// second half while the first one goes out.
+    fn reading(&self, next: u64, credit: Left) -> Reading {
         let mut reading = Reading::from(next, milliseconds()).of(self.pattern.clone());
+        let (messages, bytes) = credit.window;
+        reading.messages = reading.messages.min((messages as usize).div_ceil(2));
+        reading.bytes = reading.bytes.min(bytes.div_ceil(2));
         if let Some((messages, _)) = self.left {
             reading.messages = reading.messages.min(messages as usize);
         }
-        self.stream.store.read(self.stream.name.clone(), reading)
+        held::within(&mut reading, credit.credit);
+        reading
+    }
+
+    /// Asks for the page that begins here.
+    fn read(&self, next: u64, credit: Left) -> Asked {
+        let mut reading = self.reading(next, credit);
+        let held = Held::reserve(&self.session, &mut reading);
+        let page = self.stream.store.read(self.stream.name.clone(), reading.clone());
+        Asked { page, reading, held }
     }
 
     /// The sequence to go on from, after what comes out of order: the last message of each topic.
@@ -177,17 +208,19 @@ impl Reader {
             Start::LastPerTopic => {
                 let mut from = 0;
                 loop {
-                    let read = || {
-                        let reading = Reading::from(from, milliseconds()).of(self.pattern.clone());
-                        self.stream.store.last_per_topic(stream.clone(), reading)
-                    };
+                    let credit = self.wait_for_room().await?;
+                    let mut reading = self.reading(from, credit);
+                    let mut held = Held::reserve(&self.session, &mut reading);
+                    let read = || self.stream.store.last_per_topic(stream.clone(), reading.clone());
                     let mut page = patiently(None, read).await?;
+                    page.messages.retain(|message| message.sequence < end);
+                    held.take(&page);
                     let is_last = !page.has_more() || page.next >= end;
                     from = page.next;
-                    page.messages.retain(|message| message.sequence < end);
-                    self.deliver(page).await?;
-                    if is_last {
-                        return Ok(end);
+                    match self.deliver(&page)? {
+                        Some(sequence) => from = sequence,
+                        None if is_last => return Ok(end),
+                        None => {}
                     }
                 }
             }
@@ -209,51 +242,48 @@ impl Reader {
         Ok(found)
     }
 
-    /// Delivers a page as credit and room go, and as far as the limit does.
-    async fn deliver(&mut self, page: Page) -> Result<(), Stop> {
+    /// Delivers a page as far as credit, room and the limit go. Returns the first message that it has not delivered.
+    fn deliver(&mut self, page: &Page) -> Result<Option<u64>, Stop> {
         // Plugins are not called under a lock, so they are asked before.
-        let passing = self.passing(&page);
+        let passing = self.passing(page);
         let mut messages = page.messages.iter().enumerate();
         let mut waiting = messages.next();
-        while let Some((_, first)) = waiting {
-            if self.ends_before(first.sequence) {
-                return Err(Stop::Done(first.sequence));
-            }
-            self.wait_for_room().await?;
+        {
+            let mut state = self.session.lock();
+            let State { subscriptions, lanes, totals, .. } = &mut *state;
+            let subscription = subscriptions.at(self.slot).ok_or(Stop::Gone)?;
+            while subscription.credit.is_left()
+                && lanes.has_room()
+                && let Some((index, message)) =
+                    waiting.filter(|(_, message)| !self.ends_before(message.sequence))
             {
-                let mut state = self.session.lock();
-                let State { subscriptions, lanes, totals, .. } = &mut *state;
-                let subscription = subscriptions.at(self.slot).ok_or(Stop::Gone)?;
-                while subscription.credit.is_left()
-                    && lanes.has_room()
-                    && let Some((index, message)) =
-                        waiting.filter(|(_, message)| !self.ends_before(message.sequence))
-                {
-                    // It may have waited for credit since it was read; a store leaves it out likewise.
-                    let Some(fields) = self.fields(message) else {
-                        waiting = messages.next();
-                        continue;
-                    };
-                    let topic = message.topic.as_str().as_bytes();
-                    let content = ContentRef::lent(&fields, topic, &message.payload);
-                    subscription.matched += 1;
-                    totals.matched += 1;
-                    if passing.get(index).is_none_or(|passes| *passes) {
-                        subscription.deliver(&content, lanes, totals);
-                    } else {
-                        subscription.count_dropped(1, GapReason::Withheld, totals);
-                        subscription.tell_gap(1, GapReason::Withheld, lanes);
-                    }
+                // It may have waited since it was read; a store leaves it out likewise.
+                let Some(fields) = self.fields(message) else {
                     waiting = messages.next();
-                    if let Some((messages, bytes)) = &mut self.left {
-                        *messages = messages.saturating_sub(1);
-                        *bytes = bytes.saturating_sub(content.frame_size() as u64);
-                    }
+                    continue;
+                };
+                let topic = message.topic.as_str().as_bytes();
+                let content = ContentRef::lent(&fields, topic, &message.payload);
+                subscription.matched += 1;
+                totals.matched += 1;
+                if passing.get(index).is_none_or(|passes| *passes) {
+                    subscription.deliver(&content, lanes, totals);
+                } else {
+                    subscription.count_dropped(1, GapReason::Withheld, totals);
+                    subscription.tell_gap(1, GapReason::Withheld, lanes);
+                }
+                waiting = messages.next();
+                if let Some((messages, bytes)) = &mut self.left {
+                    *messages = messages.saturating_sub(1);
+                    *bytes = bytes.saturating_sub(content.frame_size() as u64);
                 }
             }
-            self.session.flush();
         }
-        Ok(())
+        self.session.flush();
+        match waiting {
+            Some((_, first)) if self.ends_before(first.sequence) => Err(Stop::Done(first.sequence)),
+            waiting => Ok(waiting.map(|(_, first)| first.sequence)),
+        }
     }
 
     /// Whether the limit leaves nothing from this sequence on.
@@ -301,20 +331,51 @@ impl Reader {
     }
 
     /// Waits until the subscription may get a message.
-    async fn wait_for_room(&self) -> Result<(), Stop> {
+    async fn wait_for_room(&self) -> Result<Left, Stop> {
         loop {
-            {
-                let mut state = self.session.lock();
-                let has_room = state.has_room();
-                let subscription = state.subscriptions.at(self.slot).ok_or(Stop::Gone)?;
-                if subscription.credit.is_left() && has_room {
-                    return Ok(());
-                }
-                if !has_room {
-                    state.crowded = true;
-                }
+            if let Some(left) = self.credit()? {
+                return Ok(left);
             }
             self.may_go_on.notified().await;
         }
     }
+
+    /// What the subscription has credit for, if it may get a message now.
+    fn credit(&self) -> Result<Option<Left>, Stop> {
+        let mut state = self.session.lock();
+        let has_room = state.has_room();
+        let subscription = state.subscriptions.at(self.slot).ok_or(Stop::Gone)?;
+        let left = Left { credit: subscription.credit, window: subscription.window };
+        if !has_room {
+            state.crowded = true;
+        }
+        Ok(Some(left).filter(|left| has_room && left.is_left()))
+    }
+}
+
+/// What a subscription has credit for, of its window.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    credit: Credit,
+    window: (u32, u64),
+}
+
+impl Left {
+    fn is_left(self) -> bool {
+        self.credit.is_left()
+    }
+}
+
+/// What is left behind a page that is about to be delivered.
+fn behind(page: &Page, mut left: Left) -> Left {
+    let bytes = page.messages.iter().map(held::size).sum();
+    left.credit.spend_several(page.messages.len(), bytes);
+    left
+}
+
+/// A page that the store was asked for.
+struct Asked {
+    page: Operation<Page>,
+    reading: Reading,
+    held: Held,
 }

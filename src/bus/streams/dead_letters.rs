@@ -237,10 +237,10 @@ impl Stream {
         Ok(dropped)
     }
 
-    /// Tells readers of what was appended.
+    /// Tells readers of what was appended, or known: who has appended that may not have been told so yet.
     pub(crate) fn grow_by(&self, outcomes: &[Outcome]) {
         for outcome in outcomes {
-            if let Outcome::Appended { sequence } = outcome {
+            if let Outcome::Appended { sequence } | Outcome::Known { sequence } = outcome {
                 self.grow(*sequence);
             }
         }

@@ -76,6 +76,16 @@ impl Stream {
         self.next_due.fetch_min(due, Ordering::AcqRel);
     }
 
+    /// Has the deputy look at what is due.
+    pub(crate) fn look_again(&self) {
+        self.due_changed.notify_one();
+    }
+
+    /// Waits until the deputy is to look at what is due.
+    pub(crate) async fn due_changed(&self) {
+        self.due_changed.notified().await;
+    }
+
     /// Forgets what is noted, as the store is about to be asked; returns what it was.
     pub(crate) fn forget_due(&self) -> u64 {
         self.next_due.swap(u64::MAX, Ordering::AcqRel)

@@ -2,29 +2,32 @@
 //!
 //! A publish to a topic of a stream waits for the store (`publishing`); its session goes on meanwhile. When it is stored, the
 //! session delivers it to ordinary subscriptions, so that order holds for each publisher, and tells the stream that it has
-//! grown. A subscription that says where it begins is a cursor (`cursor`): it reads the log at its own pace, and neither
+//! grown, also if its client has gone meanwhile. A subscription that says where it begins is a cursor (`cursor`): it reads the log at its own pace, and neither
 //! waits for others nor has them wait. One that acknowledges takes part in a consumer (`consumer`), which knows what is
 //! done, and what failed too often goes to the stream's dead letters (`dead_letters`). Both ask a store that is busy once more
-//! (`patience`).
+//! (`patience`), and read what there is credit for (`held`).
 
 mod changes;
 mod consumer;
 mod cursor;
 mod dead_letters;
 mod delayed;
+mod held;
 mod patience;
 mod publishing;
 mod states;
+mod turns;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 pub use self::changes::{StreamChange, StreamChanged};
-pub(crate) use self::consumer::{Answer, Membership, Wanted, join};
+pub(crate) use self::consumer::{Answer, Claim, Membership, Wanted, join};
 pub(crate) use self::cursor::{Cursor, Place};
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
@@ -73,8 +76,8 @@ impl Streams {
                     let dead = dead_letters::settings(&settings)?;
                     let opened = store.open(dead.clone()).await;
                     let opened = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-                    let dead = Stream::new(&store, dead, &opened, None);
-                    let stream = Stream::new(&store, settings, &state, Some(Arc::clone(&dead)));
+                    let dead = Stream::open(&store, dead, &opened, None).await?;
+                    let stream = Stream::open(&store, settings, &state, Some(Arc::clone(&dead))).await?;
                     streams.extend([stream, dead]);
                 }
                 // One of the others may be about to give these topics up.
@@ -109,16 +112,28 @@ impl Streams {
         Ok(Self(self.0.iter().chain(others.0.iter()).cloned().collect()))
     }
 
-    /// Has streams drop what is too old, again and again; for ever.
-    pub(crate) async fn sweep(&self) {
-        if self.is_empty() {
-            return std::future::pending().await;
-        }
-        loop {
-            tokio::time::sleep(limits::STREAM_SWEEP).await;
-            for stream in self.0.iter() {
-                stream.expire().await;
+    /// Begins to have streams drop what is too old, again and again, in these tasks. There is one for each store, so that one
+    /// that stalls holds up its own streams only, and has one call of these at a time.
+    pub(crate) fn begin_sweeps(&self, tasks: &mut JoinSet<()>) {
+        let mut stores: Vec<Vec<Arc<Stream>>> = Vec::new();
+        for stream in self.iter() {
+            let is_its = |streams: &&mut Vec<Arc<Stream>>| {
+                streams.first().is_some_and(|first| Arc::ptr_eq(&first.store, &stream.store))
+            };
+            match stores.iter_mut().find(is_its) {
+                Some(streams) => streams.push(Arc::clone(stream)),
+                None => stores.push(vec![Arc::clone(stream)]),
             }
+        }
+        for streams in stores {
+            tasks.spawn(async move {
+                loop {
+                    tokio::time::sleep(limits::STREAM_SWEEP).await;
+                    for stream in &streams {
+                        stream.expire().await;
+                    }
+                }
+            });
         }
     }
 
@@ -137,11 +152,6 @@ impl Streams {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Stream>> {
         self.0.iter()
-    }
-
-    /// When the first of all delayed messages is due: milliseconds since 1970 (UTC).
-    pub(crate) fn next_due(&self) -> Option<u64> {
-        self.iter().map(|stream| stream.next_due()).filter(|due| *due < u64::MAX).min()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -216,32 +226,40 @@ pub(crate) struct Stream {
     /// Where messages go that no consumer can deal with.
     dead: Option<Arc<Stream>>,
     consumers: consumer::Consumers,
+    turns: turns::Turns,
     /// When the first of its delayed messages is due.
     next_due: AtomicU64,
+    /// Something is to be published to it that is due earlier than all before.
+    due_changed: Notify,
 }
 
 impl Stream {
-    fn new(
+    async fn open(
         store: &Arc<dyn Store>,
         settings: StreamSettings,
         state: &StreamState,
         dead: Option<Arc<Self>>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> BusResult<Arc<Self>> {
+        let consumers = store.consumers(settings.name.clone()).await;
+        let consumers = consumers.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+        let owners = consumers.into_iter().map(|position| (position.name, position.owner)).collect();
+        Ok(Arc::new(Self {
             name: settings.name,
             patterns: settings.patterns,
             epoch: state.epoch,
             store: Arc::clone(store),
             end: watch::Sender::new(state.end),
             dead,
-            consumers: consumer::Consumers::default(),
+            consumers: consumer::Consumers::of(owners),
+            turns: turns::Turns::default(),
             // Where there are some, the store is asked for when.
             next_due: AtomicU64::new(if state.delayed > 0 { 0 } else { u64::MAX }),
-        })
+            due_changed: Notify::new(),
+        }))
     }
 
     /// Whether it is one of dead letters.
-    fn has_dead_letters(&self) -> bool {
+    pub(crate) fn has_dead_letters(&self) -> bool {
         self.dead.is_none()
     }
 

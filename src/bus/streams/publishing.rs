@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::Stream;
+use super::turns::Turn;
 use crate::auth::{Author, Principal};
 use crate::bus::backlog::Asked;
 use crate::bus::clock::system_time;
@@ -26,6 +27,8 @@ use crate::topic::TopicPattern;
 pub(crate) struct Storing {
     queue: VecDeque<Entry>,
     bytes: usize,
+    /// That of the publish that is being delivered.
+    turn: Option<Turn>,
 }
 
 enum Entry {
@@ -44,13 +47,35 @@ struct Waiter {
     /// When it is due, if it is delayed.
     due: Option<u64>,
     stream: Arc<Stream>,
-    stored: Operation<Vec<Outcome>>,
+    stored: Stored,
+    /// When it is to be delivered, unless that is later.
+    turn: Option<Turn>,
     _waiting: Waiting,
+}
+
+enum Stored {
+    Asked(Operation<Vec<Outcome>>),
+    /// The store has answered, and readers have been told.
+    Answered(Result<Vec<Outcome>, StoreError>),
+}
+
+impl Waiter {
+    /// Ready when the store has answered, and all that it had before has been delivered.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Stored::Asked(stored) = &mut self.stored {
+            let Poll::Ready(answer) = stored.as_mut().poll(context) else { return Poll::Pending };
+            if let Ok(outcomes) = &answer {
+                self.stream.grow_by(outcomes);
+            }
+            self.stored = Stored::Answered(answer);
+        }
+        self.turn.as_ref().map_or(Poll::Ready(()), |turn| turn.poll(context))
+    }
 }
 
 impl Storing {
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.turn.is_none()
     }
 
     /// Bytes of memory that wait.
@@ -128,15 +153,18 @@ impl SessionTask {
         content: Arc<Content>,
         (asked, change): (Asked, Change),
     ) {
-        let due = match &change {
-            Change::Delay { due, .. } => Some(*due),
-            _ => None,
+        let (due, (stored, turn)) = match change {
+            Change::Delay { due, .. } => (Some(due), (stream.commit(vec![change]), None)),
+            append => {
+                let (stored, turn) = stream.append(append);
+                (None, (stored, Some(turn)))
+            }
         };
-        let stored = stream.store.commit(stream.name.clone(), vec![change]);
+        let stored = Stored::Asked(stored);
         self.storing.bytes += content.size() + limits::STORE_CALL_BYTES;
         let _waiting = Waiting::new(&self.shared);
         let (stream, arrived) = (Arc::clone(stream), self.arrived_size.unwrap_or(content.frame_size()));
-        let waiter = Waiter { header: *header, content, arrived, asked, due, stream, stored, _waiting };
+        let waiter = Waiter { header: *header, content, arrived, asked, due, stream, stored, turn, _waiting };
         self.storing.queue.push_back(Entry::Publish(Box::new(waiter)));
     }
 
@@ -147,19 +175,16 @@ impl SessionTask {
             if self.underway.is_some() {
                 return Poll::Ready(());
             }
+            self.storing.turn = None;
             let Some(first) = self.storing.queue.front_mut() else { return Poll::Ready(()) };
             if let Entry::Publish(waiter) = first {
-                let Poll::Ready(stored) = waiter.stored.as_mut().poll(context) else { return Poll::Pending };
+                if waiter.poll(context).is_pending() {
+                    return Poll::Pending;
+                }
                 if let Some(Entry::Publish(waiter)) = self.storing.queue.pop_front() {
                     let bytes = waiter.content.size() + limits::STORE_CALL_BYTES;
                     self.storing.bytes = self.storing.bytes.saturating_sub(bytes);
-                    let stored = stored.map_err(|error| match error {
-                        StoreError::LimitReached { what } if waiter.due.is_some() => {
-                            BusError::LimitReached { what }
-                        }
-                        error => BusError::NotStored { reason: error.to_string() },
-                    });
-                    self.go_live(*waiter, stored);
+                    self.go_live(*waiter);
                 }
             } else if let Some(Entry::Ping(sequence)) = self.storing.queue.pop_front() {
                 let pong = Header::new(Kind::Pong, 0, sequence);
@@ -182,24 +207,32 @@ impl SessionTask {
         self.end_turn();
     }
 
-    fn go_live(&mut self, waiter: Waiter, stored: Result<Vec<Outcome>, BusError>) {
-        let Waiter { header, content, arrived, asked, due, stream, .. } = waiter;
+    fn go_live(&mut self, waiter: Waiter) {
+        let Waiter { header, content, arrived, asked, due, stream, stored, turn, .. } = waiter;
+        let Stored::Answered(stored) = stored else { return };
+        // Until all have it, which may take more than this turn of the session.
+        self.storing.turn = turn;
         let content = content.borrowed();
         match stored {
             Ok(_) if let Some(due) = due => {
                 stream.note_due(due);
-                self.shared.deputy.look_again();
+                stream.look_again();
                 self.accept_delayed(&header, arrived);
             }
             Ok(outcomes) => {
-                stream.grow_by(&outcomes);
                 if matches!(outcomes[..], [Outcome::Known { .. }]) {
                     // It was delivered when it came first.
                     return self.conclude(&header, arrived, Ok(0));
                 }
                 self.route_stored(&header, &content, asked, arrived);
             }
-            Err(error) => self.conclude(&header, arrived, Err(error)),
+            Err(StoreError::LimitReached { what }) if due.is_some() => {
+                self.conclude(&header, arrived, Err(BusError::LimitReached { what }));
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.conclude(&header, arrived, Err(BusError::NotStored { reason }));
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::{Stream, Streams, dead_letters};
+use crate::auth::Owner;
 use crate::bus::{ConsumerStats, Rows, StreamStats};
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -118,6 +119,7 @@ impl Streams {
                 rows.push(ConsumerStats {
                     stream: stream.name.to_string(),
                     name: consumer.name.to_string(),
+                    owner: shown(&consumer.owner),
                     pattern: consumer.pattern.map(|pattern| pattern.to_string()).unwrap_or_default(),
                     subscriptions: now.members,
                     floor: consumer.floor,
@@ -130,6 +132,12 @@ impl Streams {
         }
         Rows { rows, left_out }
     }
+}
+
+/// An owner for people.
+fn shown(owner: &[u8]) -> Option<String> {
+    let unknown = || "written by another release".to_owned();
+    (!owner.is_empty()).then(|| Owner::from_bytes(owner).map_or_else(unknown, |owner| owner.to_string()))
 }
 
 /// What stores have told.
@@ -156,6 +164,7 @@ impl Told {
                     (stats.messages, stats.bytes) = (state.messages, state.bytes);
                     (stats.first, stats.next) = (state.first, state.end);
                     stats.delayed = state.delayed;
+                    (stats.ids, stats.forgotten_ids) = (state.ids, state.forgotten);
                     let dead = stream.dead.as_ref();
                     let dead =
                         states.iter().find(|state| dead.is_some_and(|dead| dead.name == state.settings.name));

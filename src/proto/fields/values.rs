@@ -157,7 +157,7 @@ pub enum Start {
     LastPerTopic,
     /// With the oldest that there is.
     All,
-    /// With this sequence.
+    /// With this sequence. The first of a stream is 1, and 0 counts as that.
     From(u64),
     /// With the first that was stored then or later: milliseconds since 1970 (UTC).
     Since(u64),

@@ -27,6 +27,8 @@ pub(super) struct Log {
     ids: HashMap<MessageId, u64>,
     /// When they came, by the sequences of their messages.
     known: BTreeMap<u64, (u64, MessageId)>,
+    /// Ids that were forgotten before their time.
+    forgotten: u64,
     pub(super) consumers: BTreeMap<Name, ConsumerState>,
     pub(super) delays: Delays,
 }
@@ -51,6 +53,7 @@ impl Log {
             expiring: BTreeSet::new(),
             ids: HashMap::new(),
             known: BTreeMap::new(),
+            forgotten: 0,
             consumers: BTreeMap::new(),
             delays: Delays::default(),
         })
@@ -68,6 +71,8 @@ impl Log {
             end: self.end,
             messages: self.messages.len() as u64,
             bytes: self.bytes,
+            ids: self.known.len() as u64,
+            forgotten: self.forgotten,
             delayed: self.delays.held().all().0,
         }
     }
@@ -105,7 +110,8 @@ impl Log {
                 | Change::Release { .. }
                 | Change::DropDelayed { .. }
                 | Change::Expire { .. }
-                | Change::Purge { .. } => {}
+                | Change::Purge { .. }
+                | Change::Renew { .. } => {}
             }
         }
         Ok(())
@@ -127,9 +133,12 @@ impl Log {
             Change::DropDelayed { id } => u64::from(self.delays.take(id).is_some()),
             Change::Expire { now } => self.expire(now),
             Change::Purge { before } => self.drop_while(limits::RETENTION_STEP, |log| log.first() < before),
-            Change::Consumer { name, pattern, from } => {
-                let state = ConsumerState::new(name.clone(), pattern, from);
-                self.consumers.entry(name).or_insert(state);
+            Change::Consumer { name, pattern, from, owner } => {
+                let new = || ConsumerState::new(name.clone(), pattern, from);
+                let state = self.consumers.entry(name.clone()).or_insert_with(new);
+                if state.owner.is_empty() {
+                    state.owner = owner;
+                }
                 0
             }
             Change::RemoveConsumer(name) => {
@@ -159,6 +168,10 @@ impl Log {
                 if let Some(state) = self.consumers.get_mut(&consumer) {
                     state.handed = state.handed.max(before);
                 }
+                0
+            }
+            Change::Renew { epoch } => {
+                self.epoch = epoch;
                 0
             }
             Change::Drop { sequences } => {
@@ -217,19 +230,26 @@ impl Log {
         Outcome::Delayed { id: self.delays.keep(delayed) }
     }
 
-    /// Forgets ids that nobody sends again.
+    /// Forgets ids that nobody sends again, and those that there is no room for.
     fn forget_ids(&mut self, now: u64) {
-        let window = u64::try_from(self.settings.known_for.as_millis()).unwrap_or(u64::MAX);
+        let (window, most) = (self.settings.window(), self.settings.most_ids());
         // Those that are too old and left for the next time are only known for longer.
         for _ in 0..limits::RETENTION_STEP {
             let Some((sequence, (time, id))) = self.known.first_key_value() else { break };
-            if time.saturating_add(window) > now && self.known.len() as u64 <= self.settings.known_messages {
+            let is_too_old = time.saturating_add(window) <= now;
+            if !is_too_old && self.known.len() as u64 <= most {
                 break;
             }
             let (sequence, id) = (*sequence, *id);
             self.known.remove(&sequence);
             self.ids.remove(&id);
+            self.forgotten += u64::from(!is_too_old);
         }
+    }
+
+    /// Whether its messages and the ids that it knows take more than they may.
+    fn is_over_bytes(&self) -> bool {
+        self.settings.retention.is_over_bytes(self.bytes, self.known.len() as u64)
     }
 
     /// Drops what the bounds do not leave; the newest message stays.
@@ -242,10 +262,12 @@ impl Log {
             let Some(oldest) = log.sequences.first().copied().filter(|_| is_over) else { break };
             self.drop_message(oldest);
         }
+        if self.is_over_bytes() {
+            self.forget_ids(self.time);
+        }
         self.drop_while(limits::RETENTION_STEP, |log| {
-            let is_over = bounds.messages.is_some_and(|most| log.messages.len() as u64 > most)
-                || bounds.bytes.is_some_and(|most| log.bytes > most);
-            is_over && log.messages.len() > 1
+            let is_over = bounds.messages.is_some_and(|most| log.messages.len() as u64 > most);
+            (is_over || log.is_over_bytes()) && log.messages.len() > 1
         });
     }
 

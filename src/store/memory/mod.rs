@@ -184,7 +184,7 @@ impl Store for MemoryStore {
             start => self.with_stream(&stream, |log| {
                 Ok(match start {
                     Start::All => log.first(),
-                    Start::From(sequence) => sequence.min(log.end),
+                    Start::From(sequence) => sequence.clamp(1, log.end),
                     Start::Since(time) => first_since(log, time).0,
                     Start::New | Start::Last(..) => log.end,
                 })

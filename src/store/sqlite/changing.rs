@@ -1,17 +1,17 @@
 //! What one change does to a stream.
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::retention::Step;
-use super::schema::{row, signed, unsigned};
+use super::schema::{row, signed};
 use super::stream::Stream;
 use super::streams::Trouble;
 use super::topics::Topics;
-use super::{consumers, delayed};
+use super::{consumers, delayed, ids};
 use crate::limits;
 use crate::store::change::{Change, Outcome};
-use crate::store::message::{Delayed, MessageId, NewMessage};
+use crate::store::message::{Delayed, NewMessage};
 
 /// A stream that is being changed.
 pub(super) struct Changing<'a> {
@@ -43,8 +43,8 @@ impl Changing<'_> {
                 let before = row(stream, *before);
                 dropped = self.drop_while(|_, oldest| oldest.row < before)?.messages;
             }
-            Change::Consumer { name, pattern, from } => {
-                consumers::make(self.connection, stream, name, pattern.as_ref(), *from)?;
+            Change::Consumer { name, pattern, from, owner } => {
+                consumers::make(self.connection, (stream, name, owner), pattern.as_ref(), *from)?;
             }
             Change::RemoveConsumer(name) => consumers::remove(self.connection, stream, name)?,
             Change::Done { consumer, floor, sequences } => {
@@ -55,6 +55,9 @@ impl Changing<'_> {
             }
             Change::Handed { consumer, before } => {
                 consumers::handed(self.connection, stream, consumer, *before)?;
+            }
+            Change::Renew { epoch } => {
+                (self.stream.epoch, self.stream.is_changed) = (*epoch, true);
             }
             Change::Drop { sequences } => dropped = self.drop_these(sequences, step)?,
             // It was done to that stream.
@@ -67,7 +70,7 @@ impl Changing<'_> {
         let time = message.time.max(self.stream.time);
         if let Some(id) = &message.id {
             self.forget_ids(time)?;
-            if let Some(sequence) = self.known(id)? {
+            if let Some(sequence) = ids::known(self.connection, self.stream.id, id)? {
                 return Ok(Outcome::Known { sequence });
             }
         }
@@ -85,7 +88,8 @@ impl Changing<'_> {
             &message.payload[..],
         ])?;
         if let Some(id) = &message.id {
-            self.know(id, sequence, time)?;
+            ids::know(self.connection, self.stream.id, id, (sequence, time))?;
+            self.stream.ids += 1;
         }
         let bytes = message.weight();
         self.topics.add(self.connection, topic, row(self.stream.id, sequence), bytes)?;
@@ -102,7 +106,7 @@ impl Changing<'_> {
         (due, author, owner): (u64, &[u8], &Bytes),
     ) -> rusqlite::Result<Outcome> {
         if let Some(id) = &message.id {
-            if let Some(sequence) = self.known(id)? {
+            if let Some(sequence) = ids::known(self.connection, self.stream.id, id)? {
                 return Ok(Outcome::Known { sequence });
             }
             if let Some(id) = delayed::known(self.connection, self.stream.id, id)? {
@@ -125,44 +129,18 @@ impl Changing<'_> {
         Ok(taken)
     }
 
-    /// The message of this id, if it is known.
-    fn known(&self, id: &MessageId) -> rusqlite::Result<Option<u64>> {
-        let mut find = self.connection.prepare_cached(
-            "SELECT sequence FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3",
-        )?;
-        let key = params![self.stream.id, id.publisher, id.number.cast_signed()];
-        find.query_row(key, |row| row.get(0).map(unsigned)).optional()
-    }
-
-    fn know(&mut self, id: &MessageId, sequence: u64, time: u64) -> rusqlite::Result<()> {
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO message_ids (stream, publisher, number, sequence, time) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?;
-        let number = id.number.cast_signed();
-        insert.execute(params![self.stream.id, id.publisher, number, signed(sequence), signed(time)])?;
-        self.stream.ids += 1;
-        Ok(())
-    }
-
-    /// Forgets ids that nobody sends again.
-    fn forget_ids(&mut self, now: u64) -> rusqlite::Result<()> {
-        let window = u64::try_from(self.stream.settings.known_for.as_millis()).unwrap_or(u64::MAX);
-        let mut oldest = self.connection.prepare_cached(
-            "SELECT publisher, number, time FROM message_ids WHERE stream = ?1 ORDER BY sequence LIMIT 1",
-        )?;
-        let mut delete = self
-            .connection
-            .prepare_cached("DELETE FROM message_ids WHERE stream = ?1 AND publisher = ?2 AND number = ?3")?;
+    /// Forgets ids that nobody sends again, and those that there is no room for.
+    pub(super) fn forget_ids(&mut self, now: u64) -> rusqlite::Result<()> {
+        let (window, most) = (self.stream.settings.window(), self.stream.settings.most_ids());
         // Those that are too old and left for the next time are only known for longer.
         for _ in 0..limits::RETENTION_STEP.min(self.stream.ids) {
-            let found = oldest.query_row([self.stream.id], |row| {
-                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?, unsigned(row.get(2)?)))
-            });
-            let Some((publisher, number, time)) = found.optional()? else { break };
-            if time.saturating_add(window) > now && self.stream.ids <= self.stream.settings.known_messages {
+            let Some((id, time)) = ids::oldest(self.connection, self.stream.id)? else { break };
+            let is_too_old = time.saturating_add(window) <= now;
+            if !is_too_old && self.stream.ids <= most {
                 break;
             }
-            delete.execute(params![self.stream.id, publisher, number])?;
+            ids::forget(self.connection, self.stream.id, &id)?;
+            self.stream.forgotten += u64::from(!is_too_old);
             (self.stream.ids, self.stream.is_changed) = (self.stream.ids - 1, true);
         }
         Ok(())

@@ -36,7 +36,8 @@ pub(super) fn check(
             | Change::Release { .. }
             | Change::DropDelayed { .. }
             | Change::Expire { .. }
-            | Change::Purge { .. } => continue,
+            | Change::Purge { .. }
+            | Change::Renew { .. } => continue,
         };
         let is_there = match changed.get(consumer) {
             Some(is_there) => *is_there,
@@ -84,17 +85,17 @@ fn find(connection: &Connection, stream: i64, name: &Name) -> rusqlite::Result<O
 
 pub(super) fn make(
     connection: &Connection,
-    stream: i64,
-    name: &Name,
+    (stream, name, owner): (i64, &Name, &[u8]),
     pattern: Option<&TopicPattern>,
     from: u64,
 ) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
-        "INSERT INTO consumers (stream, name, pattern, floor, handed) VALUES (?1, ?2, ?3, ?4, ?4)
-         ON CONFLICT (stream, name) DO NOTHING",
+        "INSERT INTO consumers (stream, name, pattern, floor, handed, owner) VALUES (?1, ?2, ?3, ?4, ?4, ?5)
+         ON CONFLICT (stream, name) DO UPDATE SET owner = excluded.owner
+         WHERE consumers.owner = x'' AND excluded.owner <> x''",
     )?;
     let pattern = pattern.map(TopicPattern::as_str);
-    insert.execute(params![stream, name.as_str(), pattern, signed(from)]).map(drop)
+    insert.execute(params![stream, name.as_str(), pattern, signed(from), owner]).map(drop)
 }
 
 pub(super) fn remove(connection: &Connection, stream: i64, name: &Name) -> rusqlite::Result<()> {
@@ -156,14 +157,17 @@ pub(super) fn handed(connection: &Connection, stream: i64, name: &Name, before: 
 
 /// All of a stream, in the order of their names, without what is known of single messages.
 pub(super) fn all(connection: &Connection, stream: i64) -> Result<Vec<ConsumerPosition>, Trouble> {
-    let mut find = connection
-        .prepare_cached("SELECT name, pattern, floor FROM consumers WHERE stream = ?1 ORDER BY name")?;
+    let mut find = connection.prepare_cached(
+        "SELECT name, pattern, owner, floor FROM consumers WHERE stream = ?1 ORDER BY name",
+    )?;
     let mut rows = find.query([stream])?;
     let mut consumers = Vec::new();
     while let Some(row) = rows.next()? {
         let name: String = row.get(0)?;
         let name = Name::new(&name).map_err(|_| Trouble::Damaged("a consumer has a name that is none"))?;
-        consumers.push(ConsumerPosition::new(name, pattern(row.get(1)?)?, unsigned(row.get(2)?)));
+        let mut position = ConsumerPosition::new(name, pattern(row.get(1)?)?, unsigned(row.get(3)?));
+        position.owner = row.get::<_, Vec<u8>>(2)?.into();
+        consumers.push(position);
     }
     Ok(consumers)
 }
@@ -174,8 +178,9 @@ pub(super) fn one(
     (stream, of): (i64, &Name),
     name: &Name,
 ) -> Result<ConsumerState, Trouble> {
-    let mut find = connection
-        .prepare_cached("SELECT id, pattern, floor, handed FROM consumers WHERE stream = ?1 AND name = ?2")?;
+    let mut find = connection.prepare_cached(
+        "SELECT id, pattern, floor, handed, owner FROM consumers WHERE stream = ?1 AND name = ?2",
+    )?;
     let mut rows = find.query(params![stream, name.as_str()])?;
     let Some(row) = rows.next()? else {
         let (stream, consumer) = (of.to_string(), name.to_string());
@@ -191,6 +196,7 @@ pub(super) fn one(
     Ok(ConsumerState {
         name: name.clone(),
         pattern: pattern(row.get(1)?)?,
+        owner: row.get::<_, Vec<u8>>(4)?.into(),
         floor: unsigned(row.get(2)?),
         handed: unsigned(row.get(3)?),
         known: known.collect::<rusqlite::Result<_>>()?,

@@ -37,6 +37,8 @@ pub(super) struct StoreFile {
 impl StoreFile {
     pub(super) fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let place = path.display().to_string();
+        let path = &resolved(path).map_err(|error| refused(&place, &error))?;
+        check_names(path, &place)?;
         let lock = lock(path, &place)?;
         private(path).map_err(|error| refused(&place, &error))?;
         let SqliteOptions { durability, file_system, .. } = options;
@@ -87,6 +89,54 @@ fn connect(path: &Path, access: OpenFlags, file_system: Option<&str>) -> rusqlit
         Some(name) => Connection::open_with_flags_and_vfs(path, flags, name),
         None => Connection::open_with_flags(path, flags),
     }
+}
+
+/// Links that are followed to a file that is not there yet, at the most: as many as Linux follows.
+const LINKS: usize = 40;
+
+/// The one path that a file has, whatever links lead to it, as its lock and its log are beside it. Where it is not there
+/// yet, it is where it will be made.
+///
+/// Nothing is opened for that: a process that closes a database loses the locks that SQLite has on it elsewhere in the
+/// process.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match path.canonicalize() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            resolved => return resolved,
+        }
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        // It may be a link to what is not there.
+        match path.read_link() {
+            Ok(target) => path = folder.join(target),
+            Err(_) => {
+                let name = path.file_name().ok_or(std::io::ErrorKind::NotFound)?;
+                return Ok(folder.canonicalize()?.join(name));
+            }
+        }
+    }
+    Err(std::io::Error::other("too many symbolic links"))
+}
+
+/// Refuses a file that has several names (hard links). By the other one it has another log, so that what is in the one of
+/// the first would be missed, and two stores would not know of each other. Who makes a link to a file that is in use is
+/// refused with that.
+#[cfg(unix)]
+fn check_names(path: &Path, place: &str) -> Result<(), StoreError> {
+    match std::fs::metadata(path).map(|file| (file.is_file(), std::os::unix::fs::MetadataExt::nlink(&file))) {
+        Ok((true, names @ 2..)) => Err(StoreError::SeveralNames { place: place.to_owned(), names }),
+        // What else is wrong with it is told by who opens it.
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn check_names(_path: &Path, _place: &str) -> Result<(), StoreError> {
+    Ok(())
 }
 
 /// Takes the file, as one that is locked beside it: the lock of a database is not held between transactions.

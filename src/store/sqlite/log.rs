@@ -65,27 +65,32 @@ impl Log {
 
     /// Moves what has been written to its place, if it is much.
     pub(super) fn relieve(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let pages = checkpoint(connection, "PRAGMA wal_checkpoint(NOOP)")?;
+        let (pages, _) = checkpoint(connection, "PRAGMA wal_checkpoint(NOOP)")?;
         if pages < self.most {
             self.next = self.most;
         } else if pages >= self.next {
             // Not with each transaction, if somebody reads what cannot be written over as long.
             self.next = pages + self.most / 4;
-            checkpoint(
-                connection,
-                match pages < 2 * self.most {
-                    true => "PRAGMA wal_checkpoint(PASSIVE)",
-                    // Waits until nobody reads from the log; who begins meanwhile reads from the places.
-                    false => "PRAGMA wal_checkpoint(RESTART)",
-                },
-            )?;
+            if pages < 2 * self.most {
+                checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
+            } else {
+                // Waits until nobody reads from the log; who begins meanwhile reads from the places.
+                let (_, is_begun_anew) = checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)")?;
+                if is_begun_anew {
+                    // A single transaction may be longer than that, so that its pages never are fewer when they are counted.
+                    self.next = self.most;
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// Moves pages as it says, which need not be all. Returns how many are in the log.
-fn checkpoint(connection: &Connection, sql: &str) -> rusqlite::Result<u64> {
-    let pages: i64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(1))?;
-    Ok(u64::try_from(pages).unwrap_or_default())
+/// Moves pages as it says, which need not be all. Returns how many are in the log, and whether nobody was in its way.
+fn checkpoint(connection: &Connection, sql: &str) -> rusqlite::Result<(u64, bool)> {
+    let mut moving = connection.prepare_cached(sql)?;
+    moving.query_row([], |row| {
+        let (is_busy, pages): (bool, i64) = (row.get(0)?, row.get(1)?);
+        Ok((u64::try_from(pages).unwrap_or_default(), !is_busy))
+    })
 }

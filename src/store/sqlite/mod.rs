@@ -14,6 +14,8 @@
 //! | `changing` | what one change does to it |
 //! | `retention` | what goes of it |
 //! | `topics` | the topics of streams, and what they count |
+//! | `ids` | the ids by which messages are known that are sent again |
+//! | `expiry` | messages that have expired |
 //! | `removal` | what is left of streams that were taken out |
 //! | `delayed` | what is kept until it is due |
 //! | `consumers` | how far consumers are |
@@ -26,8 +28,10 @@
 mod changing;
 mod consumers;
 mod delayed;
+mod expiry;
 mod failure;
 mod file;
+mod ids;
 mod log;
 mod queue;
 mod rare;
@@ -124,7 +128,8 @@ impl SqliteOptions {
 
 /// Keeps streams in a file.
 ///
-/// What was committed is on the disk, unless [`Durability`] says otherwise. A file belongs to one store at a time.
+/// What was committed is on the disk, unless [`Durability`] says otherwise. A file belongs to one store at a time, by
+/// whatever path it is opened: symbolic links are followed, and a file with hard links is refused.
 ///
 /// # Examples
 /// ```
@@ -156,7 +161,7 @@ impl SqliteStore {
     /// Opens a file, which is made if it is not there, readable by its owner alone. This waits for the disk.
     ///
     /// # Errors
-    /// [`StoreError::InUse`], [`StoreError::Newer`], [`StoreError::Corrupt`], [`StoreError::ReadOnly`], and
+    /// [`StoreError::InUse`], [`StoreError::SeveralNames`], [`StoreError::Newer`], [`StoreError::Corrupt`], [`StoreError::ReadOnly`], and
     /// [`StoreError::Failed`] for anything else that the system says.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let queue_bytes = options.queue_bytes;

@@ -254,7 +254,7 @@ impl ThreadReader {
         Ok(match start {
             Start::New => end,
             Start::All => first,
-            Start::From(sequence) => (*sequence).min(end),
+            Start::From(sequence) => (*sequence).clamp(1, end.max(1)),
             Start::Since(time) => self.first_since(stream, *time)?,
             // That is looked for in steps.
             Start::Last(..) => end,

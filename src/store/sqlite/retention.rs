@@ -1,9 +1,10 @@
 //! What goes of a stream: by its bounds, by its age, and as it is told.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row};
 
 use super::changing::Changing;
-use super::schema::{LAST_SEQUENCE, row, sequence, signed, unsigned};
+use super::expiry;
+use super::schema::{LAST_SEQUENCE, row, sequence, unsigned};
 use super::stream::Stream;
 use crate::limits;
 use crate::store::message::weight;
@@ -21,7 +22,7 @@ pub(super) struct Oldest {
 impl Oldest {
     const COLUMNS: &'static str = "id, topic, time, length(fields) + length(payload)";
 
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             row: row.get(0)?,
             topic: row.get(1)?,
@@ -56,11 +57,13 @@ impl Changing<'_> {
         if bounds.bounds_topics() {
             self.keep_topic_to_bounds(topic, &bounds)?;
         }
+        if self.stream.is_over_bytes() {
+            self.forget_ids(self.stream.time)?;
+        }
         if bounds.messages.is_some() || bounds.bytes.is_some() {
             self.drop_while(|stream, _| {
-                let is_over = bounds.messages.is_some_and(|most| stream.messages > most)
-                    || bounds.bytes.is_some_and(|most| stream.bytes > most);
-                is_over && stream.messages > 1
+                let is_over = bounds.messages.is_some_and(|most| stream.messages > most);
+                (is_over || stream.is_over_bytes()) && stream.messages > 1
             })?;
         }
         Ok(())
@@ -90,17 +93,8 @@ impl Changing<'_> {
         if let Some(youngest) = self.stream.settings.retention.youngest(now) {
             step = self.drop_while(|_, oldest| oldest.time < youngest)?;
         }
-        let (from, to) = self.stream.rows();
-        let sql = format!(
-            "SELECT {} FROM messages WHERE expires <= ?1 AND id >= ?2 AND id < ?3 ORDER BY expires LIMIT ?4",
-            Oldest::COLUMNS
-        );
-        let left = signed(limits::RETENTION_STEP - step.messages);
-        let expired: Vec<_> = self
-            .connection
-            .prepare_cached(&sql)?
-            .query_map(params![signed(now), from, to, left], Oldest::read)?
-            .collect::<rusqlite::Result<_>>()?;
+        let left = limits::RETENTION_STEP - step.messages;
+        let expired = expiry::expired(self.connection, self.stream.id, now, left)?;
         for oldest in &expired {
             if step.is_over() {
                 break;

@@ -122,6 +122,17 @@ const STEPS: &[M<'static>] = &[
     M::up("ALTER TABLE streams ADD COLUMN most_ids INTEGER NOT NULL DEFAULT 1048576"),
     // Whom a message that is not due yet counts for. Those that are there count for nobody.
     M::up("ALTER TABLE delayed ADD COLUMN owner BLOB NOT NULL DEFAULT x''"),
+    // Whose a consumer is. Those that are there are nobody's.
+    M::up("ALTER TABLE consumers ADD COLUMN owner BLOB NOT NULL DEFAULT x''"),
+    M::up(
+        "
+        -- A sweep is of one stream, whatever others have that nobody sweeps. The number of the stream is in the row id.
+        DROP INDEX messages_by_expiry;
+        CREATE INDEX messages_by_expiry ON messages (id >> 40, expires) WHERE expires IS NOT NULL;
+        ",
+    ),
+    // Ids that were forgotten earlier than the settings say.
+    M::up("ALTER TABLE streams ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0"),
 ];
 
 /// The steps to the tables of this release.
@@ -148,4 +159,48 @@ pub(super) fn signed(number: u64) -> i64 {
 /// A number as it was before.
 pub(super) fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::store::{Change, Name, SqliteOptions, SqliteStore, Store, StreamSettings};
+    use crate::topic::TopicPattern;
+
+    /// The version in which consumers got owners.
+    const OWNERS: usize = 8;
+
+    #[tokio::test]
+    async fn a_consumer_of_an_earlier_release_is_nobodys_keeps_its_place_and_is_the_firsts_who_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let (name, pattern) = (|text| Name::new(text).unwrap(), TopicPattern::new("a/*").unwrap());
+        {
+            let mut connection = Connection::open(&path).unwrap();
+            connection.pragma_update(None, "application_id", APPLICATION).unwrap();
+            Migrations::from_slice(&STEPS[..OWNERS - 1]).to_latest(&mut connection).unwrap();
+            connection
+                .execute_batch(
+                    "INSERT INTO streams VALUES
+                         (1, 's', zeroblob(16), 'a/*', NULL, NULL, NULL, NULL, NULL, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 1);
+                     INSERT INTO consumers (stream, name, pattern, floor, handed) VALUES (1, 'billing', 'a/*', 7, 8);",
+                )
+                .unwrap();
+        }
+        let store = SqliteStore::open(&path, SqliteOptions::new()).unwrap();
+        let state = store.open(StreamSettings::new(name("s"), vec![pattern.clone()])).await.unwrap();
+        assert_eq!(state.end, 9, "it is the stream that was there");
+        let consumer = async || store.consumer(name("s"), name("billing")).await.unwrap();
+        let before = consumer().await;
+        assert_eq!((before.owner.as_ref(), before.floor, before.handed), (&b""[..], 7, 8));
+        for owner in ["alice", "bob"] {
+            let (name, pattern) = (name("billing"), Some(pattern.clone()));
+            let change = Change::Consumer { name, pattern, from: 1, owner: owner.into() };
+            store.commit(Name::new("s").unwrap(), vec![change]).await.unwrap();
+        }
+        let after = consumer().await;
+        assert_eq!((after.owner.as_ref(), after.floor, after.handed), (&b"alice"[..], 7, 8));
+    }
 }

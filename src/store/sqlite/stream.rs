@@ -23,6 +23,8 @@ pub(super) struct Stream {
     pub(super) time: u64,
     /// Ids of messages that are known.
     pub(super) ids: u64,
+    /// Those that were forgotten before their time.
+    pub(super) forgotten: u64,
     /// Ids of delayed messages that have been given.
     pub(super) delays: u64,
     /// Delayed messages, and their bytes.
@@ -60,6 +62,7 @@ impl Stream {
             bytes: counted("bytes")?,
             time: counted("time")?,
             ids: counted("ids")?,
+            forgotten: counted("forgotten")?,
             delays: counted("delays")?,
             delayed: Held::new((counted("delayed")?, counted("delayed_bytes")?)),
             is_changed: false,
@@ -75,7 +78,7 @@ impl Stream {
             "UPDATE streams SET patterns = ?2, age = ?3, most_messages = ?4, most_bytes = ?5,
              most_topic_messages = ?6, most_topic_bytes = ?7, known_for = ?8, first = ?9, next = ?10,
              messages = ?11, bytes = ?12, time = ?13, ids = ?14, delays = ?15, delayed = ?16,
-             delayed_bytes = ?17, most_ids = ?18 WHERE id = ?1",
+             delayed_bytes = ?17, most_ids = ?18, forgotten = ?19, epoch = ?20 WHERE id = ?1",
         )?;
         update
             .execute(params![
@@ -97,6 +100,8 @@ impl Stream {
                 signed(self.delayed.all().0),
                 signed(self.delayed.all().1),
                 signed(*known_messages),
+                signed(self.forgotten),
+                self.epoch,
             ])
             .map(drop)
     }
@@ -109,8 +114,15 @@ impl Stream {
             end: self.end,
             messages: self.messages,
             bytes: self.bytes,
+            ids: self.ids,
+            forgotten: self.forgotten,
             delayed: self.delayed.all().0,
         }
+    }
+
+    /// Whether its messages and the ids that it knows take more than they may.
+    pub(super) fn is_over_bytes(&self) -> bool {
+        self.settings.retention.is_over_bytes(self.bytes, self.ids)
     }
 
     /// The row ids that its messages have.

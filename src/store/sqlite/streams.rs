@@ -122,6 +122,7 @@ impl Streams {
             bytes: 0,
             time: 0,
             ids: 0,
+            forgotten: 0,
             delays: 0,
             delayed: Held::default(),
             is_changed: true,

@@ -34,6 +34,7 @@ for_each_store! {
     what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before
     a_message_that_is_sent_again_is_known_for_a_while
     as_many_messages_are_known_as_the_settings_say
+    ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays
     a_reader_begins_where_it_says
     a_pattern_reads_what_meets_it
     the_last_message_of_each_topic_is_found
@@ -185,6 +186,37 @@ async fn as_many_messages_are_known_as_the_settings_say(store: &dyn Store) {
     assert_eq!(sent(6).await.unwrap(), [Outcome::Known { sequence: 6 }], "it is a setting");
 }
 
+async fn ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays(store: &dyn Store) {
+    let bounded = |bytes| settings("s", &["**"]).retention(Retention::new().bytes(bytes));
+    let (most, all) = (10, 10 * crate::limits::MESSAGE_IDS_PART * crate::limits::MESSAGE_ID_BYTES);
+    store.open(bounded(all)).await.unwrap();
+    let sent = |number, payload| {
+        let id = Some(MessageId { publisher: [7; 16], number });
+        store.commit(name("s"), vec![Change::Append(NewMessage { id, ..message("a", payload, 1_000) })])
+    };
+    let state = async || store.streams().await.unwrap().remove(0);
+    for number in 1..=100 {
+        sent(number, "x").await.unwrap();
+    }
+    let before = state().await;
+    assert_eq!((before.ids, before.forgotten), (most, 90));
+    assert!(before.bytes + most * crate::limits::MESSAGE_ID_BYTES <= all && before.bytes > all / 2);
+    assert_eq!(sent(91, "x").await.unwrap(), [Outcome::Known { sequence: 91 }]);
+    assert_eq!(sent(90, "x").await.unwrap(), [Outcome::Appended { sequence: 101 }]);
+    // What is published without ids does not push them out.
+    for _ in 0..100 {
+        append(store, "s", message("a", "x", 1_000)).await;
+    }
+    assert_eq!((state().await.ids, state().await.forgotten), (most, 91));
+    // Nor are they kept beyond their time where there is no room.
+    append(store, "s", message("a", "x", 1_000_000)).await;
+    assert_eq!((state().await.ids, state().await.forgotten), (0, 91));
+    // Where there is room for none, one is known all the same.
+    store.open(bounded(1)).await.unwrap();
+    assert_eq!(sent(500, "x").await.unwrap(), [Outcome::Appended { sequence: 203 }]);
+    assert_eq!(sent(500, "x").await.unwrap(), [Outcome::Known { sequence: 203 }]);
+}
+
 async fn a_reader_begins_where_it_says(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     assert_eq!(store.find(name("s"), Start::All).await.unwrap(), 1);
@@ -196,6 +228,7 @@ async fn a_reader_begins_where_it_says(store: &dyn Store) {
     for (start, sequence) in [
         (Start::New, 21),
         (Start::All, 4),
+        (Start::From(0), 1),
         (Start::From(1), 1),
         (Start::From(99), 21),
         (Start::Since(0), 4),
@@ -260,7 +293,7 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let make = |from| {
         let (name, pattern) = (name("worker"), Some(pattern("a/*")));
-        Change::Consumer { name, pattern, from }
+        Change::Consumer { name, pattern, from, owner: "".into() }
     };
     let done = |floor, sequences: &[u64]| Change::Done {
         consumer: name("worker"),
@@ -288,7 +321,7 @@ async fn consumers_keep_their_place(store: &dyn Store) {
     store.commit(name("s"), vec![handed(9), handed(8)]).await.unwrap();
     assert_eq!(worker().await.unwrap().handed, 9);
 
-    let other = Change::Consumer { name: name("other"), pattern: None, from: 2 };
+    let other = Change::Consumer { name: name("other"), pattern: None, from: 2, owner: "".into() };
     store.commit(name("s"), vec![other]).await.unwrap();
     let (other, worker_listed) = (name("other"), worker().await.unwrap().position());
     let listed = [ConsumerPosition::new(other.clone(), None, 2), worker_listed];
@@ -423,7 +456,7 @@ async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
     let nowhere = store.commit(name("t"), vec![]).await.unwrap_err();
     assert_eq!(nowhere, StoreError::NoStream { stream: "t".into() });
     assert_eq!(store.streams().await.unwrap()[0].messages, 0);
-    let consumer = Change::Consumer { name: name("nobody"), pattern: None, from: 1 };
+    let consumer = Change::Consumer { name: name("nobody"), pattern: None, from: 1, owner: "".into() };
     let removed = Change::RemoveConsumer(name("nobody"));
     let changes = vec![consumer, Change::Append(message("a", "x", 1)), done(), removed.clone()];
     assert_eq!(store.commit(name("s"), changes.clone()).await.unwrap().len(), 4);

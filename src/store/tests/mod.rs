@@ -8,6 +8,7 @@ mod file;
 mod lasts;
 #[cfg(feature = "sqlite")]
 mod model;
+mod owners;
 #[cfg(feature = "sqlite")]
 mod searches;
 

@@ -48,8 +48,9 @@ fn new_message() -> impl Strategy<Value = NewMessage> {
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         12 => new_message().prop_map(Change::Append),
-        2 => (consumer(), prop::option::of(topic()), 0..40_u64)
-            .prop_map(|(name, pattern, from)| Change::Consumer { name, pattern, from }),
+        2 => (consumer(), prop::option::of(topic()), 0..40_u64, "[a-b]?").prop_map(|(name, pattern, from, owner)| {
+            Change::Consumer { name, pattern, from, owner: owner.into() }
+        }),
         1 => consumer().prop_map(Change::RemoveConsumer),
         3 => (consumer(), 0..40_u64, prop::collection::vec(0..50_u64, 0..5))
             .prop_map(|(consumer, floor, sequences)| Change::Done { consumer, floor, sequences }),

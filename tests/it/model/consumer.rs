@@ -3,7 +3,7 @@
 //! What is handed over next follows from what was before; only which member of a group gets it is the bus's choice, so that
 //! who drives this says which.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::log::{Log, Message, takes};
 use super::member::{Copy, Member};
@@ -20,9 +20,6 @@ pub(super) const PENDING: [usize; 3] = [4, 6, 4];
 
 /// Milliseconds until a refused message comes again, where nothing else is said; likewise.
 const RETRY: u64 = 1_000;
-
-/// Messages that are read together with one that comes again.
-const READ_AGAIN: usize = 64;
 
 const LATE: &str = "not acknowledged in time";
 const REFUSED: &str = "refused by the consumer";
@@ -73,12 +70,6 @@ pub(super) struct Consumer {
     next: u64,
     kept: u64,
     is_unwritten: bool,
-    /// What was read of the log and not handed over yet, and where it goes on behind that. It comes though retention may
-    /// have dropped it meanwhile.
-    ahead: VecDeque<Message>,
-    ahead_until: u64,
-    /// Likewise of what comes again.
-    again: BTreeMap<u64, Message>,
     /// What somebody has been handed.
     handed: BTreeSet<u64>,
     /// Since it was last without members everything may be marked that it hands over.
@@ -100,9 +91,6 @@ impl Consumer {
             next,
             kept: next,
             is_unwritten: false,
-            ahead: VecDeque::new(),
-            ahead_until: 0,
-            again: BTreeMap::new(),
             handed: BTreeSet::new(),
             may_mark: false,
             gaps: (0, 0),
@@ -127,10 +115,6 @@ impl Consumer {
         let own = self.entries.values().filter(|entry| seat_of(entry) == Some(member.seat)).count();
         let free = self.pending.saturating_sub(self.pending());
         member.has_room() && (self.members.len() < 2 || own == 0 || own < free)
-    }
-
-    fn is_again(&self, sequence: u64) -> bool {
-        self.entries.get(&sequence).is_some_and(|entry| matches!(entry.is, Is::Again { .. }))
     }
 
     /// All before this is done.
@@ -303,49 +287,30 @@ impl Consumer {
             }
             let due = |entry: &Entry| matches!(entry.is, Is::Again { from } if from <= now);
             let due = self.entries.iter().find(|(_, entry)| due(entry)).map(|(sequence, _)| *sequence);
-            if let Some(sequence) = due {
-                if !self.again.contains_key(&sequence) {
-                    self.read_again(sequence, log);
-                    continue;
+            if let Some(sequence) = due.filter(|_| is_ready) {
+                let message = log.messages.get(&sequence);
+                if let Some(message) = message.filter(|message| takes(self.pattern, message.topic)) {
+                    return Some(Next { message: message.clone(), is_again: true });
                 }
-                let message = self.again.get(&sequence).filter(|_| is_ready)?.clone();
-                return Some(Next { message, is_again: true });
+                self.done(sequence);
+                self.gaps.1 += 1;
+                continue;
             }
-            while self.ahead.front().is_some_and(|message| message.sequence < self.next) {
-                self.ahead.pop_front();
+            if self.next >= log.end || !is_ready {
+                return None;
             }
-            match self.ahead.front() {
-                Some(message)
-                    if self.entries.get(&message.sequence).is_some_and(|entry| entry.is == Is::Done) =>
-                {
-                    self.next = message.sequence + 1;
-                }
-                Some(message) => {
-                    return is_ready.then(|| Next { message: message.clone(), is_again: false });
-                }
-                None if self.next < self.ahead_until => self.next = self.ahead_until,
-                None if self.next >= log.end || !is_ready => return None,
-                None => {
-                    self.gaps.1 += log.first().saturating_sub(self.next);
-                    self.ahead = log.readable(self.next, self.pattern, now).cloned().collect();
-                    self.ahead_until = log.end;
-                }
+            self.gaps.1 += log.first().saturating_sub(self.next);
+            let message = log.readable(self.next, self.pattern, now).next();
+            let Some(message) = message.cloned() else {
+                self.next = log.end;
+                return None;
+            };
+            self.next = message.sequence;
+            if self.entries.get(&message.sequence).is_some_and(|entry| entry.is == Is::Done) {
+                self.next += 1;
+                continue;
             }
-        }
-    }
-
-    fn read_again(&mut self, sequence: u64, log: &Log) {
-        let those = log.messages.range(sequence..).map(|(_, message)| message);
-        let those = those.filter(|message| takes(self.pattern, message.topic)).take(READ_AGAIN);
-        let read: Vec<Message> = those.filter(|message| self.is_again(message.sequence)).cloned().collect();
-        let mut again = std::mem::take(&mut self.again);
-        again.retain(|sequence, _| self.is_again(*sequence));
-        again.extend(read.into_iter().map(|message| (message.sequence, message)));
-        self.again = again;
-        if !self.again.contains_key(&sequence) {
-            // It is not told of to nobody.
-            self.done(sequence);
-            self.gaps.1 += u64::from(!self.members.is_empty());
+            return Some(Next { message, is_again: false });
         }
     }
 
@@ -353,10 +318,7 @@ impl Consumer {
     pub(super) fn hand(&mut self, next: Next, seat: usize, now: u64) -> Option<Copy> {
         let Next { message, is_again } = next;
         let sequence = message.sequence;
-        if is_again {
-            self.again.remove(&sequence);
-        } else {
-            self.ahead.pop_front();
+        if !is_again {
             self.next = sequence + 1;
         }
         let failed = self.entries.get(&sequence).map_or(0, |entry| entry.failed);
@@ -410,8 +372,6 @@ impl Consumer {
             }
         }
         self.next = self.kept;
-        (self.ahead, self.ahead_until) = (VecDeque::new(), 0);
-        self.again.clear();
         self.may_mark |= !self.handed.is_empty();
         self.entries = self.entries.split_off(&self.next);
     }

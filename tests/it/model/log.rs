@@ -8,6 +8,10 @@ use super::steps::{Begin, Kept};
 /// What each message counts as beside its topic and its payload.
 const OVERHEAD: u64 = 48;
 
+/// What each id counts as, and which part of the bytes all of them may take.
+const ID: u64 = 100;
+const PART_OF_IDS: u64 = 4;
+
 /// Milliseconds that the ids of messages are known for.
 pub(super) const KNOWN_FOR: u64 = 20_000;
 
@@ -40,7 +44,7 @@ pub(super) struct Log {
     pub(super) messages: BTreeMap<u64, Message>,
     /// The sequence of the message that comes next.
     pub(super) end: u64,
-    /// Ids, and when they came first.
+    /// Ids, and when they came first. The oldest are the first.
     known: Vec<(u64, u64)>,
 }
 
@@ -64,12 +68,19 @@ impl Log {
 
     /// Whether this id is new, and notes it then.
     pub(super) fn knows(&mut self, id: u64, now: u64) -> bool {
-        self.known.retain(|(_, time)| time + KNOWN_FOR > now);
+        self.forget(now);
         let is_known = self.known.iter().any(|(known, _)| *known == id);
         if !is_known {
             self.known.push((id, now));
         }
         is_known
+    }
+
+    /// Forgets ids that are too old, and those that there is no room for.
+    fn forget(&mut self, now: u64) {
+        self.known.retain(|(_, time)| time + KNOWN_FOR > now);
+        let most = self.kept.bytes.map_or(usize::MAX, |bytes| ((bytes / PART_OF_IDS / ID).max(1)) as usize);
+        self.known.drain(..self.known.len().saturating_sub(most));
     }
 
     pub(super) fn append(&mut self, topic: &'static str, text: String, time: u64, expires: Option<u64>) {
@@ -78,7 +89,12 @@ impl Log {
         self.messages.insert(sequence, Message { sequence, topic, text, time, expires });
         let Kept { messages, bytes, topic_messages, topic_bytes, .. } = self.kept;
         self.drop_while(|message| message.topic == topic, topic_messages, topic_bytes);
-        self.drop_while(|_| true, messages, bytes);
+        let weight = |log: &Self| log.stats().1 + ID * log.known.len() as u64;
+        if bytes.is_some_and(|most| weight(self) > most) {
+            self.forget(time);
+        }
+        let of_ids = ID * self.known.len() as u64;
+        self.drop_while(|_| true, messages, bytes.map(|most| most.saturating_sub(of_ids)));
     }
 
     /// Drops the oldest of these messages while they are more than that; the newest stays.

@@ -1,6 +1,5 @@
-//! What a consumer reads, and hands to its members.
+//! How a consumer hands messages to its members.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -9,20 +8,16 @@ use super::ledger::{Ledger, MemberId};
 use super::task::{Work, ledger, not_opened};
 use super::{Consumer, State};
 use crate::bus::session::{Session, State as SessionState};
-use crate::bus::streams::publishing::{milliseconds, say_left};
+use crate::bus::streams::publishing::say_left;
 use crate::bus::subscription::Slot;
 use crate::error::BusError;
-use crate::limits;
-use crate::plugin::{Delivery, Hooks, Receiver};
-use crate::proto::ContentRef;
+use crate::plugin::Verdict;
 use crate::proto::fields::{Attempt, FieldsBuilder, GapReason, Position};
-use crate::store::{Change, Message, Page, Reading};
+use crate::proto::{ContentRef, Credit};
+use crate::store::Message;
 
 /// Messages that one member of several is handed before the next gets its turn.
 const SHARE: usize = 16;
-
-/// Messages that are read together for one that comes again: those behind it often do, too.
-const RETRIES_READ: usize = 64;
 
 /// What the work waits for.
 pub(super) enum Rest {
@@ -36,11 +31,44 @@ pub(super) enum Rest {
     Turn,
 }
 
-/// A member that has credit and room.
-struct Ready {
+/// A member that is there.
+struct Present {
     id: MemberId,
     session: Arc<Session>,
     slot: Slot,
+    /// Messages that it may be handed of those that may be unacknowledged.
+    part: usize,
+}
+
+/// A member that has credit and room, and may have more unacknowledged.
+pub(super) struct Ready {
+    pub(super) id: MemberId,
+    pub(super) session: Arc<Session>,
+    slot: Slot,
+    /// For no more messages than it may be handed.
+    pub(super) credit: Credit,
+    /// Bytes that its link has room for.
+    pub(super) room: usize,
+}
+
+impl Present {
+    /// It, if it can take a message. Otherwise it is noted as waiting for room, where it has none.
+    fn ready(self) -> Option<Ready> {
+        let mut state = self.session.lock();
+        let has_room = state.has_room();
+        let credit =
+            state.subscriptions.at(self.slot).map(|own| own.credit).filter(|credit| credit.is_left());
+        if !has_room {
+            state.crowded = true;
+            return None;
+        }
+        let room = state.lanes.room_left();
+        drop(state);
+        let Self { id, session, slot, part } = self;
+        let mut credit = credit.filter(|_| part > 0)?;
+        credit.messages = credit.messages.min(i64::try_from(part).unwrap_or(i64::MAX));
+        Some(Ready { id, session, slot, credit, room })
+    }
 }
 
 impl Work {
@@ -51,13 +79,14 @@ impl Work {
         let mut has_read = false;
         loop {
             // While a page was read, somebody may have gone: what he had comes first.
+            self.settle_aside()?;
             let now = Instant::now();
-            let (retry, may_read_on, next) = {
+            let (is_again, may_read_on, next) = {
                 let mut state = consumer.lock();
                 let ledger = ledger(&mut state)?;
-                (ledger.next_retry(now).filter(|_| ledger.has_room()), ledger.may_read_on(), ledger.next())
+                (ledger.has_room() && ledger.has_again(now), ledger.may_read_on(), ledger.next())
             };
-            if let Some(sequence) = retry {
+            if is_again && let Some((member, sequence)) = self.next_for_again(now)? {
                 if !self.again.contains_key(&sequence) {
                     if let Some(then) = self.patience.until(now) {
                         return Ok(Rest::Store(then));
@@ -65,10 +94,9 @@ impl Work {
                     if std::mem::replace(&mut has_read, true) {
                         return Ok(Rest::Turn);
                     }
-                    self.read_again(sequence).await?;
+                    self.read_again(&member, sequence).await?;
                     continue;
                 }
-                let Some(member) = self.next_member() else { return Ok(Rest::Change) };
                 self.hand_again(&member)?;
                 continue;
             }
@@ -79,6 +107,7 @@ impl Work {
                 self.ahead.pop_front();
             }
             if self.ahead.is_empty() {
+                self.ahead_held = None;
                 if next < self.ahead_until {
                     ledger(&mut consumer.lock())?.skip_to(self.ahead_until);
                     continue;
@@ -86,20 +115,19 @@ impl Work {
                 if *self.end.borrow() <= next {
                     return Ok(Rest::Message);
                 }
-                // Nobody reads for members that cannot take anything.
-                if self.next_member().is_none() {
-                    return Ok(Rest::Change);
-                }
-                if let Some(then) = self.patience.until(now) {
+            }
+            // Nobody reads for members that cannot take anything.
+            let Some(member) = self.next_member() else { return Ok(Rest::Change) };
+            if self.ahead.is_empty() {
+                if let Some(then) = self.patience.until(now).or_else(|| self.mark_at(next)) {
                     return Ok(Rest::Store(then));
                 }
                 if std::mem::replace(&mut has_read, true) {
                     return Ok(Rest::Turn);
                 }
-                self.read_on(next).await?;
+                self.read_on(&member, next).await?;
                 continue;
             }
-            let Some(member) = self.next_member() else { return Ok(Rest::Change) };
             if let Some(then) = self.mark().await? {
                 return Ok(Rest::Store(then));
             }
@@ -107,154 +135,125 @@ impl Work {
         }
     }
 
-    /// Reads a page, unless the store is busy.
-    async fn read(&mut self, reading: Reading) -> Result<Option<Page>, BusError> {
-        let stream = &self.consumer.stream;
-        match stream.store.read(stream.name.clone(), reading).await {
-            Ok(page) => {
-                self.patience.answered();
-                Ok(Some(page))
-            }
-            Err(error) => match self.patience.refused(error) {
-                Ok(_) => Ok(None),
-                Err(error) => Err(self.unreadable(&error)),
-            },
-        }
-    }
-
-    /// Reads what comes next.
-    async fn read_on(&mut self, next: u64) -> Result<(), BusError> {
-        let reading = Reading::from(next, milliseconds()).of(self.consumer.pattern.clone());
-        let Some(page) = self.read(reading).await? else { return Ok(()) };
-        if page.first > next {
-            self.tell_gap(page.first - next);
-        }
-        self.ahead_until = page.next;
-        self.ahead = page.messages.into();
-        Ok(())
-    }
-
-    /// Reads a message that comes again, and those behind it that do.
-    async fn read_again(&mut self, sequence: u64) -> Result<(), BusError> {
-        // Those whose time is over as well, so that it is told why they do not come again.
-        let reading = Reading::from(sequence, 0).of(self.consumer.pattern.clone()).at_most(RETRIES_READ);
-        let Some(page) = self.read(reading).await? else { return Ok(()) };
-        let mut state = self.consumer.lock();
-        let ledger = ledger(&mut state)?;
-        // Those that were read for others which are done by now are not kept.
-        self.again.retain(|sequence, _| ledger.is_retry(*sequence));
-        for message in page.messages {
-            if ledger.is_retry(message.sequence) && self.again.len() < limits::CONSUMER_PENDING_MAX as usize {
-                self.again.insert(message.sequence, message);
-            }
-        }
-        if !self.again.contains_key(&sequence) {
-            // Retention has dropped it.
-            ledger.forget(sequence);
-            drop(state);
-            self.tell_gap(1);
-        }
-        Ok(())
-    }
-
-    /// Has the store know which messages may be handed over now. Where it does not take that, none may be before it is asked
-    /// again at the time that is returned.
-    async fn mark(&mut self) -> Result<Option<Instant>, BusError> {
-        let Some(first) = self.ahead.front() else { return Ok(None) };
-        let Some(name) = self.consumer.name.clone().filter(|_| first.sequence >= self.marked) else {
-            return Ok(None);
-        };
-        if let Some(then) = self.writes.until(Instant::now()) {
-            return Ok(Some(then));
-        }
-        let before = first.sequence + limits::CONSUMER_STRIDE;
-        let stream = &self.consumer.stream;
-        let change = vec![Change::Handed { consumer: name, before }];
-        match stream.store.commit(stream.name.clone(), change).await {
-            Ok(_) => {
-                self.taken();
-                self.marked = before;
-                Ok(None)
-            }
-            Err(error) => self.not_taken(error).map(Some),
-        }
-    }
-
-    /// The next member that can take a message. The others are noted as waiting for room.
-    fn next_member(&mut self) -> Option<Ready> {
-        let members: Vec<(Ready, bool)> = {
-            let state = self.consumer.lock();
-            let (ledger, sharers) = (state.ledger.as_ref(), state.sharers(self.consumer.is_shared));
-            let may_take = |id| ledger.is_some_and(|ledger| ledger.may_take(id, sharers));
-            let hearing = state.members.iter().filter(|member| member.is_accepted && !member.is_drained);
-            let all = hearing.map(|member| {
+    /// Those that take part, the one whose turn it is first.
+    fn in_turn(&self) -> impl Iterator<Item = Present> + use<> {
+        let state = self.consumer.lock();
+        let (ledger, sharers) = (state.ledger.as_ref(), state.sharers(self.consumer.is_shared));
+        let part = |id| ledger.map_or(0, |ledger| ledger.room_for(id, sharers));
+        let hearing = state.members.iter().filter(|member| member.is_accepted && !member.is_drained);
+        let mut members: Vec<Present> = hearing
+            .map(|member| {
                 let (id, session) = (member.id, Arc::clone(&member.session));
-                (Ready { id, session, slot: member.slot }, may_take(id))
-            });
-            all.collect()
-        };
-        let first = members.iter().position(|(member, _)| member.id > self.turn).unwrap_or(0);
-        let (before, after) = members.split_at(first);
-        let (found, _) = after.iter().chain(before).find(|(member, may_take)| {
-            let mut state = member.session.lock();
-            let has_room = state.has_room();
-            let has_credit = state.subscriptions.at(member.slot).is_some_and(|own| own.credit.is_left());
-            if !has_room {
-                state.crowded = true;
+                Present { id, session, slot: member.slot, part: part(id) }
+            })
+            .collect();
+        drop(state);
+        let first = members.iter().position(|member| member.id > self.turn).unwrap_or(0);
+        members.rotate_left(first);
+        members.into_iter()
+    }
+
+    /// The next member that can take a message. Those before it are noted as waiting for room.
+    fn next_member(&self) -> Option<Ready> {
+        self.in_turn().find_map(Present::ready)
+    }
+
+    /// What all members together have credit for, as far as it matters for a page.
+    pub(super) fn credit(&self) -> Credit {
+        let ready = self.in_turn().filter_map(Present::ready);
+        ready.fold(Credit::default(), |all, own| Credit {
+            messages: all.messages.saturating_add(own.credit.messages),
+            bytes: all.bytes.saturating_add(own.credit.bytes),
+        })
+    }
+
+    /// The next member for which there is something that is due again or kept from others, and the first such message.
+    fn next_for_again(&self, now: Instant) -> Result<Option<(Ready, u64)>, BusError> {
+        for member in self.in_turn() {
+            let sequence = ledger(&mut self.consumer.lock())?.next_again(member.id, now);
+            if let Some(sequence) = sequence
+                && let Some(ready) = member.ready()
+            {
+                return Ok(Some((ready, sequence)));
             }
-            has_room && has_credit && *may_take
-        })?;
-        self.turn = found.id;
-        Some(Ready { id: found.id, session: Arc::clone(&found.session), slot: found.slot })
+        }
+        Ok(None)
+    }
+
+    /// Finds out anew whom messages that are kept from some are for, where members have come or gone.
+    fn settle_aside(&mut self) -> Result<(), BusError> {
+        let count = {
+            let mut state = self.consumer.lock();
+            let State { ledger, members, .. } = &mut *state;
+            let ledger = ledger.as_mut().ok_or_else(not_opened)?;
+            let hearing = || members.iter().filter(|member| !member.is_drained).map(|member| member.id);
+            if !ledger.has_aside() || hearing().eq(self.settled_for.iter().copied()) {
+                return Ok(());
+            }
+            self.settled_for = hearing().collect();
+            ledger.settle_aside(&self.settled_for)
+        };
+        if count > 0 {
+            self.tell_gap(count, GapReason::Withheld);
+        }
+        Ok(())
+    }
+
+    /// Messages that this member may be handed before the others have their turn.
+    fn share(&self) -> usize {
+        if self.consumer.is_shared { SHARE } else { usize::MAX }
     }
 
     /// Hands messages of the log to a member, unless some come again by now: those of somebody who has gone since they
     /// were looked for come first.
     fn hand_fresh(&mut self, member: &Ready) -> Result<(), BusError> {
-        let mut left = if self.consumer.is_shared { SHARE } else { usize::MAX };
+        self.turn = member.id;
+        let mut left = self.share();
         let marked = if self.consumer.name.is_some() { self.marked } else { u64::MAX };
-        let withheld = self.withheld(member, self.ahead.iter());
-        let (ahead, mut is_first) = (&mut self.ahead, true);
-        self.consumer.hand_all(self.live_from, member, &withheld, |ledger, now| {
+        let Self { consumer, ahead, judged, live_from, .. } = self;
+        judged.ask(consumer, member, left, ahead.iter(), |ledger, sequence| {
+            sequence < marked && !ledger.is_done(sequence)
+        })?;
+        let mut is_first = true;
+        consumer.hand_all(*live_from, member, |ledger, now| {
             if std::mem::take(&mut is_first) && ledger.next_retry(now).is_some() {
                 left = 0;
             }
-            let is_next = ahead.front().is_some_and(|message| message.sequence < marked);
+            let sequence = ahead.front()?.sequence;
+            // What is done already is not handed over, and nobody was asked about it.
+            let is_next = sequence < marked && (judged.knows(sequence) || ledger.is_done(sequence));
             left = left.checked_sub(1)?;
-            if is_next && ledger.may_read_on() { ahead.pop_front() } else { None }
+            if !is_next || !ledger.may_read_on() {
+                return None;
+            }
+            Some((ahead.pop_front()?, judged.take(sequence)))
         })
     }
 
-    /// Hands messages that come again to a member.
+    /// Hands messages that come again, or are kept from others, to a member.
     fn hand_again(&mut self, member: &Ready) -> Result<(), BusError> {
-        let mut left = if self.consumer.is_shared { SHARE } else { usize::MAX };
-        let withheld = self.withheld(member, self.again.values());
-        let again = &mut self.again;
-        self.consumer.hand_all(self.live_from, member, &withheld, |ledger, now| {
+        self.turn = member.id;
+        let mut left = self.share();
+        let Self { consumer, again, again_held, judged, live_from, .. } = self;
+        judged.ask(consumer, member, left, again.values(), |ledger, sequence| {
+            ledger.is_again_for(sequence, member.id)
+        })?;
+        let handed = consumer.hand_all(*live_from, member, |ledger, now| {
             left = left.checked_sub(1)?;
-            let sequence = ledger.next_retry(now).filter(|_| ledger.has_room())?;
-            again.remove(&sequence)
-        })
-    }
-
-    /// Which of these messages plugins do not let a member have. They are asked without any lock held.
-    fn withheld<'m>(&self, member: &Ready, messages: impl Iterator<Item = &'m Message>) -> HashSet<u64> {
-        let Some(plugins) = self.consumer.plugins.as_ref().filter(|plugins| plugins.want(Hooks::DELIVER))
-        else {
-            return HashSet::new();
-        };
-        let (session, pattern) = (&member.session, &self.consumer.pattern);
-        let withheld = messages.filter(|message| {
-            let topic = message.topic.as_str().as_bytes();
-            let content = ContentRef::lent(&message.fields, topic, &message.payload);
-            let receiver = Receiver::subscription(session.id, &session.peer.principal, pattern);
-            !plugins.deliver(&Delivery::new(receiver, &content))
+            let sequence = ledger.next_again(member.id, now).filter(|_| ledger.has_room())?;
+            if !judged.knows(sequence) {
+                return None;
+            }
+            Some((again.remove(&sequence)?, judged.take(sequence)))
         });
-        withheld.map(|message| message.sequence).collect()
+        if again.is_empty() {
+            *again_held = None;
+        }
+        handed
     }
 
     /// Tells somebody of messages that nobody can get any more.
-    fn tell_gap(&self, count: u64) {
+    pub(super) fn tell_gap(&self, count: u64, reason: GapReason) {
         let member = {
             let state = self.consumer.lock();
             let mut hearing = state.members.iter().filter(|member| !member.is_drained);
@@ -264,7 +263,7 @@ impl Work {
         let mut state = session.lock();
         let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
         if let Some(subscription) = subscriptions.at(slot) {
-            subscription.miss(count, GapReason::Retention, lanes, totals);
+            subscription.miss(count, reason, lanes, totals);
         }
         drop(state);
         session.flush();
@@ -277,8 +276,7 @@ impl Consumer {
         &self,
         live_from: u64,
         member: &Ready,
-        withheld: &HashSet<u64>,
-        mut next: impl FnMut(&mut Ledger, Instant) -> Option<Message>,
+        mut next: impl FnMut(&mut Ledger, Instant) -> Option<(Message, Verdict)>,
     ) -> Result<(), BusError> {
         {
             let mut session = member.session.lock();
@@ -291,33 +289,41 @@ impl Consumer {
             let State { ledger, members, .. } = &mut *own;
             let ledger = ledger.as_mut().ok_or_else(not_opened)?;
             // It may have been drained since it was found.
-            let part = members.iter_mut().find(|part| part.id == member.id && !part.is_drained);
+            let part = members.iter().position(|part| part.id == member.id && !part.is_drained);
             let Some(part) = part else { return Ok(()) };
             while subscription.credit.is_left()
                 && lanes.has_room()
-                && ledger.may_take(member.id, sharers)
-                && let Some(message) = next(ledger, now)
+                && ledger.room_for(member.id, sharers) > 0
+                && let Some((message, verdict)) = next(ledger, now)
             {
-                let number = part.handed + 1;
+                let number = members[part].handed + 1;
                 let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
-                let fields = match withheld.contains(&message.sequence) {
-                    true => Err(GapReason::Withheld),
-                    false => fields(&message, attempt, live_from).ok_or(GapReason::Expired),
-                };
-                match fields {
-                    Ok(fields) => {
-                        part.handed = number;
+                // What is not handed over is none of the messages that the member is handed, as it costs no credit: the next
+                // one has its number.
+                match (fields(&message, attempt, live_from), verdict) {
+                    (Some(fields), Verdict::Passes) => {
+                        members[part].handed = number;
                         subscription.matched += 1;
                         totals.matched += 1;
                         let topic = message.topic.as_str().as_bytes();
                         let content = ContentRef::lent(&fields, topic, &message.payload);
                         subscription.deliver(&content, lanes, totals);
                     }
-                    Err(reason) => {
-                        // Nobody is to have it, and so it is done. It is none of the messages that the member is handed,
-                        // as it costs no credit: the next one has its number.
+                    (Some(_), Verdict::Withheld) => {
+                        let others = members.iter().filter(|member| !member.is_drained);
+                        let others = others.map(|member| member.id);
+                        if ledger.withhold(attempt.token, others) == Ok(true) {
+                            subscription.miss(1, GapReason::Withheld, lanes, totals);
+                        }
+                    }
+                    // It comes again, or is told as a dead letter.
+                    (Some(_), Verdict::Failed) => {
+                        let _ = ledger.fail_at_plugin(attempt.token, now);
+                    }
+                    (None, _) => {
+                        // Nobody is to have it, and so it is done.
                         let _ = ledger.acknowledge(attempt.token);
-                        subscription.miss(1, reason, lanes, totals);
+                        subscription.miss(1, GapReason::Expired, lanes, totals);
                     }
                 }
             }
@@ -325,6 +331,11 @@ impl Consumer {
         member.session.flush();
         Ok(())
     }
+}
+
+/// Whether a message is of use still.
+pub(super) fn is_of_use(message: &Message) -> bool {
+    say_left(message, &mut FieldsBuilder::new())
 }
 
 /// The fields of a message that is handed over: how long it is of use, where it lies, and by what it is acknowledged;

@@ -2,13 +2,17 @@
 //!
 //! No clock, no store, no session: what happens is told to it, and it says what is to be done.
 
+mod aside;
+mod unwritten;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::aside::Aside;
+pub(super) use self::unwritten::Unwritten;
 use crate::limits;
 use crate::proto::fields::{Attempt, DeliveryRules};
 use crate::store::ConsumerState;
@@ -30,7 +34,9 @@ pub(super) struct Ledger {
     pending: BTreeMap<u64, Pending>,
     /// Those that are to be handed over again.
     retries: BTreeMap<u64, Retry>,
-    /// Those that have failed too often, until they are put away.
+    /// Those that some members may not have, and others are to be offered.
+    aside: BTreeMap<u64, Aside>,
+    /// Those that have failed too often, or that nobody may have, until they are put away.
     dead: BTreeMap<u64, Death>,
     /// When something of `pending` is due.
     deadlines: BTreeSet<(Instant, u64)>,
@@ -59,6 +65,9 @@ struct Pending {
     /// The member has said that it is at work on it.
     is_begun: bool,
     failed: u32,
+    redelivered: bool,
+    /// Members that may not have it, as far as they were asked about before this one.
+    withheld_from: Vec<MemberId>,
     deadline: Instant,
 }
 
@@ -90,6 +99,10 @@ pub(super) enum Failure {
     Refused,
     /// Whoever had it is gone.
     Gone,
+    /// A plugin that has to agree to it has failed.
+    Plugin,
+    /// Plugins let no member have it.
+    Withheld,
 }
 
 impl Failure {
@@ -98,16 +111,10 @@ impl Failure {
             Self::NotAcknowledged => "not acknowledged in time",
             Self::Refused => "refused by the consumer",
             Self::Gone => "the consumer was gone before it acknowledged",
+            Self::Plugin => "a plugin failed when it was to be delivered",
+            Self::Withheld => "withheld by a plugin",
         }
     }
-}
-
-/// What has changed since it was written last.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Unwritten {
-    pub(super) done: BTreeSet<u64>,
-    /// Attempts that have failed, by message.
-    pub(super) failed: BTreeMap<u64, u32>,
 }
 
 /// The token is of no message that is pending.
@@ -125,6 +132,7 @@ impl Ledger {
             known: state.known,
             pending: BTreeMap::new(),
             retries: BTreeMap::new(),
+            aside: BTreeMap::new(),
             dead: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             delayed: BTreeSet::new(),
@@ -153,6 +161,7 @@ impl Ledger {
         let first = |sequence: Option<&u64>| sequence.copied().unwrap_or(self.next);
         first(self.pending.keys().next())
             .min(first(self.retries.keys().next()))
+            .min(first(self.aside.keys().next()))
             .min(first(self.dead.keys().find(|sequence| !buried.contains(sequence))))
     }
 
@@ -163,7 +172,7 @@ impl Ledger {
 
     /// Messages that somebody has, and those that come again.
     pub(super) fn counts(&self) -> (u64, u64) {
-        (self.pending.len() as u64, (self.retries.len() + self.dead.len()) as u64)
+        (self.pending.len() as u64, (self.retries.len() + self.aside.len() + self.dead.len()) as u64)
     }
 
     /// Whether one more may be handed over.
@@ -171,40 +180,27 @@ impl Ledger {
         self.pending.len() < self.rules.max_pending as usize
     }
 
-    /// Whether a member may be handed one more. Of a group with so many members each leaves as much free as it has, so that one
+    /// How many more a member may be handed. Of a group with so many members each leaves as much free as it has, so that one
     /// that is stuck stops no other; and one that is alone leaves a part to those that may come.
-    pub(super) fn may_take(&self, member: MemberId, of_group: Option<usize>) -> bool {
-        let most = self.rules.max_pending as usize;
-        let free = most.saturating_sub(self.pending.len());
+    pub(super) fn room_for(&self, member: MemberId, of_group: Option<usize>) -> usize {
+        let (most, free) = (self.rules.max_pending as usize, self.room());
         let own = self.shares.get(&member).copied().unwrap_or(0);
         match of_group {
-            None => free > 0,
-            Some(0 | 1) => free > most / limits::GROUP_RESERVE,
-            Some(_) => free > 0 && (own == 0 || own < free),
+            None => free,
+            Some(0 | 1) => free.saturating_sub(most / limits::GROUP_RESERVE),
+            // Each one that it is handed is one more of its own, and one less that is free.
+            Some(_) => free.saturating_sub(own).div_ceil(2),
         }
-    }
-
-    /// Whether something is to be written or put away.
-    pub(super) fn owes(&self) -> bool {
-        self.is_owed
-            || !self.dead.is_empty()
-            || !self.unwritten.done.is_empty()
-            || !self.unwritten.failed.is_empty()
     }
 
     /// Whether one may be handed over that nobody has had yet.
     pub(super) fn may_read_on(&self) -> bool {
-        self.has_room() && !self.is_too_far() && !self.owes_too_much()
+        self.has_room() && !self.is_too_far() && !self.withholds_too_much() && !self.owes_too_much()
     }
 
     /// Whether it has read as far behind the first message that is not done as it may.
     pub(super) fn is_too_far(&self) -> bool {
         self.next.saturating_sub(self.floor()) >= limits::CONSUMER_SPREAD
-    }
-
-    /// Whether so much is to be written that no more may be done before.
-    pub(super) fn owes_too_much(&self) -> bool {
-        self.unwritten.done.len() as u64 >= limits::CONSUMER_SPREAD
     }
 
     /// Passes over what lies before this sequence: it is of other topics, or gone.
@@ -226,9 +222,9 @@ impl Ledger {
         self.ripe.first().copied()
     }
 
-    /// Whether this message is to come again.
-    pub(super) fn is_retry(&self, sequence: u64) -> bool {
-        self.retries.contains_key(&sequence)
+    /// Messages that may be handed over now.
+    pub(super) fn room(&self) -> usize {
+        (self.rules.max_pending as usize).saturating_sub(self.pending.len())
     }
 
     /// When something is due next after this moment.
@@ -247,10 +243,15 @@ impl Ledger {
         number: u64,
         now: Instant,
     ) -> Option<Attempt> {
-        let (failed, redelivered) = match self.take_retry(sequence) {
-            Some(retry) => (retry.failed, true),
-            None if sequence < self.next => return None,
-            None => {
+        let mut withheld_from = Vec::new();
+        let (failed, redelivered) = match (self.take_retry(sequence), self.aside.remove(&sequence)) {
+            (Some(retry), _) => (retry.failed, true),
+            (None, Some(aside)) => {
+                withheld_from = aside.withheld_from;
+                (aside.failed, aside.redelivered)
+            }
+            (None, None) if sequence < self.next => return None,
+            (None, None) => {
                 let known = self.known.remove(&sequence).unwrap_or_default();
                 self.skip_to(sequence);
                 self.next = sequence + 1;
@@ -270,7 +271,10 @@ impl Ledger {
         self.tokens.insert(token, sequence);
         let deadline = now + doubled(self.rules.ack_wait, failed, limits::ACK_WAIT_MAX);
         self.deadlines.insert((deadline, sequence));
-        self.pending.insert(sequence, Pending { member, token, number, is_begun: false, failed, deadline });
+        let is_begun = false;
+        let pending =
+            Pending { member, token, number, is_begun, failed, redelivered, withheld_from, deadline };
+        self.pending.insert(sequence, pending);
         *self.shares.entry(member).or_default() += 1;
         Some(Attempt::new(token, failed + 1, redelivered))
     }
@@ -297,12 +301,27 @@ impl Ledger {
 
     /// A message was not dealt with, and comes again after this time.
     pub(super) fn refuse(&mut self, token: u64, delay: Option<Duration>, now: Instant) -> Result<(), Stale> {
+        self.put_off(token, delay, Failure::Refused, now)
+    }
+
+    /// A message could not be handed over as a plugin failed. That is a failed attempt.
+    pub(super) fn fail_at_plugin(&mut self, token: u64, now: Instant) -> Result<(), Stale> {
+        self.put_off(token, None, Failure::Plugin, now)
+    }
+
+    fn put_off(
+        &mut self,
+        token: u64,
+        delay: Option<Duration>,
+        reason: Failure,
+        now: Instant,
+    ) -> Result<(), Stale> {
         let sequence = self.tokens.get(&token).copied().ok_or(Stale)?;
         let pending = self.take_pending(sequence).ok_or(Stale)?;
         let delay =
             delay.unwrap_or_else(|| doubled(limits::RETRY_DELAY, pending.failed, limits::RETRY_DELAY_MAX));
         let due = now + delay.min(limits::ACK_WAIT_MAX);
-        self.fail(sequence, pending.failed, Failure::Refused, due);
+        self.fail(sequence, pending.failed, reason, due);
         Ok(())
     }
 
@@ -321,6 +340,7 @@ impl Ledger {
     pub(super) fn is_done(&self, sequence: u64) -> bool {
         let is_open = self.pending.contains_key(&sequence)
             || self.retries.contains_key(&sequence)
+            || self.aside.contains_key(&sequence)
             || self.dead.contains_key(&sequence);
         match self.known.get(&sequence) {
             Some(known) => known.is_done,
@@ -386,70 +406,10 @@ impl Ledger {
     /// A message that was to come again is not there any more.
     pub(super) fn forget(&mut self, sequence: u64) {
         self.take_retry(sequence);
+        self.aside.remove(&sequence);
         self.dead.remove(&sequence);
         self.unwritten.failed.remove(&sequence);
         self.unwritten.done.insert(sequence);
-    }
-
-    /// The first message that is to be put away.
-    pub(super) fn next_dead(&self) -> Option<u64> {
-        self.dead.keys().next().copied()
-    }
-
-    /// Messages that are to be put away, from the first of these sequences to before the last.
-    pub(super) fn dead_within(&self, within: Range<u64>) -> impl Iterator<Item = (u64, Death)> {
-        self.dead.range(within).map(|(sequence, death)| (*sequence, *death))
-    }
-
-    /// What is to be written with dead letters so that these messages are done by it. They are dead until that is
-    /// written.
-    pub(super) fn take_unwritten_with(&mut self, buried: &BTreeSet<u64>) -> (u64, Unwritten) {
-        let floor = self.floor_without(buried);
-        let mut unwritten = self.take_all(floor);
-        unwritten.failed.retain(|sequence, _| !buried.contains(sequence));
-        unwritten.done.extend(buried);
-        (floor, unwritten)
-    }
-
-    /// These messages are put away, and that is written.
-    pub(super) fn put_away(&mut self, buried: &BTreeSet<u64>) {
-        self.dead.retain(|sequence, _| !buried.contains(sequence));
-    }
-
-    /// What is to be written, in the order in which it is taken, and the floor. That it has passed over messages of other
-    /// topics is worth that only now and then.
-    pub(super) fn take_unwritten(&mut self) -> Option<(u64, Unwritten)> {
-        let floor = self.floor();
-        let is_due = self.is_owed
-            || !self.unwritten.done.is_empty()
-            || !self.unwritten.failed.is_empty()
-            || floor >= self.written_floor.saturating_add(limits::CONSUMER_STRIDE);
-        is_due.then(|| (floor, self.take_all(floor)))
-    }
-
-    fn take_all(&mut self, floor: u64) -> Unwritten {
-        self.written_floor = floor;
-        self.is_owed = false;
-        std::mem::take(&mut self.unwritten)
-    }
-
-    /// What was taken to be written was not: it is to be written with what has changed since. What is dead is not done by
-    /// that.
-    pub(super) fn put_back(&mut self, unwritten: Unwritten) {
-        let Unwritten { mut done, mut failed } = unwritten;
-        let dead = self.dead.iter().filter(|(sequence, _)| done.remove(sequence));
-        failed.extend(dead.map(|(sequence, death)| (*sequence, death.failed)));
-        for (sequence, attempts) in failed {
-            if !self.unwritten.done.contains(&sequence) {
-                self.unwritten.failed.entry(sequence).or_insert(attempts);
-            }
-        }
-        // The larger of the two takes the other in.
-        if done.len() > self.unwritten.done.len() {
-            std::mem::swap(&mut done, &mut self.unwritten.done);
-        }
-        self.unwritten.done.append(&mut done);
-        self.is_owed = true;
     }
 
     fn take_pending(&mut self, sequence: u64) -> Option<Pending> {

@@ -2,28 +2,34 @@
 //!
 //! A consumer reads a stream for one subscription, or for a group of them that share its messages. One that has a name
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
-//! (`ledger`); the consumer's task does it (`task`): it reads the log, hands messages to members that have credit (`handing`),
-//! writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The
+//! (`ledger`); the consumer's task does it (`task`): it reads the log (`reading`), hands messages to members that have credit (`handing`) as far
+//! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The
 //! task ends with the last member.
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
 
 mod dead;
 mod handing;
+mod judging;
 mod ledger;
 #[cfg(test)]
 mod model;
+mod reading;
+mod registry;
 mod task;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::ledger::{Ledger, MemberId};
+use self::registry::Reserved;
+pub(crate) use self::registry::{Claim, Consumers, Held};
 use self::told::Answers;
 pub(crate) use self::told::{Answer, Told};
 use super::Stream;
@@ -48,6 +54,8 @@ pub(crate) struct Wanted {
     pub(crate) pattern: TopicPattern,
     pub(crate) start: Start,
     pub(crate) rules: DeliveryRules,
+    /// Who asks for it.
+    pub(crate) claim: Claim,
 }
 
 /// One consumer.
@@ -57,6 +65,8 @@ pub(crate) struct Consumer {
     is_shared: bool,
     stream: Arc<Stream>,
     pattern: TopicPattern,
+    /// Who came first.
+    claim: Claim,
     state: Mutex<State>,
     /// Told of acknowledgements, of credit, of room and of members.
     changed: Notify,
@@ -83,6 +93,8 @@ struct State {
     noted_next: u64,
     /// It takes nobody any more.
     is_over: bool,
+    /// What the registry has of it that the store may not have yet.
+    reserved: Option<Reserved>,
     /// What plugins are told when it is written.
     acknowledged: Vec<Acknowledged>,
 }
@@ -143,56 +155,13 @@ impl Confirmation {
     }
 }
 
-/// What a consumer is at.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Busy {
-    pub(crate) members: usize,
-    /// Messages that its members have.
-    pub(crate) pending: u64,
-    /// Messages that come again.
-    pub(crate) again: u64,
-    /// What it waits for before it hands over more, where there is more.
-    pub(crate) waits_for: Option<&'static str>,
-}
-
-/// The consumers of a stream that have members now.
-#[derive(Debug, Default)]
-pub(crate) struct Consumers(Mutex<HashMap<Name, Arc<Consumer>>>);
-
-impl Consumers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Arc<Consumer>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether nobody takes part in any.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
-    /// Whether this one has members.
-    pub(crate) fn has(&self, name: &Name) -> bool {
-        self.lock().contains_key(name)
-    }
-
-    /// What those are at that have members, by name, of a stream that ends here.
-    pub(crate) fn busy(&self, end: u64) -> BTreeMap<Name, Busy> {
-        let consumers: Vec<_> =
-            self.lock().iter().map(|(name, consumer)| (name.clone(), Arc::clone(consumer))).collect();
-        let busy = consumers.into_iter().map(|(name, consumer)| {
-            let state = consumer.lock();
-            let (pending, again) = state.ledger.as_ref().map_or((0, 0), Ledger::counts);
-            let waits_for = state.waits_for(end, consumer.is_shared);
-            (name, Busy { members: state.members.len(), pending, again, waits_for })
-        });
-        busy.collect()
-    }
-}
-
 /// A subscription's part in a consumer. It ends with it.
 #[derive(Debug)]
 pub(crate) struct Membership {
     consumer: Arc<Consumer>,
     id: MemberId,
+    /// Who takes part, as owners are kept.
+    owner: Bytes,
 }
 
 impl Membership {
@@ -223,6 +192,11 @@ impl Membership {
         member.map(|member| member.is_drained = true).is_some()
     }
 
+    /// The durable consumer, if it is one.
+    pub(crate) fn held(&self) -> Option<Held> {
+        Held::of(self)
+    }
+
     /// What may tell it of acknowledgements.
     pub(crate) fn told(&self) -> Told {
         Told { consumer: Arc::clone(&self.consumer), member: self.id }
@@ -238,7 +212,8 @@ impl Drop for Membership {
 /// Takes part for the subscription in this slot. Its client is answered by the consumer's task.
 ///
 /// # Errors
-/// [`BusError::ConsumerBusy`], and [`BusError::InvalidSettings`] for a consumer that is another than is asked for.
+/// [`BusError::Denied`] for a consumer of somebody else, [`BusError::ConsumerBusy`], [`BusError::LimitReached`], and
+/// [`BusError::InvalidSettings`] for a consumer that is another than is asked for.
 pub(crate) fn join(
     stream: &Arc<Stream>,
     wanted: Wanted,
@@ -262,13 +237,16 @@ pub(crate) fn join(
         let consumer = Consumer::new(stream, &wanted, plugins, presence);
         let id = consumer.lock().admit(member);
         runtime.spawn(Arc::clone(&consumer).run(wanted.start));
-        return Ok(Membership { consumer, id });
+        return Ok(Membership { consumer, id, owner: wanted.claim.owner() });
     };
-    let mut consumers = stream.consumers.lock();
-    if let Some(consumer) = consumers.get(&name) {
+    let owner = wanted.claim.owner();
+    let mut registry = stream.consumers.lock();
+    // First of all: whose it is not learns nothing else of it, and is in nobody's way.
+    registry.check(&stream.name, &name, &wanted.claim)?;
+    if let Some(consumer) = registry.busy.get(&name) {
         let joined = consumer.take_in(member, &wanted);
         let consumer = Arc::clone(consumer);
-        drop(consumers);
+        drop(registry);
         let (id, ghosts) = joined?;
         for (session, subscription) in ghosts {
             let mut state = session.lock();
@@ -277,18 +255,19 @@ pub(crate) fn join(
             session.flush();
         }
         consumer.changed.notify_one();
-        return Ok(Membership { consumer, id });
+        return Ok(Membership { consumer, id, owner });
     }
-    if consumers.len() >= limits::STREAM_CONSUMERS {
-        let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
-        return Err(BusError::LimitReached { what });
-    }
+    let reserved = registry.reserve(&name, &wanted.claim)?;
     let consumer = Consumer::new(stream, &wanted, plugins, presence);
-    let id = consumer.lock().admit(member);
-    consumers.insert(name, Arc::clone(&consumer));
-    drop(consumers);
+    let id = {
+        let mut state = consumer.lock();
+        state.reserved = reserved;
+        state.admit(member)
+    };
+    registry.busy.insert(name, Arc::clone(&consumer));
+    drop(registry);
     runtime.spawn(Arc::clone(&consumer).run(wanted.start));
-    Ok(Membership { consumer, id })
+    Ok(Membership { consumer, id, owner })
 }
 
 impl Consumer {
@@ -303,6 +282,7 @@ impl Consumer {
             is_shared: wanted.is_shared,
             stream: Arc::clone(stream),
             pattern: wanted.pattern.clone(),
+            claim: wanted.claim.clone(),
             state: Mutex::new(State { rules: wanted.rules, ..State::default() }),
             changed: Notify::new(),
             plugins,
@@ -334,6 +314,9 @@ impl Consumer {
             return Err(another_pattern(&name(), &self.pattern));
         }
         let mut state = self.lock();
+        if !living.is_empty() && state.rules != wanted.rules {
+            return Err(other_rules(&name(), &state.rules, &wanted.rules));
+        }
         if state.members.len() >= limits::CONSUMER_MEMBERS {
             let what = format!("a consumer has at most {} subscriptions", limits::CONSUMER_MEMBERS);
             return Err(BusError::LimitReached { what });
@@ -385,6 +368,23 @@ fn another_pattern(name: &str, pattern: &TopicPattern) -> BusError {
     ))
 }
 
+/// Those who share a consumer have its rules in common.
+fn other_rules(name: &str, rules: &DeliveryRules, wanted: &DeliveryRules) -> BusError {
+    let differing = [
+        ("ack_wait", format!("{:?}", rules.ack_wait), format!("{:?}", wanted.ack_wait)),
+        ("max_deliver", rules.max_deliver.to_string(), wanted.max_deliver.to_string()),
+        ("max_pending", rules.max_pending.to_string(), wanted.max_pending.to_string()),
+    ];
+    let differing = differing.into_iter().filter(|(_, is, wanted)| is != wanted);
+    let told: Vec<_> =
+        differing.map(|(what, is, wanted)| format!("{what} of {is} and not {wanted}")).collect();
+    BusError::InvalidSettings(format!(
+        "the group \"{name}\" has {}; ask for the same, or end its other subscriptions first: who comes to a group without \
+         any says what its settings are",
+        told.join(", ")
+    ))
+}
+
 impl State {
     fn admit(&mut self, mut member: Member) -> MemberId {
         self.last_member += 1;
@@ -408,11 +408,12 @@ impl State {
     /// What the next message of a stream that ends here waits for.
     fn waits_for(&self, end: u64, is_shared: bool) -> Option<&'static str> {
         let (ledger, sharers) = (self.ledger.as_ref()?, self.sharers(is_shared));
-        let is_held_up = |member: &Member| !ledger.may_take(member.id, sharers);
+        let is_held_up = |member: &Member| ledger.room_for(member.id, sharers) == 0;
         match ledger {
             _ if self.is_refused || ledger.owes_too_much() => Some("store"),
             _ if ledger.next() >= end => None,
             _ if ledger.is_too_far() => Some("floor"),
+            _ if ledger.withholds_too_much() => Some("withheld"),
             _ if !self.members.is_empty() && self.members.iter().all(is_held_up) => Some("pending"),
             _ => None,
         }

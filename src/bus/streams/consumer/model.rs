@@ -7,12 +7,14 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Unwritten};
+use crate::limits;
 use crate::proto::fields::DeliveryRules;
 use crate::store::{ConsumerState, Name, Progress};
 
 const WAIT: Duration = Duration::from_secs(10);
 const MOST: u32 = 3;
 const PENDING: u32 = 4;
+const MEMBERS: u64 = 3;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -24,6 +26,10 @@ enum Step {
     Acknowledge(usize),
     Refuse(usize, u64),
     Progress(usize),
+    /// One of them is not for its member.
+    Withhold(usize),
+    /// So many members are there, the first ones.
+    Settle(u64),
     /// Seconds pass, and members have begun with so many of their messages by then.
     Pass(u64, u64),
     /// A member is gone, which has begun with so many of its messages.
@@ -46,6 +52,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..6_usize).prop_map(Step::Acknowledge),
         4 => (0..6_usize, 0..20_u64).prop_map(|(which, delay)| Step::Refuse(which, delay)),
         2 => (0..6_usize).prop_map(Step::Progress),
+        4 => (0..6_usize).prop_map(Step::Withhold),
+        2 => (0..=MEMBERS).prop_map(Step::Settle),
         4 => (0..30_u64, 0..6_u64).prop_map(|(seconds, begun)| Step::Pass(seconds, begun)),
         2 => (0..3_u64, 0..6_u64).prop_map(|(member, begun)| Step::Leave(member, begun)),
         1 => (0..4_u64).prop_map(Step::Retain),
@@ -62,6 +70,7 @@ enum Is {
     New,
     With { member: u64, number: u64, token: u64, until: Instant },
     Again { from: Instant },
+    Aside,
     Dead,
     Done,
 }
@@ -77,6 +86,17 @@ struct Message {
     is: Is,
     failed: u32,
     was_handed: bool,
+    /// What was said of that when it was handed over last.
+    redelivered: bool,
+    /// Members that may not have it, since it was last with one that may.
+    withheld: BTreeSet<u64>,
+}
+
+impl Message {
+    /// Whether none of the first members may have it, of so many.
+    fn is_for_none(&self, members: u64) -> bool {
+        members > 0 && (0..members).all(|member| self.withheld.contains(&member))
+    }
 }
 
 struct Model {
@@ -151,7 +171,8 @@ async fn check(steps: Vec<Step>) {
         match step {
             Step::Publish(count) => {
                 for sequence in model.end()..model.end() + count {
-                    let message = Message { is: Is::New, failed: 0, was_handed: false };
+                    let (is, withheld) = (Is::New, BTreeSet::new());
+                    let message = Message { is, failed: 0, was_handed: false, redelivered: false, withheld };
                     model.messages.insert(sequence, message);
                 }
             }
@@ -180,6 +201,26 @@ async fn check(steps: Vec<Step>) {
                     // It is begun with, whatever is known of others.
                     *number = 0;
                 }
+            }
+            Step::Withhold(which) => {
+                let Some((sequence, token)) = model.with().get(which).copied() else { continue };
+                let message = model.messages.get_mut(&sequence).unwrap();
+                if let Is::With { member, .. } = message.is {
+                    message.withheld.insert(member);
+                }
+                // Its member has not seen it.
+                message.was_handed = message.redelivered;
+                let is_dead = message.is_for_none(MEMBERS);
+                message.is = if is_dead { Is::Dead } else { Is::Aside };
+                assert_eq!(ledger.withhold(token, 0..MEMBERS), Ok(is_dead));
+                assert!(ledger.withhold(token, 0..MEMBERS).is_err(), "nobody has it any more");
+            }
+            Step::Settle(members) => {
+                let aside = model.messages.values_mut().filter(|message| message.is == Is::Aside);
+                let over: Vec<_> = aside.filter(|message| message.is_for_none(members)).collect();
+                let there: Vec<u64> = (0..members).collect();
+                assert_eq!(ledger.settle_aside(&there), over.len() as u64);
+                over.into_iter().for_each(|message| message.is = Is::Dead);
             }
             Step::Pass(seconds, begun) => {
                 tokio::time::advance(Duration::from_secs(seconds)).await;
@@ -216,8 +257,8 @@ async fn check(steps: Vec<Step>) {
             }
             Step::Retain(count) => {
                 // What is gone and was to come again is found to be so when it is read.
-                let again =
-                    model.messages.iter().filter(|(_, message)| matches!(message.is, Is::Again { .. }));
+                let again = model.messages.iter();
+                let again = again.filter(|(_, message)| matches!(message.is, Is::Again { .. } | Is::Aside));
                 let gone: Vec<_> = again.map(|(sequence, _)| *sequence).take(count as usize).collect();
                 for sequence in gone {
                     ledger.forget(sequence);
@@ -264,28 +305,46 @@ async fn check(steps: Vec<Step>) {
             assert_eq!(ledger.is_done(*sequence) && knows, message.is == Is::Done && knows, "{sequence}");
         }
         let pending = model.with().len() as u64;
-        let again = model.messages.values().filter(|message| matches!(message.is, Is::Again { .. })).count();
+        let again = model.messages.values();
+        let again = again.filter(|message| matches!(message.is, Is::Again { .. } | Is::Aside)).count();
         let dead = model.messages.values().filter(|message| message.is == Is::Dead).count();
         assert_eq!(ledger.counts(), (pending, (again + dead) as u64));
         assert_eq!(ledger.has_room(), pending < u64::from(PENDING));
-        for member in 0..3 {
+        for member in 0..MEMBERS {
             let has_any = model.messages.values().any(|message| message.is.is_with(member));
             assert_eq!(ledger.has_any(member), has_any, "{member}");
+            let own = model.messages.values().filter(|message| message.is.is_with(member)).count() as u64;
+            for of_group in [None, Some(1), Some(2), Some(3)] {
+                let room = room_for(own, pending, of_group);
+                assert_eq!(ledger.room_for(member, of_group) as u64, room, "{member} of {of_group:?}");
+            }
         }
     }
 }
 
-/// What is due again goes first, in the order of the stream, and then what nobody has had.
+/// How many more a member can be handed that has so many of all pending ones, one after the other.
+fn room_for(own: u64, pending: u64, of_group: Option<usize>) -> u64 {
+    let most = u64::from(PENDING);
+    let may_take = |taken: u64| match (most.saturating_sub(pending + taken), of_group) {
+        (free, Some(2..)) => own + taken < free,
+        (free, Some(_)) => free > most / limits::GROUP_RESERVE as u64,
+        (free, None) => free > 0,
+    };
+    (0..).take_while(|taken| may_take(*taken)).count() as u64
+}
+
+/// What is due again, or kept from others, goes first, in the order of the stream, and then what nobody has had.
 fn take(ledger: &mut Ledger, model: &mut Model, member: u64, now: Instant) {
     if !ledger.has_room() {
         return;
     }
     let due = model.messages.iter().filter_map(|(sequence, message)| match message.is {
         Is::Again { from } if from <= now => Some(*sequence),
+        Is::Aside if !message.withheld.contains(&member) => Some(*sequence),
         _ => None,
     });
     let due = due.min();
-    assert_eq!(ledger.next_retry(now), due);
+    assert_eq!(ledger.next_again(member, now), due);
     let sequence = due.unwrap_or(ledger.next());
     let Some(message) = model.messages.get_mut(&sequence) else { return };
     let number = model.handed.entry(member).or_default();
@@ -302,8 +361,11 @@ fn take(ledger: &mut Ledger, model: &mut Model, member: u64, now: Instant) {
     assert!(attempt.redelivered || !message.was_handed, "{sequence} was handed over before");
     assert!(ledger.has(attempt.token, member) && !ledger.has(attempt.token, member + 1));
     let until = now + Model::wait(message.failed);
+    if message.is != Is::Aside {
+        message.withheld.clear();
+    }
     message.is = Is::With { member, number: *number, token: attempt.token, until };
-    message.was_handed = true;
+    (message.was_handed, message.redelivered) = (true, attempt.redelivered);
 }
 
 /// Takes what is dead from the first on to be put away, with what else is to be written.

@@ -9,9 +9,11 @@ use std::task::Poll;
 use tokio::time::{Instant, sleep_until};
 
 use super::handing::Rest;
+use super::judging::Judged;
 use super::ledger::{Ledger, MemberId, Unwritten};
 use super::{Confirmation, Consumer, State, another_pattern};
 use crate::bus::presence::Present;
+use crate::bus::streams::held::Held;
 use crate::bus::streams::patience::{Patience, patiently};
 use crate::bus::streams::publishing::milliseconds;
 use crate::error::BusError;
@@ -30,8 +32,14 @@ pub(super) struct Work {
     /// Messages of the log that come next, and where it goes on behind them.
     pub(super) ahead: VecDeque<Message>,
     pub(super) ahead_until: u64,
-    /// Messages that come again.
+    pub(super) ahead_held: Option<Held>,
+    /// Messages that are due again, or kept from some members, as far as they were read together.
     pub(super) again: BTreeMap<u64, Message>,
+    pub(super) again_held: Option<Held>,
+    /// What plugins have said of messages that are about to be handed over.
+    pub(super) judged: Judged,
+    /// The members by whom it was found out last whom messages that are kept from some are for.
+    pub(super) settled_for: Vec<MemberId>,
     /// Before this the store knows that messages may have been handed over.
     pub(super) marked: u64,
     writing: Option<Writing>,
@@ -68,7 +76,11 @@ impl Consumer {
                     live_from,
                     ahead: VecDeque::new(),
                     ahead_until: 0,
+                    ahead_held: None,
                     again: BTreeMap::new(),
+                    again_held: None,
+                    judged: Judged::default(),
+                    settled_for: Vec::new(),
                     marked,
                     writing: None,
                     patience: Patience::default(),
@@ -100,7 +112,8 @@ impl Consumer {
         let state = match &self.name {
             None => ConsumerState::new(self.nameless()?, pattern, from),
             Some(name) => {
-                let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from };
+                let owner = self.claim.owner();
+                let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from, owner };
                 let stream = self.stream.name.clone();
                 let store = &self.stream.store;
                 let made = patiently(None, || store.commit(stream.clone(), vec![make.clone()])).await;
@@ -124,6 +137,9 @@ impl Consumer {
             && *other != self.pattern
         {
             return Err(another_pattern(name.as_str(), other));
+        }
+        if let Some(name) = &self.name {
+            self.settle_owner(name, &state.owner)?;
         }
         let marked = state.handed;
         let mut own = self.lock();
@@ -157,14 +173,14 @@ impl Consumer {
     /// Takes nobody any more, if nobody is there.
     fn end_if_empty(&self) -> bool {
         let Some(name) = &self.name else { return self.lock().members.is_empty() };
-        let mut consumers = self.stream.consumers.lock();
+        let mut registry = self.stream.consumers.lock();
         let is_over = {
             let mut state = self.lock();
             state.is_over = state.members.is_empty();
             state.is_over
         };
         if is_over {
-            consumers.remove(name);
+            registry.busy.remove(name);
         }
         is_over
     }
@@ -172,7 +188,11 @@ impl Consumer {
     /// Ends all its subscriptions.
     fn give_up(&self, error: &BusError) {
         if let Some(name) = &self.name {
-            self.stream.consumers.lock().remove(name);
+            let mut registry = self.stream.consumers.lock();
+            registry.busy.remove(name);
+            if let Some(reserved) = self.lock().reserved.take() {
+                registry.forget(name, reserved);
+            }
         }
         let (members, waiting) = {
             let mut state = self.lock();
@@ -209,6 +229,7 @@ impl Work {
             consumer.let_go();
             self.begin_to_write()?;
             let rest = self.hand_over().await?;
+            self.let_pages_go();
             // Some of what was to be handed over may be gone.
             self.begin_to_write()?;
             let (dead, due, next) = {
