@@ -277,6 +277,10 @@ pub const TRUSTED_SIGNERS: usize = 256;
 /// Bytes of all fields of one frame (headers, options) together: their length is a `u16` on the wire.
 pub const FIELDS_LIMIT: usize = u16::MAX as usize;
 
+/// Bytes of the headers of a message that is kept in a stream: what the bus says of it has to fit beside them when it is read, and
+/// when it becomes a dead letter, with its topic. More are refused as [`HeadersTooLarge`](crate::BusError::HeadersTooLarge).
+pub const STORED_FIELDS_LIMIT: usize = FIELDS_LIMIT - MAX_TOPIC_BYTES - 256;
+
 /// Bytes of a client's name as shown by introspection; a longer one is cut.
 pub const CLIENT_NAME_LIMIT: usize = 64;
 

@@ -14,7 +14,7 @@ use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
-use super::streams::{Cursor, Membership, Place, Reads, Stream, StreamChange, Wanted, join};
+use super::streams::{Answer, Cursor, Membership, Place, Reads, Stream, StreamChange, Wanted, join};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::{Action, Principal};
@@ -527,8 +527,11 @@ impl SessionTask {
             Err(error) if header.flags.contains(Flags::ACKNOWLEDGE) => {
                 self.answer(|state| state.fail(Kind::Ack, header.id, header.sequence, &error));
             }
+            Ok(Answer::Now) if header.flags.contains(Flags::ACKNOWLEDGE) => {
+                self.answer(|state| state.accept(Kind::Ack, header.id, header.sequence));
+            }
             // Whoever does not ask gets the message again.
-            Ok(()) | Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         Ok(())
     }

@@ -290,6 +290,16 @@ pub struct ConsumerStats {
     pub pending: u64,
     /// Messages that are to be sent again.
     pub again: u64,
+    /// What it waits for, beside those who take its messages, where there are more, or some that are done and not written yet:
+    ///
+    /// - `floor`: that the first message which is not done is done, as what it has been handed since reaches as far behind that as
+    ///   [`CONSUMER_SPREAD`](crate::limits::CONSUMER_SPREAD). That message was refused with a long delay, or somebody has it for long.
+    /// - `pending`: acknowledgements, as its subscriptions have as many messages as they may.
+    /// - `store`: that its store takes what is acknowledged; its disk may be full.
+    /// - `withheld`: that those of its subscriptions take messages which may, as plugins keep
+    ///   [`CONSUMER_ASIDE`](crate::limits::CONSUMER_ASIDE) of these from others.
+    #[serde(default)]
+    pub waits_for: Option<String>,
 }
 
 /// Rows of introspection, and how many were left out.

@@ -261,6 +261,10 @@ pub struct Receipt {
 impl Receipt {
     /// The message is dealt with. The bus is told at once; what is returned can be awaited until the bus has it on disk, or
     /// dropped.
+    ///
+    /// While the bus's store takes nothing (its disk is full, it is busy) that waits. After
+    /// [`STORE_PATIENCE`](crate::limits::STORE_PATIENCE) it is [`BusError::NotStored`](crate::BusError::NotStored): the bus knows that the
+    /// message is dealt with and writes it as soon as it can, but the message comes again if the bus ends before.
     pub fn ack(mut self) -> Acknowledged {
         self.is_open = false;
         let (sender, receiver) = oneshot::channel();
@@ -272,6 +276,11 @@ impl Receipt {
 
     /// The message was not dealt with, and is to come again after this time: at once for zero, and without one
     /// after [`RETRY_DELAY`](crate::limits::RETRY_DELAY), which doubles with each attempt. It counts as one that has failed.
+    ///
+    /// A consumer reads at most [`CONSUMER_SPREAD`](crate::limits::CONSUMER_SPREAD) messages on behind one that is not done. Where
+    /// more than that come within a long delay, it is handed nothing until the delay is over, which
+    /// `whispeer consumers ls` shows as `floor`. To put a message off for long, publish it again with
+    /// [`PublishOptions::deliver_in`](crate::client::PublishOptions::deliver_in) and acknowledge this one.
     pub fn nack(mut self, delay: impl Into<Option<Duration>>) {
         self.refuse(delay.into());
     }

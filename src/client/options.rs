@@ -225,6 +225,10 @@ impl SubscribeOptions {
 
     /// How many messages may be handed over that are not acknowledged. Default [`limits::CONSUMER_PENDING`], at most
     /// [`limits::CONSUMER_PENDING_MAX`].
+    ///
+    /// The members of a group share them: each takes no more than it leaves free to the others, but always one where any is free,
+    /// and a member that is alone leaves one in [`limits::GROUP_RESERVE`] to those that come. So one that is stuck does not stop the
+    /// others, as long as there are more of these than members.
     #[must_use]
     pub fn max_pending(mut self, messages: u32) -> Self {
         self.rules.max_pending = messages;

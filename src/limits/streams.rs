@@ -148,11 +148,25 @@ pub const CONSUMER_PENDING: u32 = 1024;
 /// The most of them that can be asked for, about 200 B each at the bus.
 pub const CONSUMER_PENDING_MAX: u32 = 64 * 1024;
 
-/// Messages of which a subscription waits to hear that they are done: those that it has acknowledged too late, or at an
-/// earlier session. As many as it can have been handed, about 100 B each at the bus.
+/// Acknowledgements of which a subscription waits to hear that they are kept, and messages of which it waits to hear that they
+/// are done. As many as it can have been handed. What it says beyond them is taken, and whoever waits is told
+/// [`BusError::LimitReached`](crate::BusError::LimitReached).
 pub const CONSUMER_WAITING: usize = CONSUMER_PENDING_MAX as usize;
 
-/// How far a consumer reads on behind a message that it is not done with: what is done behind it is remembered one by one.
+/// Bytes that each of them counts as in the byte budget.
+pub const CONSUMER_WAITING_BYTES: usize = 100;
+
+/// A subscription that is alone in its group leaves this part of what the group may have unacknowledged, one of so many, to
+/// those that come: it may be stuck by then.
+pub const GROUP_RESERVE: usize = 8;
+
+/// Messages behind one another that are looked at for dead letters that are put away in one transaction, which is no more than a
+/// page of the store.
+pub const DEAD_TOGETHER: u64 = 256;
+
+/// How far a consumer reads on behind a message that it is not done with: what is done behind it is remembered one by one. It is
+/// handed nothing new until that one is done, also where that takes long as it was refused with a long delay. As much may be done
+/// that a store does not take.
 pub const CONSUMER_SPREAD: u64 = 128 * 1024;
 
 /// Messages that plugins keep from some members of a consumer and that the others have not been offered yet; and likewise dead

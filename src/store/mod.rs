@@ -47,7 +47,8 @@ pub type Operation<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 /// One that is refused for that ([`StoreError::LimitReached`]) stores nothing. Subscriptions and consumers ask again for what they
 /// read, after a while that grows from [`STORE_RETRY`](crate::limits::STORE_RETRY) to
 /// [`STORE_RETRY_MAX`](crate::limits::STORE_RETRY_MAX), and as well after [`StoreError::InUse`]; they end with any other error, and with
-/// these after [`STORE_PATIENCE`](crate::limits::STORE_PATIENCE). What [`commit`](Self::commit) has returned for is kept,
+/// these after [`STORE_PATIENCE`](crate::limits::STORE_PATIENCE). Consumers write again in the same way what was refused, and after
+/// [`StoreError::Full`] for as long as there is no room: a store that says one of these has made none of the changes. What [`commit`](Self::commit) has returned for is kept,
 /// whatever happens to the process, and to the machine if the store says so.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What kind of store it is, in a word, for people.

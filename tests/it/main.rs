@@ -28,6 +28,8 @@ mod drained_consumers;
 mod engines;
 mod examples;
 mod failing_plugins;
+mod fair_shares;
+mod full_stores;
 mod ghosts;
 mod grants;
 mod ground;

@@ -252,3 +252,70 @@ async fn next(subscription: &mut Subscription<Bytes>) -> Bytes {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_put_back_is_of_use_for_no_longer_than_it_was_to_be() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = Bus::builder().streams(streams_on(&store).await).start().unwrap();
+    let client = client(&bus);
+    let once = SubscribeOptions::default().quality(Quality::AtLeastOnce).durable("billing").max_deliver(1);
+    let mut orders = client.consume_bytes("orders/**", once.start(Start::All)).await.unwrap();
+    for (payload, seconds) in [("short", 10), ("long", 1000)] {
+        let kept = PublishOptions::default().quality(Quality::AtLeastOnce).ttl(Duration::from_secs(seconds));
+        client.publish_bytes_with("orders/7", payload, kept).await.unwrap();
+        orders.recv().await.unwrap().nack(Duration::ZERO);
+    }
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let changed = ask(&client, &redrive(None)).await.unwrap();
+    assert_eq!((changed.count, changed.left), (1, 1), "what is of no use any more stays");
+    assert_eq!(letters(&store).await, [1]);
+    let again = timeout(LONG, orders.recv()).await.expect("it comes").unwrap();
+    assert_eq!(again.value, "long");
+    let left = again.expires_in.expect("it has an end");
+    assert!(left > Duration::from_secs(880) && left <= Duration::from_secs(900), "{left:?}");
+    again.ack().await.unwrap();
+    assert!(timeout(LONG, orders.recv()).await.is_err(), "the other does not come");
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_put_back_has_all_the_headers_that_it_had_as_many_as_there_may_be() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = Bus::builder().streams(streams_on(&store).await).start().unwrap();
+    let client = client(&bus);
+    let once = SubscribeOptions::default().quality(Quality::AtLeastOnce).durable("billing").max_deliver(1);
+    let mut orders = client.consume_bytes("orders/**", once.start(Start::All)).await.unwrap();
+    let with = |value: usize| {
+        let kept = PublishOptions::default().quality(Quality::AtLeastOnce).ttl(Duration::from_secs(1000));
+        // Names that a dead letter has as well are anybody's.
+        let named = ["dead-topic", "dead-expires", "dead-cut", "dead-note"].into_iter();
+        named.fold(kept, |kept, name| kept.header(name, "mine")).header("large", "x".repeat(value))
+    };
+    let room = limits::STORED_FIELDS_LIMIT - 4 * (4 + "mine".len()) - (4 + "large".len());
+    let room =
+        room - ["dead-topic", "dead-expires", "dead-cut", "dead-note"].map(str::len).iter().sum::<usize>();
+    let refused = client.publish_bytes_with("orders/7", "x", with(room + 1)).await.unwrap_err();
+    let limit = limits::STORED_FIELDS_LIMIT;
+    assert!(matches!(refused, BusError::HeadersTooLarge { limit: most, .. } if most == limit), "{refused}");
+    let topic = format!("orders/{}", "x".repeat(limits::MAX_TOPIC_BYTES - "orders/".len()));
+    client.publish_bytes_with(&topic, "x", with(room)).await.unwrap();
+    let headers = |message: &whispeer::client::Message<Bytes>| {
+        let all = message.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        all.collect::<Vec<_>>()
+    };
+    let order = timeout(LONG, orders.recv()).await.expect("it comes").unwrap();
+    let before = headers(&order);
+    assert_eq!(before.len(), 5);
+    order.nack(Duration::ZERO);
+    let mut dead = client
+        .subscribe_bytes_with("$dead/orders/**", SubscribeOptions::default().start(Start::All))
+        .await
+        .unwrap();
+    let (_, payload) = timeout(LONG, dead.recv()).await.expect("it comes").unwrap();
+    assert_eq!(payload, "x", "it can be read as a dead letter");
+    assert_eq!(ask(&client, &redrive(None)).await.unwrap().count, 1);
+    let again = timeout(LONG, orders.recv()).await.expect("it comes").unwrap();
+    assert_eq!((again.topic.as_str(), headers(&again)), (&topic[..], before));
+    again.ack().await.unwrap();
+    bus.stop().await;
+}

@@ -12,12 +12,14 @@ use whispeer::store::{
 type Committed = Operation<Vec<Outcome>>;
 type OnCommit = dyn Fn(&[Change], Committed) -> Committed + Send + Sync;
 type OnQuestion = dyn Fn() -> Option<StoreError> + Send + Sync;
+type OnChange = dyn Fn(&[Change]) -> Option<StoreError> + Send + Sync;
 type OnRead = dyn Fn(&Reading, Operation<Page>) -> Operation<Page> + Send + Sync;
 
 /// Does what its [`MemoryStore`] does. Who has made it decides what becomes of the answers to commits and reads.
 pub(crate) struct TamperedStore {
     store: MemoryStore,
     commits: Box<OnCommit>,
+    changes: Box<OnChange>,
     reads: Box<OnRead>,
     questions: Box<OnQuestion>,
     progress: Arc<AtomicUsize>,
@@ -28,6 +30,7 @@ impl TamperedStore {
         Self {
             store,
             commits: Box::new(|_, answer| answer),
+            changes: Box::new(|_| None),
             reads: Box::new(|_, answer| answer),
             questions: Box::new(|| None),
             progress: Arc::default(),
@@ -40,6 +43,15 @@ impl TamperedStore {
         refusal: impl Fn() -> Option<StoreError> + Send + Sync + 'static,
     ) -> Self {
         self.questions = Box::new(refusal);
+        self
+    }
+
+    /// Refuses with this error, if there is one, to make these changes: none of them is made then.
+    pub(crate) fn on_change(
+        mut self,
+        refusal: impl Fn(&[Change]) -> Option<StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        self.changes = Box::new(refusal);
         self
     }
 
@@ -96,6 +108,9 @@ impl Store for TamperedStore {
     }
 
     fn commit(&self, stream: Name, changes: Vec<Change>) -> Committed {
+        if let Some(error) = (self.changes)(&changes) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
         // It is done by now, whatever becomes of the answer.
         let answer = self.store.commit(stream, changes.clone());
         (self.commits)(&changes, answer)

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
+use whispeer::bus::{ConsumerStats, Rows};
 use whispeer::client::{Consumer, Event, Start, SubscribeOptions, Subscription};
 use whispeer::limits;
 use whispeer::plugin::{Delivery, HookResult, Hooks, Plugin, Refused};
@@ -66,6 +67,12 @@ fn group() -> SubscribeOptions {
         .quality(whispeer::client::Quality::AtLeastOnce)
         .start(Start::All)
         .group("billing")
+}
+
+async fn listed(client: &Client) -> ConsumerStats {
+    let answer = client.request_bytes("$bus/consumers", "".into()).await.unwrap();
+    let listed: Rows<ConsumerStats> = rmp_serde::from_slice(&answer).unwrap();
+    listed.rows[0].clone()
 }
 
 /// All that comes to either, until nothing does.
@@ -210,6 +217,36 @@ async fn what_the_last_may_not_have_waits_for_the_others_until_they_are_gone() {
     drop(full);
     let letter = next_letter(&mut letters).await;
     assert_eq!(letter.1, "withheld by a plugin");
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_stops_at_its_bound_of_what_is_for_others_that_take_nothing_which_is_shown() {
+    let store = store();
+    let busy = Arc::new(AtomicU64::new(0));
+    let may_have = Arc::clone(&busy);
+    let plugin = judge(move |session, _| match session == may_have.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err(Refused::new("for the other one")),
+    });
+    let bus = bus_with(&store, plugin).await;
+    let (one, two) = (client(&bus), client(&bus));
+    // It may have one message at a time, and does nothing with the first.
+    let mut full = one.consume_bytes("orders/**", group().window(1, 1)).await.unwrap();
+    busy.store(one.session_id().unwrap(), Ordering::Relaxed);
+    publish(&one, 1..=1).await;
+    let kept = next(&mut full).await;
+    let mut other = two.consume_bytes("orders/**", group()).await.unwrap();
+    let most = limits::CONSUMER_ASIDE as u64;
+    publish(&two, 2..=most + 100).await;
+    assert!(timeout(QUIET, other.recv()).await.is_err(), "they are not for it");
+    let shown = listed(&two).await;
+    assert_eq!((shown.again, shown.waits_for.as_deref()), (most, Some("withheld")));
+    kept.ack().await.unwrap();
+    for _ in 2..=most + 100 {
+        next(&mut full).await.ack().await.unwrap();
+    }
+    assert_eq!((listed(&two).await.waits_for, other.gaps()), (None, 0));
     bus.stop().await;
 }
 

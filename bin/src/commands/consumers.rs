@@ -17,8 +17,8 @@ Examples:
   whispeer consumers rm orders billing
 
 FLOOR is the first sequence that a consumer is not done with, and BEHIND how many there are from there on; PENDING is
-what its subscriptions have and have not acknowledged, and AGAIN what is to be sent once more. OWNER is who made it, on a
-bus that asks who somebody is.";
+what its subscriptions have and have not acknowledged, and AGAIN what is to be sent once more. WAITS FOR says why it is
+handed nothing more though there is more. OWNER is who made it, on a bus that asks who somebody is.";
 
 /// Show how far durable consumers are, or remove one
 #[derive(Debug, Args)]
@@ -115,6 +115,7 @@ fn table(rows: &[ConsumerStats]) -> Table {
         ("BEHIND", Right),
         ("PENDING", Right),
         ("AGAIN", Right),
+        ("WAITS FOR", Left),
         ("OWNER", Left),
     ]);
     for row in rows {
@@ -127,6 +128,7 @@ fn table(rows: &[ConsumerStats]) -> Table {
             human_count(row.behind),
             human_count(row.pending),
             human_count(row.again),
+            row.waits_for.clone().unwrap_or_else(|| "-".to_owned()),
             row.owner.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }

@@ -91,7 +91,9 @@ impl Dlq {
                 output::notice(format_args!("put {} back", letters(changed.count)));
                 if changed.left > 0 {
                     let left = letters(changed.left);
-                    output::notice(format_args!("left {left}, whose topics the stream has no more"));
+                    output::notice(format_args!(
+                        "left {left}, whose topics the stream has no more or whose time to live is over"
+                    ));
                 }
                 Ok(())
             }

@@ -46,7 +46,7 @@ fn consumers_and_dead_letters_are_listed_put_back_dropped_and_removed() {
     let listed = run(&["consumers", "ls"]).success();
     let line = listed.lines().find(|line| line.contains("billing")).unwrap_or_else(|| panic!("{listed}"));
     let words: Vec<_> = line.split_whitespace().collect();
-    assert_eq!(words, ["orders", "billing", "orders/**", "0", "4", "0", "0", "0", "-"]);
+    assert_eq!(words, ["orders", "billing", "orders/**", "0", "4", "0", "0", "0", "-", "-"]);
     let told: serde_json::Value =
         serde_json::from_str(&run(&["consumers", "ls", "orders", "--json"]).success()).unwrap();
     assert_eq!(told[0]["floor"], 4);

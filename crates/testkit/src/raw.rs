@@ -24,6 +24,8 @@ pub struct Received {
     pub header: Header,
     /// Its topic.
     pub topic: Bytes,
+    /// Its fields: headers and options.
+    pub fields: Bytes,
     /// Its payload.
     pub payload: Bytes,
 }
@@ -113,6 +115,7 @@ impl RawPeer {
                 return Ok(Some(Received {
                     header,
                     topic: Bytes::copy_from_slice(content.topic),
+                    fields: Bytes::copy_from_slice(content.fields),
                     payload: Bytes::copy_from_slice(content.payload()),
                 }));
             }

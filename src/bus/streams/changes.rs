@@ -40,8 +40,9 @@ use crate::topic::TopicPattern;
 #[serde(tag = "change", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum StreamChange {
-    /// Puts dead letters back at the end of their stream, as they were published: each once, however many ask for it. Whoever
-    /// asks needs the right to publish to all topics of the stream.
+    /// Puts dead letters back at the end of their stream, as they were published: each once, however many ask for it, with all
+    /// their headers, and for no longer than they were to be of use. Whoever asks needs the right to publish to all topics of the
+    /// stream. Those of no use any more stay, to be read or dropped.
     ///
     /// They reach those who read the stream: consumers, groups that acknowledge, and subscriptions that say where they begin. Subscriptions to
     /// what is published have had them before, and do not get them again.
@@ -86,8 +87,8 @@ impl StreamChange {
 pub struct StreamChanged {
     /// How many dead letters were put back or dropped, or consumers removed.
     pub count: u64,
-    /// How many dead letters were to be put back and stay, as their stream has not their topics any more, or as what they were
-    /// published to cannot be read.
+    /// How many dead letters were to be put back and stay: their stream has not their topics any more, or what they were
+    /// published to cannot be read, or the time is over for which they were of use.
     #[serde(default)]
     pub left: u64,
 }

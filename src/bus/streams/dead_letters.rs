@@ -24,8 +24,14 @@ const REASON: &str = "dead-reason";
 /// How many attempts have failed.
 const ATTEMPTS: &str = "dead-attempts";
 
-/// Where it was in its stream.
+/// Where it was in its stream. It is the last of the headers that are put before those of the message.
 const SEQUENCE: &str = "dead-sequence";
+
+/// Until when the message is of use: milliseconds since 1970 (UTC).
+const EXPIRES: &str = "dead-expires";
+
+/// That headers of the message are missing, as there was no room for them.
+const CUT: &str = "dead-cut";
 
 /// What is made for the dead letters of a stream.
 ///
@@ -56,11 +62,17 @@ pub(super) fn letter(
         None => format!("{TOPICS}{name}"),
     };
     let mut fields = FieldsBuilder::new();
+    // There is room for what is put first with whatever is published to a stream. Another's store may have more.
+    if message.fields.len() > limits::STORED_FIELDS_LIMIT {
+        fields.header(CUT, "true")?;
+    }
+    if let Some(expires) = message.expires {
+        fields.header(EXPIRES, &expires.to_string())?;
+    }
     fields.header(TOPIC, message.topic.as_str())?;
     fields.header(REASON, reason)?;
     fields.header(ATTEMPTS, &failed.to_string())?;
     fields.header(SEQUENCE, &message.sequence.to_string())?;
-    // What would not fit any more is a header of its publisher; that goes before the message does.
     for field in iterate(&message.fields) {
         let _ = match field {
             Field::Header { name, value } => fields.header(name, value),
@@ -78,30 +90,38 @@ pub(super) fn letter(
     })
 }
 
-/// A dead letter as the message that it was, to be published once more.
-fn message(letter: &Message) -> Option<NewMessage> {
-    let mut topic = None;
+/// A dead letter as the message that it was, to be published once more now; `None` where some of it is missing, or it is of no
+/// use any more.
+fn message(letter: &Message, now: u64) -> Option<NewMessage> {
+    let (mut topic, mut expires) = (None, None);
     let mut fields = FieldsBuilder::new();
+    let mut is_of_bus = true;
     for field in iterate(&letter.fields) {
-        let _ = match field {
-            Field::Header { name: TOPIC, value } if topic.is_none() => {
-                topic = TopicPattern::new(value).ok();
-                Ok(())
+        match field {
+            Field::Header { name, value } if is_of_bus && name.starts_with(HEADERS) => match name {
+                TOPIC => topic = TopicPattern::new(value).ok(),
+                EXPIRES => expires = Some(value.parse().ok()?),
+                CUT => return None,
+                // What comes behind it has its name from the publisher.
+                _ => is_of_bus = name != SEQUENCE,
+            },
+            Field::Header { name, value } => {
+                is_of_bus = false;
+                fields.header(name, value).ok()?;
             }
-            Field::Header { name, .. } if name.starts_with(HEADERS) => Ok(()),
-            Field::Header { name, value } => fields.header(name, value),
-            Field::Origin(bus) => fields.origin(bus),
-            _ => Ok(()),
-        };
+            Field::Origin(bus) => fields.origin(bus).ok()?,
+            _ => {}
+        }
     }
     Some(NewMessage {
         topic: topic?,
         fields: fields.finish().into(),
         payload: letter.payload.clone(),
-        time: milliseconds(),
-        expires: None,
+        time: now,
+        expires,
         id: None,
     })
+    .filter(|_| expires.is_none_or(|expires| expires > now))
 }
 
 /// What becomes of dead letters.
@@ -147,7 +167,7 @@ fn next_of(which: Option<&[u64]>, from: u64) -> Option<u64> {
 impl Stream {
     /// Gives dead letters back to their stream, or drops them: those with these sequences, or all. Returns how many it were.
     /// Each page of them that is given back is one transaction. What somebody else has given back or dropped meanwhile is his, and
-    /// does not count. What the stream has no topics for any more stays.
+    /// does not count. What the stream has no topics for any more stays, and what is of no use any more.
     ///
     /// # Errors
     /// [`BusError::LimitReached`] for more sequences than there may be dead letters, and [`BusError::NotStored`] with what the
@@ -182,7 +202,7 @@ impl Stream {
                     continue;
                 }
                 // As for what is published, which may go to several topics of which the stream has some.
-                match message(letter).filter(|message| self.meets(&message.topic)) {
+                match message(letter, milliseconds()).filter(|message| self.meets(&message.topic)) {
                     Some(message) => {
                         moves.push(Change::Move { sequence, stream: self.name.clone(), message });
                     }

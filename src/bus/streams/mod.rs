@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 pub use self::changes::{StreamChange, StreamChanged};
-pub(crate) use self::consumer::{Claim, Membership, Wanted, join};
+pub(crate) use self::consumer::{Answer, Claim, Membership, Wanted, join};
 pub(crate) use self::cursor::{Cursor, Place};
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};

@@ -1,8 +1,9 @@
 //! How long a store is asked again that is busy.
 //!
 //! A store says that it is busy by [`StoreError::LimitReached`] or [`StoreError::InUse`]: too much waits for it, or somebody else has
-//! its file for a moment. Whoever only reads loses nothing by asking again, so that does not end his subscription. What is
-//! written is not asked for again here: a bound that a change meets is seldom one that passes.
+//! its file for a moment. Whoever only reads loses nothing by asking again, so that does not end his subscription. What
+//! consumers write is written again as well, and that also where a disk is full ([`StoreError::Full`]): who has made room is to find
+//! them at work. What publishers write is not: they are told.
 
 use std::time::Duration;
 
@@ -26,15 +27,38 @@ impl Patience {
     /// What it has said, where that does not pass by itself, or has not while it was waited for [`limits::STORE_PATIENCE`].
     pub(super) fn refused(&mut self, error: StoreError) -> Result<Instant, StoreError> {
         let may_pass = matches!(error, StoreError::LimitReached { .. } | StoreError::InUse { .. });
-        if !may_pass || self.waited >= limits::STORE_PATIENCE {
+        if !may_pass || self.is_spent() {
             return Err(error);
         }
         tracing::debug!(%error, "a store is busy, and is asked again");
+        Ok(self.wait())
+    }
+
+    /// The store has not taken what was to be written. Returns when to try again.
+    ///
+    /// # Errors
+    /// As [`refused`](Self::refused), but that room on a disk is waited for as long as there is none.
+    pub(super) fn not_taken(&mut self, error: StoreError) -> Result<Instant, StoreError> {
+        if !matches!(error, StoreError::Full { .. }) {
+            return self.refused(error);
+        }
+        if self.delay.is_zero() {
+            tracing::warn!(%error, "what consumers have done cannot be written; it is kept, and tried again");
+        }
+        Ok(self.wait())
+    }
+
+    /// Whether the store was waited for as long as anybody is to wait for an answer of it.
+    pub(super) fn is_spent(&self) -> bool {
+        self.waited >= limits::STORE_PATIENCE
+    }
+
+    fn wait(&mut self) -> Instant {
         self.delay = (self.delay * 2).clamp(limits::STORE_RETRY, limits::STORE_RETRY_MAX);
-        self.waited += self.delay;
+        self.waited = self.waited.saturating_add(self.delay);
         let next = Instant::now() + self.delay;
         self.next = Some(next);
-        Ok(next)
+        next
     }
 
     /// The store has answered.

@@ -252,6 +252,10 @@ fn new_message(content: &Content) -> BusResult<(NewMessage, Option<u64>)> {
             _ => {}
         }
     }
+    let (size, limit) = (fields.as_bytes().len(), limits::STORED_FIELDS_LIMIT);
+    if size > limit {
+        return Err(BusError::HeadersTooLarge { size, limit });
+    }
     let message = NewMessage {
         topic: TopicPattern::from_utf8(content.topic())?,
         fields: fields.finish().into(),

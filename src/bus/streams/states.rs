@@ -108,23 +108,25 @@ impl Streams {
             // A store that does not answer is told of with its streams.
             let asked = timeout(limits::STORE_ANSWER, stream.store.consumers(stream.name.clone())).await;
             let Ok(Ok(consumers)) = asked else { continue };
-            let (busy, end) = (stream.consumers.busy(), *stream.end.borrow());
+            let end = *stream.end.borrow();
+            let busy = stream.consumers.busy(end);
             for consumer in consumers {
                 if rows.len() >= limit {
                     left_out += 1;
                     continue;
                 }
-                let (subscriptions, pending, again) = busy.get(&consumer.name).copied().unwrap_or_default();
+                let now = busy.get(&consumer.name).copied().unwrap_or_default();
                 rows.push(ConsumerStats {
                     stream: stream.name.to_string(),
                     name: consumer.name.to_string(),
                     owner: shown(&consumer.owner),
                     pattern: consumer.pattern.map(|pattern| pattern.to_string()).unwrap_or_default(),
-                    subscriptions,
+                    subscriptions: now.members,
                     floor: consumer.floor,
                     behind: end.saturating_sub(consumer.floor),
-                    pending,
-                    again,
+                    pending: now.pending,
+                    again: now.again,
+                    waits_for: now.waits_for.map(str::to_owned),
                 });
             }
         }

@@ -106,6 +106,17 @@ impl Consumer {
         self.entries.values().filter(|entry| matches!(entry.is, Is::With { .. })).count()
     }
 
+    /// Whether a member can take one more: of several each leaves as much free as it has.
+    pub(super) fn may_take(&self, member: &Member) -> bool {
+        let seat_of = |entry: &Entry| match entry.is {
+            Is::With { seat, .. } => Some(seat),
+            _ => None,
+        };
+        let own = self.entries.values().filter(|entry| seat_of(entry) == Some(member.seat)).count();
+        let free = self.pending.saturating_sub(self.pending());
+        member.has_room() && (self.members.len() < 2 || own == 0 || own < free)
+    }
+
     /// All before this is done.
     fn floor(&self) -> u64 {
         let open = self.entries.iter().find(|(_, entry)| !matches!(entry.is, Is::Done | Is::Open));
@@ -270,7 +281,7 @@ impl Consumer {
     /// What is to be handed over now, if anything is and somebody can take it: first what comes again, in its order.
     pub(super) fn next(&mut self, log: &Log, now: u64) -> Option<Next> {
         loop {
-            let is_ready = self.members.iter().any(Member::has_room);
+            let is_ready = self.members.iter().any(|member| self.may_take(member));
             if self.pending() >= self.pending {
                 return None;
             }

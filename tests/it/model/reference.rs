@@ -241,7 +241,7 @@ impl Reference {
                 while let Some(next) = consumer.next(&self.log, self.now) {
                     let is_over = next.message.is_over(self.now);
                     let can = |member: &&Member| is_over || seen.got[member.seat].arrived > 0;
-                    let ready = consumer.members.iter().filter(|member| member.has_room());
+                    let ready = consumer.members.iter().filter(|member| consumer.may_take(member));
                     let mut seats: Vec<usize> = ready.filter(can).map(|member| member.seat).collect();
                     if is_over {
                         seats.truncate(1);

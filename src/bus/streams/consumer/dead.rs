@@ -1,5 +1,6 @@
 //! Messages that have failed too often.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ledger::Death;
@@ -7,47 +8,81 @@ use super::task::{Work, changes, ledger};
 use crate::bus::streams::dead_letters;
 use crate::bus::streams::patience::patiently;
 use crate::error::BusError;
-use crate::store::{Change, Reading};
+use crate::limits;
+use crate::store::{Change, Message, Reading};
 
 impl Work {
-    /// Puts a message away among the dead letters of its stream, and is done with it, in one transaction.
-    pub(super) async fn bury(&mut self, sequence: u64, death: Death) -> Result<(), BusError> {
+    /// Puts messages away among the dead letters of their stream, and is done with them, in one transaction: this first one,
+    /// and those behind it that are dead as well, as far as one page of the store goes. Where the store does not take that they
+    /// stay dead, and are put away later.
+    pub(super) async fn bury(&mut self, first: u64) -> Result<(), BusError> {
         let consumer = Arc::clone(&self.consumer);
         let stream = &consumer.stream;
-        let read = || stream.store.read(stream.name.clone(), Reading::from(sequence, 0).at_most(1));
+        let together = first..first.saturating_add(limits::DEAD_TOGETHER);
+        let most = ledger(&mut consumer.lock())?.dead_within(together.clone()).count();
+        let reading = Reading::from(first, 0).of(consumer.pattern.clone()).at_most(most.max(1));
+        let read = || stream.store.read(stream.name.clone(), reading.clone());
         let page = patiently(None, read).await.map_err(|error| self.unreadable(&error))?;
-        // Where retention has dropped it, nothing is left to be put away.
-        let message = page.messages.into_iter().find(|message| message.sequence == sequence);
-        let name = consumer.name.as_ref();
-        let mut letters = Vec::new();
-        if let (Some(message), Some(dead)) = (message, &stream.dead) {
-            let message = dead_letters::letter(stream, name, &message, death.failed, death.reason.name())?;
-            letters.push(Change::AppendTo { stream: dead.name.clone(), message });
-        }
-        let unwritten = {
+        // All that the stream still has of these are on the page.
+        let of_page = first..page.next.clamp(first + 1, together.end);
+        let (dead, floor, unwritten) = {
             let mut state = consumer.lock();
-            ledger(&mut state)?.forget(sequence);
             state.note_done();
-            ledger(&mut state)?.take_unwritten()
+            let ledger = ledger(&mut state)?;
+            let dead: Vec<(u64, Death)> = ledger.dead_within(of_page).collect();
+            let (floor, unwritten) =
+                ledger.take_unwritten_with(&dead.iter().map(|(sequence, _)| *sequence).collect());
+            (dead, floor, unwritten)
         };
-        if let (Some(name), Some((floor, unwritten))) = (name, unwritten) {
-            letters.extend(changes(name, floor, unwritten));
+        let mut made = self.letters(&dead, &page.messages)?;
+        if let Some(name) = &consumer.name {
+            made.extend(changes(name, floor, &unwritten));
         }
-        if letters.is_empty() {
-            return Ok(());
+        if !made.is_empty() {
+            match stream.store.commit(stream.name.clone(), made).await {
+                Ok(outcomes) => {
+                    self.taken();
+                    if let Some(letters) = &stream.dead {
+                        letters.grow_by(&outcomes);
+                    }
+                }
+                Err(error) => {
+                    self.not_taken(error)?;
+                    ledger(&mut consumer.lock())?.put_back(unwritten);
+                    return Ok(());
+                }
+            }
         }
-        let written = stream.store.commit(stream.name.clone(), letters).await;
-        let outcomes = written.map_err(|error| self.not_written(&error))?;
-        if let Some(dead) = &stream.dead {
-            dead.grow_by(&outcomes);
+        let buried: BTreeSet<u64> = dead.iter().map(|(sequence, _)| *sequence).collect();
+        let mut state = consumer.lock();
+        ledger(&mut state)?.put_away(&buried);
+        state.note_these(buried);
+        drop(state);
+        for (sequence, Death { failed, reason }) in dead {
+            tracing::warn!(
+                stream = %stream.name,
+                sequence,
+                attempts = failed,
+                reason = reason.name(),
+                "a message has failed too often and is among the dead letters"
+            );
         }
-        tracing::warn!(
-            stream = %stream.name,
-            sequence,
-            attempts = death.failed,
-            reason = death.reason.name(),
-            "a message has failed too often and is among the dead letters"
-        );
         Ok(())
+    }
+
+    /// What is put among the dead letters of these. Where retention has dropped a message, nothing is left of it to be put away.
+    fn letters(&self, dead: &[(u64, Death)], messages: &[Message]) -> Result<Vec<Change>, BusError> {
+        let (stream, consumer) = (&self.consumer.stream, self.consumer.name.as_ref());
+        let Some(letters) = &stream.dead else { return Ok(Vec::new()) };
+        let mut made = Vec::with_capacity(dead.len() + 1);
+        for (sequence, Death { failed, reason }) in dead {
+            let Ok(at) = messages.binary_search_by_key(sequence, |message| message.sequence) else {
+                continue;
+            };
+            let Some(message) = messages.get(at) else { continue };
+            let message = dead_letters::letter(stream, consumer, message, *failed, reason.name())?;
+            made.push(Change::AppendTo { stream: letters.name.clone(), message });
+        }
+        Ok(made)
     }
 }

@@ -36,13 +36,16 @@ struct Present {
     id: MemberId,
     session: Arc<Session>,
     slot: Slot,
+    /// Messages that it may be handed of those that may be unacknowledged.
+    part: usize,
 }
 
-/// A member that has credit and room.
+/// A member that has credit and room, and may have more unacknowledged.
 pub(super) struct Ready {
     pub(super) id: MemberId,
     pub(super) session: Arc<Session>,
     slot: Slot,
+    /// For no more messages than it may be handed.
     pub(super) credit: Credit,
     /// Bytes that its link has room for.
     pub(super) room: usize,
@@ -61,8 +64,10 @@ impl Present {
         }
         let room = state.lanes.room_left();
         drop(state);
-        let Self { id, session, slot } = self;
-        credit.map(|credit| Ready { id, session, slot, credit, room })
+        let Self { id, session, slot, part } = self;
+        let mut credit = credit.filter(|_| part > 0)?;
+        credit.messages = credit.messages.min(i64::try_from(part).unwrap_or(i64::MAX));
+        Some(Ready { id, session, slot, credit, room })
     }
 }
 
@@ -114,7 +119,7 @@ impl Work {
             // Nobody reads for members that cannot take anything.
             let Some(member) = self.next_member() else { return Ok(Rest::Change) };
             if self.ahead.is_empty() {
-                if let Some(then) = self.patience.until(now) {
+                if let Some(then) = self.patience.until(now).or_else(|| self.mark_at(next)) {
                     return Ok(Rest::Store(then));
                 }
                 if std::mem::replace(&mut has_read, true) {
@@ -123,7 +128,9 @@ impl Work {
                 self.read_on(&member, next).await?;
                 continue;
             }
-            self.mark().await?;
+            if let Some(then) = self.mark().await? {
+                return Ok(Rest::Store(then));
+            }
             self.hand_fresh(&member)?;
         }
     }
@@ -131,9 +138,14 @@ impl Work {
     /// Those that take part, the one whose turn it is first.
     fn in_turn(&self) -> impl Iterator<Item = Present> + use<> {
         let state = self.consumer.lock();
+        let (ledger, sharers) = (state.ledger.as_ref(), state.sharers(self.consumer.is_shared));
+        let part = |id| ledger.map_or(0, |ledger| ledger.room_for(id, sharers));
         let hearing = state.members.iter().filter(|member| member.is_accepted && !member.is_drained);
         let mut members: Vec<Present> = hearing
-            .map(|member| Present { id: member.id, session: Arc::clone(&member.session), slot: member.slot })
+            .map(|member| {
+                let (id, session) = (member.id, Arc::clone(&member.session));
+                Present { id, session, slot: member.slot, part: part(id) }
+            })
             .collect();
         drop(state);
         let first = members.iter().position(|member| member.id > self.turn).unwrap_or(0);
@@ -273,6 +285,7 @@ impl Consumer {
             let mut own = self.lock();
             // Nobody comes or goes from here on.
             let now = Instant::now();
+            let sharers = own.sharers(self.is_shared);
             let State { ledger, members, .. } = &mut *own;
             let ledger = ledger.as_mut().ok_or_else(not_opened)?;
             // It may have been drained since it was found.
@@ -280,6 +293,7 @@ impl Consumer {
             let Some(part) = part else { return Ok(()) };
             while subscription.credit.is_left()
                 && lanes.has_room()
+                && ledger.room_for(member.id, sharers) > 0
                 && let Some((message, verdict)) = next(ledger, now)
             {
                 let number = members[part].handed + 1;

@@ -3,6 +3,7 @@
 //! No clock, no store, no session: what happens is told to it, and it says what is to be done.
 
 mod aside;
+mod unwritten;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::aside::Aside;
+pub(super) use self::unwritten::Unwritten;
 use crate::limits;
 use crate::proto::fields::{Attempt, DeliveryRules};
 use crate::store::ConsumerState;
@@ -50,6 +52,8 @@ pub(super) struct Ledger {
     /// What has not been written yet, and the floor that was written last.
     unwritten: Unwritten,
     written_floor: u64,
+    /// What was to be written was not, and is to be, however little it is.
+    is_owed: bool,
 }
 
 #[derive(Debug)]
@@ -113,14 +117,6 @@ impl Failure {
     }
 }
 
-/// What has changed since it was written last.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Unwritten {
-    pub(super) done: BTreeSet<u64>,
-    /// Attempts that have failed, by message.
-    pub(super) failed: BTreeMap<u64, u32>,
-}
-
 /// The token is of no message that is pending.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stale;
@@ -146,6 +142,7 @@ impl Ledger {
             next_token: first_token,
             unwritten: Unwritten::default(),
             written_floor: state.floor,
+            is_owed: false,
         }
     }
 
@@ -156,11 +153,16 @@ impl Ledger {
 
     /// All before this sequence are done.
     pub(super) fn floor(&self) -> u64 {
+        self.floor_without(&BTreeSet::new())
+    }
+
+    /// What the floor is once these of the dead are put away.
+    fn floor_without(&self, buried: &BTreeSet<u64>) -> u64 {
         let first = |sequence: Option<&u64>| sequence.copied().unwrap_or(self.next);
         first(self.pending.keys().next())
             .min(first(self.retries.keys().next()))
             .min(first(self.aside.keys().next()))
-            .min(first(self.dead.keys().next()))
+            .min(first(self.dead.keys().find(|sequence| !buried.contains(sequence))))
     }
 
     /// The sequence from which on the log is to be read.
@@ -178,12 +180,27 @@ impl Ledger {
         self.pending.len() < self.rules.max_pending as usize
     }
 
+    /// How many more a member may be handed. Of a group with so many members each leaves as much free as it has, so that one
+    /// that is stuck stops no other; and one that is alone leaves a part to those that may come.
+    pub(super) fn room_for(&self, member: MemberId, of_group: Option<usize>) -> usize {
+        let (most, free) = (self.rules.max_pending as usize, self.room());
+        let own = self.shares.get(&member).copied().unwrap_or(0);
+        match of_group {
+            None => free,
+            Some(0 | 1) => free.saturating_sub(most / limits::GROUP_RESERVE),
+            // Each one that it is handed is one more of its own, and one less that is free.
+            Some(_) => free.saturating_sub(own).div_ceil(2),
+        }
+    }
+
     /// Whether one may be handed over that nobody has had yet.
     pub(super) fn may_read_on(&self) -> bool {
-        let withheld = self.aside.len().max(self.dead.len());
-        self.has_room()
-            && withheld < limits::CONSUMER_ASIDE
-            && self.next.saturating_sub(self.floor()) < limits::CONSUMER_SPREAD
+        self.has_room() && !self.is_too_far() && !self.withholds_too_much() && !self.owes_too_much()
+    }
+
+    /// Whether it has read as far behind the first message that is not done as it may.
+    pub(super) fn is_too_far(&self) -> bool {
+        self.next.saturating_sub(self.floor()) >= limits::CONSUMER_SPREAD
     }
 
     /// Passes over what lies before this sequence: it is of other topics, or gone.
@@ -393,24 +410,6 @@ impl Ledger {
         self.dead.remove(&sequence);
         self.unwritten.failed.remove(&sequence);
         self.unwritten.done.insert(sequence);
-    }
-
-    /// A message that is to be put away.
-    pub(super) fn next_dead(&self) -> Option<(u64, Death)> {
-        self.dead.first_key_value().map(|(sequence, death)| (*sequence, *death))
-    }
-
-    /// What is to be written, in the order in which it is taken, and the floor. That it has passed over messages of other
-    /// topics is worth that only now and then.
-    pub(super) fn take_unwritten(&mut self) -> Option<(u64, Unwritten)> {
-        let floor = self.floor();
-        let is_due = !self.unwritten.done.is_empty()
-            || !self.unwritten.failed.is_empty()
-            || floor >= self.written_floor.saturating_add(limits::CONSUMER_STRIDE);
-        is_due.then(|| {
-            self.written_floor = floor;
-            (floor, std::mem::take(&mut self.unwritten))
-        })
     }
 
     fn take_pending(&mut self, sequence: u64) -> Option<Pending> {

@@ -30,7 +30,8 @@ use tokio::time::Instant;
 use self::ledger::{Ledger, MemberId};
 use self::registry::Reserved;
 pub(crate) use self::registry::{Claim, Consumers, Held};
-pub(crate) use self::told::Told;
+use self::told::Answers;
+pub(crate) use self::told::{Answer, Told};
 use super::Stream;
 use crate::bus::presence::Presence;
 use crate::bus::session::Session;
@@ -82,10 +83,12 @@ struct State {
     last_member: MemberId,
     /// Who is to be told when what has been told to the ledger is written.
     confirmations: Vec<Confirmation>,
-    /// Who is to be told when a message is done, and of which member.
-    when_done: BTreeMap<u64, Vec<(MemberId, Confirmation)>>,
-    /// How many of those each member has.
-    waiting: HashMap<MemberId, usize>,
+    /// Who is to be told when a message is done.
+    when_done: BTreeMap<u64, Vec<Confirmation>>,
+    /// How many answers are owed in all.
+    answers: Answers,
+    /// The store has not taken what was to be written, and it is to be written again.
+    is_refused: bool,
     /// How far the ledger was when it was last looked which of them are done.
     noted_next: u64,
     /// It takes nobody any more.
@@ -133,6 +136,7 @@ type Ghost = (Arc<Session>, u32);
 /// Somebody who waits for an acknowledgement to be kept.
 #[derive(Debug)]
 struct Confirmation {
+    member: MemberId,
     session: Arc<Session>,
     subscription: u32,
     /// What its frame has said.
@@ -399,6 +403,26 @@ impl State {
             ledger.expire(now, |member| begun.get(&member).copied().unwrap_or(u64::MAX));
         }
         Ok(())
+    }
+
+    /// What the next message of a stream that ends here waits for.
+    fn waits_for(&self, end: u64, is_shared: bool) -> Option<&'static str> {
+        let (ledger, sharers) = (self.ledger.as_ref()?, self.sharers(is_shared));
+        let is_held_up = |member: &Member| ledger.room_for(member.id, sharers) == 0;
+        match ledger {
+            _ if self.is_refused || ledger.owes_too_much() => Some("store"),
+            _ if ledger.next() >= end => None,
+            _ if ledger.is_too_far() => Some("floor"),
+            _ if ledger.withholds_too_much() => Some("withheld"),
+            _ if !self.members.is_empty() && self.members.iter().all(is_held_up) => Some("pending"),
+            _ => None,
+        }
+    }
+
+    /// How many members share the messages now, of a consumer that can be shared.
+    fn sharers(&self, is_shared: bool) -> Option<usize> {
+        let hearing = || self.members.iter().filter(|member| member.is_accepted && !member.is_drained);
+        is_shared.then(|| hearing().count())
     }
 
     fn is_done_with(&self, member: &Member) -> bool {

@@ -1,5 +1,7 @@
 //! What a consumer reads: what its members have credit for, and nothing for those that have none.
 
+use tokio::time::Instant;
+
 use super::handing::Ready;
 use super::judging::Judged;
 use super::task::{Work, ledger};
@@ -88,18 +90,34 @@ impl Work {
         self.judged = Judged::default();
     }
 
-    /// Has the store know which messages may be handed over now.
-    pub(super) async fn mark(&mut self) -> Result<(), BusError> {
-        let Some(first) = self.ahead.front() else { return Ok(()) };
-        let Some(name) = self.consumer.name.clone().filter(|_| first.sequence >= self.marked) else {
-            return Ok(());
+    /// Has the store know which messages may be handed over now. Where it does not take that, none may be before it is asked
+    /// again at the time that is returned.
+    pub(super) async fn mark(&mut self) -> Result<Option<Instant>, BusError> {
+        let Some(sequence) = self.ahead.front().map(|first| first.sequence) else { return Ok(None) };
+        let Some(name) = self.consumer.name.clone().filter(|_| sequence >= self.marked) else {
+            return Ok(None);
         };
-        let before = first.sequence + limits::CONSUMER_STRIDE;
+        // What lies before it is not to be read once more if the store is to have some time.
+        ledger(&mut self.consumer.lock())?.skip_to(sequence);
+        if let Some(then) = self.mark_at(sequence) {
+            return Ok(Some(then));
+        }
+        let before = sequence + limits::CONSUMER_STRIDE;
         let stream = &self.consumer.stream;
         let change = vec![Change::Handed { consumer: name, before }];
-        let written = stream.store.commit(stream.name.clone(), change).await;
-        written.map_err(|error| self.not_written(&error))?;
-        self.marked = before;
-        Ok(())
+        match stream.store.commit(stream.name.clone(), change).await {
+            Ok(_) => {
+                self.taken();
+                self.marked = before;
+                Ok(None)
+            }
+            Err(error) => self.not_taken(error).map(Some),
+        }
+    }
+
+    /// When the store may be asked to mark this one, if it is to have some time before. Nothing from there on is read until then.
+    pub(super) fn mark_at(&self, sequence: u64) -> Option<Instant> {
+        let is_marked = self.consumer.name.is_none() || sequence < self.marked;
+        if is_marked { None } else { self.writes.until(Instant::now()) }
     }
 }

@@ -92,6 +92,18 @@ pub(super) enum Reserved {
     Taken,
 }
 
+/// What a consumer is at.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Busy {
+    pub(crate) members: usize,
+    /// Messages that its members have.
+    pub(crate) pending: u64,
+    /// Messages that come again.
+    pub(crate) again: u64,
+    /// What it waits for before it hands over more, where there is more.
+    pub(crate) waits_for: Option<&'static str>,
+}
+
 impl Consumers {
     /// Those that a store keeps.
     pub(crate) fn of(owners: Vec<(Name, Bytes)>) -> Self {
@@ -129,14 +141,15 @@ impl Consumers {
         }
     }
 
-    /// Of those that have members, by name: how many, messages that they have, and those that come again.
-    pub(crate) fn busy(&self) -> BTreeMap<Name, (usize, u64, u64)> {
+    /// What those are at that have members, by name, of a stream that ends here.
+    pub(crate) fn busy(&self, end: u64) -> BTreeMap<Name, Busy> {
         let consumers: Vec<_> =
             self.lock().busy.iter().map(|(name, consumer)| (name.clone(), Arc::clone(consumer))).collect();
         let busy = consumers.into_iter().map(|(name, consumer)| {
             let state = consumer.lock();
             let (pending, again) = state.ledger.as_ref().map_or((0, 0), Ledger::counts);
-            (name, (state.members.len(), pending, again))
+            let waits_for = state.waits_for(end, consumer.is_shared);
+            (name, Busy { members: state.members.len(), pending, again, waits_for })
         });
         busy.collect()
     }

@@ -17,6 +17,7 @@ use crate::bus::streams::held::Held;
 use crate::bus::streams::patience::{Patience, patiently};
 use crate::bus::streams::publishing::milliseconds;
 use crate::error::BusError;
+use crate::limits;
 use crate::plugin::Acknowledged;
 use crate::proto::fields::Start;
 use crate::proto::{ContentRef, Header, Kind};
@@ -44,6 +45,10 @@ pub(super) struct Work {
     writing: Option<Writing>,
     /// With the store, where it is busy as messages are to be read.
     pub(super) patience: Patience,
+    /// With the store, where it does not take what is to be written.
+    pub(super) writes: Patience,
+    /// Since when it has had no member, and something that is to be written.
+    alone_since: Option<Instant>,
     /// Whose turn it is.
     pub(super) turn: MemberId,
 }
@@ -51,6 +56,8 @@ pub(super) struct Work {
 /// What is being written, and who waits for it.
 struct Writing {
     written: Operation<Vec<Outcome>>,
+    /// It is kept until the store has it.
+    unwritten: Unwritten,
     confirmations: Vec<Confirmation>,
     acknowledged: Vec<Acknowledged>,
 }
@@ -77,6 +84,8 @@ impl Consumer {
                     marked,
                     writing: None,
                     patience: Patience::default(),
+                    writes: Patience::default(),
+                    alone_since: None,
                     turn: 0,
                 };
                 work.run().await
@@ -107,11 +116,20 @@ impl Consumer {
                 let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from, owner };
                 let stream = self.stream.name.clone();
                 let store = &self.stream.store;
-                store.commit(stream.clone(), vec![make]).await.map_err(failed)?;
-                match patiently(None, || store.consumer(stream.clone(), name.clone())).await {
-                    Ok(own) => own,
-                    Err(StoreError::NoConsumer { .. }) => ConsumerState::new(name.clone(), pattern, from),
+                let made = patiently(None, || store.commit(stream.clone(), vec![make.clone()])).await;
+                // One that was there already needs no room.
+                let full = match made {
+                    Ok(_) => None,
+                    Err(error @ StoreError::Full { .. }) => Some(error),
                     Err(error) => return Err(failed(error)),
+                };
+                let read = patiently(None, || store.consumer(stream.clone(), name.clone())).await;
+                match (read, full) {
+                    (Ok(own), _) => own,
+                    (Err(StoreError::NoConsumer { .. }), None) => {
+                        ConsumerState::new(name.clone(), pattern, from)
+                    }
+                    (Err(_), Some(error)) | (Err(error), None) => return Err(failed(error)),
                 }
             }
         };
@@ -180,12 +198,11 @@ impl Consumer {
             let mut state = self.lock();
             state.is_over = true;
             let mut waiting = std::mem::take(&mut state.confirmations);
-            let when_done = std::mem::take(&mut state.when_done).into_values().flatten();
-            waiting.extend(when_done.map(|(_, confirmation)| confirmation));
+            waiting.extend(std::mem::take(&mut state.when_done).into_values().flatten());
             (std::mem::take(&mut state.members), waiting)
         };
         let result = Err(error.clone());
-        waiting.into_iter().for_each(|confirmation| confirmation.tell(&result));
+        self.tell(waiting, &result);
         for member in members {
             let mut state = member.session.lock();
             if member.is_accepted {
@@ -220,23 +237,26 @@ impl Work {
                 let ledger = ledger(&mut state)?;
                 (ledger.next_dead(), ledger.next_due(now), ledger.next())
             };
-            if let Some((sequence, death)) = dead {
+            if let Some(first) = dead.filter(|_| self.writes.until(now).is_none()) {
                 self.finish_writing().await?;
-                self.bury(sequence, death).await?;
+                self.bury(first).await?;
                 continue;
             }
             if self.writing.is_none() && consumer.lock().members.is_empty() {
                 self.begin_to_write()?;
                 self.finish_writing().await?;
-                if consumer.end_if_empty() {
+                if self.is_finished()? && consumer.end_if_empty() {
                     return Ok(());
                 }
-                continue;
+                if self.writes.until(now).is_none() {
+                    continue;
+                }
             }
-            let due = match rest {
-                Rest::Store(then) => Some(due.map_or(then, |due| due.min(then))),
-                _ => due,
+            let then = match rest {
+                Rest::Store(then) => Some(then),
+                _ => None,
             };
+            let due = due.into_iter().chain(then).chain(self.writes.until(now)).min();
             let Self { end, writing, .. } = &mut self;
             let writing = poll_fn(|context| match writing {
                 Some(writing) => writing.written.as_mut().poll(context),
@@ -281,9 +301,27 @@ impl Work {
         }
     }
 
-    /// Begins to write what has changed, unless something is being written.
+    /// Whether nothing is left to be written, or nobody has been there for as long as the store is waited for: then it comes
+    /// again.
+    fn is_finished(&mut self) -> Result<bool, BusError> {
+        let mut state = self.consumer.lock();
+        if !state.members.is_empty() || !ledger(&mut state)?.owes() {
+            self.alone_since = None;
+            return Ok(true);
+        }
+        drop(state);
+        let since = *self.alone_since.get_or_insert_with(Instant::now);
+        let is_over = since.elapsed() >= limits::STORE_PATIENCE;
+        if is_over {
+            let consumer = self.consumer.label();
+            tracing::warn!(consumer, "what was done cannot be written, and nobody is there: it comes again");
+        }
+        Ok(is_over)
+    }
+
+    /// Begins to write what has changed, unless something is being written, or the store is to have some time.
     fn begin_to_write(&mut self) -> Result<(), BusError> {
-        if self.writing.is_some() {
+        if self.writing.is_some() || self.writes.until(Instant::now()).is_some() {
             return Ok(());
         }
         let mut state = self.consumer.lock();
@@ -292,18 +330,14 @@ impl Work {
         let acknowledged = std::mem::take(&mut state.acknowledged);
         let unwritten = ledger(&mut state)?.take_unwritten();
         drop(state);
-        let changes = match (&self.consumer.name, unwritten) {
-            (Some(name), Some((floor, unwritten))) => changes(name, floor, unwritten),
-            _ => Vec::new(),
-        };
-        if changes.is_empty() {
-            confirmations.into_iter().for_each(|confirmation| confirmation.tell(&Ok(())));
+        let (Some(name), Some((floor, unwritten))) = (&self.consumer.name, unwritten) else {
+            self.consumer.tell(confirmations, &Ok(()));
             self.consumer.tell_plugins(acknowledged);
             return Ok(());
-        }
+        };
         let stream = &self.consumer.stream;
-        let written = stream.store.commit(stream.name.clone(), changes);
-        self.writing = Some(Writing { written, confirmations, acknowledged });
+        let written = stream.store.commit(stream.name.clone(), changes(name, floor, &unwritten));
+        self.writing = Some(Writing { written, unwritten, confirmations, acknowledged });
         Ok(())
     }
 
@@ -317,14 +351,48 @@ impl Work {
     }
 
     fn written(&mut self, written: Result<Vec<Outcome>, StoreError>) -> Result<(), BusError> {
-        let result = written.map(drop).map_err(|error| self.not_written(&error));
-        if let Some(writing) = self.writing.take() {
-            if result.is_ok() {
-                self.consumer.tell_plugins(writing.acknowledged);
-            }
-            writing.confirmations.into_iter().for_each(|confirmation| confirmation.tell(&result));
+        let Some(Writing { unwritten, confirmations, acknowledged, .. }) = self.writing.take() else {
+            return Ok(());
+        };
+        let consumer = Arc::clone(&self.consumer);
+        let Err(error) = written else {
+            self.taken();
+            consumer.tell_plugins(acknowledged);
+            consumer.tell(confirmations, &Ok(()));
+            return Ok(());
+        };
+        let told = Err(self.not_written(&error));
+        let is_spent = self.writes.is_spent();
+        if let Err(error) = self.not_taken(error) {
+            consumer.tell(confirmations, &told);
+            return Err(error);
         }
-        result
+        let mut state = consumer.lock();
+        ledger(&mut state)?.put_back(unwritten);
+        state.acknowledged.splice(..0, acknowledged);
+        if is_spent {
+            drop(state);
+            consumer.tell(confirmations, &told);
+        } else {
+            state.confirmations.splice(..0, confirmations);
+        }
+        Ok(())
+    }
+
+    /// The store takes what is written.
+    pub(super) fn taken(&mut self) {
+        self.writes.answered();
+        self.consumer.lock().is_refused = false;
+    }
+
+    /// The store has not taken what was to be written. Returns when to try again.
+    ///
+    /// # Errors
+    /// What it says, where that does not pass.
+    pub(super) fn not_taken(&mut self, error: StoreError) -> Result<Instant, BusError> {
+        let then = self.writes.not_taken(error).map_err(|error| self.not_written(&error))?;
+        self.consumer.lock().is_refused = true;
+        Ok(then)
     }
 
     pub(super) fn not_written(&self, error: &StoreError) -> BusError {
@@ -337,6 +405,15 @@ impl Work {
 }
 
 impl Consumer {
+    /// Tells those who wait what has come of their acknowledgements.
+    fn tell(&self, confirmations: Vec<Confirmation>, result: &Result<(), BusError>) {
+        if confirmations.is_empty() {
+            return;
+        }
+        self.lock().answers.are_given(&confirmations);
+        confirmations.into_iter().for_each(|confirmation| confirmation.tell(result));
+    }
+
     fn tell_plugins(&self, acknowledged: Vec<Acknowledged>) {
         if let Some(plugins) = &self.plugins {
             plugins.note_acknowledged(acknowledged);
@@ -356,13 +433,13 @@ impl Consumer {
 }
 
 /// What is written of what has changed.
-pub(super) fn changes(name: &Name, floor: u64, unwritten: Unwritten) -> Vec<Change> {
+pub(super) fn changes(name: &Name, floor: u64, unwritten: &Unwritten) -> Vec<Change> {
     let consumer = || name.clone();
-    let failed = unwritten.failed.into_iter();
+    let failed = unwritten.failed.iter();
     let mut changes: Vec<Change> = failed
-        .map(|(sequence, attempts)| Change::Attempted { consumer: consumer(), sequence, attempts })
+        .map(|(&sequence, &attempts)| Change::Attempted { consumer: consumer(), sequence, attempts })
         .collect();
-    let sequences = unwritten.done.into_iter().filter(|sequence| *sequence >= floor).collect();
+    let sequences = unwritten.done.range(floor..).copied().collect();
     changes.push(Change::Done { consumer: consumer(), floor, sequences });
     changes
 }

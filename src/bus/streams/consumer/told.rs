@@ -1,5 +1,7 @@
 //! What a member's client says of its messages.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, MemberId};
 use super::{Confirmation, Consumer, State};
+use crate::bus::budget::Share;
 use crate::bus::session::Session;
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -19,8 +22,25 @@ pub(crate) struct Told {
     pub(super) member: MemberId,
 }
 
+/// When an `ACK` is answered, if that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing of it is to be written.
+    Now,
+    /// By the consumer's task.
+    Later,
+}
+
+/// How many answers a consumer owes.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    of_members: HashMap<MemberId, usize>,
+    all: usize,
+    share: Share,
+}
+
 impl Told {
-    /// Takes an `ACK`. Where the client waits for an answer, it comes from here or from the consumer's task.
+    /// Takes an `ACK`. Where the client waits for an answer, it comes from the consumer's task, unless it is to be given now.
     ///
     /// # Errors
     /// [`BusError::StaleAck`], [`BusError::LimitReached`], and [`BusError::Protocol`], which ends the session.
@@ -29,28 +49,30 @@ impl Told {
         header: &Header,
         content: &ContentRef<'_>,
         session: &Arc<Session>,
-    ) -> BusResult<()> {
+    ) -> BusResult<Answer> {
         let (flags, token) = (header.flags, header.sequence);
+        let (member, subscription) = (self.member, header.id);
         let confirmation =
-            Confirmation { session: Arc::clone(session), subscription: header.id, sequence: token };
+            Confirmation { member, session: Arc::clone(session), subscription, sequence: token };
         let mut state = self.consumer.lock();
-        if flags.contains(Flags::WHEN_DONE) {
-            state.wait_until_done(self.member, token, confirmation)?;
+        let told = if flags.contains(Flags::WHEN_DONE) {
+            state.wait_until_done(token, confirmation)
+        } else if flags.contains(Flags::PROGRESS) {
+            self.progress(&mut state, token).map(|()| Answer::Now)
         } else {
-            if flags.contains(Flags::PROGRESS) {
-                self.progress(&mut state, token)?;
-            } else if flags.contains(Flags::REFUSE) {
-                self.refuse(&mut state, token, content.payload())?;
-            } else {
-                self.finish(&mut state, token, content.payload(), session)?;
-            }
-            if flags.contains(Flags::ACKNOWLEDGE) {
-                state.confirmations.push(confirmation);
-            }
-        }
+            let told = match flags.contains(Flags::REFUSE) {
+                true => self.refuse(&mut state, token, content.payload()),
+                false => self.finish(&mut state, token, content.payload(), session),
+            };
+            told.and_then(|()| match flags.contains(Flags::ACKNOWLEDGE) {
+                true => state.wait_until_kept(confirmation),
+                false => Ok(Answer::Later),
+            })
+        };
         drop(state);
+        // Also where the answer is an error some of it may have been taken.
         self.consumer.changed.notify_one();
-        Ok(())
+        told
     }
 
     /// These messages are dealt with; the payload has the tokens behind the first.
@@ -102,26 +124,21 @@ impl Told {
 }
 
 impl State {
+    /// Has a member told when what it has said is written.
+    fn wait_until_kept(&mut self, confirmation: Confirmation) -> BusResult<Answer> {
+        self.answers.are_owed(&confirmation)?;
+        self.confirmations.push(confirmation);
+        Ok(Answer::Later)
+    }
+
     /// Has a member told when a message is done.
-    fn wait_until_done(
-        &mut self,
-        member: MemberId,
-        sequence: u64,
-        confirmation: Confirmation,
-    ) -> BusResult<()> {
-        let own = self.waiting.entry(member).or_default();
-        if *own >= limits::CONSUMER_WAITING {
-            let what =
-                format!("{} acknowledgements of a subscription wait to be kept", limits::CONSUMER_WAITING);
-            return Err(BusError::LimitReached { what });
-        }
+    fn wait_until_done(&mut self, sequence: u64, confirmation: Confirmation) -> BusResult<Answer> {
         if self.ledger.as_ref().is_some_and(|ledger| ledger.is_done(sequence)) {
-            self.confirmations.push(confirmation);
-            return Ok(());
+            return self.wait_until_kept(confirmation);
         }
-        *own += 1;
-        self.when_done.entry(sequence).or_default().push((member, confirmation));
-        Ok(())
+        self.answers.are_owed(&confirmation)?;
+        self.when_done.entry(sequence).or_default().push(confirmation);
+        Ok(Answer::Later)
     }
 
     /// Moves those who wait for what is done by now to those who are told when it is written. Only what can have become done
@@ -139,27 +156,58 @@ impl State {
         done.extend(self.when_done.range(..floor).map(|(sequence, _)| *sequence));
         let passed = self.when_done.range(passed).map(|(sequence, _)| *sequence);
         done.extend(passed.filter(|sequence| ledger.is_done(*sequence)));
+        self.note_these(done);
+    }
+
+    /// Moves those who wait for these.
+    pub(super) fn note_these(&mut self, done: impl IntoIterator<Item = u64>) {
         for sequence in done {
-            for (member, confirmation) in self.when_done.remove(&sequence).unwrap_or_default() {
-                self.count_waiting_off(member);
-                self.confirmations.push(confirmation);
-            }
+            self.confirmations.extend(self.when_done.remove(&sequence).unwrap_or_default());
         }
     }
 
     /// A member has left: its client asks for nothing any more.
     pub(super) fn forget_waiting(&mut self, member: MemberId) {
-        if self.waiting.remove(&member).is_some_and(|own| own > 0) {
-            self.when_done.retain(|_, waiting| {
-                waiting.retain(|(own, _)| *own != member);
-                !waiting.is_empty()
-            });
+        if !self.answers.of_members.contains_key(&member) {
+            return;
         }
+        let mut forgotten = Vec::new();
+        self.when_done.retain(|_, waiting| {
+            forgotten.extend(waiting.extract_if(.., |own| own.member == member));
+            !waiting.is_empty()
+        });
+        self.answers.are_given(&forgotten);
+    }
+}
+
+impl Answers {
+    /// One more is owed, which is noted in the byte budget.
+    fn are_owed(&mut self, confirmation: &Confirmation) -> BusResult<()> {
+        let own = self.of_members.entry(confirmation.member).or_default();
+        if *own >= limits::CONSUMER_WAITING {
+            let what =
+                format!("{} acknowledgements of a subscription wait to be kept", limits::CONSUMER_WAITING);
+            return Err(BusError::LimitReached { what });
+        }
+        *own += 1;
+        self.all += 1;
+        self.share.follow(self.all * limits::CONSUMER_WAITING_BYTES, confirmation.session.budget());
+        Ok(())
     }
 
-    fn count_waiting_off(&mut self, member: MemberId) {
-        if let Some(own) = self.waiting.get_mut(&member) {
-            *own -= 1;
+    /// These are owed no more.
+    pub(super) fn are_given(&mut self, confirmations: &[Confirmation]) {
+        for Confirmation { member, .. } in confirmations {
+            if let Entry::Occupied(mut own) = self.of_members.entry(*member) {
+                *own.get_mut() -= 1;
+                if *own.get() == 0 {
+                    own.remove();
+                }
+            }
+        }
+        if let Some(last) = confirmations.last() {
+            self.all = self.all.saturating_sub(confirmations.len());
+            self.share.follow(self.all * limits::CONSUMER_WAITING_BYTES, last.session.budget());
         }
     }
 }
@@ -171,8 +219,8 @@ mod tests {
     use crate::store::{ConsumerState, Name};
 
     fn wait(state: &mut State, member: MemberId, session: &Arc<Session>, sequence: u64) -> BusResult<()> {
-        let confirmation = Confirmation { session: Arc::clone(session), subscription: 7, sequence };
-        state.wait_until_done(member, sequence, confirmation)
+        let confirmation = Confirmation { member, session: Arc::clone(session), subscription: 7, sequence };
+        state.wait_until_done(sequence, confirmation).map(drop)
     }
 
     #[test]
@@ -187,9 +235,34 @@ mod tests {
         assert!(matches!(refused, BusError::LimitReached { .. }), "{refused}");
         wait(&mut state, 2, &session, u64::MAX).unwrap();
         state.forget_waiting(1);
-        assert_eq!((state.when_done.len(), state.waiting.len()), (1, 1));
+        assert_eq!((state.when_done.len(), state.answers.all), (1, 1));
         state.forget_waiting(2);
-        assert_eq!((state.when_done.len(), state.waiting.len()), (0, 0));
+        assert_eq!((state.when_done.len(), state.answers.all), (0, 0));
+        assert!(state.answers.of_members.is_empty());
+        assert_eq!(session.budget().used(), 0);
+    }
+
+    #[test]
+    fn answers_are_owed_up_to_a_bound_and_count_in_the_budget() {
+        let (session, _peer) = Session::alone(1);
+        let mut state = State::default();
+        let most = limits::CONSUMER_WAITING;
+        let mut wait = |member, sequence| {
+            let confirmation =
+                Confirmation { member, session: Arc::clone(&session), subscription: 7, sequence };
+            state.wait_until_kept(confirmation)
+        };
+        for sequence in 0..most as u64 {
+            assert_eq!(wait(1, sequence).unwrap(), Answer::Later);
+        }
+        let refused = wait(1, 0).unwrap_err();
+        assert!(matches!(refused, BusError::LimitReached { .. }), "{refused}");
+        wait(2, 0).unwrap();
+        assert!(session.budget().used() >= most * limits::CONSUMER_WAITING_BYTES);
+        let told = std::mem::take(&mut state.confirmations);
+        state.answers.are_given(&told);
+        assert_eq!((told.len(), session.budget().used()), (most + 1, 0));
+        assert!(state.answers.of_members.is_empty());
     }
 
     #[test]
@@ -204,7 +277,9 @@ mod tests {
         }
         let told = |state: &mut State| -> Vec<u64> {
             state.note_done();
-            let mut told: Vec<_> = state.confirmations.drain(..).map(|waited| waited.sequence).collect();
+            let told = std::mem::take(&mut state.confirmations);
+            state.answers.are_given(&told);
+            let mut told: Vec<_> = told.into_iter().map(|waited| waited.sequence).collect();
             told.sort_unstable();
             told
         };
@@ -221,6 +296,6 @@ mod tests {
         assert_eq!(told(&mut state), [1], "it is gone");
         wait(&mut state, 1, &session, 2).unwrap();
         assert_eq!(told(&mut state), [2], "it was done before");
-        assert_eq!((state.when_done.len(), state.waiting[&1]), (1, 1));
+        assert_eq!((state.when_done.len(), state.answers.of_members[&1]), (1, 1));
     }
 }

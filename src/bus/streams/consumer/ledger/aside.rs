@@ -5,6 +5,7 @@ use std::ops::Range;
 use tokio::time::Instant;
 
 use super::{Death, Failure, Ledger, MemberId, Pending, Stale};
+use crate::limits;
 
 /// A message that is kept from some members.
 #[derive(Debug)]
@@ -57,6 +58,11 @@ impl Ledger {
             self.aside.insert(sequence, Aside { failed, redelivered, withheld_from });
         }
         Ok(is_dead)
+    }
+
+    /// Whether so many are kept from some members that the others are to take these first.
+    pub(in super::super) fn withholds_too_much(&self) -> bool {
+        self.aside.len() >= limits::CONSUMER_ASIDE
     }
 
     /// Whether any message is kept from some members.
