@@ -19,7 +19,7 @@ mod storage;
 mod system;
 
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use self::reference::Reference;
 use self::steps::{Kept, Step, kept, steps};
@@ -29,6 +29,9 @@ use self::system::System;
 /// Milliseconds from one step to the next, and until what it causes has been done.
 const SLOT: u64 = 5;
 const DONE: u64 = 4;
+
+/// What cases are drawn from, unless `WHISPEER_SEED` says otherwise: the short form is the same each time.
+const SEED: u8 = 1;
 
 /// Cases of the model, unless `PROPTEST_CASES` says otherwise, and how many times as many as of those with a file.
 const CASES: u32 = 96;
@@ -77,13 +80,15 @@ async fn check(kept: Kept, steps: Vec<Step>, storage: Storage) -> Result<(), Tes
 
 fn run(cases: u32, storage: impl AsyncFn() -> Storage) {
     let config = ProptestConfig { cases, ..ProptestConfig::default() };
-    let mut runner = TestRunner::new(ProptestConfig { source_file: Some(file!()), ..config });
+    let seed = std::env::var("WHISPEER_SEED").ok().and_then(|seed| seed.parse::<u8>().ok()).unwrap_or(SEED);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig { source_file: Some(file!()), ..config }, rng);
     let checked = runner.run(&(kept(), steps()), |(kept, steps)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.unwrap().block_on(async { check(kept, steps, storage().await).await })
     });
     if let Err(failure) = checked {
-        panic!("{failure}\n{runner}");
+        panic!("WHISPEER_SEED={seed}: {failure}\n{runner}");
     }
 }
 
