@@ -319,3 +319,25 @@ async fn what_is_put_back_has_all_the_headers_that_it_had_as_many_as_there_may_b
     again.ack().await.unwrap();
     bus.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_as_the_bus_ended_is_put_away_before_it_has_ended() {
+    let memory = MemoryStore::new();
+    let slow = TamperedStore::new(memory.clone()).on_read(|_, page| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            page.await
+        })
+    });
+    let (store, memory): (Arc<dyn Store>, Arc<dyn Store>) = (Arc::new(slow), Arc::new(memory));
+    let bus = Bus::builder().streams(streams_on(&store).await).start().unwrap();
+    let client = client(&bus);
+    // It has no name that would have it come again.
+    let once = SubscribeOptions::default().quality(Quality::AtLeastOnce).max_deliver(1);
+    let mut orders = client.consume_bytes("orders/**", once).await.unwrap();
+    let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
+    client.publish_bytes_with("orders/7", "shoes", kept).await.unwrap();
+    let delivery = orders.recv().await.unwrap();
+    bus.stop().await;
+    assert_eq!(letters(&memory).await, [1], "{delivery:?} was not acknowledged");
+}

@@ -140,7 +140,7 @@ impl Streams {
     /// Waits until consumers have written where they are. Their subscriptions have ended before.
     pub(crate) async fn finished(&self) {
         let finished = async {
-            while self.0.iter().any(|stream| !stream.consumers.is_empty()) {
+            while self.0.iter().any(|stream| !stream.consumers.are_idle()) {
                 // They end by themselves, within a write of their store.
                 tokio::time::sleep(limits::CONSUMERS_LOOK).await;
             }

@@ -69,6 +69,10 @@ pub(super) struct Consumer {
     /// Where it reads on, as far as it knows, and as far as is kept.
     next: u64,
     kept: u64,
+    /// What lies behind the last message that it has handed over, now and before this moment.
+    handed_until: u64,
+    handed_before: u64,
+    now: u64,
     is_unwritten: bool,
     /// What somebody has been handed.
     handed: BTreeSet<u64>,
@@ -90,6 +94,9 @@ impl Consumer {
             entries: BTreeMap::new(),
             next,
             kept: next,
+            handed_until: next,
+            handed_before: next,
+            now: 0,
             is_unwritten: false,
             handed: BTreeSet::new(),
             may_mark: false,
@@ -271,10 +278,17 @@ impl Consumer {
         }
     }
 
-    /// Writes what has changed.
+    /// It is so late.
+    pub(super) fn reach(&mut self, now: u64) {
+        if now > self.now {
+            (self.now, self.handed_before) = (now, self.handed_until);
+        }
+    }
+
+    /// Writes what has changed. Whether what it reads at the same moment is passed over before that is the bus's choice.
     pub(super) fn write(&mut self) {
         if std::mem::take(&mut self.is_unwritten) {
-            self.kept = self.kept.max(self.floor());
+            self.kept = self.kept.max(self.floor().min(self.handed_before));
         }
     }
 
@@ -299,8 +313,6 @@ impl Consumer {
             if self.next >= log.end || !is_ready {
                 return None;
             }
-            // What is done by now is written before the stream is read on.
-            self.write();
             self.gaps.1 += log.first().saturating_sub(self.next);
             let message = log.readable(self.next, self.pattern, now).next();
             let Some(message) = message.cloned() else {
@@ -322,6 +334,7 @@ impl Consumer {
         let sequence = message.sequence;
         if !is_again {
             self.next = sequence + 1;
+            self.handed_until = self.next;
         }
         let failed = self.entries.get(&sequence).map_or(0, |entry| entry.failed);
         if message.is_over(now) {
@@ -345,8 +358,12 @@ impl Consumer {
         Some(Copy { sequence, topic: message.topic, text: message.text, attempt: failed + 1, marks })
     }
 
-    /// A member is gone. What it may have begun with is an attempt that has failed; the others it has not looked at.
-    pub(super) fn leave(&mut self, seat: usize, now: u64) {
+    /// A member is gone, and says what it has not taken, or is not there to say so. What it may have begun with is an attempt
+    /// that has failed; the others it has not looked at.
+    pub(super) fn leave(&mut self, seat: usize, says: bool, now: u64) {
+        if says {
+            self.member(seat).map(Member::says_what_it_took);
+        }
         let with: Vec<(u64, bool)> =
             self.entries.keys().map(|sequence| (*sequence, self.is_begun(*sequence))).collect();
         let Some(index) = self.members.iter().position(|member| member.seat == seat) else { return };
@@ -363,19 +380,19 @@ impl Consumer {
         }
     }
 
-    /// Nobody is there any more: only what is kept is still known.
+    /// Nobody is there any more: only what is kept is still known. Up to which position that is shows.
     pub(super) fn close_if_empty(&mut self) {
         if !self.members.is_empty() {
             return;
         }
+        self.next = self.kept.max(self.floor());
         for entry in self.entries.values_mut() {
             if entry.is != Is::Done {
                 entry.is = Is::Open;
             }
         }
-        self.next = self.kept;
         self.may_mark |= !self.handed.is_empty();
-        self.entries = self.entries.split_off(&self.next);
+        self.entries = self.entries.split_off(&self.kept);
     }
 
     /// Whether this is how it is shown. Positions are kept when something is done, and may be behind what is known; where
@@ -390,7 +407,7 @@ impl Consumer {
                 == (self.members.len(), self.pending() as u64, again);
         self.kept = row.floor;
         if self.members.is_empty() {
-            self.next = row.floor;
+            (self.next, self.handed_until) = (row.floor, row.floor);
         }
         is_so
     }

@@ -27,6 +27,8 @@ pub(super) struct Member {
     pub(super) acknowledged: u64,
     /// Messages of which the bus knows that they were taken.
     known: u64,
+    /// How many it had taken in the end, as it has said.
+    took: Option<u64>,
     /// What the application has, and whether it has acknowledged that in vain: then that is done when it comes again.
     pub(super) held: BTreeMap<u64, bool>,
     /// What it has not taken.
@@ -50,6 +52,7 @@ impl Member {
             handed: 0,
             acknowledged: 0,
             known: 0,
+            took: None,
             held,
             waiting,
             told_at,
@@ -62,9 +65,15 @@ impl Member {
     }
 
     /// Which of its messages it may have begun with: what the bus knows to have been taken, which a large window tells late,
-    /// and the one behind the last that was acknowledged.
+    /// and the one behind the last that was acknowledged, unless it has said that it has not taken that.
     pub(super) fn begun(&self) -> u64 {
-        self.known.min(self.handed).max(self.acknowledged + 1)
+        let behind = self.acknowledged + 1;
+        let is_taken = self.took.is_none_or(|took| took >= behind);
+        self.known.min(self.handed).max(if is_taken { behind } else { self.acknowledged })
+    }
+
+    pub(super) fn says_what_it_took(&mut self) {
+        self.took = Some(self.handed - self.waiting.len() as u64);
     }
 
     /// What the application has and has not acknowledged, counted round.

@@ -9,7 +9,9 @@ use super::consumer::{Consumer, Next, PENDING};
 use super::log::{Cursor, Log};
 use super::member::Member;
 use super::seen::{Answer, Letter, Seen};
-use super::steps::{Begin, CONSUMERS, CURSORS, GROUP, Kept, NAMELESS, PATTERNS, SEATS, Step, TOPICS};
+use super::steps::{
+    Begin, CONSUMERS, CURSORS, GROUP, Kept, Leaving, NAMELESS, PATTERNS, SEATS, Step, TOPICS,
+};
 
 /// Milliseconds between two looks at what is too old.
 const SWEEP: u64 = 1_000;
@@ -84,9 +86,9 @@ impl Reference {
                 }
             }
             Step::Join { seat, begin, window } => return self.join(seat, begin, window) == *answer,
-            Step::Leave { seat, .. } => {
+            Step::Leave { seat, how } => {
                 if let Some(consumer) = &mut self.consumers[SEATS[seat]] {
-                    consumer.leave(seat, now);
+                    consumer.leave(seat, matches!(how, Leaving::Dropped), now);
                 }
             }
             Step::Rest { seat } => self.rests(seat, true),
@@ -108,7 +110,7 @@ impl Reference {
                 self.cursors = [None, None];
                 for (seat, consumer) in SEATS.iter().enumerate() {
                     if let Some(consumer) = &mut self.consumers[*consumer] {
-                        consumer.leave(seat, now);
+                        consumer.leave(seat, false, now);
                     }
                 }
                 self.sweep = now + SWEEP;
@@ -236,8 +238,8 @@ impl Reference {
         loop {
             for index in 0..CONSUMERS.len() {
                 let Some(consumer) = &mut self.consumers[index] else { continue };
+                consumer.reach(self.now);
                 consumer.expire(self.now);
-                consumer.write();
                 while let Some(next) = consumer.next(&self.log, self.now) {
                     let is_over = next.message.is_over(self.now);
                     let can = |member: &&Member| is_over || seen.got[member.seat].arrived > 0;
@@ -262,7 +264,6 @@ impl Reference {
                     }
                     return;
                 }
-                consumer.write();
                 consumer.bury(&self.log);
                 consumer.write();
                 consumer.close_if_empty();

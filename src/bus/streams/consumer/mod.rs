@@ -236,7 +236,7 @@ pub(crate) fn join(
     let Some(name) = wanted.name.clone() else {
         let consumer = Consumer::new(stream, &wanted, plugins, presence);
         let id = consumer.lock().admit(member);
-        runtime.spawn(Arc::clone(&consumer).run(wanted.start));
+        consumer.begin(wanted.start, runtime);
         return Ok(Membership { consumer, id, owner: wanted.claim.owner() });
     };
     let owner = wanted.claim.owner();
@@ -266,7 +266,7 @@ pub(crate) fn join(
     };
     registry.busy.insert(name, Arc::clone(&consumer));
     drop(registry);
-    runtime.spawn(Arc::clone(&consumer).run(wanted.start));
+    consumer.begin(wanted.start, runtime);
     Ok(Membership { consumer, id, owner })
 }
 
@@ -337,6 +337,16 @@ impl Consumer {
             let session = plugin::Session::new(id, &*session.name, peer.principal.clone(), peer.transport);
             state.acknowledged.push(Acknowledged::new(session, self.stream.name.as_str(), name, sequence));
         }
+    }
+
+    /// Begins to work, until its last member is gone.
+    fn begin(self: &Arc<Self>, start: Start, runtime: &Handle) {
+        let working = self.stream.consumers.begin();
+        let work = Arc::clone(self).run(start);
+        runtime.spawn(async move {
+            work.await;
+            drop(working);
+        });
     }
 
     fn leave(&self, id: MemberId) {

@@ -72,7 +72,15 @@ impl Claim {
 
 /// The consumers of a stream.
 #[derive(Debug, Default)]
-pub(crate) struct Consumers(Mutex<Registry>);
+pub(crate) struct Consumers {
+    registry: Mutex<Registry>,
+    /// Whoever works has one of these.
+    working: Arc<Working>,
+}
+
+/// Those without a name included, a consumer is at work as long as it has this.
+#[derive(Debug, Default)]
+pub(super) struct Working;
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -107,16 +115,22 @@ pub(crate) struct Busy {
 impl Consumers {
     /// Those that a store keeps.
     pub(crate) fn of(owners: Vec<(Name, Bytes)>) -> Self {
-        Self(Mutex::new(Registry { busy: HashMap::new(), owners: owners.into_iter().collect() }))
+        let registry = Registry { busy: HashMap::new(), owners: owners.into_iter().collect() };
+        Self { registry: Mutex::new(registry), working: Arc::default() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody takes part in any.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lock().busy.is_empty()
+    /// One begins to work.
+    pub(super) fn begin(&self) -> Arc<Working> {
+        Arc::clone(&self.working)
+    }
+
+    /// Whether none is at work.
+    pub(crate) fn are_idle(&self) -> bool {
+        Arc::strong_count(&self.working) == 1
     }
 
     /// Takes the name of one without members back, and begins to remove it from the store by `remove`, so that whoever comes
