@@ -121,6 +121,40 @@ pub enum Change {
 }
 
 impl Change {
+    /// The consumer that it is about, if it is about one.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::store::{Change, Name};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let billing = Name::new("billing")?;
+    /// assert_eq!(Change::RemoveConsumer(billing.clone()).consumer(), Some(&billing));
+    /// assert_eq!(Change::renew()?.consumer(), None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn consumer(&self) -> Option<&Name> {
+        match self {
+            Self::Consumer { name: consumer, .. }
+            | Self::RemoveConsumer(consumer)
+            | Self::Done { consumer, .. }
+            | Self::Attempted { consumer, .. }
+            | Self::Handed { consumer, .. } => Some(consumer),
+            Self::Append(_)
+            | Self::AppendTo { .. }
+            | Self::Move { .. }
+            | Self::Drop { .. }
+            | Self::Delay { .. }
+            | Self::Release { .. }
+            | Self::DropDelayed { .. }
+            | Self::Expire { .. }
+            | Self::Purge { .. }
+            | Self::Renew { .. } => None,
+        }
+    }
+
     /// [`Change::Renew`], for streams of a store that an older copy was put in place of. What was stored since the copy is
     /// gone and its sequences are given again, which nobody could tell by a sequence and the epoch as it was. No bus may have
     /// the stream meanwhile.

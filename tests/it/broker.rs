@@ -1,7 +1,7 @@
 //! The embedded broker: its forms, what holds of them, and how it ends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ use whispeer::engine::Engines;
 use whispeer::engine::encryption::{self, Key, Keyring};
 use whispeer::prelude::*;
 
-/// How long something may take that has to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::told_by_handlers::{PATIENCE, next, told, wait};
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct MyData {
@@ -27,20 +26,6 @@ struct MyData {
 
 fn data(id: i32) -> MyData {
     MyData { name: "myname".into(), id }
-}
-
-/// What handlers tell the test.
-fn told<T>() -> (SyncSender<T>, Receiver<T>) {
-    sync_channel(100_000)
-}
-
-fn next<T>(receiver: &Receiver<T>) -> T {
-    receiver.recv_timeout(PATIENCE).expect("it never came")
-}
-
-/// Waits until the other end of the gate sends something or is gone.
-fn wait(gate: &Mutex<Receiver<()>>) {
-    let _ = gate.lock().unwrap().recv();
 }
 
 fn plain() -> Broker {

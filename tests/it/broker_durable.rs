@@ -5,7 +5,6 @@ use std::future::ready;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,22 +13,7 @@ use whispeer::broker::{Broker, BrokerOptions, BrokerStats, Encryption, Message, 
 use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
 
-/// How long something may take that has to come.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What handlers tell the test.
-fn told<T>() -> (SyncSender<T>, Receiver<T>) {
-    sync_channel(100_000)
-}
-
-fn next<T>(receiver: &Receiver<T>) -> T {
-    receiver.recv_timeout(PATIENCE).expect("it never came")
-}
-
-/// Waits until the test sends something or is gone.
-fn wait(gate: &Mutex<Receiver<()>>) {
-    let _ = gate.lock().unwrap().recv();
-}
+use crate::told_by_handlers::{PATIENCE, next, told, wait};
 
 /// Waits until something is so of which nobody tells.
 fn until(what: &str, is_so: impl Fn() -> bool) {

@@ -71,6 +71,8 @@ mod successors;
 mod tampered_store;
 mod tcp;
 mod tls;
+#[cfg(feature = "broker")]
+mod told_by_handlers;
 mod totals;
 mod ttl;
 mod turns;

@@ -82,36 +82,21 @@ impl Log {
         self.delays.held().check(changes)?;
         let mut made: BTreeSet<&Name> = self.consumers.keys().collect();
         for change in changes {
-            match change {
-                Change::Consumer { name, .. } => {
-                    made.insert(name);
-                    if made.len() > limits::STREAM_CONSUMERS {
-                        let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
-                        return Err(StoreError::LimitReached { what });
-                    }
+            let Some(name) = change.consumer() else { continue };
+            if matches!(change, Change::Consumer { .. }) {
+                made.insert(name);
+                if made.len() > limits::STREAM_CONSUMERS {
+                    let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
+                    return Err(StoreError::LimitReached { what });
                 }
-                Change::RemoveConsumer(name)
-                | Change::Done { consumer: name, .. }
-                | Change::Attempted { consumer: name, .. }
-                | Change::Handed { consumer: name, .. } => {
-                    if !made.contains(name) {
-                        let (stream, consumer) = (self.settings.name.to_string(), name.to_string());
-                        return Err(StoreError::NoConsumer { stream, consumer });
-                    }
-                    if matches!(change, Change::RemoveConsumer(_)) {
-                        made.remove(name);
-                    }
-                }
-                Change::Append(_)
-                | Change::AppendTo { .. }
-                | Change::Move { .. }
-                | Change::Drop { .. }
-                | Change::Delay { .. }
-                | Change::Release { .. }
-                | Change::DropDelayed { .. }
-                | Change::Expire { .. }
-                | Change::Purge { .. }
-                | Change::Renew { .. } => {}
+                continue;
+            }
+            if !made.contains(name) {
+                let (stream, consumer) = (self.settings.name.to_string(), name.to_string());
+                return Err(StoreError::NoConsumer { stream, consumer });
+            }
+            if matches!(change, Change::RemoveConsumer(_)) {
+                made.remove(name);
             }
         }
         Ok(())

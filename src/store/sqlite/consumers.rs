@@ -22,23 +22,9 @@ pub(super) fn check(
     let mut changed: BTreeMap<&Name, bool> = BTreeMap::new();
     let mut count = None;
     for change in changes {
-        let (consumer, is_made, is_removed) = match change {
-            Change::Consumer { name, .. } => (name, true, false),
-            Change::RemoveConsumer(name) => (name, false, true),
-            Change::Done { consumer, .. }
-            | Change::Attempted { consumer, .. }
-            | Change::Handed { consumer, .. } => (consumer, false, false),
-            Change::Append(_)
-            | Change::AppendTo { .. }
-            | Change::Move { .. }
-            | Change::Drop { .. }
-            | Change::Delay { .. }
-            | Change::Release { .. }
-            | Change::DropDelayed { .. }
-            | Change::Expire { .. }
-            | Change::Purge { .. }
-            | Change::Renew { .. } => continue,
-        };
+        let Some(consumer) = change.consumer() else { continue };
+        let is_made = matches!(change, Change::Consumer { .. });
+        let is_removed = matches!(change, Change::RemoveConsumer(_));
         let is_there = match changed.get(consumer) {
             Some(is_there) => *is_there,
             None => find(connection, stream, consumer)?.is_some(),

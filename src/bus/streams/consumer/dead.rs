@@ -64,7 +64,7 @@ impl Work {
                 sequence,
                 attempts = failed,
                 reason = reason.name(),
-                "a message has failed too often and is among the dead letters"
+                "nobody could deal with a message, and it is among the dead letters"
             );
         }
         Ok(())
