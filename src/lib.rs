@@ -48,6 +48,8 @@
 //! | all of it in a few calls, with callbacks | `broker`, with the feature of that name |
 //! | compressing and encrypting payloads | [`engine`] |
 //! | who may do what | [`auth`] |
+//! | streams that keep messages: what they are made of, and stores of your own | [`store`], [`bus::Streams`] |
+//! | reading streams, acknowledging, history | [`Client::consume`](Client::consume), [`client::SubscribeOptions`], [`Client::history`](Client::history) |
 //! | code of your own in the bus | [`plugin`] |
 //! | topics and patterns | [`topic`] |
 //! | links and addresses | [`transport`] |
@@ -61,6 +63,10 @@
 //! follow from what a transport proves.
 //!
 //! `broker`: a bus with callbacks in a few calls, compressed and encrypted.
+//!
+//! `sqlite`: streams in a file. Without it they are in memory, and end with the process.
+//!
+//! `quic`: the transport of that name.
 //!
 //! `metrics`, `rate-limit`: plugins that count in a registry of `prometheus-client`, and that limit how often somebody publishes.
 //!
