@@ -83,6 +83,8 @@ pub(crate) struct State {
     pub(crate) crowded: bool,
     /// Groups that had something for this session then, each once.
     pub(crate) groups_without_room: Vec<Arc<Group>>,
+    /// Readers of streams had something for this session then.
+    readers_without_room: bool,
     /// Who goes first when there is room again.
     first: Waiter,
     /// Publish credit is due but was withheld, as the peer left too much unread.
@@ -160,6 +162,7 @@ impl Session {
                 parked_bytes: 0,
                 expiry: None,
                 crowded: false,
+                readers_without_room: false,
                 groups_without_room: Vec::new(),
                 first: Waiter::Subscriptions,
                 grant_withheld: false,
@@ -308,7 +311,7 @@ impl Session {
         }
     }
 
-    /// Whether there is room again for what waits at groups and services; tells so once.
+    /// Whether there is room again for what waits at groups, services and streams; tells so once.
     pub(crate) fn take_room_again(&self) -> bool {
         self.room_again.load(Ordering::Relaxed) && self.room_again.swap(false, Ordering::Acquire)
     }
@@ -413,7 +416,7 @@ impl State {
     }
 
     /// Goes on with what waited for room on the link; whether the session's task has to go on with groups
-    /// and services, which are not locked from within a session.
+    /// and services, which are not locked from within a session, and with readers of streams.
     fn go_on(&mut self) -> bool {
         if !self.others_wait() {
             self.pump_crowded();
@@ -431,7 +434,23 @@ impl State {
     }
 
     fn others_wait(&self) -> bool {
-        !self.held_up.is_empty() || !self.groups_without_room.is_empty()
+        self.readers_without_room || !self.held_up.is_empty() || !self.groups_without_room.is_empty()
+    }
+
+    /// Whether the link has room for a reader of a stream. If not, all that read go on when there is.
+    pub(crate) fn has_room_for_readers(&mut self) -> bool {
+        let has_room = self.has_room();
+        if !has_room {
+            (self.crowded, self.readers_without_room) = (true, true);
+        }
+        has_room
+    }
+
+    /// Has those go on that read streams and had no room, if there are any.
+    pub(crate) fn wake_readers(&mut self) {
+        if std::mem::take(&mut self.readers_without_room) {
+            self.subscriptions.wake_cursors();
+        }
     }
 
     /// Who is to go first with the room that there is.

@@ -345,7 +345,7 @@ impl SessionTask {
         }
     }
 
-    /// Takes what groups and services had for this session while its link had no room.
+    /// Takes what groups, services and readers of streams had for this session while its link had no room.
     fn use_room(&mut self) {
         let first = self.session.lock().first_waiter();
         if first == Waiter::Servings {
@@ -357,7 +357,7 @@ impl SessionTask {
         }
         self.serve_held_up();
         self.answer(State::pump_crowded);
-        self.session.lock().subscriptions.wake_cursors();
+        self.session.lock().wake_readers();
         self.end_turn();
     }
 

@@ -22,6 +22,7 @@ mod certified;
 mod coming_back;
 mod conformance;
 mod consumers;
+mod crowded_links;
 mod dead_letters;
 mod delayed;
 mod drained_consumers;

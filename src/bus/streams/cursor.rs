@@ -343,12 +343,9 @@ impl Reader {
     /// What the subscription has credit for, if it may get a message now.
     fn credit(&self) -> Result<Option<Left>, Stop> {
         let mut state = self.session.lock();
-        let has_room = state.has_room();
+        let has_room = state.has_room_for_readers();
         let subscription = state.subscriptions.at(self.slot).ok_or(Stop::Gone)?;
         let left = Left { credit: subscription.credit, window: subscription.window };
-        if !has_room {
-            state.crowded = true;
-        }
         Ok(Some(left).filter(|left| has_room && left.is_left()))
     }
 }

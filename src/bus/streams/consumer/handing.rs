@@ -55,13 +55,11 @@ impl Present {
     /// It, if it can take a message. Otherwise it is noted as waiting for room, where it has none.
     fn ready(self) -> Option<Ready> {
         let mut state = self.session.lock();
-        let has_room = state.has_room();
-        let credit =
-            state.subscriptions.at(self.slot).map(|own| own.credit).filter(|credit| credit.is_left());
-        if !has_room {
-            state.crowded = true;
+        if !state.has_room_for_readers() {
             return None;
         }
+        let credit =
+            state.subscriptions.at(self.slot).map(|own| own.credit).filter(|credit| credit.is_left());
         let room = state.lanes.room_left();
         drop(state);
         let Self { id, session, slot, part } = self;
