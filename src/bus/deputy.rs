@@ -148,6 +148,16 @@ impl Deputy {
         Ok(())
     }
 
+    /// Publishes what could not be published now before anything else for this stream or for none. It had a place before.
+    fn put_back(&self, stream: Option<&Stream>, mandate: Mandate, budget: &Budget) {
+        let mut state = self.lock();
+        state.will_holders.add(&mandate);
+        state.will_bytes = state.will_bytes.saturating_add(mandate.content.size());
+        state.wills += 1;
+        state.now.entry(stream.map(|stream| stream.name.clone())).or_default().push_front(mandate);
+        state.account(budget);
+    }
+
     /// What is to be published next to topics of this stream or of none, if anything is by now.
     fn next(&self, stream: Option<&Stream>, now: Instant, budget: &Budget) -> Option<Mandate> {
         let mut state = self.lock();

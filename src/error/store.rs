@@ -42,10 +42,16 @@ pub enum StoreError {
         /// The stream that has this.
         stream: String,
     },
-    /// A bound of the store is reached.
+    /// A bound of the store is reached, and stays so until something is removed.
     #[error("limit reached: {what}")]
     LimitReached {
         /// Which, and its value.
+        what: String,
+    },
+    /// Too much waits for the store. Nothing of the call was done, and it may be made again.
+    #[error("the store is busy: {what}")]
+    Busy {
+        /// With what, and what to do.
         what: String,
     },
     /// There is no room on the disk. Nothing of the call was stored.

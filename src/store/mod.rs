@@ -44,7 +44,7 @@ pub type Operation<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 /// Where streams are kept.
 ///
 /// Calls are taken in the order in which they are made, and wait for one another: a bus makes as many as its byte budget allows.
-/// One that is refused for that ([`StoreError::LimitReached`]) stores nothing. Subscriptions and consumers ask again for what they
+/// One that is refused for that ([`StoreError::Busy`]) stores nothing. Subscriptions and consumers ask again for what they
 /// read, after a while that grows from [`STORE_RETRY`](crate::limits::STORE_RETRY) to
 /// [`STORE_RETRY_MAX`](crate::limits::STORE_RETRY_MAX), and as well after [`StoreError::InUse`]; they end with any other error, and with
 /// these after [`STORE_PATIENCE`](crate::limits::STORE_PATIENCE). Consumers write again in the same way what was refused, and after

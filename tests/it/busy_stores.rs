@@ -26,7 +26,7 @@ struct Refusals {
 type Told = Arc<Mutex<Refusals>>;
 
 fn busy() -> StoreError {
-    StoreError::LimitReached { what: "too much waits for the store".into() }
+    StoreError::Busy { what: "too much waits for the store".into() }
 }
 
 /// Says so to the next so many who read.

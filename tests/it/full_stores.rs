@@ -10,7 +10,10 @@ use whispeer::bus::{ConsumerStats, Rows};
 use whispeer::client::Consumer;
 use whispeer::limits;
 use whispeer::prelude::*;
+use whispeer::proto::fields::{FieldsBuilder, Quality};
+use whispeer::proto::{Header, Kind};
 use whispeer::store::{Change, MemoryStore, Name, Reading, Store, StoreError};
+use whispeer_testkit::raw::RawPeer;
 
 use crate::orders::{QUIET, billing, bus_on, client, floor, next, publish};
 use crate::tampered_store::TamperedStore;
@@ -26,7 +29,7 @@ fn full() -> StoreError {
 }
 
 fn busy() -> StoreError {
-    StoreError::LimitReached { what: "too much waits for the store".into() }
+    StoreError::Busy { what: "too much waits for the store".into() }
 }
 
 fn say(refusal: &Refusal, error: impl Into<Option<StoreError>>) {
@@ -232,4 +235,34 @@ async fn a_bus_stops_though_the_disk_is_full() {
     let begin = Instant::now();
     timeout(LONG, bus.stop()).await.expect("it stops");
     assert!(begin.elapsed() <= limits::CONSUMERS_GRACE + Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_will_waits_for_room_on_the_disk() {
+    let refusal = Refusal::default();
+    let told = Arc::clone(&refusal);
+    let store = TamperedStore::new(MemoryStore::new()).on_change(move |changes| {
+        let appends = changes.iter().any(|change| matches!(change, Change::Append(_)));
+        told.lock().unwrap().clone().filter(|_| appends)
+    });
+    let store: Arc<dyn Store> = Arc::new(store);
+    let bus = bus_on(&store).await;
+    let (mut dying, _) = RawPeer::welcomed(bus.connector().connect().unwrap()).await.unwrap();
+    for will in ["first", "farewell"] {
+        let mut fields = FieldsBuilder::new();
+        fields.quality(Quality::AtLeastOnce).unwrap();
+        dying.push_with(&Header::new(Kind::Will, 1, 0), fields.as_bytes(), b"orders/7", will.as_bytes());
+        dying.flush().await.unwrap();
+        while dying.receive().await.unwrap().unwrap().header.kind != Kind::Accepted {}
+    }
+    // It is gone by the time that there is room.
+    say(&refusal, full());
+    drop(dying);
+    sleep(LONG).await;
+    say(&refusal, None);
+    sleep(LONG).await;
+    let page = store.read(Name::new("orders").unwrap(), Reading::from(1, 0)).await.unwrap();
+    let orders: Vec<Bytes> = page.messages.into_iter().map(|order| order.payload).collect();
+    assert_eq!(orders, ["farewell"]);
+    bus.stop().await;
 }

@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use whispeer::bus::{ConsumerStats, Rows, Streams};
 use whispeer::client::{Quality, Start, SubscribeOptions};
+use whispeer::limits;
 use whispeer::prelude::*;
 use whispeer::store::{Change, MemoryStore, Name, NewMessage, Store, StreamSettings};
 
+use crate::orders::{bus_on, client};
 use crate::tampered_store::TamperedStore;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -64,5 +66,20 @@ async fn a_consumer_that_begins_reads_nothing_of_the_others_and_a_listing_nothin
     assert_eq!(listed.rows.len(), 9);
     assert_eq!((listed.rows[0].name.as_str(), listed.rows[0].pending), ("billing", 1));
     assert_eq!(read.load(Ordering::Relaxed), 3, "a listing shows none of it");
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_more_than_a_stream_may_have_is_told_of_at_once() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let bus = bus_on(&store).await;
+    for number in 0..limits::STREAM_CONSUMERS {
+        store.commit(name("orders"), consumer(&format!("consumer-{number}"), [])).await.unwrap();
+    }
+    let begun = Instant::now();
+    let one_more = SubscribeOptions::default().durable("one-more").start(Start::All);
+    let refused = client(&bus).consume_bytes("orders/**", one_more).await.unwrap_err();
+    assert!(matches!(refused, BusError::LimitReached { .. }), "{refused:?}");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
     bus.stop().await;
 }

@@ -4,6 +4,7 @@
 //! what it keeps, waits for its store, and a store that stalls holds up nobody else's.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -11,13 +12,13 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::RETRY;
 use super::session::Publishing;
-use super::{Mandate, RETRY};
 use crate::auth::Author;
 use crate::bus::Shared;
 use crate::bus::clock::{SystemDeadline, system_time};
 use crate::bus::streams::Stream;
-use crate::error::BusResult;
+use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::FieldsBuilder;
 use crate::proto::{Content, Flags};
@@ -76,12 +77,14 @@ pub(super) struct Part {
     /// What its stream has released and those who listen have not been given yet, also if the session has ended meanwhile. It
     /// is one page at the most.
     released: VecDeque<Delayed>,
+    /// The store of its stream did not take what was last tried.
+    is_refused: bool,
 }
 
 impl Part {
     pub(super) fn new(shared: &Arc<Shared>, stream: Option<&Arc<Stream>>) -> Self {
         let (shared, stream) = (Arc::clone(shared), stream.map(Arc::clone));
-        Self { shared, stream, wait: Wait::default(), released: VecDeque::new() }
+        Self { shared, stream, wait: Wait::default(), released: VecDeque::new(), is_refused: false }
     }
 
     /// Publishes what is due, for as long as it is polled.
@@ -131,9 +134,9 @@ impl Part {
             let is_open = !self.shared.is_draining();
             let next_stored = self.next_stored().filter(|_| is_open);
             let stored = self.wait.until(next_stored);
-            let stored = stored.map(|at| retry.map_or(at, |retry| at.max(retry)));
             let kept = self.shared.deputy.next_due(self.stream.as_deref()).filter(|_| is_open);
-            let until = kept.into_iter().chain(stored).min();
+            let until =
+                kept.into_iter().chain(stored).min().map(|at| retry.map_or(at, |retry| at.max(retry)));
             tokio::select! {
                 () = self.changed() => {}
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
@@ -150,15 +153,30 @@ impl Part {
         let shared = Arc::clone(&self.shared);
         let stream = self.stream.clone();
         let next = || shared.deputy.next(stream.as_deref(), Instant::now(), &shared.budget);
-        while let Some(Mandate { author, content }) = next() {
-            let Ok(topic) = TopicPattern::from_utf8(content.topic()) else { continue };
-            if shared.may_still_publish(&author, &topic) {
-                session.publish(&content, Flags::NONE).await?;
+        while let Some(mandate) = next() {
+            let Ok(topic) = TopicPattern::from_utf8(mandate.content.topic()) else { continue };
+            if !shared.may_still_publish(&mandate.author, &topic) {
+                continue;
+            }
+            let answer = session.publish(&mandate.content, Flags::NONE).await?;
+            let was_refused =
+                std::mem::replace(&mut self.is_refused, matches!(answer, Err(BusError::NotStored { .. })));
+            match answer {
+                Err(error @ BusError::NotStored { .. }) => {
+                    // Whoever has left it behind cannot try again.
+                    if !was_refused {
+                        tracing::warn!(%topic, %error, "what somebody has left to be published is tried again");
+                    }
+                    shared.deputy.put_back(stream.as_deref(), mandate, &shared.budget);
+                    return Ok(Some(Instant::now() + RETRY));
+                }
+                answer => tell(&topic, answer),
             }
         }
         let Some(stream) = &stream else {
             while let Some(content) = shared.presence.next() {
-                session.publish(&content, Flags::NONE).await?;
+                let told = session.publish(&content, Flags::NONE).await?;
+                tell(&String::from_utf8_lossy(content.topic()), told);
             }
             return Ok(None);
         };
@@ -251,10 +269,17 @@ impl Part {
                 let _ = fields.expires(Duration::from_millis(left));
             }
             let topic = message.topic.as_str().to_owned();
-            let content = Content::new(fields.finish().into(), topic.into(), message.payload);
-            session.publish(&Arc::new(content), Flags::STORED).await?;
+            let content = Content::new(fields.finish().into(), topic.clone().into(), message.payload);
+            tell(&topic, session.publish(&Arc::new(content), Flags::STORED).await?);
         }
         Ok(())
+    }
+}
+
+/// Says in the log what could not be published, and is not tried again.
+fn tell(topic: &impl fmt::Display, answer: BusResult<()>) {
+    if let Err(error) = answer {
+        tracing::warn!(%topic, %error, "what was due could not be published");
     }
 }
 

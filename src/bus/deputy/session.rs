@@ -70,11 +70,11 @@ impl Publishing {
         }
     }
 
-    /// Publishes, and waits until the bus has taken it.
+    /// Publishes, and waits until the bus has taken it, or has refused it.
     ///
     /// # Errors
-    /// Why the session has ended. A publish that fails is only told of in the log.
-    pub(super) async fn publish(&mut self, content: &Arc<Content>, flags: Flags) -> BusResult<()> {
+    /// Why the session has ended.
+    pub(super) async fn publish(&mut self, content: &Arc<Content>, flags: Flags) -> BusResult<BusResult<()>> {
         if let Some(error) = self.ended.take() {
             return Err(error);
         }
@@ -89,11 +89,7 @@ impl Publishing {
         while self.answered.0 < self.published {
             self.read().await?;
         }
-        if let Some(error) = self.answered.1.take() {
-            let topic = String::from_utf8_lossy(content.topic()).into_owned();
-            tracing::warn!(topic, %error, "what was due could not be published");
-        }
-        Ok(())
+        Ok(self.answered.1.take().map_or(Ok(()), Err))
     }
 
     async fn send(&mut self) -> BusResult<()> {

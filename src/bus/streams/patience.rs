@@ -1,6 +1,6 @@
 //! How long a store is asked again that is busy.
 //!
-//! A store says that it is busy by [`StoreError::LimitReached`] or [`StoreError::InUse`]: too much waits for it, or somebody else has
+//! A store says that it is busy by [`StoreError::Busy`] or [`StoreError::InUse`]: too much waits for it, or somebody else has
 //! its file for a moment. Whoever only reads loses nothing by asking again, so that does not end his subscription. What
 //! consumers write is written again as well, and that also where a disk is full ([`StoreError::Full`]): who has made room is to find
 //! them at work. What publishers write is not: they are told.
@@ -26,7 +26,7 @@ impl Patience {
     /// # Errors
     /// What it has said, where that does not pass by itself, or has not while it was waited for [`limits::STORE_PATIENCE`].
     pub(super) fn refused(&mut self, error: StoreError) -> Result<Instant, StoreError> {
-        let may_pass = matches!(error, StoreError::LimitReached { .. } | StoreError::InUse { .. });
+        let may_pass = matches!(error, StoreError::Busy { .. } | StoreError::InUse { .. });
         if !may_pass || self.is_spent() {
             return Err(error);
         }

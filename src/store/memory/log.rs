@@ -86,7 +86,10 @@ impl Log {
             if matches!(change, Change::Consumer { .. }) {
                 made.insert(name);
                 if made.len() > limits::STREAM_CONSUMERS {
-                    let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
+                    let what = format!(
+                        "a stream has at most {} consumers; remove one that nobody needs",
+                        limits::STREAM_CONSUMERS
+                    );
                     return Err(StoreError::LimitReached { what });
                 }
                 continue;

@@ -35,7 +35,10 @@ pub(super) fn check(
                 None => count_of(connection, stream)?,
             };
             if before >= limits::STREAM_CONSUMERS {
-                let what = format!("a stream has at most {} consumers", limits::STREAM_CONSUMERS);
+                let what = format!(
+                    "a stream has at most {} consumers; remove one that nobody needs",
+                    limits::STREAM_CONSUMERS
+                );
                 return Err(StoreError::LimitReached { what }.into());
             }
             count = Some(before + 1);

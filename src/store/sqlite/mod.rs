@@ -104,7 +104,7 @@ impl SqliteOptions {
     }
 
     /// How many bytes calls may take that wait for the disk: the messages that they bring, and
-    /// [`limits::STORE_CALL_BYTES`] for each. More are refused as [`StoreError::LimitReached`]; those that bring no messages,
+    /// [`limits::STORE_CALL_BYTES`] for each. More are refused as [`StoreError::Busy`]; those that bring no messages,
     /// as what consumers write, are taken up to twice of it, and so is what is read. The default is
     /// [`limits::STORE_QUEUE_BYTES`].
     ///

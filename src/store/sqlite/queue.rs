@@ -53,7 +53,7 @@ impl<T> Queue<T> {
     /// read, have as much room once more: whoever publishes too much is in nobody else's way.
     ///
     /// # Errors
-    /// [`StoreError::LimitReached`] where there is no room, and [`StoreError::Closed`] where the thread is gone.
+    /// [`StoreError::Busy`] where there is no room, and [`StoreError::Closed`] where the thread is gone.
     pub(super) fn send(&self, call: T, brings: u64) -> Result<(), StoreError> {
         let Room { taken, most } = &*self.room;
         let most = if brings > 0 { *most } else { most.saturating_mul(2) };
@@ -66,7 +66,7 @@ impl<T> Queue<T> {
         if taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
             let mib = most >> 20;
             let what = format!("{mib} MiB of calls wait for the store; try again when it has written some");
-            return Err(StoreError::LimitReached { what });
+            return Err(StoreError::Busy { what });
         }
         let taken = Taken { room: Arc::clone(&self.room), bytes };
         self.calls.send(Waiting { call, taken }).map_err(|_| StoreError::Closed)

@@ -53,7 +53,7 @@ async fn messages_that_take_more_than_the_queue_are_refused_and_what_consumers_w
     let publish = || store.commit(name("s"), vec![Change::Append(message("a", &large, 1))]);
     let mut taken: Vec<_> = (0..10).map(|_| publish()).collect();
     assert!(taken.iter_mut().all(|call| answered(call).is_none()), "there is room for ten of them");
-    let Some(Err(StoreError::LimitReached { what })) = answered(&mut publish()) else {
+    let Some(Err(StoreError::Busy { what })) = answered(&mut publish()) else {
         panic!("there is no room for another")
     };
     assert!(what.starts_with("1 MiB of calls wait for the store"), "{what}");

@@ -99,8 +99,9 @@ impl Consumer {
 
     /// Reads where it is from the store.
     async fn open(&self, start: Start, live_from: u64) -> Result<u64, BusError> {
-        let failed = |error: StoreError| BusError::NotStored {
-            reason: format!("{} cannot be read: {error}", self.label()),
+        let failed = |error: StoreError| match error {
+            StoreError::LimitReached { what } => BusError::LimitReached { what },
+            error => BusError::NotStored { reason: format!("{} cannot be read: {error}", self.label()) },
         };
         let from = self.first(start, live_from).await?;
         let mut first_token = [0; 8];
