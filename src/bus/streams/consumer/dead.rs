@@ -64,7 +64,8 @@ impl Work {
                 sequence,
                 attempts = failed,
                 reason = reason.name(),
-                "nobody could deal with a message, and it is among the dead letters"
+                is_dead_letter = stream.dead.is_some(),
+                "nobody could deal with a message, and it does not come again"
             );
         }
         Ok(())
