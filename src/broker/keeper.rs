@@ -311,10 +311,17 @@ async fn send(
     loop {
         match shared.take() {
             None => shared.arrived.notified().await,
-            Some(Operation::Publish(Outgoing { topic, payload, told })) => {
+            Some(Operation::Publish(Outgoing { topic, fields, payload, told })) => {
                 unflushed = true;
-                let fields = kept.as_ref().map_or(&[][..], |kept| kept.fields(&topic));
-                match client.send_encoded(&topic, fields, &payload).await {
+                let fields = match &kept {
+                    Some(kept) => kept.fields(&topic, &fields),
+                    None => Ok(fields.as_slice().into()),
+                };
+                let sending = match fields {
+                    Ok(fields) => client.send_encoded(&topic, &fields, &payload).await,
+                    Err(error) => Err(error),
+                };
+                match sending {
                     // The task that settles them ends after this one.
                     Ok(acknowledgement) => drop(sent.send((acknowledgement, told)).await),
                     Err(error) => {

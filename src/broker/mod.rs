@@ -97,7 +97,7 @@ pub use persistence::{Persistence, PersistenceType};
 pub use publishing::Publishing;
 pub use stats::BrokerStats;
 
-use crate::client::{SubscribeOptions, encode};
+use crate::client::{PublishOptions, SubscribeOptions, encode};
 use crate::error::{BusError, BusResult};
 use crate::transport::{Address, MemoryConnector};
 use handler::Call;
@@ -201,6 +201,44 @@ impl Broker {
     /// [`QueueFull`](BusError::QueueFull) when there was no room; nothing is published then.
     pub fn publish<T: Serialize>(&self, topic: &str, message: T) -> Publishing {
         self.weak.publish(topic, message)
+    }
+
+    /// As [`publish`](Self::publish), with options: headers, how sure it is to be, for how long it is of use, when it is to be
+    /// delivered.
+    ///
+    /// It is queued at once as well, and times count from when the bus takes it in, which is when its turn in the queue has
+    /// come. What the broker keeps ([`Persistence`]) is published with
+    /// [`Quality::AtLeastOnce`](crate::client::Quality::AtLeastOnce) at the least, as by `publish`. A quality on a topic that
+    /// nobody keeps fails as [`BusError::NotDurable`]. A message that is to be
+    /// [delivered later](PublishOptions::deliver_in) counts as published, to 0 subscriptions, when the bus has accepted it; it
+    /// outlives the broker where it is kept in a file, and otherwise ends with the bus.
+    ///
+    /// What is returned says [`HeadersTooLarge`](BusError::HeadersTooLarge) for headers that no message can have; nothing is
+    /// published then.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use whispeer::broker::{Broker, Message};
+    /// use whispeer::client::PublishOptions;
+    ///
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// let broker = Broker::build_default().build()?;
+    /// # let (tell, told) = std::sync::mpsc::channel();
+    /// broker.subscribe("prices/*", move |quote: Message<u32>| {
+    ///     let shop = quote.headers.find("shop").map(str::to_owned);
+    ///     println!("{} costs {} in shop {shop:?}, for {:?}", quote.topic, quote.value, quote.expires_in);
+    /// #   tell.send((shop, quote.expires_in)).unwrap();
+    /// });
+    /// let options = PublishOptions::default().header("shop", "7").ttl(Duration::from_secs(5));
+    /// assert_eq!(broker.publish_with("prices/pears", 3, options).wait()?, 1);
+    /// # let told = told.recv_timeout(Duration::from_secs(30)).expect("it comes");
+    /// # assert_eq!(told, (Some("7".to_owned()), Some(Duration::from_secs(5))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn publish_with<T: Serialize>(&self, topic: &str, message: T, options: PublishOptions) -> Publishing {
+        self.weak.publish_with(topic, message, options)
     }
 
     /// Calls `handler` with each message on `topic`, which may have wildcards, on a thread where it may block.
@@ -433,7 +471,14 @@ pub struct WeakBroker {
 impl WeakBroker {
     /// As [`Broker::publish`].
     pub fn publish<T: Serialize>(&self, topic: &str, message: T) -> Publishing {
-        self.shared.publish(topic, encode(&message))
+        self.shared.publish(topic, encode(&message).map(|payload| (Vec::new(), payload)))
+    }
+
+    /// As [`Broker::publish_with`].
+    #[allow(clippy::needless_pass_by_value, reason = "options are given as to a client")]
+    pub fn publish_with<T: Serialize>(&self, topic: &str, message: T, options: PublishOptions) -> Publishing {
+        let encoded = options.fields(&[]).and_then(|fields| Ok((fields, encode(&message)?)));
+        self.shared.publish(topic, encoded)
     }
 
     /// As [`Broker::subscribe`].

@@ -1,5 +1,6 @@
 //! A broker that keeps what is published.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::parts::sealed;
 use crate::bus::Streams;
 use crate::engine::encryption::{Key, Keyring};
 use crate::error::{BusError, BusResult};
-use crate::proto::fields::{FieldsBuilder, Quality};
+use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
 #[cfg(feature = "sqlite")]
 use crate::store::Durability;
 use crate::store::{MemoryStore, Name, Retention, Store, StreamSettings};
@@ -193,19 +194,27 @@ pub(super) struct Kept {
     store: Arc<dyn Store>,
     patterns: Vec<TopicPattern>,
     file: Option<PathBuf>,
-    /// Those of a publish that is to be stored.
+    /// Those by which a publish is done when it is stored.
     fields: Vec<u8>,
 }
 
 impl Kept {
-    /// The fields of a publish to this topic.
-    pub(super) fn fields(&self, topic: &str) -> &[u8] {
+    /// The fields of a publish to this topic: those that were given, by which it is done when it is stored, if it is to be.
+    pub(super) fn fields<'a>(&'a self, topic: &str, given: &'a [u8]) -> BusResult<Cow<'a, [u8]>> {
         let is_kept = |topic: &TopicPattern| self.patterns.iter().any(|pattern| pattern.contains(topic));
-        // What is no topic is refused where it is sent.
-        match TopicPattern::new(topic) {
-            Ok(topic) if is_kept(&topic) => &self.fields,
-            _ => &[],
+        // Options name no quality but one by which it is stored. What is no topic is refused where it is sent.
+        if iterate(given).any(|field| matches!(field, Field::Quality(_)))
+            || !TopicPattern::new(topic).is_ok_and(|topic| is_kept(&topic))
+        {
+            return Ok(given.into());
         }
+        if given.is_empty() {
+            return Ok(self.fields.as_slice().into());
+        }
+        let mut fields = FieldsBuilder::new();
+        fields.append(&self.fields)?;
+        fields.append(given)?;
+        Ok(fields.finish().into())
     }
 
     /// The keyring beside the file, which is made if it is not there; `None` without a file.
@@ -267,5 +276,38 @@ fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
         None => std::fs::File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::PublishOptions;
+
+    #[tokio::test]
+    async fn what_is_kept_is_published_with_a_quality_whatever_its_options_say() {
+        let kept = Persistence::memory().patterns(["kept/*"]).open().await.unwrap();
+        let read = |topic: &str, options: PublishOptions| {
+            let given = options.fields(&[]).unwrap();
+            let fields = kept.fields(topic, &given).unwrap().into_owned();
+            let qualities: Vec<_> = iterate(&fields)
+                .filter_map(|field| match field {
+                    Field::Quality(quality) => Some(quality),
+                    _ => None,
+                })
+                .collect();
+            let headers = iterate(&fields).filter(|field| matches!(field, Field::Header { .. })).count();
+            (qualities, headers)
+        };
+        let options = || PublishOptions::default().header("shop", "7");
+        assert_eq!(read("kept/a", PublishOptions::default()), (vec![Quality::AtLeastOnce], 0));
+        assert_eq!(read("kept/a", options()), (vec![Quality::AtLeastOnce], 1));
+        let never = options().quality(Quality::AtMostOnce);
+        assert_eq!(read("kept/a", never), (vec![Quality::AtLeastOnce], 1));
+        let once = options().quality(Quality::ExactlyOnce);
+        assert_eq!(read("kept/a", once.clone()), (vec![Quality::ExactlyOnce], 1));
+        assert_eq!(read("elsewhere", options()), (vec![], 1));
+        assert_eq!(read("elsewhere", once), (vec![Quality::ExactlyOnce], 1));
+        assert_eq!(read("no topic", PublishOptions::default()), (vec![], 0));
     }
 }

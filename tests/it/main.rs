@@ -14,6 +14,8 @@ mod broker;
 #[cfg(all(feature = "broker", feature = "sqlite"))]
 mod broker_durable;
 #[cfg(all(feature = "broker", feature = "sqlite"))]
+mod broker_publishing;
+#[cfg(all(feature = "broker", feature = "sqlite"))]
 mod broker_store;
 mod built_in_plugins;
 mod busy_stores;
