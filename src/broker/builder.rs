@@ -70,7 +70,7 @@ impl BrokerBuilder {
     ///
     /// # Errors
     /// [`BusError::InvalidSettings`](crate::BusError::InvalidSettings) for options that cannot be, keyrings that cannot be
-    /// read, and stores that cannot be opened; what [`BusBuilder::start`](crate::bus::BusBuilder::start) says of an address that cannot be listened on, and
+    /// read or are missing ([`Encryption::new`]), and stores that cannot be opened; what [`BusBuilder::start`](crate::bus::BusBuilder::start) says of an address that cannot be listened on, and
     /// [`ClientBuilder::connect`](crate::client::ClientBuilder::connect) of one where no bus is.
     pub fn build(self) -> BusResult<Broker> {
         block_on(self.build_async())

@@ -172,17 +172,26 @@ fn keep(
 /// The bus, unless it is another's, the client, and what is kept.
 type Begun = (Option<BusHandle>, Client, Option<Arc<Kept>>);
 
-/// Starts the bus, unless there is another one to go to, and connects to it.
-async fn begin(shared: &Shared, plan: Plan) -> BusResult<Begun> {
+/// Starts the bus, unless there is another one to go to, and connects to it. The file of a broker that cannot begin is free when
+/// that is told, so that another one may have it.
+async fn begin(shared: &Shared, mut plan: Plan) -> BusResult<Begun> {
     #[cfg(feature = "websocket")]
     if plan.persistence.is_some() && plan.websocket.as_ref().is_some_and(|(_, websocket)| websocket.joins) {
         let what = "a broker that joins a bus keeps nothing: the bus does, if it has streams".to_owned();
         return Err(BusError::InvalidSettings(what));
     }
-    let kept = match plan.persistence {
+    let kept = match plan.persistence.take() {
         Some(persistence) => Some(Arc::new(persistence.open().await?)),
         None => None,
     };
+    let begun = begin_with(shared, plan, kept.clone()).await;
+    if let (Err(_), Some(kept)) = (&begun, kept) {
+        kept.close_within(limits::BROKER_HALT).await;
+    }
+    begun
+}
+
+async fn begin_with(shared: &Shared, plan: Plan, kept: Option<Arc<Kept>>) -> BusResult<Begun> {
     let mut engines = Engines::new();
     if let Some(compression) = plan.compression {
         engines = engines.with(compression);
@@ -247,7 +256,7 @@ async fn run(
     }
     if let Some(kept) = kept {
         // A disk that does not answer has had its time.
-        let _ = timeout_at(deadline.max(Instant::now() + limits::BROKER_HALT), kept.close()).await;
+        kept.close_within(deadline.saturating_duration_since(Instant::now()).max(limits::BROKER_HALT)).await;
     }
     if drained {
         return None;

@@ -28,7 +28,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `builder`, `options`, `parts` | putting one together |
-//! | `persistence` | keeping what is published |
+//! | `persistence`, `keyring` | keeping what is published, and the keys for it |
 //! | `queue` | what was asked for and is not done, within its bounds |
 //! | `keeper` | the thread that owns all of it: sending, settling, draining |
 //! | `control` | the handle of a subscription, and what it shares with its task |
@@ -69,6 +69,7 @@ mod from_message;
 mod handler;
 mod handling;
 mod keeper;
+mod keyring;
 mod options;
 mod parts;
 mod persistence;

@@ -34,6 +34,21 @@ async fn a_file_belongs_to_one_store_at_a_time() {
 
 #[cfg(unix)]
 #[tokio::test]
+async fn a_store_tells_where_its_file_is_behind_all_links() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let link = folder.join("current");
+    std::os::unix::fs::symlink("streams.db", &link).unwrap();
+    // Before there is a file, and when there is one.
+    for _ in 0..2 {
+        let store = opened(&link).unwrap();
+        assert_eq!((store.path(), store.resolved_path()), (&*link, &*folder.join("streams.db")));
+        store.close().await.unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
 async fn nobody_else_can_read_the_file_or_lock_it() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
