@@ -7,8 +7,8 @@
 //!  handlers ◄── threads, or tasks ◄── a task for each subscription
 //! ```
 //!
-//! The bus, the client and the first two tasks run on the keeper's own thread, where no code of the application ever does.
-//! Handlers, and the reading of their types, have a runtime of their own, so that one that blocks holds up handlers alone.
+//! The bus, the client and the first two tasks run on the keeper's own thread, where no code of the application ever does but the
+//! bus's plugins. Handlers, and the reading of their types, have a runtime of their own, so that one that blocks holds up handlers alone.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -37,6 +37,7 @@ use crate::engine::Engines;
 use crate::engine::compression::Compression;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::plugin::Plugins;
 use crate::transport::{Address, MemoryConnector};
 
 #[cfg(feature = "websocket")]
@@ -64,6 +65,7 @@ pub(super) struct Plan {
     pub(super) encryption: Option<Encrypting>,
     pub(super) compression: Option<Compression>,
     pub(super) persistence: Option<Persistence>,
+    pub(super) plugins: Plugins,
     #[cfg(feature = "websocket")]
     pub(super) websocket: Option<(Address, WebSocket)>,
 }
@@ -180,6 +182,11 @@ async fn begin(shared: &Shared, mut plan: Plan) -> BusResult<Begun> {
         let what = "a broker that joins a bus keeps nothing: the bus does, if it has streams".to_owned();
         return Err(BusError::InvalidSettings(what));
     }
+    #[cfg(feature = "websocket")]
+    if !plan.plugins.is_empty() && plan.websocket.as_ref().is_some_and(|(_, websocket)| websocket.joins) {
+        let what = "a broker that joins a bus has no plugins: give them to the bus".to_owned();
+        return Err(BusError::InvalidSettings(what));
+    }
     let kept = match plan.persistence.take() {
         Some(persistence) => Some(Arc::new(persistence.open().await?)),
         None => None,
@@ -201,7 +208,7 @@ async fn begin_with(shared: &Shared, plan: Plan, kept: Option<Arc<Kept>>) -> Bus
     }
     let client = Client::builder().name("broker").engines(engines);
     let streams = kept.as_ref().map(|kept| kept.streams.clone()).unwrap_or_default();
-    let bus = Bus::builder().settings(shared.options.settings.clone()).streams(streams);
+    let bus = Bus::builder().settings(shared.options.settings.clone()).streams(streams).plugins(plan.plugins);
     #[cfg(feature = "websocket")]
     let (bus, client) = match plan.websocket {
         Some((address, websocket)) if websocket.joins => {

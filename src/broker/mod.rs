@@ -48,7 +48,8 @@
 //!   What cannot be read so is counted ([`BrokerStats::undecodable`]) and stands in the log: somebody publishes something
 //!   else there. The bus cannot choose by type, as it sees no more than ciphertext. Topics may have wildcards, on both sides.
 //! - **Threads.** A broker has its own, and needs no runtime of its caller's: it works the same where there is none, and
-//!   where there is one whose only thread is blocked. The bus has one thread, on which no handler ever runs. Handlers that
+//!   where there is one whose only thread is blocked. The bus has one thread, on which no handler ever runs, but its
+//!   [plugins](BrokerBuilder::plugin) do. Handlers that
 //!   are not asynchronous may block: each takes a thread while it runs, up to [`BrokerOptions::handlers`]. Handlers may
 //!   publish and subscribe, with a [`WeakBroker`].
 //! - **Nothing is lost in silence.** A full queue, a message that could not be sent, one that a handler missed because it was
@@ -108,7 +109,8 @@ use queue::Shared;
 /// A bus and a client in one process; see the [module](self).
 ///
 /// Dropping it blocks the thread until what was published is sent and handlers have finished, for
-/// [`BrokerOptions::drain_limit`] at the most (5 s by default); in asynchronous code [`close`](Self::close) does the same
+/// [`BrokerOptions::drain_limit`] at the most (5 s by default), and until its [plugins](BrokerBuilder::plugin), if it has some, have
+/// ended; in asynchronous code [`close`](Self::close) does the same
 /// without blocking. A broker that is dropped by one of its own handlers, which cannot wait for itself, drains behind its back.
 pub struct Broker {
     weak: WeakBroker,
