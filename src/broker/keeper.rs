@@ -7,8 +7,8 @@
 //!  handlers ◄── threads, or tasks ◄── a task for each subscription
 //! ```
 //!
-//! The bus, the client and the first two tasks run on the keeper's own thread, where no code of the application ever does.
-//! Handlers, and the reading of their types, have a runtime of their own, so that one that blocks holds up handlers alone.
+//! The bus, the client and the first two tasks run on the keeper's own thread, where no code of the application ever does but the
+//! bus's plugins. Handlers, and the reading of their types, have a runtime of their own, so that one that blocks holds up handlers alone.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -37,6 +37,7 @@ use crate::engine::Engines;
 use crate::engine::compression::Compression;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::plugin::Plugins;
 use crate::transport::{Address, MemoryConnector};
 
 #[cfg(feature = "websocket")]
@@ -64,6 +65,7 @@ pub(super) struct Plan {
     pub(super) encryption: Option<Encrypting>,
     pub(super) compression: Option<Compression>,
     pub(super) persistence: Option<Persistence>,
+    pub(super) plugins: Plugins,
     #[cfg(feature = "websocket")]
     pub(super) websocket: Option<(Address, WebSocket)>,
 }
@@ -172,17 +174,31 @@ fn keep(
 /// The bus, unless it is another's, the client, and what is kept.
 type Begun = (Option<BusHandle>, Client, Option<Arc<Kept>>);
 
-/// Starts the bus, unless there is another one to go to, and connects to it.
-async fn begin(shared: &Shared, plan: Plan) -> BusResult<Begun> {
+/// Starts the bus, unless there is another one to go to, and connects to it. The file of a broker that cannot begin is free when
+/// that is told, so that another one may have it.
+async fn begin(shared: &Shared, mut plan: Plan) -> BusResult<Begun> {
     #[cfg(feature = "websocket")]
     if plan.persistence.is_some() && plan.websocket.as_ref().is_some_and(|(_, websocket)| websocket.joins) {
         let what = "a broker that joins a bus keeps nothing: the bus does, if it has streams".to_owned();
         return Err(BusError::InvalidSettings(what));
     }
-    let kept = match plan.persistence {
+    #[cfg(feature = "websocket")]
+    if !plan.plugins.is_empty() && plan.websocket.as_ref().is_some_and(|(_, websocket)| websocket.joins) {
+        let what = "a broker that joins a bus has no plugins: give them to the bus".to_owned();
+        return Err(BusError::InvalidSettings(what));
+    }
+    let kept = match plan.persistence.take() {
         Some(persistence) => Some(Arc::new(persistence.open().await?)),
         None => None,
     };
+    let begun = begin_with(shared, plan, kept.clone()).await;
+    if let (Err(_), Some(kept)) = (&begun, kept) {
+        kept.close_within(limits::BROKER_HALT).await;
+    }
+    begun
+}
+
+async fn begin_with(shared: &Shared, plan: Plan, kept: Option<Arc<Kept>>) -> BusResult<Begun> {
     let mut engines = Engines::new();
     if let Some(compression) = plan.compression {
         engines = engines.with(compression);
@@ -192,7 +208,7 @@ async fn begin(shared: &Shared, plan: Plan) -> BusResult<Begun> {
     }
     let client = Client::builder().name("broker").engines(engines);
     let streams = kept.as_ref().map(|kept| kept.streams.clone()).unwrap_or_default();
-    let bus = Bus::builder().settings(shared.options.settings.clone()).streams(streams);
+    let bus = Bus::builder().settings(shared.options.settings.clone()).streams(streams).plugins(plan.plugins);
     #[cfg(feature = "websocket")]
     let (bus, client) = match plan.websocket {
         Some((address, websocket)) if websocket.joins => {
@@ -247,7 +263,7 @@ async fn run(
     }
     if let Some(kept) = kept {
         // A disk that does not answer has had its time.
-        let _ = timeout_at(deadline.max(Instant::now() + limits::BROKER_HALT), kept.close()).await;
+        kept.close_within(deadline.saturating_duration_since(Instant::now()).max(limits::BROKER_HALT)).await;
     }
     if drained {
         return None;
@@ -311,10 +327,17 @@ async fn send(
     loop {
         match shared.take() {
             None => shared.arrived.notified().await,
-            Some(Operation::Publish(Outgoing { topic, payload, told })) => {
+            Some(Operation::Publish(Outgoing { topic, fields, payload, told })) => {
                 unflushed = true;
-                let fields = kept.as_ref().map_or(&[][..], |kept| kept.fields(&topic));
-                match client.send_encoded(&topic, fields, &payload).await {
+                let fields = match &kept {
+                    Some(kept) => kept.fields(&topic, &fields),
+                    None => Ok(fields.as_slice().into()),
+                };
+                let sending = match fields {
+                    Ok(fields) => client.send_encoded(&topic, &fields, &payload).await,
+                    Err(error) => Err(error),
+                };
+                match sending {
                     // The task that settles them ends after this one.
                     Ok(acknowledgement) => drop(sent.send((acknowledgement, told)).await),
                     Err(error) => {

@@ -28,7 +28,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `builder`, `options`, `parts` | putting one together |
-//! | `persistence` | keeping what is published |
+//! | `persistence`, `keyring` | keeping what is published, and the keys for it |
 //! | `queue` | what was asked for and is not done, within its bounds |
 //! | `keeper` | the thread that owns all of it: sending, settling, draining |
 //! | `control` | the handle of a subscription, and what it shares with its task |
@@ -48,7 +48,8 @@
 //!   What cannot be read so is counted ([`BrokerStats::undecodable`]) and stands in the log: somebody publishes something
 //!   else there. The bus cannot choose by type, as it sees no more than ciphertext. Topics may have wildcards, on both sides.
 //! - **Threads.** A broker has its own, and needs no runtime of its caller's: it works the same where there is none, and
-//!   where there is one whose only thread is blocked. The bus has one thread, on which no handler ever runs. Handlers that
+//!   where there is one whose only thread is blocked. The bus has one thread, on which no handler ever runs, but its
+//!   [plugins](BrokerBuilder::plugin) do. Handlers that
 //!   are not asynchronous may block: each takes a thread while it runs, up to [`BrokerOptions::handlers`]. Handlers may
 //!   publish and subscribe, with a [`WeakBroker`].
 //! - **Nothing is lost in silence.** A full queue, a message that could not be sent, one that a handler missed because it was
@@ -69,6 +70,7 @@ mod from_message;
 mod handler;
 mod handling;
 mod keeper;
+mod keyring;
 mod options;
 mod parts;
 mod persistence;
@@ -97,7 +99,7 @@ pub use persistence::{Persistence, PersistenceType};
 pub use publishing::Publishing;
 pub use stats::BrokerStats;
 
-use crate::client::{SubscribeOptions, encode};
+use crate::client::{PublishOptions, SubscribeOptions, encode};
 use crate::error::{BusError, BusResult};
 use crate::transport::{Address, MemoryConnector};
 use handler::Call;
@@ -107,7 +109,8 @@ use queue::Shared;
 /// A bus and a client in one process; see the [module](self).
 ///
 /// Dropping it blocks the thread until what was published is sent and handlers have finished, for
-/// [`BrokerOptions::drain_limit`] at the most (5 s by default); in asynchronous code [`close`](Self::close) does the same
+/// [`BrokerOptions::drain_limit`] at the most (5 s by default), and until its [plugins](BrokerBuilder::plugin), if it has some, have
+/// ended; in asynchronous code [`close`](Self::close) does the same
 /// without blocking. A broker that is dropped by one of its own handlers, which cannot wait for itself, drains behind its back.
 pub struct Broker {
     weak: WeakBroker,
@@ -201,6 +204,44 @@ impl Broker {
     /// [`QueueFull`](BusError::QueueFull) when there was no room; nothing is published then.
     pub fn publish<T: Serialize>(&self, topic: &str, message: T) -> Publishing {
         self.weak.publish(topic, message)
+    }
+
+    /// As [`publish`](Self::publish), with options: headers, how sure it is to be, for how long it is of use, when it is to be
+    /// delivered.
+    ///
+    /// It is queued at once as well, and times count from when the bus takes it in, which is when its turn in the queue has
+    /// come. What the broker keeps ([`Persistence`]) is published with
+    /// [`Quality::AtLeastOnce`](crate::client::Quality::AtLeastOnce) at the least, as by `publish`. A quality on a topic that
+    /// nobody keeps fails as [`BusError::NotDurable`]. A message that is to be
+    /// [delivered later](PublishOptions::deliver_in) counts as published, to 0 subscriptions, when the bus has accepted it; it
+    /// outlives the broker where it is kept in a file, and otherwise ends with the bus.
+    ///
+    /// What is returned says [`HeadersTooLarge`](BusError::HeadersTooLarge) for headers that no message can have; nothing is
+    /// published then.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use whispeer::broker::{Broker, Message};
+    /// use whispeer::client::PublishOptions;
+    ///
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// let broker = Broker::build_default().build()?;
+    /// # let (tell, told) = std::sync::mpsc::channel();
+    /// broker.subscribe("prices/*", move |quote: Message<u32>| {
+    ///     let shop = quote.headers.find("shop").map(str::to_owned);
+    ///     println!("{} costs {} in shop {shop:?}, for {:?}", quote.topic, quote.value, quote.expires_in);
+    /// #   tell.send((shop, quote.expires_in)).unwrap();
+    /// });
+    /// let options = PublishOptions::default().header("shop", "7").ttl(Duration::from_secs(5));
+    /// assert_eq!(broker.publish_with("prices/pears", 3, options).wait()?, 1);
+    /// # let told = told.recv_timeout(Duration::from_secs(30)).expect("it comes");
+    /// # assert_eq!(told, (Some("7".to_owned()), Some(Duration::from_secs(5))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn publish_with<T: Serialize>(&self, topic: &str, message: T, options: PublishOptions) -> Publishing {
+        self.weak.publish_with(topic, message, options)
     }
 
     /// Calls `handler` with each message on `topic`, which may have wildcards, on a thread where it may block.
@@ -433,7 +474,14 @@ pub struct WeakBroker {
 impl WeakBroker {
     /// As [`Broker::publish`].
     pub fn publish<T: Serialize>(&self, topic: &str, message: T) -> Publishing {
-        self.shared.publish(topic, encode(&message))
+        self.shared.publish(topic, encode(&message).map(|payload| (Vec::new(), payload)))
+    }
+
+    /// As [`Broker::publish_with`].
+    #[allow(clippy::needless_pass_by_value, reason = "options are given as to a client")]
+    pub fn publish_with<T: Serialize>(&self, topic: &str, message: T, options: PublishOptions) -> Publishing {
+        let encoded = options.fields(&[]).and_then(|fields| Ok((fields, encode(&message)?)));
+        self.shared.publish(topic, encoded)
     }
 
     /// As [`Broker::subscribe`].

@@ -51,8 +51,13 @@ impl Encryption {
     /// with it.
     ///
     /// A broker that keeps messages in a file ([`Persistence`](super::Persistence)) has a keyring beside it instead, so that
-    /// they can be read as long as they are there. It has the name of the file with `.keys` behind it, and is made where it is
-    /// missing, for its owner alone. Whoever loses it loses the messages.
+    /// they can be read as long as they are there. It has the name of the file with `.keys` behind it, where that really is if
+    /// it is named by a link, and is for its owner alone. Whoever loses it loses the messages: back it up with them.
+    ///
+    /// It is made where nothing of that name is there and nothing that is stored is encrypted: at the first start, or when a
+    /// broker begins to encrypt that has kept messages in plain, which looks at all of them once. Those are then refused by its
+    /// subscriptions, as whatever comes in plain. Otherwise [`build`](super::BrokerBuilder::build) fails and says what to do: also
+    /// where the keyring is a link to what is not there, or may not be read. It is never replaced.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

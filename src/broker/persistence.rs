@@ -1,15 +1,20 @@
 //! A broker that keeps what is published.
 
-use std::ffi::OsString;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::builder::BrokerBuilder;
+use super::keyring;
 use super::parts::sealed;
 use crate::bus::Streams;
-use crate::engine::encryption::{Key, Keyring};
+use crate::engine::encryption::Keyring;
 use crate::error::{BusError, BusResult};
-use crate::proto::fields::{FieldsBuilder, Quality};
+use crate::limits;
+use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
 #[cfg(feature = "sqlite")]
 use crate::store::Durability;
 use crate::store::{MemoryStore, Name, Retention, Store, StreamSettings};
@@ -17,9 +22,6 @@ use crate::topic::TopicPattern;
 
 /// What the stream of a broker is called.
 const STREAM: &str = "broker";
-
-/// What the keyring of a broker that keeps what it encrypts is called, behind the name of its file.
-const KEYRING_SUFFIX: &str = ".keys";
 
 /// Where a broker keeps what is published; see [`Broker::build_default_with_persistence`](super::Broker).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +89,8 @@ impl Persistence {
     }
 
     /// In this file, which is made if it is not there, readable by its owner alone. Others lie beside it whose names begin
-    /// likewise. One broker at a time has it. It needs the feature `sqlite`.
+    /// likewise, among them the keyring of a broker that encrypts ([`Encryption::new`](super::Encryption::new)); where the path is a
+    /// link, beside what it leads to. One broker at a time has it. It needs the feature `sqlite`.
     ///
     /// # Examples
     /// ```
@@ -153,27 +156,36 @@ impl Persistence {
         let refused = |error: crate::store::StoreError| BusError::InvalidSettings(error.to_string());
         let name = Name::new(STREAM).map_err(refused)?;
         let settings = StreamSettings::new(name, patterns.clone()).retention(self.retention);
-        let store = self.store()?;
-        let streams = Streams::open(Arc::clone(&store), [settings]).await?;
+        let (store, file) = self.store()?;
+        let streams = match Streams::open(Arc::clone(&store), [settings]).await {
+            Ok(streams) => streams,
+            Err(error) => {
+                close_within(&*store, limits::BROKER_HALT).await;
+                return Err(error);
+            }
+        };
         let mut fields = FieldsBuilder::new();
         fields.quality(Quality::AtLeastOnce)?;
-        Ok(Kept { streams, store, patterns, file: self.file, fields: fields.finish() })
+        Ok(Kept { streams, store, patterns, file, fields: fields.finish() })
     }
 
+    /// The store, and the path that its file has behind all links.
     #[cfg(feature = "sqlite")]
-    fn store(&self) -> BusResult<Arc<dyn Store>> {
+    fn store(&self) -> BusResult<(Arc<dyn Store>, Option<PathBuf>)> {
         use crate::store::{SqliteOptions, SqliteStore};
 
-        let Some(file) = &self.file else { return Ok(Arc::new(MemoryStore::new())) };
+        let Some(file) = &self.file else { return Ok((Arc::new(MemoryStore::new()), None)) };
         let options = SqliteOptions::new().durability(self.durability);
         let opened = SqliteStore::open(file, options);
-        Ok(Arc::new(opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?))
+        let store = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+        let file = store.resolved_path().to_owned();
+        Ok((Arc::new(store), Some(file)))
     }
 
     #[cfg(not(feature = "sqlite"))]
-    fn store(&self) -> BusResult<Arc<dyn Store>> {
+    fn store(&self) -> BusResult<(Arc<dyn Store>, Option<PathBuf>)> {
         match &self.file {
-            None => Ok(Arc::new(MemoryStore::new())),
+            None => Ok((Arc::new(MemoryStore::new()), None)),
             Some(_) => Err(BusError::InvalidSettings(
                 "feature not enabled: a broker keeps messages in a file with the feature `sqlite`".into(),
             )),
@@ -192,45 +204,37 @@ pub(super) struct Kept {
     pub(super) streams: Streams,
     store: Arc<dyn Store>,
     patterns: Vec<TopicPattern>,
+    /// By the one path that it has behind all links.
     file: Option<PathBuf>,
-    /// Those of a publish that is to be stored.
+    /// Those by which a publish is done when it is stored.
     fields: Vec<u8>,
 }
 
 impl Kept {
-    /// The fields of a publish to this topic.
-    pub(super) fn fields(&self, topic: &str) -> &[u8] {
+    /// The fields of a publish to this topic: those that were given, by which it is done when it is stored, if it is to be.
+    pub(super) fn fields<'a>(&'a self, topic: &str, given: &'a [u8]) -> BusResult<Cow<'a, [u8]>> {
         let is_kept = |topic: &TopicPattern| self.patterns.iter().any(|pattern| pattern.contains(topic));
-        // What is no topic is refused where it is sent.
-        match TopicPattern::new(topic) {
-            Ok(topic) if is_kept(&topic) => &self.fields,
-            _ => &[],
+        // Options name no quality but one by which it is stored. What is no topic is refused where it is sent.
+        if iterate(given).any(|field| matches!(field, Field::Quality(_)))
+            || !TopicPattern::new(topic).is_ok_and(|topic| is_kept(&topic))
+        {
+            return Ok(given.into());
         }
+        if given.is_empty() {
+            return Ok(self.fields.as_slice().into());
+        }
+        let mut fields = FieldsBuilder::new();
+        fields.append(&self.fields)?;
+        fields.append(given)?;
+        Ok(fields.finish().into())
     }
 
     /// The keyring beside the file, which is made if it is not there; `None` without a file.
     pub(super) async fn keyring(&self) -> BusResult<Option<Keyring>> {
-        let Some(file) = &self.file else { return Ok(None) };
-        let mut path = OsString::from(file);
-        path.push(KEYRING_SUFFIX);
-        let path = PathBuf::from(path);
-        if path.exists() {
-            return Keyring::read(&path).map(Some);
+        match &self.file {
+            Some(file) => keyring::beside(file, &*self.store).await.map(Some),
+            None => Ok(None),
         }
-        let keyring = Keyring::with(Key::generate()?)?;
-        write(&path, keyring.to_toml().as_bytes()).map_err(|error| {
-            BusError::InvalidSettings(format!("the keyring {} cannot be written: {error}", path.display()))
-        })?;
-        let states = self.streams.states().await;
-        if states.iter().any(|state| state.messages > 0) {
-            tracing::warn!(
-                keyring = %path.display(),
-                "a keyring was made for a store that has messages; those that were encrypted with another one cannot be read"
-            );
-        } else {
-            tracing::info!(keyring = %path.display(), "a keyring was made, with which a broker encrypts what it keeps");
-        }
-        Ok(Some(keyring))
     }
 
     /// Whether what is kept is there when the broker is not any more.
@@ -238,34 +242,51 @@ impl Kept {
         self.file.is_some()
     }
 
-    /// Ends the store when all that was begun is stored.
-    pub(super) async fn close(&self) {
-        if let Err(error) = self.store.close().await {
-            tracing::error!(%error, "the store of a broker did not end well");
+    /// Ends the store when all that was begun is stored, or this time is over.
+    pub(super) async fn close_within(&self, limit: Duration) {
+        close_within(&*self.store, limit).await;
+    }
+}
+
+async fn close_within(store: &dyn Store, limit: Duration) {
+    match timeout(limit, store.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the store of a broker did not end well"),
+        Err(_) => {
+            tracing::error!(?limit, "the store of a broker did not end in time; its disk does not answer")
         }
     }
 }
 
-/// Writes a file for its owner alone, whole or not at all. Whoever has the store is the only one who does.
-fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::PublishOptions;
 
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    // One that is left of a process that ended meanwhile.
-    let _ = std::fs::remove_file(&beside);
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&beside)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    // Without its name it would be gone with the power, and what was encrypted would stay.
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => std::fs::File::open(".")?.sync_all(),
+    #[tokio::test]
+    async fn what_is_kept_is_published_with_a_quality_whatever_its_options_say() {
+        let kept = Persistence::memory().patterns(["kept/*"]).open().await.unwrap();
+        let read = |topic: &str, options: PublishOptions| {
+            let given = options.fields(&[]).unwrap();
+            let fields = kept.fields(topic, &given).unwrap().into_owned();
+            let qualities: Vec<_> = iterate(&fields)
+                .filter_map(|field| match field {
+                    Field::Quality(quality) => Some(quality),
+                    _ => None,
+                })
+                .collect();
+            let headers = iterate(&fields).filter(|field| matches!(field, Field::Header { .. })).count();
+            (qualities, headers)
+        };
+        let options = || PublishOptions::default().header("shop", "7");
+        assert_eq!(read("kept/a", PublishOptions::default()), (vec![Quality::AtLeastOnce], 0));
+        assert_eq!(read("kept/a", options()), (vec![Quality::AtLeastOnce], 1));
+        let never = options().quality(Quality::AtMostOnce);
+        assert_eq!(read("kept/a", never), (vec![Quality::AtLeastOnce], 1));
+        let once = options().quality(Quality::ExactlyOnce);
+        assert_eq!(read("kept/a", once.clone()), (vec![Quality::ExactlyOnce], 1));
+        assert_eq!(read("elsewhere", options()), (vec![], 1));
+        assert_eq!(read("elsewhere", once), (vec![Quality::ExactlyOnce], 1));
+        assert_eq!(read("no topic", PublishOptions::default()), (vec![], 0));
     }
 }

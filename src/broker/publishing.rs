@@ -42,7 +42,8 @@ impl Publishing {
         Self(State::Waiting(receiver))
     }
 
-    /// Why it was not even queued: [`BusError::QueueFull`], [`BusError::Encode`] or [`BusError::Closed`].
+    /// Why it was not even queued: [`BusError::QueueFull`], [`BusError::Encode`], [`BusError::HeadersTooLarge`] or
+    /// [`BusError::Closed`].
     #[must_use]
     pub fn refusal(&self) -> Option<&BusError> {
         match &self.0 {
@@ -55,7 +56,7 @@ impl Publishing {
     ///
     /// # Errors
     /// [`refusal`](Self::refusal), if there is one; otherwise as
-    /// [`Client::publish`](crate::Client::publish), and [`BusError::Closed`] when the broker has ended before it was known.
+    /// [`Client::publish_with`](crate::Client::publish_with), and [`BusError::Closed`] when the broker has ended before it was known.
     pub fn wait(self) -> BusResult<usize> {
         block_on(self)
     }

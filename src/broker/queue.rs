@@ -61,6 +61,8 @@ pub(super) enum Operation {
 /// A message that is to be published.
 pub(super) struct Outgoing {
     pub(super) topic: Box<str>,
+    /// Those that its options have made; none without options.
+    pub(super) fields: Vec<u8>,
     pub(super) payload: Bytes,
     pub(super) told: oneshot::Sender<BusResult<usize>>,
 }
@@ -76,7 +78,7 @@ pub(super) struct Subscribe {
 
 impl Outgoing {
     fn size(&self) -> usize {
-        self.topic.len() + self.payload.len()
+        self.topic.len() + self.fields.len() + self.payload.len()
     }
 }
 
@@ -97,9 +99,10 @@ impl Shared {
         })
     }
 
-    pub(super) fn publish(&self, topic: &str, payload: BusResult<Bytes>) -> Publishing {
-        let payload = match payload {
-            Ok(payload) => payload,
+    /// What is given is a message that was encoded: its fields, and its payload.
+    pub(super) fn publish(&self, topic: &str, encoded: BusResult<(Vec<u8>, Bytes)>) -> Publishing {
+        let (fields, payload) = match encoded {
+            Ok(encoded) => encoded,
             Err(error) => {
                 add(&self.counters.failed, 1);
                 tracing::warn!(%error, topic, "a message was not published");
@@ -107,7 +110,7 @@ impl Shared {
             }
         };
         let (told, receiver) = oneshot::channel();
-        let outgoing = Outgoing { topic: topic.into(), payload, told };
+        let outgoing = Outgoing { topic: topic.into(), fields, payload, told };
         let size = outgoing.size();
         let mut state = self.lock();
         if state.closed {
@@ -267,7 +270,7 @@ mod tests {
     }
 
     fn publish(shared: &Shared, bytes: usize) -> Result<(), BusError> {
-        let publishing = shared.publish("t", Ok(vec![0; bytes].into()));
+        let publishing = shared.publish("t", Ok((Vec::new(), vec![0; bytes].into())));
         publishing.refusal().cloned().map_or(Ok(()), Err)
     }
 
@@ -283,6 +286,17 @@ mod tests {
         }
         assert!(matches!(publish(&shared, 0), Err(BusError::QueueFull { messages: 3, bytes: 52 })));
         assert_eq!((shared.stats().queued, shared.stats().queued_bytes, shared.stats().refused), (3, 52, 2));
+    }
+
+    #[test]
+    fn headers_count_for_their_bytes() {
+        let shared = queue(3, 100);
+        let publishing = shared.publish("t", Ok((vec![0; 60], vec![0; 20].into())));
+        assert!(publishing.refusal().is_none());
+        assert_eq!(shared.stats().queued_bytes, 81);
+        assert!(publish(&shared, 20).is_err());
+        assert!(shared.take().is_some());
+        assert_eq!(shared.stats().queued_bytes, 0);
     }
 
     #[test]
@@ -308,7 +322,7 @@ mod tests {
     #[test]
     fn it_shuts_only_when_all_is_settled_or_by_force() {
         let shared = queue(10, 100);
-        let first = shared.publish("t", Ok(Bytes::new()));
+        let first = shared.publish("t", Ok((Vec::new(), Bytes::new())));
         assert!(!shared.shut_if_settled());
         assert!(matches!(shared.take(), Some(Operation::Publish(_))));
         assert!(!shared.shut_if_settled(), "it is in flight");
@@ -318,7 +332,7 @@ mod tests {
         assert!(matches!(publish(&shared, 0), Err(BusError::Closed { .. })));
 
         let shared = queue(10, 100);
-        let waiting = shared.publish("t", Ok(Bytes::new()));
+        let waiting = shared.publish("t", Ok((Vec::new(), Bytes::new())));
         assert_eq!(shared.shut(), (1, 0));
         assert!(matches!(waiting.wait(), Err(BusError::Closed { .. })));
         assert_eq!(shared.stats().failed, 1);

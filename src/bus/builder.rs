@@ -359,6 +359,13 @@ impl BusBuilder {
         self
     }
 
+    /// Has these plugins in place of those that were given before.
+    #[cfg(feature = "broker")]
+    pub(crate) fn plugins(mut self, plugins: Plugins) -> Self {
+        self.plugins = plugins;
+        self
+    }
+
     /// Says whom to let in at all addresses where WebSocket is spoken: origins of pages, and names of the bus.
     #[cfg(feature = "websocket")]
     pub fn websocket(mut self, options: WebSocketOptions) -> Self {

@@ -486,7 +486,8 @@ impl PublishOptions {
         self
     }
 
-    pub(super) fn fields(&self, further_topics: &[String]) -> BusResult<Vec<u8>> {
+    /// The fields of a publish, also to these topics.
+    pub(crate) fn fields(&self, further_topics: &[String]) -> BusResult<Vec<u8>> {
         let mut fields = FieldsBuilder::new();
         self.headers.write(&mut fields)?;
         if let Some(time) = self.ttl {

@@ -11,7 +11,7 @@ use whispeer::broker::{
     Broker, BrokerOptions, BrokerStats, BrokerSubscription, Compression, Encryption, WeakBroker, WebSocket,
 };
 use whispeer::bus::Settings;
-use whispeer::client::{Policy, SubscribeOptions};
+use whispeer::client::{Policy, PublishOptions, SubscribeOptions};
 use whispeer::engine::Engines;
 use whispeer::engine::encryption::{self, Key, Keyring};
 use whispeer::prelude::*;
@@ -65,6 +65,7 @@ fn the_forms(my_data: MyData) -> BusResult<()> {
     broker.subscribe("some-event", |_: MyData| panic!("it never returns"));
     broker.publish("some-event", my_data.clone());
     broker.publish("some-event", &my_data);
+    broker.publish_with("some-event", &my_data, PublishOptions::default().header("shop", "7"));
     broker.publish::<MyData>("some-event", my_data);
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use whispeer::broker::{
     Broker, BrokerOptions, Compression, Encryption, Persistence, PersistenceType, WebSocket,
 };
-use whispeer::client::{HistoryOptions, Start, SubscribeOptions};
+use whispeer::client::{HistoryOptions, PublishOptions, Start, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::store::Retention;
 
@@ -140,4 +140,154 @@ fn others_over_websocket_read_what_a_broker_has_kept_and_one_that_joins_keeps_no
     });
     let joining = Broker::build_default().with(WebSocket::join(address)).with(Persistence::memory()).build();
     assert!(matches!(joining, Err(BusError::InvalidSettings(text)) if text.contains("keeps nothing")));
+}
+
+// The keyring beside the file.
+
+/// A broker whose subscriptions begin with the oldest message, and which encrypts with the keyring beside its file.
+fn built(file: &Path) -> BusResult<Broker> {
+    Broker::builder(from_the_beginning())
+        .with(Encryption::new())
+        .with(Compression::new())
+        .with(Persistence::sqlite(file))
+        .build()
+}
+
+/// Stores a message that only whoever has the keyring can read.
+fn store_secret(file: &Path) {
+    built(file).unwrap().publish("some-event", SECRET).wait().unwrap();
+}
+
+fn assert_secret_is_readable(file: &Path) {
+    assert_eq!(next(&received(&built(file).unwrap(), "**")), SECRET, "{}", file.display());
+}
+
+/// Why a broker cannot have this file.
+fn refusal(file: &Path) -> String {
+    match built(file) {
+        Err(BusError::InvalidSettings(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_has_one_keyring_by_whatever_link_it_is_opened() {
+    use std::os::unix::fs::symlink;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("db"), folder.path().join("current"));
+    store_secret(&file);
+    symlink("db", &link).unwrap();
+    assert_secret_is_readable(&link);
+    assert!(!names(folder.path()).contains(&"current.keys".to_owned()));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_keyring_of_a_file_that_a_dangling_link_leads_to_lies_where_the_file_is_made() {
+    use std::os::unix::fs::symlink;
+
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let link = folder.path().join("current");
+    symlink("data/db", &link).unwrap();
+    store_secret(&link);
+    assert_eq!(names(folder.path()), ["current", "data"]);
+    assert!(data.join("db.keys").exists());
+    assert_secret_is_readable(&data.join("db"));
+    assert_secret_is_readable(&link);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_keyring_that_is_elsewhere_for_a_moment_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("db");
+    let keyring = folder.path().join("db.keys");
+    store_secret(&file);
+    // Kept on a disk of its own, which is not there for once.
+    let (secrets, away) = (folder.path().join("secrets"), folder.path().join("away"));
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::rename(&keyring, secrets.join("db.keys")).unwrap();
+    std::os::unix::fs::symlink("secrets/db.keys", &keyring).unwrap();
+    assert_secret_is_readable(&file);
+    std::fs::rename(&secrets, &away).unwrap();
+    let told = refusal(&file);
+    assert!(told.contains("db.keys") && told.contains("cannot use the keyring"), "{told}");
+    assert!(told.contains("put a copy back"), "{told}");
+    assert!(keyring.is_symlink(), "the link is as it was");
+    std::fs::rename(&away, &secrets).unwrap();
+    assert_secret_is_readable(&file);
+}
+
+#[test]
+fn no_keyring_is_made_for_what_was_encrypted_with_another_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("db");
+    let (keyring, backup) = (folder.path().join("db.keys"), folder.path().join("backup"));
+    store_secret(&file);
+    std::fs::rename(&keyring, &backup).unwrap();
+    let told = refusal(&file);
+    for part in ["db.keys", "whispeer keys new", "WHISPEER_KEYRING"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!keyring.exists());
+    std::fs::rename(&backup, &keyring).unwrap();
+    assert_secret_is_readable(&file);
+}
+
+#[test]
+fn what_was_encrypted_is_found_also_among_much_that_was_not_and_among_what_is_not_due() {
+    let plain = |file: &Path| {
+        Broker::builder(BrokerOptions::default())
+            .with(Compression::new())
+            .with(Persistence::sqlite(file))
+            .build()
+            .unwrap()
+    };
+    let publish_many = |broker: &Broker| {
+        let many: Vec<_> = (0..2_000).map(|_| broker.publish("plain", "a".repeat(1_000))).collect();
+        many.into_iter().for_each(|one| assert_eq!(one.wait().unwrap(), 0));
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("between");
+    publish_many(&plain(&file));
+    store_secret(&file);
+    publish_many(&plain(&file));
+    std::fs::remove_file(folder.path().join("between.keys")).unwrap();
+    assert!(refusal(&file).contains("between.keys"));
+
+    let file = folder.path().join("delayed");
+    let later = PublishOptions::default().deliver_in(Duration::from_secs(86_400));
+    built(&file).unwrap().publish_with("some-event", SECRET, later).wait().unwrap();
+    std::fs::remove_file(folder.path().join("delayed.keys")).unwrap();
+    assert!(refusal(&file).contains("delayed.keys"));
+}
+
+#[test]
+fn a_broker_that_begins_to_encrypt_gets_a_keyring_beside_what_it_has_stored_in_plain() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("db");
+    // What is compressed looks sealed, too, and needs no key.
+    for compresses in [false, true] {
+        let mut builder = Broker::builder(BrokerOptions::default()).with(Persistence::sqlite(&file));
+        if compresses {
+            builder = builder.with(Compression::new());
+        }
+        builder.build().unwrap().publish("some-event", "a".repeat(1_000)).wait().unwrap();
+    }
+    assert!(!folder.path().join("db.keys").exists());
+    store_secret(&file);
+    assert!(folder.path().join("db.keys").exists());
+    let broker = built(&file).unwrap();
+    assert_eq!(next(&received(&broker, "**")), SECRET, "what is in plain is not taken any more");
 }

@@ -18,7 +18,19 @@ const RULES: [(&str, &[&str]); 14] = [
     ("client", &["transport", "engine", "auth", "proto", "topic", "limits", "error"]),
     (
         "broker",
-        &["bus", "client", "transport", "engine", "store", "auth", "proto", "topic", "limits", "error"],
+        &[
+            "bus",
+            "client",
+            "transport",
+            "plugin",
+            "engine",
+            "store",
+            "auth",
+            "proto",
+            "topic",
+            "limits",
+            "error",
+        ],
     ),
     ("prelude", &["bus", "client", "transport", "engine", "auth", "proto", "topic", "limits", "error"]),
     (

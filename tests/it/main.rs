@@ -13,6 +13,10 @@ mod broken_links;
 mod broker;
 #[cfg(all(feature = "broker", feature = "sqlite"))]
 mod broker_durable;
+#[cfg(feature = "broker")]
+mod broker_plugins;
+#[cfg(all(feature = "broker", feature = "sqlite"))]
+mod broker_publishing;
 #[cfg(all(feature = "broker", feature = "sqlite"))]
 mod broker_store;
 mod built_in_plugins;

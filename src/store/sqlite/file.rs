@@ -28,7 +28,8 @@ pub(super) struct StoreFile {
     pub(super) connection: Connection,
     /// How it is named in errors.
     pub(super) place: String,
-    path: PathBuf,
+    /// The one that it has behind all links.
+    pub(super) path: PathBuf,
     file_system: Option<String>,
     /// Held as long as the file is open.
     _lock: File,
@@ -40,7 +41,7 @@ impl StoreFile {
         let path = &resolved(path).map_err(|error| refused(&place, &error))?;
         check_names(path, &place)?;
         let lock = lock(path, &place)?;
-        private(path).map_err(|error| refused(&place, &error))?;
+        drop(open_private(path).map_err(|error| refused(&place, &error))?);
         let SqliteOptions { durability, file_system, .. } = options;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, file_system.as_deref())
             .map_err(|error| told(&place, &error))?;
@@ -139,12 +140,12 @@ fn check_names(_path: &Path, _place: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the file, as one that is locked beside it: the lock of a database is not held between transactions.
+/// Takes the file, as one that is locked beside it: the lock of a database is not held between transactions. It is its owner's
+/// alone as well: whoever can open it can lock it, and so keep the store from being opened.
 fn lock(path: &Path, place: &str) -> Result<File, StoreError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");
-    let open = OpenOptions::new().create(true).truncate(false).write(true).open(PathBuf::from(beside));
-    let file = open.map_err(|error| refused(place, &error))?;
+    let file = open_private(&PathBuf::from(beside)).map_err(|error| refused(place, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { place: place.to_owned() }),
@@ -160,13 +161,13 @@ fn refused(place: &str, error: &std::io::Error) -> StoreError {
     }
 }
 
-/// Makes the file, if it is not there, for its owner alone. What SQLite puts beside it is as it is.
-fn private(path: &Path) -> std::io::Result<()> {
+/// Opens a file, which is made for its owner alone if it is not there. What SQLite puts beside a database is as that is.
+fn open_private(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    options.open(path)
 }
 
 /// How the file is worked with. It has to be said before there are tables.

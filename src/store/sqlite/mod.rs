@@ -152,6 +152,8 @@ pub struct SqliteStore(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
+    /// The one that it has behind all links.
+    resolved: PathBuf,
     writer: Writer,
     readers: Readers,
     is_closed: Arc<AtomicBool>,
@@ -166,16 +168,24 @@ impl SqliteStore {
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let queue_bytes = options.queue_bytes;
         let file = StoreFile::open(path, options)?;
+        let resolved = file.path.clone();
         let readers = Readers::start(&file, queue_bytes)?;
         let writer = Writer::start(file, queue_bytes)?;
         let is_closed = Arc::new(AtomicBool::new(false));
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers, is_closed })))
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), resolved, writer, readers, is_closed })))
     }
 
-    /// The file.
+    /// The file, as it was named.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// The file by the one path that it has behind all links, whatever it was named by. What belongs to it lies beside it by names that
+    /// begin likewise: its log, its lock, and what else is to be found by whoever opens it.
+    #[must_use]
+    pub fn resolved_path(&self) -> &Path {
+        &self.0.resolved
     }
 
     /// Has the thread that writes panic.
