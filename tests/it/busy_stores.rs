@@ -1,4 +1,4 @@
-//! A store that is busy for a while ends nobody who reads.
+//! A store that is busy for a while ends nobody who reads, and one that is always busy with one stream keeps no more of the others.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use whispeer::bus::Streams;
 use whispeer::client::{PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::limits;
 use whispeer::prelude::*;
-use whispeer::store::{MemoryStore, Name, StoreError, StreamSettings};
+use whispeer::store::{Change, MemoryStore, Name, Retention, Store, StoreError, StreamSettings};
 
 use crate::tampered_store::TamperedStore;
 
@@ -163,4 +163,39 @@ async fn what_does_not_pass_by_itself_ends_who_reads_at_once() {
     assert_eq!((told.lock().unwrap().said, begin.elapsed()), (1, Duration::ZERO));
     assert!(reader.close_reason().unwrap().to_string().contains("smoke"));
     bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_which_something_is_always_too_old_lets_the_others_of_its_store_drop_theirs() {
+    /// At each a message becomes too old while a sweep writes that the one before it is dropped.
+    const WRITE: Duration = Duration::from_millis(5);
+    const BETWEEN: Duration = Duration::from_millis(2);
+    let memory = MemoryStore::new();
+    let store = TamperedStore::new(memory.clone()).on_commit(|changes, answer| {
+        if !changes.iter().any(|change| matches!(change, Change::Expire { .. })) {
+            return answer;
+        }
+        Box::pin(async move {
+            tokio::time::sleep(WRITE).await;
+            answer.await
+        })
+    });
+    let aged = |name: &str| {
+        let pattern = TopicPattern::new(&format!("{name}/**")).unwrap();
+        let settings = StreamSettings::new(Name::new(name).unwrap(), vec![pattern]);
+        settings.retention(Retention::new().age(Duration::from_secs(1)))
+    };
+    let streams = Streams::open(Arc::new(store), [aged("busy"), aged("quiet")]).await.unwrap();
+    let bus = Bus::builder().streams(streams).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    client.publish_bytes("quiet/a", "old").await.unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < 5 * limits::STREAM_SWEEP {
+        client.publish_bytes("busy/a", "x").await.unwrap();
+        tokio::time::sleep(BETWEEN).await;
+    }
+    for state in memory.streams().await.unwrap() {
+        let most = if state.settings.name.as_str() == "busy" { 2_000 } else { 0 };
+        assert!(state.messages <= most, "{} of {} are left", state.messages, state.settings.name);
+    }
 }

@@ -40,6 +40,15 @@ fn stalling(
     (Arc::new(store), stall)
 }
 
+/// A bus that keeps orders in this store and news in another one, which is sound.
+async fn bus_with_news(store: &Arc<dyn Store>) -> (BusHandle, Arc<dyn Store>) {
+    let sound: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let news = StreamSettings::new(Name::new("news").unwrap(), vec![TopicPattern::new("news/**").unwrap()]);
+    let others = Streams::open(Arc::clone(&sound), [news]).await.unwrap();
+    let streams = streams_on(store).await.and(&others).unwrap();
+    (Bus::builder().streams(streams).start().unwrap(), sound)
+}
+
 fn is_append(change: &Change) -> bool {
     matches!(change, Change::Append(_))
 }
@@ -154,6 +163,61 @@ async fn who_comes_back_with_another_session_is_heard_in_the_order_of_the_stream
         assert_eq!(cursor.recv().await.unwrap().1, number);
         assert_eq!(live.recv().await.unwrap().1, number);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_stalls_holds_up_no_publish_to_a_stream_of_another_one_whoever_publishes_to_both() {
+    let (store, stall) = stalling(is_append);
+    let (bus, sound) = bus_with_news(&store).await;
+    let (one, other) = (client(&bus), client(&bus));
+    let mut live = other.subscribe_bytes("news/**").await.unwrap();
+    let mut cursor = other.subscribe_bytes_with("news/**", all(Quality::AtMostOnce)).await.unwrap();
+    stall.send_replace(true);
+    let kept = || PublishOptions::default().quality(Quality::AtLeastOnce);
+    let orders = tokio::spawn({
+        let one = one.clone();
+        async move { one.publish_bytes_with("orders/7", "1", kept()).await }
+    });
+    tokio::time::sleep(QUIET).await;
+    one.publish_bytes_with("news/a", "1", kept()).await.unwrap();
+    other.publish_bytes_with("news/b", "2", kept()).await.unwrap();
+    assert_eq!(sound.streams().await.unwrap()[0].messages, 2);
+    for number in ["1", "2"] {
+        assert_eq!(live.recv().await.unwrap().1, number);
+        assert_eq!(cursor.recv().await.unwrap().1, number);
+    }
+    assert!(!orders.is_finished(), "its own store says nothing");
+    stall.send_replace(false);
+    orders.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_to_publishes_come_in_the_order_of_each_stream_and_a_flush_waits_for_all_of_them() {
+    const PUBLISHES: u64 = 8;
+    let (store, stall) = stalling(is_append);
+    let (bus, _) = bus_with_news(&store).await;
+    let mut publisher = peer(&bus).await;
+    stall.send_replace(true);
+    // The odd ones are for the store that stalls.
+    for sequence in 1..=PUBLISHES {
+        let topic = if sequence % 2 == 1 { "orders/7" } else { "news/a" };
+        publisher.push(&Header::new(Kind::Publish, 0, sequence).flagged(Flags::ACKNOWLEDGE), topic, b"x");
+        publisher.push(&Header::new(Kind::Ping, 0, 100 + sequence), "", b"");
+    }
+    publisher.flush().await.unwrap();
+    let mut said = async |count| {
+        let mut said = Vec::new();
+        while said.len() < count {
+            let header = publisher.receive().await.unwrap().expect("the session goes on").header;
+            if matches!(header.kind, Kind::Accepted | Kind::Pong) {
+                said.push(header.sequence);
+            }
+        }
+        said
+    };
+    assert_eq!(said(4).await, [2, 4, 6, 8]);
+    stall.send_replace(false);
+    assert_eq!(said(12).await, [1, 3, 5, 7, 101, 102, 103, 104, 105, 106, 107, 108]);
 }
 
 #[tokio::test(start_paused = true)]

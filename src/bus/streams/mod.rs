@@ -25,6 +25,7 @@ use std::sync::atomic::AtomicU64;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub use self::changes::{StreamChange, StreamChanged};
 pub(crate) use self::consumer::{Answer, Claim, Membership, Wanted, join};
@@ -129,9 +130,7 @@ impl Streams {
             tasks.spawn(async move {
                 loop {
                     tokio::time::sleep(limits::STREAM_SWEEP).await;
-                    for stream in &streams {
-                        stream.expire().await;
-                    }
+                    sweep(&streams).await;
                 }
             });
         }
@@ -179,6 +178,28 @@ impl Streams {
                 Err(BusError::InvalidSettings(what))
             }
             _ => Ok(first),
+        }
+    }
+}
+
+/// Has streams of one store drop what is too old, a step of each in turn, so that none waits for all that another one has.
+async fn sweep(streams: &[Arc<Stream>]) {
+    let mut left: Vec<&Arc<Stream>> = streams.iter().collect();
+    while !left.is_empty() {
+        // What becomes too old meanwhile is for the next ones, or it would go on for as long as somebody publishes. Where it takes
+        // long, as there is much, these begin at once.
+        let (now, begun) = (publishing::milliseconds(), Instant::now());
+        while !left.is_empty() && begun.elapsed() < limits::STREAM_SWEEP {
+            let mut with_more = Vec::new();
+            for stream in left {
+                if stream.expire(now).await {
+                    with_more.push(stream);
+                }
+            }
+            left = with_more;
+        }
+        if !left.is_empty() {
+            left = streams.iter().collect();
         }
     }
 }
@@ -272,19 +293,15 @@ impl Stream {
         self.patterns.iter().any(|own| own.meets(pattern))
     }
 
-    /// Drops what is too old. A store takes a part of it at a time, so that others are served in between.
-    async fn expire(&self) {
-        loop {
-            let now = publishing::milliseconds();
-            let dropped = self.store.commit(self.name.clone(), vec![Change::Expire { now }]).await;
-            match dropped.as_deref() {
-                Ok([Outcome::Done { dropped: 1.. }]) => {}
-                Ok(_) => return,
-                Err(error) => {
-                    // Whoever publishes is told; nothing else depends on it.
-                    tracing::debug!(stream = %self.name, %error, "a stream drops nothing that is too old");
-                    return;
-                }
+    /// Drops a part of what is too old at that time; whether there may be more.
+    async fn expire(&self, now: u64) -> bool {
+        let dropped = self.store.commit(self.name.clone(), vec![Change::Expire { now }]).await;
+        match dropped.as_deref() {
+            Ok(outcomes) => matches!(outcomes, [Outcome::Done { dropped: 1.. }]),
+            Err(error) => {
+                // Whoever publishes is told; nothing else depends on it.
+                tracing::debug!(stream = %self.name, %error, "a stream drops nothing that is too old");
+                false
             }
         }
     }

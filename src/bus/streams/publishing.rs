@@ -22,23 +22,39 @@ use crate::proto::{Content, ContentRef, Flags, Header, Kind};
 use crate::store::{Change, Message, MessageId, NewMessage, Operation, Outcome, StoreError};
 use crate::topic::TopicPattern;
 
-/// What a session has given to stores, in its order, and the flushes behind it.
+/// What a session has given to stores, and the flushes behind it. Order holds for each stream: what is for one waits for the store
+/// of that one only, so that no store that stalls keeps the session's places in the lines of other streams, where everybody else
+/// stands behind them.
 #[derive(Default)]
 pub(crate) struct Storing {
-    queue: VecDeque<Entry>,
+    /// One for each stream that something waits for. Whose turn it is next is the first of them.
+    lines: VecDeque<Line>,
+    /// `PING`s that are answered when all before is stored.
+    pings: VecDeque<Ping>,
+    /// How many publishes there have been, and how many of them wait.
+    given: u64,
+    waiting: usize,
     bytes: usize,
     /// That of the publish that is being delivered.
     turn: Option<Turn>,
 }
 
-enum Entry {
-    Publish(Box<Waiter>),
-    /// `PING`s that are answered when all before is stored.
-    Ping(u64),
+/// What a session has for one stream, in its order. It is not empty.
+struct Line {
+    stream: Arc<Stream>,
+    waiters: VecDeque<Box<Waiter>>,
+}
+
+/// A flush: it waits for all publishes before this number.
+struct Ping {
+    sequence: u64,
+    before: u64,
 }
 
 /// A publish that is being stored.
 struct Waiter {
+    /// Its place among all that the session has given to stores.
+    number: u64,
     header: Header,
     content: Arc<Content>,
     /// Bytes of the frame that it came in.
@@ -46,7 +62,6 @@ struct Waiter {
     asked: Asked,
     /// When it is due, if it is delayed.
     due: Option<u64>,
-    stream: Arc<Stream>,
     stored: Stored,
     /// When it is to be delivered, unless that is later.
     turn: Option<Turn>,
@@ -60,12 +75,17 @@ enum Stored {
 }
 
 impl Waiter {
+    /// Bytes of memory that it takes.
+    fn held(&self) -> usize {
+        self.content.size() + limits::STORE_CALL_BYTES
+    }
+
     /// Ready when the store has answered, and all that it had before has been delivered.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, stream: &Stream, context: &mut Context<'_>) -> Poll<()> {
         if let Stored::Asked(stored) = &mut self.stored {
             let Poll::Ready(answer) = stored.as_mut().poll(context) else { return Poll::Pending };
             if let Ok(outcomes) = &answer {
-                self.stream.grow_by(outcomes);
+                stream.grow_by(outcomes);
             }
             self.stored = Stored::Answered(answer);
         }
@@ -75,7 +95,7 @@ impl Waiter {
 
 impl Storing {
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.turn.is_none()
+        self.waiting == 0 && self.pings.is_empty() && self.turn.is_none()
     }
 
     /// Bytes of memory that wait.
@@ -85,15 +105,63 @@ impl Storing {
 
     /// Puts a flush behind what waits; `false` if nothing does.
     pub(crate) fn flush(&mut self, sequence: u64) -> bool {
-        if self.queue.is_empty() {
+        if self.waiting == 0 && self.pings.is_empty() {
             return false;
         }
-        self.queue.push_back(Entry::Ping(sequence));
+        self.pings.push_back(Ping { sequence, before: self.given });
         true
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.queue.len()
+        self.waiting + self.pings.len()
+    }
+
+    fn push(&mut self, stream: &Arc<Stream>, waiter: Waiter) {
+        self.bytes += waiter.held();
+        (self.given, self.waiting) = (self.given + 1, self.waiting + 1);
+        let waiter = Box::new(waiter);
+        match self.lines.iter_mut().find(|line| Arc::ptr_eq(&line.stream, stream)) {
+            Some(line) => line.waiters.push_back(waiter),
+            None => self.lines.push_back(Line { stream: Arc::clone(stream), waiters: [waiter].into() }),
+        }
+    }
+
+    /// The next publish that can be delivered, with its stream; pending if there is none. Of each stream the first is looked at.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<(Arc<Stream>, Box<Waiter>)> {
+        for _ in 0..self.lines.len() {
+            let Some(line) = self.lines.front_mut() else { break };
+            let first = line.waiters.front_mut();
+            if first.is_some_and(|first| first.poll(&line.stream, context).is_ready())
+                && let Some(waiter) = line.waiters.pop_front()
+            {
+                let stream = Arc::clone(&line.stream);
+                if line.waiters.is_empty() {
+                    self.lines.pop_front();
+                }
+                self.waiting -= 1;
+                self.bytes = self.bytes.saturating_sub(waiter.held());
+                return Poll::Ready((stream, waiter));
+            }
+            self.lines.rotate_left(1);
+        }
+        Poll::Pending
+    }
+
+    /// Has other streams be looked at before this one.
+    fn give_way(&mut self, stream: &Arc<Stream>) {
+        if self.lines.front().is_some_and(|line| Arc::ptr_eq(&line.stream, stream)) {
+            self.lines.rotate_left(1);
+        }
+    }
+
+    /// The next flush before which nothing waits any more.
+    fn next_flushed(&mut self) -> Option<Ping> {
+        let ping = self.pings.front()?;
+        let mut firsts = self.lines.iter().filter_map(|line| line.waiters.front());
+        if firsts.any(|first| first.number < ping.before) {
+            return None;
+        }
+        self.pings.pop_front()
     }
 }
 
@@ -160,37 +228,39 @@ impl SessionTask {
                 (None, (stored, Some(turn)))
             }
         };
-        let stored = Stored::Asked(stored);
-        self.storing.bytes += content.size() + limits::STORE_CALL_BYTES;
-        let _waiting = Waiting::new(&self.shared);
-        let (stream, arrived) = (Arc::clone(stream), self.arrived_size.unwrap_or(content.frame_size()));
-        let waiter = Waiter { header: *header, content, arrived, asked, due, stream, stored, turn, _waiting };
-        self.storing.queue.push_back(Entry::Publish(Box::new(waiter)));
+        let waiter = Waiter {
+            number: self.storing.given,
+            header: *header,
+            arrived: self.arrived_size.unwrap_or(content.frame_size()),
+            content,
+            asked,
+            due,
+            stored: Stored::Asked(stored),
+            turn,
+            _waiting: Waiting::new(&self.shared),
+        };
+        self.storing.push(stream, waiter);
     }
 
-    /// Delivers what has been stored by now; pending while the store is to be waited for.
+    /// Delivers what has been stored by now; pending while a store is to be waited for.
     pub(crate) fn poll_storing(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            // What takes more than a turn is first; who sees to that comes back here.
-            if self.underway.is_some() {
-                return Poll::Ready(());
-            }
+        // What takes more than a turn is first; who sees to that comes back here.
+        while self.underway.is_none() {
             self.storing.turn = None;
-            let Some(first) = self.storing.queue.front_mut() else { return Poll::Ready(()) };
-            if let Entry::Publish(waiter) = first {
-                if waiter.poll(context).is_pending() {
-                    return Poll::Pending;
+            if let Poll::Ready((stream, waiter)) = self.storing.poll_next(context) {
+                self.go_live(&stream, *waiter);
+                if self.underway.is_some() {
+                    self.storing.give_way(&stream);
                 }
-                if let Some(Entry::Publish(waiter)) = self.storing.queue.pop_front() {
-                    let bytes = waiter.content.size() + limits::STORE_CALL_BYTES;
-                    self.storing.bytes = self.storing.bytes.saturating_sub(bytes);
-                    self.go_live(*waiter);
-                }
-            } else if let Some(Entry::Ping(sequence)) = self.storing.queue.pop_front() {
-                let pong = Header::new(Kind::Pong, 0, sequence);
+                continue;
+            }
+            while let Some(ping) = self.storing.next_flushed() {
+                let pong = Header::new(Kind::Pong, 0, ping.sequence);
                 self.answer(|state| state.control(&pong, &ContentRef::empty()));
             }
+            return if self.storing.is_empty() { Poll::Ready(()) } else { Poll::Pending };
         }
+        Poll::Ready(())
     }
 
     /// Delivers what has been stored, and has stores wake this task for the rest. It comes after what was read, as
@@ -207,8 +277,8 @@ impl SessionTask {
         self.end_turn();
     }
 
-    fn go_live(&mut self, waiter: Waiter) {
-        let Waiter { header, content, arrived, asked, due, stream, stored, turn, .. } = waiter;
+    fn go_live(&mut self, stream: &Stream, waiter: Waiter) {
+        let Waiter { header, content, arrived, asked, due, stored, turn, .. } = waiter;
         let Stored::Answered(stored) = stored else { return };
         // Until all have it, which may take more than this turn of the session.
         self.storing.turn = turn;
