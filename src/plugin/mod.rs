@@ -19,7 +19,7 @@
 //! most [`PLUGIN_START`](crate::limits::PLUGIN_START).
 //!
 //! # When a plugin fails
-//! A panic, or a wait that is too long, is caught, told in the log and counted
+//! A panic, also in what is dropped when a hook has ended or is given up, or a wait that is too long, is caught, told in the log and counted
 //! ([`PluginStats::failed`]); bus, session and other plugins go on. What the plugin was asked about then is
 //! refused: a bus does not let pass what a plugin should have looked at. A plugin that only looks on says
 //! otherwise by [`OnFailure::GoOn`]. One that fails in `on_init` is not called any more, and what it was to decide

@@ -1,17 +1,20 @@
 //! What becomes of the bus when a plugin fails.
 
+use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use whispeer::client::{Event, GapReason};
 use whispeer::plugin::{
-    Delivery, HookResult, Hooks, OnFailure, Plugin, Publishing, Refused, Session, Startup, Subscribing,
+    Acknowledged, Delivery, HookResult, Hooks, OnFailure, Plugin, Publishing, Refused, Session, Startup,
+    Subscribing,
 };
 use whispeer::prelude::*;
 use whispeer_testkit::ledger::totals_balance;
 use whispeer_testkit::wait::{eventually, now_or_never};
 
 use crate::ground::Ground;
+use crate::orders;
 use crate::plugins::{Witness, clients, message, next, refused, stats_of};
 
 /// Fails as it is told.
@@ -48,7 +51,7 @@ impl Plugin for Faulty {
     }
 
     async fn on_connect(&self, _session: &Session) -> HookResult {
-        std::future::pending().await
+        pending().await
     }
 
     async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
@@ -86,11 +89,11 @@ impl Plugin for Endless {
     }
 
     async fn on_init(&self, _bus: &Startup) -> HookResult {
-        std::future::pending().await
+        pending().await
     }
 
     async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
-        std::future::pending().await
+        pending().await
     }
 }
 
@@ -173,4 +176,80 @@ async fn a_bus_stops_while_a_plugin_does_not_start() {
     let start = tokio::time::Instant::now();
     bus.stop().await;
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+/// Never answers, and panics where it is given up. It only looks on.
+struct Mined(Hooks);
+
+struct Mine;
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        panic!("what it held");
+    }
+}
+
+impl Mined {
+    async fn wait() -> HookResult {
+        let _mine = Mine;
+        pending().await
+    }
+}
+
+impl Plugin for Mined {
+    fn name(&self) -> &str {
+        "mined"
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.0
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::GoOn
+    }
+
+    async fn on_init(&self, _bus: &Startup) -> HookResult {
+        Self::wait().await
+    }
+
+    async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
+        Self::wait().await
+    }
+
+    async fn on_ack(&self, _acknowledged: &Acknowledged) -> HookResult {
+        Self::wait().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_outlives_a_plugin_that_panics_when_it_is_given_up() {
+    let bus = Bus::builder().plugin(Mined(Hooks::INIT | Hooks::SUBSCRIBE)).start().unwrap();
+    eventually("it is left out", || !stats_of(&bus, "mined").running).await;
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    client.ping().await.unwrap();
+    assert_eq!(stats_of(&bus, "mined").failed, 1);
+
+    let bus = Bus::builder().plugin(Mined(Hooks::SUBSCRIBE)).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut news = client.subscribe_bytes("news").await.unwrap();
+    client.publish_bytes("news", "x").await.unwrap();
+    assert_eq!(message(&mut news).await.value, "x");
+    assert_eq!(stats_of(&bus, "mined").failed, 1);
+
+    let bus = Bus::builder().plugin(Mined(Hooks::INIT)).start().unwrap();
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_outlives_a_plugin_that_panics_when_it_is_given_up_at_an_acknowledgement() {
+    let store = orders::store();
+    let streams = orders::streams_on(&store).await;
+    let bus = Bus::builder().streams(streams).plugin(Mined(Hooks::ACK)).start().unwrap();
+    let client = orders::client(&bus);
+    orders::publish(&client, 1..=1).await;
+    let mut consumer = client.consume_bytes("orders/**", orders::billing()).await.unwrap();
+    orders::next(&mut consumer).await.ack().await.unwrap();
+    eventually("it is given up", || stats_of(&bus, "mined").failed == 1).await;
+    orders::client(&bus).ping().await.unwrap();
 }
