@@ -44,6 +44,7 @@ mod plugins;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
 mod session;
+mod telling;
 mod transform;
 
 use std::future::Future;
@@ -193,7 +194,8 @@ pub trait Plugin: Send + Sync + 'static {
     }
 
     /// Somebody begins a session. An error turns him away with it; plugins that have let him in are told by
-    /// [`on_disconnect`](Self::on_disconnect) then. Who comes back to his session does not begin one.
+    /// [`on_disconnect`](Self::on_disconnect) then, and so they are when the bus stops before all have been asked. Who comes
+    /// back to his session does not begin one.
     fn on_connect(&self, session: &Session) -> impl Future<Output = HookResult> + Send {
         let _ = session;
         async { Ok(()) }
@@ -231,7 +233,8 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// A durable consumer has acknowledged a message, and its position is stored.
+    /// A durable consumer has acknowledged a message, and its position is stored. Neither the consumer nor who connects waits
+    /// for this.
     fn on_ack(&self, acknowledged: &Acknowledged) -> impl Future<Output = HookResult> + Send {
         let _ = acknowledged;
         async { Ok(()) }
