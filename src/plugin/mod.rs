@@ -210,6 +210,9 @@ pub trait Plugin: Send + Sync + 'static {
     /// Somebody publishes. The message may be changed; an error refuses it, so that nobody gets it. A plugin must not wait
     /// here.
     ///
+    /// A publish of quality 2 whose answer was lost comes again. Where it is refused then, though it is stored, its publisher is told
+    /// that it is published.
+    ///
     /// # Errors
     /// What its publisher is told.
     fn on_publish(&self, message: &mut Publishing<'_>) -> HookResult {

@@ -33,6 +33,7 @@ pub(crate) struct Storing {
 
 enum Entry {
     Publish(Box<Waiter>),
+    Refused(Box<Refused>),
     /// `PING`s that are answered when all before is stored.
     Ping(u64),
 }
@@ -51,6 +52,46 @@ struct Waiter {
     /// When it is to be delivered, unless that is later.
     turn: Option<Turn>,
     _waiting: Waiting,
+}
+
+/// A publish that plugins refuse, and that its client may have sent before: stores are asked whether they have it.
+struct Refused {
+    header: Header,
+    arrived: usize,
+    error: BusError,
+    /// One operation for each stream that may have it.
+    asked: Vec<(Arc<Stream>, Operation<Vec<Outcome>>)>,
+    _waiting: Waiting,
+}
+
+impl Refused {
+    fn held(&self) -> usize {
+        self.asked.capacity() * limits::STORE_CALL_BYTES
+    }
+
+    /// What is to be told, once the stores have answered: the refusal, unless one of them has it.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<u64, BusError>> {
+        while let Some((stream, asked)) = self.asked.last_mut() {
+            let Poll::Ready(answer) = asked.as_mut().poll(context) else { return Poll::Pending };
+            match answer.as_deref() {
+                Ok([Outcome::Known { .. } | Outcome::Delayed { .. }]) => {
+                    stream.grow_by(answer.as_deref().unwrap_or_default());
+                    // It was delivered when it came first, or will be when it is due.
+                    return Poll::Ready(Ok(0));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let refusal = &self.error;
+                    let reason = format!(
+                        "{refusal}; whether it was stored before is not known, as the store fails: {error}"
+                    );
+                    self.error = BusError::NotStored { reason };
+                }
+            }
+            self.asked.pop();
+        }
+        Poll::Ready(Err(self.error.clone()))
+    }
 }
 
 enum Stored {
@@ -168,6 +209,44 @@ impl SessionTask {
         self.storing.queue.push_back(Entry::Publish(Box::new(waiter)));
     }
 
+    /// Answers a publish that plugins refuse. One that says by what id it is known may have been sent before, and been stored
+    /// without its client being told: then it is answered as published, as it would be without plugins. So stores are asked
+    /// first, those of the topic that it came with and of the one that plugins had given it by then.
+    ///
+    /// # Errors
+    /// The refusal, where no store can have it.
+    pub(crate) fn refuse_unless_stored(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        topic: &TopicPattern,
+        error: BusError,
+    ) -> BusResult<()> {
+        let id = iterate(content.fields).find_map(|field| match field {
+            Field::MessageId(id) => Some(MessageId { publisher: id.publisher, number: id.number }),
+            _ => None,
+        });
+        let Some(id) = id else { return Err(error) };
+        let came = TopicPattern::from_utf8(content.topic)?;
+        // A topic that meets several streams has none.
+        let of = |topic| self.shared.streams.of(topic).ok().flatten().cloned();
+        let mut streams: Vec<Arc<Stream>> = [of(&came), of(topic)].into_iter().flatten().collect();
+        streams.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        if streams.is_empty() {
+            return Err(error);
+        }
+        let ask = |stream: Arc<Stream>| {
+            let asked = stream.commit(vec![Change::Recall { id }]);
+            (stream, asked)
+        };
+        let asked = streams.into_iter().map(ask).collect();
+        let _waiting = Waiting::new(&self.shared);
+        let refused = Refused { header: *header, arrived: content.frame_size(), error, asked, _waiting };
+        self.storing.bytes += refused.held();
+        self.storing.queue.push_back(Entry::Refused(Box::new(refused)));
+        Ok(())
+    }
+
     /// Delivers what has been stored by now; pending while the store is to be waited for.
     pub(crate) fn poll_storing(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -176,19 +255,30 @@ impl SessionTask {
                 return Poll::Ready(());
             }
             self.storing.turn = None;
-            let Some(first) = self.storing.queue.front_mut() else { return Poll::Ready(()) };
-            if let Entry::Publish(waiter) = first {
-                if waiter.poll(context).is_pending() {
-                    return Poll::Pending;
+            match self.storing.queue.front_mut() {
+                None => return Poll::Ready(()),
+                Some(Entry::Ping(sequence)) => {
+                    let pong = Header::new(Kind::Pong, 0, *sequence);
+                    self.storing.queue.pop_front();
+                    self.answer(|state| state.control(&pong, &ContentRef::empty()));
                 }
-                if let Some(Entry::Publish(waiter)) = self.storing.queue.pop_front() {
-                    let bytes = waiter.content.size() + limits::STORE_CALL_BYTES;
-                    self.storing.bytes = self.storing.bytes.saturating_sub(bytes);
-                    self.go_live(*waiter);
+                Some(Entry::Refused(refused)) => {
+                    let Poll::Ready(told) = refused.poll(context) else { return Poll::Pending };
+                    let (header, arrived, held) = (refused.header, refused.arrived, refused.held());
+                    self.storing.queue.pop_front();
+                    self.storing.bytes = self.storing.bytes.saturating_sub(held);
+                    self.conclude(&header, arrived, told);
                 }
-            } else if let Some(Entry::Ping(sequence)) = self.storing.queue.pop_front() {
-                let pong = Header::new(Kind::Pong, 0, sequence);
-                self.answer(|state| state.control(&pong, &ContentRef::empty()));
+                Some(Entry::Publish(waiter)) => {
+                    if waiter.poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    if let Some(Entry::Publish(waiter)) = self.storing.queue.pop_front() {
+                        let bytes = waiter.content.size() + limits::STORE_CALL_BYTES;
+                        self.storing.bytes = self.storing.bytes.saturating_sub(bytes);
+                        self.go_live(*waiter);
+                    }
+                }
             }
         }
     }
