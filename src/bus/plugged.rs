@@ -119,6 +119,19 @@ impl Asking {
     }
 }
 
+/// Why a message does not go on.
+struct Rejected {
+    error: BusError,
+    /// The topic that it had by then, where it is a plugin that refuses it.
+    topic: Option<TopicPattern>,
+}
+
+impl From<BusError> for Rejected {
+    fn from(error: BusError) -> Self {
+        Self { error, topic: None }
+    }
+}
+
 /// A subscription as plugins see it.
 fn subscribing(session: &Session, content: &Content) -> BusResult<Subscribing> {
     let options = Options::read(content.fields()).map_err(Refusal::into_error)?;
@@ -163,7 +176,14 @@ impl SessionTask {
             // They see it when its topics are known.
             return self.deliver_all(header, content, waited);
         }
-        let Some(changed) = self.judge(content)? else { return self.deliver_all(header, content, waited) };
+        let changed = match self.ask_to_publish(content) {
+            Ok(Some(changed)) => changed,
+            Ok(None) => return self.deliver_all(header, content, waited),
+            Err(Rejected { error, topic: None }) => return Err(error),
+            Err(Rejected { error, topic: Some(topic) }) => {
+                return self.refuse_unless_stored(header, content, &topic, error).map(|()| None);
+            }
+        };
         let payload = match changed.payload {
             Some(payload) => Some(Payload::Bytes(payload)),
             None => content.shared_payload(),
@@ -183,16 +203,22 @@ impl SessionTask {
 
     /// What plugins make of a message that its session may publish; `None` if it stays as it is.
     pub(super) fn judge(&mut self, content: &ContentRef<'_>) -> BusResult<Option<Changed>> {
+        self.ask_to_publish(content).map_err(|rejected| rejected.error)
+    }
+
+    fn ask_to_publish(&mut self, content: &ContentRef<'_>) -> Result<Option<Changed>, Rejected> {
         let Some((plugins, session)) = self.plugins(Hooks::PUBLISH) else { return Ok(None) };
         let mut message = Publishing::new(&session, content)?;
         self.may_publish(message.topic().as_str(), message.topic().is_reserved())?;
-        plugins.publish(&mut message)?;
+        if let Err(error) = plugins.publish(&mut message) {
+            return Err(Rejected { error, topic: Some(message.topic().clone()) });
+        }
         let Some(changed) = message.finish()? else { return Ok(None) };
         let payload = changed.payload.as_ref().map_or_else(|| content.weight(), |payload| payload.len());
         let size = HEADER_LEN + changed.fields.len() + changed.topic.as_str().len() + payload;
         let limit = self.shared.settings.frame_limit;
         match size > limit {
-            true => Err(BusError::FrameTooLarge { size, limit }),
+            true => Err(BusError::FrameTooLarge { size, limit }.into()),
             false => Ok(Some(changed)),
         }
     }

@@ -53,9 +53,12 @@ impl Supervisor {
         let mut own = JoinSet::new();
         shared.streams.begin_sweeps(&mut own);
         shared.begin_deputy(&attach, &mut own);
+        if let Some(plugins) = shared.plugins.clone() {
+            // In a task of its own, so that nobody who connects waits for one that computes for long.
+            own.spawn(async move { plugins.run().await });
+        }
         tokio::select! {
             () = self.serve(&mut tasks) => {}
-            () = tell_plugins(&shared) => {}
             () = shared.sweeper.run(&shared) => {}
             () = see_to(&mut own) => {}
             () = shared.drain_when_asked() => {}
@@ -138,14 +141,6 @@ async fn see_to(tasks: &mut JoinSet<()>) {
         }
     }
     std::future::pending().await
-}
-
-/// Tells plugins what sessions could not tell them; for ever.
-async fn tell_plugins(shared: &Shared) {
-    match &shared.plugins {
-        Some(plugins) => plugins.run().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The rest after a failed accept.

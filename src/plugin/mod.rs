@@ -19,7 +19,7 @@
 //! most [`PLUGIN_START`](crate::limits::PLUGIN_START).
 //!
 //! # When a plugin fails
-//! A panic, or a wait that is too long, is caught, told in the log and counted
+//! A panic, also in what is dropped when a hook has ended or is given up, or a wait that is too long, is caught, told in the log and counted
 //! ([`PluginStats::failed`]); bus, session and other plugins go on. What the plugin was asked about then is
 //! refused: a bus does not let pass what a plugin should have looked at. A plugin that only looks on says
 //! otherwise by [`OnFailure::GoOn`]. One that fails in `on_init` is not called any more, and what it was to decide
@@ -44,6 +44,7 @@ mod plugins;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
 mod session;
+mod telling;
 mod transform;
 
 use std::future::Future;
@@ -193,7 +194,8 @@ pub trait Plugin: Send + Sync + 'static {
     }
 
     /// Somebody begins a session. An error turns him away with it; plugins that have let him in are told by
-    /// [`on_disconnect`](Self::on_disconnect) then. Who comes back to his session does not begin one.
+    /// [`on_disconnect`](Self::on_disconnect) then, and so they are when the bus stops before all have been asked. Who comes
+    /// back to his session does not begin one.
     fn on_connect(&self, session: &Session) -> impl Future<Output = HookResult> + Send {
         let _ = session;
         async { Ok(()) }
@@ -207,6 +209,9 @@ pub trait Plugin: Send + Sync + 'static {
 
     /// Somebody publishes. The message may be changed; an error refuses it, so that nobody gets it. A plugin must not wait
     /// here.
+    ///
+    /// A publish of quality 2 whose answer was lost comes again. Where it is refused then, though it is stored, its publisher is told
+    /// that it is published.
     ///
     /// # Errors
     /// What its publisher is told.
@@ -231,7 +236,8 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// A durable consumer has acknowledged a message, and its position is stored.
+    /// A durable consumer has acknowledged a message, and its position is stored. Neither the consumer nor who connects waits
+    /// for this.
     fn on_ack(&self, acknowledged: &Acknowledged) -> impl Future<Output = HookResult> + Send {
         let _ = acknowledged;
         async { Ok(()) }

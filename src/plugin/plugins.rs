@@ -1,16 +1,14 @@
 //! The plugins of one bus: calls each hook in order, and keeps what goes wrong in one to that one.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::contained::{Failure, HookFuture, call, wait};
+use super::telling::{Leaving, Untold};
 use super::{
     Acknowledged, Delivery, HookResult, Hooks, OnFailure, Plugin, Publishing, Refused, Session, Startup,
     Subscribing,
@@ -65,12 +63,8 @@ pub struct Plugins {
     hooks: Hooks,
     /// Clients that were turned away by one.
     turned_away: AtomicU64,
-    /// Ends of sessions whose task was stopped before it could tell.
-    untold: Mutex<VecDeque<(Arc<Session>, BusError)>>,
-    has_untold: Notify,
-    /// What was acknowledged and is not told yet: consumers do not wait for plugins.
-    acknowledged: Mutex<VecDeque<Acknowledged>>,
-    has_acknowledged: Notify,
+    /// What they are told later.
+    pub(super) untold: Untold,
 }
 
 /// What plugins say of a message that is about to go to one of its matches.
@@ -200,22 +194,27 @@ impl Plugins {
     /// What the client is to be told. Those that had let it in have been told of its end.
     ///
     /// # Cancel safety
-    /// Those that have not been called when the future is dropped are not called.
+    /// Those that have not been called when the future is dropped are not called. A bus tells those that had let the client in
+    /// later of its end.
     pub async fn connect(&self, session: &Session) -> BusResult<()> {
+        let reason = "the connection was given up before all plugins had let it in".to_owned();
+        let reason = BusError::Disconnected { reason };
+        let mut leaving = Leaving::new(self, session, reason, Hooks::CONNECT | Hooks::DISCONNECT);
         for (index, entry) in self.entries.iter().enumerate() {
             if !entry.hooks.contains(Hooks::CONNECT) {
                 continue;
             }
+            leaving.left = index;
             let Err(error) = entry.ask("on_connect", || entry.plugin.connect(session)).await else {
                 continue;
             };
             self.turned_away.fetch_add(1, Ordering::Relaxed);
-            let earlier = self.entries.iter().take(index).rev();
-            for earlier in earlier.filter(|earlier| earlier.hooks.contains(Hooks::CONNECT)) {
-                earlier.end(session, &error).await;
-            }
+            leaving.reason = error.clone();
+            leaving.tell().await;
             return Err(error);
         }
+        // It is in, and its session tells when it ends.
+        leaving.left = 0;
         Ok(())
     }
 
@@ -296,11 +295,21 @@ impl Plugins {
     /// Calls [`on_disconnect`](Plugin::on_disconnect) of each, the last first.
     ///
     /// # Cancel safety
-    /// Those that have not been called when the future is dropped are not called.
+    /// Those that have not been called when the future is dropped are called later by a bus.
     pub async fn disconnect(&self, session: &Session, reason: &BusError) {
-        for entry in self.entries.iter().rev() {
-            entry.end(session, reason).await;
-        }
+        let mut leaving = Leaving::new(self, session, reason.clone(), Hooks::DISCONNECT);
+        leaving.left = self.entries.len();
+        leaving.tell().await;
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Tells one of the end of a session, if it wants all of these hooks.
+    pub(super) async fn tell_end(&self, index: usize, hooks: Hooks, session: &Session, reason: &BusError) {
+        let Some(entry) = self.entries.get(index).filter(|entry| entry.hooks.contains(hooks)) else { return };
+        entry.tell("on_disconnect", limits::PLUGIN_HOOK, || entry.plugin.disconnect(session, reason)).await;
     }
 
     /// Calls [`on_shutdown`](Plugin::on_shutdown) of each, the last first.
@@ -314,70 +323,6 @@ impl Plugins {
         }
         for entry in self.of(Hooks::SHUTDOWN).rev() {
             entry.tell("on_shutdown", limits::PLUGIN_START, || entry.plugin.shutdown()).await;
-        }
-    }
-
-    /// Notes the end of a session whose task was stopped, so that it cannot tell by itself.
-    pub(crate) fn note_end(&self, session: Arc<Session>, reason: BusError) {
-        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        if untold.len() >= limits::PLUGIN_ENDS {
-            untold.pop_front();
-            tracing::warn!("plugins are not told of the ends of all sessions, as too many ended at once");
-        }
-        untold.push_back((session, reason));
-        drop(untold);
-        self.has_untold.notify_one();
-    }
-
-    /// Notes what was acknowledged, for those that want to know.
-    pub(crate) fn note_acknowledged(&self, acknowledged: Vec<Acknowledged>) {
-        if acknowledged.is_empty() {
-            return;
-        }
-        let mut untold = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-        untold.extend(acknowledged);
-        let over = untold.len().saturating_sub(limits::PLUGIN_ACKS);
-        untold.drain(..over);
-        drop(untold);
-        if over > 0 {
-            tracing::warn!(
-                messages = over,
-                "plugins are not told of acknowledgements, as they take too long for them"
-            );
-        }
-        self.has_acknowledged.notify_one();
-    }
-
-    /// Tells the ends and acknowledgements that were noted; for ever.
-    pub(crate) async fn run(&self) {
-        let ends = async {
-            loop {
-                self.has_untold.notified().await;
-                self.tell_ends().await;
-            }
-        };
-        let acknowledged = async {
-            loop {
-                self.has_acknowledged.notified().await;
-                self.tell_acknowledged().await;
-            }
-        };
-        tokio::join!(ends, acknowledged);
-    }
-
-    async fn tell_acknowledged(&self) {
-        loop {
-            let next = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some(next) = next else { return };
-            self.acknowledged(&next).await;
-        }
-    }
-
-    async fn tell_ends(&self) {
-        loop {
-            let next = self.untold.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some((session, reason)) = next else { return };
-            self.disconnect(&session, &reason).await;
         }
     }
 }
@@ -454,13 +399,6 @@ impl Entry {
         false
     }
 
-    async fn end(&self, session: &Session, reason: &BusError) {
-        if self.hooks.contains(Hooks::DISCONNECT) {
-            let limit = limits::PLUGIN_HOOK;
-            self.tell("on_disconnect", limit, || self.plugin.disconnect(session, reason)).await;
-        }
-    }
-
     /// Counts a failure. Told are the first, the second, the fourth and so on: it may fail for each message.
     fn note_failure(&self, hook: &str, Failure(what): &Failure) {
         let failed = self.failed.fetch_add(1, Ordering::Relaxed) + 1;
@@ -513,67 +451,5 @@ impl<P: Plugin> AnyPlugin for P {
 
     fn shutdown(&self) -> HookFuture<'_, HookResult> {
         Box::pin(self.on_shutdown())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::auth::Principal;
-
-    /// Knows who has left.
-    #[derive(Clone, Default)]
-    struct Farewell(Arc<Mutex<Vec<u64>>>);
-
-    impl Plugin for Farewell {
-        fn name(&self) -> &str {
-            "farewell"
-        }
-
-        async fn on_disconnect(&self, session: &Session, _reason: &BusError) -> HookResult {
-            self.0.lock().unwrap().push(session.id);
-            Ok(())
-        }
-
-        async fn on_shutdown(&self) -> HookResult {
-            self.0.lock().unwrap().push(0);
-            Ok(())
-        }
-    }
-
-    fn left(plugins: &Plugins, id: u64) {
-        let session = Session::new(id, "", Principal::Local, "memory");
-        plugins.note_end(Arc::new(session), BusError::Closed { what: "it".into() });
-    }
-
-    #[tokio::test]
-    async fn ends_that_sessions_could_not_tell_are_told_later_and_before_the_shutdown() {
-        let farewell = Farewell::default();
-        let plugins = Arc::new(Plugins::new().with(farewell.clone()));
-        let telling = tokio::spawn({
-            let plugins = Arc::clone(&plugins);
-            async move { plugins.run().await }
-        });
-        left(&plugins, 7);
-        while farewell.0.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        telling.abort();
-        left(&plugins, 8);
-        plugins.shutdown().await;
-        assert_eq!(*farewell.0.lock().unwrap(), [7, 8, 0]);
-    }
-
-    #[tokio::test]
-    async fn of_too_many_such_ends_the_oldest_are_forgotten() {
-        let farewell = Farewell::default();
-        let plugins = Plugins::new().with(farewell.clone());
-        let most = limits::PLUGIN_ENDS as u64;
-        for id in 1..=most + 2 {
-            left(&plugins, id);
-        }
-        plugins.shutdown().await;
-        let told = farewell.0.lock().unwrap();
-        assert_eq!((told.len() as u64, told[0]), (most + 1, 3));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::message::NewMessage;
+use super::message::{MessageId, NewMessage};
 use super::settings::{Name, drawn_epoch};
 use crate::error::StoreError;
 use crate::topic::TopicPattern;
@@ -55,6 +55,13 @@ pub enum Change {
     DropDelayed {
         /// Its id.
         id: u64,
+    },
+    /// Changes nothing, and tells what is known of a message by its id, behind all that was asked before:
+    /// [`Outcome::Known`] where it is stored, [`Outcome::Delayed`] where it is kept until it is due, and otherwise
+    /// [`Outcome::Done`].
+    Recall {
+        /// The id that it was sent with.
+        id: MessageId,
     },
     /// Makes a consumer that begins with a sequence, if there is none of that name. One that is there stays as it is, but that
     /// one which belongs to nobody belongs to this owner from then on.
@@ -149,6 +156,7 @@ impl Change {
             | Self::Delay { .. }
             | Self::Release { .. }
             | Self::DropDelayed { .. }
+            | Self::Recall { .. }
             | Self::Expire { .. }
             | Self::Purge { .. }
             | Self::Renew { .. } => None,

@@ -123,6 +123,54 @@ async fn what_somebody_says_of_his_messages_has_to_fit() {
     }
 }
 
+#[tokio::test]
+async fn what_somebody_says_of_his_messages_is_refused_where_a_type_alone_cannot_tell_whether_it_fits() {
+    let ground = Ground::new(Bus::builder().plugin(MessageTypes::new().typed::<Order>(orders())));
+    for client in clients(&ground).await {
+        let subscribe = async |topics: &str, schema: &str| {
+            let options = SubscribeOptions::default().header("schema", schema);
+            client.subscribe_bytes_with(topics, options).await.map(drop)
+        };
+        for said in ["{customer: string, pieces: string}", SCHEMA, "#0123456789abcdef"] {
+            let told = reason(subscribe("orders/*", said).await);
+            assert!(
+                told.contains("\"orders/**\" has the type it::built_in_plugins::Order and no schema"),
+                "{told}"
+            );
+            assert!(reason(subscribe("**", said).await).contains("cannot be checked"));
+            let options = PublishOptions::default().header("schema", said);
+            let told = reason(client.publish_with("today", &order(), options).await);
+            assert!(told.starts_with("what the message says of itself cannot be checked"), "{told}");
+            subscribe("elsewhere", said).await.unwrap();
+        }
+        assert!(reason(subscribe("orders/*", "{nothing: [of, the, kind").await).contains("not a schema"));
+        client.subscribe::<Order>("*").await.unwrap();
+        client.publish("today", &order()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_type_with_a_schema_beside_it_is_compared_with_what_somebody_says() {
+    let sample = Schema::of(&order()).unwrap();
+    let types = MessageTypes::new().typed::<Order>(orders()).schema(orders(), sample.clone());
+    let elsewhere = TopicPattern::new("prices/*").unwrap();
+    let types = types.typed::<u32>(elsewhere);
+    let ground = Ground::new(Bus::builder().plugin(types));
+    for client in clients(&ground).await {
+        let subscribe = async |topics: &str, schema: &str| {
+            let options = SubscribeOptions::default().header("schema", schema);
+            client.subscribe_bytes_with(topics, options).await.map(drop)
+        };
+        subscribe("orders/*", &sample.fingerprint()).await.unwrap();
+        subscribe("orders/*", SCHEMA).await.unwrap();
+        let told = reason(subscribe("orders/*", "{customer: string, pieces: string}").await);
+        assert!(told.ends_with("`pieces` is a string and not an integer"), "{told}");
+        // The schema is for orders, and says nothing of prices.
+        let told = reason(subscribe("**", SCHEMA).await);
+        assert!(told.contains("\"prices/*\" has the type u32 and no schema"), "{told}");
+    }
+}
+
 #[cfg(feature = "encryption")]
 #[tokio::test]
 async fn what_is_sealed_cannot_be_checked_and_that_is_told() {

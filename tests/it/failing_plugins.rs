@@ -1,17 +1,21 @@
 //! What becomes of the bus when a plugin fails.
 
-use std::sync::{Arc, Mutex};
+use std::future::pending;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use whispeer::client::{Event, GapReason};
 use whispeer::plugin::{
-    Delivery, HookResult, Hooks, OnFailure, Plugin, Publishing, Refused, Session, Startup, Subscribing,
+    Acknowledged, Delivery, HookResult, Hooks, OnFailure, Plugin, Publishing, Refused, Session, Startup,
+    Subscribing,
 };
 use whispeer::prelude::*;
 use whispeer_testkit::ledger::totals_balance;
-use whispeer_testkit::wait::{eventually, now_or_never};
+use whispeer_testkit::wait::{eventually, now_or_never, soon};
 
 use crate::ground::Ground;
+use crate::orders::{self, LONG};
 use crate::plugins::{Witness, clients, message, next, refused, stats_of};
 
 /// Fails as it is told.
@@ -48,7 +52,7 @@ impl Plugin for Faulty {
     }
 
     async fn on_connect(&self, _session: &Session) -> HookResult {
-        std::future::pending().await
+        pending().await
     }
 
     async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
@@ -86,11 +90,11 @@ impl Plugin for Endless {
     }
 
     async fn on_init(&self, _bus: &Startup) -> HookResult {
-        std::future::pending().await
+        pending().await
     }
 
     async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
-        std::future::pending().await
+        pending().await
     }
 }
 
@@ -173,4 +177,160 @@ async fn a_bus_stops_while_a_plugin_does_not_start() {
     let start = tokio::time::Instant::now();
     bus.stop().await;
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+/// Never answers, and panics where it is given up. It only looks on.
+struct Mined(Hooks);
+
+struct Mine;
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        panic!("what it held");
+    }
+}
+
+impl Mined {
+    async fn wait() -> HookResult {
+        let _mine = Mine;
+        pending().await
+    }
+}
+
+impl Plugin for Mined {
+    fn name(&self) -> &str {
+        "mined"
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.0
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::GoOn
+    }
+
+    async fn on_init(&self, _bus: &Startup) -> HookResult {
+        Self::wait().await
+    }
+
+    async fn on_subscribe(&self, _subscribing: &Subscribing) -> HookResult {
+        Self::wait().await
+    }
+
+    async fn on_ack(&self, _acknowledged: &Acknowledged) -> HookResult {
+        Self::wait().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_outlives_a_plugin_that_panics_when_it_is_given_up() {
+    let bus = Bus::builder().plugin(Mined(Hooks::INIT | Hooks::SUBSCRIBE)).start().unwrap();
+    eventually("it is left out", || !stats_of(&bus, "mined").running).await;
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    client.ping().await.unwrap();
+    assert_eq!(stats_of(&bus, "mined").failed, 1);
+
+    let bus = Bus::builder().plugin(Mined(Hooks::SUBSCRIBE)).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut news = client.subscribe_bytes("news").await.unwrap();
+    client.publish_bytes("news", "x").await.unwrap();
+    assert_eq!(message(&mut news).await.value, "x");
+    assert_eq!(stats_of(&bus, "mined").failed, 1);
+
+    let bus = Bus::builder().plugin(Mined(Hooks::INIT)).start().unwrap();
+    bus.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_outlives_a_plugin_that_panics_when_it_is_given_up_at_an_acknowledgement() {
+    let store = orders::store();
+    let streams = orders::streams_on(&store).await;
+    let bus = Bus::builder().streams(streams).plugin(Mined(Hooks::ACK)).start().unwrap();
+    let client = orders::client(&bus);
+    orders::publish(&client, 1..=1).await;
+    let mut consumer = client.consume_bytes("orders/**", orders::billing()).await.unwrap();
+    orders::next(&mut consumer).await.ack().await.unwrap();
+    eventually("it is given up", || stats_of(&bus, "mined").failed == 1).await;
+    orders::client(&bus).ping().await.unwrap();
+}
+
+/// Holds its thread when something is acknowledged, until it may go on.
+struct Busy {
+    began: Mutex<mpsc::SyncSender<()>>,
+    may_end: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Plugin for Busy {
+    fn name(&self) -> &str {
+        "busy"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::ACK
+    }
+
+    async fn on_ack(&self, _acknowledged: &Acknowledged) -> HookResult {
+        self.began.lock().unwrap().send(()).unwrap();
+        let _ = self.may_end.lock().unwrap().recv_timeout(2 * LONG);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_connects_does_not_wait_for_a_plugin_that_computes_at_an_acknowledgement() {
+    let store = orders::store();
+    let streams = orders::streams_on(&store).await;
+    let (began, has_begun) = mpsc::sync_channel(1);
+    let (end, may_end) = mpsc::sync_channel::<()>(1);
+    let busy = Busy { began: Mutex::new(began), may_end: Mutex::new(may_end) };
+    let bus = Bus::builder().streams(streams).plugin(busy).start().unwrap();
+    let client = orders::client(&bus);
+    orders::publish(&client, 1..=1).await;
+    let mut consumer = client.consume_bytes("orders/**", orders::billing()).await.unwrap();
+    orders::next(&mut consumer).await.ack().await.unwrap();
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(LONG)).await.unwrap().expect("it is told");
+    soon("who is there goes on", client.ping()).await.unwrap();
+    soon("who connects is let in", orders::client(&bus).ping()).await.unwrap();
+    drop(end);
+    bus.stop().await;
+}
+
+/// Lets everybody in, and counts who is there.
+#[derive(Default)]
+struct Door(AtomicI64);
+
+impl Plugin for Door {
+    fn name(&self) -> &str {
+        "door"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::CONNECT | Hooks::DISCONNECT
+    }
+
+    async fn on_connect(&self, _session: &Session) -> HookResult {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn on_disconnect(&self, _session: &Session, _reason: &BusError) -> HookResult {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_let_in_by_one_plugin_has_left_for_it_when_the_bus_stops_while_another_is_asked() {
+    let door = Arc::new(Door::default());
+    let faulty = Faulty::at(Hooks::CONNECT);
+    let bus = Bus::builder().plugin(Arc::clone(&door)).plugin(faulty).start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let asking = tokio::spawn(async move { client.ping().await });
+    while door.0.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    bus.stop().await;
+    assert!(asking.await.unwrap().is_err());
+    assert_eq!(door.0.load(Ordering::Relaxed), 0);
 }

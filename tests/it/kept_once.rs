@@ -1,15 +1,17 @@
 //! Publishes that are to be kept, whose answer is lost with the bus: they are sent again, and at QoS 2 stored once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use whispeer::bus::Settings;
+use whispeer::bus::{BusBuilder, Settings};
 use whispeer::client::{ClientEvent, PublishOptions, Quality};
 use whispeer::limits;
+use whispeer::plugin::{HookResult, Plugin, Publishing, Refused, Transform};
 use whispeer::prelude::*;
-use whispeer::store::{Change, MemoryStore, Reading, Store};
+use whispeer::store::{Change, MemoryStore, Reading, Store, StoreError};
 
 use crate::orders::{LONG, orders, returning_client, streams_on};
 use crate::tampered_store::TamperedStore;
@@ -210,4 +212,119 @@ async fn what_a_bus_had_no_room_for_and_the_next_finds_too_large_fails_and_holds
     let (kept, told) = published_to_smaller_frames(&[Settings::default(), narrow]).await;
     assert_eq!(kept, ["one", "two", "last"]);
     assert!(matches!(told, Err(BusError::FrameTooLarge { .. })), "{told:?}");
+}
+
+/// A plugin that does this to each message.
+fn each(name: &str, act: fn(&mut Publishing<'_>) -> HookResult) -> impl Plugin {
+    Transform::new(name, act)
+}
+
+/// Publishes to a bus that keeps the message and does not say so, and comes back to another; what it is told there, and what
+/// is kept in the end: messages, and those that are not due.
+async fn published_again(
+    (topic, options): (&'static str, PublishOptions),
+    (before, after): (BusBuilder, BusBuilder),
+    second: impl FnOnce(TamperedStore) -> TamperedStore,
+) -> (BusResult<usize>, usize, usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bus");
+    let (store, stored) = (MemoryStore::new(), Arc::new(Notify::new()));
+    let told = Arc::clone(&stored);
+    let silent = TamperedStore::new(store.clone()).on_commit(move |changes, answer| {
+        if changes.iter().any(|change| matches!(change, Change::Append(_) | Change::Delay { .. })) {
+            told.notify_one();
+            return Box::pin(std::future::pending());
+        }
+        answer
+    });
+    let start = async |builder: BusBuilder, store: Arc<dyn Store>| {
+        builder.streams(streams_on(&store).await).listen_unix(&path).start().unwrap()
+    };
+    let bus = start(before, Arc::new(silent)).await;
+    let client = returning_client(&path).await;
+    let publishing = tokio::spawn(async move { client.publish_bytes_with(topic, "one", options).await });
+    timeout(LONG, stored.notified()).await.expect("it is stored");
+    bus.stop().await;
+    let bus = start(after, Arc::new(second(TamperedStore::new(store.clone())))).await;
+    let told = timeout(LONG, publishing).await.expect("it is answered").unwrap();
+    bus.stop().await;
+    let delayed = store.delayed(orders(), u64::MAX, 10).await.unwrap().len();
+    (told, payloads(&store).await.len(), delayed)
+}
+
+fn once() -> PublishOptions {
+    PublishOptions::default().quality(Quality::ExactlyOnce)
+}
+
+fn refuse(_message: &mut Publishing<'_>) -> HookResult {
+    Err(Refused::new("too much"))
+}
+
+fn fail(_message: &mut Publishing<'_>) -> HookResult {
+    panic!("it fails")
+}
+
+#[tokio::test]
+async fn what_is_stored_is_not_told_to_be_refused_by_a_plugin_when_it_is_sent_again() {
+    let sent_again = async |refusing, options| {
+        let buses = (Bus::builder(), Bus::builder().plugin(each("refusing", refusing)));
+        let (told, stored, delayed) = published_again(("orders/7", options), buses, |store| store).await;
+        assert!(matches!(told, Ok(0)), "{told:?}");
+        (stored, delayed)
+    };
+    let later = || once().deliver_in(Duration::from_secs(3_600));
+    let kept = tokio::join!(
+        sent_again(refuse as fn(&mut Publishing<'_>) -> HookResult, once()),
+        sent_again(fail, once()),
+        sent_again(refuse, later()),
+        sent_again(fail, later()),
+    );
+    assert_eq!(kept, ((1, 0), (1, 0), (0, 1), (0, 1)));
+}
+
+#[tokio::test]
+async fn what_plugins_have_moved_to_a_stream_is_found_there_when_it_is_sent_again() {
+    let moving = || each("moving", |message| Ok(message.set_topic("orders/7")?));
+    let before = Bus::builder().plugin(moving());
+    let after = Bus::builder().plugin(moving()).plugin(each("refusing", refuse));
+    let (told, stored, _) = published_again(("incoming", once()), (before, after), |store| store).await;
+    assert!(matches!(told, Ok(0)), "{told:?}");
+    assert_eq!(stored, 1);
+}
+
+#[tokio::test]
+async fn what_is_not_stored_is_refused_by_a_plugin_whether_it_is_sent_again_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let builder = Bus::builder().streams(streams_on(&store).await).plugin(each("refusing", refuse));
+    let bus = builder.listen_unix(folder.path().join("bus")).start().unwrap();
+    let client = returning_client(&folder.path().join("bus")).await;
+    for (topic, options) in [
+        ("orders/7", once()),
+        ("orders/7", PublishOptions::default().quality(Quality::AtLeastOnce)),
+        ("orders/7", PublishOptions::default()),
+        ("news", once()),
+    ] {
+        let told = client.publish_bytes_with(topic, "one", options).await;
+        assert!(matches!(told, Err(BusError::Refused { .. })), "{topic}: {told:?}");
+    }
+    assert_eq!(store.streams().await.unwrap()[0].messages, 0);
+    bus.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_says_so_where_the_store_does_not_tell_whether_it_has_the_message() {
+    let buses = (Bus::builder(), Bus::builder().plugin(each("refusing", refuse)));
+    let broken = |store: TamperedStore| {
+        store.on_change(|changes| {
+            let is_question = changes.iter().any(|change| matches!(change, Change::Recall { .. }));
+            is_question.then(|| StoreError::Failed { place: "it".into(), reason: "no disk".into() })
+        })
+    };
+    let (told, ..) = published_again(("orders/7", once()), buses, broken).await;
+    let Err(BusError::NotStored { reason }) = told else { panic!("{told:?}") };
+    assert!(
+        reason.contains("too much") && reason.contains("is not known") && reason.contains("no disk"),
+        "{reason}"
+    );
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::Stream;
@@ -29,6 +29,8 @@ use crate::topic::TopicPattern;
 pub(crate) struct Storing {
     /// One for each stream that something waits for. Whose turn it is next is the first of them.
     lines: VecDeque<Line>,
+    /// What plugins refuse, until it is known whether it was stored before.
+    refused: VecDeque<Box<Refused>>,
     /// `PING`s that are answered when all before is stored.
     pings: VecDeque<Ping>,
     /// How many publishes there have been, and how many of them wait.
@@ -66,6 +68,46 @@ struct Waiter {
     /// When it is to be delivered, unless that is later.
     turn: Option<Turn>,
     _waiting: Waiting,
+}
+
+/// A publish that plugins refuse, and that its client may have sent before: stores are asked whether they have it.
+struct Refused {
+    /// Its place among all that the session has given to stores.
+    number: u64,
+    header: Header,
+    arrived: usize,
+    error: BusError,
+    /// One operation for each stream that may have it.
+    asked: Vec<(Arc<Stream>, Operation<Vec<Outcome>>)>,
+    /// Bytes of memory that it takes.
+    held: usize,
+    _waiting: Waiting,
+}
+
+impl Refused {
+    /// What is to be told, once the stores have answered: the refusal, unless one of them has it.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<u64, BusError>> {
+        while let Some((stream, asked)) = self.asked.last_mut() {
+            let Poll::Ready(answer) = asked.as_mut().poll(context) else { return Poll::Pending };
+            match answer.as_deref() {
+                Ok([Outcome::Known { .. } | Outcome::Delayed { .. }]) => {
+                    stream.grow_by(answer.as_deref().unwrap_or_default());
+                    // It was delivered when it came first, or will be when it is due.
+                    return Poll::Ready(Ok(0));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let refusal = &self.error;
+                    let reason = format!(
+                        "{refusal}; whether it was stored before is not known, as the store fails: {error}"
+                    );
+                    self.error = BusError::NotStored { reason };
+                }
+            }
+            self.asked.pop();
+        }
+        Poll::Ready(Err(self.error.clone()))
+    }
 }
 
 enum Stored {
@@ -126,6 +168,24 @@ impl Storing {
         }
     }
 
+    fn push_refused(&mut self, refused: Refused) {
+        self.bytes += refused.held;
+        (self.given, self.waiting) = (self.given + 1, self.waiting + 1);
+        self.refused.push_back(Box::new(refused));
+    }
+
+    /// What is to be told of the next publish that plugins have refused; pending if that of none is known.
+    fn poll_refused(&mut self, context: &mut Context<'_>) -> Poll<(Header, usize, BusResult<u64>)> {
+        let Some(refused) = self.refused.front_mut() else { return Poll::Pending };
+        let told = ready!(refused.poll(context));
+        let told = (refused.header, refused.arrived, told);
+        if let Some(refused) = self.refused.pop_front() {
+            self.waiting -= 1;
+            self.bytes = self.bytes.saturating_sub(refused.held);
+        }
+        Poll::Ready(told)
+    }
+
     /// The next publish that can be delivered, with its stream; pending if there is none. Of each stream the first is looked at.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<(Arc<Stream>, Box<Waiter>)> {
         for _ in 0..self.lines.len() {
@@ -157,8 +217,10 @@ impl Storing {
     /// The next flush before which nothing waits any more.
     fn next_flushed(&mut self) -> Option<Ping> {
         let ping = self.pings.front()?;
-        let mut firsts = self.lines.iter().filter_map(|line| line.waiters.front());
-        if firsts.any(|first| first.number < ping.before) {
+        let firsts = self.lines.iter().filter_map(|line| line.waiters.front());
+        let mut numbers =
+            firsts.map(|first| first.number).chain(self.refused.front().map(|first| first.number));
+        if numbers.any(|number| number < ping.before) {
             return None;
         }
         self.pings.pop_front()
@@ -242,6 +304,45 @@ impl SessionTask {
         self.storing.push(stream, waiter);
     }
 
+    /// Answers a publish that plugins refuse. One that says by what id it is known may have been sent before, and been stored
+    /// without its client being told: then it is answered as published, as it would be without plugins. So stores are asked
+    /// first, those of the topic that it came with and of the one that plugins had given it by then.
+    ///
+    /// # Errors
+    /// The refusal, where no store can have it.
+    pub(crate) fn refuse_unless_stored(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        topic: &TopicPattern,
+        error: BusError,
+    ) -> BusResult<()> {
+        let id = iterate(content.fields).find_map(|field| match field {
+            Field::MessageId(id) => Some(MessageId { publisher: id.publisher, number: id.number }),
+            _ => None,
+        });
+        let Some(id) = id else { return Err(error) };
+        let came = TopicPattern::from_utf8(content.topic)?;
+        // A topic that meets several streams has none.
+        let of = |topic| self.shared.streams.of(topic).ok().flatten().cloned();
+        let mut streams: Vec<Arc<Stream>> = [of(&came), of(topic)].into_iter().flatten().collect();
+        streams.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        if streams.is_empty() {
+            return Err(error);
+        }
+        let ask = |stream: Arc<Stream>| {
+            let asked = stream.commit(vec![Change::Recall { id }]);
+            (stream, asked)
+        };
+        let asked: Vec<_> = streams.into_iter().map(ask).collect();
+        let held = asked.len() * limits::STORE_CALL_BYTES;
+        let _waiting = Waiting::new(&self.shared);
+        let (number, arrived) = (self.storing.given, content.frame_size());
+        let refused = Refused { number, header: *header, arrived, error, asked, held, _waiting };
+        self.storing.push_refused(refused);
+        Ok(())
+    }
+
     /// Delivers what has been stored by now; pending while a store is to be waited for.
     pub(crate) fn poll_storing(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // What takes more than a turn is first; who sees to that comes back here.
@@ -252,6 +353,10 @@ impl SessionTask {
                 if self.underway.is_some() {
                     self.storing.give_way(&stream);
                 }
+                continue;
+            }
+            if let Poll::Ready((header, arrived, told)) = self.storing.poll_refused(context) {
+                self.conclude(&header, arrived, told);
                 continue;
             }
             while let Some(ping) = self.storing.next_flushed() {

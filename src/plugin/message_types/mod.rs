@@ -31,6 +31,9 @@ const SHOWN: usize = 512;
 ///
 /// Publishers and subscribers may say in the header `schema` what they send or expect, as a schema or its fingerprint: that
 /// has to fit, too. So a subscriber of another release is told when it subscribes, and not by messages that it cannot read.
+/// It is compared with schemas alone, as a Rust type does not tell what it looks like. Where a topic has a type and no schema,
+/// what somebody says cannot be checked, and is refused: give the topics a schema beside the type, as [`Schema::of`] reads one
+/// off a value.
 ///
 /// Payloads are read as MessagePack. What is sealed end to end nobody can check: it is refused as
 /// [`BusError::Sealed`](crate::BusError::Sealed) where its topic has a type.
@@ -88,6 +91,9 @@ impl MessageTypes {
     }
 
     /// Has payloads of these topics decode as `T`. What `T` does not know does not count, as for a subscriber.
+    ///
+    /// Who says in the header `schema` what he sends or expects is refused, whatever he says, unless these topics have a
+    /// [`schema`](Self::schema) as well, which that is compared with.
     #[must_use]
     pub fn typed<T: DeserializeOwned>(mut self, topics: TopicPattern) -> Self {
         self.rules.push(Rule { topics, kind: Kind::Type { name: type_name::<T>(), decode: decode::<T> } });
@@ -99,6 +105,40 @@ impl MessageTypes {
     pub fn schema(mut self, topics: TopicPattern, schema: Schema) -> Self {
         self.rules.push(Rule { topics, kind: Kind::Schema(schema) });
         self
+    }
+
+    /// That what somebody says of his messages fits all rules for this topic.
+    fn check_declared(&self, topic: &TopicPattern, declared: &str, whose: &str) -> HookResult {
+        let mut rules = self.rules_of(topic).peekable();
+        if rules.peek().is_none() {
+            return Ok(());
+        }
+        let declared = Declared::read(declared, whose)?;
+        for rule in rules {
+            match &rule.kind {
+                Kind::Schema(schema) => {
+                    rule.refuse_for(&rule.topics, &declared.differences(schema), whose)?;
+                }
+                Kind::Type { name, .. } if !self.has_schema(&rule.topics, topic) => {
+                    return Err(Refused::new(format!(
+                        "{whose} cannot be checked: \"{}\" has the type {name} and no schema to compare it with; \
+                         leave the header \"{HEADER}\" out, or have the bus give these topics a schema as well",
+                        rule.topics
+                    )));
+                }
+                // The schema beside it says whether it fits.
+                Kind::Type { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all topics that meet both of these have one schema in common.
+    fn has_schema(&self, topics: &TopicPattern, topic: &TopicPattern) -> bool {
+        self.rules.iter().any(|rule| {
+            let covers = rule.topics.contains(topics) || rule.topics.contains(topic);
+            matches!(rule.kind, Kind::Schema(_)) && covers
+        })
     }
 
     fn rules_of(&self, topic: &TopicPattern) -> impl Iterator<Item = &Rule> {
@@ -124,25 +164,39 @@ fn described(payload: &[u8]) -> String {
     }
 }
 
-impl Rule {
-    /// That what somebody says of his messages fits.
-    fn check_declared(&self, topic: &TopicPattern, declared: &str, whose: &str) -> HookResult {
-        let Kind::Schema(schema) = &self.kind else { return Ok(()) };
-        let differences = if declared.starts_with('#') {
-            if declared == schema.fingerprint() {
-                return Ok(());
-            }
-            let shown: String = declared.chars().take(17).collect();
-            vec![format!("its fingerprint is {shown:?} and not {}", schema.fingerprint())]
-        } else {
-            let declared: Schema = declared.parse().map_err(|error: SchemaError| {
-                Refused::new(format!("the header \"{HEADER}\" of {whose} is {error}"))
-            })?;
-            schema.differences(&declared)
-        };
-        self.refuse_for(topic, &differences, whose)
+/// What somebody says that his messages look like.
+enum Declared<'a> {
+    Fingerprint(&'a str),
+    Schema(Schema),
+}
+
+impl<'a> Declared<'a> {
+    fn read(text: &'a str, whose: &str) -> Result<Self, Refused> {
+        if text.starts_with('#') {
+            return Ok(Self::Fingerprint(text));
+        }
+        text.parse().map(Self::Schema).map_err(|error: SchemaError| {
+            Refused::new(format!("the header \"{HEADER}\" of {whose} is {error}"))
+        })
     }
 
+    /// In what it differs from this schema, in words.
+    fn differences(&self, schema: &Schema) -> Vec<String> {
+        match self {
+            Self::Schema(declared) => schema.differences(declared),
+            Self::Fingerprint(declared) => {
+                let expected = schema.fingerprint();
+                if *declared == expected {
+                    return Vec::new();
+                }
+                let shown: String = declared.chars().take(17).collect();
+                vec![format!("its fingerprint is {shown:?} and not {expected}")]
+            }
+        }
+    }
+}
+
+impl Rule {
     fn check_payload(&self, topic: &TopicPattern, payload: &[u8]) -> HookResult {
         let whose = "the message";
         match &self.kind {
@@ -185,16 +239,17 @@ impl Plugin for MessageTypes {
 
     async fn on_subscribe(&self, subscribing: &Subscribing) -> HookResult {
         let Some(declared) = subscribing.header(HEADER) else { return Ok(()) };
-        self.rules_of(&subscribing.pattern)
-            .try_for_each(|rule| rule.check_declared(&rule.topics, declared, "what the subscriber expects"))
+        self.check_declared(&subscribing.pattern, declared, "what the subscriber expects")
     }
 
     fn on_publish(&self, message: &mut Publishing<'_>) -> HookResult {
-        for rule in self.rules_of(message.topic()) {
+        if self.rules_of(message.topic()).next().is_some() {
             message.require_open()?;
-            if let Some(declared) = message.header(HEADER) {
-                rule.check_declared(&rule.topics, declared, "what the message says of itself")?;
-            }
+        }
+        if let Some(declared) = message.header(HEADER) {
+            self.check_declared(message.topic(), declared, "what the message says of itself")?;
+        }
+        for rule in self.rules_of(message.topic()) {
             rule.check_payload(&rule.topics, message.payload())?;
         }
         Ok(())

@@ -119,6 +119,10 @@ impl Log {
                 None => 0,
             },
             Change::DropDelayed { id } => u64::from(self.delays.take(id).is_some()),
+            Change::Recall { id } => match self.recall(&id) {
+                Some(known) => return known,
+                None => 0,
+            },
             Change::Expire { now } => self.expire(now),
             Change::Purge { before } => self.drop_while(limits::RETENTION_STEP, |log| log.first() < before),
             Change::Consumer { name, pattern, from, owner } => {
@@ -206,16 +210,17 @@ impl Log {
     }
 
     fn delay(&mut self, mut delayed: Delayed) -> Outcome {
-        if let Some(id) = &delayed.message.id {
-            if let Some(sequence) = self.ids.get(id) {
-                return Outcome::Known { sequence: *sequence };
-            }
-            if let Some(id) = self.delays.known(id) {
-                return Outcome::Delayed { id };
-            }
+        if let Some(known) = delayed.message.id.and_then(|id| self.recall(&id)) {
+            return known;
         }
         delayed.message.time = delayed.due;
         Outcome::Delayed { id: self.delays.keep(delayed) }
+    }
+
+    /// What is known of a message by its id.
+    fn recall(&self, id: &MessageId) -> Option<Outcome> {
+        let stored = self.ids.get(id).map(|sequence| Outcome::Known { sequence: *sequence });
+        stored.or_else(|| self.delays.known(id).map(|id| Outcome::Delayed { id }))
     }
 
     /// Forgets ids that nobody sends again, and those that there is no room for.

@@ -11,7 +11,7 @@ use super::topics::Topics;
 use super::{consumers, delayed, ids};
 use crate::limits;
 use crate::store::change::{Change, Outcome};
-use crate::store::message::{Delayed, NewMessage};
+use crate::store::message::{Delayed, MessageId, NewMessage};
 
 /// A stream that is being changed.
 pub(super) struct Changing<'a> {
@@ -38,6 +38,11 @@ impl Changing<'_> {
                 }
             }
             Change::DropDelayed { id } => dropped = u64::from(self.take_delayed(*id)?.is_some()),
+            Change::Recall { id } => {
+                if let Some(known) = self.recall(id)? {
+                    return Ok(known);
+                }
+            }
             Change::Expire { now } => dropped = self.expire(*now)?,
             Change::Purge { before } => {
                 let before = row(stream, *before);
@@ -105,19 +110,24 @@ impl Changing<'_> {
         message: &NewMessage,
         (due, author, owner): (u64, &[u8], &Bytes),
     ) -> rusqlite::Result<Outcome> {
-        if let Some(id) = &message.id {
-            if let Some(sequence) = ids::known(self.connection, self.stream.id, id)? {
-                return Ok(Outcome::Known { sequence });
-            }
-            if let Some(id) = delayed::known(self.connection, self.stream.id, id)? {
-                return Ok(Outcome::Delayed { id });
-            }
+        if let Some(id) = &message.id
+            && let Some(known) = self.recall(id)?
+        {
+            return Ok(known);
         }
         let id = self.stream.delays + 1;
         delayed::keep(self.connection, (self.stream.id, id), (due, author, owner), message)?;
         self.stream.delayed.add(owner, message.weight() + (author.len() + owner.len()) as u64);
         (self.stream.delays, self.stream.is_changed) = (id, true);
         Ok(Outcome::Delayed { id })
+    }
+
+    /// What is known of a message by its id.
+    fn recall(&self, id: &MessageId) -> rusqlite::Result<Option<Outcome>> {
+        if let Some(sequence) = ids::known(self.connection, self.stream.id, id)? {
+            return Ok(Some(Outcome::Known { sequence }));
+        }
+        Ok(delayed::known(self.connection, self.stream.id, id)?.map(|id| Outcome::Delayed { id }))
     }
 
     fn take_delayed(&mut self, id: u64) -> Result<Option<Delayed>, Trouble> {

@@ -35,6 +35,7 @@ for_each_store! {
     a_message_that_is_sent_again_is_known_for_a_while
     as_many_messages_are_known_as_the_settings_say
     ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays
+    what_is_known_by_its_id_is_told_behind_what_was_asked_before_and_nothing_is_changed
     a_reader_begins_where_it_says
     a_pattern_reads_what_meets_it
     the_last_message_of_each_topic_is_found
@@ -164,6 +165,31 @@ async fn a_message_that_is_sent_again_is_known_for_a_while(store: &dyn Store) {
     // It is known, also where retention has dropped it.
     store.commit(name("s"), vec![Change::Purge { before: 4 }]).await.unwrap();
     assert_eq!(sent(2, 11_600).await.unwrap(), [Outcome::Known { sequence: 2 }]);
+}
+
+async fn what_is_known_by_its_id_is_told_behind_what_was_asked_before_and_nothing_is_changed(
+    store: &dyn Store,
+) {
+    store.open(settings("s", &["**"])).await.unwrap();
+    let commit = |changes| store.commit(name("s"), changes);
+    let id = |number| MessageId { publisher: [7; 16], number };
+    let sent = |number| NewMessage { id: Some(id(number)), ..message("a", "x", 1_000) };
+    let recall = |number| Change::Recall { id: id(number) };
+    // What was begun before is done when it is asked.
+    let storing = commit(vec![Change::Append(sent(1)), delay(sent(2), 2_000)]);
+    let asked = commit(vec![recall(1), recall(2), recall(u64::MAX)]).await.unwrap();
+    let none = Outcome::Done { dropped: 0 };
+    let (stored, kept) = (Outcome::Known { sequence: 1 }, Outcome::Delayed { id: 1 });
+    assert_eq!(asked, [stored, kept, none]);
+    storing.await.unwrap();
+    let before = store.streams().await.unwrap();
+    let elsewhere = Change::Recall { id: MessageId { publisher: [8; 16], number: 1 } };
+    assert_eq!(commit(vec![elsewhere]).await.unwrap(), [none]);
+    assert_eq!(store.streams().await.unwrap(), before);
+    commit(vec![Change::DropDelayed { id: 1 }]).await.unwrap();
+    assert_eq!(commit(vec![recall(2)]).await.unwrap(), [none], "what was dropped is kept no more");
+    let nowhere = store.commit(name("t"), vec![recall(1)]).await;
+    assert!(matches!(nowhere, Err(StoreError::NoStream { .. })), "{nowhere:?}");
 }
 
 async fn as_many_messages_are_known_as_the_settings_say(store: &dyn Store) {

@@ -73,6 +73,7 @@ fn change() -> impl Strategy<Value = Change> {
         }),
         3 => (0..20_u64, 0..60_000_u64).prop_map(|(id, time)| Change::Release { id, time }),
         1 => (0..20_u64).prop_map(|id| Change::DropDelayed { id }),
+        2 => (0..12_u64).prop_map(|number| Change::Recall { id: MessageId { publisher: [3; 16], number } }),
     ]
 }
 
