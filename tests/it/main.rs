@@ -54,6 +54,7 @@ mod policies;
 mod presence;
 mod quic;
 mod read_ahead;
+mod recreated;
 mod regressions;
 mod reload;
 mod replays;

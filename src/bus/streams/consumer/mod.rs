@@ -40,7 +40,7 @@ use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::plugin::{self, Acknowledged, Hooks, Plugins};
 use crate::proto::Kind;
-use crate::proto::fields::{DeliveryRules, Start};
+use crate::proto::fields::{DeliveryRules, Epoch, Start};
 use crate::store::Name;
 use crate::topic::TopicPattern;
 
@@ -53,9 +53,19 @@ pub(crate) struct Wanted {
     pub(crate) is_shared: bool,
     pub(crate) pattern: TopicPattern,
     pub(crate) start: Start,
+    /// The epoch of the stream that it knows; `None` for whichever there is.
+    pub(crate) epoch: Option<Epoch>,
     pub(crate) rules: DeliveryRules,
     /// Who asks for it.
     pub(crate) claim: Claim,
+}
+
+/// Where a consumer begins whose position nobody keeps.
+#[derive(Debug, Clone, Copy)]
+struct First {
+    start: Start,
+    /// Who asks for it knows the epoch that the start is of.
+    knows_epoch: bool,
 }
 
 /// One consumer.
@@ -108,6 +118,8 @@ struct Member {
     subscription: u32,
     /// Its client has been told that it takes part.
     is_accepted: bool,
+    /// Its client knows another stream than there is, and is to be told so behind that.
+    knows_another: bool,
     /// It is handed nothing more, and is gone when it has no message left.
     is_drained: bool,
     /// Messages that it was handed.
@@ -221,12 +233,19 @@ pub(crate) fn join(
     runtime: &Handle,
     (plugins, presence): (Option<Arc<Plugins>>, &Arc<Presence>),
 ) -> BusResult<Membership> {
+    let knows_another = wanted.epoch.is_some_and(|epoch| epoch != stream.epoch);
+    let first = First {
+        // All of a stream that nobody has read yet is new.
+        start: if knows_another { Start::All } else { wanted.start },
+        knows_epoch: wanted.epoch.is_some(),
+    };
     let member = Member {
         id: 0,
         session: Arc::clone(session),
         slot,
         subscription,
         is_accepted: false,
+        knows_another,
         is_drained: false,
         handed: 0,
         taken: 0,
@@ -236,7 +255,7 @@ pub(crate) fn join(
     let Some(name) = wanted.name.clone() else {
         let consumer = Consumer::new(stream, &wanted, plugins, presence);
         let id = consumer.lock().admit(member);
-        consumer.begin(wanted.start, runtime);
+        consumer.begin(first, runtime);
         return Ok(Membership { consumer, id, owner: wanted.claim.owner() });
     };
     let owner = wanted.claim.owner();
@@ -266,7 +285,7 @@ pub(crate) fn join(
     };
     registry.busy.insert(name, Arc::clone(&consumer));
     drop(registry);
-    consumer.begin(wanted.start, runtime);
+    consumer.begin(first, runtime);
     Ok(Membership { consumer, id, owner })
 }
 
@@ -340,9 +359,9 @@ impl Consumer {
     }
 
     /// Begins to work, until its last member is gone.
-    fn begin(self: &Arc<Self>, start: Start, runtime: &Handle) {
+    fn begin(self: &Arc<Self>, first: First, runtime: &Handle) {
         let working = self.stream.consumers.begin();
-        let work = Arc::clone(self).run(start);
+        let work = Arc::clone(self).run(first);
         runtime.spawn(async move {
             work.await;
             drop(working);
