@@ -77,6 +77,7 @@ mod told_by_handlers;
 mod totals;
 mod ttl;
 mod turns;
+mod unacknowledged;
 mod unix;
 mod unread;
 mod values;

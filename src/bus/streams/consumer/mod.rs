@@ -3,7 +3,7 @@
 //! A consumer reads a stream for one subscription, or for a group of them that share its messages. One that has a name
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
 //! (`ledger`); the consumer's task does it (`task`): it reads the log (`reading`), hands messages to members that have credit (`handing`) as far
-//! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The
+//! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). How much may be known of what is not done is `remembered`'s to say. What members' clients say comes by `told`. The
 //! task ends with the last member.
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
@@ -16,6 +16,7 @@ mod ledger;
 mod model;
 mod reading;
 mod registry;
+mod remembered;
 mod task;
 mod told;
 
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use self::ledger::{Ledger, MemberId};
 use self::registry::Reserved;
 pub(crate) use self::registry::{Claim, Consumers, Held};
+use self::remembered::{Kind as MessageKind, Remembered};
 use self::told::Answers;
 pub(crate) use self::told::{Answer, Told};
 use super::Stream;
@@ -97,6 +99,10 @@ struct State {
     when_done: BTreeMap<u64, Vec<Confirmation>>,
     /// How many answers are owed in all.
     answers: Answers,
+    /// What counts of messages that nobody has.
+    unheld: Option<Remembered>,
+    /// How many of them a store is to write that has not yet.
+    being_written: usize,
     /// The store has not taken what was to be written, and it is to be written again.
     is_refused: bool,
     /// How far the ledger was when it was last looked which of them are done.
@@ -122,6 +128,8 @@ struct Member {
     knows_another: bool,
     /// It is handed nothing more, and is gone when it has no message left.
     is_drained: bool,
+    /// What counts of the messages that it has.
+    remembered: Remembered,
     /// Messages that it was handed.
     handed: u64,
     /// Messages that its application is known to have taken.
@@ -247,6 +255,7 @@ pub(crate) fn join(
         is_accepted: false,
         knows_another,
         is_drained: false,
+        remembered: Remembered::of(session),
         handed: 0,
         taken: 0,
         acknowledged: 0,
@@ -371,11 +380,12 @@ impl Consumer {
     fn leave(&self, id: MemberId) {
         let mut state = self.lock();
         if let Some(index) = state.members.iter().position(|member| member.id == id) {
-            let member = state.members.swap_remove(index);
+            let member = state.members.remove(index);
             state.forget_waiting(id);
             if let Some(ledger) = &mut state.ledger {
                 ledger.leave(id, member.begun(), Instant::now());
             }
+            state.count();
         }
         drop(state);
         self.changed.notify_one();
@@ -444,14 +454,18 @@ impl State {
             _ if ledger.is_too_far() => Some("floor"),
             _ if ledger.withholds_too_much() => Some("withheld"),
             _ if !self.members.is_empty() && self.members.iter().all(is_held_up) => Some("pending"),
+            _ if self.is_short(is_shared)
+                && self.hearing().all(|member| self.may_know(member, MessageKind::Fresh) == 0) =>
+            {
+                Some("memory")
+            }
             _ => None,
         }
     }
 
     /// How many members share the messages now, of a consumer that can be shared.
     fn sharers(&self, is_shared: bool) -> Option<usize> {
-        let hearing = || self.members.iter().filter(|member| member.is_accepted && !member.is_drained);
-        is_shared.then(|| hearing().count())
+        is_shared.then(|| self.hearing().count())
     }
 
     fn is_done_with(&self, member: &Member) -> bool {

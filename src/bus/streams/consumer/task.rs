@@ -244,8 +244,13 @@ impl Work {
             self.begin_to_write()?;
             let (dead, due, next) = {
                 let mut state = consumer.lock();
+                state.count();
+                let is_short = state.is_short(consumer.is_shared);
+                // Others may give back what it waits for.
+                let again = is_short.then(|| now + limits::CONSUMER_LOOK_AGAIN);
                 let ledger = ledger(&mut state)?;
-                (ledger.next_dead(), ledger.next_due(now), ledger.next())
+                let due = ledger.next_due(now).into_iter().chain(again).min();
+                (ledger.next_dead(), due, ledger.next())
             };
             if let Some(first) = dead.filter(|_| self.writes.until(now).is_none()) {
                 self.finish_writing().await?;
@@ -344,6 +349,9 @@ impl Work {
         let confirmations = std::mem::take(&mut state.confirmations);
         let acknowledged = std::mem::take(&mut state.acknowledged);
         let unwritten = ledger(&mut state)?.take_unwritten();
+        if let (Some(_), Some((_, unwritten))) = (&self.consumer.name, &unwritten) {
+            state.being_written = unwritten.done.len() + unwritten.failed.len();
+        }
         drop(state);
         let (Some(name), Some((floor, unwritten))) = (&self.consumer.name, unwritten) else {
             self.consumer.tell(confirmations, &Ok(()));
@@ -370,6 +378,7 @@ impl Work {
             return Ok(());
         };
         let consumer = Arc::clone(&self.consumer);
+        consumer.lock().being_written = 0;
         let Err(error) = written else {
             self.taken();
             consumer.tell_plugins(acknowledged);
