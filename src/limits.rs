@@ -333,7 +333,7 @@ pub const BYTE_BUDGET: usize = 512 * 1024 * 1024;
 pub const BUDGET_QUANTUM: usize = 4 * 1024;
 
 /// The part of the byte budget that one session may have waiting on its link, again parked for its
-/// subscriptions, and again read for them from streams: an eighth. Beyond it a subscription or serving is treated as one without
+/// subscriptions, again read for them from streams, and again known by consumers of what it has not acknowledged: an eighth. Beyond it a subscription or serving is treated as one without
 /// credit, and streams are read one message at a time.
 pub const SESSION_PART: usize = 8;
 

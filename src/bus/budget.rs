@@ -42,6 +42,11 @@ pub(crate) struct Share {
 }
 
 impl Share {
+    /// Bytes that it has taken of the budget.
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserved
+    }
+
     /// Makes the share follow what its holder has.
     #[inline]
     pub(crate) fn follow(&mut self, held: usize, budget: &Budget) {

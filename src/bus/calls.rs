@@ -169,6 +169,7 @@ impl SessionTask {
                 is_shared: options.group.is_some(),
                 pattern: pattern.clone(),
                 start,
+                epoch: options.epoch,
                 rules: options.delivery,
                 claim: self.claim(),
             }))

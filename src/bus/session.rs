@@ -49,6 +49,8 @@ pub(crate) struct Session {
     budget: Arc<Budget>,
     /// Bytes that readers of its subscriptions have of streams.
     pub(super) read_bytes: AtomicUsize,
+    /// What consumers know of messages that it has, or that come again to it.
+    pub(super) remembered_bytes: AtomicUsize,
 }
 
 /// What other tasks change about a session.
@@ -182,6 +184,7 @@ impl Session {
             room_again: AtomicBool::new(false),
             budget,
             read_bytes: AtomicUsize::new(0),
+            remembered_bytes: AtomicUsize::new(0),
         }
     }
 

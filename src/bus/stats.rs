@@ -295,6 +295,8 @@ pub struct ConsumerStats {
     /// - `floor`: that the first message which is not done is done, as what it has been handed since reaches as far behind that as
     ///   [`CONSUMER_SPREAD`](crate::limits::CONSUMER_SPREAD). That message was refused with a long delay, or somebody has it for long.
     /// - `pending`: acknowledgements, as its subscriptions have as many messages as they may.
+    /// - `memory`: acknowledgements, of it or of others, as what the bus knows of messages that their sessions have not acknowledged fills
+    ///   the sessions' [part](crate::limits::SESSION_PART) of the byte budget, or that budget is spent. It goes on one message at a time.
     /// - `store`: that its store takes what is acknowledged; its disk may be full.
     /// - `withheld`: that those of its subscriptions take messages which may, as plugins keep
     ///   [`CONSUMER_ASIDE`](crate::limits::CONSUMER_ASIDE) of these from others.

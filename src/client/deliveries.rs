@@ -271,6 +271,21 @@ impl Deliveries {
         tell(told, &Err(BusError::OutcomeUnknown { what: "the acknowledgement was kept".into() }));
     }
 
+    /// The stream has been put back, and ends here: what is known of messages behind that is of others than will come.
+    pub(super) fn forget_from(&self, end: u64) {
+        let mut state = self.lock();
+        let gone = state.held.split_off(&end);
+        state.arrived.retain(|sequence, _| *sequence < end);
+        let State { finished, expected, refused, .. } = &mut *state;
+        for known in [finished, expected, refused] {
+            drop(known.split_off(&end));
+        }
+        state.last = state.last.min(end.saturating_sub(1));
+        drop(state);
+        let told = gone.into_values().flat_map(|held| held.waiting).collect();
+        tell(told, &Err(BusError::OutcomeUnknown { what: "the acknowledgement was kept".into() }));
+    }
+
     /// The bus has accepted the subscription: it is asked about what was done before.
     pub(super) fn accepted(&self) -> Vec<Frame> {
         let mut state = self.lock();
@@ -433,4 +448,31 @@ fn tell(waiting: Vec<oneshot::Sender<BusResult<()>>>, result: &BusResult<()>) {
 
 fn stale(sequence: u64) -> BusError {
     BusError::StaleAck { what: format!("message {sequence}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_stream_that_was_put_back_nothing_is_known_behind_its_end() {
+        let deliveries = Deliveries::new(Quality::AtLeastOnce, Kept::Here);
+        let attempt = |token| Attempt::new(token, 1, false);
+        for sequence in 1..=4 {
+            deliveries.arrived(sequence, attempt(sequence));
+            deliveries.take(0, sequence, attempt(sequence));
+        }
+        // Somebody waits for the third, the last is done.
+        let (sender, mut kept) = oneshot::channel();
+        deliveries.acknowledge(3, sender);
+        deliveries.acknowledge_later(4);
+        deliveries.flush();
+        deliveries.forget_from(3);
+        assert!(matches!(kept.try_recv(), Ok(Err(BusError::OutcomeUnknown { .. }))));
+        assert_eq!(deliveries.restart(), Some(1), "what lies before is as it was");
+        assert_eq!(deliveries.arrived(2, attempt(12)), Taken::Known(None));
+        for sequence in [3, 4] {
+            assert_eq!(deliveries.arrived(sequence, attempt(10)), Taken::New(None), "it is another message");
+        }
+    }
 }

@@ -104,6 +104,22 @@ impl Following {
         }
     }
 
+    /// The fields by which a new session asks for what the bus knows how far it is in: as at first, and of this stream.
+    ///
+    /// # Errors
+    /// What [`FieldsBuilder`] says, though there was room for as much before.
+    pub(super) fn epoch_fields(&self, asked: &[u8], start: Option<Start>) -> BusResult<Vec<u8>> {
+        let mut fields = FieldsBuilder::new();
+        fields.append_without_reading(asked)?;
+        if let Some(start) = start {
+            fields.start(start)?;
+        }
+        if let Some(epoch) = self.epoch {
+            fields.epoch(epoch)?;
+        }
+        Ok(fields.finish())
+    }
+
     /// The fields by which a new session asks for what is left; `None` where that is what was asked for at first.
     ///
     /// # Errors
@@ -166,6 +182,21 @@ mod tests {
         assert_eq!(again(&following, Start::New), (Start::All, Some(OTHER), None));
         following.received(1, 10);
         assert_eq!(again(&following, Start::New), (Start::From(2), Some(OTHER), None));
+    }
+
+    #[test]
+    fn who_has_his_position_kept_asks_as_at_first_and_says_which_stream_he_knows() {
+        let mut following = Following::new(Start::All, Some(OTHER), None);
+        following.accepted(ONE, 7);
+        following.received(3, 10);
+        for start in [None, Some(Start::All)] {
+            let mut asked = FieldsBuilder::new();
+            asked.window(1, 1).unwrap();
+            asked.epoch(OTHER).unwrap();
+            let fields = following.epoch_fields(asked.as_bytes(), start).unwrap();
+            let options = Options::read(&fields).unwrap();
+            assert_eq!((options.window, options.start, options.epoch), (Some((1, 1)), start, Some(ONE)));
+        }
     }
 
     #[test]

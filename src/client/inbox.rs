@@ -271,6 +271,10 @@ impl<S> Inbox<S> {
             && let Some(following) = &mut state.following
         {
             following.recreated();
+            let end = following.end();
+            if let Some(deliveries) = &state.deliveries {
+                deliveries.forget_from(end);
+            }
         }
         Ok(state.waker.take())
     }
@@ -335,11 +339,6 @@ impl Inbox<()> {
         let mut state = self.lock();
         state.following = Some(Box::new(following));
         state.deliveries = deliveries;
-    }
-
-    /// The stream is not the one that was read before.
-    pub(super) fn recreated(&self) {
-        self.lock().gap(0, GapReason::Recreated);
     }
 
     /// What it has noted, if it reads a stream.

@@ -239,7 +239,8 @@ impl SubscribeOptions {
     ///
     /// Where the stream has another epoch, or ends before the sequence to begin with, it is not the one that was read before:
     /// the subscription gets a gap ([`GapReason::Recreated`](super::GapReason::Recreated)), and begins with the oldest
-    /// message, or with what comes. A client that comes back by itself does all that by itself. A stream that was put back to an
+    /// message, or with what comes; a [durable](Self::durable) consumer goes on at the position that the stream has of it, if it
+    /// has one. A client that comes back by itself does all that by itself. A stream that was put back to an
     /// earlier state and has grown past the sequence since is noticed only if it was given
     /// [another epoch](crate::store::Change::Renew).
     #[must_use]

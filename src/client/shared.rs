@@ -199,10 +199,9 @@ impl Registration<()> {
         });
         let Some(deliveries) = &self.deliveries else { return Vec::new() };
         if before.flatten().is_some_and(|before| before != epoch) {
+            // The bus tells that, and begins with the oldest message.
             deliveries.forget_all();
-            self.inbox.recreated();
-        }
-        if self.start().is_none_or(|start| start == Start::New) {
+        } else if self.start().is_none_or(|start| start == Start::New) {
             deliveries.begin_at(end);
         }
         deliveries.accepted()
@@ -224,15 +223,26 @@ impl Registration<()> {
         })
     }
 
-    /// Asks for what is left, where it reads a stream. A durable consumer knows by itself.
+    /// Asks for what is left, where it reads a stream. A durable consumer knows by itself, and is told of which stream.
     fn go_on_in_stream(&mut self) {
+        let start = self.start();
         if let Some(deliveries) = &self.deliveries {
-            match deliveries.restart() {
-                Some(from) => drop(self.inbox.with_following(|following| following.go_on_from(from))),
-                None => return,
+            let from = deliveries.restart();
+            let asked = self.inbox.with_following(|following| match from {
+                Some(from) => {
+                    following.go_on_from(from);
+                    None
+                }
+                // There is room for it, as below.
+                None => following.epoch_fields(&self.fields, start).ok(),
+            });
+            if from.is_none() {
+                if let Some(Some(fields)) = asked {
+                    self.fields = fields.into();
+                }
+                return;
             }
         }
-        let start = self.start();
         let asked = self.inbox.with_following(|following| {
             if following.is_complete() {
                 following.complete();

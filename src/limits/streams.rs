@@ -145,8 +145,23 @@ pub const MAX_DELIVER: u32 = 5;
 /// window of a subscription.
 pub const CONSUMER_PENDING: u32 = 1024;
 
-/// The most of them that can be asked for, about 200 B each at the bus.
+/// The most of them that can be asked for, [`CONSUMER_ENTRY_BYTES`] each at the bus.
 pub const CONSUMER_PENDING_MAX: u32 = 64 * 1024;
+
+/// Bytes that a message counts as in the byte budget, and in its session's [part](super::SESSION_PART) of it, that somebody has and
+/// has not acknowledged, or that comes again: what a consumer knows of it. Beyond that nobody is handed more than one. Measured by what the
+/// memory of a process grows when a consumer hands over 400,000, 600,000 and 800,000 messages in their order: 241, 230 and 216 B each, as
+/// the table of tokens is full to a different part; and 9 B more where all of them have been refused.
+pub const CONSUMER_ENTRY_BYTES: usize = 256;
+
+/// Bytes that a message counts as, likewise, of which a consumer knows less: that it is done and not written yet, or what the store
+/// has told of it. The nodes of the trees that they are in, filled in order and so by half, take 19 B, 24 B with the attempts that have
+/// failed, and 32 B for what the store has told.
+pub const CONSUMER_MARK_BYTES: usize = 40;
+
+/// How often a consumer whose members may not be handed more, as the byte budget or a session's [part](super::SESSION_PART) of it is spent, looks whether that is
+/// so still. It does as well with each acknowledgement of its own.
+pub const CONSUMER_LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Acknowledgements of which a subscription waits to hear that they are kept, and messages of which it waits to hear that they
 /// are done. As many as it can have been handed. What it says beyond them is taken, and whoever waits is told

@@ -143,10 +143,7 @@ impl Reference {
     fn join(&mut self, seat: usize, begin: Begin, window: u32) -> Answer {
         let index = SEATS[seat];
         let (name, pattern) = CONSUMERS[index];
-        let from = match begin {
-            Begin::From(sequence) => sequence,
-            begin => self.log.find(begin, pattern),
-        };
+        let from = self.log.find(begin, pattern);
         if index == NAMELESS {
             self.consumers[index].take_if(|consumer| consumer.members.is_empty());
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, MemberId};
+use super::remembered::{Kind, may_know};
 use super::task::{Work, ledger, not_opened};
 use super::{Consumer, State};
 use crate::bus::session::{Session, State as SessionState};
@@ -134,15 +135,16 @@ impl Work {
     }
 
     /// Those that take part, the one whose turn it is first.
-    fn in_turn(&self) -> impl Iterator<Item = Present> + use<> {
+    fn in_turn(&self, kind: Kind) -> impl Iterator<Item = Present> + use<> {
         let state = self.consumer.lock();
         let (ledger, sharers) = (state.ledger.as_ref(), state.sharers(self.consumer.is_shared));
-        let part = |id| ledger.map_or(0, |ledger| ledger.room_for(id, sharers));
-        let hearing = state.members.iter().filter(|member| member.is_accepted && !member.is_drained);
-        let mut members: Vec<Present> = hearing
+        let room = |id| ledger.map_or(0, |ledger| ledger.room_for(id, sharers));
+        let mut members: Vec<Present> = state
+            .hearing()
             .map(|member| {
                 let (id, session) = (member.id, Arc::clone(&member.session));
-                Present { id, session, slot: member.slot, part: part(id) }
+                let part = room(id).min(state.may_know(member, kind));
+                Present { id, session, slot: member.slot, part }
             })
             .collect();
         drop(state);
@@ -153,12 +155,12 @@ impl Work {
 
     /// The next member that can take a message. Those before it are noted as waiting for room.
     fn next_member(&self) -> Option<Ready> {
-        self.in_turn().find_map(Present::ready)
+        self.in_turn(Kind::Fresh).find_map(Present::ready)
     }
 
     /// What all members together have credit for, as far as it matters for a page.
     pub(super) fn credit(&self) -> Credit {
-        let ready = self.in_turn().filter_map(Present::ready);
+        let ready = self.in_turn(Kind::Fresh).filter_map(Present::ready);
         ready.fold(Credit::default(), |all, own| Credit {
             messages: all.messages.saturating_add(own.credit.messages),
             bytes: all.bytes.saturating_add(own.credit.bytes),
@@ -167,7 +169,7 @@ impl Work {
 
     /// The next member for which there is something that is due again or kept from others, and the first such message.
     fn next_for_again(&self, now: Instant) -> Result<Option<(Ready, u64)>, BusError> {
-        for member in self.in_turn() {
+        for member in self.in_turn(Kind::Again) {
             let sequence = ledger(&mut self.consumer.lock())?.next_again(member.id, now);
             if let Some(sequence) = sequence
                 && let Some(ready) = member.ready()
@@ -213,7 +215,7 @@ impl Work {
             sequence < marked && !ledger.is_done(sequence)
         })?;
         let mut is_first = true;
-        consumer.hand_all(*live_from, member, |ledger, now| {
+        consumer.hand_all(*live_from, member, Kind::Fresh, |ledger, now| {
             if std::mem::take(&mut is_first) && ledger.next_retry(now).is_some() {
                 left = 0;
             }
@@ -236,7 +238,7 @@ impl Work {
         judged.ask(consumer, member, left, again.values(), |ledger, sequence| {
             ledger.is_again_for(sequence, member.id)
         })?;
-        let handed = consumer.hand_all(*live_from, member, |ledger, now| {
+        let handed = consumer.hand_all(*live_from, member, Kind::Again, |ledger, now| {
             left = left.checked_sub(1)?;
             let sequence = ledger.next_again(member.id, now).filter(|_| ledger.has_room())?;
             if !judged.knows(sequence) {
@@ -274,6 +276,7 @@ impl Consumer {
         &self,
         live_from: u64,
         member: &Ready,
+        kind: Kind,
         mut next: impl FnMut(&mut Ledger, Instant) -> Option<(Message, Verdict)>,
     ) -> Result<(), BusError> {
         {
@@ -289,13 +292,16 @@ impl Consumer {
             // It may have been drained since it was found.
             let part = members.iter().position(|part| part.id == member.id && !part.is_drained);
             let Some(part) = part else { return Ok(()) };
-            while subscription.credit.is_left()
+            let mut may_know = may_know(ledger, members, &members[part], kind);
+            while may_know > 0
+                && subscription.credit.is_left()
                 && lanes.has_room()
                 && ledger.room_for(member.id, sharers) > 0
                 && let Some((message, verdict)) = next(ledger, now)
             {
                 let number = members[part].handed + 1;
                 let Some(attempt) = ledger.hand(message.sequence, member.id, number, now) else { continue };
+                may_know -= 1;
                 // What is not handed over is none of the messages that the member is handed, as it costs no credit: the next
                 // one has its number.
                 match (fields(&message, attempt, live_from), verdict) {
@@ -325,6 +331,7 @@ impl Consumer {
                     }
                 }
             }
+            own.count_of(member.id);
         }
         member.session.flush();
         Ok(())

@@ -175,6 +175,25 @@ impl Ledger {
         (self.pending.len() as u64, (self.retries.len() + self.aside.len() + self.dead.len()) as u64)
     }
 
+    /// How many messages a member has.
+    pub(super) fn share_of(&self, member: MemberId) -> usize {
+        self.shares.get(&member).copied().unwrap_or(0)
+    }
+
+    /// Messages that nobody has and that are not done, and those of which less is known: what is done and not written, and
+    /// what the store has told of those that come yet.
+    pub(super) fn unheld(&self) -> (usize, usize) {
+        let Unwritten { done, failed } = &self.unwritten;
+        let entries = self.retries.len() + self.aside.len() + self.dead.len();
+        (entries, self.known.len() + done.len() + failed.len())
+    }
+
+    /// Whether there is anything of that which goes without more being handed over.
+    pub(super) fn knows_unheld(&self) -> bool {
+        let (entries, marks) = self.unheld();
+        entries > 0 || marks > self.known.len()
+    }
+
     /// Whether one more may be handed over.
     pub(super) fn has_room(&self) -> bool {
         self.pending.len() < self.rules.max_pending as usize
@@ -184,7 +203,7 @@ impl Ledger {
     /// that is stuck stops no other; and one that is alone leaves a part to those that may come.
     pub(super) fn room_for(&self, member: MemberId, of_group: Option<usize>) -> usize {
         let (most, free) = (self.rules.max_pending as usize, self.room());
-        let own = self.shares.get(&member).copied().unwrap_or(0);
+        let own = self.share_of(member);
         match of_group {
             None => free,
             Some(0 | 1) => free.saturating_sub(most / limits::GROUP_RESERVE),

@@ -3,7 +3,7 @@
 //! A consumer reads a stream for one subscription, or for a group of them that share its messages. One that has a name
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
 //! (`ledger`); the consumer's task does it (`task`): it reads the log (`reading`), hands messages to members that have credit (`handing`) as far
-//! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). What members' clients say comes by `told`. The
+//! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). How much may be known of what is not done is `remembered`'s to say. What members' clients say comes by `told`. The
 //! task ends with the last member.
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
@@ -16,6 +16,7 @@ mod ledger;
 mod model;
 mod reading;
 mod registry;
+mod remembered;
 mod task;
 mod told;
 
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use self::ledger::{Ledger, MemberId};
 use self::registry::Reserved;
 pub(crate) use self::registry::{Claim, Consumers, Held};
+use self::remembered::{Kind as MessageKind, Remembered};
 use self::told::Answers;
 pub(crate) use self::told::{Answer, Told};
 use super::Stream;
@@ -40,7 +42,7 @@ use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::plugin::{self, Acknowledged, Hooks, Plugins};
 use crate::proto::Kind;
-use crate::proto::fields::{DeliveryRules, Start};
+use crate::proto::fields::{DeliveryRules, Epoch, Start};
 use crate::store::Name;
 use crate::topic::TopicPattern;
 
@@ -53,9 +55,19 @@ pub(crate) struct Wanted {
     pub(crate) is_shared: bool,
     pub(crate) pattern: TopicPattern,
     pub(crate) start: Start,
+    /// The epoch of the stream that it knows; `None` for whichever there is.
+    pub(crate) epoch: Option<Epoch>,
     pub(crate) rules: DeliveryRules,
     /// Who asks for it.
     pub(crate) claim: Claim,
+}
+
+/// Where a consumer begins whose position nobody keeps.
+#[derive(Debug, Clone, Copy)]
+struct First {
+    start: Start,
+    /// Who asks for it knows the epoch that the start is of.
+    knows_epoch: bool,
 }
 
 /// One consumer.
@@ -87,6 +99,10 @@ struct State {
     when_done: BTreeMap<u64, Vec<Confirmation>>,
     /// How many answers are owed in all.
     answers: Answers,
+    /// What counts of messages that nobody has.
+    unheld: Option<Remembered>,
+    /// How many of them a store is to write that has not yet.
+    being_written: usize,
     /// The store has not taken what was to be written, and it is to be written again.
     is_refused: bool,
     /// How far the ledger was when it was last looked which of them are done.
@@ -108,8 +124,12 @@ struct Member {
     subscription: u32,
     /// Its client has been told that it takes part.
     is_accepted: bool,
+    /// Its client knows another stream than there is, and is to be told so behind that.
+    knows_another: bool,
     /// It is handed nothing more, and is gone when it has no message left.
     is_drained: bool,
+    /// What counts of the messages that it has.
+    remembered: Remembered,
     /// Messages that it was handed.
     handed: u64,
     /// Messages that its application is known to have taken.
@@ -221,13 +241,21 @@ pub(crate) fn join(
     runtime: &Handle,
     (plugins, presence): (Option<Arc<Plugins>>, &Arc<Presence>),
 ) -> BusResult<Membership> {
+    let knows_another = wanted.epoch.is_some_and(|epoch| epoch != stream.epoch);
+    let first = First {
+        // All of a stream that nobody has read yet is new.
+        start: if knows_another { Start::All } else { wanted.start },
+        knows_epoch: wanted.epoch.is_some(),
+    };
     let member = Member {
         id: 0,
         session: Arc::clone(session),
         slot,
         subscription,
         is_accepted: false,
+        knows_another,
         is_drained: false,
+        remembered: Remembered::of(session),
         handed: 0,
         taken: 0,
         acknowledged: 0,
@@ -236,7 +264,7 @@ pub(crate) fn join(
     let Some(name) = wanted.name.clone() else {
         let consumer = Consumer::new(stream, &wanted, plugins, presence);
         let id = consumer.lock().admit(member);
-        consumer.begin(wanted.start, runtime);
+        consumer.begin(first, runtime);
         return Ok(Membership { consumer, id, owner: wanted.claim.owner() });
     };
     let owner = wanted.claim.owner();
@@ -266,7 +294,7 @@ pub(crate) fn join(
     };
     registry.busy.insert(name, Arc::clone(&consumer));
     drop(registry);
-    consumer.begin(wanted.start, runtime);
+    consumer.begin(first, runtime);
     Ok(Membership { consumer, id, owner })
 }
 
@@ -340,9 +368,9 @@ impl Consumer {
     }
 
     /// Begins to work, until its last member is gone.
-    fn begin(self: &Arc<Self>, start: Start, runtime: &Handle) {
+    fn begin(self: &Arc<Self>, first: First, runtime: &Handle) {
         let working = self.stream.consumers.begin();
-        let work = Arc::clone(self).run(start);
+        let work = Arc::clone(self).run(first);
         runtime.spawn(async move {
             work.await;
             drop(working);
@@ -352,11 +380,12 @@ impl Consumer {
     fn leave(&self, id: MemberId) {
         let mut state = self.lock();
         if let Some(index) = state.members.iter().position(|member| member.id == id) {
-            let member = state.members.swap_remove(index);
+            let member = state.members.remove(index);
             state.forget_waiting(id);
             if let Some(ledger) = &mut state.ledger {
                 ledger.leave(id, member.begun(), Instant::now());
             }
+            state.count();
         }
         drop(state);
         self.changed.notify_one();
@@ -425,14 +454,18 @@ impl State {
             _ if ledger.is_too_far() => Some("floor"),
             _ if ledger.withholds_too_much() => Some("withheld"),
             _ if !self.members.is_empty() && self.members.iter().all(is_held_up) => Some("pending"),
+            _ if self.is_short(is_shared)
+                && self.hearing().all(|member| self.may_know(member, MessageKind::Fresh) == 0) =>
+            {
+                Some("memory")
+            }
             _ => None,
         }
     }
 
     /// How many members share the messages now, of a consumer that can be shared.
     fn sharers(&self, is_shared: bool) -> Option<usize> {
-        let hearing = || self.members.iter().filter(|member| member.is_accepted && !member.is_drained);
-        is_shared.then(|| hearing().count())
+        is_shared.then(|| self.hearing().count())
     }
 
     fn is_done_with(&self, member: &Member) -> bool {

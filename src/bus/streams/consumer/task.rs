@@ -11,15 +11,16 @@ use tokio::time::{Instant, sleep_until};
 use super::handing::Rest;
 use super::judging::Judged;
 use super::ledger::{Ledger, MemberId, Unwritten};
-use super::{Confirmation, Consumer, State, another_pattern};
+use super::{Confirmation, Consumer, First, State, another_pattern};
 use crate::bus::presence::Present;
+use crate::bus::session::State as SessionState;
 use crate::bus::streams::held::Held;
 use crate::bus::streams::patience::{Patience, patiently};
 use crate::bus::streams::publishing::milliseconds;
 use crate::error::BusError;
 use crate::limits;
 use crate::plugin::Acknowledged;
-use crate::proto::fields::Start;
+use crate::proto::fields::{GapReason, Start};
 use crate::proto::{ContentRef, Header, Kind};
 use crate::store::{self, Change, ConsumerState, Message, Name, Operation, Outcome, StoreError};
 
@@ -64,11 +65,11 @@ struct Writing {
 
 impl Consumer {
     /// Works until the last member is gone.
-    pub(super) async fn run(self: Arc<Self>, start: Start) {
+    pub(super) async fn run(self: Arc<Self>, first: First) {
         // Now, and not when the store has answered: whoever has subscribed gets what is published after that.
         let end = self.stream.end.subscribe();
         let live_from = *end.borrow();
-        let ended = match self.open(start, live_from).await {
+        let ended = match self.open(first, live_from).await {
             Ok(marked) => {
                 let work = Work {
                     consumer: Arc::clone(&self),
@@ -98,12 +99,12 @@ impl Consumer {
     }
 
     /// Reads where it is from the store.
-    async fn open(&self, start: Start, live_from: u64) -> Result<u64, BusError> {
+    async fn open(&self, first: First, live_from: u64) -> Result<u64, BusError> {
         let failed = |error: StoreError| match error {
             StoreError::LimitReached { what } => BusError::LimitReached { what },
             error => BusError::NotStored { reason: format!("{} cannot be read: {error}", self.label()) },
         };
-        let from = self.first(start, live_from).await?;
+        let from = self.first(first, live_from).await?;
         let mut first_token = [0; 8];
         // Without it tokens are not those of before as long as the clock goes on.
         if getrandom::fill(&mut first_token).is_err() {
@@ -154,10 +155,10 @@ impl Consumer {
     }
 
     /// The sequence that a new consumer begins with.
-    async fn first(&self, start: Start, live_from: u64) -> Result<u64, BusError> {
-        let start = match start {
+    async fn first(&self, first: First, live_from: u64) -> Result<u64, BusError> {
+        let start = match first.start {
             Start::New => return Ok(live_from),
-            Start::From(sequence) => return Ok(sequence),
+            Start::From(sequence) => store::Start::From(sequence),
             Start::All => store::Start::All,
             Start::Since(time) => store::Start::Since(time),
             Start::Last(count) => store::Start::Last(count, Some(self.pattern.clone())),
@@ -168,7 +169,16 @@ impl Consumer {
             }
         };
         let find = || self.stream.store.find(self.stream.name.clone(), start.clone());
-        patiently(None, find).await.map_err(|error| BusError::NotStored { reason: error.to_string() })
+        let found = patiently(None, find).await;
+        let found = found.map_err(|error| BusError::NotStored { reason: error.to_string() })?;
+        if let Start::From(sequence) = first.start
+            && first.knows_epoch
+            && sequence > found
+        {
+            // It ends before what was read of it: it has been put back to an earlier state.
+            self.lock().members.iter_mut().take(1).for_each(|member| member.knows_another = true);
+        }
+        Ok(found)
     }
 
     /// Takes nobody any more, if nobody is there.
@@ -235,8 +245,13 @@ impl Work {
             self.begin_to_write()?;
             let (dead, due, next) = {
                 let mut state = consumer.lock();
+                state.count();
+                let is_short = state.is_short(consumer.is_shared);
+                // Others may give back what it waits for.
+                let again = is_short.then(|| now + limits::CONSUMER_LOOK_AGAIN);
                 let ledger = ledger(&mut state)?;
-                (ledger.next_dead(), ledger.next_due(now), ledger.next())
+                let due = ledger.next_due(now).into_iter().chain(again).min();
+                (ledger.next_dead(), due, ledger.next())
             };
             if let Some(first) = dead.filter(|_| self.writes.until(now).is_none()) {
                 self.finish_writing().await?;
@@ -286,16 +301,21 @@ impl Work {
         let mut accepted = Vec::new();
         for member in &mut self.consumer.lock().members {
             if !std::mem::replace(&mut member.is_accepted, true) {
-                accepted.push((Arc::clone(&member.session), member.slot, member.subscription));
+                let place = (Arc::clone(&member.session), member.slot, member.subscription);
+                accepted.push((place, std::mem::take(&mut member.knows_another)));
             }
         }
         let Consumer { stream, presence, .. } = &*self.consumer;
-        for (session, slot, subscription) in accepted {
+        for ((session, slot, subscription), knows_another) in accepted {
             let header = Header::answering(Kind::Accepted, Kind::Subscribe, subscription, self.live_from);
             let mut state = session.lock();
             state.control(&header, &ContentRef::of_payload(&stream.epoch));
-            if let Some(own) = state.subscriptions.at(slot) {
+            let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
+            if let Some(own) = subscriptions.at(slot) {
                 own.present = Present::begin(&session, presence, &own.pattern);
+                if knows_another {
+                    own.miss(0, GapReason::Recreated, lanes, totals);
+                }
             }
             drop(state);
             session.flush();
@@ -330,6 +350,9 @@ impl Work {
         let confirmations = std::mem::take(&mut state.confirmations);
         let acknowledged = std::mem::take(&mut state.acknowledged);
         let unwritten = ledger(&mut state)?.take_unwritten();
+        if let (Some(_), Some((_, unwritten))) = (&self.consumer.name, &unwritten) {
+            state.being_written = unwritten.done.len() + unwritten.failed.len();
+        }
         drop(state);
         let (Some(name), Some((floor, unwritten))) = (&self.consumer.name, unwritten) else {
             self.consumer.tell(confirmations, &Ok(()));
@@ -356,6 +379,7 @@ impl Work {
             return Ok(());
         };
         let consumer = Arc::clone(&self.consumer);
+        consumer.lock().being_written = 0;
         let Err(error) = written else {
             self.taken();
             consumer.tell_plugins(acknowledged);

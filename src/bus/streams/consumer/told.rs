@@ -69,6 +69,7 @@ impl Told {
                 false => Ok(Answer::Later),
             })
         };
+        state.count_of(self.member);
         drop(state);
         // Also where the answer is an error some of it may have been taken.
         self.consumer.changed.notify_one();
