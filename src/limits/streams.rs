@@ -37,6 +37,15 @@ pub const RETENTION_STEP_BYTES: u64 = 16 * 1024 * 1024;
 /// back by default.
 pub const MESSAGE_ID_WINDOW: Duration = Duration::from_secs(120);
 
+/// How far the last message of a stream may be ahead of the clock, so that times do not go back where one is corrected, or a file
+/// goes to another host: more than clocks that are kept right differ by. Beyond that the clock was wrong then, and what comes has
+/// the time that it is; else all of it would have the wrong one, and none would grow too old before that has come.
+pub const CLOCK_AHEAD: Duration = Duration::from_secs(60);
+
+/// Ids that are forgotten with one message, at the most, as their time is over: more than one comes with it, so that they grow fewer.
+/// A clock that is ahead for a moment has no more of them forgotten than messages come in it.
+pub const MESSAGE_IDS_AGED: usize = 2;
+
 /// Ids of messages that a stream knows unless it is told otherwise; then it forgets the oldest. It is
 /// [`MESSAGE_ID_WINDOW`] at 8,700 publishes a second with quality 2, and shorter with more.
 pub const MESSAGE_IDS: u64 = 1 << 20;

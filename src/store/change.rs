@@ -109,7 +109,8 @@ pub enum Change {
         /// Their sequences.
         sequences: Vec<u64>,
     },
-    /// Drops what is over the age that retention leaves, and what has expired.
+    /// Drops what is over the age that retention leaves, and what has expired. A message of a time that is further ahead of `now` than
+    /// [`CLOCK_AHEAD`](crate::limits::CLOCK_AHEAD) is as old as the first behind it that is not.
     Expire {
         /// The time: milliseconds since 1970 (UTC).
         now: u64,

@@ -14,7 +14,8 @@ pub struct NewMessage {
     pub fields: Bytes,
     /// The payload.
     pub payload: Bytes,
-    /// When it was published: milliseconds since 1970 (UTC).
+    /// When it is published, by the clock as it is now: milliseconds since 1970 (UTC). It is stored with the time of the message before it where that is
+    /// later, but by no more than [`CLOCK_AHEAD`](crate::limits::CLOCK_AHEAD).
     pub time: u64,
     /// When it is of no use any more, likewise; it is then as good as dropped.
     pub expires: Option<u64>,
@@ -215,6 +216,7 @@ pub enum Start {
     All,
     /// With this sequence. The first of a stream is 1, and 0 counts as that.
     From(u64),
-    /// With the first that was published then or later: milliseconds since 1970 (UTC).
+    /// With the first that was published then or later: milliseconds since 1970 (UTC). Where the
+    /// clock was ahead meanwhile and has been set right, it may be the first that was stored by the wrong one; nothing is missed.
     Since(u64),
 }

@@ -15,6 +15,7 @@
 
 mod change;
 mod delays;
+mod halving;
 mod memory;
 mod message;
 mod settings;

@@ -64,7 +64,8 @@ pub struct StreamSettings {
     pub patterns: Vec<TopicPattern>,
     /// What it keeps.
     pub retention: Retention,
-    /// How long it knows the ids of messages, so that one that is sent again is not stored twice.
+    /// How long it knows the ids of messages, so that one that is sent again is not stored twice. When that is over they go
+    /// [two](limits::MESSAGE_IDS_AGED) with each message that comes, the oldest first, and are known until then.
     pub known_for: Duration,
     /// How many ids it knows at the most: those of the messages that came last. By default [`limits::MESSAGE_IDS`]. A message
     /// is stored once that is sent again within [`known_for`](Self::known_for) and before so many others with ids were stored.

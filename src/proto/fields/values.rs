@@ -159,7 +159,8 @@ pub enum Start {
     All,
     /// With this sequence. The first of a stream is 1, and 0 counts as that.
     From(u64),
-    /// With the first that was stored then or later: milliseconds since 1970 (UTC).
+    /// With the first that was stored then or later: milliseconds since 1970 (UTC). Where the clock of the bus was ahead meanwhile and has
+    /// been set right, what was stored by the wrong one may come before that; nothing is missed.
     Since(u64),
 }
 

@@ -1,11 +1,13 @@
 //! One stream of a store in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, ConsumerState, Outcome, Progress};
 use crate::store::delays::Delays;
+use crate::store::halving::{sure_time, time_behind};
 use crate::store::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, weight};
 use crate::store::settings::{Name, StreamSettings, StreamState, drawn_epoch};
 
@@ -15,7 +17,7 @@ pub(super) struct Log {
     epoch: [u8; 16],
     pub(super) end: u64,
     bytes: u64,
-    /// The time of the last message; none has an earlier one.
+    /// The time of the last message.
     time: u64,
     pub(super) messages: BTreeMap<u64, Message>,
     pub(super) topics: HashMap<String, TopicLog>,
@@ -178,7 +180,7 @@ impl Log {
     }
 
     fn append(&mut self, message: NewMessage) -> Outcome {
-        let time = message.time.max(self.time);
+        let time = time_behind(self.time, message.time);
         if let Some(id) = message.id {
             self.forget_ids(time);
             if let Some(sequence) = self.ids.get(&id) {
@@ -226,14 +228,22 @@ impl Log {
     /// Forgets ids that nobody sends again, and those that there is no room for.
     fn forget_ids(&mut self, now: u64) {
         let (window, most) = (self.settings.window(), self.settings.most_ids());
+        let mut aged = 0;
         // Those that are too old and left for the next time are only known for longer.
         for _ in 0..limits::RETENTION_STEP {
-            let Some((sequence, (time, id))) = self.known.first_key_value() else { break };
-            let is_too_old = time.saturating_add(window) <= now;
-            if !is_too_old && self.known.len() as u64 <= most {
+            let Some((sequence, (_, id))) = self.known.first_key_value() else { break };
+            let (sequence, id) = (*sequence, *id);
+            let next = |from, to| {
+                let mut known = self.known.range(from..to);
+                Ok::<_, Infallible>(known.next().map(|(sequence, (time, _))| (*sequence, *time)))
+            };
+            let Ok(sure) = sure_time((sequence, self.end), now, next);
+            let is_too_old = sure.is_some_and(|(_, time)| time.saturating_add(window) <= now);
+            let goes = is_too_old && aged < limits::MESSAGE_IDS_AGED;
+            if !goes && self.known.len() as u64 <= most {
                 break;
             }
-            let (sequence, id) = (*sequence, *id);
+            aged += usize::from(is_too_old);
             self.known.remove(&sequence);
             self.ids.remove(&id);
             self.forgotten += u64::from(!is_too_old);
@@ -267,8 +277,16 @@ impl Log {
     fn expire(&mut self, now: u64) -> u64 {
         let mut dropped = 0;
         if let Some(youngest) = self.settings.retention.youngest(now) {
+            let next = |from, to| {
+                let mut messages = self.messages.range(from..to);
+                Ok::<_, Infallible>(messages.next().map(|(sequence, message)| (*sequence, message.time)))
+            };
+            // All before one that is too old were stored before it.
+            let Ok(sure) = sure_time((self.first(), self.end), now, next);
+            let before = sure.map_or(0, |(sequence, time)| if time < youngest { sequence } else { 0 });
             dropped = self.drop_while(limits::RETENTION_STEP, |log| {
-                log.messages.first_key_value().is_some_and(|(_, message)| message.time < youngest)
+                let oldest = log.messages.first_key_value();
+                oldest.is_some_and(|(sequence, message)| *sequence < before || message.time < youngest)
             });
         }
         while dropped < limits::RETENTION_STEP

@@ -3,9 +3,11 @@
 //! The store is locked while it looks, so what may take long goes in steps, and others have their turns in between.
 
 use std::collections::BinaryHeap;
+use std::convert::Infallible;
 
 use super::log::Log;
 use crate::limits;
+use crate::store::halving::first_that;
 use crate::topic::TopicPattern;
 
 /// Topics whose messages are found one topic after the other. For more, looking at all messages is as good.
@@ -14,23 +16,19 @@ const FEW: usize = 64;
 /// Messages that are looked at before topics are: most who begin with some of the last ones find these here.
 const FIRST_LOOKS: usize = 1024;
 
-/// The first message of that time or later: times do not go back within a stream, so it is found by halving. Returns with
-/// it how many messages were looked at.
+/// The first message of that time or later. Returns with it how many messages were looked at.
 pub(super) fn first_since(log: &Log, time: u64) -> (u64, usize) {
-    // All before `low` are earlier, and `found` is the first that is known not to be.
-    let (mut low, mut high, mut found) = (log.first(), log.end, log.end);
     let mut looked_at = 0;
-    while low < high {
-        let middle = low + (high - low) / 2;
-        looked_at += 1;
-        match log.messages.range(middle..high).next() {
-            Some((sequence, message)) if message.time < time => low = sequence + 1,
-            Some((sequence, _)) => (found, high) = (*sequence, middle),
-            // There is nothing from the middle on.
-            None => high = middle,
-        }
-    }
-    (found, looked_at)
+    let Ok(found) = first_that(
+        (log.first(), log.end),
+        |at| at >= time,
+        |from, to| {
+            looked_at += 1;
+            let next = log.messages.range(from..to).next();
+            Ok::<_, Infallible>(next.map(|(sequence, message)| (*sequence, message.time)))
+        },
+    );
+    (found.map_or(log.end, |(sequence, _)| sequence), looked_at)
 }
 
 /// A search for the first of the last so many messages.

@@ -11,6 +11,7 @@ use super::topics::Topics;
 use super::{consumers, delayed, ids};
 use crate::limits;
 use crate::store::change::{Change, Outcome};
+use crate::store::halving::{sure_time, time_behind};
 use crate::store::message::{Delayed, MessageId, NewMessage};
 
 /// A stream that is being changed.
@@ -72,7 +73,7 @@ impl Changing<'_> {
     }
 
     pub(super) fn append(&mut self, message: &NewMessage) -> rusqlite::Result<Outcome> {
-        let time = message.time.max(self.stream.time);
+        let time = time_behind(self.stream.time, message.time);
         if let Some(id) = &message.id {
             self.forget_ids(time)?;
             if let Some(sequence) = ids::known(self.connection, self.stream.id, id)? {
@@ -142,13 +143,19 @@ impl Changing<'_> {
     /// Forgets ids that nobody sends again, and those that there is no room for.
     pub(super) fn forget_ids(&mut self, now: u64) -> rusqlite::Result<()> {
         let (window, most) = (self.stream.settings.window(), self.stream.settings.most_ids());
+        let (connection, stream) = (self.connection, self.stream.id);
+        let mut aged = 0;
         // Those that are too old and left for the next time are only known for longer.
         for _ in 0..limits::RETENTION_STEP.min(self.stream.ids) {
-            let Some((id, time)) = ids::oldest(self.connection, self.stream.id)? else { break };
-            let is_too_old = time.saturating_add(window) <= now;
-            if !is_too_old && self.stream.ids <= most {
+            let Some((id, sequence)) = ids::oldest(connection, stream)? else { break };
+            let range = (sequence, self.stream.end);
+            let sure = sure_time(range, now, |from, to| ids::next(connection, stream, from, to))?;
+            let is_too_old = sure.is_some_and(|(_, time)| time.saturating_add(window) <= now);
+            let goes = is_too_old && aged < limits::MESSAGE_IDS_AGED;
+            if !goes && self.stream.ids <= most {
                 break;
             }
+            aged += usize::from(is_too_old);
             ids::forget(self.connection, self.stream.id, &id)?;
             self.stream.forgotten += u64::from(!is_too_old);
             (self.stream.ids, self.stream.is_changed) = (self.stream.ids - 1, true);

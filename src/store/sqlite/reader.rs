@@ -15,10 +15,11 @@ use super::schema::{row, sequence, signed, unsigned};
 use super::search::{Search, Searching};
 use super::streams::Trouble;
 use super::writer::Answer;
-use super::{consumers, delayed, rare};
+use super::{consumers, delayed, rare, retention};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{ConsumerPosition, ConsumerState};
+use crate::store::halving::first_that;
 use crate::store::message::{Delayed, Message, Page, Reading, Start, weight};
 use crate::store::settings::Name;
 use crate::topic::TopicPattern;
@@ -261,27 +262,12 @@ impl ThreadReader {
         })
     }
 
-    /// The first message of that time or later. Times do not go back within a stream.
+    /// The first message of that time or later.
     fn first_since(&self, stream: Extent, time: u64) -> Result<u64, Trouble> {
-        let Extent { id: stream, first, end, .. } = stream;
-        let mut find = self
-            .connection
-            .prepare_cached("SELECT id, time FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1")?;
-        // All before `low` are earlier, and `found` is the first that is known not to be.
-        let (mut low, mut high, mut found) = (first, end, end);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let range = params![row(stream, middle), row(stream, high)];
-            let next =
-                find.query_row(range, |row| Ok((sequence(row.get(0)?), unsigned(row.get(1)?)))).optional()?;
-            match next {
-                Some((sequence, at)) if at < time => low = sequence + 1,
-                Some((sequence, _)) => (found, high) = (sequence, middle),
-                // There is nothing from the middle on.
-                None => high = middle,
-            }
-        }
-        Ok(found)
+        let Extent { id, first, end, .. } = stream;
+        let next = |from, to| retention::next(&self.connection, id, from, to);
+        let found = first_that((first, end), |at| at >= time, next)?;
+        Ok(found.map_or(end, |(sequence, _)| sequence))
     }
 }
 

@@ -1,12 +1,13 @@
 //! What goes of a stream: by its bounds, by its age, and as it is told.
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::changing::Changing;
 use super::expiry;
 use super::schema::{LAST_SEQUENCE, row, sequence, unsigned};
 use super::stream::Stream;
 use crate::limits;
+use crate::store::halving::sure_time;
 use crate::store::message::weight;
 use crate::store::settings::Retention;
 
@@ -50,6 +51,19 @@ impl Step {
     }
 }
 
+/// The first message in a range of sequences, if there is one, and its time.
+pub(super) fn next(
+    connection: &Connection,
+    stream: i64,
+    from: u64,
+    to: u64,
+) -> rusqlite::Result<Option<(u64, u64)>> {
+    let mut find = connection
+        .prepare_cached("SELECT id, time FROM messages WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1")?;
+    let range = params![row(stream, from), row(stream, to)];
+    find.query_row(range, |row| Ok((sequence(row.get(0)?), unsigned(row.get(1)?)))).optional()
+}
+
 impl Changing<'_> {
     /// Drops what the bounds do not leave; the newest message stays.
     pub(super) fn keep_to_bounds(&mut self, topic: i64) -> rusqlite::Result<()> {
@@ -91,7 +105,12 @@ impl Changing<'_> {
     pub(super) fn expire(&mut self, now: u64) -> rusqlite::Result<u64> {
         let mut step = Step::default();
         if let Some(youngest) = self.stream.settings.retention.youngest(now) {
-            step = self.drop_while(|_, oldest| oldest.time < youngest)?;
+            let (stream, range) = (self.stream.id, (self.stream.first, self.stream.end));
+            let sure = sure_time(range, now, |from, to| next(self.connection, stream, from, to))?;
+            // All before one that is too old were stored before it.
+            let before = sure.map_or(0, |(sequence, time)| if time < youngest { sequence } else { 0 });
+            let before = row(stream, before);
+            step = self.drop_while(|_, oldest| oldest.row < before || oldest.time < youngest)?;
         }
         let left = limits::RETENTION_STEP - step.messages;
         let expired = expiry::expired(self.connection, self.stream.id, now, left)?;

@@ -19,7 +19,7 @@ pub(super) struct Stream {
     pub(super) end: u64,
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    /// The time of the last message; none has an earlier one.
+    /// The time of the last message.
     pub(super) time: u64,
     /// Ids of messages that are known.
     pub(super) ids: u64,

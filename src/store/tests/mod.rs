@@ -1,8 +1,11 @@
 //! What every store promises.
 
+#[macro_use]
+mod contract;
+
 #[cfg(feature = "sqlite")]
 mod busy;
-mod contract;
+mod clocks;
 #[cfg(feature = "sqlite")]
 mod file;
 mod lasts;

@@ -36,8 +36,13 @@ fn consumer() -> impl Strategy<Value = Name> {
     prop::sample::select(vec!["one", "two"]).prop_map(name)
 }
 
+/// Mostly within a minute, and at times of a clock that is far ahead.
+fn time() -> impl Strategy<Value = u64> {
+    prop_oneof![9 => 0..60_000_u64, 1 => 0..300_000_u64]
+}
+
 fn new_message() -> impl Strategy<Value = NewMessage> {
-    let parts = (topic(), "[a-z]{0,40}", 0..60_000_u64, bound(80_000), prop::option::of(0..12_u64));
+    let parts = (topic(), "[a-z]{0,40}", time(), bound(80_000), prop::option::of(0..12_u64));
     parts.prop_map(|(topic, payload, time, expires, number)| {
         let id = number.map(|number| MessageId { publisher: [3; 16], number });
         let fields = payload.get(..payload.len() / 3).unwrap_or_default().to_owned().into();
@@ -63,7 +68,7 @@ fn change() -> impl Strategy<Value = Change> {
             stream: name("s"),
             message,
         }),
-        1 => (0..90_000_u64).prop_map(|now| Change::Expire { now }),
+        1 => prop_oneof![0..90_000_u64, 0..300_000_u64].prop_map(|now| Change::Expire { now }),
         1 => (0..60_u64).prop_map(|before| Change::Purge { before }),
         4 => (new_message(), 0..60_000_u64, "[a-b]?").prop_map(|(message, due, owner)| Change::Delay {
             message,
@@ -71,7 +76,7 @@ fn change() -> impl Strategy<Value = Change> {
             author: "somebody".into(),
             owner: owner.into(),
         }),
-        3 => (0..20_u64, 0..60_000_u64).prop_map(|(id, time)| Change::Release { id, time }),
+        3 => (0..20_u64, time()).prop_map(|(id, time)| Change::Release { id, time }),
         1 => (0..20_u64).prop_map(|id| Change::DropDelayed { id }),
         2 => (0..12_u64).prop_map(|number| Change::Recall { id: MessageId { publisher: [3; 16], number } }),
     ]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use whispeer::limits::MESSAGE_IDS_AGED;
+
 use super::seen::{Page, Read};
 use super::steps::{Begin, Kept};
 
@@ -78,7 +80,9 @@ impl Log {
 
     /// Forgets ids that are too old, and those that there is no room for.
     fn forget(&mut self, now: u64) {
-        self.known.retain(|(_, time)| time + KNOWN_FOR > now);
+        let aged = self.known.iter().take(MESSAGE_IDS_AGED);
+        let aged = aged.take_while(|(_, time)| time + KNOWN_FOR <= now).count();
+        self.known.drain(..aged);
         let most = self.kept.bytes.map_or(usize::MAX, |bytes| ((bytes / PART_OF_IDS / ID).max(1)) as usize);
         self.known.drain(..self.known.len().saturating_sub(most));
     }
