@@ -14,6 +14,8 @@ const REMEMBERED: usize = 16 * 1024;
 pub(super) struct Topics {
     ids: HashMap<(i64, Box<str>), i64>,
     rows: HashMap<i64, TopicRow>,
+    /// Those that are to be written, once each: a transaction of one message is not to look at all that are remembered.
+    changed: Vec<i64>,
 }
 
 pub(super) struct TopicRow {
@@ -76,7 +78,7 @@ impl Topics {
     ) -> rusqlite::Result<()> {
         let row = self.row(connection, id)?;
         (row.messages, row.bytes, row.last) = (row.messages + 1, row.bytes + bytes, last);
-        row.is_changed = true;
+        self.note(id);
         Ok(())
     }
 
@@ -91,12 +93,21 @@ impl Topics {
         let row = self.row(connection, id)?;
         row.messages = row.messages.saturating_sub(1);
         row.bytes = row.bytes.saturating_sub(bytes);
-        row.is_changed = true;
         if row.last == dropped && row.messages > 0 {
             let mut find = connection.prepare_cached("SELECT max(id) FROM messages WHERE topic = ?1")?;
             row.last = find.query_row([id], |row| row.get(0))?;
         }
+        self.note(id);
         Ok(())
+    }
+
+    /// Notes that this one is to be written.
+    fn note(&mut self, id: i64) {
+        if let Some(row) = self.rows.get_mut(&id)
+            && !std::mem::replace(&mut row.is_changed, true)
+        {
+            self.changed.push(id);
+        }
     }
 
     /// Writes what has changed. A topic without messages is not kept.
@@ -104,17 +115,20 @@ impl Topics {
         let mut update = connection
             .prepare_cached("UPDATE topics SET messages = ?2, bytes = ?3, last = ?4 WHERE id = ?1")?;
         let mut delete = connection.prepare_cached("DELETE FROM topics WHERE id = ?1")?;
-        for (id, row) in self.rows.iter_mut().filter(|(_, row)| row.is_changed) {
-            match row.messages {
-                0 => delete.execute([id])?,
-                messages => update.execute(params![id, signed(messages), signed(row.bytes), row.last])?,
-            };
+        for id in self.changed.drain(..) {
+            // Those of a stream that was taken out are forgotten.
+            let Some(row) = self.rows.get_mut(&id) else { continue };
             row.is_changed = false;
+            if row.messages > 0 {
+                update.execute(params![id, signed(row.messages), signed(row.bytes), row.last])?;
+                continue;
+            }
+            delete.execute([id])?;
+            if let Some(TopicRow { stream, text, .. }) = self.rows.remove(&id) {
+                self.ids.remove(&(stream, text));
+            }
         }
-        let Self { ids, rows } = self;
-        ids.retain(|_, id| rows.get(id).is_some_and(|row| row.messages > 0));
-        rows.retain(|_, row| row.messages > 0);
-        if rows.len() > REMEMBERED {
+        if self.rows.len() > REMEMBERED {
             self.forget();
         }
         Ok(())
@@ -130,6 +144,7 @@ impl Topics {
     pub(super) fn forget(&mut self) {
         self.ids.clear();
         self.rows.clear();
+        self.changed.clear();
     }
 
     fn remember(&mut self, id: i64, key: (i64, Box<str>), (messages, bytes, last): (u64, u64, i64)) {
