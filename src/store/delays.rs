@@ -68,7 +68,7 @@ impl Delays {
 }
 
 /// How many messages a stream keeps that are not due yet, and their bytes: all, and those of each owner.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     all: (u64, u64),
     owners: HashMap<Bytes, (u64, u64)>,

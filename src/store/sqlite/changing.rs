@@ -21,6 +21,8 @@ pub(super) struct Changing<'a> {
     pub(super) topics: &'a mut Topics,
     /// What its transaction has dropped.
     pub(super) dropped: &'a mut Step,
+    /// It has changed what is not due yet.
+    pub(super) has_delays_changed: &'a mut bool,
 }
 
 impl Changing<'_> {
@@ -116,6 +118,7 @@ impl Changing<'_> {
         {
             return Ok(known);
         }
+        *self.has_delays_changed = true;
         let id = self.stream.delays + 1;
         delayed::keep(self.connection, (self.stream.id, id), (due, author, owner), message)?;
         self.stream.delayed.add(owner, message.weight() + (author.len() + owner.len()) as u64);
@@ -132,6 +135,7 @@ impl Changing<'_> {
     }
 
     fn take_delayed(&mut self, id: u64) -> Result<Option<Delayed>, Trouble> {
+        *self.has_delays_changed = true;
         let taken = delayed::take(self.connection, self.stream.id, id)?;
         if let Some(delayed) = &taken {
             self.stream.delayed.remove(&delayed.owner, delayed.weight());

@@ -57,10 +57,47 @@ pub(super) struct Streams {
     removed: Vec<i64>,
     /// What the transaction has dropped.
     dropped: Step,
+    /// It has changed what is not due yet, or whose that is.
+    has_delays_changed: bool,
 }
 
 impl Streams {
     pub(super) fn load(connection: &Connection) -> Result<Self, Trouble> {
+        let mut loaded = Self::read(connection)?;
+        let mut by_id: HashMap<i64, &mut Stream> =
+            loaded.streams.values_mut().map(|stream| (stream.id, stream)).collect();
+        delayed::count_owners(connection, |stream, owner, weight| {
+            if let Some(stream) = by_id.get_mut(&stream) {
+                stream.delayed.count_for(owner, weight);
+            }
+        })?;
+        Ok(loaded)
+    }
+
+    /// Goes back to what the file says, as a transaction was undone. What is not due yet may be much, and is looked at only where
+    /// the transaction had to do with it: on a disk that is full each publish comes here.
+    pub(super) fn undo(&mut self, connection: &Connection) -> Result<(), Trouble> {
+        if self.has_delays_changed {
+            *self = Self::load(connection)?;
+            return Ok(());
+        }
+        let mut loaded = Self::read(connection)?;
+        for (name, stream) in &mut loaded.streams {
+            if let Some(before) = self.streams.remove(name) {
+                stream.delayed = before.delayed;
+            }
+        }
+        *self = loaded;
+        Ok(())
+    }
+
+    /// A transaction is on the disk.
+    pub(super) fn committed(&mut self) {
+        self.has_delays_changed = false;
+    }
+
+    /// All but whose messages are that are not due yet.
+    fn read(connection: &Connection) -> Result<Self, Trouble> {
         let mut find = connection.prepare_cached("SELECT * FROM streams")?;
         let mut rows = find.query([])?;
         let mut streams = BTreeMap::new();
@@ -68,15 +105,8 @@ impl Streams {
             let stream = Stream::read(row)?;
             streams.insert(stream.settings.name.clone(), stream);
         }
-        let mut by_id: HashMap<i64, &mut Stream> =
-            streams.values_mut().map(|stream| (stream.id, stream)).collect();
-        delayed::count_owners(connection, |stream, owner, weight| {
-            if let Some(stream) = by_id.get_mut(&stream) {
-                stream.delayed.count_for(owner, weight);
-            }
-        })?;
-        let (topics, dropped) = (Topics::default(), Step::default());
-        Ok(Self { streams, topics, removed: removal::load(connection)?, dropped })
+        let (topics, dropped, removed) = (Topics::default(), Step::default(), removal::load(connection)?);
+        Ok(Self { streams, topics, removed, dropped, has_delays_changed: false })
     }
 
     pub(super) fn states(&self) -> Vec<StreamState> {
@@ -135,6 +165,8 @@ impl Streams {
 
     pub(super) fn remove(&mut self, connection: &Connection, name: &Name) -> Result<(), Trouble> {
         let stream = self.stream(name)?.id;
+        // All of it is read again if that is undone.
+        self.has_delays_changed = true;
         removal::begin(connection, stream)?;
         self.streams.remove(name);
         self.topics.forget_stream(stream);
@@ -211,8 +243,9 @@ impl Streams {
         name: &Name,
     ) -> Result<Changing<'a>, StoreError> {
         let no_stream = || StoreError::NoStream { stream: name.to_string() };
-        let stream = self.streams.get_mut(name).ok_or_else(no_stream)?;
-        Ok(Changing { connection, stream, topics: &mut self.topics, dropped: &mut self.dropped })
+        let Self { streams, topics, dropped, has_delays_changed, .. } = self;
+        let stream = streams.get_mut(name).ok_or_else(no_stream)?;
+        Ok(Changing { connection, stream, topics, dropped, has_delays_changed })
     }
 
     /// Writes what has changed, at the end of a transaction.
@@ -233,5 +266,51 @@ impl Streams {
 
     fn stream(&self, name: &Name) -> Result<&Stream, StoreError> {
         self.streams.get(name).ok_or_else(|| StoreError::NoStream { stream: name.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::message::NewMessage;
+    use crate::store::sqlite::schema::MIGRATIONS;
+    use crate::topic::TopicPattern;
+
+    #[test]
+    fn what_was_undone_leaves_what_a_file_says_of_whom_delayed_messages_count_for() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        MIGRATIONS.to_latest(&mut connection).unwrap();
+        let (name, topic) = (Name::new("s").unwrap(), TopicPattern::new("a").unwrap());
+        let message = || {
+            let (fields, payload) = ("".into(), "x".into());
+            NewMessage { topic: topic.clone(), fields, payload, time: 1, expires: None, id: None }
+        };
+        let delay = |owner: &'static str| {
+            let (author, owner) = ("somebody".into(), owner.into());
+            Change::Delay { message: message(), due: 9, author, owner }
+        };
+        let mut streams = Streams::load(&connection).unwrap();
+        streams.open(&connection, &StreamSettings::new(name.clone(), vec![topic.clone()])).unwrap();
+        streams.commit(&connection, &name, &[delay("alice"), delay("bob"), delay("alice")]).unwrap();
+        streams.flush(&connection).unwrap();
+        streams.committed();
+        for (change, looks_at_delays) in [
+            (Change::Append(message()), false),
+            (Change::Expire { now: 5 }, false),
+            (delay("carol"), true),
+            (Change::DropDelayed { id: 1 }, true),
+            (Change::Release { id: 2, time: 9 }, true),
+        ] {
+            connection.execute_batch("BEGIN").unwrap();
+            streams.commit(&connection, &name, &[change]).unwrap();
+            streams.flush(&connection).unwrap();
+            connection.execute_batch("ROLLBACK").unwrap();
+            assert_eq!(streams.has_delays_changed, looks_at_delays);
+            streams.undo(&connection).unwrap();
+            let loaded = Streams::load(&connection).unwrap();
+            assert_eq!(streams.streams[&name].delayed, loaded.streams[&name].delayed);
+            assert_eq!(streams.states(), loaded.states());
+            assert_eq!(streams.states()[0].delayed, 3);
+        }
     }
 }

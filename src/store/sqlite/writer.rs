@@ -210,17 +210,15 @@ impl Writing {
             self.streams.remove_remains(connection)?;
             self.streams.flush(connection)?;
             connection.execute_batch("COMMIT")?;
+            self.streams.committed();
             Ok(results)
         });
         transacted.map_err(|trouble| {
             // Where it was not begun, or is undone already, there is nothing to undo.
             let _ = connection.execute_batch("ROLLBACK");
             let error = trouble.told(&self.place);
-            match Streams::load(connection) {
-                Ok(streams) => {
-                    self.streams = streams;
-                    error
-                }
+            match self.streams.undo(connection) {
+                Ok(()) => error,
                 // What the streams are is not known, so nothing can be added to them.
                 Err(trouble) if !is_final(&error) => match trouble.told(&self.place) {
                     told if is_final(&told) => told,
