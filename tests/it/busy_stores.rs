@@ -181,7 +181,7 @@ async fn a_stream_of_which_something_is_always_too_old_lets_the_others_of_its_st
         })
     });
     let aged = |name: &str| {
-        let pattern = TopicPattern::new(&format!("{name}/**")).unwrap();
+        let pattern = TopicPattern::new(format!("{name}/**")).unwrap();
         let settings = StreamSettings::new(Name::new(name).unwrap(), vec![pattern]);
         settings.retention(Retention::new().age(Duration::from_secs(1)))
     };
