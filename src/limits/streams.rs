@@ -164,7 +164,7 @@ pub const CONSUMER_PENDING_MAX: u32 = 64 * 1024;
 pub const CONSUMER_ENTRY_BYTES: usize = 256;
 
 /// Bytes that a message counts as, likewise, of which a consumer knows less: that it is done and not written yet, or what the store
-/// has told of it. The nodes of the trees that they are in, filled in order and so by half, take 19 B, 24 B with the attempts that have
+/// has told of it. Calculated: the nodes of the trees that they are in, filled in order and so by half, take 19 B, 24 B with the attempts that have
 /// failed, and 32 B for what the store has told.
 pub const CONSUMER_MARK_BYTES: usize = 40;
 
