@@ -33,7 +33,7 @@ pub(crate) struct Storing {
     refused: VecDeque<Box<Refused>>,
     /// `PING`s that are answered when all before is stored.
     pings: VecDeque<Ping>,
-    /// How many publishes there have been, and how many of them wait.
+    /// How many publishes there have been, and how many of them and of flushes wait.
     given: u64,
     waiting: usize,
     bytes: usize,
@@ -137,7 +137,7 @@ impl Waiter {
 
 impl Storing {
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting == 0 && self.pings.is_empty() && self.turn.is_none()
+        self.waiting == 0 && self.turn.is_none()
     }
 
     /// Bytes of memory that wait.
@@ -147,15 +147,16 @@ impl Storing {
 
     /// Puts a flush behind what waits; `false` if nothing does.
     pub(crate) fn flush(&mut self, sequence: u64) -> bool {
-        if self.waiting == 0 && self.pings.is_empty() {
+        if self.waiting == 0 {
             return false;
         }
+        self.waiting += 1;
         self.pings.push_back(Ping { sequence, before: self.given });
         true
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.waiting + self.pings.len()
+        self.waiting
     }
 
     fn push(&mut self, stream: &Arc<Stream>, waiter: Waiter) {
@@ -223,6 +224,7 @@ impl Storing {
         if numbers.any(|number| number < ping.before) {
             return None;
         }
+        self.waiting -= 1;
         self.pings.pop_front()
     }
 }
