@@ -70,6 +70,8 @@
 //!
 //! `metrics`, `rate-limit`: plugins that count in a registry of `prometheus-client`, and that limit how often somebody publishes.
 //!
+//! `json`: payloads as JSON, and JSON as payloads.
+//!
 //! `compression`, `encryption`: engines that make payloads smaller, and that keep them from the bus.
 
 pub mod auth;
@@ -79,6 +81,8 @@ pub mod bus;
 pub mod client;
 pub mod engine;
 mod error;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod limits;
 pub mod plugin;
 pub mod prelude;

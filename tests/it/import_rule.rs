@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of the library may import from others.
-const RULES: [(&str, &[&str]); 14] = [
+const RULES: [(&str, &[&str]); 15] = [
     ("topic", &["limits"]),
     ("limits", &[]),
+    ("json", &[]),
     ("error", &["topic", "limits"]),
     ("proto", &["topic", "limits", "error"]),
     ("auth", &["proto", "topic", "limits", "error"]),

@@ -11,11 +11,12 @@ use clap::{Args, Subcommand};
 use tokio::sync::oneshot;
 use whispeer::engine::compression::{Compression, Dictionary};
 use whispeer::engine::{Content, Context, Engine, MessageKind};
+use whispeer::json;
 use whispeer::limits::DICTIONARY_SAMPLES;
 
 use crate::failure::{Failure, shell_word};
 use crate::quantity::{exact_size, human_count, human_size};
-use crate::{output, payload, quantity};
+use crate::{output, quantity};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -196,8 +197,8 @@ impl Train {
         if self.raw {
             return Ok(text.to_vec());
         }
-        payload::from_json(text).map(Into::into).map_err(|error| {
-            let failure = Failure::usage(format!("{shown} is not JSON: {error}"));
+        json::from_json(text).map(Into::into).map_err(|error| {
+            let failure = Failure::usage(format!("{shown} is {error}"));
             failure.help("to take the bytes of samples as they are, add --raw").into()
         })
     }

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use clap::Args;
 use serde::de::DeserializeOwned;
 use whispeer::bus::{BusStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats};
+use whispeer::json;
 
 use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, Align, Table};
-use crate::payload;
 use crate::quantity::{human_count, human_duration, human_size};
 
 const EXAMPLES: &str = "\
@@ -51,10 +51,10 @@ impl Info {
                 if index > 0 {
                     text.push(b',');
                 }
-                payload::push_json_string(name, &mut text);
+                json::push_json_string(name, &mut text);
                 text.push(b':');
                 let answer = connection.client.request_bytes(topic, Bytes::new()).await;
-                payload::push_json(&connection.check(answer)?, &mut text);
+                json::push_json(&connection.check(answer)?, &mut text);
             }
             text.extend_from_slice(b"}\n");
             return output::print(text);

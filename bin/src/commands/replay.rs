@@ -8,12 +8,12 @@ use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use whispeer::client::{Event, GapReason, Message, Position, Start, SubscribeOptions, Subscription};
+use whispeer::json;
 
 use super::subscribe::push_members;
 use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::interrupts::Interrupts;
 use crate::output::{self, Output};
-use crate::payload;
 use crate::quantity::{self, human_count};
 
 const EXAMPLES: &str = "\
@@ -201,7 +201,7 @@ impl Replay {
             text.extend_from_slice(b"}\n");
         } else {
             text.extend_from_slice(format!("{sequence} {time} {} ", message.topic).as_bytes());
-            payload::push_json(&message.value, text);
+            json::push_json(&message.value, text);
             text.push(b'\n');
         }
     }

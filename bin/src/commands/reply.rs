@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use whispeer::client::{Request, ServeOptions};
-use whispeer::{BusError, BusResult, ErrorReply, limits};
+use whispeer::{BusError, BusResult, ErrorReply, json, limits};
 
 use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::interrupts::Interrupts;
@@ -223,7 +223,7 @@ async fn run_command(words: &[String], form: Form, topic: &str, request: &[u8]) 
     let input = match form {
         Form::Bytes => request.to_vec(),
         Form::Json | Form::Text => {
-            let mut text = payload::to_json(request).into_bytes();
+            let mut text = json::to_json(request).into_bytes();
             text.push(b'\n');
             text
         }
@@ -286,9 +286,9 @@ impl Drop for Group {
 fn encode(written: Vec<u8>, form: Form, program: &str) -> Result<Bytes, ErrorReply> {
     match form {
         Form::Bytes => Ok(written.into()),
-        Form::Json => payload::from_json(&written).map_err(|error| {
+        Form::Json => json::from_json(&written).map_err(|error| {
             let hint = "--text answers with the output as a string, --raw with its bytes";
-            ErrorReply::new("invalid_output", format!("{program} wrote what is not JSON: {error}; {hint}"))
+            ErrorReply::new("invalid_output", format!("{program} wrote what is {error}; {hint}"))
         }),
         Form::Text => {
             let text = String::from_utf8(written).map_err(|_| {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use clap::Args;
 use whispeer::BusError;
 use whispeer::client::{Headers, ManyOptions, RequestOptions};
+use whispeer::json;
 
 use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::failure::{Failure, NO_SERVER, code_of};
@@ -72,7 +73,7 @@ impl Request {
             Some(value) => payload::from_text(value.as_bytes(), self.raw)?,
             None if self.stdin => payload::from_text(&input::read_all().await?, self.raw)?,
             None if self.raw => Bytes::new(),
-            None => payload::from_json(b"null")?,
+            None => json::from_json(b"null")?,
         };
         let connection = bus.connect_sealing("req", &self.sealing).await?;
         if let Some(count) = self.many {
@@ -134,9 +135,9 @@ impl Request {
                 }
                 Ok((topic, answer)) => {
                     text.extend_from_slice(b"{\"topic\":");
-                    payload::push_json_string(topic.as_str(), &mut text);
+                    json::push_json_string(topic.as_str(), &mut text);
                     text.extend_from_slice(b",\"answer\":");
-                    payload::push_json(&answer, &mut text);
+                    json::push_json(&answer, &mut text);
                     text.extend_from_slice(b"}\n");
                 }
                 Err(error) => {
@@ -167,7 +168,7 @@ impl Request {
         if self.raw {
             text.extend_from_slice(answer);
         } else {
-            payload::push_json(answer, text);
+            json::push_json(answer, text);
         }
     }
 }

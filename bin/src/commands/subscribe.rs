@@ -10,14 +10,13 @@ use whispeer::client::{
     Delivery, Event, GapReason, Message, Policy, PublishOptions, Quality, Start, SubscribeOptions,
     Subscription,
 };
-use whispeer::{BusResult, limits};
+use whispeer::{BusResult, json, limits};
 
 use super::consume::Consuming;
 use crate::connection::{BusChoice, BusOptions, Connection, SealingOptions};
 use crate::failure::Failure;
 use crate::interrupts::Interrupts;
 use crate::output::{self, Output};
-use crate::payload;
 use crate::quantity::{self, Window};
 
 const EXAMPLES: &str = "\
@@ -133,8 +132,7 @@ impl From<PolicyName> for Policy {
 
 impl Subscribe {
     pub(crate) async fn run(self, bus: &BusChoice, interrupts: Interrupts) -> anyhow::Result<()> {
-        let will =
-            self.will_payload.as_ref().map(|value| payload::from_json(value.as_bytes())).transpose()?;
+        let will = self.will_payload.as_ref().map(|value| json::from_json(value.as_bytes())).transpose()?;
         let quality = self.quality()?;
         let connection = bus.connect_sealing("sub", &self.sealing).await?;
         if let (Some(topic), Some(payload)) = (&self.will_topic, will) {
@@ -228,7 +226,7 @@ impl Subscribe {
         if self.raw {
             text.extend_from_slice(&message.value);
         } else {
-            payload::push_json(&message.value, text);
+            json::push_json(&message.value, text);
         }
         text.push(b'\n');
     }
@@ -293,7 +291,7 @@ impl Subscribe {
             text.extend_from_slice(
                 format!("{{\"gap\":{count},\"reason\":\"{reason}\",\"pattern\":").as_bytes(),
             );
-            payload::push_json_string(pattern, text);
+            json::push_json_string(pattern, text);
             text.extend_from_slice(b"}\n");
         }
     }
@@ -323,17 +321,17 @@ fn push_object(message: &Message<Bytes>, text: &mut Vec<u8>) {
 /// Adds what an object has of a message: topic, headers and payload.
 pub(super) fn push_members(message: &Message<Bytes>, text: &mut Vec<u8>) {
     text.extend_from_slice(b"\"topic\":");
-    payload::push_json_string(message.topic.as_str(), text);
+    json::push_json_string(message.topic.as_str(), text);
     text.extend_from_slice(b",\"headers\":[");
     for (index, (name, value)) in message.headers.iter().enumerate() {
         text.extend_from_slice(if index == 0 { b"[" } else { b",[" });
-        payload::push_json_string(name, text);
+        json::push_json_string(name, text);
         text.push(b',');
-        payload::push_json_string(value, text);
+        json::push_json_string(value, text);
         text.push(b']');
     }
     text.extend_from_slice(b"],\"payload\":");
-    payload::push_json(&message.value, text);
+    json::push_json(&message.value, text);
 }
 
 /// Several subscriptions, which take turns.
