@@ -47,8 +47,6 @@ struct File {
     synced: Vec<u8>,
     since: Vec<Written>,
     length: usize,
-    /// The first sync of it syncs its folder, too: SQLite's own file system does that for logs and journals.
-    syncs_folder: bool,
 }
 
 #[derive(Debug)]
@@ -95,7 +93,7 @@ impl Platter {
     }
 
     /// The file at this path, which SQLite has opened. `None` for one that is nobody's after it was closed.
-    pub(crate) fn opened(&mut self, path: Option<&Path>, syncs_folder: bool) -> Option<usize> {
+    pub(crate) fn opened(&mut self, path: Option<&Path>) -> Option<usize> {
         self.handles += 1;
         let path = path?;
         if let Some(Some(file)) = self.names.get(path).and_then(|history| history.last()) {
@@ -106,12 +104,7 @@ impl Platter {
         let is_new = bytes.is_empty();
         let file = self.files.len();
         let length = bytes.len();
-        self.files.push(File {
-            synced: bytes,
-            since: Vec::new(),
-            length,
-            syncs_folder: syncs_folder && is_new,
-        });
+        self.files.push(File { synced: bytes, since: Vec::new(), length });
         let history = self.names.entry(path.to_owned()).or_default();
         match (history.is_empty(), is_new) {
             (true, true) => history.extend([None, Some(file)]),
@@ -199,7 +192,7 @@ impl Platter {
         self.crashes()
     }
 
-    pub(crate) fn syncs(&mut self, file: Option<usize>) -> Answer {
+    pub(crate) fn syncs(&mut self, file: Option<usize>, syncs_folder: bool) -> Answer {
         if self.happens() || self.crashes() == Answer::Fails {
             return Answer::Fails;
         }
@@ -220,7 +213,7 @@ impl Platter {
         for written in std::mem::take(&mut file.since) {
             written.apply(&mut file.synced, None);
         }
-        if std::mem::take(&mut file.syncs_folder) {
+        if syncs_folder {
             self.folder_synced();
         }
         Answer::Go
@@ -367,5 +360,29 @@ fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8], filler: u8) {
     }
     if let Some(place) = image.get_mut(offset..end) {
         place.copy_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As SQLite's own file system does it: whether a log was there before does not matter.
+    #[test]
+    fn the_first_sync_of_a_log_that_a_crash_has_left_syncs_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let [log, journal] = ["log", "journal"].map(|name| folder.path().join(name));
+        for seed in 0..64 {
+            fs::write(&log, "of before").unwrap();
+            fs::write(&journal, "to be deleted").unwrap();
+            let mut platter = Platter::default();
+            let (opened, _) = (platter.opened(Some(&log)), platter.opened(Some(&journal)));
+            assert_eq!(platter.deleted(&journal), Answer::Go);
+            assert_eq!(platter.syncs(opened, true), Answer::Go);
+            platter.crash(seed);
+            [(), ()].map(|()| platter.closed());
+            platter.power_on().unwrap();
+            assert_eq!([log.exists(), journal.exists()], [true, false]);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What SQLite calls: a file system over that of the system, which asks the [`Platter`] before it does something.
 #![allow(unsafe_code, reason = "SQLite calls a file system by pointers, and has one called so")]
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
@@ -24,6 +25,9 @@ struct Handle {
     /// Set for as long as it is open.
     platter: &'static Mutex<Platter>,
     file: Option<usize>,
+    /// Its first sync syncs the folder, too: SQLite's own file system does that for each log and journal that it opens to
+    /// write, be it there already or not (`isNewJrnl` in its `unixOpen`).
+    syncs_folder: Cell<bool>,
 }
 
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
@@ -160,8 +164,10 @@ unsafe extern "C" fn open(
     let path = unsafe { path(name) };
     let is_log = flags & (ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_MAIN_JOURNAL) != 0;
     let platter = system.platter;
-    let known = locked(platter).opened(path, is_log && flags & ffi::SQLITE_OPEN_CREATE != 0);
-    let handle = Handle { base: sqlite3_file { pMethods: &raw const METHODS }, platter, file: known };
+    let known = locked(platter).opened(path);
+    let syncs_folder = Cell::new(is_log && flags & ffi::SQLITE_OPEN_CREATE != 0);
+    let handle =
+        Handle { base: sqlite3_file { pMethods: &raw const METHODS }, platter, file: known, syncs_folder };
     // SAFETY: SQLite has made room for it, which is aligned to 8 bytes as the handle is.
     unsafe { ptr::write(file.cast::<Handle>(), handle) };
     ffi::SQLITE_OK
@@ -240,7 +246,7 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, length: i64) -> c_int {
 unsafe extern "C" fn sync(file: *mut sqlite3_file, _flags: c_int) -> c_int {
     let handle = handle!(file);
     // The real disk need not know: what counts is what the platter says is synced.
-    match locked(handle.platter).syncs(handle.file) {
+    match locked(handle.platter).syncs(handle.file, handle.syncs_folder.take()) {
         Answer::Go => ffi::SQLITE_OK,
         _ => ffi::SQLITE_IOERR_FSYNC,
     }
