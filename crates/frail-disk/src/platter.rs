@@ -380,7 +380,8 @@ mod tests {
             assert_eq!(platter.deleted(&journal), Answer::Go);
             assert_eq!(platter.syncs(opened, true), Answer::Go);
             platter.crash(seed);
-            [(), ()].map(|()| platter.closed());
+            platter.closed();
+            platter.closed();
             platter.power_on().unwrap();
             assert_eq!([log.exists(), journal.exists()], [true, false]);
         }
