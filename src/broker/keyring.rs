@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::compression::Compression;
 use crate::engine::encryption::{Key, Keyring};
-use crate::engine::{Engine, looks_sealed, sealed_by};
+use crate::engine::{Engine, is_sealed, sealed_by};
 use crate::error::{BusError, BusResult, StoreError};
 use crate::limits;
 use crate::store::{Reading, Store};
@@ -120,7 +120,7 @@ async fn has_encrypted(store: &dyn Store) -> Result<bool, StoreError> {
 
 /// Whether there is more to it than compression, as far as can be seen without a key.
 fn is_encrypted(payload: &[u8]) -> bool {
-    looks_sealed(payload) && sealed_by(payload) != Some(Compression::new().id())
+    is_sealed(payload) && sealed_by(payload) != Some(Compression::new().id())
 }
 
 /// Writes a file for its owner alone, whole or not at all. Whoever has the store is the only one who does.

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::inbox::Raw;
 use super::sealing::Outgoing;
 use super::shared::Shared;
-use crate::engine::{EngineError, looks_sealed, sealed_by};
+use crate::engine::{EngineError, is_sealed, sealed_by};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::{Content, ContentRef, HEADER_LEN, Payload, ProcessValue};
@@ -126,7 +126,7 @@ pub(super) fn with_encoded<T, R>(
     send: impl FnOnce(&Body<'_>) -> R,
 ) -> BriefResult<R> {
     if let Some(outgoing) = outgoing
-        && (outgoing.seals() || looks_sealed((encoder.given)(value)))
+        && (outgoing.seals() || is_sealed((encoder.given)(value)))
     {
         return with_sealed(encoder.write, value, outgoing, send);
     }
@@ -274,6 +274,12 @@ pub(super) fn decode_answer<T: DeserializeOwned + Clone + 'static>(
 #[expect(clippy::unnecessary_wraps, reason = "it has the form of every decoder")]
 pub(super) fn decode_bytes(raw: &Raw<'_>) -> BriefResult<Bytes> {
     Ok(raw.payload_bytes())
+}
+
+/// The [`Decoder`] of messages as shared content.
+#[expect(clippy::unnecessary_wraps, reason = "it has the form of every decoder")]
+pub(super) fn decode_content(raw: &Raw<'_>) -> BriefResult<Arc<Content>> {
+    Ok(raw.content())
 }
 
 /// Reads a value from a payload; `topic` names it in an error.

@@ -11,7 +11,7 @@ use super::inbox::{Beside, Inbox};
 use super::reconnect::ClientEvent;
 use super::request_id::{Ask, RequestId};
 use super::shared::{Call, Registration};
-use crate::engine::looks_sealed;
+use crate::engine::is_sealed;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Options, decode_gap, next_of};
@@ -374,7 +374,7 @@ impl Driver {
         }
         drop(state);
         // One that is sealed is the requester's to open.
-        let sealed = header.flags.contains(Flags::ERROR) && looks_sealed(content.payload());
+        let sealed = header.flags.contains(Flags::ERROR) && is_sealed(content.payload());
         let error = header.flags.contains(Flags::ERROR) && !sealed;
         if !last || sealed || (!error && !header.flags.contains(Flags::END)) {
             let waker = inbox.deliver(None, header.flags, content)?;
@@ -389,7 +389,7 @@ impl Driver {
 }
 
 fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<(Flags, Payload)> {
-    if flags.contains(Flags::ERROR) && !looks_sealed(content.payload()) {
+    if flags.contains(Flags::ERROR) && !is_sealed(content.payload()) {
         return Err(refusal(content.payload()).into_error());
     }
     if flags.contains(Flags::END) {

@@ -30,7 +30,7 @@ pub(super) struct Raw<'a> {
     pub(super) topic: &'a [u8],
     /// The payload, if it is not shared.
     payload: &'a [u8],
-    shared: Option<&'a Content>,
+    shared: Option<&'a Arc<Content>>,
     /// The payload in memory of its own, where it was opened into such.
     owned: Option<&'a Bytes>,
 }
@@ -44,7 +44,7 @@ impl<'a> Raw<'a> {
     /// The payload as bytes; a value is encoded at the first call.
     #[inline]
     pub(super) fn payload(&self) -> &'a [u8] {
-        self.shared.map_or(self.payload, Content::payload)
+        self.shared.map_or(self.payload, |shared| shared.payload())
     }
 
     /// The payload in memory of its own; large ones are not copied.
@@ -57,10 +57,23 @@ impl<'a> Raw<'a> {
         }
     }
 
+    /// The message as shared content: the one that the bus fanned out, or where that is not what the payload is now, or
+    /// came over a byte link, one of its own.
+    pub(super) fn content(&self) -> Arc<Content> {
+        if let Some(shared) = self.shared {
+            return Arc::clone(shared);
+        }
+        let Some(owned) = self.owned else {
+            return ContentRef::lent(self.fields, self.topic, self.payload).shared();
+        };
+        let (fields, topic) = (Bytes::copy_from_slice(self.fields), Bytes::copy_from_slice(self.topic));
+        Arc::new(Content::new(fields, topic, owned.clone()))
+    }
+
     /// The payload, if it is a value of this process.
     #[inline]
     pub(super) fn value(&self) -> Option<&'a Arc<dyn ProcessValue>> {
-        self.shared.and_then(Content::value)
+        self.shared.and_then(|shared| shared.value())
     }
 }
 
@@ -532,7 +545,7 @@ impl<S> Reader<S> {
             }
             Entry::Shared { stamp, content } => {
                 self.consume(content.frame_size() - HEADER_LEN);
-                let content: &Content = self.current.insert(content);
+                let content = &*self.current.insert(content);
                 let raw = Raw {
                     fields: content.fields(),
                     topic: content.topic(),

@@ -20,7 +20,7 @@ use super::protocol::RequestProtocol;
 use super::request_id::RequestId;
 use super::sealing::{AskSeal, Opener, topic_of};
 use super::shared::{Connection, Ending, Registration, Shared};
-use crate::engine::{MessageKind, Opened, looks_sealed};
+use crate::engine::{MessageKind, Opened, is_sealed};
 use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
@@ -230,7 +230,7 @@ fn open<R>(
     raw: &Raw<'_>,
     decode: Decoder<R>,
 ) -> BriefResult<(R, Opened)> {
-    let (sealing, was_sealed) = (Arc::clone(opener.sealing()), looks_sealed(raw.payload()));
+    let (sealing, was_sealed) = (Arc::clone(opener.sealing()), is_sealed(raw.payload()));
     opener.open(MessageKind::Request, topic_of(raw), (None, 0), raw, |raw, opened| {
         id.answer_as(AskSeal::new(&sealing, id.topic(), was_sealed, opened)?);
         decode(raw)

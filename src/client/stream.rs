@@ -22,7 +22,7 @@ use super::request::{Patience, Pending, unopened};
 use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, topic_of};
 use super::shared::Connection;
-use crate::engine::{EngineError, Mark, MessageKind, Opened, looks_sealed};
+use crate::engine::{EngineError, Mark, MessageKind, Opened, is_sealed};
 use crate::error::{BusError, BusResult, ErrorReply};
 use crate::proto::Flags;
 use crate::topic::Topic;
@@ -85,7 +85,7 @@ impl Opening {
     fn read<T>(&mut self, flags: Flags, scattered: bool, raw: &Raw<'_>, decode: Decoder<T>) -> BusResult<T> {
         let Some(opener) = &mut self.opener else {
             return match flags.contains(Flags::ERROR) {
-                true if looks_sealed(raw.payload()) => {
+                true if is_sealed(raw.payload()) => {
                     let topic = String::from_utf8_lossy(raw.topic);
                     Err(unopened(&topic, &raw.payload_bytes().into()))
                 }
@@ -101,7 +101,7 @@ impl Opening {
         };
         let streamed = flags.contains(Flags::MORE) && !scattered;
         if flags.contains(Flags::ERROR) {
-            if !looks_sealed(raw.payload()) {
+            if !is_sealed(raw.payload()) {
                 let error = refusal(raw.payload()).into_error();
                 return Err(self.seal.as_ref().map_or(error.clone(), |seal| seal.judge(error)));
             }
@@ -119,7 +119,7 @@ impl Opening {
         self.index += u64::from(streamed);
         if scattered && let Some(seal) = &self.seal {
             // What was asked of all of them counts for each.
-            seal.check_answer(looks_sealed(raw.payload()))?;
+            seal.check_answer(is_sealed(raw.payload()))?;
         }
         let (value, opened) = opener.open(kind, topic, place, raw, |raw, _| decode(raw))?;
         self.heard.check(scattered, topic, &opened)?;

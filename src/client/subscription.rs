@@ -14,7 +14,7 @@ use tokio::task::coop;
 use tokio::time::Instant;
 
 use super::Client;
-use super::codec::{Decoder, TopicReader, decode_bytes, decode_typed, wire_pattern};
+use super::codec::{Decoder, TopicReader, decode_bytes, decode_content, decode_typed, wire_pattern};
 use super::deliveries::{Deliveries, Frame, Kept, Taken as Admitted};
 use super::event::{Counts, Event, Message};
 use super::following::Following;
@@ -26,7 +26,7 @@ use super::shared::{Connection, Ending, Registration, Shared};
 use crate::engine::{MessageKind, Opened};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::proto::fields::{Attempt, Epoch, GapReason, Quality, Start, attempt_of, position_of};
-use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
+use crate::proto::{Content, ContentRef, Flags, Header, Kind, Lane};
 use crate::topic::TopicPattern;
 
 /// The flag of `UNSUBSCRIBE` that lets the bus deliver what it holds first.
@@ -548,6 +548,63 @@ impl Client {
         options: SubscribeOptions,
     ) -> BusResult<Subscription<Bytes>> {
         self.subscribe_raw("", topic, &options, decode_bytes).await
+    }
+
+    /// Subscribes to messages as the bus shares them: topics are whole, as with [`subscribe_bytes`](Self::subscribe_bytes).
+    ///
+    /// It is for whoever hands messages on in another form, as a gateway does. Over a link within the process it yields the
+    /// very [`Content`] that the bus has given to all other subscribers, so that
+    /// [`encoded`](Content::encoded) makes each form once for all of them, whatever their sessions. A message that came
+    /// over a byte link, that has waited at the bus for credit, or that engines have opened has a content of its own.
+    ///
+    /// Without engines, sealed payloads come as they are; [`is_sealed`](crate::engine::is_sealed) tells them from others.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes the subscription.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    /// use whispeer::proto::Encoding;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let (one, other) = (Client::new_memory(&connector)?, Client::new_memory(&connector)?);
+    /// let mut first = one.subscribe_content("news/*").await?;
+    /// let mut second = other.subscribe_content("news/*").await?;
+    /// one.publish_bytes("news/local", "the bakery reopens").await?;
+    ///
+    /// let (topic, content) = first.recv().await.expect("the bus runs");
+    /// let length = content.payload().len();
+    /// let event = content.encoded(Encoding::Event, || format!("data: {topic}, {length} bytes\n\n").into());
+    /// assert_eq!(&event[..], b"data: news/local, 18 bytes\n\n");
+    ///
+    /// let (_, content) = second.recv().await.expect("the bus runs");
+    /// assert_eq!(content.encoded(Encoding::Event, || unreachable!("it is made once")), event);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe_content(&self, topic: &str) -> BusResult<Subscription<Arc<Content>>> {
+        self.subscribe_content_with(topic, SubscribeOptions::default()).await
+    }
+
+    /// [`subscribe_content`](Self::subscribe_content) with options.
+    ///
+    /// # Errors
+    /// As [`subscribe_with`](Self::subscribe_with).
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes the subscription.
+    pub async fn subscribe_content_with(
+        &self,
+        topic: &str,
+        options: SubscribeOptions,
+    ) -> BusResult<Subscription<Arc<Content>>> {
+        self.subscribe_raw("", topic, &options, decode_content).await
     }
 
     pub(super) async fn subscribe_raw<T>(

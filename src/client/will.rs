@@ -12,7 +12,7 @@ use super::options::PublishOptions;
 use super::protocol::PublishProtocol;
 use super::sealing::Sealing;
 use super::shared::{Connection, Shared};
-use crate::engine::{Engines, MessageKind, looks_sealed};
+use crate::engine::{Engines, MessageKind, is_sealed};
 use crate::error::{BusError, BusResult};
 use crate::proto::{Content, Header, Kind};
 
@@ -53,7 +53,7 @@ impl Will {
         if let Some(sealing) = Sealing::new(engines.clone().checked()?, shared) {
             let seal = sealing.seal(&self.topic)?;
             let outgoing = seal.outgoing(MessageKind::Publish, &self.fields);
-            if outgoing.seals() || looks_sealed(&payload) {
+            if outgoing.seals() || is_sealed(&payload) {
                 let mut sealed = Vec::new();
                 outgoing.seal(&payload, &mut sealed)?;
                 payload = sealed.into();

@@ -97,7 +97,7 @@ impl Chain {
     ) -> Result<Sealed, EngineError> {
         let Some((last, inner)) = self.0.split_last() else {
             output.reserve(HEAD + payload.len());
-            if envelope::looks_sealed(payload) {
+            if envelope::is_sealed(payload) {
                 output.extend_from_slice(&envelope::head(PAYLOAD));
             }
             output.extend_from_slice(payload);

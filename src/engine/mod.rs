@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use chain::{Chain, Engines};
 pub(crate) use chain::{ChainIndex, Rules};
-pub(crate) use envelope::{looks_sealed, sealed_by};
+pub use envelope::{is_sealed, sealed_by};
 pub use memory::Memory;
 pub(crate) use memory::Place;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Session;
 use crate::auth::Principal;
-use crate::engine::looks_sealed;
+use crate::engine::is_sealed;
 use crate::error::{BusError, BusResult};
 use crate::proto::ContentRef;
 use crate::proto::fields::{Field, FieldsBuilder, iterate};
@@ -91,7 +91,7 @@ impl<'a> Publishing<'a> {
     #[must_use]
     pub fn is_sealed(&self) -> bool {
         // Engines give bytes; a value of the process is what it is.
-        self.changes.payload.is_none() && !self.content.is_value() && looks_sealed(self.content.payload())
+        self.changes.payload.is_none() && !self.content.is_value() && is_sealed(self.content.payload())
     }
 
     /// The payload as bytes. A typed value that is on its way within the process is encoded at the first call, once for
@@ -152,7 +152,7 @@ impl<'a> Publishing<'a> {
     pub fn set_payload(&mut self, payload: impl Into<Bytes>) -> BusResult<()> {
         self.check_open("change its payload")?;
         let payload = payload.into();
-        if looks_sealed(&payload) {
+        if is_sealed(&payload) {
             let what = format!(
                 "the plugin \"{}\" gave a payload that begins like a sealed one (C1 57); receivers could not open it",
                 self.plugin
@@ -304,7 +304,7 @@ impl<'a> Delivery<'a> {
     /// Whether the payload was sealed end to end.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        !self.content.is_value() && looks_sealed(self.content.payload())
+        !self.content.is_value() && is_sealed(self.content.payload())
     }
 
     /// The payload as bytes; as of [`Publishing::payload`], a value is encoded for that.

@@ -12,7 +12,8 @@ use super::value::{Payload, ProcessValue};
 /// The shared content of a frame: one per message, whatever the number of its destinations.
 ///
 /// Beside the payload as it was published it has one slot per [`Encoding`], filled once by whoever
-/// needs that form first. The bus never looks at the payload or the slots.
+/// needs that form first. The bus never looks at the payload or the slots, and does not count the slots: they are
+/// filled at any time, also after it has counted the content. Whoever keeps what is in one counts that.
 #[derive(Debug)]
 pub struct Content {
     parts: Parts,
@@ -36,10 +37,16 @@ pub enum Encoding {
     Json = 0,
     /// The whole frame in the native binary form, ready for a byte link.
     Native = 1,
+    /// What the gateway's dialect Turbine pushes to a subscriber.
+    Turbine = 2,
+    /// What the gateway's dialect PopSub broadcasts to a subscriber.
+    PopSub = 3,
+    /// A Server-Sent Event.
+    Event = 4,
 }
 
 impl Encoding {
-    const COUNT: usize = 2;
+    const COUNT: usize = 5;
 }
 
 impl Content {
@@ -126,15 +133,11 @@ impl Content {
         }
     }
 
-    /// Bytes of the three parts and of the encodings made so far, as they count against the byte budget.
+    /// Bytes of the three parts, as they count against the byte budget: the same for as long as the content lives, so
+    /// that what is counted when it is taken is what is given back when it is let go.
     #[must_use]
     pub fn size(&self) -> usize {
-        let encoded: usize = self
-            .encodings
-            .get()
-            .map(|slots| slots.iter().filter_map(OnceLock::get).map(Bytes::len).sum())
-            .unwrap_or_default();
-        self.frame_size() - HEADER_LEN + encoded
+        self.frame_size() - HEADER_LEN
     }
 
     /// Bytes of a frame with this content, its header included; a value counts as it says.
@@ -365,6 +368,37 @@ impl<'a> ContentRef<'a> {
                 self.append_to(&mut all);
                 Content::joined(all.into(), self.fields.len(), self.topic.len())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_content_counts_for_stays_the_same_when_it_is_encoded() {
+        let content = Content::new("fields".into(), "topic".into(), Bytes::from("payload"));
+        let (size, frame_size) = (content.size(), content.frame_size());
+        assert_eq!(size, "fieldstopicpayload".len());
+        for encoding in
+            [Encoding::Json, Encoding::Native, Encoding::Turbine, Encoding::PopSub, Encoding::Event]
+        {
+            content.encoded(encoding, || vec![0; 1000].into());
+        }
+        assert_eq!((content.size(), content.frame_size()), (size, frame_size));
+    }
+
+    #[test]
+    fn each_encoding_has_a_slot_of_its_own_that_is_filled_once() {
+        let content = Content::new("".into(), "topic".into(), Bytes::from("payload"));
+        let all = [Encoding::Json, Encoding::Native, Encoding::Turbine, Encoding::PopSub, Encoding::Event];
+        assert_eq!(all.len(), Encoding::COUNT);
+        for (number, encoding) in (0..).zip(all) {
+            assert_eq!(*content.encoded(encoding, || vec![number].into()), [number]);
+        }
+        for (number, encoding) in (0..).zip(all) {
+            assert_eq!(*content.encoded(encoding, || unreachable!("it is there")), [number]);
         }
     }
 }

@@ -26,6 +26,7 @@ mod certified;
 mod coming_back;
 mod conformance;
 mod consumers;
+mod contents;
 mod crowded_links;
 mod dead_letters;
 mod delayed;

@@ -51,7 +51,7 @@ mod tests {
     use crate::bus::budget::Budget;
     use crate::bus::deputy::{Deputy, Mandate};
     use crate::error::BusError;
-    use crate::proto::Content;
+    use crate::proto::{Content, Encoding};
 
     const KIB: usize = 1024;
 
@@ -74,6 +74,25 @@ mod tests {
                 Err(other) => panic!("{other}"),
             }
         }
+    }
+
+    #[test]
+    fn what_was_counted_is_given_back_also_where_a_message_was_encoded_meanwhile() {
+        let (deputy, budget) = (Deputy::default(), Budget::new(8 * 64 * KIB));
+        let (one, other) = (will("alice", KIB), will("alice", KIB));
+        let contents = [Arc::clone(&one.content), Arc::clone(&other.content)];
+        deputy.publish(None, one, &budget).unwrap();
+        deputy.keep(Instant::now(), other, &budget).unwrap();
+        assert_eq!(deputy.held(), (2, 2 * KIB));
+        for content in contents {
+            content.encoded(Encoding::Json, || vec![0; 4 * KIB].into());
+        }
+        assert_eq!(deputy.held(), (2, 2 * KIB));
+        // The first is let go: what is counted is the other one.
+        assert!(deputy.next(None, Instant::now(), &budget).is_some());
+        assert_eq!(deputy.held(), (1, KIB));
+        assert!(deputy.next(None, Instant::now(), &budget).is_some());
+        assert_eq!((deputy.held(), budget.used()), ((0, 0), 0));
     }
 
     #[test]

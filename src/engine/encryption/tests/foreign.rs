@@ -141,7 +141,7 @@ fn sealed(vector: &Value, implementation: Implementation) -> Vec<u8> {
             tag = 1;
         }
     }
-    if tag == 0 && !envelope::looks_sealed(&content) {
+    if tag == 0 && !envelope::is_sealed(&content) {
         return content;
     }
     [&envelope::head(tag)[..], &content].concat()
