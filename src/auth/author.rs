@@ -8,15 +8,19 @@ use super::{Identity, Owner, Principal};
 
 /// Who has asked for something that is done later, when he may be gone: what a policy needs to tell whether he still may.
 ///
-/// It is kept in stores, so that it holds what can be written down: of a token the roles that it gave and its end, of all
-/// others who they are. What it rests on, such as a password, is not looked at again.
+/// It is kept in stores, so that it holds what can be written down: of a token, and of whom the bus's own process
+/// has vouched for, the roles that it gave and its end, of all others who they are. What it rests on, such as a password, is not looked at again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Author {
     pub(super) principal: Principal,
-    /// What his token gave him; empty for all others.
+    /// What his token, or the bus's own process, gave him; empty for all others.
     #[serde(default)]
     pub(super) roles: Vec<String>,
-    /// When his token ends, in milliseconds since 1970 (UTC).
+    /// The bus's own process gave him his roles. Not written where it is not so: a release that does not know it reads all that
+    /// it wrote itself, and takes who was given roles for the subject of a token of an issuer that it does not know.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) granted: bool,
+    /// When that ends, in milliseconds since 1970 (UTC).
     #[serde(default)]
     until: Option<u64>,
 }
@@ -30,14 +34,15 @@ impl Author {
         };
         Self {
             principal: identity.principal.clone(),
-            roles: identity.token_roles().to_vec(),
+            roles: identity.own_roles().to_vec(),
+            granted: identity.is_granted(),
             until: identity.expires.map(milliseconds),
         }
     }
 
     /// Somebody who was not asked who he is.
     pub(crate) fn unasked(principal: &Principal) -> Self {
-        Self { principal: principal.clone(), roles: Vec::new(), until: None }
+        Self { principal: principal.clone(), roles: Vec::new(), granted: false, until: None }
     }
 
     pub(crate) fn principal(&self) -> &Principal {
@@ -51,16 +56,44 @@ impl Author {
         (!owner.is_own_process()).then(|| owner.to_string())
     }
 
-    /// Whether his token has ended by `time`.
+    /// Whether his token, or what he was granted, has ended by `time`.
     pub(crate) fn has_ended(&self, time: SystemTime) -> bool {
         let end = |until| UNIX_EPOCH.checked_add(Duration::from_millis(until));
         self.until.and_then(end).is_some_and(|end| end <= time)
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the serialiser asks so")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_release_kept_of_somebody_is_read_and_nothing_else_is_kept_of_him_now() {
+        #[derive(Serialize, Deserialize)]
+        struct Earlier {
+            principal: Principal,
+            #[serde(default)]
+            roles: Vec<String>,
+            #[serde(default)]
+            until: Option<u64>,
+        }
+        let principal = Principal::Token { issuer: "login".into(), subject: "alice".into() };
+        let earlier = Earlier { principal: principal.clone(), roles: vec!["reader".into()], until: Some(7) };
+        let kept = rmp_serde::to_vec_named(&earlier).unwrap();
+        let author: Author = rmp_serde::from_slice(&kept).unwrap();
+        assert_eq!((&author.principal, author.granted, author.until), (&principal, false, Some(7)));
+        assert_eq!(rmp_serde::to_vec_named(&author).unwrap(), kept);
+
+        let granted = Author { granted: true, ..author };
+        let kept = rmp_serde::to_vec_named(&granted).unwrap();
+        assert_eq!(rmp_serde::from_slice::<Author>(&kept).unwrap(), granted);
+        assert_eq!(rmp_serde::from_slice::<Earlier>(&kept).unwrap().roles, ["reader"]);
+    }
 
     #[test]
     fn what_is_kept_counts_for_one_holder_whatever_process_connection_or_token_it_came_by() {

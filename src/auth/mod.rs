@@ -15,6 +15,7 @@
 mod address_block;
 mod author;
 mod file;
+mod granted;
 #[cfg(feature = "auth")]
 mod guesses;
 mod member;
@@ -43,6 +44,7 @@ mod turns;
 
 pub(crate) use address_block::AddressBlock;
 pub(crate) use author::Author;
+pub(crate) use granted::GrantedRoles;
 pub use member::{Member, PresenceEvent};
 pub(crate) use owner::Owner;
 pub use password::{PasswordHash, Passwords, hash_password};

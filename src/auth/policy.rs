@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use foldhash::fast::RandomState;
-use thiserror::Error;
 
-use super::refusals::Refusals;
+use super::refusals::{Refusals, Refused};
 use super::settings::{check_name, invalid};
 use super::{
-    AuthSettings, Author, Credentials, PasswordHash, Passwords, Permissions, Principal, Secret, TokenError,
+    AuthSettings, Author, Credentials, GrantedRoles, PasswordHash, Passwords, Permissions, Principal, Secret,
     TokenVerifier, Verified,
 };
 use crate::error::{BusError, BusResult};
@@ -38,12 +37,18 @@ impl Identity {
         self.expires.is_some_and(|end| end <= now)
     }
 
-    /// The roles that its token gives, if it rests on one.
-    pub(super) fn token_roles(&self) -> &[String] {
+    /// The roles that were given to it alone, by its token or by the bus's own process.
+    pub(super) fn own_roles(&self) -> &[String] {
         match &self.proof {
             Proof::Token(verified) => &verified.roles,
+            Proof::Granted(granted) => &granted.roles,
             Proof::Peer | Proof::Password(_) => &[],
         }
+    }
+
+    /// Whether the bus's own process vouches for it.
+    pub(super) fn is_granted(&self) -> bool {
+        matches!(self.proof, Proof::Granted(_))
     }
 }
 
@@ -56,6 +61,8 @@ enum Proof {
     Password(Arc<PasswordHash>),
     /// A token.
     Token(Verified),
+    /// The word of the bus's own process.
+    Granted(Arc<GrantedRoles>),
 }
 
 /// What a bus knows of users, certificates and issuers, and the rights of each.
@@ -116,33 +123,6 @@ pub struct Policy {
 struct User {
     hash: Arc<PasswordHash>,
     permissions: Arc<Permissions>,
-}
-
-/// Why somebody is not let in, for the log. The peer is told only whether credentials were missing.
-#[derive(Debug, Error)]
-enum Refused {
-    #[error("it shows no credentials, and the policy has no roles for it")]
-    NoCredentials,
-    #[error("there are no users")]
-    NoUsers,
-    #[error("there is no user {name:?}")]
-    UnknownUser { name: String },
-    #[error("the name of the user cannot be one")]
-    UserName,
-    #[error("the password of user {name:?} is wrong")]
-    WrongPassword { name: String },
-    #[error("the user {name:?} is no longer there, or has another password")]
-    UserChanged { name: String },
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    #[error("the key, audience or roles of the token's issuer are no longer the same")]
-    IssuerChanged,
-    #[error("its token has expired")]
-    Expired,
-    #[error("the roles of the token cannot be put together: {0}")]
-    Roles(BusError),
-    #[error("the password of user {name:?} is not looked at: {error}")]
-    Unchecked { name: String, error: BusError },
 }
 
 impl Default for Policy {
@@ -286,6 +266,15 @@ impl Policy {
         self.of_peer(peer).map_err(|refused| self.refuse(peer, refused))
     }
 
+    /// What somebody may do for whom the bus's own process vouches: what these roles may together, and by an open policy what
+    /// everybody may.
+    ///
+    /// # Errors
+    /// [`BusError::Denied`] where there is no such role, where they cannot be put together, and when it has ended.
+    pub(crate) fn grant(&self, principal: &Principal, granted: &Arc<GrantedRoles>) -> BusResult<Identity> {
+        self.of_granted(principal, granted).map_err(|refused| self.refuse(principal, refused))
+    }
+
     /// What becomes of somebody whom an earlier policy has let in: the same identity with the rights that it
     /// has by this one.
     ///
@@ -293,10 +282,11 @@ impl Policy {
     ///
     /// # Errors
     /// [`BusError::Denied`] if it would not be let in any more: the user has gone or has another password, the
-    /// token has expired, its issuer has gone, has another key or audience or may not give these roles, or
-    /// there are no roles for what the transport proves.
+    /// token has expired, its issuer has gone, has another key or audience or may not give these roles, a role has gone that
+    /// the bus's own process has granted, or there are no roles for what the transport proves.
     pub fn renew(&self, identity: &Identity) -> BusResult<Identity> {
         let renewed = match (&identity.proof, &identity.principal) {
+            (Proof::Granted(granted), principal) => self.of_granted(principal, granted),
             _ if self.open => Ok(Identity {
                 permissions: self.permissions_of(&identity.principal).unwrap_or_default(),
                 ..identity.clone()
@@ -317,8 +307,12 @@ impl Policy {
     }
 
     /// What somebody may do now who has asked for something earlier and may be gone; `None` if he would not be let in. Of a
-    /// user and of a certificate the name counts, of a token its issuer, the roles that it gave and its end.
+    /// user and of a certificate the name counts, of a token its issuer, the roles that it gave and its end, and of whom the bus's
+    /// own process has vouched for the roles and the end.
     pub(crate) fn permissions_later(&self, author: &Author, now: SystemTime) -> Option<Arc<Permissions>> {
+        if author.granted {
+            return if author.has_ended(now) { None } else { self.granted_permissions(&author.roles).ok() };
+        }
         match &author.principal {
             principal if self.open => self.permissions_of(principal),
             Principal::User { name } => self.users.get(name).map(|user| Arc::clone(&user.permissions)),
@@ -378,6 +372,35 @@ impl Policy {
         named.or(others).cloned()
     }
 
+    fn of_granted(&self, principal: &Principal, granted: &Arc<GrantedRoles>) -> Result<Identity, Refused> {
+        if granted.expires.is_some_and(|end| end <= SystemTime::now()) {
+            return Err(Refused::GrantEnded);
+        }
+        Ok(Identity {
+            principal: principal.clone(),
+            permissions: self.granted_permissions(&granted.roles)?,
+            expires: granted.expires,
+            proof: Proof::Granted(Arc::clone(granted)),
+        })
+    }
+
+    /// What roles may do that the bus's own process has granted.
+    fn granted_permissions(&self, roles: &[String]) -> Result<Arc<Permissions>, Refused> {
+        if self.open {
+            return Ok(Arc::clone(&self.unreserved));
+        }
+        let (count, limit) = (roles.len(), limits::ROLES_PER_PRINCIPAL);
+        if count > limit {
+            let error = invalid(format!("there are {count} of them, more than the limit of {limit}"));
+            return Err(Refused::GrantedRoles(error));
+        }
+        let find =
+            |role: &String| self.roles.get(role).ok_or_else(|| Refused::UnknownRole { role: role.clone() });
+        let permissions = Permissions::together(roles.iter().map(find).collect::<Result<Vec<_>, _>>()?);
+        permissions.check().map_err(Refused::GrantedRoles)?;
+        Ok(Arc::new(permissions))
+    }
+
     fn of_token(&self, token: &Secret) -> Result<Identity, Refused> {
         self.of_verified(self.tokens.verify(token.reveal())?)
     }
@@ -435,23 +458,6 @@ impl User {
             expires: None,
             proof: Proof::Password(Arc::clone(&self.hash)),
         }
-    }
-}
-
-impl Refused {
-    /// What the peer is told.
-    fn told(self) -> BusError {
-        let what = match self {
-            Self::Unchecked { error, .. } => return error,
-            Self::NoCredentials => {
-                "this bus needs credentials; connect with a token, with a user and password, or with a client \
-                 certificate that it knows"
-            }
-            _ => {
-                "the credentials were not accepted; check that they are right and still valid, or get new ones"
-            }
-        };
-        BusError::Denied { what: what.into() }
     }
 }
 

@@ -1,13 +1,70 @@
-//! Says in the log who is not let in, and not more of it than somebody would read.
+//! Why somebody is not let in: what he is told, and what the log says, which is not more than somebody would read.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::Principal;
+use super::{Principal, TokenError};
+use crate::error::BusError;
 use crate::limits;
+
+/// Why somebody is not let in, for the log. The peer is told only whether credentials were missing.
+#[derive(Debug, Error)]
+pub(super) enum Refused {
+    #[error("it shows no credentials, and the policy has no roles for it")]
+    NoCredentials,
+    #[error("there are no users")]
+    NoUsers,
+    #[error("there is no user {name:?}")]
+    UnknownUser { name: String },
+    #[error("the name of the user cannot be one")]
+    UserName,
+    #[error("the password of user {name:?} is wrong")]
+    WrongPassword { name: String },
+    #[error("the user {name:?} is no longer there, or has another password")]
+    UserChanged { name: String },
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the key, audience or roles of the token's issuer are no longer the same")]
+    IssuerChanged,
+    #[error("its token has expired")]
+    Expired,
+    #[error("the roles of the token cannot be put together: {0}")]
+    Roles(BusError),
+    #[error(
+        "this process grants it the role {role:?}, which the policy does not have; add it there or correct the name"
+    )]
+    UnknownRole { role: String },
+    #[error("this process grants it roles that cannot be put together: {0}")]
+    GrantedRoles(BusError),
+    #[error("what this process has granted it has ended")]
+    GrantEnded,
+    #[error("the password of user {name:?} is not looked at: {error}")]
+    Unchecked { name: String, error: BusError },
+}
+
+impl Refused {
+    /// What the peer is told.
+    pub(super) fn told(self) -> BusError {
+        let what = match self {
+            Self::Unchecked { error, .. } => return error,
+            Self::NoCredentials => {
+                "this bus needs credentials; connect with a token, with a user and password, or with a client \
+                 certificate that it knows"
+            }
+            Self::UnknownRole { .. } | Self::GrantedRoles(_) => {
+                "the roles that the bus's own process grants cannot be had by the bus's policy; its log says why"
+            }
+            _ => {
+                "the credentials were not accepted; check that they are right and still valid, or get new ones"
+            }
+        };
+        BusError::Denied { what: what.into() }
+    }
+}
 
 /// What of it has been said lately.
 #[derive(Debug, Default)]

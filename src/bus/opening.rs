@@ -289,7 +289,15 @@ async fn identify(
         return Err(BusError::UnsupportedVersion { what });
     }
     let (policy, number) = shared.policies.current();
-    if policy.is_open() || peer.principal == Principal::Bus {
+    if peer.principal == Principal::Bus {
+        return Ok((None, number));
+    }
+    if let Some(granted) = &peer.granted
+        && (policy.is_open() || hello.credentials.is_none())
+    {
+        return Ok((Some(Rights::of(policy.grant(&peer.principal, granted)?)), number));
+    }
+    if policy.is_open() {
         return Ok((None, number));
     }
     let credentials = hello.credentials.as_ref().map(Credentials::from);

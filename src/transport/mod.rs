@@ -55,6 +55,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 pub use address::{Address, Endpoint, WebSocketAddress};
 pub use batch::Batch;
@@ -79,7 +80,7 @@ pub use unix::{UnixListener, UnixOptions, connect_unix};
 #[cfg(feature = "websocket")]
 pub use websocket::WebSocketOptions;
 
-use crate::auth::Principal;
+use crate::auth::{GrantedRoles, Principal};
 #[cfg(not(feature = "tcp"))]
 use crate::error::BusError;
 use crate::error::BusResult;
@@ -165,17 +166,72 @@ pub trait LinkReceiver: Send + 'static {
 pub struct Peer {
     /// What the transport can prove of the peer.
     pub principal: Principal,
-    /// The transport's name: `memory`, `unix`, `tcp`, `tls`, `quic`, `ws`, `wss`.
+    /// The transport's name: `memory`, `unix`, `tcp`, `tls`, `quic`, `ws`, `wss`, or what whoever attaches a link calls it.
     pub transport: &'static str,
     /// What it has shown for that; the session ends when it is no longer good.
     pub(crate) certificate: Option<Arc<ShownCertificate>>,
+    /// What the process that attaches the link vouches for.
+    pub(crate) granted: Option<Arc<GrantedRoles>>,
 }
 
 impl Peer {
     /// Somebody of whom a transport of this name can prove so much.
     #[must_use]
     pub fn new(principal: Principal, transport: &'static str) -> Self {
-        Self { principal, transport, certificate: None }
+        Self { principal, transport, certificate: None, granted: None }
+    }
+
+    /// The same, with the rights of these roles of the bus's policy: whoever attaches the link has checked by itself who is
+    /// at its other end, as a gateway does that has tokens and users of its own.
+    ///
+    /// A bus without authentication gives it what it gives everybody: all but administering, whatever the principal and the
+    /// roles. Without any role it may do nothing elsewhere. A role that the policy does not have, and more roles than
+    /// [`limits::ROLES_PER_PRINCIPAL`](crate::limits::ROLES_PER_PRINCIPAL), refuse the session with
+    /// [`BusError::Denied`](crate::BusError::Denied), and the bus's log says which; a policy that replaces another
+    /// gives it the roles' new rights, and ends it where one has gone. What it asks for that is done later, as a
+    /// delayed message, is done by the roles.
+    ///
+    /// The principal is what others see, and what keeps what belongs to one from another. So it should be one that nobody
+    /// can prove to the bus itself: that of a [`Token`](Principal::Token) has an issuer that the policy does not
+    /// know. [`Principal::Bus`] has all rights, whatever it is granted.
+    ///
+    /// Credentials that come over the link count before this, as before what a transport proves.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::auth::{Policy, Principal};
+    /// use whispeer::prelude::*;
+    /// use whispeer::transport::{Peer, memory_pair};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let policy = Policy::from_toml(r#"auth.roles.reader.subscribe.allow = ["news/**"]"#)?;
+    /// let bus = Bus::builder().policy(policy).start()?;
+    ///
+    /// let alice = Principal::Token { issuer: "chat".into(), subject: "alice".into() };
+    /// let (link, other_end) = memory_pair();
+    /// bus.attach(link, Peer::new(alice, "chat").granted(["reader"]))?;
+    /// let client = Client::builder().connect_link(other_end)?;
+    /// client.subscribe_bytes("news/*").await?;
+    /// assert!(matches!(client.publish_bytes("news/local", "").await, Err(BusError::Denied { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn granted(self, roles: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.granted_until(roles, None)
+    }
+
+    /// [`granted`](Self::granted) up to a moment, as by a token that ends: the session ends then, on a bus without
+    /// authentication, too. `None` is for no end.
+    #[must_use]
+    pub fn granted_until(
+        self,
+        roles: impl IntoIterator<Item = impl Into<String>>,
+        end: impl Into<Option<SystemTime>>,
+    ) -> Self {
+        let roles = roles.into_iter().map(Into::into).collect();
+        Self { granted: Some(Arc::new(GrantedRoles::new(roles, end.into()))), ..self }
     }
 }
 

@@ -87,6 +87,7 @@ mod unacknowledged;
 mod unix;
 mod unread;
 mod values;
+mod vouched;
 mod websocket;
 mod wills;
 mod withheld;
