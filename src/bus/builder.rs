@@ -496,6 +496,7 @@ impl BusBuilder {
             draining: AtomicBool::new(false),
             alone: AtomicBool::new(self.plugins.want(Hooks::PUBLISH | Hooks::DELIVER)),
             plugins: (!self.plugins.is_empty()).then(|| Arc::new(self.plugins)),
+            drains: watch::Sender::new(false),
             stop_asked: watch::Sender::new(None),
         });
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);

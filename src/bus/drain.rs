@@ -30,6 +30,7 @@ impl Shared {
         let until = Instant::now() + grace;
         if !self.draining.swap(true, Ordering::Relaxed) {
             self.alone.store(true, Ordering::Relaxed);
+            self.drains.send_replace(true);
             self.tell_draining().await;
         }
         let mut watch = Watch::default();

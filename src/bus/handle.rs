@@ -13,9 +13,9 @@ use tokio::task::JoinHandle;
 use super::settings::Live;
 use super::stats::{Rows, dropped_by_name};
 use super::supervisor::Phase;
-use super::{Applied, BusStats, ServedStats, SessionStats, Settings, Shared, SubscriptionStats};
+use super::{Applied, BusStats, BusView, ServedStats, SessionStats, Settings, Shared, SubscriptionStats};
 use crate::auth::Policy;
-use crate::error::{BusError, BusResult};
+use crate::error::BusResult;
 use crate::limits;
 use crate::transport::{Accepted, Address, Link, MemoryConnector, Peer};
 
@@ -40,7 +40,7 @@ pub struct BusHandle {
     shared: Arc<Shared>,
     connector: MemoryConnector,
     local: Vec<Address>,
-    attach: mpsc::Sender<Accepted>,
+    view: BusView,
     phase: watch::Sender<Phase>,
     task: Option<JoinHandle<()>>,
     introspection: JoinHandle<()>,
@@ -56,7 +56,8 @@ impl BusHandle {
         task: JoinHandle<()>,
         introspection: JoinHandle<()>,
     ) -> Self {
-        Self { shared, connector, local, attach, phase, task: Some(task), introspection }
+        let view = BusView::new(&shared, attach, phase.subscribe());
+        Self { shared, connector, local, view, phase, task: Some(task), introspection }
     }
 
     #[cfg(test)]
@@ -76,12 +77,13 @@ impl BusHandle {
     /// [`BusError::Overloaded`] when too many links wait to be taken over, [`BusError::Closed`] when
     /// the bus has stopped.
     pub fn attach(&self, link: Link, peer: Peer) -> BusResult<()> {
-        self.attach.try_send(Accepted::Open { link, peer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                BusError::Overloaded { what: "links that wait to be served".into() }
-            }
-            mpsc::error::TrySendError::Closed(_) => BusError::Closed { what: "the bus".into() },
-        })
+        self.view.attach(link, peer)
+    }
+
+    /// What others in this process may have of the bus, as a gateway that attaches links to it. It does not keep the bus alive.
+    #[must_use]
+    pub fn view(&self) -> BusView {
+        self.view.clone()
     }
 
     /// The addresses it listens on.

@@ -14,7 +14,7 @@
 //! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
 //! `plugged` is where plugins have their say, `deputy` publishes what is due later, `will` what a session leaves,
-//! `presence` who comes and goes, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `presence` who comes and goes, `view` is what others in the process have of a bus, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -57,6 +57,7 @@ mod sweeper;
 mod table;
 mod task;
 mod underway;
+mod view;
 mod will;
 mod workers;
 
@@ -76,6 +77,7 @@ pub use settings::{Applied, Settings};
 pub use stats::{
     BusStats, ConsumerStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats,
 };
+pub use view::BusView;
 
 use self::budget::Budget;
 use self::certificates::Inspection;
@@ -135,6 +137,8 @@ pub(crate) struct Shared {
     past: Mutex<Totals>,
     cut_off: AtomicU64,
     draining: AtomicBool,
+    /// Says that it drains to who waits for that.
+    drains: watch::Sender<bool>,
     /// Publishes go one by one: the bus drains, or plugins want to see each.
     alone: AtomicBool,
     plugins: Option<Arc<Plugins>>,

@@ -87,6 +87,7 @@ mod unacknowledged;
 mod unix;
 mod unread;
 mod values;
+mod views;
 mod vouched;
 mod websocket;
 mod wills;

@@ -1,0 +1,164 @@
+//! A running bus, as others in its process see it.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use tokio::sync::{mpsc, watch};
+
+use super::supervisor::Phase;
+use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
+use crate::error::{BusError, BusResult};
+use crate::transport::{Accepted, Link, Peer, memory_pair};
+
+/// What else runs in the bus's process may have of it, as a gateway: it attaches links, looks at what there is, and notices
+/// when the bus drains.
+///
+/// Made by [`BusHandle::view`](super::BusHandle::view). A clone costs a few counters. It keeps nothing alive: the bus stops with its
+/// handle, and what it kept is given back, however many views there are.
+///
+/// # Examples
+/// A gateway that serves until the bus drains:
+/// ```
+/// use std::time::Duration;
+///
+/// use whispeer::auth::Principal;
+/// use whispeer::bus::BusView;
+/// use whispeer::prelude::*;
+/// use whispeer::transport::Peer;
+///
+/// async fn serve(bus: BusView) -> BusResult<()> {
+///     let alice = Principal::Token { issuer: "chat".into(), subject: "alice".into() };
+///     let link = bus.connect(Peer::new(alice, "chat").granted(["reader"]))?;
+///     let client = Client::builder().name("alice's browser").connect_link(link)?;
+///     client.ping().await?;
+///     assert_eq!(bus.sessions()?[0].transport, "chat");
+///     bus.draining().await;
+///     client.close().await
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> BusResult<()> {
+/// let bus = Bus::builder().start()?;
+/// let gateway = tokio::spawn(serve(bus.view()));
+/// # while bus.stats().sessions == 0 { tokio::task::yield_now().await; }
+/// bus.drain(Duration::from_secs(5)).await;
+/// gateway.await.expect("it does not panic")
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct BusView {
+    shared: Weak<Shared>,
+    attach: mpsc::Sender<Accepted>,
+    draining: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl BusView {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        attach: mpsc::Sender<Accepted>,
+        phase: watch::Receiver<Phase>,
+    ) -> Self {
+        Self { shared: Arc::downgrade(shared), attach, draining: shared.drains.subscribe(), phase }
+    }
+
+    /// Serves a link that someone else accepted, on behalf of `peer`.
+    ///
+    /// # Errors
+    /// [`BusError::Overloaded`] when too many links wait to be taken over: that passes when those who attach them give
+    /// the bus a turn. [`BusError::Closed`] when the bus has stopped. Who is refused by the bus is told over the link.
+    pub fn attach(&self, link: Link, peer: Peer) -> BusResult<()> {
+        if self.has_stopped() {
+            return Err(closed());
+        }
+        self.attach.try_send(Accepted::Open { link, peer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                BusError::Overloaded { what: "links that wait to be served".into() }
+            }
+            mpsc::error::TrySendError::Closed(_) => closed(),
+        })
+    }
+
+    /// A memory link to the bus, at whose other end is `peer`; for
+    /// [`ClientBuilder::connect_link`](crate::client::ClientBuilder::connect_link).
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach). That the bus lets nobody of that name in is told over the link.
+    pub fn connect(&self, peer: Peer) -> BusResult<Link> {
+        let (bus_end, client_end) = memory_pair();
+        self.attach(bus_end, peer)?;
+        Ok(client_end)
+    }
+
+    /// The state of the bus now.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when it has stopped.
+    pub fn stats(&self) -> BusResult<BusStats> {
+        Ok(self.shared()?.stats())
+    }
+
+    /// The sessions now, in the order in which they connected.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    pub fn sessions(&self) -> BusResult<Vec<SessionStats>> {
+        Ok(self.shared()?.session_stats(usize::MAX).rows)
+    }
+
+    /// The subscriptions now.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    pub fn subscriptions(&self) -> BusResult<Vec<SubscriptionStats>> {
+        Ok(self.shared()?.subscription_stats(usize::MAX).rows)
+    }
+
+    /// The served topics now.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    pub fn served(&self) -> BusResult<Vec<ServedStats>> {
+        Ok(self.shared()?.served_stats(usize::MAX).rows)
+    }
+
+    /// Whether the bus drains or has stopped: it takes nothing new.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow() || self.has_stopped()
+    }
+
+    /// Ends when the bus begins to drain, for whatever reason, or stops without that; at once if it has. Clients over
+    /// attached links are told by the bus itself: this is for what they do not know of, such as a listener of one's own.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut draining, mut phase) = (self.draining.clone(), self.phase.clone());
+        async move {
+            // Where nobody can say so any more, the bus is gone.
+            tokio::select! {
+                _ = draining.wait_for(|draining| *draining) => {}
+                _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
+            }
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        *self.phase.borrow() == Phase::Stopped
+    }
+
+    fn shared(&self) -> BusResult<Arc<Shared>> {
+        self.shared.upgrade().filter(|_| !self.has_stopped()).ok_or_else(closed)
+    }
+}
+
+impl fmt::Debug for BusView {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("BusView").field("is_draining", &self.is_draining()).finish_non_exhaustive()
+    }
+}
+
+fn closed() -> BusError {
+    BusError::Closed { what: "the bus".into() }
+}
