@@ -73,6 +73,8 @@ mod settled_dead_letters;
 mod slow_handlers;
 mod slow_peers;
 mod stalled_stores;
+#[cfg(feature = "auth")]
+mod strangers;
 mod streams;
 mod successors;
 mod tampered_store;

@@ -25,10 +25,10 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     wait::soon("what is next", future).await
 }
 
-const PASSWORD: &str = "correct horse";
+pub(crate) const PASSWORD: &str = "correct horse";
 
 /// Its hash at next to no cost, for tests of many checks.
-const CHEAP: &str =
+pub(crate) const CHEAP: &str =
     "$argon2id$v=19$m=8,t=1,p=1$c2l4dGVlbiBieXRlcy4uLg$455F/Q/0V4QgHpuquY8a/sPkc4MTJwOUEWuW/ZpQx7Y";
 
 /// A bus that knows alice by her password, the certificate of alice, and who has a token of `login`.
