@@ -55,6 +55,8 @@ pub use secret::{Credentials, Secret};
 pub use settings::{
     AuthSettings, CertificateSettings, IssuerSettings, TokenAlgorithm, UnixSettings, UserSettings,
 };
+#[cfg(feature = "auth")]
+pub use token::prepare_tokens;
 pub use token::{SigningKey, TokenIssuer, TokenVerifier, Verified};
 pub use token_error::TokenError;
 

@@ -24,5 +24,26 @@ pub use issue::TokenIssuer;
 pub use keys::SigningKey;
 pub use verify::{TokenVerifier, Verified};
 
+use crate::error::{BusError, BusResult};
+
+/// Makes sure that tokens can be signed and verified in this process by `jsonwebtoken`, which panics where nothing that can do so
+/// has been installed. For those who use it themselves for tokens of their own; what is here does so by itself.
+///
+/// # Errors
+/// [`BusError::InvalidSettings`] if the process has installed a provider that knows neither HS256 nor EdDSA.
+///
+/// # Examples
+/// ```
+/// use jsonwebtoken::{DecodingKey, Validation, decode};
+///
+/// whispeer::auth::prepare_tokens()?;
+/// let key = DecodingKey::from_secret(b"of this process alone");
+/// assert!(decode::<serde_json::Value>("no token", &key, &Validation::default()).is_err());
+/// # Ok::<(), whispeer::BusError>(())
+/// ```
+pub fn prepare_tokens() -> BusResult<()> {
+    provider::install().map_err(|why| BusError::InvalidSettings(why.into()))
+}
+
 #[cfg(test)]
 mod tests;

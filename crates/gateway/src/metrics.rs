@@ -1,0 +1,180 @@
+//! What the gateway counts, for `/metrics`. No label comes from outside: routes, methods, dialects and reasons are known.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The routes that there are, by which requests are counted.
+const ROUTES: &[&str] = &[
+    "/api/openapi.json",
+    "/api/publish",
+    "/api/v1/consumers",
+    "/api/v1/history",
+    "/api/v1/publish",
+    "/api/v1/request",
+    "/api/v1/sessions",
+    "/api/v1/streams",
+    "/api/v1/subscribe",
+    "/api/v1/ticket",
+    "/api/v1/topics",
+    "/bus",
+    "/healthz",
+    "/metrics",
+    "/popsub",
+    "/readyz",
+    "/ws",
+];
+
+/// Bounds of the buckets of times: from a tenth of a millisecond to half a minute.
+const SECONDS: [f64; 13] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// A request that was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    route: &'static str,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    route: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Spoken {
+    dialect: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Directed {
+    dialect: &'static str,
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Because {
+    dialect: &'static str,
+    reason: &'static str,
+}
+
+/// The gateway's counts, in a registry to which others may add theirs.
+pub(crate) struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<Answered, Counter>,
+    seconds: Family<Route, Histogram, fn() -> Histogram>,
+    sockets: Family<Spoken, Gauge>,
+    messages: Family<Directed, Counter>,
+    dropped: Family<Because, Counter>,
+    refused: Family<Because, Counter>,
+    connections: Gauge,
+}
+
+/// What is spoken over a socket, and its counts, which it holds: a message then costs one addition.
+#[derive(Clone)]
+pub(crate) struct SocketCounts {
+    pub(crate) received: Counter,
+    pub(crate) sent: Counter,
+    open: Gauge,
+}
+
+/// A socket that is open, for as long as this is there.
+pub(crate) struct OpenSocket(Gauge);
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl SocketCounts {
+    pub(crate) fn open(&self) -> OpenSocket {
+        self.open.inc();
+        OpenSocket(self.open.clone())
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("whispeer");
+        let metrics = Self {
+            registry: Mutex::default(),
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            sockets: Family::default(),
+            messages: Family::default(),
+            dropped: Family::default(),
+            refused: Family::default(),
+            connections: Gauge::default(),
+        };
+        registry.register("http_requests", "Requests that were answered", metrics.requests.clone());
+        let what = "Time from a request's head to the head of its answer";
+        registry.register_with_unit("http_request", what, Unit::Seconds, metrics.seconds.clone());
+        registry.register("gateway_connections", "Connections that are open", metrics.connections.clone());
+        registry.register(
+            "gateway_sockets",
+            "WebSockets and streams of events that are open",
+            metrics.sockets.clone(),
+        );
+        let what = "Messages that came over WebSockets and streams of events, and that went";
+        registry.register("gateway_messages", what, metrics.messages.clone());
+        let what = "Messages that a session did not get, as it took them too slowly or could not";
+        registry.register("gateway_dropped", what, metrics.dropped.clone());
+        registry.register("gateway_refused", "What was asked for and refused", metrics.refused.clone());
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    /// The route as it is counted: one that there is, or `other`.
+    pub(crate) fn route(&self, matched: Option<&str>) -> &'static str {
+        matched.and_then(|path| ROUTES.iter().find(|route| **route == path)).copied().unwrap_or("other")
+    }
+
+    pub(crate) fn answered(&self, route: &'static str, method: &Method, status: StatusCode, time: Duration) {
+        // Methods are as many as somebody makes up.
+        let method = match method.as_str() {
+            "GET" => "GET",
+            "HEAD" => "HEAD",
+            "POST" => "POST",
+            "OPTIONS" => "OPTIONS",
+            _ => "other",
+        };
+        self.requests.get_or_create(&Answered { route, method, status: status.as_u16() }).inc();
+        self.seconds.get_or_create(&Route { route }).observe(time.as_secs_f64());
+    }
+
+    /// The counts of a socket on which this is spoken.
+    pub(crate) fn socket(&self, dialect: &'static str) -> SocketCounts {
+        let messages = |direction| self.messages.get_or_create(&Directed { dialect, direction }).clone();
+        SocketCounts {
+            received: messages("in"),
+            sent: messages("out"),
+            open: self.sockets.get_or_create(&Spoken { dialect }).clone(),
+        }
+    }
+
+    pub(crate) fn dropped(&self, dialect: &'static str, reason: &'static str, count: u64) {
+        self.dropped.get_or_create(&Because { dialect, reason }).inc_by(count);
+    }
+
+    pub(crate) fn refused(&self, dialect: &'static str, reason: &'static str) {
+        self.refused.get_or_create(&Because { dialect, reason }).inc();
+    }
+
+    pub(crate) fn connected(&self) -> OpenSocket {
+        self.connections.inc();
+        OpenSocket(self.connections.clone())
+    }
+
+    /// Lets somebody put what he counts beside it, or read all.
+    pub(crate) fn with_registry<R>(&self, act: impl FnOnce(&mut Registry) -> R) -> R {
+        act(&mut self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}

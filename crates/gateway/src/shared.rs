@@ -1,0 +1,88 @@
+//! What all requests share.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use whispeer::bus::BusView;
+use whispeer::transport::Peer;
+use whispeer::{BusResult, Client};
+
+use crate::gateway::{GatewayError, Phase};
+use crate::metrics::Metrics;
+use crate::origins::Origins;
+use crate::rates::Rates;
+use crate::settings::Settings;
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remote(pub(crate) SocketAddr);
+
+pub(crate) struct Shared {
+    pub(crate) bus: BusView,
+    pub(crate) settings: Settings,
+    pub(crate) origins: Origins,
+    pub(crate) rates: Rates,
+    pub(crate) metrics: Metrics,
+    phase: watch::Receiver<Phase>,
+    /// Held by each socket while it is open.
+    sockets: watch::Sender<()>,
+}
+
+/// What a socket holds while it is open, so that who drains waits for it.
+pub(crate) struct SocketPlace {
+    _place: watch::Receiver<()>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        bus: BusView,
+        settings: Settings,
+        local: SocketAddr,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Self, GatewayError> {
+        let Some(rate) = NonZeroU32::new(settings.rate) else {
+            return Err(GatewayError::Settings(
+                "a rate of 0 lets nobody ask anything; give one of 1 or more".into(),
+            ));
+        };
+        Ok(Self {
+            origins: Origins::new(&settings, local)?,
+            rates: Rates::new(rate),
+            metrics: Metrics::new(),
+            bus,
+            settings,
+            phase,
+            sockets: watch::channel(()).0,
+        })
+    }
+
+    /// A session of the bus for this peer, by which name it is listed.
+    pub(crate) fn join(&self, peer: Peer, name: &str) -> BusResult<Client> {
+        let link = self.bus.connect(peer)?;
+        Client::builder().name(name).connect_link(link)
+    }
+
+    /// Waits until the gateway drains.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn draining(self: &Arc<Self>) {
+        // Where the gateway is gone, so is whoever waits for this.
+        let _ = self.phase.clone().wait_for(|phase| *phase >= Phase::Draining).await;
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
+    pub(crate) fn socket_place(&self) -> SocketPlace {
+        SocketPlace { _place: self.sockets.subscribe() }
+    }
+
+    /// Waits until all sockets are closed.
+    pub(crate) async fn sockets_closed(&self) {
+        self.sockets.closed().await;
+    }
+}
