@@ -66,7 +66,7 @@ pub enum GatewayError {
 /// # }
 /// ```
 pub struct Gateway {
-    local: SocketAddr,
+    local: Vec<SocketAddr>,
     end: watch::Sender<Phase>,
     grace: Duration,
     task: JoinHandle<()>,
@@ -86,23 +86,28 @@ impl Gateway {
     /// # Errors
     /// For a setting that cannot be used, and if it cannot listen there.
     pub async fn start(bus: &BusHandle, settings: Settings) -> Result<Self, GatewayError> {
-        let address = settings.listen;
-        let listener = listen(address).map_err(|error| GatewayError::Listen { address, error })?;
-        Self::start_on(bus.view(), listener, settings)
+        let listeners = listen(&settings.listen)?;
+        Self::start_on(bus.view(), listeners, settings)
     }
 
-    /// Starts it on a socket that listens already.
+    /// Starts it on sockets that listen already, whatever the settings say of where.
     ///
     /// # Errors
-    /// For a setting that cannot be used.
-    pub fn start_on(bus: BusView, listener: TcpListener, settings: Settings) -> Result<Self, GatewayError> {
-        let address = settings.listen;
-        let local = listener.local_addr().map_err(|error| GatewayError::Listen { address, error })?;
+    /// For a setting that cannot be used, and if there is no socket.
+    pub fn start_on(
+        bus: BusView,
+        listeners: Vec<TcpListener>,
+        settings: Settings,
+    ) -> Result<Self, GatewayError> {
+        let local: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        if local.is_empty() {
+            return Err(GatewayError::Settings("there is no socket that listens".into()));
+        }
         let (end, phase) = watch::channel(Phase::Running);
         let grace = settings.grace;
-        let shared = Arc::new(Shared::new(bus, settings, local, phase.clone())?);
+        let shared = Arc::new(Shared::new(bus, settings, &local, phase.clone())?);
         let router = router(&shared);
-        let server = Server::new(Arc::clone(&shared), listener, router);
+        let server = Server::new(Arc::clone(&shared), listeners, router);
         let begin = end.clone();
         let task = tokio::spawn(async move {
             let drained = shared.bus.draining();
@@ -119,10 +124,17 @@ impl Gateway {
         Ok(Self { local, end, grace, task })
     }
 
-    /// Where it listens.
+    /// Where it listens, in the order in which that was given.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local
+    }
+
+    /// The first address at which it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        // There is one; without, it is not started.
+        self.local.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
     }
 
     /// Takes nothing new, lets what is there finish for as long as the settings say, and ends.

@@ -13,6 +13,9 @@ use crate::Settings;
 use crate::gateway::GatewayError;
 use crate::problem::Problem;
 
+/// Names of this host that nobody else can give it.
+const OWN: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
 /// Whom requests may come from.
 #[derive(Debug)]
 pub(crate) struct Origins {
@@ -24,7 +27,7 @@ pub(crate) struct Origins {
 
 impl Origins {
     /// What the settings list, and on the loopback the gateway's own, which listens at `local`.
-    pub(crate) fn new(settings: &Settings, local: SocketAddr) -> Result<Self, GatewayError> {
+    pub(crate) fn new(settings: &Settings, local: &[SocketAddr]) -> Result<Self, GatewayError> {
         let mut listed = Vec::new();
         for origin in &settings.origins {
             if !is_origin(origin) {
@@ -44,13 +47,11 @@ impl Origins {
         hosts.extend(
             listed.iter().filter_map(|origin| origin.split_once("://")).map(|(_, host)| host.to_owned()),
         );
-        for own in ["localhost", "127.0.0.1", "[::1]"] {
-            hosts.push(own.to_owned());
-            if local.ip().is_loopback() {
-                listed.push(format!("http://{own}:{}", local.port()));
-                if local.port() == 80 {
-                    listed.push(format!("http://{own}"));
-                }
+        hosts.extend(OWN.map(str::to_owned));
+        for address in local.iter().filter(|address| address.ip().is_loopback()) {
+            listed.extend(OWN.map(|own| format!("http://{own}:{}", address.port())));
+            if address.port() == 80 {
+                listed.extend(OWN.map(|own| format!("http://{own}")));
             }
         }
         Ok(Self { listed, hosts })
@@ -123,7 +124,7 @@ mod tests {
         let mut settings = Settings::new(local.parse().unwrap());
         settings.origins = vec!["https://app.example.com".into()];
         settings.hosts = vec!["bus.example.com".into()];
-        let origins = Origins::new(&settings, settings.listen).unwrap();
+        let origins = Origins::new(&settings, &settings.listen).unwrap();
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
@@ -175,7 +176,7 @@ mod tests {
             ["*", "null", "app.example.com", "https://app.example.com/", "https://", "ftp://a", "http://a@b"]
         {
             settings.origins = vec![origin.into()];
-            let error = Origins::new(&settings, settings.listen).unwrap_err();
+            let error = Origins::new(&settings, &settings.listen).unwrap_err();
             assert!(error.to_string().contains(origin), "{error}");
         }
     }

@@ -1,10 +1,12 @@
 //! Who accepts connections, and for how long each may take.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,14 +20,36 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
-use crate::gateway::Phase;
+use crate::gateway::{GatewayError, Phase};
 use crate::limits;
 use crate::rates::block_of;
 use crate::shared::{Remote, Shared};
 use crate::stream::TimedStream;
 
-/// Listens there.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens at all of these addresses.
+///
+/// # Errors
+/// At which it cannot, and why.
+pub(crate) fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, GatewayError> {
+    let mut listeners = Vec::new();
+    let mut chosen = None;
+    for address in addresses {
+        let mut address = *address;
+        if address.port() == 0 {
+            address.set_port(chosen.unwrap_or(0));
+        }
+        let failed = |error| GatewayError::Listen { address, error };
+        let listener = listen_at(address).map_err(failed)?;
+        chosen = Some(listener.local_addr().map_err(failed)?.port());
+        listeners.push(listener);
+    }
+    if listeners.is_empty() {
+        return Err(GatewayError::Settings("there is no address to listen at".into()));
+    }
+    Ok(listeners)
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A gateway that is started again finds connections of the one before that are not forgotten yet.
     #[cfg(unix)]
@@ -36,7 +60,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 pub(crate) struct Server {
     shared: Arc<Shared>,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     router: Router,
     places: Arc<Places>,
 }
@@ -90,22 +114,22 @@ impl Drop for Place {
 }
 
 impl Server {
-    pub(crate) fn new(shared: Arc<Shared>, listener: TcpListener, router: Router) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, listeners: Vec<TcpListener>, router: Router) -> Self {
         let places = Arc::new(Places {
             all: Arc::new(Semaphore::new(shared.settings.max_connections.min(Semaphore::MAX_PERMITS))),
             per_address: shared.settings.max_connections_per_address,
             taken: Mutex::default(),
         });
-        Self { shared, listener, router, places }
+        Self { shared, listeners, router, places }
     }
 
     /// Serves until it is to drain, and then for as long as what is there takes, at most `grace`.
     pub(crate) async fn run(self, mut phase: watch::Receiver<Phase>, grace: Duration) {
-        let Self { shared, listener, router, places } = self;
+        let Self { shared, listeners, router, places } = self;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
+                accepted = accept(&listeners) => match accepted {
                     Ok((stream, address)) => match places.take(address.ip()) {
                         Ok(place) => {
                             let served = serve(stream, address, router.clone(), phase.clone());
@@ -131,7 +155,7 @@ impl Server {
                 () = drains(&mut phase) => break,
             }
         }
-        drop(listener);
+        drop(listeners);
         let all_end = async {
             while connections.join_next().await.is_some() {}
             shared.sockets_closed().await;
@@ -140,6 +164,18 @@ impl Server {
             tracing::info!(?grace, "connections that have not ended in time are closed");
         }
     }
+}
+
+/// The next connection at any of these.
+///
+/// # Cancel safety
+/// No connection is lost when the future is dropped.
+async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        let accepted = listeners.iter().map(|listener| listener.poll_accept(context));
+        accepted.into_iter().find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 /// Waits until it is to drain. Where nobody is left to say so, it is.

@@ -19,8 +19,8 @@ use whispeer::auth::Secret;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Where it listens. Port 0 is one that the system chooses.
-    pub listen: SocketAddr,
+    /// Where it listens; at least one address. Port 0 is one that the system chooses: the same for all, if it is free there.
+    pub listen: Vec<SocketAddr>,
     /// Origins whose pages may use it, such as `https://app.example.com`: scheme, host, and the port if it is not the
     /// scheme's own. Pages that the gateway itself serves are of its own origin, which is listed on the loopback by itself.
     pub origins: Vec<String>,
@@ -54,7 +54,7 @@ impl Settings {
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
-            listen,
+            listen: vec![listen],
             origins: Vec::new(),
             hosts: Vec::new(),
             pages: None,

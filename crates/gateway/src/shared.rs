@@ -39,7 +39,7 @@ impl Shared {
     pub(crate) fn new(
         bus: BusView,
         settings: Settings,
-        local: SocketAddr,
+        local: &[SocketAddr],
         phase: watch::Receiver<Phase>,
     ) -> Result<Self, GatewayError> {
         let Some(rate) = NonZeroU32::new(settings.rate) else {
