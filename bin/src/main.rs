@@ -24,6 +24,11 @@ mod commands;
 mod connection;
 mod failure;
 mod first_word;
+#[cfg(feature = "gateway")]
+mod gateway;
+#[cfg(not(feature = "gateway"))]
+#[path = "gateway_absent.rs"]
+mod gateway;
 mod input;
 mod interrupts;
 mod logging;

@@ -11,6 +11,7 @@ use whispeer::{Address, BusError};
 
 use crate::connection::{ADDRESS_VARIABLE, resolve};
 use crate::failure::Failure;
+use crate::gateway::{RunningGateway, SCHEME, ServerEnvironment};
 use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
 use crate::output;
@@ -27,6 +28,7 @@ Examples:
   whispeer serve 'tls://[::]:4242' --tls-cert certs/server.pem --tls-key certs/server.key \
       --tls-client-ca certs/ca.pem                  between hosts; `whispeer certs` makes the files
   whispeer serve ws://localhost:8080/bus --websocket-origins https://app.example.com
+  whispeer serve my_bus http://localhost:8080 --dev  for browsers and scripts, to try it out
   whispeer serve --config whispeer.toml
 
 Each flag can also be a variable (--frame-limit is WHISPEER_FRAME_LIMIT) or a line of the file that
@@ -60,9 +62,12 @@ impl Serve {
         warn_of_room(descriptors, &settings);
         let mut hangups = Hangups::listen()?;
         let streams = OpenStreams::open(&settings.configuration).await?;
-        let handle = start(&settings, streams.streams.clone(), passed)?;
+        let addresses = Addresses::of(&settings, &passed)?;
+        let handle = start(&settings, &addresses.of_bus, streams.streams.clone(), passed)?;
+        let gateway = addresses.gateway(&settings, &handle).await?;
         let watchdog = Watchdog::start(&handle)?;
-        let mut running = Running { given, environment, settings, descriptors, logging, streams, handle };
+        let mut running =
+            Running { given, environment, settings, descriptors, logging, streams, gateway, handle };
         let status = format!("ready on {}", running.addresses());
         notices::ready(&status);
         output::notice(format_args!("{status}"));
@@ -81,7 +86,7 @@ impl Serve {
                 }
             }
         };
-        let Running { handle, settings, streams, .. } = running;
+        let Running { handle, settings, streams, mut gateway, .. } = running;
         let grace = asked.unwrap_or(settings.configuration.grace);
         notices::stopping(grace);
         let at_once = async {
@@ -97,7 +102,8 @@ impl Serve {
             None => output::notice(format_args!("draining; interrupt again to stop at once")),
         }
         let draining = async {
-            handle.drain(grace).await;
+            // The gateway ends with the bus.
+            tokio::join!(handle.drain(grace), ended(&mut gateway));
             streams.close().await;
         };
         tokio::select! {
@@ -128,14 +134,16 @@ struct Running<'a> {
     descriptors: Descriptors,
     logging: &'a Logging,
     streams: OpenStreams,
+    gateway: Option<RunningGateway>,
     handle: BusHandle,
 }
 
 impl Running<'_> {
     fn addresses(&self) -> String {
         let of_others = |address: &&Address| !matches!(address, Address::Memory(_));
-        let addresses = self.handle.local_addrs().iter().filter(of_others);
-        addresses.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        let addresses = self.handle.local_addrs().iter().filter(of_others).map(ToString::to_string);
+        let of_gateway = self.gateway.iter().flat_map(RunningGateway::addresses);
+        addresses.chain(of_gateway).collect::<Vec<_>>().join(", ")
     }
 
     /// Reads the configuration again and applies what can be, with a word on each change, and then certificates
@@ -236,9 +244,13 @@ fn warn_of_room(descriptors: Descriptors, settings: &Effective) {
     }
 }
 
-fn start(settings: &Effective, streams: Streams, passed: Passed) -> anyhow::Result<BusHandle> {
+fn start(
+    settings: &Effective,
+    addresses: &[String],
+    streams: Streams,
+    passed: Passed,
+) -> anyhow::Result<BusHandle> {
     let configuration = &settings.configuration;
-    let addresses = addresses(settings, &passed)?;
     let mut builder = Bus::builder().settings(configuration.bus.clone()).workers(configuration.workers);
     builder = builder.streams(streams);
     let mut parsed = addresses.iter().map(|address| parse(address)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -246,7 +258,7 @@ fn start(settings: &Effective, streams: Streams, passed: Passed) -> anyhow::Resu
         // One that is in the configuration too is not made a second time.
         let path = listener.local_addr().ok().and_then(|local| local.as_pathname().map(Path::to_owned));
         parsed.retain(|address| !is_path(address, path.as_deref()));
-        let listener = UnixListener::from_std(listener).map_err(|error| explain(&error, &addresses))?;
+        let listener = UnixListener::from_std(listener).map_err(|error| explain(&error, addresses))?;
         builder = builder.listen_on(listener);
     }
     for (address, sockets) in assign(parsed, passed.network)? {
@@ -267,13 +279,49 @@ fn start(settings: &Effective, streams: Streams, passed: Passed) -> anyhow::Resu
         );
     }
     builder = builder.websocket(websocket(&configuration.websocket));
-    builder.start().map_err(|error| explain(&error, &addresses).into())
+    builder.start().map_err(|error| explain(&error, addresses).into())
+}
+
+/// Where to listen: the bus itself, and its gateway.
+struct Addresses {
+    of_bus: Vec<String>,
+    of_gateway: Vec<String>,
+    server: ServerEnvironment,
+}
+
+impl Addresses {
+    fn of(settings: &Effective, passed: &Passed) -> anyhow::Result<Self> {
+        let server = ServerEnvironment::of_process();
+        let mut listen = settings.configuration.listen.clone();
+        if !listen.iter().any(|address| address.starts_with(SCHEME)) {
+            listen.extend(server.address());
+        }
+        let (of_gateway, of_bus) =
+            addresses(settings, listen, passed)?.into_iter().partition(|address| address.starts_with(SCHEME));
+        Ok(Self { of_bus, of_gateway, server })
+    }
+
+    /// Starts the gateway, if there is to be one.
+    async fn gateway(self, settings: &Effective, bus: &BusHandle) -> anyhow::Result<Option<RunningGateway>> {
+        if self.of_gateway.is_empty() {
+            return Ok(None);
+        }
+        let started =
+            RunningGateway::start(&self.of_gateway, &settings.configuration, self.server, bus.view()).await;
+        started.map(Some)
+    }
+}
+
+/// Waits until the gateway has ended, where there is one.
+async fn ended(gateway: &mut Option<RunningGateway>) {
+    if let Some(gateway) = gateway {
+        gateway.ended().await;
+    }
 }
 
 /// Where to listen, beside the sockets that were passed. With those, the bus that clients of this user choose
 /// is not what is meant.
-fn addresses(settings: &Effective, passed: &Passed) -> anyhow::Result<Vec<String>> {
-    let listen = &settings.configuration.listen;
+fn addresses(settings: &Effective, listen: Vec<String>, passed: &Passed) -> anyhow::Result<Vec<String>> {
     let chosen_for_clients = *settings.source("listen") == Source::Environment(ADDRESS_VARIABLE.to_owned());
     if !passed.is_empty() && chosen_for_clients {
         return Ok(Vec::new());

@@ -234,7 +234,8 @@ pub(crate) fn toml_text(value: &Value) -> String {
 
 /// An address in a file: a relative path begins at the folder of the file.
 fn address(word: &str, base: &Path) -> Result<String, String> {
-    if word.starts_with('@') {
+    // The first is a name, and the other is not an address of the bus but one of its gateway.
+    if word.starts_with('@') || word.starts_with("http://") {
         return Ok(word.to_owned());
     }
     match word.parse() {

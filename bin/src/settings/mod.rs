@@ -11,12 +11,14 @@
 //! | `given` | flags, and the environment |
 //! | `file` | the file |
 //! | `effective` | all of them together: a flag goes before a variable, that before the file |
+//! | `gateway` | the defaults of what is spoken over HTTP |
 //! | `streams` | the tables of streams, which stand in the file alone |
 //! | `example` | the commented file |
 
 mod effective;
 mod example;
 mod file;
+mod gateway;
 mod given;
 mod kind;
 mod streams;
@@ -30,6 +32,7 @@ use whispeer::bus::Settings;
 
 pub(crate) use effective::Effective;
 pub(crate) use example::example;
+pub(crate) use gateway::{GatewayChoice, PopSubChoice, TurbineChoice};
 pub(crate) use given::{Environment, Given};
 pub(crate) use streams::{Storage, StreamChoice};
 pub(crate) use table::{Change, SETTINGS, Setting};
@@ -47,6 +50,9 @@ pub(crate) struct Configuration {
     pub(crate) bus: Settings,
     pub(crate) tls: Tls,
     pub(crate) websocket: WebSocket,
+    pub(crate) gateway: GatewayChoice,
+    pub(crate) turbine: TurbineChoice,
+    pub(crate) popsub: PopSubChoice,
     pub(crate) store: StoreChoice,
     /// In the order of the file.
     pub(crate) streams: Vec<StreamChoice>,
@@ -127,6 +133,9 @@ impl Default for Configuration {
             bus: Settings::default(),
             tls: Tls::default(),
             websocket: WebSocket::default(),
+            gateway: GatewayChoice::default(),
+            turbine: TurbineChoice::default(),
+            popsub: PopSubChoice::default(),
             store: StoreChoice::default(),
             streams: Vec::new(),
         }

@@ -66,7 +66,7 @@ impl Setting {
 pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new(
         "listen",
-        "Where to listen: a socket's path, {tcp,tls,quic}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME",
+        "Where to listen: a socket's path, {tcp,tls,quic,http}://HOST:PORT, {ws,wss}://HOST:PORT/PATH or @NAME",
         Kind::Addresses(|all| &mut all.listen),
     )
     .more(&["In the environment a comma stands between addresses."])
@@ -150,6 +150,172 @@ pub(crate) static SETTINGS: &[Setting] = &[
     )
     .more(&["IP addresses, localhost and the host that is listened on need not be listed."])
     .example(r#"["bus.example.com"]"#, "none but these"),
+    Setting::new(
+        "dev",
+        "Speak all dialects at http:// addresses, with secrets that are drawn at the start and printed",
+        Kind::Switch(|all| &mut all.gateway.dev),
+    )
+    .more(&["For trying things out on one's own machine: http:// addresses have to be of the loopback then."]),
+    Setting::new(
+        "gateway.origins",
+        "Origins of web pages that may use http:// addresses",
+        Kind::Words(|all| &mut all.gateway.origins),
+    )
+    .more(&["On the loopback, pages that the gateway serves itself need not be listed."])
+    .example(r#"["https://app.example.com"]"#, "none but its own on the loopback"),
+    Setting::new(
+        "gateway.hosts",
+        "Names of the gateway that requests by HTTP may be addressed to",
+        Kind::Words(|all| &mut all.gateway.hosts),
+    )
+    .more(&["IP addresses, localhost and hosts of listed origins need not be listed."])
+    .example(r#"["bus.example.com"]"#, "none but these"),
+    Setting::new(
+        "gateway.pages",
+        "Folder whose files are served at http:// addresses",
+        Kind::Path(|all| &mut all.gateway.pages),
+    )
+    .example(r#""/srv/pages""#, "none"),
+    Setting::new(
+        "gateway.max_connections",
+        "Connections by HTTP",
+        Kind::Count(|all| &mut all.gateway.max_connections),
+    ),
+    Setting::new(
+        "gateway.max_connections_per_address",
+        "Connections by HTTP of one address, of one /64 with IPv6, the loopback aside",
+        Kind::Count(|all| &mut all.gateway.max_connections_per_address),
+    ),
+    Setting::new(
+        "gateway.body_limit",
+        "Largest body of a request by HTTP, and largest message on a WebSocket",
+        Kind::Size(|all| &mut all.gateway.body_limit),
+    ),
+    Setting::new(
+        "gateway.rate",
+        "Requests by HTTP and messages of one address in a second",
+        Kind::Count(|all| &mut all.gateway.rate),
+    )
+    .more(&["Twice as many may come at once."]),
+    Setting::new(
+        "gateway.request_timeout",
+        "How long a request by HTTP may take",
+        Kind::Time(|all| &mut all.gateway.request_timeout),
+    ),
+    Setting::new(
+        "gateway.metrics_token",
+        "File with the bearer token that /metrics asks for",
+        Kind::Path(|all| &mut all.gateway.metrics_token),
+    )
+    .example(r#""/etc/whispeer/metrics.token""#, "none, and it is served to this host alone"),
+    Setting::new(
+        "turbine.key",
+        "File with the secret that signs tokens of the Turbine dialect (HS256); it is spoken at /ws then",
+        Kind::Path(|all| &mut all.turbine.key),
+    )
+    .more(&["At least 32 bytes: `openssl rand -base64 32`. The line is the secret, as text."])
+    .example(r#""/etc/whispeer/turbine.key""#, "none, and it is not spoken"),
+    Setting::new(
+        "turbine.audience",
+        "What its tokens have to be made out to",
+        Kind::Words(|all| &mut all.turbine.audience),
+    )
+    .example(r#"["turbine"]"#, "nothing"),
+    Setting::new(
+        "turbine.api_keys",
+        "File with the keys that POST /api/publish asks for, a line each",
+        Kind::Path(|all| &mut all.turbine.api_keys),
+    )
+    .example(r#""/etc/whispeer/turbine-api.keys""#, "none, and nobody publishes there"),
+    Setting::new(
+        "turbine.roles",
+        "Roles of the policy that its sessions have",
+        Kind::Words(|all| &mut all.turbine.roles),
+    )
+    .example(r#"["turbine"]"#, "none; a bus without a policy asks for none"),
+    Setting::new(
+        "turbine.publish_roles",
+        "Roles of the policy that POST /api/publish has",
+        Kind::Words(|all| &mut all.turbine.publish_roles),
+    )
+    .example(r#"["turbine-publisher"]"#, "none; a bus without a policy asks for none"),
+    Setting::new(
+        "turbine.patterns",
+        "Let its channels be patterns with wildcards",
+        Kind::Switch(|all| &mut all.turbine.patterns),
+    ),
+    Setting::new(
+        "turbine.max_subscriptions",
+        "Subscriptions of one of its sessions",
+        Kind::Count(|all| &mut all.turbine.max_subscriptions),
+    ),
+    Setting::new(
+        "turbine.buffer",
+        "Messages that wait for one of its sessions and channels; more are dropped, and counted",
+        Kind::Count(|all| &mut all.turbine.buffer),
+    ),
+    Setting::new(
+        "popsub.key",
+        "File with the secret that signs tokens of the PopSub dialect (HS256); it is spoken at /popsub then",
+        Kind::Path(|all| &mut all.popsub.key),
+    )
+    .more(&["SERVER_JWT_SECRET, in the environment or in .env, is the secret itself."])
+    .example(r#""/etc/whispeer/popsub.key""#, "none, and it is not spoken"),
+    Setting::new(
+        "popsub.users",
+        "File with those who may log in to it: tables [[users]] with name, password and roles",
+        Kind::Path(|all| &mut all.popsub.users),
+    )
+    .more(&["The password is a hash; `whispeer passwd` makes it."])
+    .example(r#""/etc/whispeer/popsub-users.toml""#, "none, and nobody can"),
+    Setting::new(
+        "popsub.roles",
+        "Roles of the policy that its users have who have none of their own",
+        Kind::Words(|all| &mut all.popsub.roles),
+    )
+    .example(r#"["popsub"]"#, "none; a bus without a policy asks for none"),
+    Setting::new("popsub.at_root", "Speak it at / as well", Kind::Switch(|all| &mut all.popsub.at_root)),
+    Setting::new(
+        "popsub.token_lifetime",
+        "How long a token is good that a login gives",
+        Kind::Time(|all| &mut all.popsub.token_lifetime),
+    ),
+    Setting::new(
+        "popsub.replay",
+        "Messages of a topic that a new subscriber gets first",
+        Kind::Count(|all| &mut all.popsub.replay),
+    ),
+    Setting::new(
+        "popsub.replay_of",
+        "The same of single topics, as TOPIC=COUNT",
+        Kind::Words(|all| &mut all.popsub.replay_of),
+    )
+    .example(r#"["chat=100"]"#, "none, and it is the same for all"),
+    Setting::new(
+        "popsub.replay_bytes",
+        "Bytes that are kept for that, of all topics",
+        Kind::Size(|all| &mut all.popsub.replay_bytes),
+    ),
+    Setting::new(
+        "popsub.ack_timeout",
+        "How long a subscriber may take to acknowledge before a message is sent again",
+        Kind::Time(|all| &mut all.popsub.ack_timeout),
+    ),
+    Setting::new(
+        "popsub.retries",
+        "How many times it is sent again",
+        Kind::Count(|all| &mut all.popsub.retries),
+    ),
+    Setting::new(
+        "popsub.max_subscriptions",
+        "Subscriptions of one of its sessions",
+        Kind::Count(|all| &mut all.popsub.max_subscriptions),
+    ),
+    Setting::new(
+        "popsub.buffer",
+        "Messages that wait for one of its sessions and topics; more are dropped, and counted",
+        Kind::Count(|all| &mut all.popsub.buffer),
+    ),
     Setting::new(
         "store.folder",
         "Folder in which streams are kept that outlive the bus",
@@ -303,8 +469,10 @@ mod tests {
 
     /// The binary's own settings are changed by the binary.
     fn is_own(setting: &Setting) -> bool {
-        ["listen", "mode", "allow_anyone", "policy", "grace", "log", "workers"].contains(&setting.key)
-            || ["tls.", "websocket.", "store."].iter().any(|table| setting.key.starts_with(table))
+        ["listen", "dev", "mode", "allow_anyone", "policy", "grace", "log", "workers"].contains(&setting.key)
+            || ["tls.", "websocket.", "gateway.", "turbine.", "popsub.", "store."]
+                .iter()
+                .any(|table| setting.key.starts_with(table))
     }
 
     #[tokio::test]

@@ -86,8 +86,16 @@ impl Gateway {
     /// # Errors
     /// For a setting that cannot be used, and if it cannot listen there.
     pub async fn start(bus: &BusHandle, settings: Settings) -> Result<Self, GatewayError> {
+        Self::start_over(bus.view(), settings).await
+    }
+
+    /// Starts it over a bus that somebody else has the handle of.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_over(bus: BusView, settings: Settings) -> Result<Self, GatewayError> {
         let listeners = listen(&settings.listen)?;
-        Self::start_on(bus.view(), listeners, settings)
+        Self::start_on(bus, listeners, settings)
     }
 
     /// Starts it on sockets that listen already, whatever the settings say of where.

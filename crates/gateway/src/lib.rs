@@ -27,7 +27,7 @@
 //! | `origins`, `rates` | which pages are let in, and how often somebody may ask |
 //! | `problem` | errors as `application/problem+json` |
 //! | `metrics` | what is counted |
-//! | `token` | tokens of the dialects |
+//! | `token`, `development` | tokens of the dialects, and secrets for trying things out |
 //! | `socket`, `subscriptions` | a WebSocket with its bounds, and what a session is subscribed to |
 //! | `message` | payloads of the bus as JSON and back |
 //! | `api`, `turbine`, `popsub`, `native` | what is spoken |
@@ -36,6 +36,7 @@
 //! subscriptions and what waits for them, and how often somebody asks are bounded, each with an error or a count at the
 //! bound. A connection that does not get on with a head, a body or an answer is closed.
 
+mod development;
 mod gateway;
 pub mod limits;
 mod message;
@@ -52,5 +53,6 @@ mod stream;
 mod subscriptions;
 mod token;
 
+pub use development::Development;
 pub use gateway::{Gateway, GatewayError};
 pub use settings::Settings;

@@ -1,0 +1,77 @@
+//! What a PopSub server is told by its environment, and by a file `.env` in the folder it is started in.
+
+use std::path::Path;
+
+use whispeer::auth::Secret;
+
+/// `SERVER_HOST`, `SERVER_PORT` and `SERVER_JWT_SECRET`. Other programs have variables of the first two names, so they count only
+/// where there is the third.
+#[derive(Debug, Default)]
+pub(crate) struct ServerEnvironment {
+    pub(super) jwt_secret: Option<Secret>,
+    host: Option<String>,
+    port: Option<String>,
+}
+
+impl ServerEnvironment {
+    /// What the process and its folder say; the process goes before the file.
+    pub(crate) fn of_process() -> Self {
+        Self::read(|name| std::env::var(name).ok(), Path::new(".env"))
+    }
+
+    fn read(find: impl Fn(&str) -> Option<String>, file: &Path) -> Self {
+        let mut all = Self {
+            jwt_secret: find("SERVER_JWT_SECRET").map(Secret::new),
+            host: find("SERVER_HOST"),
+            port: find("SERVER_PORT"),
+        };
+        // A file that is not there, or is something else, says nothing.
+        for (name, value) in dotenvy::from_path_iter(file).into_iter().flatten().flatten() {
+            match name.as_str() {
+                "SERVER_JWT_SECRET" if all.jwt_secret.is_none() => all.jwt_secret = Some(Secret::new(value)),
+                "SERVER_HOST" if all.host.is_none() => all.host = Some(value),
+                "SERVER_PORT" if all.port.is_none() => all.port = Some(value),
+                _ => {}
+            }
+        }
+        if all.jwt_secret.is_none() { Self::default() } else { all }
+    }
+
+    /// Where it is to listen, if something says so. The defaults of the other half are PopSub's.
+    pub(crate) fn address(&self) -> Option<String> {
+        if self.host.is_none() && self.port.is_none() {
+            return None;
+        }
+        let host = self.host.as_deref().unwrap_or("127.0.0.1");
+        Some(format!("{}{host}:{}", super::SCHEME, self.port.as_deref().unwrap_or("8080")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)], file: &str) -> ServerEnvironment {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".env");
+        std::fs::write(&path, file).unwrap();
+        let find = |name: &str| Some(variables.iter().find(|(known, _)| *known == name)?.1.to_owned());
+        ServerEnvironment::read(find, &path)
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        let all = read(&[("SERVER_PORT", "8001")], "SERVER_JWT_SECRET=\"of the file\"\nSERVER_PORT=8000\n");
+        assert_eq!(all.jwt_secret.as_ref().unwrap().reveal(), "of the file");
+        assert_eq!(all.address().unwrap(), "http://127.0.0.1:8001");
+        let all = read(&[("SERVER_JWT_SECRET", "of the process")], "SERVER_JWT_SECRET=of_the_file\n");
+        assert_eq!(all.jwt_secret.as_ref().unwrap().reveal(), "of the process");
+        assert_eq!(all.address(), None);
+    }
+
+    #[test]
+    fn names_that_others_use_too_say_nothing_alone() {
+        let all = read(&[("SERVER_HOST", "0.0.0.0"), ("SERVER_PORT", "80")], "");
+        assert!(all.jwt_secret.is_none() && all.address().is_none());
+    }
+}
