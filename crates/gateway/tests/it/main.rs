@@ -1,0 +1,5 @@
+//! The gateway over HTTP and WebSocket, as its callers see it.
+
+mod health;
+mod http;
+mod player;
