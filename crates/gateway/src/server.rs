@@ -132,12 +132,12 @@ impl Server {
                 accepted = accept(&listeners) => match accepted {
                     Ok((stream, address)) => match places.take(address.ip()) {
                         Ok(place) => {
-                            let served = serve(stream, address, router.clone(), phase.clone());
-                            let open = shared.metrics.connected();
-                            connections.spawn(async move {
-                                served.await;
-                                drop((open, place));
-                            });
+                            // A small answer or message is not to wait for the next one.
+                            let _ = stream.set_nodelay(true);
+                            // What is upgraded outlives the task that is spawned here, and keeps its place.
+                            let held = (shared.metrics.connected(), place);
+                            let stream = TimedStream::new(stream, limits::STALL_TIME, held);
+                            connections.spawn(serve(stream, address, router.clone(), phase.clone()));
                         }
                         // Closed without a word: whoever is over a bound gets no work of ours.
                         Err(bound) => {
@@ -184,10 +184,8 @@ async fn drains(phase: &mut watch::Receiver<Phase>) {
 }
 
 /// Serves one connection to its end.
-async fn serve(stream: TcpStream, address: SocketAddr, router: Router, mut phase: watch::Receiver<Phase>) {
-    // A small answer or message is not to wait for the next one.
-    let _ = stream.set_nodelay(true);
-    let stream = TokioIo::new(TimedStream::new(stream, limits::STALL_TIME));
+async fn serve(stream: TimedStream, address: SocketAddr, router: Router, mut phase: watch::Receiver<Phase>) {
+    let stream = TokioIo::new(stream);
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Remote(address));
         request.map(Body::new)

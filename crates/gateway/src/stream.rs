@@ -16,16 +16,20 @@ pub(crate) struct TimedStream {
     stall_time: Duration,
     /// There while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// What is given back when it is closed.
+    held: Box<dyn Send>,
 }
 
 impl TimedStream {
-    pub(crate) fn new(inner: TcpStream, stall_time: Duration) -> Self {
-        Self { inner, stall_time, stalled: None }
+    /// A connection that holds something, such as its place among others, for as long as it is there: also when another
+    /// protocol goes on over it.
+    pub(crate) fn new(inner: TcpStream, stall_time: Duration, held: impl Send + 'static) -> Self {
+        Self { inner, stall_time, stalled: None, held: Box::new(held) }
     }
 
-    /// The connection as it is.
-    pub(crate) fn into_inner(self) -> TcpStream {
-        self.inner
+    /// The connection as it is, and what it held.
+    pub(crate) fn into_parts(self) -> (TcpStream, Box<dyn Send>) {
+        (self.inner, self.held)
     }
 
     fn timed<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -99,7 +103,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        let mut stream = TimedStream::new(accepted, Duration::from_millis(20));
+        let mut stream = TimedStream::new(accepted, Duration::from_millis(20), ());
         let error = loop {
             if let Err(error) = stream.write_all(&[0; 65_536]).await {
                 break error;
