@@ -1,13 +1,14 @@
 //! A WebSocket with its bounds.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::limits;
 use crate::metrics::{OpenSocket, SocketCounts};
@@ -56,9 +57,14 @@ pub(crate) fn configured<F>(upgrade: WebSocketUpgrade<F>, shared: &Shared) -> We
     upgrade
         .read_buffer_size(limits::SOCKET_READ_BYTES)
         .write_buffer_size(limits::SOCKET_WRITE_BYTES)
-        .max_write_buffer_size(limits::SOCKET_WRITE_LIMIT.max(4 * shared.settings.body_limit))
+        .max_write_buffer_size(write_limit(shared))
         .max_message_size(shared.settings.body_limit)
         .max_frame_size(shared.settings.body_limit)
+}
+
+/// Bytes that wait to be written, at the most.
+fn write_limit(shared: &Shared) -> usize {
+    limits::SOCKET_WRITE_LIMIT.max(shared.settings.body_limit.saturating_mul(4))
 }
 
 /// A WebSocket of one task: what comes in, with a sign of life asked for now and then, and what goes out, in time.
@@ -66,9 +72,10 @@ pub(crate) struct Socket {
     inner: WebSocket,
     shared: Arc<Shared>,
     address: IpAddr,
+    dialect: &'static str,
     counts: SocketCounts,
-    /// When it is asked for a sign of life, or given up.
-    next_ping: Instant,
+    /// When it is asked for a sign of life, or given up. It stays among the timers, as it is waited for with each message.
+    next_ping: Pin<Box<Sleep>>,
     is_asked: bool,
     /// Something has been written that may not have left yet.
     is_dirty: bool,
@@ -82,9 +89,10 @@ impl Socket {
         Self {
             inner,
             address,
+            dialect,
             _open: counts.open(),
             counts,
-            next_ping: Instant::now() + limits::SOCKET_PING,
+            next_ping: Box::pin(sleep(limits::SOCKET_PING)),
             is_asked: false,
             is_dirty: false,
             _place: shared.socket_place(),
@@ -100,12 +108,12 @@ impl Socket {
         loop {
             let message = tokio::select! {
                 message = self.inner.next() => message,
-                () = sleep_until(self.next_ping) => {
+                () = &mut self.next_ping => {
                     if self.is_asked {
                         return Err(None);
                     }
                     self.is_asked = true;
-                    self.next_ping = Instant::now() + limits::SOCKET_PING;
+                    self.next_ping.as_mut().reset(Instant::now() + limits::SOCKET_PING);
                     self.send_message(Message::Ping(Bytes::new())).await.map_err(|()| None)?;
                     continue;
                 }
@@ -135,13 +143,20 @@ impl Socket {
         self.shared.rates.check(self.address).map_err(|_| Some(Closing::TooOften))
     }
 
-    /// Puts a text to what is written; it leaves with [`flush`](Self::flush), or when there is enough of it.
+    /// Puts a text to what is written; it leaves with [`flush`](Self::flush), or when there is enough of it. One that could
+    /// never be written as a whole is dropped and counted.
     ///
     /// # Errors
     /// If the socket is closed, or its peer takes nothing.
     pub(crate) async fn feed(&mut self, text: Bytes) -> Result<(), ()> {
         // Every text that comes here was made as one.
         let Ok(text) = Utf8Bytes::try_from(text) else { return Err(()) };
+        // Beside it there may be what is not written yet, and the heads of frames.
+        if text.len() > write_limit(&self.shared) - 2 * limits::SOCKET_WRITE_BYTES {
+            tracing::debug!(dialect = self.dialect, bytes = text.len(), "a text is too long for a WebSocket");
+            self.shared.metrics.dropped(self.dialect, "too_large", 1);
+            return Ok(());
+        }
         self.counts.sent.inc();
         self.is_dirty = true;
         let sent = timeout(limits::STALL_TIME, self.inner.feed(Message::Text(text))).await;
