@@ -78,7 +78,7 @@ pub use tls::{ClientAuth, ClientTls, ServerTls};
 pub(crate) use tls::{LiveTls, ShownCertificate};
 pub use unix::{UnixListener, UnixOptions, connect_unix};
 #[cfg(feature = "websocket")]
-pub use websocket::WebSocketOptions;
+pub use websocket::{WEBSOCKET_PROTOCOL, WebSocketOptions, websocket_link};
 
 use crate::auth::{GrantedRoles, Principal};
 #[cfg(not(feature = "tcp"))]

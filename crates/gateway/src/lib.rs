@@ -41,6 +41,7 @@ mod gateway;
 pub mod limits;
 mod message;
 mod metrics;
+mod native;
 mod origins;
 mod problem;
 mod rates;

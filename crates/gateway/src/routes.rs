@@ -14,6 +14,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
 use crate::limits;
+use crate::native;
 use crate::problem::Problem;
 use crate::shared::{Remote, Shared};
 
@@ -24,6 +25,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
+        .merge(native::routes())
         .fallback(async || {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; see /api/openapi.json")
         })

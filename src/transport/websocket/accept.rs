@@ -11,7 +11,7 @@ use tungstenite::http::{StatusCode, Uri};
 
 use super::http::{NoHead, quoted, read_head, write};
 use super::stream::WebSocket;
-use super::{SUB_PROTOCOL, WebSocketOptions};
+use super::{WEBSOCKET_PROTOCOL, WebSocketOptions};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::transport::WebSocketAddress;
@@ -185,10 +185,10 @@ fn judge(head: &[u8], rules: &Rules) -> Result<Vec<u8>, Refusal> {
     }
     let named = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
     let mut named = named.iter().filter_map(|names| names.to_str().ok()).flat_map(|names| names.split(','));
-    if !named.any(|name| name.trim() == SUB_PROTOCOL) {
+    if !named.any(|name| name.trim() == WEBSOCKET_PROTOCOL) {
         return Err(bad("the sub-protocol whispeer.v1 has to be named (Sec-WebSocket-Protocol)"));
     }
-    response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUB_PROTOCOL));
+    response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(WEBSOCKET_PROTOCOL));
     let mut bytes = Vec::new();
     write_response(&mut bytes, &response).map_err(|_| bad("the request cannot be answered"))?;
     Ok(bytes)

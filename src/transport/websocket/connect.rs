@@ -11,7 +11,7 @@ use tungstenite::http::header::{
     SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 
-use super::SUB_PROTOCOL;
+use super::WEBSOCKET_PROTOCOL;
 use super::http::{NoHead, read_head, write};
 use super::stream::WebSocket;
 use crate::limits;
@@ -30,7 +30,7 @@ pub(in crate::transport) async fn connect<C: Channel>(
     let key = generate_key();
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {SUB_PROTOCOL}\r\n\r\n",
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {WEBSOCKET_PROTOCOL}\r\n\r\n",
         address.path(),
         address.authority(),
     );
@@ -69,7 +69,7 @@ fn check(response: &Response, key: &str, body: &[u8]) -> Result<(), String> {
     if headers.get(SEC_WEBSOCKET_EXTENSIONS).is_some() {
         return Err("the other side uses an extension of WebSocket that was not asked for".into());
     }
-    if headers.get(SEC_WEBSOCKET_PROTOCOL).is_none_or(|value| value != SUB_PROTOCOL) {
+    if headers.get(SEC_WEBSOCKET_PROTOCOL).is_none_or(|value| value != WEBSOCKET_PROTOCOL) {
         return Err("the other side speaks WebSocket, but not whispeer over it".into());
     }
     Ok(())

@@ -18,11 +18,49 @@ mod frames;
 mod http;
 mod stream;
 
+use std::io;
+
+use super::socket::Socket;
+use super::{Link, resume};
+
 pub(super) use accept::{Rules, accept};
 pub(super) use connect::connect;
 
-/// The sub-protocol that both sides name in the handshake: frames of version 1, in binary messages.
-const SUB_PROTOCOL: &str = "whispeer.v1";
+/// The sub-protocol that both sides name in the handshake (`Sec-WebSocket-Protocol`): frames of version 1, in binary messages.
+pub const WEBSOCKET_PROTOCOL: &str = "whispeer.v1";
+
+/// The link over a WebSocket whose handshake has been done by whoever serves HTTP on that connection, with
+/// [`WEBSOCKET_PROTOCOL`] as its sub-protocol: the bus's end. [`BusView::attach`](crate::bus::BusView::attach) takes it.
+///
+/// Nothing of what follows the request may have been read from the connection; a client waits for the answer before it sends
+/// something.
+///
+/// # Errors
+/// The system's error, also outside of a Tokio runtime with I/O.
+///
+/// # Examples
+/// ```
+/// use tokio::net::{TcpListener, TcpStream};
+/// use whispeer::transport::websocket_link;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let _client = TcpStream::connect(listener.local_addr()?).await?;
+/// let (stream, _address) = listener.accept().await?;
+/// // Here HTTP would be spoken, up to the answer 101.
+/// let link = websocket_link(stream)?;
+/// assert_eq!(link.sender.form(), whispeer::transport::Form::Bytes);
+/// # Ok(())
+/// # }
+/// ```
+pub fn websocket_link(stream: tokio::net::TcpStream) -> io::Result<Link> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(io::Error::other("there is no Tokio runtime"));
+    }
+    let socket = Socket::new(stream.into_std()?)?;
+    Ok(resume::link(stream::WebSocket::of_server(socket)))
+}
 
 /// Whom a bus lets in over WebSocket, beside what its addresses say.
 ///

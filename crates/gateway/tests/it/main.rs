@@ -2,4 +2,5 @@
 
 mod health;
 mod http;
+mod native;
 mod player;
