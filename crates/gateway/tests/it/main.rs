@@ -3,4 +3,5 @@
 mod health;
 mod http;
 mod native;
+mod pages;
 mod player;
