@@ -81,6 +81,7 @@ pub mod bus;
 pub mod client;
 pub mod engine;
 mod error;
+pub mod histogram;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod limits;

@@ -10,6 +10,7 @@
 //! | `settings` | what a stream keeps |
 //! | `change` | what can be done to streams, together or not at all |
 //! | `delays` | what is kept until it is due |
+//! | `metrics` | what the work of a store takes |
 //! | `memory` | a store in memory, which ends with the process |
 //! | `sqlite` | a store in a file |
 
@@ -18,6 +19,7 @@ mod delays;
 mod halving;
 mod memory;
 mod message;
+mod metrics;
 mod settings;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -30,6 +32,7 @@ use std::pin::Pin;
 pub use change::{Change, ConsumerPosition, ConsumerState, Outcome, Progress};
 pub use memory::MemoryStore;
 pub use message::{Delayed, Message, MessageId, NewMessage, Page, Reading, Start, weight};
+pub use metrics::StoreMetrics;
 pub use settings::{Name, Retention, StreamSettings, StreamState};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Durability, SqliteOptions, SqliteStore};
@@ -55,6 +58,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What kind of store it is, in a word, for people.
     fn kind(&self) -> &'static str {
         "custom"
+    }
+
+    /// What its work takes. `None`, the default, where it does not count that.
+    ///
+    /// It is asked whenever somebody looks at the metrics of a bus, by any thread, and does not wait.
+    fn metrics(&self) -> Option<StoreMetrics> {
+        None
     }
 
     /// Opens a stream, which is made if it is not there. One that is there gets these settings.

@@ -49,6 +49,7 @@ async fn a_full_disk_is_told_at_once_and_the_store_goes_on_when_there_is_room() 
             let answer = answer.await;
             if is_full(&answer) {
                 refused += 1;
+                assert!(store.metrics().unwrap().failures > 0, "it is counted");
                 if refused == 10 {
                     disk.mend();
                 }

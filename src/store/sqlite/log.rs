@@ -3,8 +3,11 @@
 //! SQLite would do that by itself where a transaction ends, and tell nobody if it fails: a sync that has failed once has
 //! lost something, whatever the next one says.
 
+use std::time::Instant;
+
 use rusqlite::Connection;
 
+use super::measured::Measured;
 use super::schema::signed;
 use crate::limits;
 
@@ -64,13 +67,14 @@ impl Log {
     }
 
     /// Moves what has been written to its place, if it is much.
-    pub(super) fn relieve(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn relieve(&mut self, connection: &Connection, measured: &Measured) -> rusqlite::Result<()> {
         let (pages, _) = checkpoint(connection, "PRAGMA wal_checkpoint(NOOP)")?;
         if pages < self.most {
             self.next = self.most;
         } else if pages >= self.next {
             // Not with each transaction, if somebody reads what cannot be written over as long.
             self.next = pages + self.most / 4;
+            let begun = Instant::now();
             if pages < 2 * self.most {
                 checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;
             } else {
@@ -81,6 +85,7 @@ impl Log {
                     self.next = self.most;
                 }
             }
+            measured.moved(begun);
         }
         Ok(())
     }

@@ -20,6 +20,7 @@
 //! | `delayed` | what is kept until it is due |
 //! | `consumers` | how far consumers are |
 //! | `log` | what is written to first, and when it is moved to its place |
+//! | `measured` | what writing takes |
 //! | `reader` | threads that read |
 //! | `search` | the last messages of a stream |
 //! | `rare` | messages of few topics in a large stream |
@@ -33,6 +34,7 @@ mod failure;
 mod file;
 mod ids;
 mod log;
+mod measured;
 mod queue;
 mod rare;
 mod reader;
@@ -58,7 +60,7 @@ use self::writer::{Task, Writer};
 use super::change::{Change, ConsumerPosition, ConsumerState, Outcome};
 use super::message::{Delayed, Page, Reading, Start};
 use super::settings::{Name, StreamSettings, StreamState};
-use super::{Operation, Store};
+use super::{Operation, Store, StoreMetrics};
 use crate::error::StoreError;
 use crate::limits;
 
@@ -244,6 +246,11 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn kind(&self) -> &'static str {
         "sqlite"
+    }
+
+    fn metrics(&self) -> Option<StoreMetrics> {
+        let Inner { writer, readers, .. } = &*self.0;
+        Some(writer.measured().told(writer.waiting(), readers.waiting()))
     }
 
     fn open(&self, settings: StreamSettings) -> Operation<StreamState> {

@@ -49,6 +49,11 @@ impl<T> Queue<T> {
         (Self { calls, room: Arc::new(Room { taken: AtomicUsize::new(0), most }) }, receiver)
     }
 
+    /// Bytes that calls take which wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.room.taken.load(Ordering::Relaxed)
+    }
+
     /// Hands over a call that brings so many bytes of messages. Those that bring none, as what consumers write and what is
     /// read, have as much room once more: whoever publishes too much is in nobody else's way.
     ///

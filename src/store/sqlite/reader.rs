@@ -80,6 +80,12 @@ impl Readers {
         questions.as_ref().ok_or(StoreError::Closed)?.send(question, 0)
     }
 
+    /// Bytes that questions take which wait.
+    pub(super) fn waiting(&self) -> usize {
+        let questions = self.questions.lock().unwrap_or_else(PoisonError::into_inner);
+        questions.as_ref().map_or(0, Queue::waiting)
+    }
+
     /// Ends them when what was asked is answered.
     pub(super) fn close(&self) -> impl Future<Output = ()> + Send + 'static {
         drop(self.questions.lock().unwrap_or_else(PoisonError::into_inner).take());

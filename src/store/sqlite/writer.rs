@@ -1,13 +1,15 @@
 //! The thread that writes.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::failure::{is_final, told};
 use super::file::StoreFile;
 use super::log::Log;
+use super::measured::Measured;
 use super::queue::{Queue, Waiting};
 use super::streams::{Streams, Trouble};
 use crate::error::StoreError;
@@ -47,7 +49,10 @@ pub(super) enum Task {
 }
 
 /// Hands tasks to the thread, in their order.
-pub(super) struct Writer(Queue<Task>);
+pub(super) struct Writer {
+    tasks: Queue<Task>,
+    measured: Arc<Measured>,
+}
 
 impl Writer {
     /// Begins with the file; tasks that wait may take so many bytes.
@@ -55,19 +60,37 @@ impl Writer {
         let (tasks, receiver) = Queue::new(queue_bytes);
         let streams = Streams::load(&file.connection).map_err(|trouble| trouble.told(&file.place))?;
         let log = Log::new(&file.connection, streams.bound()).map_err(|error| told(&file.place, &error))?;
-        let writing = Writing { place: file.place.clone(), file, streams, log, failed: None };
+        let measured = Arc::new(Measured::new());
+        let writing = Writing {
+            place: file.place.clone(),
+            file,
+            streams,
+            log,
+            failed: None,
+            measured: Arc::clone(&measured),
+        };
         let thread = thread::Builder::new().name("whispeer-store".to_owned());
         let started = thread.spawn(move || writing.run(&receiver));
         started.map(drop).map_err(|error| StoreError::Failed {
             place: "a thread for the store".to_owned(),
             reason: error.to_string(),
         })?;
-        Ok(Self(tasks))
+        Ok(Self { tasks, measured })
+    }
+
+    /// What writing takes.
+    pub(super) fn measured(&self) -> &Measured {
+        &self.measured
+    }
+
+    /// Bytes that tasks take which wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.tasks.waiting()
     }
 
     pub(super) fn send(&self, task: Task) -> Result<(), StoreError> {
         let brings = weight(&task);
-        self.0.send(task, brings)
+        self.tasks.send(task, brings)
     }
 }
 
@@ -79,6 +102,7 @@ struct Writing {
     log: Log,
     /// Why nothing more is taken.
     failed: Option<StoreError>,
+    measured: Arc<Measured>,
 }
 
 /// A task that is done but for what the disk says.
@@ -190,7 +214,7 @@ impl Writing {
         }
         let connection = &self.file.connection;
         let bounded = self.log.bound(connection, self.streams.bound());
-        if let Err(error) = bounded.and_then(|()| self.log.relieve(connection)) {
+        if let Err(error) = bounded.and_then(|()| self.log.relieve(connection, &self.measured)) {
             // Where there is no room now, there may be some the next time.
             self.note(&told(&self.place, &error));
         }
@@ -199,6 +223,7 @@ impl Writing {
     /// Does these, or the first of them if they drop much. Returns what those have come to that are done.
     fn transact(&mut self, group: &[Task]) -> Result<Vec<Reached>, StoreError> {
         let connection = &self.file.connection;
+        let begun = Instant::now();
         let transacted = connection.execute_batch("BEGIN IMMEDIATE").map_err(Trouble::from).and_then(|()| {
             let mut results = Vec::with_capacity(group.len());
             for task in group {
@@ -209,11 +234,14 @@ impl Writing {
             }
             self.streams.remove_remains(connection)?;
             self.streams.flush(connection)?;
+            let ready = Instant::now();
             connection.execute_batch("COMMIT")?;
+            self.measured.committed(results.len(), begun, ready);
             self.streams.committed();
             Ok(results)
         });
         transacted.map_err(|trouble| {
+            self.measured.failed();
             // Where it was not begun, or is undone already, there is nothing to undo.
             let _ = connection.execute_batch("ROLLBACK");
             let error = trouble.told(&self.place);

@@ -10,6 +10,8 @@ mod clocks;
 mod file;
 mod lasts;
 #[cfg(feature = "sqlite")]
+mod measured;
+#[cfg(feature = "sqlite")]
 mod model;
 mod owners;
 #[cfg(feature = "sqlite")]
