@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(crate) use whispeer_testkit::tools::{has, has_module};
+
 /// How long anything may take before a test fails; far beyond what it takes on a loaded machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -228,32 +230,6 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Whether a tool is installed that a test needs. Where it is not, the test says so and has nothing to do; CI
-/// has to have it.
-pub(crate) fn has(tool: &str) -> bool {
-    there_or_skipped(Command::new(tool).arg("--version").stdin(Stdio::null()).output().is_ok(), tool)
-}
-
-/// Whether Python has a module that a test needs; otherwise as [`has`].
-pub(crate) fn has_module(name: &str) -> bool {
-    let imported = Command::new("python3")
-        .args(["-c", &format!("import {name}")])
-        .stdin(Stdio::null())
-        .output()
-        .is_ok_and(|ended| ended.status.success());
-    there_or_skipped(imported, &format!("Python's {name}"))
-}
-
-fn there_or_skipped(there: bool, what: &str) -> bool {
-    if !there {
-        let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-        assert!(!is_ci, "{what} is missing, which .ci/run installs");
-        // Past what captures the output of tests that pass.
-        std::io::stdout().write_all(format!("SKIPPED: needs {what}\n").as_bytes()).unwrap();
-    }
-    there
 }
 
 /// A real text of more than ten thousand lines: the files of this repository, one after the other and

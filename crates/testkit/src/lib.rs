@@ -87,6 +87,7 @@ pub mod ledger;
 pub mod protocols;
 pub mod raw;
 pub mod relay;
+pub mod tools;
 pub mod wait;
 
 pub use fault::Fault;
