@@ -68,7 +68,8 @@
 //!
 //! `quic`: the transport of that name.
 //!
-//! `metrics`, `rate-limit`: plugins that count in a registry of `prometheus-client`, and that limit how often somebody publishes.
+//! `metrics`: what a bus does, for a registry of `prometheus-client`: `bus::metrics`, and a plugin that counts by topics. `rate-limit`: a plugin that
+//! limits how often somebody publishes.
 //!
 //! `json`: payloads as JSON, and JSON as payloads.
 //!

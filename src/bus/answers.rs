@@ -10,7 +10,11 @@
 
 use std::sync::{Arc, MutexGuard};
 
+use tokio::time::Instant;
+
 use super::Shared;
+use super::clock::Clock;
+use super::request_times::RequestEnd;
 use super::requests::{Asked, Pending, Replies, claim};
 use super::service::{Service, Waiting};
 use super::session::{Session, State};
@@ -25,6 +29,7 @@ impl Shared {
         session: &Arc<Session>,
         header: &Header,
         content: &ContentRef<'_>,
+        clock: &Clock,
         touched: &mut Vec<Arc<Session>>,
     ) -> Result<(), BusError> {
         let more = header.flags.contains(Flags::MORE);
@@ -56,11 +61,15 @@ impl Shared {
                     }
                     None => state.scattered_reply(request, &service, header.flags, content),
                 }
-                state.end_scatter(request);
+                let ended = state.end_scatter(request);
+                self.note_end(ended.as_ref(), RequestEnd::Answered, || clock.now());
             }
             Some(replies) => {
                 let answer = Header::new(Kind::Answer, request, 0);
                 let ended = if more && refusal.is_none() { None } else { state.take_request(request) };
+                let is_error = refusal.is_some() || header.flags.contains(Flags::ERROR);
+                let end = if is_error { RequestEnd::Failed } else { RequestEnd::Answered };
+                self.note_end(ended.as_ref(), end, || clock.now());
                 match &refusal {
                     None => state.answer(&answer.flagged(header.flags), content),
                     Some(refusal) => {
@@ -83,7 +92,7 @@ impl Shared {
     pub(crate) fn fail_asked(&self, asked: impl Iterator<Item = Asked>, touched: &mut Vec<Arc<Session>>) {
         for asked in asked {
             let error = BusError::ServerGone { topic: asked.service.topic.to_string() };
-            fail_request(&asked.requester, asked.request, &asked.service, &error, touched);
+            self.fail_request(&asked.requester, asked.request, &asked.service, &error, touched);
         }
     }
 
@@ -96,8 +105,31 @@ impl Shared {
     ) {
         for waiting in waiting {
             let error = BusError::NoServer { topic: service.topic.to_string() };
-            fail_request(&waiting.requester, waiting.request, service, &error, touched);
+            self.fail_request(&waiting.requester, waiting.request, service, &error, touched);
         }
+    }
+
+    /// Answers a request with an error, wherever it stands.
+    pub(super) fn fail_request(
+        &self,
+        requester: &Arc<Session>,
+        request: u32,
+        service: &Service,
+        error: &BusError,
+        touched: &mut Vec<Arc<Session>>,
+    ) {
+        let content = refusal_content(error);
+        let (mut state, _) = requester.lock_to_answer();
+        if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
+            state.scattered_reply(request, service, Flags::ERROR, &content.borrowed());
+            let ended = state.end_scatter(request);
+            self.note_end(ended.as_ref(), RequestEnd::Answered, Instant::now);
+        } else if let Some(ended) = state.take_request(request) {
+            self.note_end(Some(&ended), RequestEnd::Failed, Instant::now);
+            state.totals.failed_requests += 1;
+            state.answer(&Header::new(Kind::Answer, request, 0).flagged(Flags::ERROR), &content.borrowed());
+        }
+        claim(requester, &mut state, touched);
     }
 }
 
@@ -160,41 +192,23 @@ impl State {
         self.answer(&Header::new(Kind::Answer, id, 0).flagged(Flags::MORE.with(error)), &answer);
     }
 
-    /// Ends a scattered request once all that were asked have replied.
-    pub(super) fn end_scatter(&mut self, id: u32) {
-        if let Some(Pending { replies: Replies::Scatter { asked, outstanding: 0, complete: true }, .. }) =
+    /// Ends a scattered request once all that were asked have replied; returns it then.
+    pub(super) fn end_scatter(&mut self, id: u32) -> Option<Pending> {
+        let Some(Pending { replies: Replies::Scatter { asked, outstanding: 0, complete: true }, .. }) =
             self.requests.get(&id)
-        {
-            let header = Header::new(Kind::Answer, id, *asked).flagged(Flags::END);
-            self.forget_request(id);
-            self.answer(&header, &ContentRef::empty());
-        }
+        else {
+            return None;
+        };
+        let header = Header::new(Kind::Answer, id, *asked).flagged(Flags::END);
+        let ended = self.take_request(id);
+        self.answer(&header, &ContentRef::empty());
+        ended
     }
 }
 
 /// Why a requester that does not read gets no reply, or may not ask.
 pub(super) fn unread() -> BusError {
     BusError::Overloaded { what: "replies that this client has not read".into() }
-}
-
-/// Answers a request with an error, wherever it stands.
-pub(super) fn fail_request(
-    requester: &Arc<Session>,
-    request: u32,
-    service: &Service,
-    error: &BusError,
-    touched: &mut Vec<Arc<Session>>,
-) {
-    let content = refusal_content(error);
-    let (mut state, _) = requester.lock_to_answer();
-    if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
-        state.scattered_reply(request, service, Flags::ERROR, &content.borrowed());
-        state.end_scatter(request);
-    } else if state.forget_request(request) {
-        state.totals.failed_requests += 1;
-        state.answer(&Header::new(Kind::Answer, request, 0).flagged(Flags::ERROR), &content.borrowed());
-    }
-    claim(requester, &mut state, touched);
 }
 
 /// An error as the content of an answer.

@@ -489,6 +489,7 @@ impl BusBuilder {
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             next_token: AtomicU64::new(1),
+            request_times: super::RequestTimes::default(),
             links: AtomicUsize::new(0),
             session_places: AtomicUsize::new(0),
             past: Mutex::default(),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Shared;
 use super::answers::refusal_content;
 use super::backlog::Backlog;
@@ -10,6 +12,7 @@ use super::deadlines::Deadlines;
 use super::group::Group;
 use super::introspect;
 use super::presence::{self, Present, Watching};
+use super::request_times::RequestEnd;
 use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
@@ -636,6 +639,7 @@ impl Shared {
             self.fail_waiting(&service, waiting.into_iter(), &mut touched);
         }
         for pending in requests.into_values() {
+            self.note_end(Some(&pending), RequestEnd::Cancelled, Instant::now);
             pending.cancel_at_servers();
         }
         for session in touched {

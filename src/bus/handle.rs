@@ -60,7 +60,7 @@ impl BusHandle {
         Self { shared, connector, local, view, phase, task: Some(task), introspection }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "metrics"))]
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

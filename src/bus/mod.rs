@@ -11,11 +11,11 @@
 //!
 //! `calls` is everything else that a session asks for, `requests`, `service` and `answers` are
 //! request/response,
-//! `group` shares messages, `deadlines` keeps the times of a session and `sweeper` those outside of
+//! `group` shares messages, `request_times` counts how long they take, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
 //! `plugged` is where plugins have their say, `deputy` publishes what is due later, `will` what a session leaves,
 //! `presence` who comes and goes, `view` is what others in the process have of a bus, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
-//! questions about it.
+//! questions about it. `metrics` shows all of it to Prometheus.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
 //! table or the table of services or the list of sessions, then a group or service, then one session.
@@ -37,12 +37,15 @@ mod handle;
 mod handshakes;
 mod hold;
 mod introspect;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod opening;
 mod own_certificate;
 mod places;
 mod plugged;
 mod presence;
 mod publish;
+mod request_times;
 mod requests;
 mod rights;
 mod router;
@@ -85,6 +88,7 @@ use self::deputy::Deputy;
 use self::handshakes::Handshakes;
 use self::places::Places;
 use self::presence::Presence;
+use self::request_times::RequestTimes;
 use self::rights::Policies;
 use self::router::Router;
 use self::service::Services;
@@ -129,6 +133,7 @@ pub(crate) struct Shared {
     sessions: Mutex<HashMap<u64, Arc<Session>, RandomState>>,
     next_session: AtomicU64,
     next_token: AtomicU64,
+    request_times: RequestTimes,
     /// Links that are open, those in the handshake included.
     links: AtomicUsize,
     /// Those that have a session, without the bus's own.

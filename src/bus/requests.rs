@@ -22,8 +22,9 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::answers::{fail_request, refusal_content, unread};
+use super::answers::{refusal_content, unread};
 use super::clock::Clock;
+use super::request_times::RequestEnd;
 use super::service::{Choice, Chosen, Service, Waiting};
 use super::session::{Session, State};
 use crate::error::BusError;
@@ -176,7 +177,8 @@ impl Shared {
         self.note(requester, request, About::Service(Arc::clone(&service)), replies)?;
         let asked = self.hand_over(requester, request, &service, touched);
         if asked.is_err() {
-            requester.lock().forget_request(request.id);
+            let ended = requester.lock().take_request(request.id);
+            self.note_end(ended.as_ref(), RequestEnd::Failed, || request.clock.now());
         }
         asked
     }
@@ -213,7 +215,8 @@ impl Shared {
         {
             *complete = true;
         }
-        state.end_scatter(request.id);
+        let ended = state.end_scatter(request.id);
+        self.note_end(ended.as_ref(), RequestEnd::Answered, || request.clock.now());
         claim(requester, &mut state, touched);
         Ok(())
     }
@@ -377,7 +380,7 @@ impl Shared {
                 deadline: waiting.deadline,
             };
             if let Err(error) = self.ask(&ask, service, &chosen, now, touched) {
-                fail_request(&waiting.requester, waiting.request, service, &error, touched);
+                self.fail_request(&waiting.requester, waiting.request, service, &error, touched);
             }
         }
     }
@@ -414,6 +417,7 @@ impl Shared {
             let mut state = requester.lock();
             state.take_request(request)
         };
+        self.note_end(pending.as_ref(), RequestEnd::Cancelled, Instant::now);
         if let Some(pending) = pending {
             pending.cancel_at_servers();
         }
@@ -429,6 +433,7 @@ impl Shared {
         loop {
             let (mut state, _) = requester.lock_to_answer();
             let Some((id, pending)) = state.take_expired_request(now) else { break };
+            self.note_end(Some(&pending), RequestEnd::Expired, || now);
             let error = BusError::TimedOut {
                 what: format!("the request to \"{}\"", pending.about.name()),
                 after: pending.timeout,
@@ -439,6 +444,13 @@ impl Shared {
             claim(requester, &mut state, touched);
             drop(state);
             pending.cancel_at_servers();
+        }
+    }
+
+    /// Notes how long a request took that is over, if there was one.
+    pub(super) fn note_end(&self, ended: Option<&Pending>, end: RequestEnd, now: impl FnOnce() -> Instant) {
+        if let Some(pending) = ended {
+            self.request_times.record(end, || now().saturating_duration_since(pending.begun()));
         }
     }
 }
@@ -453,6 +465,11 @@ struct Ask<'a> {
 }
 
 impl Pending {
+    /// When the bus took it in.
+    fn begun(&self) -> Instant {
+        self.deadline - self.timeout
+    }
+
     /// When the bus answers it by itself.
     fn given_up_at(&self) -> Instant {
         self.deadline + limits::REQUEST_GRACE
@@ -503,11 +520,6 @@ impl State {
         let bytes = pending.size.saturating_mul(pending.replies.copies());
         self.request_bytes = self.request_bytes.saturating_sub(bytes);
         Some(pending)
-    }
-
-    /// Forgets a request that has been answered; returns whether it was known.
-    pub(super) fn forget_request(&mut self, id: u32) -> bool {
-        self.take_request(id).is_some()
     }
 }
 

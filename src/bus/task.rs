@@ -415,7 +415,7 @@ impl SessionTask {
             Kind::Publish => self.publish(header, content),
             Kind::Credit => self.credit(header, content),
             Kind::Request => self.request(header, content),
-            Kind::Reply => self.shared.reply(&self.session, header, content, &mut self.touched),
+            Kind::Reply => self.shared.reply(&self.session, header, content, &self.clock, &mut self.touched),
             Kind::Cancel => {
                 self.shared.cancel(&self.session, header.id);
                 Ok(())

@@ -49,6 +49,8 @@ mod introspection;
 mod kept_once;
 mod lifecycle;
 mod limits;
+#[cfg(all(feature = "metrics", feature = "sqlite"))]
+mod metrics;
 mod model;
 mod neighbours;
 mod opened_consumers;

@@ -9,6 +9,8 @@
 
 mod changes;
 mod consumer;
+#[cfg(feature = "metrics")]
+mod counts;
 mod cursor;
 mod dead_letters;
 mod delayed;

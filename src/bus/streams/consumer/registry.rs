@@ -104,6 +104,9 @@ pub(super) enum Reserved {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Busy {
     pub(crate) members: usize,
+    /// All before this is done, once it has been read from the store.
+    #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "introspection asks the store"))]
+    pub(crate) floor: Option<u64>,
     /// Messages that its members have.
     pub(crate) pending: u64,
     /// Messages that come again.
@@ -161,9 +164,10 @@ impl Consumers {
             self.lock().busy.iter().map(|(name, consumer)| (name.clone(), Arc::clone(consumer))).collect();
         let busy = consumers.into_iter().map(|(name, consumer)| {
             let state = consumer.lock();
+            let floor = state.ledger.as_ref().map(Ledger::floor);
             let (pending, again) = state.ledger.as_ref().map_or((0, 0), Ledger::counts);
             let waits_for = state.waits_for(end, consumer.is_shared);
-            (name, Busy { members: state.members.len(), pending, again, waits_for })
+            (name, Busy { members: state.members.len(), floor, pending, again, waits_for })
         });
         busy.collect()
     }
