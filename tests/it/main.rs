@@ -28,6 +28,8 @@ mod conformance;
 mod consumers;
 mod contents;
 mod crowded_links;
+#[cfg(all(feature = "metrics", feature = "sqlite"))]
+mod dashboard;
 mod dead_letters;
 mod delayed;
 mod drained_consumers;

@@ -26,17 +26,17 @@ use crate::certified;
 use crate::orders::{billing, bus_on, client, next, publish};
 
 /// What is shown of a bus, and of what else is registered.
-struct Shown(Registry);
+pub(crate) struct Shown(Registry);
 
 impl Shown {
-    fn of(bus: &BusHandle) -> Self {
+    pub(crate) fn of(bus: &BusHandle) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(BusCollector::new(bus)));
         Self(registry)
     }
 
     /// In the older text format.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         expose(&self.0, None).unwrap().body
     }
 

@@ -80,6 +80,7 @@
 
 pub mod certificates;
 pub mod conformance;
+pub mod dashboard;
 pub mod datagrams;
 pub mod fault;
 pub mod kit;
