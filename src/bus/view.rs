@@ -122,6 +122,15 @@ impl BusView {
         Ok(self.shared()?.served_stats(usize::MAX).rows)
     }
 
+    /// What tells Prometheus of the bus.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    #[cfg(feature = "metrics")]
+    pub fn collector(&self) -> BusResult<super::metrics::BusCollector> {
+        Ok(super::metrics::BusCollector::of(&self.shared()?))
+    }
+
     /// Whether the bus drains or has stopped: it takes nothing new.
     #[must_use]
     pub fn is_draining(&self) -> bool {

@@ -26,7 +26,7 @@
 //! | `shared` | what all requests share |
 //! | `origins`, `rates` | which pages are let in, and how often somebody may ask |
 //! | `problem` | errors as `application/problem+json` |
-//! | `metrics` | what is counted |
+//! | `metrics`, `scrape` | what is counted, and who may read it |
 //! | `token`, `development` | tokens of the dialects, and secrets for trying things out |
 //! | `socket`, `subscriptions` | a WebSocket with its bounds, and what a session is subscribed to |
 //! | `message` | payloads of the bus as JSON and back |
@@ -46,6 +46,7 @@ mod origins;
 mod problem;
 mod rates;
 mod routes;
+mod scrape;
 mod server;
 pub mod settings;
 mod shared;

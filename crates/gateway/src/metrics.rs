@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use whispeer::bus::metrics::BusCollector;
+use whispeer::client::GapReason;
 
 /// The routes that there are, by which requests are counted.
 const ROUTES: &[&str] = &[
@@ -35,6 +37,9 @@ const ROUTES: &[&str] = &[
 /// Bounds of the buckets of times: from a tenth of a millisecond to half a minute.
 const SECONDS: [f64; 13] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// What is spoken over sockets and streams of events.
+const DIALECTS: [&str; 3] = ["events", "popsub", "turbine"];
 
 /// A request that was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,8 +108,11 @@ impl SocketCounts {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("whispeer");
+    /// Those of the gateway, beside those of the bus.
+    pub(crate) fn new(bus: BusCollector) -> Self {
+        let mut all = Registry::default();
+        all.register_collector(Box::new(bus));
+        let registry = all.sub_registry_with_prefix("whispeer");
         let metrics = Self {
             registry: Mutex::default(),
             requests: Family::default(),
@@ -129,7 +137,20 @@ impl Metrics {
         let what = "Messages that a session did not get, as it took them too slowly or could not";
         registry.register("gateway_dropped", what, metrics.dropped.clone());
         registry.register("gateway_refused", "What was asked for and refused", metrics.refused.clone());
-        Self { registry: Mutex::new(registry), ..metrics }
+        let metrics = Self { registry: Mutex::new(all), ..metrics };
+        metrics.begin();
+        metrics
+    }
+
+    /// Makes the series that there will be, so that what has not happened yet is there as 0.
+    fn begin(&self) {
+        for dialect in DIALECTS {
+            self.socket(dialect);
+            GapReason::ALL.into_iter().for_each(|reason| self.dropped(dialect, reason.name(), 0));
+        }
+        for reason in ["rate", "connections", "connections_of_address"] {
+            drop(self.refused.get_or_create(&Because { dialect: "http", reason }));
+        }
     }
 
     /// The route as it is counted: one that there is, or `other`.
@@ -173,8 +194,8 @@ impl Metrics {
         OpenSocket(self.connections.clone())
     }
 
-    /// Lets somebody put what he counts beside it, or read all.
-    pub(crate) fn with_registry<R>(&self, act: impl FnOnce(&mut Registry) -> R) -> R {
-        act(&mut self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    /// Lets somebody read all.
+    pub(crate) fn with_registry<R>(&self, act: impl FnOnce(&Registry) -> R) -> R {
+        act(&self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

@@ -20,6 +20,7 @@ use tracing::Instrument;
 use crate::limits;
 use crate::native;
 use crate::problem::Problem;
+use crate::scrape;
 use crate::shared::{Remote, Shared};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -36,6 +37,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
         .merge(native::routes())
+        .merge(scrape::routes())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path is not asked so; see /api/openapi.json")
         })

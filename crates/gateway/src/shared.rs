@@ -50,7 +50,7 @@ impl Shared {
         Ok(Self {
             origins: Origins::new(&settings, local)?,
             rates: Rates::new(rate),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(bus.collector()?),
             bus,
             settings,
             phase,

@@ -2,6 +2,7 @@
 
 mod health;
 mod http;
+mod metrics;
 mod native;
 mod pages;
 mod player;
