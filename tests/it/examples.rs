@@ -17,7 +17,7 @@ macro_rules! examples {
             }
         )*
 
-        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER, PLUGIN, WILLS, CONSUMER];
+        const FILES: &[&str] = &[$($file),*, SEALED, GRANTED, BROKER, PLUGIN, WILLS, CONSUMER, CHAT];
     };
 }
 
@@ -41,6 +41,7 @@ const PLUGIN: &str = "12_plugin.rs";
 /// Behind them in the order of their names.
 const WILLS: &str = "13_will_and_delay.rs";
 const CONSUMER: &str = "14_durable_consumer.rs";
+const CHAT: &str = "15_chat_service.rs";
 
 #[cfg(all(feature = "compression", feature = "encryption"))]
 #[path = "../../examples/09_end_to_end_encryption.rs"]
@@ -107,6 +108,15 @@ mod durable_consumer;
 #[test]
 fn durable_consumer() {
     ends(durable_consumer::run());
+}
+
+#[path = "../../examples/15_chat_service.rs"]
+#[allow(dead_code, reason = "it is a program of its own as well")]
+mod chat_service;
+
+#[test]
+fn chat_service() {
+    ends(chat_service::run());
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod credentials;
 mod descriptors;
 #[cfg(feature = "compression")]
 mod dict;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod hostile;
 #[cfg(feature = "encryption")]
 mod keys;

@@ -21,6 +21,20 @@ pub fn has_module(name: &str) -> bool {
     there_or_skipped(imported, &format!("Python's {name}"))
 }
 
+/// Where packages of Node are that tests need: the folder that the variable `NODE_MODULES` names, which `.ci/run` sets.
+#[must_use]
+pub fn node_modules() -> String {
+    std::env::var("NODE_MODULES").unwrap_or_default()
+}
+
+/// Whether Node has a package that a test needs, in the folder of [`node_modules`]; otherwise as [`has`].
+#[must_use]
+pub fn has_node_module(name: &str) -> bool {
+    let folder = node_modules();
+    let there = !folder.is_empty() && std::path::Path::new(&folder).join("node_modules").join(name).is_dir();
+    there_or_skipped(there, &format!("Node's {name}"))
+}
+
 /// Says that a test is skipped where something is missing that it needs. It must be there in CI.
 fn there_or_skipped(there: bool, what: &str) -> bool {
     if !there {
