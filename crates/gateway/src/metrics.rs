@@ -80,6 +80,7 @@ pub(crate) struct Metrics {
     messages: Family<Directed, Counter>,
     dropped: Family<Because, Counter>,
     refused: Family<Because, Counter>,
+    sealed: Family<Spoken, Counter>,
     connections: Gauge,
 }
 
@@ -121,6 +122,7 @@ impl Metrics {
             messages: Family::default(),
             dropped: Family::default(),
             refused: Family::default(),
+            sealed: Family::default(),
             connections: Gauge::default(),
         };
         registry.register("http_requests", "Requests that were answered", metrics.requests.clone());
@@ -137,6 +139,8 @@ impl Metrics {
         let what = "Messages that a session did not get, as it took them too slowly or could not";
         registry.register("gateway_dropped", what, metrics.dropped.clone());
         registry.register("gateway_refused", "What was asked for and refused", metrics.refused.clone());
+        let what = "Messages that went without being read, as they are sealed";
+        registry.register("gateway_sealed", what, metrics.sealed.clone());
         let metrics = Self { registry: Mutex::new(all), ..metrics };
         metrics.begin();
         metrics
@@ -187,6 +191,11 @@ impl Metrics {
 
     pub(crate) fn refused(&self, dialect: &'static str, reason: &'static str) {
         self.refused.get_or_create(&Because { dialect, reason }).inc();
+    }
+
+    /// A message of which its subscriber got the mark of a sealed payload.
+    pub(crate) fn sealed(&self, dialect: &'static str) {
+        self.sealed.get_or_create(&Spoken { dialect }).inc();
     }
 
     pub(crate) fn connected(&self) -> OpenSocket {
