@@ -54,6 +54,7 @@ mod socket;
 mod stream;
 mod subscriptions;
 mod token;
+mod turbine;
 
 pub use development::Development;
 pub use gateway::{Gateway, GatewayError};

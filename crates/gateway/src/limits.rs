@@ -40,3 +40,24 @@ pub const REQUEST_ID_CHARS: usize = 128;
 
 /// Connections that wait to be accepted, at the system.
 pub const BACKLOG: u32 = 1024;
+
+/// Bytes of the id of a command of Turbine's, quotes included. It comes back in the answer.
+pub const COMMAND_ID_BYTES: usize = 128;
+
+/// Bytes of a key of Turbine's API, at the least: what has fewer can be guessed.
+pub const API_KEY_BYTES: usize = 16;
+
+/// Bytes of messages that wait for a session of Turbine's and a channel, beside their number. One message may be longer.
+pub const TURBINE_BUFFER_BYTES: u64 = 1024 * 1024;
+
+/// Messages that a session of Turbine's is pushed before it is looked whether it asks for something.
+pub const TURBINE_TURN_MESSAGES: usize = 64;
+
+/// How long the bus may take to let a session in, or to subscribe it.
+pub const BUS_TIME: Duration = Duration::from_secs(10);
+
+/// Bytes of a `traceparent` of a version to come. Those of today have 55.
+pub const TRACE_PARENT_BYTES: usize = 128;
+
+/// Bytes of a `tracestate`, as W3C Trace Context (3.3.1.5) asks for at the least.
+pub const TRACE_STATE_BYTES: usize = 512;

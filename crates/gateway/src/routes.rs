@@ -38,6 +38,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .route("/readyz", get(ready))
         .merge(native::routes())
         .merge(scrape::routes())
+        .merge(crate::turbine::routes(shared))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path is not asked so; see /api/openapi.json")
         })

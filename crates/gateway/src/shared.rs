@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::origins::Origins;
 use crate::rates::Rates;
 use crate::settings::Settings;
+use crate::turbine::Turbine;
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) origins: Origins,
     pub(crate) rates: Rates,
     pub(crate) metrics: Metrics,
+    pub(crate) turbine: Option<Arc<Turbine>>,
     phase: watch::Receiver<Phase>,
     /// Held by each socket while it is open.
     sockets: watch::Sender<()>,
@@ -51,6 +53,7 @@ impl Shared {
             origins: Origins::new(&settings, local)?,
             rates: Rates::new(rate),
             metrics: Metrics::new(bus.collector()?),
+            turbine: settings.turbine.as_ref().map(Turbine::new).transpose()?.map(Arc::new),
             bus,
             settings,
             phase,

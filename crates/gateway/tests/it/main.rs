@@ -6,3 +6,4 @@ mod metrics;
 mod native;
 mod pages;
 mod player;
+mod turbine;
