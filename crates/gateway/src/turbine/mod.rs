@@ -148,35 +148,4 @@ fn open(upgrade: WebSocketUpgrade, context: Context, address: SocketAddr) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: &str = "a secret of 32 bytes and some more";
-
-    fn refusal(change: impl FnOnce(&mut settings::Turbine)) -> String {
-        let mut settings = settings::Turbine::new(KEY, "a key of the API");
-        change(&mut settings);
-        Turbine::new(&settings).map(drop).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn settings_that_cannot_be_used_are_refused() {
-        assert!(refusal(|settings| settings.key = "devsecret".into()).contains("can be forged"));
-        assert!(refusal(|settings| settings.api_keys = vec!["devkey".into()]).contains("can be guessed"));
-        assert!(refusal(|settings| settings.buffer = 0).contains("from 1 to"));
-        assert!(refusal(|settings| settings.buffer = u32::MAX).contains("from 1 to"));
-    }
-
-    #[test]
-    fn each_of_the_keys_is_one_and_nothing_else() {
-        let mut settings = settings::Turbine::new(KEY, "one key of the API");
-        settings.api_keys.push("another key of the API".into());
-        let turbine = Turbine::new(&settings).unwrap();
-        assert!(turbine.is_api_key(b"one key of the API") && turbine.is_api_key(b"another key of the API"));
-        for wrong in [&b""[..], b"one key of the AP", b"one key of the API ", b"One key of the API"] {
-            assert!(!turbine.is_api_key(wrong));
-        }
-        settings.api_keys.clear();
-        assert!(!Turbine::new(&settings).unwrap().is_api_key(b""));
-    }
-}
+mod tests;
