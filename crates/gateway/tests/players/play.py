@@ -3,9 +3,10 @@
 
     play.py URL TRANSCRIPT... [NAME=VALUE...]
 
-It needs Python 3.9 and the package `websockets`, 14 or later. It ends with 1 if a transcript went otherwise.
+It needs Python 3.9 and the package `websockets`, 15 or later. It ends with 1 if a transcript went otherwise.
 """
 
+import contextlib
 import http.client
 import json
 import re
@@ -34,6 +35,7 @@ class Player:
         self.url = urllib.parse.urlsplit(url)
         self.known = dict(variables)
         self.sockets = {}
+        self.open_sockets = contextlib.ExitStack()
         self.answer = None
         self.pings = 0
 
@@ -49,9 +51,7 @@ class Player:
                     raise Fault(f"line {number}: {line}\n{fault or 'nothing came in time'}") from None
 
     def close(self):
-        for socket, _ in self.sockets.values():
-            if not isinstance(socket, Refused):
-                socket.close()
+        self.open_sockets.close()
 
     def step(self, line):
         if line.startswith("="):
@@ -85,13 +85,14 @@ class Player:
         scheme = "wss" if self.url.scheme == "https" else "ws"
         try:
             # A proxy of the environment is not meant for what is on this host.
-            socket = connect(
+            opening = connect(
                 f"{scheme}://{self.url.netloc}{path}",
                 additional_headers=headers,
                 open_timeout=PATIENCE,
                 compression=None,
-                **({"proxy": None} if "proxy" in connect.__kwdefaults__ else {}),
+                proxy=None,
             )
+            socket = self.open_sockets.enter_context(opening)
         except InvalidStatus as refused:
             socket = Refused(refused.response.status_code)
         self.sockets[name] = (socket, path == "/ws")
