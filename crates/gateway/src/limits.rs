@@ -56,6 +56,9 @@ pub const TURBINE_TURN_MESSAGES: usize = 64;
 /// How long the bus may take to let a session in, or to subscribe it.
 pub const BUS_TIME: Duration = Duration::from_secs(10);
 
+/// How long a session of Turbine's that ends may take to take in what it is told last.
+pub const LAST_TIME: Duration = Duration::from_secs(1);
+
 /// Bytes of a `traceparent` of a version to come. Those of today have 55.
 pub const TRACE_PARENT_BYTES: usize = 128;
 

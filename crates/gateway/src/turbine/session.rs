@@ -9,6 +9,7 @@ use axum::extract::ws::WebSocket;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde::Deserialize;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use whispeer::auth::Principal;
 use whispeer::client::{Message, Policy, SubscribeOptions};
@@ -99,49 +100,63 @@ impl Talk<'_> {
     /// Does what it asks for and gives it what it is subscribed to, until either side ends it.
     async fn serve(&mut self, Login { client, listed, expires }: Login) -> End {
         let context = self.context;
-        let mut session = Session {
-            client: &client,
-            listed,
-            all: Subscriptions::default(),
-            counted: context.turbine.sessions.session(),
-        };
+        let counted = context.turbine.sessions.session();
+        let mut session = Session { client: &client, listed, all: Subscriptions::default(), counted };
         let mut expiry = pin!(sleep_until(expires));
         let mut draining = pin!(context.shared.draining());
         let mut ended = pin!(client.closed());
-        loop {
+        let end = loop {
             let turn = tokio::select! {
                 biased;
-                () = &mut draining => Turn::Drains,
-                () = &mut expiry => Turn::Ends(Closing::Expired),
-                error = &mut ended => Turn::Ends(self.closing(&error, expires)),
+                () = &mut draining => break Some(Closing::GoingAway),
+                () = &mut expiry => break Some(Closing::Expired),
+                error = &mut ended => break Some(self.closing(&error, expires)),
                 // First what it asks for, so that it can unsubscribe from what never ceases.
-                incoming = self.socket.recv() => Turn::Asked(incoming),
+                incoming = self.socket.recv() => match incoming {
+                    Ok(incoming) => Turn::Asked(incoming),
+                    Err(end) => break end,
+                },
                 arrived = session.all.next() => Turn::Arrived(arrived),
             };
-            let done = match turn {
-                Turn::Asked(Ok(incoming)) => self.asked(&mut session, &incoming).await,
-                Turn::Asked(Err(end)) => Err(end),
-                Turn::Arrived(arrived) => self.push_all(&mut session, Some(arrived)).await,
-                Turn::Drains => self.push_all(&mut session, None).await.and(Err(Some(Closing::GoingAway))),
-                Turn::Ends(Closing::Expired) => {
-                    let fault = if Instant::now() + SLACK >= expires {
-                        Fault::Expired
-                    } else {
-                        Fault::NotAuthenticated
-                    };
-                    self.send(told(fault)).await.and(Err(Some(Closing::Expired)))
-                }
-                Turn::Ends(closing) => Err(Some(closing)),
-            };
-            let done = match done {
-                Ok(()) => self.socket.flush().await.map_err(|()| None),
-                failed => failed,
+            // One that does not read holds up neither its own end nor the gateway's.
+            let done = tokio::select! {
+                biased;
+                done = self.act(&mut session, turn) => done,
+                () = &mut draining => Err(Some(Closing::GoingAway)),
+                () = &mut expiry => Err(Some(Closing::Expired)),
             };
             if let Err(end) = done {
-                self.count_left(&mut session);
-                return end;
+                break end;
+            }
+        };
+        // What is lost when it does not take this in time is counted, or an error that its end tells as well.
+        let _ = timeout(limits::LAST_TIME, self.part(&mut session, end, expires)).await;
+        self.count_left(&mut session);
+        end
+    }
+
+    async fn act(&mut self, session: &mut Session<'_>, turn: Turn) -> Result<(), End> {
+        match turn {
+            Turn::Asked(incoming) => self.asked(session, &incoming).await?,
+            Turn::Arrived(arrived) => {
+                self.push_all(session, Some(arrived), limits::TURBINE_TURN_MESSAGES).await?;
             }
         }
+        self.socket.flush().await.map_err(|()| None)
+    }
+
+    /// What is said last.
+    async fn part(&mut self, session: &mut Session<'_>, end: End, expires: Instant) -> Result<(), End> {
+        match end {
+            Some(Closing::GoingAway) => self.push_all(session, None, session.waiting(self.context)).await?,
+            Some(Closing::Expired) => {
+                let is_over = Instant::now() + SLACK >= expires;
+                let fault = if is_over { Fault::Expired } else { Fault::NotAuthenticated };
+                self.feed(told(fault)).await?;
+            }
+            _ => {}
+        }
+        self.socket.flush().await.map_err(|()| None)
     }
 
     /// Why the bus has ended its session.
@@ -157,7 +172,7 @@ impl Talk<'_> {
 
     async fn asked(&mut self, session: &mut Session<'_>, incoming: &Incoming) -> Result<(), End> {
         // An answer comes behind what had come before it was asked for.
-        self.push_all(session, None).await?;
+        self.push_all(session, None, session.waiting(self.context)).await?;
         let Some(text) = self.text(incoming).await? else { return Ok(()) };
         let Asked { id, command } = read(text);
         let outcome = match command {
@@ -200,11 +215,16 @@ impl Talk<'_> {
         }
     }
 
-    /// Pushes what has arrived and what is there beside it, up to a bound.
-    async fn push_all(&mut self, session: &mut Session<'_>, first: Option<Arrived>) -> Result<(), End> {
+    /// Pushes what has arrived and what is there beside it, so many at the most.
+    async fn push_all(
+        &mut self,
+        session: &mut Session<'_>,
+        first: Option<Arrived>,
+        most: usize,
+    ) -> Result<(), End> {
         let mut next = first;
-        for _ in 0..limits::TURBINE_TURN_MESSAGES {
-            let Some(arrived) = next.take().or_else(|| session.all.next().now_or_never()) else { break };
+        for _ in 0..most {
+            let Some(arrived) = next.take().or_else(|| session.take()) else { break };
             match arrived {
                 Arrived::Message(channel, message) => {
                     let (text, is_sealed) = publication(&channel, &message);
@@ -230,7 +250,8 @@ impl Talk<'_> {
     /// Counts what a session that has ended was not told of.
     fn count_left(&self, session: &mut Session<'_>) {
         let metrics = &self.context.shared.metrics;
-        while let Some(arrived) = session.all.next().now_or_never() {
+        for _ in 0..session.waiting(self.context) {
+            let Some(arrived) = session.take() else { break };
             match arrived {
                 Arrived::Message(..) => metrics.dropped(NAME, "closed", 1),
                 Arrived::Gap(count, reason) => metrics.dropped(NAME, reason, count),
@@ -278,9 +299,7 @@ async fn connect(context: &Context, token: &str) -> Result<Login, Fault> {
 
 /// What comes next.
 enum Turn {
-    Drains,
-    Ends(Closing),
-    Asked(Result<Incoming, End>),
+    Asked(Incoming),
     Arrived(Arrived),
 }
 
@@ -293,6 +312,18 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// How many messages may wait for it, each with a gap before it.
+    fn waiting(&self, context: &Context) -> usize {
+        usize::try_from(context.turbine.settings.buffer)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(2 * self.all.len())
+    }
+
+    /// What is there already. Whoever takes it bounds how much, and not Tokio's budget for a turn.
+    fn take(&mut self) -> Option<Arrived> {
+        unconstrained(self.all.next()).now_or_never()
+    }
+
     /// Subscribes; to what it is subscribed to already, it stays so.
     async fn subscribe(&mut self, context: &Context, channel: &str) -> Result<(), Fault> {
         let settings = &context.turbine.settings;

@@ -1,6 +1,6 @@
 //! What cannot be seen from outside: what is counted, and the session that publishes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{SinkExt, StreamExt};
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use whispeer::prelude::*;
@@ -54,7 +54,7 @@ struct Inside {
     shared: Arc<Shared>,
     address: SocketAddr,
     server: JoinHandle<()>,
-    _phase: watch::Sender<Phase>,
+    phase: watch::Sender<Phase>,
 }
 
 impl Drop for Inside {
@@ -76,7 +76,7 @@ impl Inside {
         let shared = Arc::new(Shared::new(bus.view(), settings, &[address], phase.clone()).unwrap());
         let server = Server::new(Arc::clone(&shared), vec![listener], router(&shared));
         let server = tokio::spawn(server.run(phase, Duration::ZERO));
-        Self { bus, shared, address, server, _phase: sender }
+        Self { bus, shared, address, server, phase: sender }
     }
 
     fn client(&self) -> Client {
@@ -93,9 +93,13 @@ impl Inside {
     }
 
     async fn subscribed(&self, channel: &str) -> WebSocketStream<TcpStream> {
+        self.subscribed_until(channel, 4_102_444_800).await
+    }
+
+    async fn subscribed_until(&self, channel: &str, exp: u64) -> WebSocketStream<TcpStream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut socket, _) = client_async(format!("ws://{}/ws", self.address), stream).await.unwrap();
-        let claims = json!({"sub": "a", "exp": 4_102_444_800_u64, "channels": []});
+        let claims = json!({"sub": "a", "exp": exp, "channels": []});
         let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(KEY.as_bytes())).unwrap();
         for command in [
             json!({"id": 1, "method": "connect", "params": {"token": token}}),
@@ -144,6 +148,9 @@ async fn turns() {
     }
 }
 
+/// Sockets that are open.
+const SOCKETS: &str = r#"whispeer_gateway_sockets{dialect="turbine"}"#;
+
 /// Messages for which there was no room.
 const DROPPED: &str = r#"whispeer_gateway_dropped_total{dialect="turbine",reason="dropped_newest"}"#;
 
@@ -183,7 +190,48 @@ async fn what_waits_for_a_socket_that_ends_is_counted() {
     }
     drop(socket);
     until(|| inside.count(r#"whispeer_gateway_dropped_total{dialect="turbine",reason="closed"}"#) > 0).await;
-    until(|| inside.count(r#"whispeer_gateway_sockets{dialect="turbine"}"#) == 0).await;
+    until(|| inside.count(SOCKETS) == 0).await;
+}
+
+/// How many seconds of a paused clock pass before no socket is open any more.
+async fn seconds_to_the_end(inside: &Inside) -> u64 {
+    tokio::time::pause();
+    let begun = Instant::now();
+    while inside.count(SOCKETS) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not end");
+        sleep(Duration::from_millis(50)).await;
+    }
+    begun.elapsed().as_secs()
+}
+
+/// A socket that has stopped reading, in the midst of what is written to it.
+async fn stalled(inside: &Inside, exp: u64) -> WebSocketStream<TcpStream> {
+    let socket = inside.subscribed_until("news", exp).await;
+    let payload = rmp_serde::to_vec(&"x".repeat(512 * 1024)).unwrap();
+    let client = inside.client();
+    for _ in 0..40 {
+        client.publish_bytes("news", payload.clone()).await.unwrap();
+        turns().await;
+    }
+    socket
+}
+
+#[tokio::test]
+async fn a_token_expires_at_its_moment_also_if_the_reader_has_stopped() {
+    let inside = Inside::new(|settings| settings.buffer = 4).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let _socket = stalled(&inside, now + 12).await;
+    let took = seconds_to_the_end(&inside).await;
+    assert!(took <= 12 + 2, "{took} s");
+}
+
+#[tokio::test]
+async fn a_reader_that_has_stopped_does_not_hold_up_the_end_of_the_gateway() {
+    let inside = Inside::new(|settings| settings.buffer = 4).await;
+    let _socket = stalled(&inside, 4_102_444_800).await;
+    inside.phase.send_replace(Phase::Draining);
+    let took = seconds_to_the_end(&inside).await;
+    assert!(took <= 3, "{took} s");
 }
 
 #[tokio::test]
