@@ -54,6 +54,12 @@ impl Subscriptions {
         true
     }
 
+    /// How many messages have come of one and wait to be taken.
+    pub(crate) fn pending(&self, name: &str) -> u64 {
+        let one = self.all.iter().find(|one| &*one.name == name);
+        one.map_or(0, |one| one.subscription.counts().pending)
+    }
+
     /// What comes next of any of them; it waits for ever where there are none.
     ///
     /// # Cancel safety
