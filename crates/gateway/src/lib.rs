@@ -43,6 +43,7 @@ mod message;
 mod metrics;
 mod native;
 mod origins;
+mod popsub;
 mod problem;
 mod rates;
 mod routes;

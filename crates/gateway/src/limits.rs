@@ -64,3 +64,56 @@ pub const TRACE_PARENT_BYTES: usize = 128;
 
 /// Bytes of a `tracestate`, as W3C Trace Context (3.3.1.5) asks for at the least.
 pub const TRACE_STATE_BYTES: usize = 512;
+/// Messages that a subscriber of PopSub has been sent and not acknowledged. At the bound nothing more is taken from its
+/// subscriptions until it acknowledges, and their windows drop and count.
+pub const POPSUB_UNACKED: usize = 1024;
+
+/// Bytes of these, at the bound of which it is the same. All subscribers of a message share them.
+pub const POPSUB_UNACKED_BYTES: usize = 1024 * 1024;
+
+/// Bytes of the id of a message of PopSub. A UUID has 36.
+pub const POPSUB_MESSAGE_ID_BYTES: usize = 128;
+
+/// Bytes of the name of a user of PopSub.
+pub const POPSUB_NAME_BYTES: usize = 256;
+
+/// Characters of what a client has said that an error repeats.
+pub const POPSUB_EXCERPT_CHARS: usize = 64;
+
+/// Logins of PopSub that are checked or wait for it. Each waits for two seconds at the most; more of them would only wait in vain.
+pub const POPSUB_LOGINS: usize = 64;
+
+/// Messages of a topic of PopSub that are replayed, at the most. More are better kept in a stream.
+pub const POPSUB_REPLAY: usize = 10_000;
+
+/// Topics of PopSub whose last messages are kept. The least recently used gives way. Each takes some 2 KiB beside its messages.
+pub const POPSUB_RINGS: usize = 10_000;
+
+/// Topics of PopSub of which it is not known yet whether the bus allows anybody to use them. Further ones are not replayed.
+pub const POPSUB_RINGS_TENTATIVE: usize = 1024;
+
+/// Messages that wait to be put into a ring, if it keeps no more. Where there are more the oldest are dropped and counted.
+pub const POPSUB_RING_WINDOW: u32 = 256;
+
+/// Bytes of these.
+pub const POPSUB_RING_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Bytes that wait for a session and topic of PopSub, beside one message.
+pub const POPSUB_WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// How long a new subscription of PopSub is served from the ring. A message that was looked up before the subscription began reaches
+/// the ring within one turn of its publisher, which is far less.
+pub const POPSUB_JOIN_TIME: Duration = Duration::from_millis(250);
+
+/// Messages that wait to be sent from the ring to a new subscription, beside those that are replayed, and messages that
+/// the bus delivers meanwhile. At the bound it goes on by itself.
+pub const POPSUB_FEED_MESSAGES: usize = 1024;
+
+/// Bytes of these, beside those that are replayed.
+pub const POPSUB_FEED_BYTES: usize = 1024 * 1024;
+
+/// Messages of a user of PopSub that are known when they come again.
+pub const POPSUB_RECENT: usize = 1024;
+
+/// How long they are: as long as the bus knows ids of messages that it keeps.
+pub const POPSUB_RECENT_TIME: Duration = whispeer::limits::MESSAGE_ID_WINDOW;

@@ -1,6 +1,6 @@
 //! What the gateway counts, for `/metrics`. No label comes from outside: routes, methods, dialects and reasons are known.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -109,10 +109,8 @@ impl SocketCounts {
 }
 
 impl Metrics {
-    /// Those of the gateway, beside those of the bus.
-    pub(crate) fn new(bus: BusCollector) -> Self {
+    pub(crate) fn new() -> Self {
         let mut all = Registry::default();
-        all.register_collector(Box::new(bus));
         let registry = all.sub_registry_with_prefix("whispeer");
         let metrics = Self {
             registry: Mutex::default(),
@@ -144,6 +142,15 @@ impl Metrics {
         let metrics = Self { registry: Mutex::new(all), ..metrics };
         metrics.begin();
         metrics
+    }
+
+    /// Those of the bus beside them.
+    #[must_use]
+    pub(crate) fn with(self, bus: BusCollector) -> Self {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(bus));
+        drop(registry);
+        self
     }
 
     /// Makes the series that there will be, so that what has not happened yet is there as 0.
@@ -205,6 +212,6 @@ impl Metrics {
 
     /// Lets somebody read all.
     pub(crate) fn with_registry<R>(&self, act: impl FnOnce(&Registry) -> R) -> R {
-        act(&self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        act(&self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

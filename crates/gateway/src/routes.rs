@@ -39,10 +39,12 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .merge(native::routes())
         .merge(scrape::routes())
         .merge(crate::turbine::routes(shared))
+        .merge(crate::popsub::routes(shared))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path is not asked so; see /api/openapi.json")
         })
         .with_state(Arc::clone(shared))
+        .layer(from_fn_with_state(Arc::clone(shared), crate::popsub::at_root))
         .layer(DefaultBodyLimit::max(shared.settings.body_limit))
         .layer(CompressionLayer::new())
         .layer(cors(shared))

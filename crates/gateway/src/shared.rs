@@ -12,6 +12,7 @@ use whispeer::{BusResult, Client};
 use crate::gateway::{GatewayError, Phase};
 use crate::metrics::Metrics;
 use crate::origins::Origins;
+use crate::popsub::PopSub;
 use crate::rates::Rates;
 use crate::settings::Settings;
 use crate::turbine::Turbine;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) rates: Rates,
     pub(crate) metrics: Metrics,
     pub(crate) turbine: Option<Arc<Turbine>>,
+    pub(crate) popsub: Option<PopSub>,
     phase: watch::Receiver<Phase>,
     /// Held by each socket while it is open.
     sockets: watch::Sender<()>,
@@ -52,8 +54,9 @@ impl Shared {
         Ok(Self {
             origins: Origins::new(&settings, local)?,
             rates: Rates::new(rate),
-            metrics: Metrics::new(bus.collector()?),
+            metrics: Metrics::new().with(bus.collector()?),
             turbine: settings.turbine.as_ref().map(Turbine::new).transpose()?.map(Arc::new),
+            popsub: settings.popsub.as_ref().map(PopSub::new).transpose()?,
             bus,
             settings,
             phase,

@@ -6,4 +6,5 @@ mod metrics;
 mod native;
 mod pages;
 mod player;
+mod popsub;
 mod turbine;

@@ -1,0 +1,154 @@
+//! Messages of the bus as this dialect broadcasts them.
+//!
+//! The text is made once for all sockets of the process and lies beside the message. So two that lie in the same place are the
+//! same message; nothing else tells this as well, as publishers choose ids as they like.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use whispeer::client::{Headers, Message};
+use whispeer::json::push_json_string;
+use whispeer::proto::{Content, Encoding};
+
+use super::messages::Qos;
+use crate::limits;
+use crate::message::push_payload;
+use crate::metrics::Metrics;
+
+/// The header of the bus with the id of a message that was published in this dialect.
+pub(super) const MESSAGE_ID: &str = "popsub-message-id";
+
+/// The header of the bus that asks subscribers of this dialect to acknowledge: its value is then `1`.
+pub(super) const QOS: &str = "popsub-qos";
+
+/// How a text ends that has to be acknowledged.
+const ACKNOWLEDGED_END: &[u8] = br#","qos":1}"#;
+const ID_FIELD: &[u8] = br#","message_id":"#;
+
+/// Makes ids for messages that come without.
+pub(super) struct Ids {
+    /// Differs from one process to the next.
+    first: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    pub(super) fn new() -> Self {
+        let mut first = [0; 8];
+        // Without random numbers the ids of two processes may be the same.
+        let _ = getrandom::fill(&mut first);
+        Self { first: u64::from_be_bytes(first), next: AtomicU64::new(0) }
+    }
+
+    pub(super) fn next(&self) -> String {
+        format!("{:016x}{:016x}", self.first, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The text of a message, the same for all who ask for it.
+pub(super) fn broadcast(metrics: &Metrics, ids: &Ids, message: &Message<Arc<Content>>) -> Bytes {
+    message.value.encoded(Encoding::PopSub, || text_of(&message.value, &message.headers, ids, metrics))
+}
+
+fn text_of(content: &Content, headers: &Headers, ids: &Ids, metrics: &Metrics) -> Bytes {
+    let topic = String::from_utf8_lossy(content.topic());
+    let mut text = Vec::with_capacity(topic.len() + content.payload().len() * 5 / 4 + 128);
+    text.extend_from_slice(br#"{"topic":"#);
+    push_json_string(&topic, &mut text);
+    text.extend_from_slice(br#","payload":"#);
+    if push_payload(content.payload(), &mut text) {
+        metrics.sealed("popsub");
+    }
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    text.extend_from_slice(format!(",\"timestamp\":{seconds}").as_bytes());
+    text.extend_from_slice(ID_FIELD);
+    let given =
+        headers.find(MESSAGE_ID).filter(|id| (1..=limits::POPSUB_MESSAGE_ID_BYTES).contains(&id.len()));
+    match given {
+        Some(id) => push_json_string(id, &mut text),
+        None => push_json_string(&ids.next(), &mut text),
+    }
+    // Whoever does not say which message it is cannot be told that it has come.
+    match given.and(headers.find(QOS)) {
+        Some("1") => text.extend_from_slice(ACKNOWLEDGED_END),
+        _ => text.extend_from_slice(br#","qos":0}"#),
+    }
+    text.into()
+}
+
+/// The id, as JSON, of a message whose text this is, if it has to be acknowledged.
+///
+/// It lies in the text. Within a string a quotation mark has a backslash before it, so that the last field of this name is the one.
+pub(super) fn id_to_acknowledge(text: &Bytes) -> Option<Bytes> {
+    let head = text.strip_suffix(ACKNOWLEDGED_END)?;
+    let start = head.windows(ID_FIELD.len()).rposition(|part| part == ID_FIELD)? + ID_FIELD.len();
+    Some(text.slice(start..head.len()))
+}
+
+/// An id as it stands in texts.
+pub(super) fn id_as_json(id: &str) -> Vec<u8> {
+    let mut text = Vec::with_capacity(id.len() + 2);
+    push_json_string(id, &mut text);
+    text
+}
+
+/// The headers of a message that is published in this dialect.
+pub(super) fn headers_of(message_id: &str, qos: Qos) -> Headers {
+    let headers = Headers::new().with(MESSAGE_ID, message_id);
+    match qos {
+        Qos::AtMostOnce => headers,
+        Qos::AtLeastOnce => headers.with(QOS, "1"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(headers: &Headers, payload: &str) -> Bytes {
+        let payload = whispeer::json::from_json(payload.as_bytes()).unwrap();
+        let content = Content::new(Bytes::new(), "chat".into(), payload);
+        text_of(&content, headers, &Ids::new(), &Metrics::new())
+    }
+
+    #[test]
+    fn it_has_the_fields_of_the_dialect() {
+        let text = text(&headers_of("7", Qos::AtLeastOnce), r#""Hello \"world\"!""#);
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert!(now - value["timestamp"].as_u64().unwrap() < 60);
+        assert_eq!(
+            (&value["topic"], &value["payload"], &value["message_id"], &value["qos"]),
+            (&"chat".into(), &"Hello \"world\"!".into(), &"7".into(), &1.into())
+        );
+    }
+
+    #[test]
+    fn the_id_to_acknowledge_is_found_whatever_the_payload_and_the_id_say() {
+        for id in ["7", "\"", "\\", "\",\"message_id\":\"", "ü\n", "\",\"qos\":1}"] {
+            for payload in ["7", r#""\",\"message_id\":\"8\",\"qos\":1}""#, r#"{"message_id":"8","qos":1}"#] {
+                let text = text(&headers_of(id, Qos::AtLeastOnce), payload);
+                assert_eq!(id_to_acknowledge(&text).unwrap(), id_as_json(id));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_has_to_be_acknowledged() {
+        let qos_alone = Headers::new().with(QOS, "1");
+        let long = headers_of(&"x".repeat(limits::POPSUB_MESSAGE_ID_BYTES + 1), Qos::AtLeastOnce);
+        for headers in [headers_of("7", Qos::AtMostOnce), Headers::new(), qos_alone, long] {
+            let text = text(&headers, r#"{"qos":1}"#);
+            assert_eq!(id_to_acknowledge(&text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_made_differ() {
+        let ids = Ids::new();
+        assert_ne!(ids.next(), ids.next());
+        assert_ne!(ids.next(), Ids::new().next());
+    }
+}

@@ -1,0 +1,183 @@
+//! How somebody who subscribes gets from what was there to what comes, with no message twice, none missing and none before another.
+//!
+//! What comes from the bus, and the ring of the topic, are two subscriptions. Each has the messages of one publisher in their
+//! order, but those of several may be in another order in each; and a message that is under way while somebody subscribes may be
+//! in the ring alone, and get there later than what already comes. So for a moment after it has begun, a subscription is served from
+//! the ring: what is there, and what comes there. What the bus delivers meanwhile is compared with that by its identity:
+//!
+//! - what has come from the ring is passed over when the bus delivers it;
+//! - what has not is held, and passed over when it comes from the ring.
+//!
+//! After that moment, and when the ring has all that was delivered for it, nothing is under way that the bus would not deliver. What is held goes out, then what the bus delivers, but for
+//! what came from the ring. As the ring has every message of a publisher that it had before one that it has, the order stays.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::ring::{Feed, Ring};
+use crate::limits;
+
+/// A subscription that has just begun.
+pub(super) struct Joining {
+    pub(super) subscription: Arc<str>,
+    /// While it is served from the ring.
+    feed: Option<Arc<Feed>>,
+    /// When the next step is due: it follows the bus by itself, or need not remember any more what came from the ring.
+    until: Instant,
+    /// What came from the ring and not yet from the bus. It is kept, so that nothing else lies in its place.
+    sent: HashMap<usize, Bytes>,
+    /// What came from the bus and not yet from the ring.
+    held: VecDeque<Bytes>,
+    ring: Arc<Ring>,
+    /// How far the ring had come when this began.
+    begun_at: u64,
+}
+
+/// Where it lies, which no other message shares while it is there.
+fn place(text: &Bytes) -> usize {
+    text.as_ptr() as usize
+}
+
+impl Joining {
+    /// Begins when the bus has accepted the subscription; the feed has begun before.
+    pub(super) fn new(subscription: Arc<str>, ring: Arc<Ring>, feed: Arc<Feed>) -> Self {
+        let (until, begun_at) = (Instant::now() + limits::POPSUB_JOIN_TIME, ring.ask());
+        let (sent, held) = (HashMap::new(), VecDeque::new());
+        Self { subscription, feed: Some(feed), until, sent, held, ring, begun_at }
+    }
+
+    /// When it can go on by itself, or end.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// What comes from the ring, to be sent; `None` when nothing more comes that way, which is told once.
+    pub(super) fn poll_feed(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            let Some(feed) = &self.feed else { return Poll::Pending };
+            let Poll::Ready(text) = Pin::new(&**feed).poll_next(context) else { return Poll::Pending };
+            let Some(text) = text else {
+                self.feed = None;
+                return Poll::Ready(None);
+            };
+            if let Some(index) = self.held.iter().position(|held| place(held) == place(&text)) {
+                self.held.remove(index);
+            } else {
+                self.sent.insert(place(&text), text.clone());
+            }
+            return Poll::Ready(Some(text));
+        }
+    }
+
+    /// What the bus has delivered: given back if it is to be sent now.
+    pub(super) fn arrived(&mut self, text: Bytes) -> Option<Bytes> {
+        if self.sent.remove(&place(&text)).is_some() {
+            return None;
+        }
+        if self.feed.is_none() {
+            return Some(text);
+        }
+        self.held.push_back(text);
+        None
+    }
+
+    /// Lets it follow the bus by itself: what has been held goes out now.
+    pub(super) fn follow_bus(&mut self) -> VecDeque<Bytes> {
+        self.feed = None;
+        self.until = Instant::now() + limits::POPSUB_JOIN_TIME;
+        std::mem::take(&mut self.held)
+    }
+
+    /// Whether it is still served from the ring.
+    pub(super) fn is_fed(&self) -> bool {
+        self.feed.is_some()
+    }
+
+    /// Whether it has to be served from the ring for longer: that has not all that was delivered when this began.
+    pub(super) fn waits_for_ring(&self) -> bool {
+        self.ring.caught_up() == self.begun_at && !self.is_full()
+    }
+
+    /// Whether so much is held that it cannot go on so: the ring is far behind.
+    pub(super) fn is_full(&self) -> bool {
+        self.held.len() >= limits::POPSUB_FEED_MESSAGES
+    }
+
+    /// It stays as it is a while longer.
+    pub(super) fn prolong(&mut self) {
+        self.until = Instant::now() + limits::POPSUB_JOIN_TIME;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn fed(joining: &mut Joining) -> Vec<Bytes> {
+        let next =
+            |joining: &mut Joining| poll_fn(|context| joining.poll_feed(context)).now_or_never().flatten();
+        std::iter::from_fn(|| next(joining)).collect()
+    }
+
+    /// A ring with these messages, and a subscription that begins now.
+    fn joining(ring: &Arc<Ring>) -> Joining {
+        Joining::new("chat".into(), Arc::clone(ring), ring.follow())
+    }
+
+    #[tokio::test]
+    async fn what_came_from_the_ring_is_passed_over_when_the_bus_delivers_it() {
+        let ring = Arc::new(Ring::new(10));
+        let [a, b, c] = ["a", "b", "c"].map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        ring.push(&a);
+        let mut joining = joining(&ring);
+        ring.push(&b);
+        assert_eq!(fed(&mut joining), [&a, &b]);
+        assert_eq!(joining.arrived(b), None);
+        // The bus is first with this one, and with what is the same text but another message.
+        assert_eq!(joining.arrived(c.clone()), None);
+        ring.push(&c);
+        assert_eq!(fed(&mut joining), [&c]);
+        assert_eq!(joining.arrived(Bytes::copy_from_slice(b"c")), None);
+        assert_eq!(joining.follow_bus(), ["c"]);
+        assert_eq!(joining.arrived("d".into()), Some("d".into()));
+    }
+
+    #[tokio::test]
+    async fn what_came_from_the_ring_is_passed_over_also_when_it_follows_the_bus() {
+        let ring = Arc::new(Ring::new(10));
+        let mut joining = joining(&ring);
+        let (late, held) = (Bytes::copy_from_slice(b"late"), Bytes::copy_from_slice(b"held"));
+        ring.push(&late);
+        assert_eq!(fed(&mut joining), [&late]);
+        assert_eq!(joining.arrived(held.clone()), None);
+        ring.end();
+        assert_eq!(joining.follow_bus(), [held]);
+        assert!(!joining.is_fed());
+        assert_eq!(joining.arrived(late), None);
+    }
+
+    #[tokio::test]
+    async fn it_waits_until_the_ring_has_what_was_delivered_by_then() {
+        let ring = Arc::new(Ring::new(10));
+        let mut joining = joining(&ring);
+        assert!(joining.waits_for_ring());
+        ring.asked().await;
+        assert!(!joining.waits_for_ring());
+        let ring = Arc::new(Ring::new(10));
+        joining = super::tests::joining(&ring);
+        for number in 0..limits::POPSUB_FEED_MESSAGES {
+            assert!(joining.waits_for_ring());
+            joining.arrived(number.to_string().into());
+        }
+        assert!(joining.is_full() && !joining.waits_for_ring());
+    }
+}

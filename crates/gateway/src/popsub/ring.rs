@@ -1,0 +1,346 @@
+//! The last messages of a topic, and who is about to follow it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::limits;
+
+/// The last messages of a topic, oldest first, in the order in which the gateway's own subscription had them.
+pub(super) struct Ring {
+    /// How many it keeps.
+    capacity: usize,
+    state: Mutex<State>,
+    /// When it was used last, as the registry counts.
+    used: AtomicU64,
+    /// Somebody wants to know when it has all that the bus has delivered for it.
+    asked: Notify,
+    /// How many times it has had all since somebody asked.
+    caught_up: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    messages: VecDeque<Bytes>,
+    feeds: Vec<Weak<Feed>>,
+    /// It takes nothing more.
+    is_over: bool,
+}
+
+/// What a message takes beside its text.
+const BESIDE: usize = 64;
+
+/// Bytes that count for a message.
+fn weight(text: &Bytes) -> usize {
+    text.len() + BESIDE
+}
+
+impl Ring {
+    pub(super) fn new(capacity: usize) -> Self {
+        let (used, caught_up) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { capacity, state: Mutex::default(), used, asked: Notify::new(), caught_up }
+    }
+
+    /// Adds a message. Returns how many bytes it keeps more, and how many less.
+    pub(super) fn push(&self, text: &Bytes) -> (usize, usize) {
+        let mut state = self.lock();
+        if state.is_over {
+            return (0, 0);
+        }
+        state.feeds.retain(|feed| feed.upgrade().is_some_and(|feed| feed.push(text.clone())));
+        let mut less = 0;
+        while state.messages.len() >= self.capacity
+            && let Some(oldest) = state.messages.pop_front()
+        {
+            less += weight(&oldest);
+        }
+        state.messages.push_back(text.clone());
+        (weight(text), less)
+    }
+
+    /// Messages were lost on the way to it. So that there is no hole, those before go, too. Returns how many bytes they had.
+    pub(super) fn lose(&self) -> usize {
+        let mut state = self.lock();
+        for feed in std::mem::take(&mut state.feeds) {
+            if let Some(feed) = feed.upgrade()
+                && feed.lose()
+            {
+                state.feeds.push(Arc::downgrade(&feed));
+            }
+        }
+        clear(&mut state)
+    }
+
+    /// Forgets the oldest message. Returns how many bytes it had; `None` where there is none.
+    pub(super) fn forget_oldest(&self) -> Option<usize> {
+        self.lock().messages.pop_front().as_ref().map(weight)
+    }
+
+    /// Takes nothing more, and forgets what there is. Returns how many bytes that had.
+    pub(super) fn end(&self) -> usize {
+        let mut state = self.lock();
+        state.is_over = true;
+        for feed in std::mem::take(&mut state.feeds) {
+            if let Some(feed) = feed.upgrade() {
+                feed.end();
+            }
+        }
+        clear(&mut state)
+    }
+
+    /// What it has now and what comes from now on, without a hole and each once.
+    pub(super) fn follow(&self) -> Arc<Feed> {
+        let mut state = self.lock();
+        let feed = Arc::new(Feed::new(state.messages.clone(), self.capacity, !state.is_over));
+        // Looked at when there would have to be room for more anyway.
+        if state.feeds.len() == state.feeds.capacity() {
+            state.feeds.retain(|feed| feed.strong_count() > 0);
+        }
+        if !state.is_over {
+            state.feeds.push(Arc::downgrade(&feed));
+        }
+        feed
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(super) fn touch(&self, now: u64) {
+        self.used.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Asks for all that has been delivered by now. It is there when [`caught_up`](Self::caught_up) gives another number.
+    pub(super) fn ask(&self) -> u64 {
+        let caught_up = self.caught_up();
+        self.asked.notify_one();
+        caught_up
+    }
+
+    pub(super) fn caught_up(&self) -> u64 {
+        self.caught_up.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody asks. Whoever fills it has nothing left to add then.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+        self.caught_up.fetch_add(1, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn clear(state: &mut State) -> usize {
+    std::mem::take(&mut state.messages).iter().map(weight).sum()
+}
+
+/// What somebody who subscribes is sent first: the last messages, and what comes after them, until he follows the bus by himself.
+pub(super) struct Feed {
+    /// How many messages it may hold, at least.
+    replay: usize,
+    state: Mutex<FeedState>,
+}
+
+struct FeedState {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+    /// Something may come.
+    is_open: bool,
+    /// Somebody has begun to take it, so that there may not be a hole any more.
+    is_taken: bool,
+    waker: Option<Waker>,
+}
+
+impl Feed {
+    fn new(queue: VecDeque<Bytes>, replay: usize, is_open: bool) -> Self {
+        let bytes = queue.iter().map(Bytes::len).sum();
+        let state = FeedState { queue, bytes, is_open, is_taken: false, waker: None };
+        Self { replay, state: Mutex::new(state) }
+    }
+
+    /// Returns whether it takes more. At its bound the oldest goes while nobody has begun to take them; later it ends there.
+    fn push(&self, text: Bytes) -> bool {
+        let mut state = self.lock();
+        while state.queue.len() >= self.replay + limits::POPSUB_FEED_MESSAGES
+            || (state.bytes >= limits::POPSUB_FEED_BYTES && state.queue.len() > self.replay)
+        {
+            if state.is_taken {
+                state.end();
+                return false;
+            }
+            let Some(oldest) = state.queue.pop_front() else { break };
+            state.bytes -= oldest.len();
+        }
+        if state.is_open {
+            state.bytes += text.len();
+            state.queue.push_back(text);
+            state.wake();
+        }
+        state.is_open
+    }
+
+    /// Messages were lost. Returns whether it takes more.
+    fn lose(&self) -> bool {
+        let mut state = self.lock();
+        if state.is_taken {
+            state.end();
+        } else {
+            state.queue.clear();
+            state.bytes = 0;
+        }
+        state.is_open
+    }
+
+    fn end(&self) {
+        self.lock().end();
+    }
+
+    /// The next message; `None` when nothing more comes this way.
+    pub(super) fn poll_next(self: Pin<&Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut state = self.lock();
+        state.is_taken = true;
+        if let Some(text) = state.queue.pop_front() {
+            state.bytes -= text.len();
+            return Poll::Ready(Some(text));
+        }
+        if !state.is_open {
+            return Poll::Ready(None);
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FeedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FeedState {
+    fn end(&mut self) {
+        self.is_open = false;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn text(number: usize) -> Bytes {
+        number.to_string().into()
+    }
+
+    fn fill(ring: &Ring, numbers: std::ops::Range<usize>) {
+        for number in numbers {
+            ring.push(&text(number));
+        }
+    }
+
+    /// What can be taken now, and whether nothing more comes.
+    fn taken(feed: &Feed) -> (Vec<usize>, bool) {
+        let mut taken = Vec::new();
+        loop {
+            match poll_fn(|context| Pin::new(feed).poll_next(context)).now_or_never() {
+                Some(Some(text)) => taken.push(std::str::from_utf8(&text).unwrap().parse().unwrap()),
+                other => return (taken, other.is_some()),
+            }
+        }
+    }
+
+    #[test]
+    fn it_keeps_the_last_ones_and_says_what_they_weigh() {
+        let ring = Ring::new(3);
+        let mut kept = 0;
+        for number in 10..20 {
+            let (more, less) = ring.push(&text(number));
+            kept = kept + more - less;
+        }
+        assert_eq!(kept, 3 * (2 + BESIDE));
+        assert_eq!(taken(&ring.follow()), (vec![17, 18, 19], false));
+        assert_eq!(ring.forget_oldest(), Some(2 + BESIDE));
+        assert_eq!(taken(&ring.follow()), (vec![18, 19], false));
+        assert_eq!(ring.end(), 2 * (2 + BESIDE));
+        assert_eq!(ring.push(&text(20)), (0, 0));
+        assert_eq!(taken(&ring.follow()), (vec![], true));
+    }
+
+    #[test]
+    fn who_follows_has_what_was_there_and_what_comes_once_and_in_order() {
+        let ring = Ring::new(2);
+        fill(&ring, 0..5);
+        let feed = ring.follow();
+        fill(&ring, 5..9);
+        assert_eq!(taken(&feed), (vec![3, 4, 5, 6, 7, 8], false));
+        ring.push(&text(9));
+        assert_eq!(taken(&feed), (vec![9], false));
+        ring.end();
+        assert_eq!(taken(&feed), (vec![], true));
+    }
+
+    #[test]
+    fn at_its_bound_the_oldest_goes_until_somebody_takes_them_and_then_it_ends() {
+        let ring = Ring::new(2);
+        let most = 2 + limits::POPSUB_FEED_MESSAGES;
+        let feed = ring.follow();
+        fill(&ring, 0..2 * most);
+        let (numbers, is_over) = taken(&feed);
+        assert_eq!((numbers, is_over), ((most..2 * most).collect(), false));
+        fill(&ring, 0..2 * most);
+        let (numbers, is_over) = taken(&feed);
+        assert_eq!((numbers, is_over), ((0..most).collect(), true));
+    }
+
+    #[test]
+    fn its_bytes_are_bounded_but_for_what_is_replayed() {
+        let ring = Ring::new(2);
+        let large = Bytes::from(vec![0; limits::POPSUB_FEED_BYTES]);
+        ring.push(&large);
+        let feed = ring.follow();
+        for _ in 0..5 {
+            ring.push(&large);
+        }
+        assert!(feed.lock().queue.len() <= 3);
+    }
+
+    #[test]
+    fn where_messages_were_lost_there_is_no_hole_but_an_end() {
+        let ring = Ring::new(2);
+        fill(&ring, 0..3);
+        let (begun, waiting) = (ring.follow(), ring.follow());
+        assert_eq!(taken(&begun).0, [1, 2]);
+        assert_eq!(ring.lose(), 2 * (1 + BESIDE));
+        ring.push(&text(4));
+        assert_eq!(taken(&begun), (vec![], true));
+        assert_eq!(taken(&waiting), (vec![4], false));
+        assert_eq!(taken(&ring.follow()), (vec![4], false));
+    }
+
+    #[test]
+    fn who_does_not_follow_any_more_is_forgotten() {
+        let ring = Ring::new(1);
+        for _ in 0..1000 {
+            drop(ring.follow());
+        }
+        assert!(ring.lock().feeds.len() < 10);
+    }
+}

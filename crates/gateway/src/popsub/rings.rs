@@ -1,0 +1,312 @@
+//! The rings of all topics that clients of this dialect use.
+//!
+//! A topic has a ring from when somebody is about to subscribe to it or to publish on it, and keeps it if the bus allowed that. The
+//! gateway fills it by a subscription of its own, so that it has what other clients of the bus publish, too. How many there are, and
+//! how many bytes they keep, is bounded; what has not been used for the longest time goes first.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, unconstrained, yield_now};
+use whispeer::auth::Principal;
+use whispeer::client::{Event, Policy, SubscribeOptions, Subscription};
+use whispeer::proto::Content;
+use whispeer::transport::Peer;
+use whispeer::{BusResult, Client};
+
+use super::broadcast::broadcast;
+use super::ring::{Feed, Ring};
+use crate::limits;
+use crate::settings::PopSub;
+use crate::shared::Shared;
+
+/// Messages that a ring takes before it lets others have a turn.
+const TURN: usize = 64;
+
+pub(super) struct Rings {
+    /// How many messages a ring keeps.
+    replay: usize,
+    replay_of: HashMap<String, usize>,
+    most_bytes: i64,
+    /// What all of them keep. It may be off for a moment, as rings and it change one after the other.
+    bytes: AtomicI64,
+    clock: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    rings: HashMap<Arc<str>, Slot>,
+    /// Those that stay, in the order in which they are looked at when one has to go, and when each was used by then.
+    hand: VecDeque<(u64, Arc<str>)>,
+    /// How many have not been allowed yet.
+    tentative: usize,
+    /// The gateway's own session, by which rings are filled.
+    client: Option<Client>,
+}
+
+struct Slot {
+    ring: Arc<Ring>,
+    ready: watch::Receiver<bool>,
+    /// Somebody was allowed to subscribe or to publish there.
+    stays: bool,
+    /// Who is about to.
+    users: usize,
+    _filler: Filler,
+}
+
+/// Who fills a ring, until this is dropped.
+struct Filler(JoinHandle<()>);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A ring for somebody who is about to subscribe or to publish there. It goes when nobody was allowed to.
+pub(super) struct Opened {
+    shared: Arc<Shared>,
+    topic: Arc<str>,
+    pub(super) ring: Arc<Ring>,
+}
+
+impl Rings {
+    pub(super) fn new(settings: &PopSub) -> Self {
+        Self {
+            replay: settings.replay,
+            replay_of: settings.replay_of.iter().cloned().collect(),
+            most_bytes: i64::try_from(settings.replay_bytes).unwrap_or(i64::MAX),
+            bytes: AtomicI64::new(0),
+            clock: AtomicU64::new(0),
+            inner: Mutex::default(),
+        }
+    }
+
+    /// The ring of a topic, which has all that is published from now on. `None` if none is kept: its replay is set to 0, there
+    /// are too many that wait to be allowed, or the bus does not let it be filled.
+    ///
+    /// # Cancel safety
+    /// Nothing stays when the future is dropped.
+    pub(super) async fn open(shared: &Arc<Shared>, topic: &str) -> Option<Opened> {
+        let rings = &shared.popsub.as_ref()?.rings;
+        let (opened, mut ready) = rings.find_or_begin(shared, topic)?;
+        let is_ready = ready.wait_for(|is_ready| *is_ready).await.is_ok();
+        is_ready.then_some(opened)
+    }
+
+    fn find_or_begin(&self, shared: &Arc<Shared>, topic: &str) -> Option<(Opened, watch::Receiver<bool>)> {
+        let capacity = self.replay_of.get(topic).copied().unwrap_or(self.replay);
+        if capacity == 0 || self.most_bytes == 0 {
+            return None;
+        }
+        let mut inner = self.lock();
+        if !inner.rings.contains_key(topic) {
+            if inner.tentative >= limits::POPSUB_RINGS_TENTATIVE {
+                return None;
+            }
+            let client = inner
+                .client(shared)
+                .inspect_err(|error| tracing::warn!(%error, "nothing is replayed"))
+                .ok()?;
+            let topic: Arc<str> = topic.into();
+            let ring = Arc::new(Ring::new(capacity));
+            let (begun, ready) = watch::channel(false);
+            let filled = fill(Arc::downgrade(shared), client, Arc::clone(&topic), Arc::clone(&ring), begun);
+            let filler = Filler(tokio::spawn(filled));
+            let slot = Slot { ring, ready, stays: false, users: 0, _filler: filler };
+            inner.rings.insert(topic, slot);
+            inner.tentative += 1;
+        }
+        let topic = inner.rings.get_key_value(topic).map(|(topic, _)| Arc::clone(topic))?;
+        let slot = inner.rings.get_mut(&topic)?;
+        slot.users += 1;
+        slot.ring.touch(self.tick());
+        let ready = slot.ready.clone();
+        Some((Opened { shared: Arc::clone(shared), topic, ring: Arc::clone(&slot.ring) }, ready))
+    }
+
+    /// Lets a ring stay, as its topic is one that clients use.
+    fn stays(&self, topic: &Arc<str>) {
+        let mut inner = self.lock();
+        let Some(slot) = inner.rings.get_mut(topic).filter(|slot| !slot.stays) else { return };
+        slot.stays = true;
+        let used = slot.ring.used();
+        inner.tentative -= 1;
+        inner.hand.push_back((used, Arc::clone(topic)));
+        if inner.hand.len() > limits::POPSUB_RINGS
+            && let Some(oldest) = inner.least_used()
+        {
+            self.remove(&mut inner, &oldest);
+        }
+    }
+
+    /// Somebody who was about to use a ring is done with that.
+    fn leave(&self, topic: &Arc<str>, ring: &Arc<Ring>) {
+        let mut inner = self.lock();
+        let Some(slot) = inner.rings.get_mut(topic).filter(|slot| Arc::ptr_eq(&slot.ring, ring)) else {
+            return;
+        };
+        slot.users -= 1;
+        if slot.users == 0 && !slot.stays {
+            self.remove(&mut inner, topic);
+        }
+    }
+
+    /// Ends one that is not in the hand.
+    fn remove(&self, inner: &mut Inner, topic: &Arc<str>) {
+        let Some(slot) = inner.rings.remove(topic) else { return };
+        if !slot.stays {
+            inner.tentative -= 1;
+        }
+        self.add_bytes(0, slot.ring.end());
+    }
+
+    /// Counts what a ring keeps more and less, and lets rings that were not used for long forget until the budget is kept.
+    fn add_bytes(&self, more: usize, less: usize) -> i64 {
+        let change = signed(more) - signed(less);
+        self.bytes.fetch_add(change, Ordering::Relaxed) + change
+    }
+
+    fn shrink(&self) {
+        let mut inner = self.lock();
+        // Each is passed over once if it was used since, and then again for each message that it has.
+        let mut steps = 2 * inner.hand.len();
+        while self.bytes.load(Ordering::Relaxed) > self.most_bytes && steps > 0 {
+            let Some(topic) = inner.least_used() else { return };
+            let Some(slot) = inner.rings.get(&topic) else { continue };
+            let mut is_over = true;
+            while is_over && let Some(less) = slot.ring.forget_oldest() {
+                is_over = self.add_bytes(0, less) > self.most_bytes;
+            }
+            let used = slot.ring.used();
+            inner.hand.push_back((used, topic));
+            steps -= 1;
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn client(&mut self, shared: &Shared) -> BusResult<Client> {
+        if let Some(client) = self.client.as_ref().filter(|client| client.close_reason().is_none()) {
+            return Ok(client.clone());
+        }
+        // It reads what those may read that are served from it, each of whom the bus has allowed it.
+        let client = shared.join(Peer::new(Principal::Bus, "popsub"), "popsub replay")?;
+        Ok(self.client.insert(client).clone())
+    }
+
+    /// Takes out of the hand the ring that has not been used for about the longest time.
+    fn least_used(&mut self) -> Option<Arc<str>> {
+        loop {
+            let (used, topic) = self.hand.pop_front()?;
+            match self.rings.get(&topic).map(|slot| slot.ring.used()) {
+                Some(later) if later > used => self.hand.push_back((later, topic)),
+                _ => return Some(topic),
+            }
+        }
+    }
+}
+
+impl Opened {
+    /// What the ring has, and what comes.
+    pub(super) fn follow(&self) -> Arc<Feed> {
+        self.ring.follow()
+    }
+
+    /// The bus has allowed it.
+    pub(super) fn stays(&self) {
+        if let Some(popsub) = &self.shared.popsub {
+            popsub.rings.stays(&self.topic);
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(popsub) = &self.shared.popsub {
+            popsub.rings.leave(&self.topic, &self.ring);
+        }
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Fills a ring until the bus or the gateway ends.
+async fn fill(
+    shared: Weak<Shared>,
+    client: Client,
+    topic: Arc<str>,
+    ring: Arc<Ring>,
+    begun: watch::Sender<bool>,
+) {
+    // What is older than what it keeps need not wait.
+    let messages =
+        u32::try_from(ring.capacity()).unwrap_or(u32::MAX).clamp(limits::POPSUB_RING_WINDOW, 1 << 20);
+    let options = SubscribeOptions::default()
+        .policy(Policy::DropOldest)
+        .window(messages, limits::POPSUB_RING_WINDOW_BYTES);
+    match client.subscribe_content_with(&topic, options).await {
+        Ok(subscription) => {
+            // From here on it keeps the session by itself.
+            drop(client);
+            begun.send_replace(true);
+            take_all(&shared, subscription, &ring).await;
+        }
+        Err(error) => tracing::warn!(%error, "a topic of the dialect of PopSub has no replay"),
+    }
+    drop(begun);
+    if let Some(popsub) = shared.upgrade().as_ref().and_then(|shared| shared.popsub.as_ref()) {
+        let mut inner = popsub.rings.lock();
+        if inner.rings.get(&topic).is_some_and(|slot| Arc::ptr_eq(&slot.ring, &ring)) {
+            inner.hand.retain(|(_, other)| *other != topic);
+            popsub.rings.remove(&mut inner, &topic);
+        }
+    }
+}
+
+async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Content>>, ring: &Ring) {
+    let mut taken = 0;
+    loop {
+        let event = tokio::select! {
+            // Who asks is told that there is nothing left, so that nothing else may keep it from being taken.
+            biased;
+            event = unconstrained(subscription.next_event()) => event,
+            () = ring.asked() => continue,
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        let Some(popsub) = &shared.popsub else { return };
+        match event {
+            Some(Event::Message(message)) => {
+                ring.touch(popsub.rings.tick());
+                let (more, less) = ring.push(&broadcast(&shared.metrics, &popsub.ids, &message));
+                if popsub.rings.add_bytes(more, less) > popsub.rings.most_bytes {
+                    popsub.rings.shrink();
+                }
+            }
+            Some(Event::Gap { count, .. }) => {
+                popsub.rings.add_bytes(0, ring.lose());
+                shared.metrics.dropped("popsub", "replay", count);
+            }
+            Some(_) => shared.metrics.dropped("popsub", "undecodable", 1),
+            None => return,
+        }
+        drop(shared);
+        taken += 1;
+        if taken % TURN == 0 {
+            yield_now().await;
+        }
+    }
+}
