@@ -93,7 +93,7 @@ pub const POPSUB_RINGS: usize = 10_000;
 pub const POPSUB_RINGS_TENTATIVE: usize = 1024;
 
 /// Messages that wait to be put into a ring, if it keeps no more. Where there are more the oldest are dropped and counted.
-pub const POPSUB_RING_WINDOW: u32 = 256;
+pub const POPSUB_RING_WINDOW: u32 = 4096;
 
 /// Bytes of these.
 pub const POPSUB_RING_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
@@ -107,7 +107,7 @@ pub const POPSUB_JOIN_TIME: Duration = Duration::from_millis(250);
 
 /// Messages that wait to be sent from the ring to a new subscription, beside those that are replayed, and messages that
 /// the bus delivers meanwhile. At the bound it goes on by itself.
-pub const POPSUB_FEED_MESSAGES: usize = 1024;
+pub const POPSUB_FEED_MESSAGES: usize = 4096;
 
 /// Bytes of these, beside those that are replayed.
 pub const POPSUB_FEED_BYTES: usize = 1024 * 1024;

@@ -1,5 +1,8 @@
 //! The dialect of PopSub.
 
+mod delivery;
+mod replay;
+mod sessions;
 mod transcripts;
 
 use std::net::SocketAddr;
@@ -117,8 +120,12 @@ impl Socket {
         self.pings += 1;
         let id = self.pings.to_string();
         self.stream.send(Message::Ping(id.clone().into())).await.unwrap();
-        let pong = self.message().await;
-        assert_eq!(pong, Message::Pong(id.into()));
+        loop {
+            match self.message().await {
+                Message::Ping(_) => {}
+                pong => return assert_eq!(pong, Message::Pong(id.into())),
+            }
+        }
     }
 
     async fn log_in(&mut self, name: &str) {
