@@ -48,6 +48,11 @@ impl Problem {
         self
     }
 
+    /// The name of the error, if it has one.
+    pub(crate) fn code_name(&self) -> Option<&'static str> {
+        self.code
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
