@@ -36,6 +36,7 @@
 //! subscriptions and what waits for them, and how often somebody asks are bounded, each with an error or a count at the
 //! bound. A connection that does not get on with a head, a body or an answer is closed.
 
+mod api;
 mod development;
 mod gateway;
 pub mod limits;

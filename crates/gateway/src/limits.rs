@@ -117,3 +117,57 @@ pub const POPSUB_RECENT: usize = 1024;
 
 /// How long they are: as long as the bus knows ids of messages that it keeps.
 pub const POPSUB_RECENT_TIME: Duration = whispeer::limits::MESSAGE_ID_WINDOW;
+/// Sessions that the HTTP API keeps for those who ask. Each takes some 16 KiB at the bus and here; where there is no room the one
+/// makes way that was used longest ago.
+pub const API_CLIENTS: usize = 1_024;
+
+/// How long such a session is kept that nobody uses.
+pub const API_CLIENT_IDLE: Duration = Duration::from_secs(60);
+
+/// Bytes of a token that the bus is shown: those of a `HELLO`, which has 4 KiB in all.
+pub const API_TOKEN_BYTES: usize = 3 * 1024;
+
+/// Parameters in the query of a request.
+pub const API_PARAMETERS: usize = 64;
+
+/// Messages of one batch: what is published of it at once waits for one answer.
+pub const API_BATCH_MESSAGES: usize = 1_024;
+
+/// Patterns of one stream of events. Each is a subscription.
+pub const API_PATTERNS: usize = 16;
+
+/// Messages of a subscription that wait to be written to a stream of events. What comes when it is full is dropped and counted.
+pub const API_EVENT_WINDOW: u32 = 256;
+
+/// Bytes of these.
+pub const API_EVENT_WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// Bytes of events that are put together before they are written: as many as are there already, beside the last one.
+pub const API_EVENTS_BYTES: usize = 64 * 1024;
+
+/// How often a stream of events gives a sign of life: proxies close what is silent for a minute, some for half of one.
+pub const API_EVENTS_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How long a browser waits before it comes back to a stream of events that has ended.
+pub const API_EVENTS_RETRY: Duration = Duration::from_secs(2);
+
+/// How long a stream of events lasts at the most where its reader says how long.
+pub const API_EVENTS_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Messages of a page of history at the most.
+pub const API_HISTORY_MESSAGES: u32 = 1_024;
+
+/// Messages of a page of history unless the caller says otherwise.
+pub const API_HISTORY_DEFAULT: u32 = 100;
+
+/// Bytes of the messages of a page of history, of which the last may exceed what is left. Base64 and escapes make them longer.
+pub const API_HISTORY_BYTES: u64 = 1024 * 1024;
+
+/// How long a ticket is good: from the answer to the request that it is for.
+pub const API_TICKET_TIME: Duration = Duration::from_secs(30);
+
+/// Tickets that are good at once. Each takes up to 4 KiB, with the credentials that it stands for.
+pub const API_TICKETS: usize = 4_096;
+
+/// Of these, tickets of one address (IPv6: of one /64 network).
+pub const API_TICKETS_OF_ADDRESS: usize = 256;

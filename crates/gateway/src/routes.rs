@@ -40,6 +40,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .merge(scrape::routes())
         .merge(crate::turbine::routes(shared))
         .merge(crate::popsub::routes(shared))
+        .merge(crate::api::routes(shared))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path is not asked so; see /api/openapi.json")
         })

@@ -9,6 +9,7 @@ use whispeer::bus::BusView;
 use whispeer::transport::Peer;
 use whispeer::{BusResult, Client};
 
+use crate::api::Api;
 use crate::gateway::{GatewayError, Phase};
 use crate::metrics::Metrics;
 use crate::origins::Origins;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) turbine: Option<Arc<Turbine>>,
     pub(crate) popsub: Option<PopSub>,
+    pub(crate) api: Api,
     phase: watch::Receiver<Phase>,
     /// Held by each socket while it is open.
     sockets: watch::Sender<()>,
@@ -57,6 +59,7 @@ impl Shared {
             metrics: Metrics::new().with(bus.collector()?),
             turbine: settings.turbine.as_ref().map(Turbine::new).transpose()?.map(Arc::new),
             popsub: settings.popsub.as_ref().map(PopSub::new).transpose()?,
+            api: Api::new()?,
             bus,
             settings,
             phase,
