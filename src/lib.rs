@@ -52,6 +52,7 @@
 //! | reading streams, acknowledging, history | [`Client::consume`](Client::consume), [`client::SubscribeOptions`], [`Client::history`](Client::history) |
 //! | code of your own in the bus | [`plugin`] |
 //! | topics and patterns | [`topic`] |
+//! | which operation a message belongs to (W3C Trace Context) | [`trace`] |
 //! | links and addresses | [`transport`] |
 //! | the wire format | [`proto`], and `docs/PROTOCOL.md` in the repository |
 //!
@@ -91,6 +92,7 @@ pub mod prelude;
 pub mod proto;
 pub mod store;
 pub mod topic;
+pub mod trace;
 pub mod transport;
 
 #[cfg(feature = "broker")]

@@ -62,6 +62,7 @@ mod stream;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod traced;
 mod will;
 mod window;
 

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of the library may import from others.
-const RULES: [(&str, &[&str]); 16] = [
+const RULES: [(&str, &[&str]); 17] = [
     ("topic", &["limits"]),
     ("limits", &[]),
     ("histogram", &[]),
     ("json", &[]),
     ("error", &["topic", "limits"]),
+    ("trace", &["error"]),
     ("proto", &["topic", "limits", "error"]),
     ("auth", &["proto", "topic", "limits", "error"]),
     ("transport", &["auth", "proto", "topic", "limits", "error"]),
@@ -17,7 +18,7 @@ const RULES: [(&str, &[&str]); 16] = [
     ("store", &["histogram", "topic", "limits", "error"]),
     ("plugin", &["engine", "store", "auth", "proto", "topic", "limits", "error"]),
     ("bus", &["plugin", "transport", "store", "auth", "proto", "histogram", "topic", "limits", "error"]),
-    ("client", &["transport", "engine", "auth", "proto", "topic", "limits", "error"]),
+    ("client", &["transport", "engine", "auth", "proto", "trace", "topic", "limits", "error"]),
     (
         "broker",
         &[

@@ -87,6 +87,8 @@ mod tls;
 #[cfg(feature = "broker")]
 mod told_by_handlers;
 mod totals;
+#[cfg(feature = "sqlite")]
+mod trace;
 mod ttl;
 mod turns;
 mod unacknowledged;
