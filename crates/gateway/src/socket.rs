@@ -9,6 +9,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgr
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, Sleep, sleep, timeout};
+use tungstenite::error::ProtocolError;
 
 use crate::limits;
 use crate::metrics::{OpenSocket, SocketCounts};
@@ -27,6 +28,12 @@ pub(crate) enum Closing {
     NotLoggedIn,
     /// Its rights have ended, as its token has, or the bus gives it none any more.
     Expired,
+    /// What it sent is not what it says, such as a text that is not UTF-8.
+    BadData,
+    /// It sent more at once than it may.
+    TooLarge,
+    /// It broke the rules of WebSocket.
+    Protocol,
     /// Something is wrong on this side.
     Failed,
 }
@@ -39,6 +46,9 @@ impl Closing {
             Self::TooOften => (1008, "too many messages"),
             Self::NotLoggedIn => (1008, "not authenticated in time"),
             Self::Expired => (1008, "no longer authorized"),
+            Self::BadData => (1007, "not what it says"),
+            Self::TooLarge => (1009, "too large"),
+            Self::Protocol => (1002, "not as RFC 6455 asks for"),
             Self::Failed => (1011, "internal error"),
         };
         CloseFrame { code, reason: Utf8Bytes::from_static(reason) }
@@ -50,6 +60,17 @@ impl Closing {
 pub(crate) enum Incoming {
     Text(Utf8Bytes),
     Binary(Bytes),
+}
+
+/// What is told to the other side of what was wrong with what it sent; nothing where it is gone.
+fn closing_for(error: axum::Error) -> Option<Closing> {
+    match error.into_inner().downcast_ref::<tungstenite::Error>()? {
+        tungstenite::Error::Capacity(_) => Some(Closing::TooLarge),
+        tungstenite::Error::Utf8(_) => Some(Closing::BadData),
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        tungstenite::Error::Protocol(_) => Some(Closing::Protocol),
+        _ => None,
+    }
 }
 
 /// What is told to a socket that is being set up.
@@ -130,7 +151,7 @@ impl Socket {
                 Some(Ok(Message::Close(_))) | None => return Err(None),
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a WebSocket has ended with an error");
-                    return Err(None);
+                    return Err(closing_for(error));
                 }
             };
             self.count()?;
