@@ -247,8 +247,10 @@ fn is_variable(text: &str) -> bool {
     })
 }
 
+type Headers = Vec<(String, String)>;
+
 /// An object of headers, and what stands behind it.
-fn headers_of(text: &str) -> Result<(Vec<(String, String)>, &str), String> {
+fn headers_of(text: &str) -> Result<(Headers, &str), String> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<BTreeMap<String, String>>();
     let headers = values.next().ok_or("headers are missing")?.map_err(|error| error.to_string())?;
     let end = values.byte_offset();
