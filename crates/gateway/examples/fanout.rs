@@ -152,7 +152,8 @@ struct Counts {
 }
 
 async fn clients(address: &str, count: usize, token: &str) -> Outcome {
-    let latencies = Mutex::new(Histogram::new(3)?);
+    // From a microsecond to a minute.
+    let latencies = Mutex::new(Histogram::new_with_bounds(1_000, 60_000_000_000, 3)?);
     let counts = Arc::new(Counts { sockets: count, steps: Mutex::default(), latencies });
     for _ in 0..count {
         let stream = TcpStream::connect(address).await?;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use whispeer::client::Event;
+use whispeer::prelude::*;
 use whispeer::proto::Encoding;
 
 use super::{Place, Socket, gateway, publication, token};
@@ -14,24 +15,27 @@ struct Order {
     note: Option<String>,
 }
 
+impl PublishProtocol for Order {
+    fn prefix() -> &'static str {
+        "orders"
+    }
+}
+
 #[tokio::test]
 async fn what_http_publishes_reaches_typed_clients_as_a_value() {
     let place = Place::new().await;
-    let mut orders = place.client().subscribe_bytes("orders/7").await.unwrap();
+    let mut orders = place.client().subscribe::<Order>("7").await.unwrap();
     let data = json!({"pears": 3, "note": "ripe"});
     assert_eq!(place.publish("orders/7", &data).await, json!({"ok": true, "delivered": 1}));
-    let (topic, payload) = orders.recv().await.unwrap();
-    assert_eq!(topic, "orders/7");
-    let order: Order = rmp_serde::from_slice(&payload).unwrap();
-    assert_eq!(order, Order { pears: 3, note: Some("ripe".into()) });
+    let (topic, order) = orders.recv().await.unwrap();
+    assert_eq!((topic.as_str(), order), ("7", Order { pears: 3, note: Some("ripe".into()) }));
 }
 
 #[tokio::test]
 async fn what_typed_clients_publish_reaches_sockets_as_json() {
     let place = Place::new().await;
     let mut socket = place.subscribed("orders/7").await;
-    let order = rmp_serde::to_vec_named(&Order { pears: 2, note: None }).unwrap();
-    place.client().publish_bytes("orders/7", order).await.unwrap();
+    place.client().publish("7", &Order { pears: 2, note: None }).await.unwrap();
     assert_eq!(socket.next().await, publication("orders/7", &json!({"pears": 2, "note": null})));
     // What is no MessagePack is marked.
     place.client().publish_bytes("orders/7", &b"plain text"[..]).await.unwrap();
