@@ -79,7 +79,7 @@ pub struct Turbine {
     pub key: Secret,
     /// What tokens have to be made out to (`aud`), if anything.
     pub audience: Option<String>,
-    /// What `POST /api/publish` asks for in `x-api-key`; any of them.
+    /// What `POST /api/publish` asks for in `x-api-key`; any of them, each of at least 16 bytes.
     pub api_keys: Vec<Secret>,
     /// Roles of the bus's policy that its sessions have. A bus without a policy asks for none.
     pub roles: Vec<String>,
