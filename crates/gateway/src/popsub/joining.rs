@@ -12,9 +12,8 @@
 //! what came from the ring. As the ring has every message of a publisher that it had before one that it has, the order stays.
 
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -58,20 +57,18 @@ impl Joining {
 
     /// What comes from the ring, to be sent; `None` when nothing more comes that way, which is told once.
     pub(super) fn poll_feed(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        loop {
-            let Some(feed) = &self.feed else { return Poll::Pending };
-            let Poll::Ready(text) = Pin::new(&**feed).poll_next(context) else { return Poll::Pending };
-            let Some(text) = text else {
-                self.feed = None;
-                return Poll::Ready(None);
-            };
-            if let Some(index) = self.held.iter().position(|held| place(held) == place(&text)) {
-                self.held.remove(index);
-            } else {
-                self.sent.insert(place(&text), text.clone());
-            }
-            return Poll::Ready(Some(text));
+        let Some(feed) = &self.feed else { return Poll::Pending };
+        let text = ready!(feed.poll_next(context));
+        let Some(text) = text else {
+            self.feed = None;
+            return Poll::Ready(None);
+        };
+        if let Some(index) = self.held.iter().position(|held| place(held) == place(&text)) {
+            self.held.remove(index);
+        } else {
+            self.sent.insert(place(&text), text.clone());
         }
+        Poll::Ready(Some(text))
     }
 
     /// What the bus has delivered: given back if it is to be sent now.

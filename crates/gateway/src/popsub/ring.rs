@@ -1,7 +1,6 @@
 //! The last messages of a topic, and who is about to follow it.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -193,7 +192,7 @@ impl Feed {
     }
 
     /// The next message; `None` when nothing more comes this way.
-    pub(super) fn poll_next(self: Pin<&Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub(super) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut state = self.lock();
         state.is_taken = true;
         if let Some(text) = state.queue.pop_front() {
@@ -257,7 +256,7 @@ mod tests {
     fn taken(feed: &Feed) -> (Vec<usize>, bool) {
         let mut taken = Vec::new();
         loop {
-            match poll_fn(|context| Pin::new(feed).poll_next(context)).now_or_never() {
+            match poll_fn(|context| feed.poll_next(context)).now_or_never() {
                 Some(Some(text)) => taken.push(std::str::from_utf8(&text).unwrap().parse().unwrap()),
                 other => return (taken, other.is_some()),
             }

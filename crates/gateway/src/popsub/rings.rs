@@ -310,3 +310,100 @@ async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Cont
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt;
+    use tokio::sync::watch;
+    use whispeer::prelude::*;
+
+    use super::*;
+    use crate::Settings;
+    use crate::gateway::Phase;
+
+    fn shared(bus: &BusHandle) -> Arc<Shared> {
+        let mut settings = Settings::new("127.0.0.1:0".parse().unwrap());
+        let mut popsub = PopSub::new("a key that is long enough for HS256", Vec::new());
+        popsub.replay_of = vec![("none".into(), 0)];
+        settings.popsub = Some(popsub);
+        let (listen, phase) = (settings.listen, watch::channel(Phase::Running).1);
+        Arc::new(Shared::new(bus.view(), settings, listen, phase).unwrap())
+    }
+
+    fn kept(shared: &Shared) -> (usize, usize, i64) {
+        let rings = &shared.popsub.as_ref().unwrap().rings;
+        let inner = rings.lock();
+        assert_eq!(inner.rings.len(), inner.hand.len() + inner.tentative);
+        (inner.hand.len(), inner.tentative, rings.bytes.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_ring_stays_if_somebody_was_allowed_to_use_its_topic() {
+        let bus = Bus::builder().start().unwrap();
+        let shared = shared(&bus);
+        let (one, other) =
+            (Rings::open(&shared, "a").await.unwrap(), Rings::open(&shared, "a").await.unwrap());
+        assert!(Arc::ptr_eq(&one.ring, &other.ring));
+        drop(one);
+        assert_eq!(kept(&shared), (0, 1, 0));
+        drop(other);
+        assert_eq!(kept(&shared), (0, 0, 0));
+        let one = Rings::open(&shared, "a").await.unwrap();
+        one.stays();
+        one.stays();
+        drop(one);
+        assert_eq!(kept(&shared), (1, 0, 0));
+        assert!(Rings::open(&shared, "none").await.is_none());
+        bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn there_are_so_many_and_the_one_that_was_not_used_for_the_longest_time_goes() {
+        let bus = Bus::builder().start().unwrap();
+        let shared = shared(&bus);
+        let open = async |topic: String| {
+            let opened = Rings::open(&shared, &topic).await.unwrap();
+            opened.stays();
+            opened.follow()
+        };
+        let first = open("0".into()).await;
+        let second = open("1".into()).await;
+        for number in 2..limits::POPSUB_RINGS {
+            open(number.to_string()).await;
+        }
+        open("0".into()).await;
+        open("one-more".into()).await;
+        assert_eq!(kept(&shared), (limits::POPSUB_RINGS, 0, 0));
+        let ends = |feed: &Feed| poll_fn(|context| feed.poll_next(context)).now_or_never();
+        assert_eq!((ends(&first), ends(&second)), (None, Some(None)));
+        bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn those_that_nobody_was_allowed_to_use_yet_are_bounded_and_displace_none() {
+        let bus = Bus::builder().start().unwrap();
+        let shared = shared(&bus);
+        let mut tentative = Vec::new();
+        for number in 0..limits::POPSUB_RINGS_TENTATIVE {
+            tentative.push(Rings::open(&shared, &number.to_string()).await.unwrap());
+        }
+        assert!(Rings::open(&shared, "one-more").await.is_none());
+        tentative.pop();
+        assert!(Rings::open(&shared, "one-more").await.is_some());
+        bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn when_the_bus_has_ended_the_gateway_s_session_it_begins_another() {
+        let bus = Bus::builder().start().unwrap();
+        let shared = shared(&bus);
+        Rings::open(&shared, "a").await.unwrap().stays();
+        let client = shared.popsub.as_ref().unwrap().rings.lock().client.clone().unwrap();
+        client.close().await.unwrap();
+        whispeer_testkit::wait::eventually("the ring is gone", || kept(&shared) == (0, 0, 0)).await;
+        assert!(Rings::open(&shared, "a").await.is_some());
+        bus.stop().await;
+    }
+}

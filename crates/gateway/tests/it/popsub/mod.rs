@@ -1,4 +1,5 @@
 //! The dialect of PopSub.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod delivery;
 mod replay;
@@ -13,7 +14,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{WebSocketStream, client_async};
 use whispeer::bus::BusBuilder;
 use whispeer::prelude::*;
 use whispeer_gateway::settings::{PopSub, PopSubUser};
@@ -61,7 +62,10 @@ impl Ground {
 
     /// A client of the dialect who has said nothing yet.
     async fn stranger(&self) -> Socket {
-        let (stream, _) = connect_async(format!("ws://{}/popsub", self.address())).await.unwrap();
+        let stream = TcpStream::connect(self.address()).await.unwrap();
+        // What is sent is not to wait for what was sent before to be acknowledged.
+        stream.set_nodelay(true).unwrap();
+        let (stream, _) = client_async(format!("ws://{}/popsub", self.address()), stream).await.unwrap();
         Socket { stream, pings: 0 }
     }
 
@@ -72,14 +76,15 @@ impl Ground {
         socket
     }
 
+    /// Ends without waiting for those who are still connected to take their leave.
     async fn end(self) {
-        self.gateway.stop().await;
+        drop(self.gateway);
         self.bus.stop().await;
     }
 }
 
 struct Socket {
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    stream: WebSocketStream<TcpStream>,
     pings: u32,
 }
 

@@ -122,8 +122,8 @@ async fn rings_keep_no_more_bytes_than_they_may_and_the_least_used_forget_first(
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn among_many_publishers_nothing_is_missing_doubled_or_out_of_order() {
     const PUBLISHERS: usize = 6;
-    const MESSAGES: usize = 200;
-    const SUBSCRIBERS: usize = 12;
+    const MESSAGES: usize = 250;
+    const SUBSCRIBERS: usize = 16;
     let mut settings = popsub();
     settings.buffer = 10_000;
     let ground = Arc::new(Ground::new(settings).await);

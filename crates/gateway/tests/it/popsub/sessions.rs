@@ -76,11 +76,13 @@ async fn when_the_gateway_drains_sessions_are_told_to_go() {
     let (mut stranger, mut socket) = (ground.stranger().await, ground.socket().await);
     socket.subscribe("chat").await;
     socket.settle().await;
-    let ended = tokio::spawn(ground.end());
+    let Ground { bus, gateway } = ground;
+    let ended = tokio::spawn(gateway.stop());
     assert_eq!(soon(stranger.closed()).await, 1001);
     assert_eq!(soon(socket.closed()).await, 1001);
     drop((stranger, socket));
     soon(ended).await.unwrap();
+    bus.stop().await;
 }
 
 #[tokio::test]
@@ -132,7 +134,6 @@ async fn what_nobody_would_say_harms_nobody() {
     }
     // More than a message may have ends the connection, and no other.
     let mut other = ground.socket().await;
-    other.stream.get_mut();
     let large = Message::text("x".repeat(2 * 1024 * 1024));
     let _ = futures_util::SinkExt::send(&mut other.stream, large).await;
     soon(async { while let Some(Ok(_)) = futures_util::StreamExt::next(&mut other.stream).await {} }).await;
