@@ -29,6 +29,8 @@ pub(super) struct Rings {
     /// How many messages a ring keeps.
     replay: usize,
     replay_of: HashMap<String, usize>,
+    most: usize,
+    most_tentative: usize,
     most_bytes: i64,
     /// What all of them keep. It may be off for a moment, as rings and it change one after the other.
     bytes: AtomicI64,
@@ -78,6 +80,8 @@ impl Rings {
         Self {
             replay: settings.replay,
             replay_of: settings.replay_of.iter().cloned().collect(),
+            most: limits::POPSUB_RINGS,
+            most_tentative: limits::POPSUB_RINGS_TENTATIVE,
             most_bytes: i64::try_from(settings.replay_bytes).unwrap_or(i64::MAX),
             bytes: AtomicI64::new(0),
             clock: AtomicU64::new(0),
@@ -104,7 +108,7 @@ impl Rings {
         }
         let mut inner = self.lock();
         if !inner.rings.contains_key(topic) {
-            if inner.tentative >= limits::POPSUB_RINGS_TENTATIVE {
+            if inner.tentative >= self.most_tentative {
                 return None;
             }
             let client = inner
@@ -136,7 +140,7 @@ impl Rings {
         let used = slot.ring.used();
         inner.tentative -= 1;
         inner.hand.push_back((used, Arc::clone(topic)));
-        if inner.hand.len() > limits::POPSUB_RINGS
+        if inner.hand.len() > self.most
             && let Some(oldest) = inner.least_used()
         {
             self.remove(&mut inner, &oldest);
@@ -323,13 +327,19 @@ mod tests {
     use crate::Settings;
     use crate::gateway::Phase;
 
+    /// Rings in these tests, and as many that are tentative.
+    const MOST: usize = 50;
+
     fn shared(bus: &BusHandle) -> Arc<Shared> {
         let mut settings = Settings::new("127.0.0.1:0".parse().unwrap());
         let mut popsub = PopSub::new("a key that is long enough for HS256", Vec::new());
         popsub.replay_of = vec![("none".into(), 0)];
         settings.popsub = Some(popsub);
         let (listen, phase) = (settings.listen, watch::channel(Phase::Running).1);
-        Arc::new(Shared::new(bus.view(), settings, listen, phase).unwrap())
+        let mut shared = Shared::new(bus.view(), settings, listen, phase).unwrap();
+        let rings = &mut shared.popsub.as_mut().unwrap().rings;
+        (rings.most, rings.most_tentative) = (MOST, MOST);
+        Arc::new(shared)
     }
 
     fn kept(shared: &Shared) -> (usize, usize, i64) {
@@ -370,12 +380,12 @@ mod tests {
         };
         let first = open("0".into()).await;
         let second = open("1".into()).await;
-        for number in 2..limits::POPSUB_RINGS {
+        for number in 2..MOST {
             open(number.to_string()).await;
         }
         open("0".into()).await;
         open("one-more".into()).await;
-        assert_eq!(kept(&shared), (limits::POPSUB_RINGS, 0, 0));
+        assert_eq!(kept(&shared), (MOST, 0, 0));
         let ends = |feed: &Feed| poll_fn(|context| feed.poll_next(context)).now_or_never();
         assert_eq!((ends(&first), ends(&second)), (None, Some(None)));
         bus.stop().await;
@@ -386,7 +396,7 @@ mod tests {
         let bus = Bus::builder().start().unwrap();
         let shared = shared(&bus);
         let mut tentative = Vec::new();
-        for number in 0..limits::POPSUB_RINGS_TENTATIVE {
+        for number in 0..MOST {
             tentative.push(Rings::open(&shared, &number.to_string()).await.unwrap());
         }
         assert!(Rings::open(&shared, "one-more").await.is_none());
