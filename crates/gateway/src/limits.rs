@@ -139,8 +139,8 @@ pub const API_PATTERNS: usize = 16;
 /// Messages of a subscription that wait to be written to a stream of events. What comes when it is full is dropped and counted.
 pub const API_EVENT_WINDOW: u32 = 256;
 
-/// Bytes of these.
-pub const API_EVENT_WINDOW_BYTES: u64 = 1024 * 1024;
+/// Bytes of these; a longer message comes alone. Ten thousand readers who do not read take as many times that at the most.
+pub const API_EVENT_WINDOW_BYTES: u64 = 256 * 1024;
 
 /// Bytes of events that are put together before they are written: as many as are there already, beside the last one.
 pub const API_EVENTS_BYTES: usize = 64 * 1024;

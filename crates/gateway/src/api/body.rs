@@ -130,7 +130,7 @@ pub(super) fn payload_of(json: &[u8]) -> Result<Bytes, Failure> {
     if let Some(sealed) = sealed(json) {
         return Ok(sealed);
     }
-    from_json(json).map(Bytes::from).map_err(|error| Failure::bad_request("json", error.to_string()))
+    from_json(json).map_err(|error| Failure::bad_request("json", error.to_string()))
 }
 
 /// What `{"$sealed":"BASE64"}` stands for, if it is an envelope. Anything else is a payload like any other.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
+use utoipa::ToSchema;
 use whispeer::client::{Epoch, GapReason, Message, Subscription};
 use whispeer::json::push_json_string;
 use whispeer::proto::{Content, Encoding};
@@ -26,6 +28,49 @@ use crate::subscriptions::{Arrived, Subscriptions};
 
 /// What streams of events are called where they are counted.
 const SPOKEN: &str = "events";
+
+/// One event: its fields, of which `data` is JSON as text.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SentEvent {
+    /// What has happened.
+    event: EventName,
+    /// JSON of one line: of a message `topic`, `payload`, `headers`, and of a stream's also `sequence` and `time`.
+    data: String,
+    /// Where the reader is in the streams of the patterns: `EPOCH-SEQUENCE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// Milliseconds after which a browser comes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    retry: Option<u64>,
+}
+
+/// What events are called.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum EventName {
+    /// It has begun.
+    Ready,
+    /// A message.
+    Message,
+    /// Messages that were not delivered.
+    Gap,
+    /// It ends.
+    End,
+}
+
+impl EventName {
+    /// Begins an event.
+    fn push(self, text: &mut Vec<u8>) {
+        text.extend_from_slice(match self {
+            Self::Ready => b"event: ready\n",
+            Self::Message => b"event: message\n",
+            Self::Gap => b"event: gap\n",
+            Self::End => b"event: end\n",
+        });
+    }
+}
 
 /// How far a reader is in the stream of a pattern.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +139,8 @@ impl Events {
     pub(super) fn begin(&mut self) {
         let gaps = std::mem::take(&mut self.text);
         let retry = limits::API_EVENTS_RETRY.as_millis();
-        self.text.extend_from_slice(format!("retry: {retry}\nevent: ready\n").as_bytes());
+        self.text.extend_from_slice(format!("retry: {retry}\n").as_bytes());
+        EventName::Ready.push(&mut self.text);
         self.write_id();
         self.text.extend_from_slice(b"data: {\"patterns\":[");
         for (index, (pattern, _)) in self.followed.iter().enumerate() {
@@ -174,7 +220,7 @@ impl Events {
     }
 
     fn write_message(&mut self, pattern: &str, message: &Message<Arc<Content>>) {
-        self.text.extend_from_slice(b"event: message\n");
+        EventName::Message.push(&mut self.text);
         if let Some(position) = message.position {
             let followed = self.followed.iter_mut().find(|(followed, _)| **followed == *pattern);
             if let Some((_, followed)) = followed {
@@ -222,15 +268,17 @@ impl Events {
 
     fn write_gap(&mut self, count: u64, reason: &'static str) {
         self.shared.metrics.dropped(DIALECT, reason, count);
-        let event = format!("event: gap\ndata: {{\"count\":{count},\"reason\":\"{reason}\"}}\n\n");
-        self.text.extend_from_slice(event.as_bytes());
+        EventName::Gap.push(&mut self.text);
+        let data = format!("data: {{\"count\":{count},\"reason\":\"{reason}\"}}\n\n");
+        self.text.extend_from_slice(data.as_bytes());
     }
 
     fn end(&mut self, code: &str, detail: &str) {
         if std::mem::replace(&mut self.has_ended, true) {
             return;
         }
-        self.text.extend_from_slice(b"event: end\ndata: {\"code\":");
+        EventName::End.push(&mut self.text);
+        self.text.extend_from_slice(b"data: {\"code\":");
         push_json_string(code, &mut self.text);
         self.text.extend_from_slice(b",\"detail\":");
         push_json_string(detail, &mut self.text);

@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use whispeer::{BusError, Client};
+use whispeer::{BusError, Client, ErrorClass};
 
 use crate::problem::Problem;
 
@@ -107,7 +107,14 @@ impl From<Problem> for Failure {
 
 impl From<&BusError> for Failure {
     fn from(error: &BusError) -> Self {
-        Problem::from(error).into()
+        match error {
+            BusError::Closed { .. } => Problem::from(error).into(),
+            // The caller's session has ended, as the bus may; who asks again has another.
+            error if error.class() == ErrorClass::Link => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "disconnected", error.to_string())
+            }
+            error => Problem::from(error).into(),
+        }
     }
 }
 
@@ -115,5 +122,29 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let response = self.problem.clone().into_response();
         self.complete(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_go_well_at_another_time_says_when_to_try_again() {
+        let lost = BusError::Disconnected { reason: "the bus has ended".into() };
+        let busy = BusError::Overloaded { what: "passwords".into() };
+        for (failure, status) in [
+            (Failure::from(&lost), 503),
+            (Failure::from(&busy), 503),
+            (Failure::of_handshake(&busy, false), 503),
+            (Failure::of_handshake(&busy, true), 429),
+            (Failure::of_handshake(&BusError::LimitReached { what: "sessions".into() }, true), 503),
+        ] {
+            let response = failure.into_response();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        }
+        let wrong = Failure::bad_request("json", "no JSON").into_response();
+        assert!(wrong.headers().get(header::RETRY_AFTER).is_none());
     }
 }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, header};
 use ring::hmac;
 use whispeer::auth::{Credentials, Principal};
+use zeroize::Zeroizing;
 
 use super::failure::{Challenge, Failure};
 use crate::limits;
@@ -105,8 +106,8 @@ fn basic(shown: &str) -> Option<Credentials> {
     if shown.len() > LONGEST.div_ceil(3) * 4 {
         return None;
     }
-    let text = String::from_utf8(STANDARD.decode(shown).ok()?).ok()?;
-    let (user, password) = text.split_once(':')?;
+    let bytes = Zeroizing::new(STANDARD.decode(shown).ok()?);
+    let (user, password) = str::from_utf8(&bytes).ok()?.split_once(':')?;
     Some(Credentials::password(user, password))
 }
 

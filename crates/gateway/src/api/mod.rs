@@ -90,17 +90,23 @@ pub(crate) fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/api/v1/streams", get(admin::streams))
         .route("/api/v1/consumers", get(admin::consumers))
         .route("/api/v1/ticket", post(ticket::ticket))
-        .route_layer(from_fn_with_state(Arc::clone(shared), in_time));
-    // A stream of events has no end that it has to come to in time.
+        .route_layer(from_fn_with_state(Arc::clone(shared), timed));
+    // A stream of events has to begin in time, and then lasts.
     answered.route("/api/v1/subscribe", get(subscribe::subscribe))
 }
 
 /// Answers for a request that takes longer than any may.
-async fn in_time(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn timed(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let answered = async { Ok(next.run(request).await) };
+    in_time(&shared, answered).await.unwrap_or_else(Failure::into_response)
+}
+
+/// What somebody asks for, if it comes in time.
+async fn in_time<T>(shared: &Shared, asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let limit = shared.settings.request_timeout;
-    timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+    timeout(limit, asked).await.unwrap_or_else(|_| {
         let detail = format!("it did not end within {limit:?}; whether it had an effect is unknown");
-        Failure::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail).into_response()
+        Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", detail))
     })
 }
 

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::openapi::schema::{
+    AnyOfBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
 use utoipa::openapi::security::{Http, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
@@ -68,7 +70,7 @@ const FAILURES: [(StatusCode, &str); 8] = [
     (StatusCode::INTERNAL_SERVER_ERROR, "Something is wrong on this side."),
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        "There is no room at the moment (`overloaded`, `full`), nobody serves the topic (`no-server`), a message could not be stored (`not-stored`), or the gateway drains (`draining`).",
+        "There is no room at the moment (`overloaded`, `full`), nobody serves the topic (`no-server`), a message could not be stored (`not-stored`), or the gateway drains (`draining`, `disconnected`).",
     ),
     (StatusCode::GATEWAY_TIMEOUT, "It did not end in time."),
 ];
@@ -107,6 +109,16 @@ impl Modify for Common {
 }
 
 fn complete(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        // One that is left out is not there; no text stands for `null`.
+        if let RefOr::T(parameter) = parameter
+            && let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+            && let SchemaType::Array(kinds) = &object.schema_type
+            && let Some(kind) = kinds.iter().find(|kind| **kind != Type::Null)
+        {
+            object.schema_type = SchemaType::Type(kind.clone());
+        }
+    }
     let of_bodies = if operation.request_body.is_some() { &FAILURES_OF_BODIES[..] } else { &[] };
     for (status, description) in FAILURES.iter().chain(of_bodies) {
         operation.responses.responses.entry(status.as_str().to_owned()).or_insert_with(|| {
@@ -135,7 +147,7 @@ pub(super) struct Payload;
 
 impl PartialSchema for Payload {
     fn schema() -> RefOr<Schema> {
-        let any = ObjectBuilder::new().schema_type(utoipa::openapi::schema::SchemaType::AnyValue);
+        let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
         any.description(Some(
             "Any JSON. Binary is {\"$binary\":\"BASE64\"}; a payload that is encrypted or compressed by its publisher {\"$sealed\":\"BASE64\"}.",
         ))

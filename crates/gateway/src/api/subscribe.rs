@@ -8,53 +8,20 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, header};
-use serde::Serialize;
 use tokio::time::Instant;
-use utoipa::ToSchema;
 use whispeer::client::{Policy, Start, SubscribeOptions, Subscription};
 use whispeer::proto::Content;
 use whispeer::{BusError, BusResult, Client};
 
-use super::events::{Events, Followed};
+use super::events::{Events, Followed, SentEvent};
 use super::failure::Failure;
 use super::identity::Caller;
 use super::params::Params;
 use super::place::{Place, start};
-use super::{Entered, caller};
+use super::{Entered, caller, in_time};
 use crate::limits;
 use crate::problem::Problem;
 use crate::shared::Shared;
-
-/// One event: its fields, of which `data` is JSON as text.
-#[derive(Serialize, ToSchema)]
-pub(super) struct SentEvent {
-    /// What has happened.
-    event: EventName,
-    /// JSON of one line: of a message `topic`, `payload`, `headers`, and of a stream's also `sequence` and `time`.
-    data: String,
-    /// Where the reader is in the streams of the patterns: `EPOCH-SEQUENCE`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    id: Option<String>,
-    /// Milliseconds after which a browser comes back.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    retry: Option<u64>,
-}
-
-/// What events are called.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum EventName {
-    /// It has begun.
-    Ready,
-    /// A message.
-    Message,
-    /// Messages that were not delivered.
-    Gap,
-    /// It ends.
-    End,
-}
 
 /// What a reader has seen of the stream of a pattern.
 type Seen = Option<Place>;
@@ -87,25 +54,39 @@ pub(super) async fn subscribe(
     request: Request,
 ) -> Result<Response, Failure> {
     let (parts, _) = request.into_parts();
+    // It begins in time, and then lasts.
+    let events = in_time(&shared, begin(&shared, &parts)).await?;
+    let body = Body::from_stream(stream::unfold(events, Events::next));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // Proxies that gather answers are told not to.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// Lets the caller in, and subscribes for him.
+async fn begin(shared: &Arc<Shared>, parts: &Parts) -> Result<Events, Failure> {
     let known = ["pattern", "start", "last_event_id", "limit", "duration", "ticket"];
     let params = Params::of(&parts.uri, &known)?;
     let patterns = patterns(&params)?;
-    let begin = params.one("start")?.map(start).transpose()?;
-    let seen = last_seen(&parts, &params, patterns.len())?;
+    let start_at = params.one("start")?.map(start).transpose()?;
+    let seen = last_seen(parts, &params, patterns.len())?;
     let limit = params.number("limit", 1..=u64::MAX)?.unwrap_or(u64::MAX);
     let duration = params.seconds("duration", limits::API_EVENTS_DURATION)?;
-    let caller = who(&shared, &parts, &params)?;
-    let entered = Entered::as_caller(&shared, &caller).await?;
+    let caller = who(shared, parts, &params)?;
+    let entered = Entered::as_caller(shared, &caller).await?;
 
     let until = duration.map(|duration| Instant::now() + duration);
-    let mut events = Events::new(Arc::clone(&shared), Arc::clone(&entered.client), limit, until);
+    let mut events = Events::new(Arc::clone(shared), Arc::clone(&entered.client), limit, until);
     for (pattern, seen) in patterns.into_iter().zip(seen) {
-        let (subscription, is_lost) = match open(&entered.client, pattern, begin, seen).await {
+        let (subscription, is_lost) = match open(&entered.client, pattern, start_at, seen).await {
             Ok(opened) => opened,
             Err(error) => return Err(entered.failure(&error)),
         };
         let epoch = subscription.epoch();
-        let seen = match (seen, begin) {
+        let seen = match (seen, start_at) {
             // Of another stream than before it has seen nothing.
             (Some(place), _) => Some(place.sequence).filter(|_| !is_lost && epoch == Some(place.epoch)),
             // What comes first is what comes behind all that there is.
@@ -115,15 +96,7 @@ pub(super) async fn subscribe(
         events.follow(pattern, subscription, Followed { epoch, seen }, is_lost);
     }
     events.begin();
-
-    let body = Body::from_stream(stream::unfold(events, Events::next));
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        // Proxies that gather answers are told not to.
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ];
-    Ok((headers, body).into_response())
+    Ok(events)
 }
 
 /// The patterns that are asked for.
