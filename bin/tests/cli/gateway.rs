@@ -69,9 +69,12 @@ fn transcripts(dialect: &str) -> Vec<PathBuf> {
 fn play(player: &[&str], dialect: &str) {
     for transcript in transcripts(dialect) {
         let place = Place::new();
-        let patterns = transcript.ends_with("turbine/patterns.txt");
-        let more = ["--turbine-max-subscriptions", "3", "--turbine-patterns"];
-        let (_bus, address) = served(&place, &more[..if patterns { 3 } else { 2 }]);
+        let more: &[&str] = match &*transcript.file_stem().unwrap().to_string_lossy() {
+            "patterns" => &["--turbine-max-subscriptions", "3", "--turbine-patterns"],
+            "delivery" => &["--popsub-replay-of", "short=2,never=0"],
+            _ => &["--turbine-max-subscriptions", "3", "--popsub-max-subscriptions", "2"],
+        };
+        let (_bus, address) = served(&place, more);
         let ended = Command::new(player[0])
             .args(&player[1..])
             .arg(&address)

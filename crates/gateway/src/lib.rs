@@ -29,7 +29,7 @@
 //! | `metrics`, `scrape` | what is counted, and who may read it |
 //! | `token`, `development` | tokens of the dialects, and secrets for trying things out |
 //! | `socket`, `subscriptions` | a WebSocket with its bounds, and what a session is subscribed to |
-//! | `message` | payloads of the bus as JSON and back |
+//! | `message`, `traced` | payloads of the bus as JSON and back; traces from HTTP to headers of messages |
 //! | `api`, `turbine`, `popsub`, `native` | what is spoken |
 //!
 //! **Bounds.** Connections in all and from one address, the head and body of a request, a WebSocket's message, sessions'
@@ -56,6 +56,7 @@ mod socket;
 mod stream;
 mod subscriptions;
 mod token;
+mod traced;
 mod turbine;
 
 pub use development::Development;

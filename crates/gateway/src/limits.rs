@@ -59,12 +59,7 @@ pub const BUS_TIME: Duration = Duration::from_secs(10);
 /// How long a session of Turbine's that ends may take to take in what it is told last.
 pub const LAST_TIME: Duration = Duration::from_secs(1);
 
-/// Bytes of a `traceparent` of a version to come. Those of today have 55.
-pub const TRACE_PARENT_BYTES: usize = 128;
-
-/// Bytes of a `tracestate`, as W3C Trace Context (3.3.1.5) asks for at the least.
-pub const TRACE_STATE_BYTES: usize = 512;
-/// Messages that a subscriber of PopSub has been sent and not acknowledged. At the bound nothing more is taken from its
+// Messages that a subscriber of PopSub has been sent and not acknowledged. At the bound nothing more is taken from its
 /// subscriptions until it acknowledges, and their windows drop and count.
 pub const POPSUB_UNACKED: usize = 1024;
 

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::params::{Params, seconds};
 use super::{DIALECT, Entered, batch, json};
 use crate::shared::Shared;
+use crate::traced::push_trace;
 
 /// By what a message's headers begin where they stand among those of a request.
 const HEADER_PREFIX: &str = "whispeer-header-";
@@ -163,42 +164,8 @@ pub(super) fn message_headers(given: &HeaderMap) -> Result<Headers, Failure> {
         })?;
         headers.push(name, value);
     }
-    trace_context(given, &mut headers);
+    push_trace(given, &mut headers);
     Ok(headers)
-}
-
-/// The trace that a request belongs to, if what it says of it is well-formed (W3C Trace Context, 3.2 and 3.3).
-fn trace_context(given: &HeaderMap, headers: &mut Headers) {
-    const STATE_CHARACTERS: usize = 512;
-    let mut parents = given.get_all("traceparent").iter();
-    let (Some(parent), None) = (parents.next(), parents.next()) else { return };
-    let Some(parent) = parent.to_str().ok().filter(|parent| is_trace_parent(parent)) else { return };
-    headers.push("traceparent", parent);
-    let states: Vec<&str> =
-        given.get_all("tracestate").iter().filter_map(|state| state.to_str().ok()).collect();
-    let state = states.join(",");
-    if (1..=STATE_CHARACTERS).contains(&state.len()) {
-        headers.push("tracestate", state);
-    }
-}
-
-/// `VERSION-TRACE-PARENT-FLAGS` in small hexadecimal digits; later versions may have more behind it.
-fn is_trace_parent(text: &str) -> bool {
-    let mut parts = text.split('-');
-    let mut part = |length: usize| {
-        let is_hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-        parts.next().filter(|part| part.len() == length && part.bytes().all(is_hex))
-    };
-    let (Some(version), Some(trace), Some(parent), Some(_)) = (part(2), part(32), part(16), part(2)) else {
-        return false;
-    };
-    let is_zero = |part: &str| part.bytes().all(|digit| digit == b'0');
-    let has_more = parts.next().is_some();
-    version != "ff"
-        && (version != "00" || !has_more)
-        && !is_zero(trace)
-        && !is_zero(parent)
-        && text.len() <= 256
 }
 
 #[cfg(test)]
@@ -223,27 +190,5 @@ mod tests {
             ("tracestate", "a=1,b=2"),
         ]);
         assert_eq!(message_headers(&given).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_trace_that_is_not_well_formed_is_none() {
-        assert!(is_trace_parent(PARENT));
-        assert!(is_trace_parent(&format!("cc{}-more", &PARENT[2..])));
-        for wrong in [
-            "",
-            "00",
-            &PARENT[1..],
-            &PARENT.to_uppercase(),
-            &format!("{PARENT}-more"),
-            &PARENT.replace("00-4", "ff-4"),
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-        ] {
-            assert!(!is_trace_parent(wrong), "{wrong}");
-            let mut given = HeaderMap::new();
-            given.append("traceparent", wrong.parse().unwrap());
-            given.append("tracestate", "a=1".parse().unwrap());
-            assert!(message_headers(&given).unwrap().is_empty());
-        }
     }
 }

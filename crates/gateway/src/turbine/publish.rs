@@ -5,18 +5,19 @@ use std::borrow::Cow;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use whispeer::BusError;
-use whispeer::client::PublishOptions;
+use whispeer::client::{Headers, PublishOptions};
 
 use super::channels::channel_of;
 use super::commands::{Fault, error};
 use super::{Context, NAME};
 use crate::limits;
 use crate::message::payload_of;
+use crate::traced::push_trace;
 
 /// The header that has a key.
 const API_KEY: &str = "x-api-key";
@@ -43,7 +44,9 @@ async fn receive(context: &Context, request: Request) -> Published {
         (Some(key), None) if context.turbine.is_api_key(key.as_bytes()) => {}
         _ => return Err((StatusCode::UNAUTHORIZED, Fault::NotAuthenticated)),
     }
-    let options = traced(request.headers());
+    let mut headers = Headers::new();
+    push_trace(request.headers(), &mut headers);
+    let options = PublishOptions::default().headers(headers);
     let body = match timeout(limits::BODY_TIME, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => body,
         Ok(Err(refused)) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -90,59 +93,4 @@ fn refused(error: &BusError) -> (StatusCode, Fault) {
         _ => StatusCode::from_u16(fault.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     };
     (status, fault)
-}
-
-/// Sends the trace along that a request is part of (W3C Trace Context), if it says so in the form that it has to.
-fn traced(headers: &HeaderMap) -> PublishOptions {
-    let options = PublishOptions::default();
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let Some(parent) = text("traceparent").filter(|parent| is_parent(parent)) else { return options };
-    let options = options.header("traceparent", parent);
-    match text("tracestate").filter(|state| (1..=limits::TRACE_STATE_BYTES).contains(&state.len())) {
-        Some(state) => options.header("tracestate", state),
-        None => options,
-    }
-}
-
-/// Whether it is version, trace, span and flags in hexadecimal, with ids that are not 0. Later versions may add to that.
-fn is_parent(text: &str) -> bool {
-    let mut parts = text.split('-');
-    let mut part = |chars: usize| {
-        let part = parts.next().unwrap_or_default();
-        let is_hex = part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        (part.len() == chars && is_hex).then_some(part)
-    };
-    let (version, trace, span, flags) = (part(2), part(32), part(16), part(2));
-    let is_some = |id: Option<&str>| id.is_some_and(|id| id.bytes().any(|digit| digit != b'0'));
-    let fits = is_some(trace) && is_some(span) && flags.is_some();
-    fits && match version {
-        Some("00") => text.len() == 55,
-        Some("ff") | None => false,
-        Some(_) => text.len() <= limits::TRACE_PARENT_BYTES,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_is_passed_on_if_it_is_one() {
-        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert!(is_parent(parent));
-        assert!(is_parent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes-later"));
-        for wrong in [
-            "",
-            "00",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-        ] {
-            assert!(!is_parent(wrong), "{wrong}");
-        }
-        assert!(!is_parent(&format!("cc{}-{}", &parent[2..], "x".repeat(1_000))));
-    }
 }
