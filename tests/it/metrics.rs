@@ -197,16 +197,20 @@ async fn streams_tell_how_far_their_consumers_are_and_stores_what_their_work_tak
     let folder = tempfile::tempdir().unwrap();
     let (bus, _held) = busy_bus(folder.path()).await;
     let shown = Shown::of(&bus);
+    let pending = "whispeer_stream_pending_messages{stream=\"orders\"}";
+    eventually("the other two are handed over", || shown.value(pending) == 2.0).await;
     shown.is(&[
         ("whispeer_stream_stored_messages_total{stream=\"orders\"}", 3.0),
         ("whispeer_stream_dead_letters_total{stream=\"orders\"}", 0.0),
         ("whispeer_stream_consumers{stream=\"orders\"}", 1.0),
         ("whispeer_stream_consumer_lag{stream=\"orders\"}", 2.0),
-        ("whispeer_stream_pending_messages{stream=\"orders\"}", 2.0),
         ("whispeer_stream_redeliveries_waiting{stream=\"orders\"}", 0.0),
         ("whispeer_store_failed_transactions_total{storage=\"sqlite\"}", 0.0),
-        ("whispeer_store_write_queue_bytes{storage=\"sqlite\"}", 0.0),
     ]);
+    eventually("nothing waits", || {
+        shown.value("whispeer_store_write_queue_bytes{storage=\"sqlite\"}") == 0.0
+    })
+    .await;
     let counted = |family: &str| shown.value(&format!("whispeer_store_{family}_count{{storage=\"sqlite\"}}"));
     let commits = counted("commit_seconds");
     assert!(

@@ -29,7 +29,9 @@ mod tests {
 
     fn trace(given: &[(&'static str, &str)]) -> Option<TraceContext> {
         let mut headers = HeaderMap::new();
-        given.iter().for_each(|(name, value)| drop(headers.append(*name, value.parse().unwrap())));
+        for (name, value) in given {
+            headers.append(*name, value.parse().unwrap());
+        }
         trace_of(&headers)
     }
 

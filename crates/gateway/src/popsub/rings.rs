@@ -335,8 +335,8 @@ mod tests {
         let mut popsub = PopSub::new("a key that is long enough for HS256", Vec::new());
         popsub.replay_of = vec![("none".into(), 0)];
         settings.popsub = Some(popsub);
-        let (listen, phase) = (settings.listen, watch::channel(Phase::Running).1);
-        let mut shared = Shared::new(bus.view(), settings, listen, phase).unwrap();
+        let (listen, phase) = (settings.listen.clone(), watch::channel(Phase::Running).1);
+        let mut shared = Shared::new(bus.view(), settings, &listen, phase).unwrap();
         let rings = &mut shared.popsub.as_mut().unwrap().rings;
         (rings.most, rings.most_tentative) = (MOST, MOST);
         Arc::new(shared)
