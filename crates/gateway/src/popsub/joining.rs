@@ -32,6 +32,9 @@ pub(super) struct Joining {
     sent: HashMap<usize, Bytes>,
     /// What came from the bus and not yet from the ring.
     held: VecDeque<Bytes>,
+    /// Messages that the bus had delivered when it could not deliver any more of what came from the ring, and that are not taken
+    /// yet; `None` before.
+    left: Option<u64>,
     ring: Arc<Ring>,
     /// How far the ring had come when this began.
     begun_at: u64,
@@ -47,7 +50,7 @@ impl Joining {
     pub(super) fn new(subscription: Arc<str>, ring: Arc<Ring>, feed: Arc<Feed>) -> Self {
         let (until, begun_at) = (Instant::now() + limits::POPSUB_JOIN_TIME, ring.ask());
         let (sent, held) = (HashMap::new(), VecDeque::new());
-        Self { subscription, feed: Some(feed), until, sent, held, ring, begun_at }
+        Self { subscription, feed: Some(feed), until, sent, held, left: None, ring, begun_at }
     }
 
     /// When it can go on by itself, or end.
@@ -73,6 +76,7 @@ impl Joining {
 
     /// What the bus has delivered: given back if it is to be sent now.
     pub(super) fn arrived(&mut self, text: Bytes) -> Option<Bytes> {
+        self.left = self.left.map(|left| left.saturating_sub(1));
         if self.sent.remove(&place(&text)).is_some() {
             return None;
         }
@@ -100,14 +104,21 @@ impl Joining {
         self.ring.caught_up() == self.begun_at && !self.is_full()
     }
 
-    /// Whether so much is held that it cannot go on so: the ring is far behind.
+    /// Whether so much is held, or remembered, that it cannot go on so: the ring or the bus is far behind.
     pub(super) fn is_full(&self) -> bool {
-        self.held.len() >= limits::POPSUB_FEED_MESSAGES
+        let most = limits::POPSUB_FEED_MESSAGES;
+        self.held.len() >= most || self.sent.len() >= self.ring.capacity() + 2 * most
     }
 
     /// It stays as it is a while longer.
     pub(super) fn prolong(&mut self) {
         self.until = Instant::now() + limits::POPSUB_JOIN_TIME;
+    }
+
+    /// Whether what came from the ring need not be remembered any more, since the bus has delivered all that it delivers of it and
+    /// that was taken; `pending` is how many messages of it are not.
+    pub(super) fn is_done(&mut self, pending: u64) -> bool {
+        *self.left.get_or_insert(pending) == 0
     }
 }
 
@@ -159,7 +170,12 @@ mod tests {
         ring.end();
         assert_eq!(joining.follow_bus(), [held]);
         assert!(!joining.is_fed());
+        // Two are not taken yet when the bus has delivered all that came from the ring; that others come then does not matter.
+        assert!(!joining.is_done(2));
         assert_eq!(joining.arrived(late), None);
+        assert!(!joining.is_done(7));
+        assert_eq!(joining.arrived("new".into()), Some("new".into()));
+        assert!(joining.is_done(7));
     }
 
     #[tokio::test]

@@ -321,6 +321,7 @@ impl Session {
         }
     }
 
+    /// Sends what came from a ring, or was held meanwhile.
     async fn deliver_of(&mut self, index: usize, text: Bytes) -> Result<(), Ending> {
         let Some(joining) = self.joinings.get(index) else { return Ok(()) };
         self.deliver(Arc::clone(&joining.subscription), text).await
@@ -403,16 +404,14 @@ impl Session {
         let Some(joining) = self.joinings.get_mut(index).filter(|joining| joining.until() <= now) else {
             return Ok(());
         };
-        if joining.is_fed() {
-            if !joining.waits_for_ring() {
-                return self.follow_bus(index).await;
-            }
-            joining.prolong();
-        } else if self.subscriptions.pending(&joining.subscription) > 0 {
-            joining.prolong();
-        } else {
-            self.joinings.swap_remove(index);
+        if joining.is_fed() && !joining.waits_for_ring() {
+            return self.follow_bus(index).await;
         }
+        if !joining.is_fed() && joining.is_done(self.subscriptions.pending(&joining.subscription)) {
+            self.joinings.swap_remove(index);
+            return Ok(());
+        }
+        joining.prolong();
         Ok(())
     }
 
