@@ -3,6 +3,7 @@
 
 mod delivery;
 mod replay;
+mod rights;
 mod sessions;
 mod transcripts;
 
