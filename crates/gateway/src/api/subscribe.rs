@@ -23,6 +23,9 @@ use crate::limits;
 use crate::problem::Problem;
 use crate::shared::Shared;
 
+/// As far as scripts count: numbers above that are not whole there.
+const COUNTED: u64 = (1 << 53) - 1;
+
 /// What a reader has seen of the stream of a pattern.
 type Seen = Option<Place>;
 
@@ -39,7 +42,7 @@ type Seen = Option<Place>;
         ("pattern" = Vec<String>, Query, explode, min_items = 1, max_items = 16, description = "What to subscribe to, with wildcards; once for each.", example = json!(["greetings/**"])),
         ("start" = Option<String>, Query, description = "Where to begin in the stream of the topics: `new` (default), `all`, `last:COUNT`, `last-per-topic`, `from:SEQUENCE` or `since:MILLISECONDS`. All but `new` need a stream.", example = "new"),
         ("last_event_id" = Option<String>, Query, description = "As the header `Last-Event-ID`, which goes before it."),
-        ("limit" = Option<u64>, Query, minimum = 1, description = "Ends after so many messages."),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 9007199254740991i64, description = "Ends after so many messages."),
         ("duration" = Option<f64>, Query, minimum = 0, maximum = 86400, description = "Ends after so many seconds.", example = 0),
         ("ticket" = Option<String>, Query, description = "A ticket in place of `Authorization`."),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was read."),
@@ -73,7 +76,7 @@ async fn begin(shared: &Arc<Shared>, parts: &Parts) -> Result<Events, Failure> {
     let patterns = patterns(&params)?;
     let start_at = params.one("start")?.map(start).transpose()?;
     let seen = last_seen(parts, &params, patterns.len())?;
-    let limit = params.number("limit", 1..=u64::MAX)?.unwrap_or(u64::MAX);
+    let limit = params.number("limit", 1..=COUNTED)?.unwrap_or(u64::MAX);
     let duration = params.seconds("duration", limits::API_EVENTS_DURATION)?;
     let caller = who(shared, parts, &params)?;
     let entered = Entered::as_caller(shared, &caller).await?;

@@ -111,7 +111,8 @@ async fn run(served: &Served, shown: Option<&str>) -> BTreeMap<(String, String),
     let mut command = Command::new("schemathesis");
     command.arg("--config-file").arg(&config).arg("run");
     command.args(["--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--workers", "1"]);
-    command.args(["--seed", "7", "--max-examples", "20", "--request-timeout", "20", "--no-color"]);
+    let examples = std::env::var("WHISPEER_EXAMPLES").unwrap_or_else(|_| "20".into());
+    command.args(["--seed", "7", "--max-examples", &examples, "--request-timeout", "20", "--no-color"]);
     command.args(["--report", "har", "--report-har-path"]).arg(&report).current_dir(folder.path());
     if let Some(shown) = shown {
         command.arg("--header").arg(format!("Authorization: {shown}"));
@@ -124,7 +125,7 @@ async fn run(served: &Served, shown: Option<&str>) -> BTreeMap<(String, String),
 }
 
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
-                      response_headers_conformance,response_schema_conformance,unsupported_method";
+                      response_headers_conformance,response_schema_conformance,unsupported_method,allow_header_conformance,negative_data_rejection,ignored_auth,missing_required_header";
 
 fn statuses(report: &Path) -> BTreeMap<(String, String), BTreeSet<u64>> {
     let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
