@@ -42,7 +42,7 @@ async fn each_line_of_the_guide_answers_what_stands_behind_it() {
     if !has("curl") || !has("bash") {
         return;
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/gateway-parts/api.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/gateway/http-api.md");
     let examples = examples(&std::fs::read_to_string(path).unwrap());
     assert!(examples.len() >= 12, "{}", examples.len());
     let served = Served::closed().await;
