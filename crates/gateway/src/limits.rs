@@ -96,8 +96,8 @@ pub const POPSUB_RING_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes that wait for a session and topic of PopSub, beside one message.
 pub const POPSUB_WINDOW_BYTES: u64 = 1024 * 1024;
 
-/// How long a new subscription of PopSub is served from the ring. A message that was looked up before the subscription began reaches
-/// the ring within one turn of its publisher, which is far less.
+/// How long a new subscription of PopSub is served from the ring after a message has come both from there and from the bus. One that was
+/// looked up before the subscription began reaches the ring within one turn of its publisher, which is far less.
 pub const POPSUB_JOIN_TIME: Duration = Duration::from_millis(250);
 
 /// Messages that wait to be sent from the ring to a new subscription, beside those that are replayed, and messages that

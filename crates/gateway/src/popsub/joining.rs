@@ -2,14 +2,15 @@
 //!
 //! What comes from the bus, and the ring of the topic, are two subscriptions. Each has the messages of one publisher in their
 //! order, but those of several may be in another order in each; and a message that is under way while somebody subscribes may be
-//! in the ring alone, and get there later than what already comes. So for a moment after it has begun, a subscription is served from
-//! the ring: what is there, and what comes there. What the bus delivers meanwhile is compared with that by its identity:
+//! in the ring alone, and get there later than what already comes. So a subscription is served from the ring when it has begun: what is
+//! there, and what comes there. What the bus delivers meanwhile is compared with that by its identity:
 //!
 //! - what has come from the ring is passed over when the bus delivers it;
 //! - what has not is held, and passed over when it comes from the ring.
 //!
-//! After that moment, and when the ring has all that was delivered for it, nothing is under way that the bus would not deliver. What is held goes out, then what the bus delivers, but for
-//! what came from the ring. As the ring has every message of a publisher that it had before one that it has, the order stays.
+//! The first message that comes both ways shows that the ring has got to where the subscription began. A moment after it, nothing is
+//! under way that the bus would not deliver. What is held goes out then, and after it what the bus delivers, but for what came from
+//! the ring. As the ring has every message of a publisher that it had before one that it has, the order stays.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,8 +27,9 @@ pub(super) struct Joining {
     pub(super) subscription: Arc<str>,
     /// While it is served from the ring.
     feed: Option<Arc<Feed>>,
-    /// When the next step is due: it follows the bus by itself, or need not remember any more what came from the ring.
-    until: Instant,
+    /// When the next step is due: it follows the bus by itself, or need not remember any more what came from the ring. There is none
+    /// before a message has come both ways.
+    until: Option<Instant>,
     /// What came from the ring and not yet from the bus. It is kept, so that nothing else lies in its place.
     sent: HashMap<usize, Bytes>,
     /// What came from the bus and not yet from the ring.
@@ -35,9 +37,8 @@ pub(super) struct Joining {
     /// Messages that the bus had delivered when it could not deliver any more of what came from the ring, and that are not taken
     /// yet; `None` before.
     left: Option<u64>,
-    ring: Arc<Ring>,
-    /// How far the ring had come when this began.
-    begun_at: u64,
+    /// How much may be remembered of what came from the ring.
+    most_sent: usize,
 }
 
 /// Where it lies, which no other message shares while it is there.
@@ -47,14 +48,14 @@ fn place(text: &Bytes) -> usize {
 
 impl Joining {
     /// Begins when the bus has accepted the subscription; the feed has begun before.
-    pub(super) fn new(subscription: Arc<str>, ring: Arc<Ring>, feed: Arc<Feed>) -> Self {
-        let (until, begun_at) = (Instant::now() + limits::POPSUB_JOIN_TIME, ring.ask());
+    pub(super) fn new(subscription: Arc<str>, ring: &Ring, feed: Arc<Feed>) -> Self {
+        let most_sent = ring.capacity() + 2 * limits::POPSUB_FEED_MESSAGES;
         let (sent, held) = (HashMap::new(), VecDeque::new());
-        Self { subscription, feed: Some(feed), until, sent, held, left: None, ring, begun_at }
+        Self { subscription, feed: Some(feed), until: None, sent, held, left: None, most_sent }
     }
 
     /// When it can go on by itself, or end.
-    pub(super) fn until(&self) -> Instant {
+    pub(super) fn until(&self) -> Option<Instant> {
         self.until
     }
 
@@ -68,6 +69,7 @@ impl Joining {
         };
         if let Some(index) = self.held.iter().position(|held| place(held) == place(&text)) {
             self.held.remove(index);
+            self.came_both_ways();
         } else {
             self.sent.insert(place(&text), text.clone());
         }
@@ -78,6 +80,7 @@ impl Joining {
     pub(super) fn arrived(&mut self, text: Bytes) -> Option<Bytes> {
         self.left = self.left.map(|left| left.saturating_sub(1));
         if self.sent.remove(&place(&text)).is_some() {
+            self.came_both_ways();
             return None;
         }
         if self.feed.is_none() {
@@ -90,7 +93,7 @@ impl Joining {
     /// Lets it follow the bus by itself: what has been held goes out now.
     pub(super) fn follow_bus(&mut self) -> VecDeque<Bytes> {
         self.feed = None;
-        self.until = Instant::now() + limits::POPSUB_JOIN_TIME;
+        self.prolong();
         std::mem::take(&mut self.held)
     }
 
@@ -99,20 +102,20 @@ impl Joining {
         self.feed.is_some()
     }
 
-    /// Whether it has to be served from the ring for longer: that has not all that was delivered when this began.
-    pub(super) fn waits_for_ring(&self) -> bool {
-        self.ring.caught_up() == self.begun_at && !self.is_full()
-    }
-
     /// Whether so much is held, or remembered, that it cannot go on so: the ring or the bus is far behind.
     pub(super) fn is_full(&self) -> bool {
-        let most = limits::POPSUB_FEED_MESSAGES;
-        self.held.len() >= most || self.sent.len() >= self.ring.capacity() + 2 * most
+        self.held.len() >= limits::POPSUB_FEED_MESSAGES || self.sent.len() >= self.most_sent
     }
 
     /// It stays as it is a while longer.
     pub(super) fn prolong(&mut self) {
-        self.until = Instant::now() + limits::POPSUB_JOIN_TIME;
+        self.until = Some(Instant::now() + limits::POPSUB_JOIN_TIME);
+    }
+
+    fn came_both_ways(&mut self) {
+        if self.until.is_none() {
+            self.prolong();
+        }
     }
 
     /// Whether what came from the ring need not be remembered any more, since the bus has delivered all that it delivers of it and
@@ -138,7 +141,7 @@ mod tests {
 
     /// A ring with these messages, and a subscription that begins now.
     fn joining(ring: &Arc<Ring>) -> Joining {
-        Joining::new("chat".into(), Arc::clone(ring), ring.follow())
+        Joining::new("chat".into(), ring, ring.follow())
     }
 
     #[tokio::test]
@@ -178,19 +181,34 @@ mod tests {
         assert!(joining.is_done(7));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn it_is_served_from_the_ring_until_a_while_after_a_message_has_come_both_ways() {
+        let ring = Arc::new(Ring::new(10));
+        let [a, b] = ["a", "b"].map(|text| Bytes::copy_from_slice(text.as_bytes()));
+        for is_first in [true, false] {
+            let mut joining = joining(&ring);
+            ring.push(&a);
+            fed(&mut joining);
+            assert_eq!(joining.arrived(b.clone()), None);
+            assert_eq!(joining.until(), None);
+            if is_first {
+                assert_eq!(joining.arrived(a.clone()), None);
+            } else {
+                ring.push(&b);
+                fed(&mut joining);
+            }
+            assert_eq!(joining.until(), Some(Instant::now() + limits::POPSUB_JOIN_TIME));
+        }
+    }
+
     #[tokio::test]
-    async fn it_waits_until_the_ring_has_what_was_delivered_by_then() {
+    async fn so_many_are_held_and_then_it_goes_on_by_itself() {
         let ring = Arc::new(Ring::new(10));
         let mut joining = joining(&ring);
-        assert!(joining.waits_for_ring());
-        ring.asked().await;
-        assert!(!joining.waits_for_ring());
-        let ring = Arc::new(Ring::new(10));
-        joining = super::tests::joining(&ring);
         for number in 0..limits::POPSUB_FEED_MESSAGES {
-            assert!(joining.waits_for_ring());
+            assert!(!joining.is_full());
             joining.arrived(number.to_string().into());
         }
-        assert!(joining.is_full() && !joining.waits_for_ring());
+        assert!(joining.is_full());
     }
 }

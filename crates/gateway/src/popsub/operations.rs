@@ -117,7 +117,7 @@ pub(super) fn subscribe(shared: Arc<Shared>, client: Client, topic: Topic) -> Op
         let topic: Arc<str> = topic.as_str().into();
         let joining = opened.zip(feed).map(|(opened, feed)| {
             opened.stays();
-            Joining::new(Arc::clone(&topic), Arc::clone(&opened.ring), feed)
+            Joining::new(Arc::clone(&topic), &opened.ring, feed)
         });
         Outcome::Subscribed(Box::new(Subscribed { topic, subscription, joining }))
     })

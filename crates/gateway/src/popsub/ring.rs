@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use crate::limits;
 
@@ -17,10 +16,6 @@ pub(super) struct Ring {
     state: Mutex<State>,
     /// When it was used last, as the registry counts.
     used: AtomicU64,
-    /// Somebody wants to know when it has all that the bus has delivered for it.
-    asked: Notify,
-    /// How many times it has had all since somebody asked.
-    caught_up: AtomicU64,
 }
 
 #[derive(Default)]
@@ -41,8 +36,7 @@ fn weight(text: &Bytes) -> usize {
 
 impl Ring {
     pub(super) fn new(capacity: usize) -> Self {
-        let (used, caught_up) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { capacity, state: Mutex::default(), used, asked: Notify::new(), caught_up }
+        Self { capacity, state: Mutex::default(), used: AtomicU64::new(0) }
     }
 
     /// Adds a message. Returns how many bytes it keeps more, and how many less.
@@ -114,23 +108,6 @@ impl Ring {
 
     pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
-    }
-
-    /// Asks for all that has been delivered by now. It is there when [`caught_up`](Self::caught_up) gives another number.
-    pub(super) fn ask(&self) -> u64 {
-        let caught_up = self.caught_up();
-        self.asked.notify_one();
-        caught_up
-    }
-
-    pub(super) fn caught_up(&self) -> u64 {
-        self.caught_up.load(Ordering::Acquire)
-    }
-
-    /// Waits until somebody asks. Whoever fills it has nothing left to add then.
-    pub(super) async fn asked(&self) {
-        self.asked.notified().await;
-        self.caught_up.fetch_add(1, Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

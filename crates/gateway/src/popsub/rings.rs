@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, unconstrained, yield_now};
+use tokio::task::JoinHandle;
 use whispeer::auth::Principal;
 use whispeer::client::{Event, Policy, SubscribeOptions, Subscription};
 use whispeer::proto::Content;
@@ -21,9 +21,6 @@ use super::ring::{Feed, Ring};
 use crate::limits;
 use crate::settings::PopSub;
 use crate::shared::Shared;
-
-/// Messages that a ring takes before it lets others have a turn.
-const TURN: usize = 64;
 
 pub(super) struct Rings {
     /// How many messages a ring keeps.
@@ -282,14 +279,8 @@ async fn fill(
 }
 
 async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Content>>, ring: &Ring) {
-    let mut taken = 0;
     loop {
-        let event = tokio::select! {
-            // Who asks is told that there is nothing left, so that nothing else may keep it from being taken.
-            biased;
-            event = unconstrained(subscription.next_event()) => event,
-            () = ring.asked() => continue,
-        };
+        let event = subscription.next_event().await;
         let Some(shared) = shared.upgrade() else { return };
         let Some(popsub) = &shared.popsub else { return };
         match event {
@@ -306,11 +297,6 @@ async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Cont
             }
             Some(_) => shared.metrics.dropped("popsub", "undecodable", 1),
             None => return,
-        }
-        drop(shared);
-        taken += 1;
-        if taken % TURN == 0 {
-            yield_now().await;
         }
     }
 }

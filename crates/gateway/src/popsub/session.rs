@@ -139,7 +139,7 @@ impl Session {
     }
 
     fn next_timer(&mut self) -> Instant {
-        let joinings = self.joinings.iter().map(Joining::until);
+        let joinings = self.joinings.iter().filter_map(Joining::until);
         let due = self.unacked.next_due();
         joinings.chain(due).fold(self.deadline, Instant::min)
     }
@@ -401,13 +401,15 @@ impl Session {
     }
 
     async fn look_at_joining(&mut self, index: usize, now: Instant) -> Result<(), Ending> {
-        let Some(joining) = self.joinings.get_mut(index).filter(|joining| joining.until() <= now) else {
+        let Some(joining) =
+            self.joinings.get_mut(index).filter(|joining| joining.until().is_some_and(|until| until <= now))
+        else {
             return Ok(());
         };
-        if joining.is_fed() && !joining.waits_for_ring() {
+        if joining.is_fed() {
             return self.follow_bus(index).await;
         }
-        if !joining.is_fed() && joining.is_done(self.subscriptions.pending(&joining.subscription)) {
+        if joining.is_done(self.subscriptions.pending(&joining.subscription)) {
             self.joinings.swap_remove(index);
             return Ok(());
         }
