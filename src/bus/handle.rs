@@ -74,7 +74,7 @@ impl BusHandle {
     /// Serves a link that someone else accepted, on behalf of `peer`.
     ///
     /// # Errors
-    /// [`BusError::Overloaded`] when too many links wait to be taken over, [`BusError::Closed`] when
+    /// [`BusError::Overloaded`](crate::BusError::Overloaded) when too many links wait to be taken over, [`BusError::Closed`](crate::BusError::Closed) when
     /// the bus has stopped.
     pub fn attach(&self, link: Link, peer: Peer) -> BusResult<()> {
         self.view.attach(link, peer)
@@ -127,7 +127,7 @@ impl BusHandle {
     /// size of something that exists: they need a restart.
     ///
     /// # Errors
-    /// [`BusError::InvalidSettings`] for settings that [`Settings::check`] refuses; nothing has changed then.
+    /// [`BusError::InvalidSettings`](crate::BusError::InvalidSettings) for settings that [`Settings::check`] refuses; nothing has changed then.
     ///
     /// # Examples
     /// ```
@@ -158,7 +158,7 @@ impl BusHandle {
     }
 
     /// Replaces the policy. Sessions that are there go on with the rights that they have by the new one:
-    /// subscriptions and servings that are not allowed any more end with [`BusError::Denied`], and so do sessions
+    /// subscriptions and servings that are not allowed any more end with [`BusError::Denied`](crate::BusError::Denied), and so do sessions
     /// that would not be let in.
     pub fn set_policy(&self, policy: Policy) {
         self.shared.policies.replace(policy.own_uid(self.shared.own_uid()));
@@ -171,10 +171,10 @@ impl BusHandle {
     ///
     /// The files are read before this returns, and hold for connections from then on. What the clients of those that
     /// there are have shown is looked at once more soon after, on a thread of its own: who would not be let in with it
-    /// any more is told so by [`BusError::Denied`], and his session ends. All others go on.
+    /// any more is told so by [`BusError::Denied`](crate::BusError::Denied), and his session ends. All others go on.
     ///
     /// # Errors
-    /// [`BusError::InvalidSettings`] that says which file cannot be used, and why; all stays as it was then.
+    /// [`BusError::InvalidSettings`](crate::BusError::InvalidSettings) that says which file cannot be used, and why; all stays as it was then.
     pub fn reload(&self) -> BusResult<()> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.shared.tls {
@@ -191,7 +191,7 @@ impl BusHandle {
     /// In flight are unanswered requests, those that wait for a server included, publishes that wait for
     /// the byte budget or are under way, parked messages, those of queue groups included, and bytes that
     /// clients have yet to read. A client whose connection breaks meanwhile may come back to finish its part; whoever
-    /// else connects is told [`BusError::Draining`].
+    /// else connects is told [`BusError::Draining`](crate::BusError::Draining).
     ///
     /// # Cancel safety
     /// When dropped, the bus stops at once, as its handle is gone.
