@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt as lines, reload};
 
 use crate::output;
 
@@ -13,10 +15,23 @@ const VARIABLE: &str = "WHISPEER_LOG";
 /// What is logged by default.
 const DEFAULT: &str = "warn";
 
+/// Lines as people read them.
+pub(crate) const TEXT: &str = "text";
+
+/// A JSON object a line, for programs.
+pub(crate) const JSON: &str = "json";
+
+/// Who decides what is logged, and below.
+type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+
+/// Who writes it.
+type Written = Box<dyn Layer<Filtered> + Send + Sync>;
+
 /// The log of this process.
 pub(crate) struct Logging {
     verbose: u8,
-    replace: Box<dyn Fn(EnvFilter) + Send + Sync>,
+    filter: reload::Handle<EnvFilter, Registry>,
+    format: reload::Handle<Written, Filtered>,
 }
 
 impl Logging {
@@ -24,16 +39,11 @@ impl Logging {
     pub(crate) fn start(verbose: u8) -> Self {
         let given = level(verbose).map(ToOwned::to_owned).or_else(|| std::env::var(VARIABLE).ok());
         let filter = given.filter(|given| !given.is_empty()).and_then(|given| EnvFilter::try_new(given).ok());
-        let builder = tracing_subscriber::fmt()
-            .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new(DEFAULT)))
-            .with_writer(io::stderr)
-            .with_ansi(output::colourful(&io::stderr()))
-            .with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.init();
-        // It fails only when nothing is logged any more.
-        let replace = Box::new(move |filter| drop(handle.reload(filter)));
-        Self { verbose, replace }
+        let filter = filter.unwrap_or_else(|| EnvFilter::new(DEFAULT));
+        let (filter, filter_handle) = reload::Layer::new(filter);
+        let (format, format_handle) = reload::Layer::new(written(TEXT));
+        tracing_subscriber::registry().with(filter).with(format).init();
+        Self { verbose, filter: filter_handle, format: format_handle }
     }
 
     /// What `-v` asks for, and how it was given.
@@ -45,9 +55,27 @@ impl Logging {
     /// Logs what passes this filter, which has been checked, from now on.
     pub(crate) fn set(&self, filter: &str) {
         match EnvFilter::try_new(filter) {
-            Ok(filter) => (self.replace)(filter),
+            // It fails only when nothing is logged any more.
+            Ok(filter) => drop(self.filter.reload(filter)),
             Err(error) => tracing::warn!(%error, "not a filter of what to log: {filter}"),
         }
+    }
+}
+
+impl Logging {
+    /// Writes what is logged from now on in this form: [`TEXT`] or [`JSON`].
+    pub(crate) fn set_format(&self, format: &str) {
+        // As above.
+        drop(self.format.reload(written(format)));
+    }
+}
+
+/// What writes lines of this form.
+fn written(format: &str) -> Written {
+    let lines = lines::layer().with_writer(io::stderr);
+    match format {
+        JSON => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        _ => lines.with_ansi(output::colourful(&io::stderr())).boxed(),
     }
 }
 

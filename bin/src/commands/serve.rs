@@ -57,6 +57,7 @@ impl Serve {
         let given = complete(self.given, before, logging)?;
         let settings = Effective::load(&given, &environment)?;
         warn(&settings);
+        logging.set_format(settings.configuration.log_format);
         logging.set(&settings.configuration.log);
         let descriptors = Descriptors::raise();
         warn_of_room(descriptors, &settings);
@@ -205,6 +206,7 @@ impl Running<'_> {
                 self.settings.take(difference, &newer);
             }
         }
+        self.logging.set_format(self.settings.configuration.log_format);
         self.logging.set(&self.settings.configuration.log);
         Ok(differences.len() + self.apply_to_streams(&newer).await)
     }

@@ -30,6 +30,8 @@ use std::time::Duration;
 
 use whispeer::bus::Settings;
 
+use crate::logging;
+
 pub(crate) use effective::Effective;
 pub(crate) use example::example;
 pub(crate) use gateway::{GatewayChoice, PopSubChoice, TurbineChoice};
@@ -46,6 +48,7 @@ pub(crate) struct Configuration {
     pub(crate) policy: Option<PathBuf>,
     pub(crate) grace: Duration,
     pub(crate) log: String,
+    pub(crate) log_format: &'static str,
     pub(crate) workers: usize,
     pub(crate) bus: Settings,
     pub(crate) tls: Tls,
@@ -129,6 +132,7 @@ impl Default for Configuration {
             policy: None,
             grace: Duration::from_secs(5),
             log: "warn".to_owned(),
+            log_format: logging::TEXT,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             bus: Settings::default(),
             tls: Tls::default(),

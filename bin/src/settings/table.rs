@@ -2,6 +2,7 @@
 
 use super::kind::Kind;
 use super::{StoreChoice, Tls};
+use crate::logging;
 
 /// A setting of `whispeer serve`.
 pub(crate) struct Setting {
@@ -102,6 +103,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
     )
     .change(Change::Now)
     .more(&["-v stands for info, -vv for debug, -vvv for trace."]),
+    Setting::new(
+        "log_format",
+        "How to log: lines of text, or a JSON object a line",
+        Kind::Choice(&[logging::TEXT, logging::JSON], |all| &mut all.log_format),
+    )
+    .change(Change::Now),
     Setting::new("workers", "Threads that serve connections", Kind::Count(|all| &mut all.workers))
         .example("4", "one for each core")
         .more(&["With 0, connections are served on the process's main thread."]),
@@ -469,7 +476,8 @@ mod tests {
 
     /// The binary's own settings are changed by the binary.
     fn is_own(setting: &Setting) -> bool {
-        ["listen", "dev", "mode", "allow_anyone", "policy", "grace", "log", "workers"].contains(&setting.key)
+        ["listen", "dev", "mode", "allow_anyone", "policy", "grace", "log", "log_format", "workers"]
+            .contains(&setting.key)
             || ["tls.", "websocket.", "gateway.", "turbine.", "popsub.", "store."]
                 .iter()
                 .any(|table| setting.key.starts_with(table))

@@ -179,6 +179,24 @@ fn the_variables_of_popsub_say_where_it_listens_and_its_secret() {
     assert!(ready.contains("http://127.0.0.1:"), "{ready}");
 }
 
+#[test]
+fn what_is_answered_is_logged_as_a_json_object_a_line_where_that_is_asked_for() {
+    let place = Place::new();
+    let logged = ["serve", "http://127.0.0.1:0", "--log", "info", "--log-format", "json"];
+    let (mut bus, address) = serve(&place, &logged);
+    let stream = std::net::TcpStream::connect(address.strip_prefix("http://").unwrap()).unwrap();
+    let request =
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-request-id: abc-1\r\nconnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut &stream, request.as_bytes()).unwrap();
+    let line: Value = serde_json::from_str(&bus.wait_for("answered")).unwrap();
+    assert_eq!((&line["message"], &line["status"]), (&json!("answered"), &json!(200)), "{line}");
+    assert_eq!(
+        (&line["span"]["id"], &line["span"]["route"]),
+        (&json!("abc-1"), &json!("/healthz")),
+        "{line}"
+    );
+}
+
 /// Two pages in a browser talk to each other, and to a service in Rust.
 #[test]
 fn pages_chat_with_each_other_and_with_a_service() {

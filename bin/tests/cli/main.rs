@@ -33,6 +33,8 @@ mod sealed;
 #[cfg(all(feature = "compression", feature = "encryption"))]
 mod secrecy;
 mod service;
+#[cfg(feature = "gateway")]
+mod slow_callers;
 #[cfg(feature = "sqlite")]
 mod streams;
 mod support;

@@ -7,7 +7,13 @@ use std::process::{Command, Stdio};
 /// has to have it.
 #[must_use]
 pub fn has(tool: &str) -> bool {
-    there_or_skipped(Command::new(tool).arg("--version").stdin(Stdio::null()).output().is_ok(), tool)
+    has_with(tool, "--version")
+}
+
+/// As [`has`], for a tool that takes another argument to end at once.
+#[must_use]
+pub fn has_with(tool: &str, argument: &str) -> bool {
+    there_or_skipped(Command::new(tool).arg(argument).stdin(Stdio::null()).output().is_ok(), tool)
 }
 
 /// Whether Python has a module that a test needs; otherwise as [`has`].
