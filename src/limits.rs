@@ -165,9 +165,9 @@ pub const ENGINES: usize = 8;
 /// that is refused.
 pub const SEALING_SLACK: usize = 2 * 1024;
 
-/// Memories of engines that a client keeps for the answers to its requests, which so many tasks may open at once without
-/// making one anew.
-pub const REPLY_MEMORIES: usize = 16;
+/// Memories of engines that a client keeps for the answers to its requests, and a
+/// [`PayloadOpener`](crate::engine::PayloadOpener) for all that it opens: so many tasks may open at once without making one anew.
+pub const SHARED_MEMORIES: usize = 16;
 
 /// Rules that say which engines are for which topics; each is compared with a topic that none before it covers.
 pub const ENGINE_RULES: usize = 256;

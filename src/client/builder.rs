@@ -53,6 +53,7 @@ pub struct ClientBuilder {
     /// `None` for what suits the address.
     reconnect: Option<Option<Reconnect>>,
     engines: Engines,
+    passes_sealed: bool,
     /// What is wrong with it is told when the client connects.
     will: Option<BusResult<Will>>,
 }
@@ -71,6 +72,7 @@ impl Default for ClientBuilder {
             credential_source: None,
             reconnect: None,
             engines: Engines::new(),
+            passes_sealed: false,
             will: None,
         }
     }
@@ -194,6 +196,50 @@ impl ClientBuilder {
     #[must_use]
     pub fn engines(mut self, engines: Engines) -> Self {
         self.engines = engines;
+        self
+    }
+
+    /// Passes on what is sealed already: for who hands messages of others on, as a gateway does.
+    ///
+    /// - A payload that is given as bytes and [is sealed](crate::engine::is_sealed) is sent as it is, and not sealed once more.
+    ///   The answer to such a request is handed out as it comes.
+    /// - Subscriptions, and pages of a stream, hand out what arrives as it is, as those of a client without engines do. A
+    ///   [`PayloadOpener`](crate::engine::PayloadOpener) opens it, once for all who are told of it.
+    ///
+    /// What is not sealed yet is, and other requests, their answers and what is served are as with any client. Without
+    /// [`engines`](Self::engines) a client does all of this anyway.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[cfg(feature = "encryption")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> whispeer::BusResult<()> {
+    /// use whispeer::engine::encryption::{Encryption, Key, Keyring};
+    /// use whispeer::engine::{Engines, PayloadOpener, is_sealed};
+    /// use whispeer::prelude::*;
+    ///
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let engines = Engines::new().with(Encryption::new(&Keyring::with(Key::generate()?)?)?);
+    /// let opener = PayloadOpener::new(engines.clone())?;
+    /// let client = Client::builder().engines(engines).pass_sealed().connect_memory(&connector)?;
+    /// let mut news = client.subscribe_bytes("news").await?;
+    ///
+    /// client.publish_bytes("news", "rain").await?;
+    /// let (_, first) = news.recv().await.expect("the bus runs");
+    /// assert!(is_sealed(&first));
+    ///
+    /// client.publish_bytes("news", first.clone()).await?;
+    /// let (_, again) = news.recv().await.expect("the bus runs");
+    /// assert_eq!(again, first);
+    /// assert_eq!(&opener.open("news", &again)?[..], b"rain");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "encryption"))]
+    /// # fn main() {}
+    /// ```
+    #[must_use]
+    pub fn pass_sealed(mut self) -> Self {
+        self.passes_sealed = true;
         self
     }
 
@@ -398,12 +444,12 @@ impl ClientBuilder {
             Box::new(Return::new(policy, places, options, hello.clone(), source, self.connect_timeout))
         });
         let shared = Shared::new(link.sender);
-        shared.lock().testament = Testament::new(will, self.engines);
+        shared.lock().testament = Testament::new(will, self.engines, self.passes_sealed);
         // The timer of the driver belongs to the runtime that is entered here.
         let driver =
             Driver::new(Arc::clone(&shared), link.receiver, &hello, self.connect_timeout, coming_back);
         let driver = runtime.spawn(driver.run());
-        let sealing = Sealing::new(rules, &shared);
+        let sealing = Sealing::new(rules, &shared, self.passes_sealed);
         let (request_timeout, driver) = (self.request_timeout, Mutex::new(Some(driver)));
         let sealing_later = OnceLock::new();
         let connection = Connection { shared, request_timeout, sealing, sealing_later, driver };

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::inbox::Raw;
 use super::sealing::Outgoing;
 use super::shared::Shared;
-use crate::engine::{EngineError, is_sealed, sealed_by};
+use crate::engine::{EngineError, sealed_by};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::{Content, ContentRef, HEADER_LEN, Payload, ProcessValue};
@@ -31,6 +31,13 @@ pub(super) struct Encoder<T> {
     weight: fn(&T) -> usize,
     /// The payload where it is given as such, and may be anything.
     given: fn(&T) -> &[u8],
+}
+
+impl<T> Encoder<T> {
+    /// What the application gave as bytes; nothing of a typed value.
+    pub(super) fn given<'a>(&self, value: &'a T) -> &'a [u8] {
+        (self.given)(value)
+    }
 }
 
 impl<T> Clone for Encoder<T> {
@@ -126,7 +133,7 @@ pub(super) fn with_encoded<T, R>(
     send: impl FnOnce(&Body<'_>) -> R,
 ) -> BriefResult<R> {
     if let Some(outgoing) = outgoing
-        && (outgoing.seals() || is_sealed((encoder.given)(value)))
+        && outgoing.seals(encoder.given(value))
     {
         return with_sealed(encoder.write, value, outgoing, send);
     }

@@ -233,7 +233,7 @@ impl Client {
         let patience = self.patience(options);
         let fields = options.fields(None)?;
         let shared = &self.connection.shared;
-        let seal = self.connection.seal(topic)?;
+        let seal = self.connection.seal_request(topic, encode.given(value))?;
         let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
         let answer = async {
             let (sender, receiver) = oneshot::channel();
@@ -278,14 +278,15 @@ impl Client {
         // The window is checked where answers arrive, which knows the last one; see `Many`.
         let inbox = Inbox::new((u32::MAX, u64::MAX));
         let call = Call::Many(Many { inbox: Arc::clone(&inbox), credit: Credit::new(window) });
-        let seal = self.connection.seal(topic)?;
+        let seal = self.connection.seal_request(topic, encode.given(value))?;
         let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
         let asked = self.ask(topic, &fields, flags, (encode, outgoing.as_ref()), value, patience, call);
         let pending = within(patience, topic, asked).await?;
         let mark = outgoing.and_then(|outgoing| outgoing.mark());
         let connection = Arc::clone(&self.connection);
         let mut answers = Answers::new(connection, pending, inbox, window, topic.to_owned(), patience);
-        answers.open_with(seal, self.connection.opener(topic), mark);
+        let opener = seal.as_ref().and_then(|_| self.connection.opener(topic));
+        answers.open_with(seal, opener, mark);
         Ok(answers)
     }
 

@@ -1,7 +1,7 @@
 //! What engines make of the payloads of a client, and of those that it gets.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -10,7 +10,8 @@ use super::inbox::Raw;
 use super::serving::UNDECODABLE;
 use super::shared::{Session, Shared};
 use crate::engine::{
-    Chain, ChainIndex, Context, EngineError, Mark, Memory, MessageKind, Opened, Place, Rules,
+    Chain, ChainIndex, Context, EngineError, Mark, Memories, Memory, MessageKind, Opened, Place, Rules,
+    is_sealed,
 };
 use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::limits;
@@ -22,14 +23,21 @@ pub(super) struct Sealing {
     rules: Rules,
     shared: Arc<Shared>,
     /// What is kept between the answers to requests, which come to any task.
-    memories: Mutex<Vec<Memory>>,
+    memories: Memories,
+    /// What is sealed already is passed on as it is.
+    passes: bool,
 }
 
 impl Sealing {
     /// `None` where payloads stay as they are.
-    pub(super) fn new(rules: Rules, shared: &Arc<Shared>) -> Option<Arc<Self>> {
-        let sealing = Self { rules, shared: Arc::clone(shared), memories: Mutex::default() };
+    pub(super) fn new(rules: Rules, shared: &Arc<Shared>, passes: bool) -> Option<Arc<Self>> {
+        let sealing = Self { rules, shared: Arc::clone(shared), memories: Memories::default(), passes };
         (!sealing.rules.are_empty()).then(|| Arc::new(sealing))
+    }
+
+    /// Whether what is sealed already is passed on as it is.
+    pub(super) fn passes_sealed(&self) -> bool {
+        self.passes
     }
 
     /// Bytes that a payload may have: as many as the frame limit allows without engines.
@@ -64,25 +72,15 @@ impl Sealing {
             self.rules.chain(chain).check_plain()?;
             return Ok(payload.clone());
         };
-        let taken = self.memories().pop();
-        let mut memory = taken.unwrap_or_default();
-        let opened = self.rules.open(context, chain, &mut memory, arrived).and_then(|(place, _)| {
+        let opened = self.memories.with(|memory| {
+            let (place, _) = self.rules.open(context, chain, memory, arrived)?;
             self.check(memory.payload(arrived, place).len())?;
             Ok(match place {
                 Place::Arrived(start) => arrived.slice(start.min(arrived.len())..),
                 place @ Place::Buffer(_) => memory.take(place).unwrap_or_default().into(),
             })
         });
-        memory.rest();
-        let mut memories = self.memories();
-        if memories.len() < limits::REPLY_MEMORIES {
-            memories.push(memory);
-        }
         Ok(Payload::Bytes(opened?))
-    }
-
-    fn memories(&self) -> MutexGuard<'_, Vec<Memory>> {
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -202,10 +200,14 @@ impl<'a> Outgoing<'a> {
         self
     }
 
-    /// Whether there are engines for it.
+    /// Whether it is to be sealed, where this is what an application gave as bytes: what these engines leave as it is is so only
+    /// if it would be taken for something sealed.
     #[inline]
-    pub(super) fn seals(&self) -> bool {
-        !self.chain.is_empty()
+    pub(super) fn seals(&self, given: &[u8]) -> bool {
+        match is_sealed(given) {
+            true => !self.sealing.passes,
+            false => !self.chain.is_empty(),
+        }
     }
 
     /// The number that it has got.

@@ -25,6 +25,7 @@ use super::request_id::{Ask, RequestId};
 use super::sealing::{Opener, Seal, Sealing};
 use super::will::{self, Testament};
 use super::window::{Limits, PublishWindow};
+use crate::engine::is_sealed;
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::{Epoch, Field, Start, iterate};
@@ -56,6 +57,14 @@ impl Connection {
         self.sealing.as_ref().map(|sealing| sealing.seal(topic)).transpose()
     }
 
+    /// How what is asked is sealed: not at all, nor its answer opened, if it is given as something sealed that is passed on.
+    pub(super) fn seal_request(&self, topic: &str, given: &[u8]) -> BusResult<Option<Seal>> {
+        match &self.sealing {
+            Some(sealing) if sealing.passes_sealed() && is_sealed(given) => Ok(None),
+            _ => self.seal(topic),
+        }
+    }
+
     /// How a message with these fields is sealed. Those that are published later have a sender of their own: so receivers that
     /// have seen many later messages of this client by then do not take them for ones that come again.
     pub(super) fn seal_with(&self, topic: &str, fields: &[u8]) -> BusResult<Option<Seal>> {
@@ -65,8 +74,8 @@ impl Connection {
         let sealing = match self.sealing_later.get() {
             Some(sealing) => sealing,
             None => {
-                let engines = self.shared.lock().testament.engines();
-                let made = Sealing::new(engines.checked()?, &self.shared);
+                let (engines, passes_sealed) = self.shared.lock().testament.engines();
+                let made = Sealing::new(engines.checked()?, &self.shared, passes_sealed);
                 self.sealing_later.get_or_init(|| made)
             }
         };
@@ -77,6 +86,12 @@ impl Connection {
     /// engines.
     pub(super) fn opener(&self, due: &str) -> Option<Box<Opener>> {
         self.sealing.as_ref().map(|sealing| Opener::new(sealing, due))
+    }
+
+    /// [`opener`](Self::opener) of a subscription, unless that hands out what arrives as it is.
+    pub(super) fn subscription_opener(&self, due: &str) -> Option<Box<Opener>> {
+        let sealing = self.sealing.as_ref().filter(|sealing| !sealing.passes_sealed())?;
+        Some(Opener::new(sealing, due))
     }
 
     /// Waits until the driver has ended, unless somebody else does so.

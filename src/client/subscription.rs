@@ -638,7 +638,7 @@ impl Client {
         let flags = if options.no_echo { Flags::NO_ECHO } else { Flags::NONE };
         let (id, accepted) = shared.subscribe(&inbox, &pattern, flags, &fields, deliveries.clone())?;
         // It exists before the bus has accepted it, so that dropping this future undoes it.
-        let opener = self.connection.opener(&pattern);
+        let opener = self.connection.subscription_opener(&pattern);
         let subscription = Subscription {
             connection: Arc::clone(&self.connection),
             id,

@@ -12,7 +12,7 @@ use super::options::PublishOptions;
 use super::protocol::PublishProtocol;
 use super::sealing::Sealing;
 use super::shared::{Connection, Shared};
-use crate::engine::{Engines, MessageKind, is_sealed};
+use crate::engine::{Engines, MessageKind};
 use crate::error::{BusError, BusResult};
 use crate::proto::{Content, Header, Kind};
 
@@ -48,12 +48,16 @@ impl Will {
 
     /// What is sent of it. It is sealed as of a sender of its own, whose only message it is: so receivers that have seen many
     /// later messages of this client do not take it for one that comes again.
-    fn content(&self, shared: &Arc<Shared>, engines: &Engines) -> BusResult<Arc<Content>> {
+    fn content(
+        &self,
+        shared: &Arc<Shared>,
+        (engines, passes_sealed): (Engines, bool),
+    ) -> BusResult<Arc<Content>> {
         let mut payload = self.payload.clone();
-        if let Some(sealing) = Sealing::new(engines.clone().checked()?, shared) {
+        if let Some(sealing) = Sealing::new(engines.checked()?, shared, passes_sealed) {
             let seal = sealing.seal(&self.topic)?;
             let outgoing = seal.outgoing(MessageKind::Publish, &self.fields);
-            if outgoing.seals() || is_sealed(&payload) {
+            if outgoing.seals(&payload) {
                 let mut sealed = Vec::new();
                 outgoing.seal(&payload, &mut sealed)?;
                 payload = sealed.into();
@@ -78,6 +82,7 @@ impl fmt::Debug for Will {
 pub(super) struct Testament {
     current: Option<Arc<Will>>,
     engines: Engines,
+    passes_sealed: bool,
 }
 
 /// A change of the will that the bus has not answered.
@@ -89,13 +94,13 @@ pub(super) struct Change {
 }
 
 impl Testament {
-    /// The engines of the client, of which others are made for senders of their own.
-    pub(super) fn engines(&self) -> Engines {
-        self.engines.clone()
+    /// The engines of the client, of which others are made for senders of their own, and whether it passes on what is sealed.
+    pub(super) fn engines(&self) -> (Engines, bool) {
+        (self.engines.clone(), self.passes_sealed)
     }
 
-    pub(super) fn new(current: Option<Will>, engines: Engines) -> Self {
-        Self { current: current.map(Arc::new), engines }
+    pub(super) fn new(current: Option<Will>, engines: Engines, passes_sealed: bool) -> Self {
+        Self { current: current.map(Arc::new), engines, passes_sealed }
     }
 }
 
@@ -117,7 +122,7 @@ impl Shared {
             (state.testament.current.clone(), state.testament.engines())
         };
         let Some(will) = will else { return };
-        match will.content(self, &engines) {
+        match will.content(self, engines) {
             Ok(content) => drop(self.change_will(Some(will), &content, None)),
             Err(error) => tracing::warn!(%error, "the will cannot be sent"),
         }
@@ -163,7 +168,7 @@ impl Connection {
         shared.room().await?;
         let engines = shared.lock().testament.engines();
         let content = match &will {
-            Some(will) => will.content(shared, &engines)?,
+            Some(will) => will.content(shared, engines)?,
             None => Arc::new(Content::new(Bytes::new(), Bytes::new(), Bytes::new())),
         };
         let (told, answer) = oneshot::channel();

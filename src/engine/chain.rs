@@ -198,6 +198,18 @@ impl Engines {
         self
     }
 
+    /// Makes of it what opens by the rules alone: not also with engines that are there for other topics.
+    ///
+    /// # Errors
+    /// As [`checked`](Self::checked).
+    pub(crate) fn checked_for_opening(self) -> BusResult<Rules> {
+        let reading = self.reading.len();
+        let mut rules = self.checked()?;
+        // Those for reading stand first.
+        rules.known.truncate(reading);
+        Ok(rules)
+    }
+
     /// Makes of it what clients use.
     ///
     /// # Errors
@@ -249,7 +261,8 @@ pub(crate) struct Rules {
     patterns: Vec<TopicPattern>,
     /// One for each pattern; then the one for all other topics, and the one of none.
     chains: Vec<Chain>,
-    /// All engines that there are, one of each id.
+    /// What opens where the chain for the topic has no engine of an id: all that there are, one of each id, or those for
+    /// reading alone.
     known: Vec<Arc<dyn Engine>>,
 }
 

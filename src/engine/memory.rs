@@ -2,6 +2,9 @@
 
 use std::any::{Any, TypeId};
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::limits;
 
 /// What engines remember for one subscription, serving or requester, and the buffers that messages are opened in.
 ///
@@ -74,7 +77,7 @@ impl Memory {
     /// Gives memory back that no ordinary message needs.
     pub(crate) fn rest(&mut self) {
         for buffer in &mut self.buffers {
-            if buffer.capacity() > crate::limits::POOLED_BUFFER_BYTES {
+            if buffer.capacity() > limits::POOLED_BUFFER_BYTES {
                 *buffer = Vec::new();
             }
         }
@@ -84,5 +87,29 @@ impl Memory {
 impl fmt::Debug for Memory {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+/// Memories for what any task opens, each used by one at a time and kept for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Memories(Mutex<Vec<Memory>>);
+
+impl Memories {
+    /// Calls `work` with one of them. Nothing is locked meanwhile; where all are in use, there is one more, and no more than
+    /// [`limits::SHARED_MEMORIES`] are kept.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Memory) -> R) -> R {
+        let taken = self.lock().pop();
+        let mut memory = taken.unwrap_or_default();
+        let done = work(&mut memory);
+        memory.rest();
+        let mut kept = self.lock();
+        if kept.len() < limits::SHARED_MEMORIES {
+            kept.push(memory);
+        }
+        done
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Memory>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

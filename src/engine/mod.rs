@@ -9,6 +9,7 @@
 //! | `compression` | an engine that makes payloads smaller |
 //! | `envelope` | the head of a sealed payload |
 //! | `memory` | what a receiver keeps from one message to the next |
+//! | `opener` | opening payloads outside of a client |
 //!
 //! The envelope and what each engine writes are drawn in docs/PROTOCOL.md.
 
@@ -19,6 +20,7 @@ pub mod compression;
 pub mod encryption;
 mod envelope;
 mod memory;
+mod opener;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +29,8 @@ pub use chain::{Chain, Engines};
 pub(crate) use chain::{ChainIndex, Rules};
 pub use envelope::{is_sealed, sealed_by};
 pub use memory::Memory;
-pub(crate) use memory::Place;
+pub(crate) use memory::{Memories, Place};
+pub use opener::PayloadOpener;
 
 use crate::error::BusResult;
 pub use crate::error::EngineError;

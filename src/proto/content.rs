@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::encodings::{Encoding, EncodingOwner, Encodings};
 use super::header::{HEADER_LEN, Header};
 use super::value::{Payload, ProcessValue};
 
@@ -17,7 +18,7 @@ use super::value::{Payload, ProcessValue};
 #[derive(Debug)]
 pub struct Content {
     parts: Parts,
-    encodings: OnceLock<Box<[OnceLock<Bytes>; Encoding::COUNT]>>,
+    encodings: OnceLock<Box<Encodings>>,
 }
 
 #[derive(Debug)]
@@ -26,27 +27,6 @@ enum Parts {
     Joined { all: Bytes, fields: u16, topic: u16 },
     /// Parts that come from different places.
     Separate { fields: Bytes, topic: Bytes, payload: Payload },
-}
-
-/// A form of a payload that is made once for all destinations that want it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Encoding {
-    /// The whole message as JSON text.
-    Json = 0,
-    /// The whole frame in the native binary form, ready for a byte link.
-    Native = 1,
-    /// What the gateway's dialect Turbine pushes to a subscriber.
-    Turbine = 2,
-    /// What the gateway's dialect PopSub broadcasts to a subscriber.
-    PopSub = 3,
-    /// A Server-Sent Event.
-    Event = 4,
-}
-
-impl Encoding {
-    const COUNT: usize = 5;
 }
 
 impl Content {
@@ -164,8 +144,35 @@ impl Content {
     /// assert_eq!(json, again);
     /// ```
     pub fn encoded(&self, encoding: Encoding, encode: impl FnOnce() -> Bytes) -> Bytes {
-        let slots = self.encodings.get_or_init(Box::default);
-        slots[encoding as usize].get_or_init(encode).clone()
+        self.encodings.get_or_init(Box::default).shared().get(encoding, encode)
+    }
+
+    /// [`encoded`](Self::encoded) for those of `owner` alone: for a form that not all may see who see the message, as one that
+    /// was made of an [opened](crate::engine::PayloadOpener) payload.
+    ///
+    /// # Examples
+    /// ```
+    /// use bytes::Bytes;
+    /// use whispeer::engine::{Engines, PayloadOpener};
+    /// use whispeer::proto::{Content, Encoding};
+    ///
+    /// # fn main() -> whispeer::BusResult<()> {
+    /// let [one, other] = [PayloadOpener::new(Engines::new())?, PayloadOpener::new(Engines::new())?];
+    /// let content = Content::new("".into(), "greetings".into(), Bytes::from("hello"));
+    /// let json = content.encoded_for(one.owner(), Encoding::Json, || "\"hello\"".into());
+    /// assert_eq!(content.encoded_for(one.owner(), Encoding::Json, || unreachable!("it is made once")), json);
+    /// assert_eq!(content.encoded_for(other.owner(), Encoding::Json, || "0".into()), "0");
+    /// assert_eq!(content.encoded(Encoding::Json, || "1".into()), "1");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn encoded_for(
+        &self,
+        owner: EncodingOwner,
+        encoding: Encoding,
+        encode: impl FnOnce() -> Bytes,
+    ) -> Bytes {
+        self.encodings.get_or_init(Box::default).of(owner).get(encoding, encode)
     }
 
     /// A view of this content.

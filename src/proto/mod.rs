@@ -13,6 +13,7 @@
 mod content;
 mod credit;
 pub(crate) mod dead_letter;
+mod encodings;
 pub mod fields;
 mod handshake;
 mod header;
@@ -20,8 +21,9 @@ mod refusal;
 mod value;
 mod wire;
 
-pub use content::{Content, ContentRef, Encoding, Frame};
+pub use content::{Content, ContentRef, Frame};
 pub(crate) use credit::{Credit, Owed};
+pub use encodings::{Encoding, EncodingOwner};
 pub use handshake::{Capabilities, Hello, Resume, ResumeToken, Shown, VERSION, Welcome};
 pub(crate) use header::Layout;
 pub use header::{Flags, HEADER_LEN, Header, Kind, LENGTH_PREFIX, Lane, MalformedFrame};
