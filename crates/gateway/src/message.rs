@@ -1,7 +1,8 @@
 //! Payloads of the bus as JSON and back.
 //!
 //! What typed clients send is MessagePack, and stands as JSON here. A payload that is sealed (encrypted, or compressed by its
-//! sender) cannot be read; it is passed as marked base64, `{"$sealed":"…"}`, and counted.
+//! sender) cannot be read, unless the gateway was given the engines for its topic; it is passed as marked base64,
+//! `{"$sealed":"…"}`, and counted.
 
 use std::borrow::Cow;
 
@@ -9,16 +10,67 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use whispeer::engine::is_sealed;
+use whispeer::engine::{PayloadOpener, is_sealed};
 use whispeer::json::{JsonError, from_json, push_json};
+use whispeer::proto::{Content, Encoding};
 
-/// Adds a payload as JSON. Returns whether it was sealed.
+const MARK: &[u8] = b"{\"$sealed\":\"";
+const MARK_END: &[u8] = b"\"}";
+
+/// The form of a message, made once for all sockets of the gateway. What is not sealed is the same for other gateways of the bus;
+/// what this one opens is not for them, who may have no keys, or others.
+pub(crate) fn encoded(
+    opener: Option<&PayloadOpener>,
+    content: &Content,
+    encoding: Encoding,
+    encode: impl FnOnce() -> Bytes,
+) -> Bytes {
+    match opener.filter(|_| is_content_sealed(content)) {
+        Some(opener) => content.encoded_for(opener.owner(), encoding, encode),
+        None => content.encoded(encoding, encode),
+    }
+}
+
+/// Whether a message is sealed. A value of the process is not, and is not encoded to find out.
+pub(crate) fn is_content_sealed(content: &Content) -> bool {
+    content.value().is_none() && is_sealed(content.payload())
+}
+
+/// Adds the payload of a message to `topic`, as it was published, as JSON: opened, if the gateway can. Returns whether it is
+/// still sealed.
+pub(crate) fn push_opened(
+    opener: Option<&PayloadOpener>,
+    topic: &str,
+    payload: &[u8],
+    text: &mut Vec<u8>,
+) -> bool {
+    let sealed = opener.filter(|_| is_sealed(payload));
+    match sealed.map(|opener| opener.open(topic, payload)) {
+        // Somebody may have sealed it himself before.
+        Some(Ok(opened)) => push_payload(&opened, text),
+        Some(Err(error)) => {
+            tracing::debug!(topic, %error, "a payload stays sealed");
+            push_payload(payload, text)
+        }
+        None => push_payload(payload, text),
+    }
+}
+
+/// Whether what ends there has the mark of this payload at its end, which was sealed and could not be opened.
+pub(crate) fn ends_sealed(text: &[u8], payload: &[u8]) -> bool {
+    let encoded = base64::encoded_len(payload.len(), true).unwrap_or(usize::MAX);
+    let length = encoded.saturating_add(MARK.len() + MARK_END.len());
+    let marked = text.len().checked_sub(length).and_then(|start| text.get(start..));
+    is_sealed(payload) && marked.is_some_and(|marked| marked.starts_with(MARK) && marked.ends_with(MARK_END))
+}
+
+/// Adds a payload as JSON. Returns whether it is sealed.
 pub(crate) fn push_payload(payload: &[u8], text: &mut Vec<u8>) -> bool {
     let is_sealed = is_sealed(payload);
     if is_sealed {
-        text.extend_from_slice(b"{\"$sealed\":\"");
+        text.extend_from_slice(MARK);
         text.extend_from_slice(STANDARD.encode(payload).as_bytes());
-        text.extend_from_slice(b"\"}");
+        text.extend_from_slice(MARK_END);
     } else {
         push_json(payload, text);
     }
@@ -81,6 +133,20 @@ mod tests {
             assert_eq!(payload, from_json(text.as_bytes()).unwrap());
         }
         assert!(payload_of(r#"{"$sealed":"wVcByCr/""#).is_err());
+    }
+
+    #[test]
+    fn whether_a_text_has_the_mark_is_seen_at_its_end() {
+        for length in 4..20 {
+            let sealed = [&[0xC1, 0x57, 1, 200][..], &vec![7; length]].concat();
+            let mut text = b"{\"data\":".to_vec();
+            push_payload(&sealed, &mut text);
+            assert!(ends_sealed(&text, &sealed));
+            text.push(b'}');
+            assert!(!ends_sealed(&text, &sealed));
+            assert!(!ends_sealed(b"\"}", &sealed));
+            assert!(!ends_sealed(&vec![b'"'; 100], &sealed));
+        }
     }
 
     #[test]

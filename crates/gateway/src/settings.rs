@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use whispeer::auth::Secret;
+use whispeer::engine::Engines;
 
 /// The settings of a [`Gateway`](crate::Gateway).
 ///
@@ -47,6 +48,11 @@ pub struct Settings {
     pub popsub: Option<PopSub>,
     /// The bearer token that `/metrics` asks for. Without, it is served to callers on the loopback alone.
     pub metrics_token: Option<Secret>,
+    /// What opens sealed payloads before they become JSON, and seals what is published and asked by HTTP, Turbine and PopSub. A
+    /// payload of a topic that no rule of these is for, or that they do not open, passes as it is. Without, all do.
+    ///
+    /// Everybody who may subscribe reads what was opened: whoever gives keys here trusts the gateway, and the bus's policy.
+    pub engines: Option<Engines>,
 }
 
 impl Settings {
@@ -67,6 +73,7 @@ impl Settings {
             turbine: None,
             popsub: None,
             metrics_token: None,
+            engines: None,
         }
     }
 }

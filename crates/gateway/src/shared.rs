@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use whispeer::bus::BusView;
+use whispeer::client::ClientBuilder;
+use whispeer::engine::PayloadOpener;
 use whispeer::transport::Peer;
 use whispeer::{BusResult, Client};
 
@@ -31,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) turbine: Option<Arc<Turbine>>,
     pub(crate) popsub: Option<PopSub>,
     pub(crate) api: Api,
+    /// Opens sealed payloads, where the gateway was given engines.
+    pub(crate) opener: Option<PayloadOpener>,
     phase: watch::Receiver<Phase>,
     /// Held by each socket while it is open.
     sockets: watch::Sender<()>,
@@ -60,6 +64,7 @@ impl Shared {
             turbine: settings.turbine.as_ref().map(Turbine::new).transpose()?.map(Arc::new),
             popsub: settings.popsub.as_ref().map(PopSub::new).transpose()?,
             api: Api::new()?,
+            opener: opener(&settings)?,
             bus,
             settings,
             phase,
@@ -71,6 +76,20 @@ impl Shared {
     pub(crate) fn join(&self, peer: Peer, name: &str) -> BusResult<Client> {
         let link = self.bus.connect(peer)?;
         Client::builder().name(name).connect_link(link)
+    }
+
+    /// [`join`](Self::join) for somebody who publishes: what is not sealed yet is sealed by the gateway's engines.
+    pub(crate) fn join_to_publish(&self, peer: Peer, name: &str) -> BusResult<Client> {
+        let link = self.bus.connect(peer)?;
+        self.sealing(Client::builder()).name(name).connect_link(link)
+    }
+
+    /// Has a client seal by the gateway's engines. What arrives is left to the opener, once for all subscribers.
+    pub(crate) fn sealing(&self, builder: ClientBuilder) -> ClientBuilder {
+        match &self.settings.engines {
+            Some(engines) => builder.engines(engines.clone()).pass_sealed(),
+            None => builder,
+        }
     }
 
     /// Waits until the gateway drains.
@@ -94,4 +113,11 @@ impl Shared {
     pub(crate) async fn sockets_closed(&self) {
         self.sockets.closed().await;
     }
+}
+
+fn opener(settings: &Settings) -> Result<Option<PayloadOpener>, GatewayError> {
+    let opener = settings.engines.clone().map(PayloadOpener::new).transpose();
+    opener.map_err(|error| {
+        GatewayError::Settings(format!("the engines for sealed payloads cannot be used: {error}"))
+    })
 }

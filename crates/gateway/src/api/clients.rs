@@ -115,7 +115,7 @@ impl Drop for Clients {
 fn join(shared: &Shared, caller: &Caller) -> Result<Client, Failure> {
     let link =
         shared.bus.connect(Peer::new(caller.principal(), "http")).map_err(|error| Failure::from(&error))?;
-    let mut builder = Client::builder().name("http");
+    let mut builder = shared.sealing(Client::builder()).name("http");
     if let Some(credentials) = &caller.credentials {
         builder = builder.credentials(credentials.clone());
     }

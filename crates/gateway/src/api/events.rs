@@ -19,9 +19,10 @@ use whispeer::proto::{Content, Encoding};
 use whispeer::{BusError, Client};
 
 use super::place::Place;
-use super::written::{push_head, push_rest};
+use super::written::{END, push_head, push_rest};
 use super::{DIALECT, Failure};
 use crate::limits;
+use crate::message::{encoded, ends_sealed, is_content_sealed};
 use crate::metrics::{OpenSocket, SocketCounts};
 use crate::shared::{Shared, SocketPlace};
 use crate::subscriptions::{Arrived, Subscriptions};
@@ -231,14 +232,16 @@ impl Events {
         self.text.extend_from_slice(b"data: ");
         push_head(message.position, &mut self.text);
         let content = &message.value;
-        let rest = content.encoded(Encoding::Event, || {
+        let opener = self.shared.opener.as_ref();
+        let rest = encoded(opener, content, Encoding::Event, || {
             let mut text = Vec::with_capacity(128 + 2 * content.payload().len());
-            push_rest(&message.topic, &message.headers, content.payload(), &mut text);
+            push_rest(opener, &message.topic, &message.headers, content.payload(), &mut text);
             text.extend_from_slice(b"\n\n");
             text.into()
         });
         self.text.extend_from_slice(&rest);
-        if whispeer::engine::is_sealed(content.payload()) {
+        let text = rest.strip_suffix(b"\n\n").and_then(|text| text.strip_suffix(END));
+        if is_content_sealed(content) && text.is_some_and(|text| ends_sealed(text, content.payload())) {
             self.shared.metrics.sealed(DIALECT);
         }
         self.counts.sent.inc();

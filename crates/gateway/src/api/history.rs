@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 use whispeer::client::{History, HistoryOptions, Start};
+use whispeer::engine::PayloadOpener;
 
 use super::failure::Failure;
 use super::params::Params;
@@ -98,13 +99,13 @@ pub(super) async fn history(
     let entered = Entered::by(&shared, &parts).await?;
     let page = entered.client.history_bytes(pattern, options).await;
     let page = page.map_err(|error| entered.failure(&error))?;
-    let (text, sealed) = written(&page);
+    let (text, sealed) = written(shared.opener.as_ref(), &page);
     (0..sealed).for_each(|_| shared.metrics.sealed(DIALECT));
     Ok(json_text(text))
 }
 
 /// The page as JSON, and how many of its payloads are sealed.
-fn written(page: &History<Bytes>) -> (Vec<u8>, usize) {
+fn written(opener: Option<&PayloadOpener>, page: &History<Bytes>) -> (Vec<u8>, usize) {
     let mut text = b"{\"messages\":[".to_vec();
     let mut sealed = 0;
     for (index, message) in page.messages.iter().enumerate() {
@@ -112,7 +113,7 @@ fn written(page: &History<Bytes>) -> (Vec<u8>, usize) {
             text.push(b',');
         }
         push_head(message.position, &mut text);
-        sealed += usize::from(push_rest(&message.topic, &message.headers, &message.value, &mut text));
+        sealed += usize::from(push_rest(opener, &message.topic, &message.headers, &message.value, &mut text));
     }
     let place = |sequence| Place { epoch: page.epoch, sequence };
     text.extend_from_slice(b"],\"next\":");

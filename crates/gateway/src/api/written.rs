@@ -1,10 +1,11 @@
 //! A message as JSON, without a tree of its values.
 
 use whispeer::client::{Headers, Position};
+use whispeer::engine::PayloadOpener;
 use whispeer::json::push_json_string;
 use whispeer::topic::TopicPattern;
 
-use crate::message::push_payload;
+use crate::message::push_opened;
 
 /// Begins the object of a message with where it lies in its stream, which differs from reader to reader.
 pub(super) fn push_head(position: Option<Position>, text: &mut Vec<u8>) {
@@ -14,8 +15,17 @@ pub(super) fn push_head(position: Option<Position>, text: &mut Vec<u8>) {
     }
 }
 
+/// What ends it, behind the payload.
+pub(super) const END: &[u8] = b"}";
+
 /// Ends it with what is the same for all. Returns whether its payload is sealed.
-pub(super) fn push_rest(topic: &TopicPattern, headers: &Headers, payload: &[u8], text: &mut Vec<u8>) -> bool {
+pub(super) fn push_rest(
+    opener: Option<&PayloadOpener>,
+    topic: &TopicPattern,
+    headers: &Headers,
+    payload: &[u8],
+    text: &mut Vec<u8>,
+) -> bool {
     text.extend_from_slice(b"\"topic\":");
     push_json_string(topic.as_str(), text);
     text.extend_from_slice(b",\"headers\":[");
@@ -27,8 +37,8 @@ pub(super) fn push_rest(topic: &TopicPattern, headers: &Headers, payload: &[u8],
         text.push(b']');
     }
     text.extend_from_slice(b"],\"payload\":");
-    let sealed = push_payload(payload, text);
-    text.push(b'}');
+    let sealed = push_opened(opener, topic.as_str(), payload, text);
+    text.extend_from_slice(END);
     sealed
 }
 
@@ -42,7 +52,7 @@ mod tests {
         let headers = Headers::new().with("a", "1\n\"2\"").with("a", "3");
         let mut text = Vec::new();
         push_head(Some(Position::new(7, 8, true)), &mut text);
-        assert!(!push_rest(&topic, &headers, &[0xa2, b'\n', b'\r'], &mut text));
+        assert!(!push_rest(None, &topic, &headers, &[0xa2, b'\n', b'\r'], &mut text));
         let expected = r#"{"sequence":7,"time":8,"topic":"a/*","headers":[["a","1\n\"2\""],["a","3"]],"payload":"\n\r"}"#;
         assert_eq!(String::from_utf8(text).unwrap(), expected);
     }

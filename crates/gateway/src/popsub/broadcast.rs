@@ -9,13 +9,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use whispeer::client::{Headers, Message};
+use whispeer::engine::PayloadOpener;
 use whispeer::json::push_json_string;
 use whispeer::proto::{Content, Encoding};
 
+use super::NAME;
 use super::messages::Qos;
 use crate::limits;
-use crate::message::push_payload;
-use crate::metrics::Metrics;
+use crate::message::{encoded, push_opened};
+use crate::shared::Shared;
 
 /// The header of the bus with the id of a message that was published in this dialect.
 pub(super) const MESSAGE_ID: &str = "popsub-message-id";
@@ -48,19 +50,25 @@ impl Ids {
 }
 
 /// The text of a message, the same for all who ask for it.
-pub(super) fn broadcast(metrics: &Metrics, ids: &Ids, message: &Message<Arc<Content>>) -> Bytes {
-    message.value.encoded(Encoding::PopSub, || text_of(&message.value, &message.headers, ids, metrics))
+pub(super) fn broadcast(shared: &Shared, ids: &Ids, message: &Message<Arc<Content>>) -> Bytes {
+    let (content, opener) = (&message.value, shared.opener.as_ref());
+    encoded(opener, content, Encoding::PopSub, || {
+        let (text, is_sealed) = text_of(opener, content, &message.headers, ids);
+        if is_sealed {
+            shared.metrics.sealed(NAME);
+        }
+        text
+    })
 }
 
-fn text_of(content: &Content, headers: &Headers, ids: &Ids, metrics: &Metrics) -> Bytes {
+/// The text, and whether its payload is sealed.
+fn text_of(opener: Option<&PayloadOpener>, content: &Content, headers: &Headers, ids: &Ids) -> (Bytes, bool) {
     let topic = String::from_utf8_lossy(content.topic());
     let mut text = Vec::with_capacity(topic.len() + content.payload().len() * 5 / 4 + 128);
     text.extend_from_slice(br#"{"topic":"#);
     push_json_string(&topic, &mut text);
     text.extend_from_slice(br#","payload":"#);
-    if push_payload(content.payload(), &mut text) {
-        metrics.sealed("popsub");
-    }
+    let is_sealed = push_opened(opener, &topic, content.payload(), &mut text);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     text.extend_from_slice(format!(",\"timestamp\":{seconds}").as_bytes());
     text.extend_from_slice(ID_FIELD);
@@ -75,7 +83,7 @@ fn text_of(content: &Content, headers: &Headers, ids: &Ids, metrics: &Metrics) -
         Some("1") => text.extend_from_slice(ACKNOWLEDGED_END),
         _ => text.extend_from_slice(br#","qos":0}"#),
     }
-    text.into()
+    (text.into(), is_sealed)
 }
 
 /// The id, as JSON, of a message whose text this is, if it has to be acknowledged.
@@ -110,7 +118,7 @@ mod tests {
     fn text(headers: &Headers, payload: &str) -> Bytes {
         let payload = whispeer::json::from_json(payload.as_bytes()).unwrap();
         let content = Content::new(Bytes::new(), "chat".into(), payload);
-        text_of(&content, headers, &Ids::new(), &Metrics::new())
+        text_of(None, &content, headers, &Ids::new()).0
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(super) fn login(
 pub(super) fn enter(shared: Arc<Shared>, known: Known) -> Operation {
     Box::pin(async move {
         let principal = Principal::Token { issuer: ISSUER.into(), subject: known.name.clone() };
-        let joined = shared.join(Peer::new(principal, NAME).granted(&known.roles), "popsub");
+        let joined = shared.join_to_publish(Peer::new(principal, NAME).granted(&known.roles), "popsub");
         let entered = match joined {
             Ok(client) => client.ping().await.map(|_| client),
             Err(error) => Err(error),

@@ -286,7 +286,7 @@ async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Cont
         match event {
             Some(Event::Message(message)) => {
                 ring.touch(popsub.rings.tick());
-                let (more, less) = ring.push(&broadcast(&shared.metrics, &popsub.ids, &message));
+                let (more, less) = ring.push(&broadcast(&shared, &popsub.ids, &message));
                 if popsub.rings.add_bytes(more, less) > popsub.rings.most_bytes {
                     popsub.rings.shrink();
                 }

@@ -278,7 +278,7 @@ impl Session {
     async fn arrived(&mut self, popsub: &PopSub, arrived: Arrived) -> Result<(), Ending> {
         match arrived {
             Arrived::Message(topic, message) => {
-                let text = broadcast(&self.shared.metrics, &popsub.ids, &message);
+                let text = broadcast(&self.shared, &popsub.ids, &message);
                 let index = self.joinings.iter().position(|joining| joining.subscription == topic);
                 let Some((index, joining)) =
                     index.and_then(|index| Some((index, self.joinings.get_mut(index)?)))

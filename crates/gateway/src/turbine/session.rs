@@ -13,6 +13,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use whispeer::auth::Principal;
 use whispeer::client::{Message, Policy, SubscribeOptions};
+use whispeer::engine::PayloadOpener;
 use whispeer::json::push_json_string;
 use whispeer::proto::{Content, Encoding};
 use whispeer::transport::Peer;
@@ -23,7 +24,7 @@ use super::commands::{Asked, Command, Fault, done, failed, read, told, unsubscri
 use super::sessions::Counted;
 use super::{Context, NAME};
 use crate::limits;
-use crate::message::push_payload;
+use crate::message::{encoded, ends_sealed, is_content_sealed, push_opened};
 use crate::socket::{Closing, Incoming, Socket};
 use crate::subscriptions::{Arrived, Subscriptions};
 use crate::token::time_of;
@@ -227,7 +228,8 @@ impl Talk<'_> {
             let Some(arrived) = next.take().or_else(|| session.take()) else { break };
             match arrived {
                 Arrived::Message(channel, message) => {
-                    let (text, is_sealed) = publication(&channel, &message);
+                    let (text, is_sealed) =
+                        publication(self.context.shared.opener.as_ref(), &channel, &message);
                     if is_sealed {
                         self.context.shared.metrics.sealed(NAME);
                     }
@@ -366,29 +368,38 @@ async fn in_time<T>(asked: impl Future<Output = BusResult<T>>) -> Result<T, Faul
     }
 }
 
-/// The push of a message, and whether its payload is sealed.
+/// The push of a message, and whether its payload is sealed in it.
 ///
 /// It is made once for all sockets that are told the topic as it was published. That may have wildcards, which a client that
 /// is subscribed to a literal channel knows nothing of: it is told its own channel, in a text of its own.
-fn publication(channel: &str, message: &Message<Arc<Content>>) -> (Bytes, bool) {
+fn publication(
+    opener: Option<&PayloadOpener>,
+    channel: &str,
+    message: &Message<Arc<Content>>,
+) -> (Bytes, bool) {
     let (topic, content) = (&message.topic, &message.value);
-    let is_sealed = content.value().is_none() && whispeer::engine::is_sealed(content.payload());
+    let encode = |channel| encode(opener, channel, topic.as_str(), content);
     let is_told = topic.is_concrete() || channel.split('/').any(|fragment| matches!(fragment, "*" | "**"));
     let text = match is_told {
-        true => content.encoded(Encoding::Turbine, || encode(topic.as_str(), content)),
-        false => encode(channel, content),
+        true => encoded(opener, content, Encoding::Turbine, || encode(topic.as_str())),
+        false => encode(channel),
     };
+    let is_sealed = is_content_sealed(content)
+        && text.strip_suffix(END).is_some_and(|text| ends_sealed(text, content.payload()));
     (text, is_sealed)
 }
 
-fn encode(channel: &str, content: &Content) -> Bytes {
+/// What follows the payload.
+const END: &[u8] = b"}}";
+
+fn encode(opener: Option<&PayloadOpener>, channel: &str, topic: &str, content: &Content) -> Bytes {
     let payload = content.payload();
     let mut text = Vec::with_capacity(64 + channel.len() + 2 * payload.len());
     text.extend_from_slice(br#"{"method":"publication","params":{"channel":"#);
     push_json_string(channel, &mut text);
     text.extend_from_slice(br#","data":"#);
-    push_payload(payload, &mut text);
-    text.extend_from_slice(b"}}");
+    push_opened(opener, topic, payload, &mut text);
+    text.extend_from_slice(END);
     // It stays with the message for as long as anybody has that.
     text.shrink_to_fit();
     text.into()
