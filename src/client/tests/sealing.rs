@@ -228,3 +228,59 @@ async fn one_sealed_message_does_not_go_to_several_topics() {
     assert!(matches!(refused, Err(BusError::InvalidSettings(_))), "{refused:?}");
     peer.expect_silence().await;
 }
+
+/// As [`connected`], but what is sealed already is passed on.
+async fn passing() -> (Client, Peer) {
+    let engines = Engines::new().topic("metrics/**", Chain::new()).with(Wrapping);
+    let (client, mut peer) = connecting(Client::builder().engines(engines).pass_sealed());
+    peer.shake_hands().await;
+    client.connection.shared.opened().await.unwrap();
+    (client, peer)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_passes_on_seals_what_is_not_sealed_yet_and_that_alone() {
+    let (client, mut peer) = passing().await;
+    for (topic, given, sent) in [
+        ("secret/a", b"plain".to_vec(), wrapped(b"plain")),
+        ("secret/a", wrapped(b"sealed"), wrapped(b"sealed")),
+        ("metrics/a", b"plain".to_vec(), b"plain".to_vec()),
+        ("metrics/a", wrapped(b"sealed"), wrapped(b"sealed")),
+    ] {
+        client.publisher_bytes(topic).unwrap().send(&given.into()).await.unwrap();
+        assert_eq!(peer.expect(Kind::Publish).await.payload, sent, "{topic}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_of_a_client_that_passes_on_hand_out_what_arrives() {
+    let (client, mut peer) = passing().await;
+    let subscribed = both(client.subscribe_content("**"), peer.accept(Kind::Subscribe)).await;
+    let (mut subscription, id) = (subscribed.0.unwrap(), subscribed.1.header.id);
+    for (sequence, payload) in (1..).zip([wrapped(b"sealed"), b"plain".to_vec()]) {
+        peer.deliver(id, sequence, "secret/a", &payload);
+        assert_eq!(subscription.recv().await.unwrap().1.payload(), payload);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_sealed_by_others_is_passed_on_and_so_is_its_answer() {
+    let (client, mut peer) = passing().await;
+    for (given, sent, answer, got) in [
+        (b"plain".to_vec(), wrapped(b"plain"), wrapped(b"answer"), b"answer".to_vec()),
+        (wrapped(b"sealed"), wrapped(b"sealed"), wrapped(b"answer"), wrapped(b"answer")),
+    ] {
+        let answering = async {
+            let request = peer.expect(Kind::Request).await;
+            assert_eq!(request.payload, sent);
+            peer.send(Header::new(Kind::Answer, request.header.id, 0), &answer);
+        };
+        let (answer, ()) = both(client.request_bytes("secret/a", given.into()), answering).await;
+        assert_eq!(answer.unwrap(), got);
+    }
+    let mut answers = client.request_stream_bytes("secret/a", wrapped(b"sealed").into()).await.unwrap();
+    let id = peer.expect(Kind::Request).await.header.id;
+    let more = Header::new(Kind::Answer, id, 0).flagged(Flags::MORE);
+    peer.send_frame(&more, &[], "secret/a", &wrapped(b"answer"));
+    assert_eq!(answers.recv().await.unwrap().unwrap(), wrapped(b"answer"));
+}
