@@ -145,7 +145,7 @@ mod tests {
             text.push(b'}');
             assert!(!ends_sealed(&text, &sealed));
             assert!(!ends_sealed(b"\"}", &sealed));
-            assert!(!ends_sealed(&vec![b'"'; 100], &sealed));
+            assert!(!ends_sealed(&[b'"'; 100], &sealed));
         }
     }
 

@@ -13,4 +13,5 @@ mod native;
 mod pages;
 mod player;
 mod popsub;
+mod sealed;
 mod turbine;

@@ -25,7 +25,7 @@ use whispeer_gateway::{Gateway, Settings};
 const KEY: &str = "a key that is long enough for HS256";
 
 /// The settings with the user `admin`, whose password is `password`, hashed at next to no cost.
-fn popsub() -> PopSub {
+pub(crate) fn popsub() -> PopSub {
     let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8, 1, 1, None).unwrap());
     let hash = hasher.hash_password_with_salt(b"password", b"sixteen bytes...").unwrap().to_string();
     let user =
@@ -63,11 +63,7 @@ impl Ground {
 
     /// A client of the dialect who has said nothing yet.
     async fn stranger(&self) -> Socket {
-        let stream = TcpStream::connect(self.address()).await.unwrap();
-        // What is sent is not to wait for what was sent before to be acknowledged.
-        stream.set_nodelay(true).unwrap();
-        let (stream, _) = client_async(format!("ws://{}/popsub", self.address()), stream).await.unwrap();
-        Socket { stream, pings: 0 }
+        Socket::open(self.address()).await
     }
 
     /// A client of the dialect who is let in as `admin`.
@@ -84,17 +80,25 @@ impl Ground {
     }
 }
 
-struct Socket {
+pub(crate) struct Socket {
     stream: WebSocketStream<TcpStream>,
     pings: u32,
 }
 
 impl Socket {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        // What is sent is not to wait for what was sent before to be acknowledged.
+        stream.set_nodelay(true).unwrap();
+        let (stream, _) = client_async(format!("ws://{address}/popsub"), stream).await.unwrap();
+        Self { stream, pings: 0 }
+    }
+
     async fn send(&mut self, message: Value) {
         self.stream.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         serde_json::from_str(&self.text().await).unwrap()
     }
 
@@ -122,7 +126,7 @@ impl Socket {
     }
 
     /// Waits until all that was said is done; nothing may come meanwhile.
-    async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         self.pings += 1;
         let id = self.pings.to_string();
         self.stream.send(Message::Ping(id.clone().into())).await.unwrap();
@@ -134,18 +138,18 @@ impl Socket {
         }
     }
 
-    async fn log_in(&mut self, name: &str) {
+    pub(crate) async fn log_in(&mut self, name: &str) {
         self.send(json!({"type": "login", "username": name, "password": "password"})).await;
         let response = self.next().await;
         self.send(json!({"type": "auth", "token": response["token"]})).await;
         assert_eq!(self.next().await, json!({"status": "authenticated"}));
     }
 
-    async fn subscribe(&mut self, topic: &str) {
+    pub(crate) async fn subscribe(&mut self, topic: &str) {
         self.send(json!({"type": "subscribe", "topic": topic})).await;
     }
 
-    async fn publish(&mut self, topic: &str, payload: impl Into<Value>) {
+    pub(crate) async fn publish(&mut self, topic: &str, payload: impl Into<Value>) {
         self.send(json!({"type": "publish", "topic": topic, "payload": payload.into()})).await;
     }
 }

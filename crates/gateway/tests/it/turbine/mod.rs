@@ -93,12 +93,12 @@ async fn gateway(bus: &BusHandle, change: impl FnOnce(&mut settings::Turbine)) -
 }
 
 /// A client of the dialect.
-struct Socket {
+pub(crate) struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl Socket {
-    async fn open(address: SocketAddr) -> Self {
+    pub(crate) async fn open(address: SocketAddr) -> Self {
         let (stream, _) = connect_async(format!("ws://{address}/ws")).await.unwrap();
         Self { stream }
     }
@@ -113,7 +113,7 @@ impl Socket {
     }
 
     /// What comes next, which is JSON.
-    async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         serde_json::from_str(&self.next_text().await).unwrap()
     }
 
@@ -138,7 +138,7 @@ impl Socket {
         }
     }
 
-    async fn connect(&mut self, token: &str) {
+    pub(crate) async fn connect(&mut self, token: &str) {
         let answer = self.try_connect(token).await;
         assert_eq!(answer, json!({"id": 1, "result": {"connected": true}}));
     }
@@ -147,7 +147,7 @@ impl Socket {
         self.ask(&json!({"id": 1, "method": "connect", "params": {"token": token}})).await
     }
 
-    async fn subscribe(&mut self, channel: &str) -> Value {
+    pub(crate) async fn subscribe(&mut self, channel: &str) -> Value {
         self.ask(&json!({"id": 2, "method": "subscribe", "params": {"channel": channel}})).await
     }
 }
@@ -164,7 +164,7 @@ fn seconds(from_now: i64) -> i64 {
 }
 
 /// A good token, but for these claims; one that is null is left out.
-fn token(claims: &Value) -> String {
+pub(crate) fn token(claims: &Value) -> String {
     let mut all = json!({"sub": "user-123", "exp": seconds(3600), "channels": []});
     for (name, value) in claims.as_object().unwrap() {
         all[name] = value.clone();
