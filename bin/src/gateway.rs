@@ -2,6 +2,8 @@
 
 mod environment;
 mod files;
+#[cfg_attr(not(feature = "encryption"), path = "gateway/keyring_absent.rs")]
+mod keyring;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -134,6 +136,8 @@ fn settings(
     settings.request_timeout = chosen.request_timeout;
     settings.grace = configuration.grace;
     settings.metrics_token = chosen.metrics_token.as_deref().map(files::secret).transpose()?;
+    let keyring = chosen.keyring.as_deref();
+    settings.engines = keyring.map(|path| keyring::engines(path, &chosen.keyring_topics)).transpose()?;
     let mut notices = Vec::new();
     if let Some(path) = &configuration.turbine.key {
         let keys = configuration.turbine.api_keys.as_deref().map(files::lines).transpose()?;

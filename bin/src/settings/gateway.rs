@@ -16,6 +16,8 @@ pub(crate) struct GatewayChoice {
     pub(crate) rate: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) metrics_token: Option<PathBuf>,
+    pub(crate) keyring: Option<PathBuf>,
+    pub(crate) keyring_topics: Vec<String>,
 }
 
 impl Default for GatewayChoice {
@@ -31,6 +33,8 @@ impl Default for GatewayChoice {
             rate: 10_000,
             request_timeout: Duration::from_secs(60),
             metrics_token: None,
+            keyring: None,
+            keyring_topics: vec!["**".into()],
         }
     }
 }

@@ -216,6 +216,19 @@ pub(crate) static SETTINGS: &[Setting] = &[
     )
     .example(r#""/etc/whispeer/metrics.token""#, "none, and it is served to this host alone"),
     Setting::new(
+        "gateway.keyring",
+        "Keyring with which encrypted payloads become JSON, and what comes by HTTP is encrypted",
+        Kind::Path(|all| &mut all.gateway.keyring),
+    )
+    .more(&["Whoever may subscribe by HTTP then reads them. `whispeer keys` makes keyrings."])
+    .example(r#""/etc/whispeer/team.keys""#, "none, and they pass as they are"),
+    Setting::new(
+        "gateway.keyring_topics",
+        "Patterns of the topics that the keyring is for",
+        Kind::Words(|all| &mut all.gateway.keyring_topics),
+    )
+    .more(&["What is encrypted on others passes as it is."]),
+    Setting::new(
         "turbine.key",
         "File with the secret that signs tokens of the Turbine dialect (HS256); it is spoken at /ws then",
         Kind::Path(|all| &mut all.turbine.key),

@@ -1,5 +1,7 @@
 //! `whispeer serve http://…`: the real binary, to programs of others.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -162,6 +164,41 @@ fn a_short_secret_is_refused_with_how_to_make_one_and_not_shown() {
     let refused = place.run(&["serve", "http://127.0.0.1:0", "--turbine-key", "turbine.key"]);
     assert_eq!(refused.code(), 2, "{refused:?}");
     assert!(refused.errors.contains("openssl rand") && !refused.errors.contains("devsecret"), "{refused:?}");
+}
+
+#[test]
+fn a_keyring_that_cannot_be_read_is_refused_with_how_to_make_one() {
+    let place = Place::new();
+    let refused = place.run(&["serve", "http://127.0.0.1:0", "--gateway-keyring", "team.keys"]);
+    assert_eq!(refused.code(), 2, "{refused:?}");
+    for said in ["gateway.keyring", "team.keys", "whispeer keys new"] {
+        assert!(refused.errors.contains(said), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_the_keyring_of_the_gateway_is_for_becomes_json_and_its_secret_is_shown_nowhere() {
+    let place = Place::new();
+    place.run(&["keys", "new", "team.keys"]).success();
+    let keyring = ["--gateway-keyring", "team.keys", "--gateway-keyring-topics", "orders/**"];
+    let (_bus, address) = served(&place, &keyring);
+    let mut stream = TcpStream::connect(address.strip_prefix("http://").unwrap()).unwrap();
+    write!(stream, "GET /api/v1/subscribe?pattern=** HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let mut data = || loop {
+        let line = lines.next().expect("the stream goes on");
+        if let Some(data) = line.strip_prefix("data: ") {
+            return serde_json::from_str::<Value>(data).unwrap();
+        }
+    };
+    assert_eq!(data()["patterns"], json!(["**"]));
+    for topic in ["orders/7", "other"] {
+        place
+            .run(&["--addr", "unix:my_bus", "pub", "--keyring", "team.keys", topic, "{\"pears\":3}"])
+            .success();
+    }
+    assert_eq!(data()["payload"], json!({"pears": 3}));
+    assert!(data()["payload"]["$sealed"].is_string());
 }
 
 #[test]
