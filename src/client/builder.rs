@@ -213,7 +213,7 @@ impl ClientBuilder {
     /// ```
     /// # #[cfg(feature = "encryption")]
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> whispeer::BusResult<()> {
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use whispeer::engine::encryption::{Encryption, Key, Keyring};
     /// use whispeer::engine::{Engines, PayloadOpener, is_sealed};
     /// use whispeer::prelude::*;

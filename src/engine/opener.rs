@@ -24,7 +24,7 @@ use crate::proto::EncodingOwner;
 /// ```
 /// # #[cfg(feature = "encryption")]
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> whispeer::BusResult<()> {
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use whispeer::engine::encryption::{Encryption, Key, Keyring};
 /// use whispeer::engine::{Chain, Engines, PayloadOpener};
 /// use whispeer::prelude::*;
