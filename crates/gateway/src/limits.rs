@@ -29,6 +29,9 @@ pub const SOCKET_PING: Duration = Duration::from_secs(30);
 /// How long a WebSocket may take to say who it is.
 pub const LOGIN_TIME: Duration = Duration::from_secs(15);
 
+/// How long somebody who is let in may wait until the bus takes him over, where many come at once.
+pub const JOIN_TIME: Duration = Duration::from_secs(5);
+
 /// Addresses whose rates are remembered. Each takes less than 100 bytes.
 pub const RATED_ADDRESSES: usize = 65_536;
 

@@ -3,22 +3,28 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use whispeer::bus::BusView;
 use whispeer::client::ClientBuilder;
 use whispeer::engine::PayloadOpener;
-use whispeer::transport::Peer;
-use whispeer::{BusResult, Client};
+use whispeer::transport::{Link, Peer};
+use whispeer::{BusError, BusResult, Client};
 
 use crate::api::Api;
 use crate::gateway::{GatewayError, Phase};
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
 use crate::popsub::PopSub;
 use crate::rates::Rates;
 use crate::settings::Settings;
 use crate::turbine::Turbine;
+
+/// Between two times that a link is asked for.
+const JOIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
@@ -72,15 +78,30 @@ impl Shared {
         })
     }
 
-    /// A session of the bus for this peer, by which name it is listed.
-    pub(crate) fn join(&self, peer: Peer, name: &str) -> BusResult<Client> {
-        let link = self.bus.connect(peer)?;
+    /// A link to the bus for this peer. Where many come at once it waits a little, until the bus has taken over those before it.
+    ///
+    /// # Errors
+    /// What the bus says; [`BusError::Overloaded`] after [`limits::JOIN_TIME`].
+    ///
+    /// # Cancel safety
+    /// Nothing is left behind when the future is dropped.
+    pub(crate) async fn link(&self, peer: Peer) -> BusResult<Link> {
+        let until = Instant::now() + limits::JOIN_TIME;
+        loop {
+            match self.bus.connect(peer.clone()) {
+                Err(BusError::Overloaded { .. }) if Instant::now() < until => sleep(JOIN_PAUSE).await,
+                linked => return linked,
+            }
+        }
+    }
+
+    /// A session of the bus over this link, by which name it is listed.
+    pub(crate) fn join(&self, link: Link, name: &str) -> BusResult<Client> {
         Client::builder().name(name).connect_link(link)
     }
 
     /// [`join`](Self::join) for somebody who publishes: what is not sealed yet is sealed by the gateway's engines.
-    pub(crate) fn join_to_publish(&self, peer: Peer, name: &str) -> BusResult<Client> {
-        let link = self.bus.connect(peer)?;
+    pub(crate) fn join_to_publish(&self, link: Link, name: &str) -> BusResult<Client> {
         self.sealing(Client::builder()).name(name).connect_link(link)
     }
 

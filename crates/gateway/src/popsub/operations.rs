@@ -78,12 +78,13 @@ pub(super) fn login(
 pub(super) fn enter(shared: Arc<Shared>, known: Known) -> Operation {
     Box::pin(async move {
         let principal = Principal::Token { issuer: ISSUER.into(), subject: known.name.clone() };
-        let joined = shared.join_to_publish(Peer::new(principal, NAME).granted(&known.roles), "popsub");
-        let entered = match joined {
-            Ok(client) => client.ping().await.map(|_| client),
-            Err(error) => Err(error),
+        let entered = async {
+            let link = shared.link(Peer::new(principal, NAME).granted(&known.roles)).await?;
+            let client = shared.join_to_publish(link, "popsub")?;
+            // The bus has let it in when it answers.
+            client.ping().await.map(|_| client)
         };
-        match entered {
+        match entered.await {
             Ok(client) => Outcome::LetIn(known, client),
             Err(refused) => {
                 shared.metrics.refused(NAME, reason_of(&refused));

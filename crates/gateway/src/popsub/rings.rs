@@ -203,7 +203,8 @@ impl Inner {
             return Ok(client.clone());
         }
         // It reads what those may read that are served from it, each of whom the bus has allowed it.
-        let client = shared.join(Peer::new(Principal::Bus, "popsub"), "popsub replay")?;
+        let link = shared.bus.connect(Peer::new(Principal::Bus, "popsub"))?;
+        let client = shared.join(link, "popsub replay")?;
         Ok(self.client.insert(client).clone())
     }
 

@@ -101,7 +101,7 @@ impl Turbine {
         }
         let principal = Principal::Token { issuer: NAME.into(), subject: "api".into() };
         let peer = Peer::new(principal, NAME).granted(self.settings.publish_roles.clone());
-        let client = shared.join_to_publish(peer, "turbine api")?;
+        let client = shared.join_to_publish(shared.bus.connect(peer)?, "turbine api")?;
         *publisher = Some(client.clone());
         Ok(client)
     }

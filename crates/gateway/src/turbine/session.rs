@@ -287,7 +287,7 @@ async fn connect(context: &Context, token: &str) -> Result<Login, Fault> {
     let principal = Principal::Token { issuer: NAME.into(), subject: claims.sub };
     let peer = Peer::new(principal, NAME).granted_until(turbine.settings.roles.clone(), end);
     let joined = async {
-        let client = context.shared.join(peer, NAME)?;
+        let client = context.shared.join(context.shared.link(peer).await?, NAME)?;
         // The bus has let it in when it answers.
         client.ping().await?;
         Ok(client)
