@@ -31,8 +31,8 @@ pub(super) struct StoreFile {
     /// The one that it has behind all links.
     pub(super) path: PathBuf,
     file_system: Option<String>,
-    /// Held as long as the file is open.
-    _lock: File,
+    /// Held as long as the file is open: the connection is dropped before it.
+    _lock: Lock,
 }
 
 impl StoreFile {
@@ -140,14 +140,25 @@ fn check_names(_path: &Path, _place: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// A lock that is given back when it is dropped. Closing the file alone would not do that while a process that was started at this moment
+/// has it, too, as it does until it runs its program.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // If that fails, closing the file gives it back.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the file, as one that is locked beside it: the lock of a database is not held between transactions. It is its owner's
 /// alone as well: whoever can open it can lock it, and so keep the store from being opened.
-fn lock(path: &Path, place: &str) -> Result<File, StoreError> {
+fn lock(path: &Path, place: &str) -> Result<Lock, StoreError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");
     let file = open_private(&PathBuf::from(beside)).map_err(|error| refused(place, &error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { place: place.to_owned() }),
         Err(TryLockError::Error(error)) => Err(refused(place, &error)),
     }
@@ -202,5 +213,22 @@ fn check_kind(connection: &Connection, place: &str) -> Result<(), StoreError> {
         (kind, _) if kind == i64::from(APPLICATION) => Ok(()),
         (0, 0) => Ok(()),
         _ => Err(damaged(place, "it is the database of another program")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_free_when_it_is_dropped_also_if_a_child_has_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let first = lock(&path, "db").unwrap();
+        let of_a_child = first.0.try_clone().unwrap();
+        assert!(matches!(lock(&path, "db"), Err(StoreError::InUse { .. })));
+        drop(first);
+        assert!(lock(&path, "db").is_ok());
+        drop(of_a_child);
     }
 }
