@@ -1,8 +1,12 @@
 //! What a PopSub server is told by its environment, and by a file `.env` in the folder it is started in.
 
+use std::io::Read;
 use std::path::Path;
 
 use whispeer::auth::Secret;
+
+/// Bytes that are read of the file.
+const FILE_LIMIT: u64 = 64 * 1024;
 
 /// `SERVER_HOST`, `SERVER_PORT` and `SERVER_JWT_SECRET`. Other programs have variables of the first two names, so they count only
 /// where there is the third.
@@ -25,8 +29,11 @@ impl ServerEnvironment {
             host: find("SERVER_HOST"),
             port: find("SERVER_PORT"),
         };
-        // A file that is not there, or is something else, says nothing.
-        for (name, value) in dotenvy::from_path_iter(file).into_iter().flatten().flatten() {
+        // What is not there, is no file, or cannot be read says nothing. Behind its first error nothing is read: what is no file
+        // has one after the other, without an end.
+        let text = Some(file).filter(|file| file.is_file()).and_then(|file| std::fs::File::open(file).ok());
+        let lines = text.map(|text| dotenvy::from_read_iter(text.take(FILE_LIMIT)));
+        for (name, value) in lines.into_iter().flatten().map_while(Result::ok) {
             match name.as_str() {
                 "SERVER_JWT_SECRET" if all.jwt_secret.is_none() => all.jwt_secret = Some(Secret::new(value)),
                 "SERVER_HOST" if all.host.is_none() => all.host = Some(value),
@@ -73,5 +80,12 @@ mod tests {
     fn names_that_others_use_too_say_nothing_alone() {
         let all = read(&[("SERVER_HOST", "0.0.0.0"), ("SERVER_PORT", "80")], "");
         assert!(all.jwt_secret.is_none() && all.address().is_none());
+    }
+
+    #[test]
+    fn what_is_no_file_says_nothing_and_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = ServerEnvironment::read(|_| None, folder.path());
+        assert!(all.jwt_secret.is_none());
     }
 }
