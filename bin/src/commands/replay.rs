@@ -144,7 +144,8 @@ impl Replay {
     ) -> anyhow::Result<()> {
         let mut left = self.limit;
         let mut interrupted = pin!(interrupts.first());
-        while left != Some(0) {
+        // Without following, the bus ends it at the limit and says with that where to go on, which may come behind the last message.
+        while !(self.follow && left == Some(0)) {
             let event = tokio::select! {
                 biased;
                 event = stored.next_event() => event,
