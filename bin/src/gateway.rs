@@ -132,6 +132,7 @@ fn settings(
     settings.max_connections = chosen.max_connections;
     settings.max_connections_per_address = chosen.max_connections_per_address;
     settings.body_limit = chosen.body_limit;
+    settings.bodies_limit = chosen.bodies_limit;
     settings.rate = narrow(chosen.rate);
     settings.request_timeout = chosen.request_timeout;
     settings.grace = configuration.grace;

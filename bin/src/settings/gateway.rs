@@ -13,6 +13,7 @@ pub(crate) struct GatewayChoice {
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_address: usize,
     pub(crate) body_limit: usize,
+    pub(crate) bodies_limit: usize,
     pub(crate) rate: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) metrics_token: Option<PathBuf>,
@@ -30,6 +31,7 @@ impl Default for GatewayChoice {
             max_connections: 20_000,
             max_connections_per_address: 1_024,
             body_limit: 1024 * 1024,
+            bodies_limit: 64 * 1024 * 1024,
             rate: 10_000,
             request_timeout: Duration::from_secs(60),
             metrics_token: None,
@@ -115,9 +117,10 @@ mod tests {
         let choice = GatewayChoice::default();
         let settings = Settings::new("127.0.0.1:1".parse().unwrap());
         assert_eq!(
-            (choice.max_connections, choice.max_connections_per_address, choice.body_limit),
-            (settings.max_connections, settings.max_connections_per_address, settings.body_limit)
+            (choice.max_connections, choice.max_connections_per_address),
+            (settings.max_connections, settings.max_connections_per_address)
         );
+        assert_eq!((choice.body_limit, choice.bodies_limit), (settings.body_limit, settings.bodies_limit));
         assert_eq!((choice.rate, choice.request_timeout), (settings.rate as usize, settings.request_timeout));
 
         let choice = TurbineChoice::default();

@@ -199,6 +199,11 @@ pub(crate) static SETTINGS: &[Setting] = &[
         Kind::Size(|all| &mut all.gateway.body_limit),
     ),
     Setting::new(
+        "gateway.bodies_limit",
+        "All bodies and messages together that are being received by HTTP",
+        Kind::Size(|all| &mut all.gateway.bodies_limit),
+    ),
+    Setting::new(
         "gateway.rate",
         "Requests by HTTP and messages of one address in a second",
         Kind::Count(|all| &mut all.gateway.rate),

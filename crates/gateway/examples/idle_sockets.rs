@@ -1,4 +1,5 @@
-//! Measures what an idle WebSocket costs the process of the gateway: opened, connected by the dialect of Turbine, and subscribed.
+//! Measures what an idle WebSocket costs the process of the gateway: opened, connected by the dialect of Turbine, subscribed, and
+//! idle again after a push of 256 KiB.
 //!
 //! ```text
 //! cargo run --release -p whispeer-gateway --example idle_sockets [10000]
@@ -21,6 +22,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use whispeer::prelude::*;
 
+/// Channels of which many sockets have one each.
+const ROOMS: usize = 100;
+
 fn main() -> Outcome {
     raise_file_limit()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -42,11 +46,25 @@ fn measure(runtime: &tokio::runtime::Runtime, count: usize) -> Outcome {
     let before = resident()?;
     println!("{count} sockets; {before} B without any");
     let mut clients = Clients::start(gateway.local_addr(), count)?;
-    for _ in 0..4 {
+    for number in 1..=5 {
         let stage = clients.line()?;
         let grown = resident()?.saturating_sub(before);
         println!("{stage:>10} {:>8} B a socket, {} sessions", grown / count, bus.stats().sessions);
+        if number == 4 {
+            runtime.block_on(push(&bus))?;
+        }
         clients.proceed()?;
+    }
+    Ok(())
+}
+
+/// Pushes something long to all sockets.
+async fn push(bus: &BusHandle) -> Outcome {
+    let client = Client::new_memory(&bus.connector())?;
+    // MessagePack of a text.
+    let long = rmp_serde::to_vec(&"x".repeat(256 * 1024))?;
+    for room in 0..ROOMS {
+        client.publish_bytes(&format!("rooms/{room}"), long.clone()).await?;
     }
     Ok(())
 }
@@ -74,10 +92,17 @@ async fn clients(address: &str, count: usize, token: &str) -> Outcome {
     stage("connected")?;
     // Some channels of which many have one, and one that each has for itself.
     let subscribe = |channel: String| json!({"id": 2, "method": "subscribe", "params": {"channel": channel}});
-    all(&mut sockets, |number| subscribe(format!("rooms/{}", number % 100)).to_string()).await?;
+    all(&mut sockets, |number| subscribe(format!("rooms/{}", number % ROOMS)).to_string()).await?;
     stage("subscribed")?;
     all(&mut sockets, |number| json!({"id": number, "method": "ping"}).to_string()).await?;
-    stage("pinged")
+    stage("pinged")?;
+    for socket in &mut sockets {
+        let pushed = socket.next().await.ok_or("a socket has ended")??;
+        if pushed.len() < 256 * 1024 {
+            return Err(pushed.to_string().into());
+        }
+    }
+    stage("pushed")
 }
 
 async fn all(sockets: &mut [Socket], text: impl Fn(usize) -> String) -> Outcome {

@@ -28,7 +28,8 @@
 //! | `problem` | errors as `application/problem+json` |
 //! | `metrics`, `scrape` | what is counted, and who may read it |
 //! | `token`, `development` | tokens of the dialects, and secrets for trying things out |
-//! | `socket`, `subscriptions` | a WebSocket with its bounds, and what a session is subscribed to |
+//! | `received` | what all that is being received may take together |
+//! | `websocket`, `socket`, `subscriptions` | a WebSocket, its bounds, and what a session is subscribed to |
 //! | `message`, `traced` | payloads of the bus as JSON and back; traces from HTTP to headers of messages |
 //! | `api`, `turbine`, `popsub`, `native` | what is spoken |
 //!
@@ -47,6 +48,7 @@ mod origins;
 mod popsub;
 mod problem;
 mod rates;
+mod received;
 mod routes;
 mod scrape;
 mod server;
@@ -58,6 +60,7 @@ mod subscriptions;
 mod token;
 mod traced;
 mod turbine;
+mod websocket;
 
 pub use development::Development;
 pub use gateway::{Gateway, GatewayError};

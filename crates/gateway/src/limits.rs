@@ -8,20 +8,24 @@ pub const HEAD_BYTES: usize = 32 * 1024;
 /// How long the head of a request may take, the wait for it on a connection that is kept included.
 pub const HEAD_TIME: Duration = Duration::from_secs(15);
 
-/// How long the body of a request may take.
+/// How long the body of a request, or a message on a WebSocket, may take.
 pub const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// How long a connection may take none of what is written to it.
 pub const STALL_TIME: Duration = Duration::from_secs(30);
 
-/// Bytes that a WebSocket reads at once. Ten thousand that are idle have ten thousand such buffers.
-pub const SOCKET_READ_BYTES: usize = 2 * 1024;
+/// Bytes that are read from a WebSocket at once, onto the stack.
+pub const SOCKET_READ_BYTES: usize = 16 * 1024;
 
-/// Bytes that are put together before they are written to a WebSocket.
+/// Bytes that wait to be written to a WebSocket, beside one message, before more is taken; and that are written at once.
 pub const SOCKET_WRITE_BYTES: usize = 16 * 1024;
 
-/// Bytes that wait to be written to a WebSocket at the most, beside one message.
-pub const SOCKET_WRITE_LIMIT: usize = 4 * 1024 * 1024;
+/// Bytes of a message on a WebSocket of which it is not known yet who sends it. A token has [`TOKEN_BYTES`].
+pub const SOCKET_STRANGER_BYTES: usize = 16 * 1024;
+
+/// Bytes of a body or message that is being received which do not count for what all may take together
+/// ([`Settings::bodies_limit`](crate::Settings::bodies_limit)), so that short ones find room when long ones take it all.
+pub const UNCLAIMED_BYTES: usize = 4 * 1024;
 
 /// Between two pings to a WebSocket that says nothing. One that has not said anything by the second is closed.
 pub const SOCKET_PING: Duration = Duration::from_secs(30);

@@ -36,6 +36,9 @@ pub struct Settings {
     pub max_connections_per_address: usize,
     /// Bytes of a request's body and of a message on a WebSocket. 1 MiB by default.
     pub body_limit: usize,
+    /// Bytes of all bodies and messages together that are being received; 64 MiB by default. At the bound long ones are refused with
+    /// 503, or closed with 1013.
+    pub bodies_limit: usize,
     /// Requests and messages of one address in a second, on the average; 10,000 by default. Twice as many may come at once.
     pub rate: u32,
     /// How long a request to the HTTP API may take; 60 s by default.
@@ -67,6 +70,7 @@ impl Settings {
             max_connections: 20_000,
             max_connections_per_address: 1_024,
             body_limit: 1024 * 1024,
+            bodies_limit: 64 * 1024 * 1024,
             rate: 10_000,
             request_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(10),

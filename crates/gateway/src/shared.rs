@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::origins::Origins;
 use crate::popsub::PopSub;
 use crate::rates::Rates;
+use crate::received::Budget;
 use crate::settings::Settings;
 use crate::turbine::Turbine;
 
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) origins: Origins,
     pub(crate) rates: Rates,
+    /// For what is being received.
+    pub(crate) budget: Arc<Budget>,
     pub(crate) metrics: Metrics,
     pub(crate) turbine: Option<Arc<Turbine>>,
     pub(crate) popsub: Option<PopSub>,
@@ -63,7 +66,14 @@ impl Shared {
                 "a rate of 0 lets nobody ask anything; give one of 1 or more".into(),
             ));
         };
+        if settings.bodies_limit < settings.body_limit {
+            return Err(GatewayError::Settings(format!(
+                "all bodies together may have {} bytes and one of them {}; give all of them no fewer than one",
+                settings.bodies_limit, settings.body_limit
+            )));
+        }
         Ok(Self {
+            budget: Budget::new(settings.bodies_limit),
             origins: Origins::new(&settings, local)?,
             rates: Rates::new(rate),
             metrics: Metrics::new().with(bus.collector()?),

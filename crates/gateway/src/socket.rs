@@ -1,19 +1,24 @@
 //! A WebSocket with its bounds.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, Sleep, sleep, timeout};
-use tungstenite::error::ProtocolError;
+use tungstenite::Utf8Bytes;
 
 use crate::limits;
 use crate::metrics::{OpenSocket, SocketCounts};
 use crate::shared::{Shared, SocketPlace};
+use crate::stream::TimedStream;
+use crate::websocket::{Fault, Message, WebSocket};
+
+/// How long it is waited for the other side to take what is said last.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Why this side closes a socket; codes of RFC 6455, 7.4.1, and above 4000 our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +37,10 @@ pub(crate) enum Closing {
     BadData,
     /// It sent more at once than it may.
     TooLarge,
+    /// A message did not come to its end in time.
+    TooSlow,
+    /// It sent a long message while others do so, and there is no room for all.
+    Busy,
     /// It broke the rules of WebSocket.
     Protocol,
     /// Something is wrong on this side.
@@ -39,8 +48,8 @@ pub(crate) enum Closing {
 }
 
 impl Closing {
-    fn frame(self) -> CloseFrame {
-        let (code, reason) = match self {
+    fn code_and_reason(self) -> (u16, &'static str) {
+        match self {
             Self::GoingAway => (1001, "the gateway is going away"),
             Self::Policy(reason) => (1008, reason),
             Self::TooOften => (1008, "too many messages"),
@@ -48,10 +57,11 @@ impl Closing {
             Self::Expired => (1008, "no longer authorized"),
             Self::BadData => (1007, "not what it says"),
             Self::TooLarge => (1009, "too large"),
+            Self::TooSlow => (1008, "a message took too long"),
+            Self::Busy => (1013, "too much is being sent; try again later"),
             Self::Protocol => (1002, "not as RFC 6455 asks for"),
             Self::Failed => (1011, "internal error"),
-        };
-        CloseFrame { code, reason: Utf8Bytes::from_static(reason) }
+        }
     }
 }
 
@@ -62,63 +72,67 @@ pub(crate) enum Incoming {
     Binary(Bytes),
 }
 
-/// What is told to the other side of what was wrong with what it sent; nothing where it is gone.
-fn closing_for(error: axum::Error) -> Option<Closing> {
-    match error.into_inner().downcast_ref::<tungstenite::Error>()? {
-        tungstenite::Error::Capacity(_) => Some(Closing::TooLarge),
-        tungstenite::Error::Utf8(_) => Some(Closing::BadData),
-        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        tungstenite::Error::Protocol(_) => Some(Closing::Protocol),
-        _ => None,
+impl Fault {
+    /// What is told to the other side of what was wrong with what it sent; nothing where it is gone.
+    fn closing(&self) -> Option<Closing> {
+        match self {
+            Self::Io(_) => None,
+            Self::Protocol(_) => Some(Closing::Protocol),
+            Self::Text => Some(Closing::BadData),
+            Self::TooLarge => Some(Closing::TooLarge),
+            Self::Busy => Some(Closing::Busy),
+        }
     }
 }
 
-/// What is told to a socket that is being set up.
-pub(crate) fn configured<F>(upgrade: WebSocketUpgrade<F>, shared: &Shared) -> WebSocketUpgrade<F> {
-    upgrade
-        .read_buffer_size(limits::SOCKET_READ_BYTES)
-        .write_buffer_size(limits::SOCKET_WRITE_BYTES)
-        .max_write_buffer_size(write_limit(shared))
-        .max_message_size(shared.settings.body_limit)
-        .max_frame_size(shared.settings.body_limit)
-}
-
-/// Bytes that wait to be written, at the most.
-fn write_limit(shared: &Shared) -> usize {
-    limits::SOCKET_WRITE_LIMIT.max(shared.settings.body_limit.saturating_mul(4))
-}
-
-/// A WebSocket of one task: what comes in, with a sign of life asked for now and then, and what goes out, in time.
+/// A WebSocket of one task: what comes in, with a sign of life asked for now and then, and what goes out.
+///
+/// Nobody may have it wait for ever: the connection fails when nothing of what is written is taken for
+/// [`limits::STALL_TIME`], and a message has to be complete in [`limits::BODY_TIME`].
 pub(crate) struct Socket {
-    inner: WebSocket,
+    inner: WebSocket<TimedStream>,
     shared: Arc<Shared>,
     address: IpAddr,
-    dialect: &'static str,
     counts: SocketCounts,
-    /// When it is asked for a sign of life, or given up. It stays among the timers, as it is waited for with each message.
-    next_ping: Pin<Box<Sleep>>,
+    /// When it is asked for a sign of life, or given up.
+    next_ping: Instant,
     is_asked: bool,
-    /// Something has been written that may not have left yet.
-    is_dirty: bool,
+    /// When the message that has begun has to be complete.
+    complete_by: Option<Instant>,
+    /// It goes off at the first of these. It stays among the timers, as it is waited for with each message.
+    timer: Pin<Box<Sleep>>,
     _open: OpenSocket,
     _place: SocketPlace,
 }
 
 impl Socket {
-    pub(crate) fn new(inner: WebSocket, shared: Arc<Shared>, address: IpAddr, dialect: &'static str) -> Self {
+    /// A socket of somebody of whom it is not known yet who he is. What he sends is [short](limits::SOCKET_STRANGER_BYTES).
+    pub(crate) fn new(
+        stream: TimedStream,
+        early: Bytes,
+        shared: Arc<Shared>,
+        address: IpAddr,
+        dialect: &'static str,
+    ) -> Self {
         let counts = shared.metrics.socket(dialect);
+        let limit = limits::SOCKET_STRANGER_BYTES.min(shared.settings.body_limit);
         Self {
-            inner,
+            inner: WebSocket::new(stream, early, limit, &shared.budget),
             address,
-            dialect,
             _open: counts.open(),
             counts,
-            next_ping: Box::pin(sleep(limits::SOCKET_PING)),
+            next_ping: Instant::now() + limits::SOCKET_PING,
             is_asked: false,
-            is_dirty: false,
+            complete_by: None,
+            timer: Box::pin(sleep(limits::SOCKET_PING)),
             _place: shared.socket_place(),
             shared,
         }
+    }
+
+    /// Lets it send messages as long as the settings allow, now that it is known who sends them.
+    pub(crate) fn trust(&mut self) {
+        self.inner.set_limit(self.shared.settings.body_limit);
     }
 
     /// What comes next; `None` when it has ended, or has to be closed for the given reason.
@@ -127,32 +141,21 @@ impl Socket {
     /// Nothing is lost when the future is dropped.
     pub(crate) async fn recv(&mut self) -> Result<Incoming, Option<Closing>> {
         loop {
-            let message = tokio::select! {
-                message = self.inner.next() => message,
-                () = &mut self.next_ping => {
-                    if self.is_asked {
-                        return Err(None);
-                    }
-                    self.is_asked = true;
-                    self.next_ping.as_mut().reset(Instant::now() + limits::SOCKET_PING);
-                    self.send_message(Message::Ping(Bytes::new())).await.map_err(|()| None)?;
-                    continue;
-                }
-            };
+            let message = poll_fn(|context| self.poll_message(context)).await?;
             self.is_asked = false;
             let incoming = match message {
-                Some(Ok(Message::Text(text))) => Incoming::Text(text),
-                Some(Ok(Message::Binary(bytes))) => Incoming::Binary(bytes),
-                // Pongs are sent by what reads them.
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                Some(Message::Text(text)) => Incoming::Text(text),
+                Some(Message::Binary(bytes)) => Incoming::Binary(bytes),
+                Some(Message::Ping | Message::Pong) => {
                     self.count()?;
                     continue;
                 }
-                Some(Ok(Message::Close(_))) | None => return Err(None),
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "a WebSocket has ended with an error");
-                    return Err(closing_for(error));
+                Some(Message::Close) => {
+                    // The other side hears that it was heard.
+                    let _ = timeout(LINGER, self.inner.flush()).await;
+                    return Err(None);
                 }
+                None => return Err(None),
             };
             self.count()?;
             self.counts.received.inc();
@@ -160,28 +163,52 @@ impl Socket {
         }
     }
 
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Message>, Option<Closing>>> {
+        loop {
+            let next = self.inner.poll_next(context);
+            if !self.inner.is_midway() {
+                self.complete_by = None;
+            }
+            if let Poll::Ready(next) = next {
+                return Poll::Ready(next.map_err(|fault| {
+                    tracing::debug!(%fault, "a WebSocket has ended with an error");
+                    fault.closing()
+                }));
+            }
+            if self.inner.is_midway() && self.complete_by.is_none() {
+                self.complete_by = Some(Instant::now() + limits::BODY_TIME);
+            }
+            let first =
+                self.complete_by.map_or(self.next_ping, |complete_by| complete_by.min(self.next_ping));
+            if self.timer.deadline() != first {
+                self.timer.as_mut().reset(first);
+            }
+            if self.timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if self.complete_by == Some(first) {
+                return Poll::Ready(Err(Some(Closing::TooSlow)));
+            }
+            if self.is_asked {
+                return Poll::Ready(Err(None));
+            }
+            self.is_asked = true;
+            self.next_ping = Instant::now() + limits::SOCKET_PING;
+            self.inner.ping();
+        }
+    }
+
     fn count(&self) -> Result<(), Option<Closing>> {
         self.shared.rates.check(self.address).map_err(|_| Some(Closing::TooOften))
     }
 
-    /// Puts a text to what is written; it leaves with [`flush`](Self::flush), or when there is enough of it. One that could
-    /// never be written as a whole is dropped and counted.
+    /// Puts a text to what is written; it leaves with [`flush`](Self::flush), or when there is enough of it.
     ///
     /// # Errors
-    /// If the socket is closed, or its peer takes nothing.
+    /// If the connection is closed, or its peer takes nothing.
     pub(crate) async fn feed(&mut self, text: Bytes) -> Result<(), ()> {
-        // Every text that comes here was made as one.
-        let Ok(text) = Utf8Bytes::try_from(text) else { return Err(()) };
-        // Beside it there may be what is not written yet, and the heads of frames.
-        if text.len() > write_limit(&self.shared) - 2 * limits::SOCKET_WRITE_BYTES {
-            tracing::debug!(dialect = self.dialect, bytes = text.len(), "a text is too long for a WebSocket");
-            self.shared.metrics.dropped(self.dialect, "too_large", 1);
-            return Ok(());
-        }
         self.counts.sent.inc();
-        self.is_dirty = true;
-        let sent = timeout(limits::STALL_TIME, self.inner.feed(Message::Text(text))).await;
-        sent.map_err(drop)?.map_err(drop)
+        self.inner.feed(text).await.map_err(drop)
     }
 
     /// Writes what is there.
@@ -189,10 +216,7 @@ impl Socket {
     /// # Errors
     /// As [`feed`](Self::feed).
     pub(crate) async fn flush(&mut self) -> Result<(), ()> {
-        if !std::mem::take(&mut self.is_dirty) {
-            return Ok(());
-        }
-        timeout(limits::STALL_TIME, self.inner.flush()).await.map_err(drop)?.map_err(drop)
+        self.inner.flush().await.map_err(drop)
     }
 
     /// Writes a text.
@@ -204,17 +228,15 @@ impl Socket {
         self.flush().await
     }
 
-    async fn send_message(&mut self, message: Message) -> Result<(), ()> {
-        timeout(limits::STALL_TIME, self.inner.send(message)).await.map_err(drop)?.map_err(drop)
-    }
-
     /// Says why, and waits for the other side to say that it has heard, for a moment.
     pub(crate) async fn close(mut self, closing: Closing) {
-        const LINGER: Duration = Duration::from_secs(1);
+        let (code, reason) = closing.code_and_reason();
+        self.inner.close(code, reason);
         let said = async {
-            if self.inner.send(Message::Close(Some(closing.frame()))).await.is_ok() {
-                while let Some(Ok(message)) = self.inner.next().await {
-                    if matches!(message, Message::Close(_)) {
+            if self.inner.flush().await.is_ok() {
+                let mut next = async || poll_fn(|context| self.inner.poll_next(context)).await;
+                while let Ok(Some(message)) = next().await {
+                    if matches!(message, Message::Close) {
                         break;
                     }
                 }

@@ -8,15 +8,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
-use tokio::time::timeout;
 use whispeer::engine::is_sealed;
 use whispeer::json::from_json;
 
 use super::failure::Failure;
 use crate::limits;
 use crate::message::push_payload;
+use crate::received::{self, BodyFault, Claim};
+use crate::shared::Shared;
 
 pub(super) const JSON: &str = "application/json";
 pub(super) const MESSAGE_PACK: &str = "application/msgpack";
@@ -105,23 +105,26 @@ impl Form {
     }
 }
 
-/// The body of a request, if it comes in time and is no longer than it may be.
-pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, Failure> {
-    let collected = timeout(limits::BODY_TIME, Limited::new(body, limit).collect()).await;
-    let Ok(collected) = collected else {
-        return Err(Failure::new(
+/// The body of a request, if it comes in time and is no longer than it may be, with its claim to the room that it takes.
+pub(super) async fn read(body: Body, shared: &Shared) -> Result<(Bytes, Claim), Failure> {
+    let limit = shared.settings.body_limit;
+    received::body(body, limit, &shared.budget).await.map_err(|fault| match fault {
+        BodyFault::TooSlow => Failure::new(
             StatusCode::REQUEST_TIMEOUT,
             "body-time",
             format!("the body took longer than {:?}; send it faster", limits::BODY_TIME),
-        ));
-    };
-    collected.map(http_body_util::Collected::to_bytes).map_err(|error| match error.is::<LengthLimitError>() {
-        true => Failure::new(
+        ),
+        BodyFault::TooLarge => Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too-large",
             format!("a body has {limit} bytes at the most; send less at once, or raise `body_limit`"),
         ),
-        false => Failure::bad_request("body", format!("the body cannot be read: {error}")),
+        BodyFault::Busy => Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "bodies",
+            "too much is being sent by others at this moment; try again later, or raise `bodies_limit`",
+        ),
+        BodyFault::Broken(error) => Failure::bad_request("body", format!("the body cannot be read: {error}")),
     })
 }
 

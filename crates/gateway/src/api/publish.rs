@@ -118,7 +118,7 @@ pub(super) async fn publish(
         check_batch(form, &params, &parts)?;
     }
     let entered = Entered::by(&shared, &parts).await?;
-    let body = body::read(body, shared.settings.body_limit).await?;
+    let (body, _claim) = body::read(body, &shared).await?;
     let Some(topic) = topic else {
         return Ok(json(&batch::publish(&entered, &body, &options.headers).await?));
     };

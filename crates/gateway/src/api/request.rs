@@ -81,7 +81,8 @@ pub(super) async fn request(
     let form = Form::of_body(&parts.headers)?;
     let options = RequestOptions::default().timeout(timeout).headers(message_headers(&parts.headers)?);
     let entered = Entered::by(&shared, &parts).await?;
-    let payload = form.read(body::read(body, shared.settings.body_limit).await?)?;
+    let (body, _claim) = body::read(body, &shared).await?;
+    let payload = form.read(body)?;
     match entered.client.request_bytes_with(topic, payload, options).await {
         Ok(answer) => {
             let form = Form::of_answer(&parts.headers);

@@ -31,8 +31,6 @@ mod users;
 
 use std::sync::Arc;
 
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -51,7 +49,8 @@ use crate::limits;
 use crate::problem::Problem;
 use crate::settings::PopSub as Settings;
 use crate::shared::{Remote, Shared};
-use crate::socket::{Socket, configured};
+use crate::socket::Socket;
+use crate::websocket::Upgrade;
 
 /// The dialect, as it is counted.
 const NAME: &str = "popsub";
@@ -117,14 +116,14 @@ pub(crate) async fn at_root(State(shared): State<Arc<Shared>>, request: Request,
     }
     let (mut parts, _) = request.into_parts();
     let Some(remote) = parts.extensions.get::<Remote>().copied() else { return missing_remote() };
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    let upgrade = Upgrade::from_request_parts(&mut parts, &()).await;
     open(State(shared), Extension(remote), upgrade).await
 }
 
 async fn open(
     State(shared): State<Arc<Shared>>,
     Extension(Remote(address)): Extension<Remote>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<Upgrade, Problem>,
 ) -> Response {
     if shared.is_draining() {
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "it is draining; go elsewhere").into_response();
@@ -132,12 +131,12 @@ async fn open(
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(refused) => {
-            let why = format!("WebSocket is spoken here, with the dialect of PopSub: {refused}");
-            return Problem::new(StatusCode::UPGRADE_REQUIRED, why).into_response();
+            let why = "this path is for WebSocket (RFC 6455), with the dialect of PopSub";
+            return Problem::new(refused.status(), why).into_response();
         }
     };
-    configured(upgrade, &shared).on_upgrade(move |socket| {
-        let socket = Socket::new(socket, Arc::clone(&shared), address.ip(), NAME);
+    upgrade.then(move |stream, early| {
+        let socket = Socket::new(stream, early, Arc::clone(&shared), address.ip(), NAME);
         Box::pin(Session::new(shared, socket, address.ip()).run())
     })
 }

@@ -260,6 +260,7 @@ impl Session {
                 let closed = Box::pin(async move { other.closed().await });
                 self.member = Some(Member { name: name.into(), client, expires, closed });
                 self.deadline = clock_deadline(expires);
+                self.socket.trust();
                 self.feed(Bytes::from_static(AUTHENTICATED)).await
             }
             Outcome::NotLetIn(text) => {

@@ -21,8 +21,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -37,8 +35,9 @@ use crate::limits;
 use crate::problem::Problem;
 use crate::settings;
 use crate::shared::{Remote, Shared};
-use crate::socket::configured;
+use crate::socket::Socket;
 use crate::token::TokenKey;
+use crate::websocket::Upgrade;
 
 use self::sessions::Sessions;
 
@@ -131,7 +130,7 @@ pub(crate) fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
 async fn socket(
     State(context): State<Context>,
     Extension(Remote(address)): Extension<Remote>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<Upgrade, Problem>,
 ) -> Response {
     match upgrade {
         Ok(upgrade) => open(upgrade, context, address),
@@ -142,9 +141,11 @@ async fn socket(
     }
 }
 
-fn open(upgrade: WebSocketUpgrade, context: Context, address: SocketAddr) -> Response {
-    configured(upgrade, &context.shared)
-        .on_upgrade(move |socket| Box::pin(session::run(socket, context, address.ip())))
+fn open(upgrade: Upgrade, context: Context, address: SocketAddr) -> Response {
+    upgrade.then(move |stream, early| {
+        let socket = Socket::new(stream, early, Arc::clone(&context.shared), address.ip(), NAME);
+        Box::pin(session::run(socket, context))
+    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde::Deserialize;
@@ -15,8 +14,8 @@ use whispeer::client::{Headers, PublishOptions};
 use super::channels::channel_of;
 use super::commands::{Fault, error};
 use super::{Context, NAME};
-use crate::limits;
 use crate::message::payload_of;
+use crate::received::{self, BodyFault};
 use crate::traced::push_trace;
 
 /// The header that has a key.
@@ -47,14 +46,14 @@ async fn receive(context: &Context, request: Request) -> Published {
     let mut headers = Headers::new();
     push_trace(request.headers(), &mut headers);
     let options = PublishOptions::default().headers(headers);
-    let body = match timeout(limits::BODY_TIME, Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(refused)) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, Fault::TooLarge));
-        }
-        Ok(Err(_)) => return Err((StatusCode::BAD_REQUEST, Fault::BadCommand)),
-        Err(_) => return Err((StatusCode::REQUEST_TIMEOUT, Fault::BadCommand)),
-    };
+    let limit = context.shared.settings.body_limit;
+    let received = received::body(request.into_body(), limit, &context.shared.budget).await;
+    let (body, _claim) = received.map_err(|fault| match fault {
+        BodyFault::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Fault::TooLarge),
+        BodyFault::TooSlow => (StatusCode::REQUEST_TIMEOUT, Fault::BadCommand),
+        BodyFault::Busy => (StatusCode::SERVICE_UNAVAILABLE, Fault::Failed),
+        BodyFault::Broken(_) => (StatusCode::BAD_REQUEST, Fault::BadCommand),
+    })?;
     pass_on(context, &body, options).await
 }
 

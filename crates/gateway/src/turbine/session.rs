@@ -1,11 +1,9 @@
 //! A socket from its opening to its end.
 
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::ws::WebSocket;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde::Deserialize;
@@ -49,8 +47,7 @@ struct Login {
 }
 
 /// Speaks with a socket until it ends.
-pub(super) async fn run(socket: WebSocket, context: Context, address: IpAddr) {
-    let socket = Socket::new(socket, Arc::clone(&context.shared), address, NAME);
+pub(super) async fn run(socket: Socket, context: Context) {
     let mut talk = Talk { socket, context: &context };
     let end = match talk.login().await {
         Ok(login) => Box::pin(talk.serve(login)).await,
@@ -84,6 +81,7 @@ impl Talk<'_> {
             let outcome = match command {
                 Ok(Command::Connect { token }) => match Box::pin(connect(self.context, &token)).await {
                     Ok(login) => {
+                        self.socket.trust();
                         self.send(done(id, "connected")).await?;
                         return Ok(login);
                     }

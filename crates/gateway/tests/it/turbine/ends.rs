@@ -1,5 +1,7 @@
 //! How sockets end.
 
+use std::time::Duration;
+
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,6 +79,72 @@ async fn a_websocket_has_a_place_among_the_connections_for_as_long_as_it_is_ther
     socket.stream.close(None).await.unwrap();
     while socket.stream.next().await.is_some() {}
     while ask().await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The header of a text that goes on in further frames.
+fn beginning() -> FrameHeader {
+    let opcode = OpCode::Data(Data::Text);
+    FrameHeader { opcode, is_final: false, mask: Some([0; 4]), ..FrameHeader::default() }
+}
+
+#[tokio::test]
+async fn a_message_has_to_be_complete_in_time() {
+    let place = Place::new().await;
+    let mut socket = place.connected().await;
+    let header = beginning();
+    let half = Frame::from_payload(header, "{\"id\": 1, ".into());
+    socket.stream.send(Message::Frame(half)).await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let code = loop {
+        // It answers pings, so that it is nobody who has gone.
+        match socket.stream.next().await {
+            Some(Ok(Message::Ping(_))) => {}
+            Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code),
+            other => panic!("there came {other:?}"),
+        }
+    };
+    assert_eq!(code, 1008);
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(29)..Duration::from_secs(32)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn long_messages_that_do_not_end_leave_room_for_short_ones() {
+    let bus = Bus::builder().start().unwrap();
+    let mut settings = Settings::new("127.0.0.1:0".parse().unwrap());
+    settings.turbine = Some(settings::Turbine::new(KEY, API_KEY));
+    settings.bodies_limit = settings.body_limit;
+    let gateway = Gateway::start(&bus, settings).await.unwrap();
+    let place = Place { bus, gateway };
+    let half = || {
+        let header = beginning();
+        Message::Frame(Frame::from_payload(header, vec![b' '; 600_000].into()))
+    };
+    let mut first = place.connected().await;
+    first.stream.send(half()).await.unwrap();
+    // It is read before what follows it is answered.
+    first.stream.send(Message::Ping("x".into())).await.unwrap();
+    assert!(matches!(first.stream.next().await, Some(Ok(Message::Pong(_)))));
+
+    let mut second = place.connected().await;
+    second.stream.send(half()).await.unwrap();
+    assert_eq!(second.closed().await, 1013);
+    let long = json!({"channel": "news", "data": "x".repeat(600_000)}).to_string();
+    assert_eq!(place.post(&long, &[]).await.status, 503);
+
+    let mut third = place.subscribed("news").await;
+    place.publish("news", &json!("short")).await;
+    assert_eq!(third.next().await, publication("news", &json!("short")));
+
+    // Its room is free again when the first has gone.
+    drop(first);
+    while place.post(&long, &[]).await.status != 200 {
         tokio::task::yield_now().await;
     }
 }
