@@ -206,9 +206,31 @@ impl Socket {
     ///
     /// # Errors
     /// If the connection is closed, or its peer takes nothing.
+    ///
+    /// # Cancel safety
+    /// If it is dropped before it is ready, the text is not sent; unless [`ready`](Self::ready) was waited for before, when it is
+    /// ready at once.
     pub(crate) async fn feed(&mut self, text: Bytes) -> Result<(), ()> {
+        self.ready().await?;
         self.counts.sent.inc();
-        self.inner.feed(text).await.map_err(drop)
+        self.inner.push(text);
+        Ok(())
+    }
+
+    /// Waits until there is room for one more text.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn ready(&mut self) -> Result<(), ()> {
+        self.inner.ready().await.map_err(drop)
+    }
+
+    /// How many texts have been fed and are not written yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.inner.waiting()
     }
 
     /// Writes what is there.

@@ -232,6 +232,10 @@ async fn a_reader_that_has_stopped_does_not_hold_up_the_end_of_the_gateway() {
     inside.phase.send_replace(Phase::Draining);
     let took = seconds_to_the_end(&inside).await;
     assert!(took <= 3, "{took} s");
+    // Each was written, or counted; beside two answers and the message in the midst of which it ended, which is both.
+    let sent = inside.count(r#"whispeer_gateway_messages_total{dialect="turbine",direction="out"}"#) - 2;
+    let closed = inside.count(r#"whispeer_gateway_dropped_total{dialect="turbine",reason="closed"}"#);
+    assert_eq!(sent + inside.count(DROPPED) + closed, 40 + 1);
 }
 
 #[tokio::test]

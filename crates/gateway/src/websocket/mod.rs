@@ -15,6 +15,7 @@ mod reader;
 mod upgrade;
 mod writer;
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -166,16 +167,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Waits until there is room for one more text, and puts it behind what is written.
+    /// Waits until there is room for one more text.
     ///
     /// # Cancel safety
-    /// If it is dropped before it is ready, the text is not sent.
-    pub(crate) async fn feed(&mut self, text: Bytes) -> io::Result<()> {
-        if self.writer.len() >= limits::SOCKET_WRITE_BYTES {
-            std::future::poll_fn(|context| self.poll_room(context)).await?;
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn ready(&mut self) -> io::Result<()> {
+        if self.writer.len() < limits::SOCKET_WRITE_BYTES {
+            return Ok(());
         }
+        poll_fn(|context| match self.poll_flush(context)? {
+            Poll::Pending if self.writer.len() >= limits::SOCKET_WRITE_BYTES => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+
+    /// Puts a text behind what waits to be written, when there is [room](Self::ready) for it.
+    pub(crate) fn push(&mut self, text: Bytes) {
         self.writer.push(OpCode::Data(Data::Text), text);
-        Ok(())
+    }
+
+    /// How many texts are not written yet, or not as a whole.
+    pub(crate) fn waiting(&self) -> usize {
+        self.writer.count(OpCode::Data(Data::Text))
     }
 
     /// Writes what waits.
@@ -183,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|context| self.poll_flush(context)).await
+        poll_fn(|context| self.poll_flush(context)).await
     }
 
     /// Asks for a sign of life.
@@ -195,13 +209,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     pub(crate) fn close(&mut self, code: u16, reason: &str) {
         let payload = [&code.to_be_bytes(), reason.as_bytes()].concat();
         self.writer.push(OpCode::Control(Control::Close), payload.into());
-    }
-
-    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.poll_flush(context)? {
-            Poll::Pending if self.writer.len() >= limits::SOCKET_WRITE_BYTES => Poll::Pending,
-            _ => Poll::Ready(Ok(())),
-        }
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,8 +1,8 @@
 //! What a client sends and is sent, frame by frame, and what is kept of it.
 
-use std::future::poll_fn;
 use std::io::IoSlice;
 
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tungstenite::protocol::frame::{Frame, FrameHeader};
@@ -212,6 +212,12 @@ async fn messages_that_do_not_come_to_their_end_share_one_budget() {
     assert!(poll_once(&mut third.0).await.is_none() && third.0.is_midway());
 }
 
+/// Puts a text to what is written, when there is room for it.
+async fn feed(socket: &mut WebSocket<DuplexStream>, text: Bytes) {
+    socket.ready().await.unwrap();
+    socket.push(text);
+}
+
 async fn poll_once(socket: &mut WebSocket<DuplexStream>) -> Option<Result<Option<Message>, Fault>> {
     poll_fn(|context| match socket.poll_next(context) {
         Poll::Ready(next) => Poll::Ready(Some(next)),
@@ -231,7 +237,7 @@ async fn texts_leave_in_their_order_however_long_they_are_and_however_little_is_
         let (mut socket, mut client) = pair(room);
         let write = async {
             for text in &texts {
-                socket.feed(text.clone()).await.unwrap();
+                feed(&mut socket, text.clone()).await;
             }
             socket.flush().await.unwrap();
         };
@@ -251,9 +257,9 @@ async fn texts_leave_in_their_order_however_long_they_are_and_however_little_is_
 async fn nothing_is_kept_of_what_has_been_written_and_read() {
     let (mut socket, mut client) = pair(1 << 22);
     for _ in 0..100 {
-        socket.feed(Bytes::from(vec![b'x'; 10_000])).await.unwrap();
+        feed(&mut socket, Bytes::from(vec![b'x'; 10_000])).await;
     }
-    socket.feed(Bytes::from(vec![b'x'; 1 << 20])).await.unwrap();
+    feed(&mut socket, Bytes::from(vec![b'x'; 1 << 20])).await;
     socket.flush().await.unwrap();
     client.write_all(&[frame(TEXT, true, &[b'x'; 1 << 20]), frame(PING, true, b"x")].concat()).await.unwrap();
     let message = next(&mut socket).await.unwrap();
@@ -267,10 +273,11 @@ async fn nothing_is_kept_of_what_has_been_written_and_read() {
 async fn what_waits_is_bounded_whoever_does_not_read() {
     let (mut socket, mut client) = pair(64);
     let mut fed = 0;
-    while futures_util::FutureExt::now_or_never(socket.feed(Bytes::from(vec![b'x'; 1000]))).is_some() {
+    while feed(&mut socket, Bytes::from(vec![b'x'; 1000])).now_or_never().is_some() {
         fed += 1;
     }
     assert_eq!(fed, limits::SOCKET_WRITE_BYTES / 1000 + 1);
+    assert_eq!(socket.waiting(), fed);
     // Of many pings the last one that has not been answered is.
     for number in 0..50_u8 {
         client.write_all(&frame(PING, true, &[number])[..3]).await.unwrap();
@@ -299,7 +306,7 @@ async fn a_close_is_answered_with_its_code_and_nothing_follows_it() {
     let reason = [&4000_u16.to_be_bytes()[..], b"bye"].concat();
     client.write_all(&frame(CLOSE, true, &reason)).await.unwrap();
     assert_eq!(next(&mut socket).await.unwrap(), Some(Message::Close));
-    socket.feed(Bytes::from_static(b"too late")).await.unwrap();
+    feed(&mut socket, Bytes::from_static(b"too late")).await;
     socket.ping();
     socket.flush().await.unwrap();
     drop(socket);

@@ -84,6 +84,11 @@ impl Writer {
         self.bytes
     }
 
+    /// Frames of this kind that are not written yet, or not as a whole.
+    pub(super) fn count(&self, opcode: OpCode) -> usize {
+        self.frames.iter().filter(|frame| frame.opcode == opcode).count()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
