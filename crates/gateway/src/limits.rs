@@ -36,7 +36,7 @@ pub const LOGIN_TIME: Duration = Duration::from_secs(15);
 /// How long somebody who is let in may wait until the bus takes him over, where many come at once.
 pub const JOIN_TIME: Duration = Duration::from_secs(5);
 
-/// Addresses whose rates are remembered. Each takes less than 100 bytes.
+/// Addresses whose rates are remembered. Each takes less than 100 bytes; the one that has been silent for longest makes way.
 pub const RATED_ADDRESSES: usize = 65_536;
 
 /// Bytes of a token. Those of well-known issuers have less than 4 KiB.
