@@ -22,6 +22,7 @@
 //! | `gateway`, `server` | the way in, and who accepts connections and for how long |
 //! | `stream` | a connection whose writes have to get on |
 //! | `routes` | which path leads where, and what every request passes |
+//! | `pages` | the files of a folder |
 //! | `settings`, `limits` | what can be set, and bounds that cannot |
 //! | `shared` | what all requests share |
 //! | `origins`, `rates` | which pages are let in, and how often somebody may ask |
@@ -45,6 +46,7 @@ mod message;
 mod metrics;
 mod native;
 mod origins;
+mod pages;
 mod popsub;
 mod problem;
 mod rates;

@@ -1,24 +1,21 @@
 //! Which path leads where, and what every request passes.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use tower::ServiceExt;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::services::ServeDir;
 use tracing::Instrument;
 
 use crate::limits;
 use crate::native;
+use crate::pages;
 use crate::problem::Problem;
 use crate::scrape;
 use crate::shared::{Remote, Shared};
@@ -31,7 +28,7 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; see /api/openapi.json");
     let routes = match &shared.settings.pages {
         None => Router::new().fallback(nothing),
-        Some(folder) => Router::new().fallback_service(pages(folder)),
+        Some(folder) => Router::new().fallback_service(pages::routes(folder)),
     };
     routes
         .route("/healthz", get(async || "ok"))
@@ -50,24 +47,6 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .layer(CompressionLayer::new())
         .layer(cors(shared))
         .layer(from_fn_with_state(Arc::clone(shared), pass))
-}
-
-/// The files of a folder, but for those whose path has a name that begins with a dot: they were not put there to be seen.
-fn pages(folder: &Path) -> Router {
-    let files = ServeDir::new(folder);
-    let serve = async move |request: Request| {
-        let missing = || Problem::new(StatusCode::NOT_FOUND, "there is no such page").into_response();
-        // A name may be written in percents.
-        if request.uri().path().split('/').any(|name| name.starts_with('.') || name.contains('%')) {
-            return missing();
-        }
-        match files.clone().oneshot(request).await {
-            Ok(response) if response.status() == StatusCode::NOT_FOUND => missing(),
-            Ok(response) => response.map(Body::new),
-            Err(never) => match never {},
-        }
-    };
-    Router::new().fallback(serve)
 }
 
 /// Whether it can serve: `200` and `ready`, or `503` while it drains.
