@@ -26,6 +26,7 @@
 //! | `settings`, `limits` | what can be set, and bounds that cannot |
 //! | `shared` | what all requests share |
 //! | `origins`, `rates` | which pages are let in, and how often somebody may ask |
+//! | `cors` | what browsers are told of that |
 //! | `problem` | errors as `application/problem+json` |
 //! | `metrics`, `scrape` | what is counted, and who may read it |
 //! | `token`, `development` | tokens of the dialects, and secrets for trying things out |
@@ -39,6 +40,7 @@
 //! bound. A connection that does not get on with a head, a body or an answer is closed.
 
 mod api;
+mod cors;
 mod development;
 mod gateway;
 pub mod limits;

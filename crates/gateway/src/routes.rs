@@ -8,11 +8,11 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tower_http::compression::CompressionLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
+use crate::cors;
 use crate::limits;
 use crate::native;
 use crate::pages;
@@ -20,7 +20,8 @@ use crate::problem::Problem;
 use crate::scrape;
 use crate::shared::{Remote, Shared};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Which request it is, in the log and in the answer.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// All that it serves.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
@@ -45,8 +46,10 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .layer(from_fn_with_state(Arc::clone(shared), crate::popsub::at_root))
         .layer(DefaultBodyLimit::max(shared.settings.body_limit))
         .layer(CompressionLayer::new())
-        .layer(cors(shared))
         .layer(from_fn_with_state(Arc::clone(shared), pass))
+        .layer(cors::layer(shared))
+        .layer(from_fn_with_state(Arc::clone(shared), cors::preflight))
+        .layer(from_fn_with_state(Arc::clone(shared), note))
 }
 
 /// Whether it can serve: `200` and `ready`, or `503` while it drains.
@@ -57,26 +60,8 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// What browsers are told of who may read answers: the same as is let in.
-fn cors(shared: &Arc<Shared>) -> CorsLayer {
-    let listed = Arc::clone(shared);
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, _| listed.origins.lists(origin)))
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("last-event-id"),
-            HeaderName::from_static("traceparent"),
-            HeaderName::from_static("tracestate"),
-            HeaderName::from_static("x-api-key"),
-            REQUEST_ID,
-        ])
-        .expose_headers([REQUEST_ID, header::RETRY_AFTER])
-}
-
-/// Lets a request pass if it may: gives it an id, asks for origin and rate, counts and logs it.
-async fn pass(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+/// Gives each request an id, counts and logs it, whatever is answered.
+async fn note(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = request.method().clone();
     // What is in no route is one more, so that nobody makes up series of counts.
@@ -85,13 +70,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request, next: Next) -
     let id = request_id(request.headers());
     let remote = request.extensions().get::<Remote>().copied();
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
-    let refused =
-        shared.origins.check(request.headers(), request.uri()).err().map(IntoResponse::into_response);
-    let refused = refused.or_else(|| remote.and_then(|remote| too_often(&shared, remote)));
-    let mut response = match refused {
-        Some(refused) => refused,
-        None => next.run(request).instrument(span.clone()).await,
-    };
+    let mut response = next.run(request).instrument(span.clone()).await;
     response.headers_mut().insert(REQUEST_ID, id);
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
@@ -102,6 +81,18 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request, next: Next) -
         None => tracing::info!(status = status.as_u16(), ?took, "answered"),
     });
     response
+}
+
+/// Lets a request pass if it may: asks for origin and rate.
+async fn pass(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    if let Err(problem) = shared.origins.check(request.headers(), request.uri()) {
+        return problem.into_response();
+    }
+    let remote = request.extensions().get::<Remote>().copied();
+    match remote.and_then(|remote| too_often(&shared, remote)) {
+        Some(refused) => refused,
+        None => next.run(request).await,
+    }
 }
 
 /// The answer to who asks too often.

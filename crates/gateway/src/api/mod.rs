@@ -49,6 +49,7 @@ use whispeer::{BusError, Client};
 use self::clients::Clients;
 use self::failure::Failure;
 use self::identity::Caller;
+pub(crate) use self::publish::MESSAGE_HEADER_PREFIX;
 use self::ticket::Tickets;
 use crate::gateway::GatewayError;
 use crate::shared::{Remote, Shared};

@@ -18,7 +18,7 @@ use crate::shared::Shared;
 use crate::traced::push_trace;
 
 /// By what a message's headers begin where they stand among those of a request.
-const HEADER_PREFIX: &str = "whispeer-header-";
+pub(crate) const MESSAGE_HEADER_PREFIX: &str = "whispeer-header-";
 
 /// The longest time that a message may be kept or be of use: what the bus takes.
 const LONGEST: std::time::Duration = whispeer::limits::DELAY_MAX;
@@ -146,7 +146,7 @@ fn check_batch(form: Form, params: &Params, parts: &Parts) -> Result<(), Failure
     if ["quality", "ttl", "deliver_in"].into_iter().any(|name| params.all(name).next().is_some()) {
         return Err(refused("`quality`, `ttl` and `deliver_in`"));
     }
-    match parts.headers.keys().any(|name| name.as_str().starts_with(HEADER_PREFIX)) {
+    match parts.headers.keys().any(|name| name.as_str().starts_with(MESSAGE_HEADER_PREFIX)) {
         true => Err(refused("`headers`")),
         false => Ok(()),
     }
@@ -156,7 +156,8 @@ fn check_batch(form: Form, params: &Params, parts: &Parts) -> Result<(), Failure
 pub(super) fn message_headers(given: &HeaderMap) -> Result<Headers, Failure> {
     let mut headers = Headers::new();
     for (name, value) in given {
-        let Some(name) = name.as_str().strip_prefix(HEADER_PREFIX).filter(|name| !name.is_empty()) else {
+        let Some(name) = name.as_str().strip_prefix(MESSAGE_HEADER_PREFIX).filter(|name| !name.is_empty())
+        else {
             continue;
         };
         let value = str::from_utf8(value.as_bytes()).map_err(|_| {

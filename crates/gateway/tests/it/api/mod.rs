@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod administration;
+mod browsers;
 mod callers;
 mod described;
 mod events;
