@@ -32,6 +32,16 @@ const SENT: [HeaderName; 7] = [
 /// Headers of answers that pages may read, beside those that any may.
 const READ: [HeaderName; 3] = [REQUEST_ID, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
 
+/// What answers depend on beside who asks: caches keep them apart by it.
+const VARIES: [HeaderName; 6] = [
+    header::ORIGIN,
+    header::ACCESS_CONTROL_REQUEST_METHOD,
+    header::ACCESS_CONTROL_REQUEST_HEADERS,
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("sec-fetch-mode"),
+    HeaderName::from_static("sec-fetch-dest"),
+];
+
 /// Tells pages of listed origins that they may, also where they are refused for another reason: they can read that one then.
 pub(crate) fn layer(shared: &Arc<Shared>) -> CorsLayer {
     let listed = Arc::clone(shared);
@@ -43,6 +53,7 @@ pub(crate) fn layer(shared: &Arc<Shared>) -> CorsLayer {
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(READ)
         .max_age(REMEMBERED)
+        .vary(VARIES)
 }
 
 /// Sees to a browser's question of what a page may ask before [`layer`] answers it: leaves of the headers that the page would

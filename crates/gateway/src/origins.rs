@@ -3,11 +3,15 @@
 //! Browsers let any page ask any address that their user can reach. So a page's origin has to be listed, whatever it asks
 //! for and wherever the gateway listens; and the gateway has to be asked for by a name of its own, as a page could give
 //! another one its address and would be of the same origin then (DNS rebinding). Callers that are no browsers send no origin.
+//!
+//! Neither do browsers with all that pages have them ask: pictures, scripts, frames and links come without. Browsers say of each
+//! request whose page it is for, though (Fetch Metadata, <https://www.w3.org/TR/fetch-metadata/>), and what is for another site's is
+//! refused as well (resource isolation). They say so at `https` and on the loopback alone.
 
 use std::net::SocketAddr;
 
 use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use crate::Settings;
 use crate::gateway::GatewayError;
@@ -95,6 +99,31 @@ impl Origins {
         .code("host"))
     }
 
+    /// Whether a request that has passed [`check`](Self::check) is for a page that may ask, as far as its browser says.
+    ///
+    /// With an origin it is, as that is listed. Without, it has to be for a page of the gateway's own origin, or for nobody's, as
+    /// what is typed in by hand. Other sites may link to pages of the folder (`is_page`), and neither embed nor load anything.
+    pub(crate) fn check_site(method: &Method, headers: &HeaderMap, is_page: bool) -> Result<(), Problem> {
+        let says = |name: &str, value: &str| headers.get(name).is_some_and(|said| said == value);
+        // What is no word of today's is not one that lets anybody in.
+        let is_own = |site: &HeaderValue| site == "same-origin" || site == "none";
+        let is_link = || {
+            *method == Method::GET && says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document")
+        };
+        if headers.contains_key(ORIGIN)
+            || headers.get_all("sec-fetch-site").iter().all(is_own)
+            || (is_page && is_link())
+        {
+            return Ok(());
+        }
+        Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a page of another site asks for this without saying its origin, as with pictures, scripts and frames; have it \
+             ask with `fetch` (or `crossorigin`), and list its origin (`origins` in `[gateway]`)",
+        )
+        .code("site"))
+    }
+
     /// Whether the gateway may be asked for by this name. An address is nobody's to give away.
     fn is_own(&self, named: &str) -> bool {
         let bare = match named.rsplit_once(':') {
@@ -167,6 +196,52 @@ mod tests {
         assert_eq!(check("127.0.0.1:8080", &[]), Err(StatusCode::BAD_REQUEST));
         let twice = [("host", "localhost"), ("host", "evil.example")];
         assert_eq!(check("127.0.0.1:8080", &twice), Err(StatusCode::BAD_REQUEST));
+    }
+
+    /// Whether a request passes for which a browser says this of site, mode and destination.
+    fn fetched(method: &Method, origin: bool, said: [&str; 3], is_page: bool) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"].into_iter().zip(said) {
+            if !value.is_empty() {
+                headers.insert(name, value.parse().unwrap());
+            }
+        }
+        if origin {
+            headers.insert(ORIGIN, HeaderValue::from_static("https://app.example.com"));
+        }
+        Origins::check_site(method, &headers, is_page).is_ok()
+    }
+
+    #[test]
+    fn of_other_sites_pages_only_links_to_pages_come_in_without_an_origin() {
+        let modes = ["", "cors", "no-cors", "navigate", "same-origin", "websocket"];
+        let destinations = ["", "document", "empty", "iframe", "frame", "embed", "object", "image", "script"];
+        for site in ["", "none", "same-origin", "same-site", "cross-site", "elsewhere"] {
+            for mode in modes {
+                for dest in destinations {
+                    for method in [Method::GET, Method::HEAD, Method::POST] {
+                        for is_page in [false, true] {
+                            let what = format!("{method} {site} {mode} {dest} {is_page}");
+                            let said = [site, mode, dest];
+                            let is_own = ["", "none", "same-origin"].contains(&site);
+                            let is_link =
+                                is_page && method == Method::GET && (mode, dest) == ("navigate", "document");
+                            assert_eq!(fetched(&method, false, said, is_page), is_own || is_link, "{what}");
+                            // One that is not listed does not come as far.
+                            assert!(fetched(&method, true, said, is_page), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_says_twice_where_he_is_has_to_be_right_twice() {
+        let mut headers = HeaderMap::new();
+        headers.append("sec-fetch-site", HeaderValue::from_static("same-origin"));
+        headers.append("sec-fetch-site", HeaderValue::from_static("cross-site"));
+        assert!(Origins::check_site(&Method::GET, &headers, false).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tracing::Instrument;
 use crate::cors;
 use crate::limits;
 use crate::native;
+use crate::origins::Origins;
 use crate::pages;
 use crate::problem::Problem;
 use crate::scrape;
@@ -83,9 +84,14 @@ async fn note(State(shared): State<Arc<Shared>>, request: Request, next: Next) -
     response
 }
 
-/// Lets a request pass if it may: asks for origin and rate.
+/// Lets a request pass if it may: asks for origin, site and rate.
 async fn pass(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    if let Err(problem) = shared.origins.check(request.headers(), request.uri()) {
+    // What is in no route is a page, if there are any.
+    let is_page = shared.settings.pages.is_some() && request.extensions().get::<MatchedPath>().is_none();
+    let (headers, uri) = (request.headers(), request.uri());
+    let checked = shared.origins.check(headers, uri);
+    let checked = checked.and_then(|()| Origins::check_site(request.method(), headers, is_page));
+    if let Err(problem) = checked {
         return problem.into_response();
     }
     let remote = request.extensions().get::<Remote>().copied();

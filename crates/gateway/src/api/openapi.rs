@@ -63,7 +63,7 @@ const FAILURES: [(StatusCode, &str); 8] = [
     (StatusCode::UNAUTHORIZED, "Credentials are missing, wrong or over."),
     (
         StatusCode::FORBIDDEN,
-        "The bus does not allow it to who asks (`denied`), or the page's origin is not listed (`origin`).",
+        "The bus does not allow it to who asks (`denied`), or the page's origin is not listed (`origin`) or not said (`site`).",
     ),
     (StatusCode::MISDIRECTED_REQUEST, "The gateway is not known by this name."),
     (StatusCode::TOO_MANY_REQUESTS, "Too much is asked for, or passwords are guessed."),

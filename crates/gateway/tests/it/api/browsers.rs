@@ -88,3 +88,42 @@ async fn a_page_reads_why_it_is_refused_and_what_it_is_to_do() {
     // What the page would ask next it may ask, or it could not read that either.
     assert_eq!(preflight(&served, APP, "content-type").await.status, 200);
 }
+
+#[tokio::test]
+async fn other_sites_embed_nothing_and_link_to_pages_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("chat.html"), "<p>chat").unwrap();
+    let set = |settings: &mut whispeer_gateway::Settings| {
+        settings.origins = vec![APP.1.into()];
+        settings.pages = Some(folder.path().to_owned());
+    };
+    let served = Served::with(Policy::open(), set).await;
+    let (api, page) = ("/api/v1/history?pattern=orders/**", "/chat.html");
+    let cases = [
+        // Links, and what is typed in.
+        ("cross-site", "navigate", "document", api, 403),
+        ("cross-site", "navigate", "document", "/metrics", 403),
+        ("cross-site", "navigate", "document", page, 200),
+        ("same-site", "navigate", "document", page, 200),
+        ("none", "navigate", "document", api, 200),
+        // Frames, pictures and scripts.
+        ("cross-site", "navigate", "iframe", page, 403),
+        ("cross-site", "no-cors", "image", api, 403),
+        ("cross-site", "no-cors", "script", page, 403),
+        ("same-site", "no-cors", "script", api, 403),
+        // The gateway's own pages.
+        ("same-origin", "no-cors", "script", page, 200),
+        ("same-origin", "cors", "empty", api, 200),
+    ];
+    for (site, mode, dest, path, status) in cases {
+        let said = [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+        let answer = served.get(path, &said).await;
+        assert_eq!(answer.status, status, "{site} {mode} {dest} {path}");
+        if status == 403 {
+            assert_eq!(answer.problem().1, "site");
+        }
+        // A page that is listed and says so may read all.
+        assert_eq!(served.get(path, &[&said[..], &[APP]].concat()).await.status, 200);
+    }
+    assert!(words(&served.get(page, &[]).await, "vary").contains(&"sec-fetch-site".to_owned()));
+}
