@@ -119,7 +119,7 @@ pub const POPSUB_RECENT: usize = 1024;
 
 /// How long they are: as long as the bus knows ids of messages that it keeps.
 pub const POPSUB_RECENT_TIME: Duration = whispeer::limits::MESSAGE_ID_WINDOW;
-/// Sessions that the HTTP API keeps for those who ask. Each takes some 16 KiB at the bus and here; where there is no room the one
+/// Sessions that the HTTP API keeps for those who show who they are; who shows nothing has that of his connection. Each takes some 16 KiB at the bus and here; where there is no room the one
 /// makes way that was used longest ago.
 pub const API_CLIENTS: usize = 1_024;
 

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
+use crate::api::Stranger;
 use crate::gateway::{GatewayError, Phase};
 use crate::limits;
 use crate::rates::block_of;
@@ -186,8 +187,10 @@ async fn drains(phase: &mut watch::Receiver<Phase>) {
 /// Serves one connection to its end.
 async fn serve(stream: TimedStream, address: SocketAddr, router: Router, mut phase: watch::Receiver<Phase>) {
     let stream = TokioIo::new(stream);
+    let stranger = Arc::new(Stranger::default());
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Remote(address));
+        request.extensions_mut().insert(Arc::clone(&stranger));
         request.map(Body::new)
     });
     let connection = http1::Builder::new()

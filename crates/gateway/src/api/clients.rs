@@ -1,6 +1,6 @@
-//! The sessions of those who ask.
+//! The sessions of those who show who they are.
 //!
-//! Each caller has one session of the bus, by which the bus itself decides who he is and what he may do, and which ends when
+//! Each such caller has one session of the bus, by which the bus itself decides who he is and what he may do, and which ends when
 //! his token does. It is made when he asks first and kept for a while: a password is checked once and not with each request.
 //!
 //! There are so many at the most. Where one more is needed the one makes way that was used longest ago; whoever still uses
@@ -14,10 +14,11 @@ use ring::hmac;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use whispeer::Client;
-use whispeer::transport::Peer;
+use whispeer::transport::Link;
 
 use super::failure::Failure;
 use super::identity::{Caller, CallerKey};
+use super::stranger::Stranger;
 use crate::limits;
 use crate::shared::Shared;
 
@@ -51,12 +52,18 @@ impl Clients {
         Self { table, key, sweeper }
     }
 
-    /// The session of a caller, once the bus has let him in. All who come as him meanwhile wait for the same.
+    /// The session of a caller, once the bus has let him in. All who come as him meanwhile wait for the same. Who shows nothing is
+    /// one with nobody: he has the session of his connection.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped; the session is there for who comes next.
-    pub(super) async fn of(&self, shared: &Shared, caller: &Caller) -> Result<Arc<Client>, Failure> {
-        let key = caller.key(&self.key);
+    pub(super) async fn of(
+        &self,
+        shared: &Shared,
+        caller: &Caller,
+        stranger: &Stranger,
+    ) -> Result<Arc<Client>, Failure> {
+        let Some(key) = caller.key(&self.key) else { return stranger.client(shared, caller).await };
         let client = self.known_or_new(shared, caller, &key)?;
         if client.session_id().is_none()
             && let Err(error) = client.ping().await
@@ -89,7 +96,8 @@ impl Clients {
                 let oldest = oldest.map(|(key, _)| *key);
                 gone = oldest.and_then(|key| table.remove(&key));
             }
-            let client = Arc::new(join(shared, caller)?);
+            let link = shared.bus.connect(caller.peer()).map_err(|error| Failure::from(&error))?;
+            let client = Arc::new(join(shared, caller, link)?);
             table.insert(*key, Known { client: Arc::clone(&client), used: now });
             (client, gone)
         };
@@ -112,9 +120,7 @@ impl Drop for Clients {
 }
 
 /// Begins a session; the handshake goes on by itself.
-fn join(shared: &Shared, caller: &Caller) -> Result<Client, Failure> {
-    let link =
-        shared.bus.connect(Peer::new(caller.principal(), "http")).map_err(|error| Failure::from(&error))?;
+pub(super) fn join(shared: &Shared, caller: &Caller, link: Link) -> Result<Client, Failure> {
     let mut builder = shared.sealing(Client::builder()).name("http");
     if let Some(credentials) = &caller.credentials {
         builder = builder.credentials(credentials.clone());

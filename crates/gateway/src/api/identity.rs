@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, header};
 use ring::hmac;
 use whispeer::auth::{Credentials, Principal};
+use whispeer::transport::Peer;
 use zeroize::Zeroizing;
 
 use super::failure::{Challenge, Failure};
@@ -62,40 +63,35 @@ impl Caller {
     }
 
     /// What the gateway itself can say of him.
-    pub(super) fn principal(&self) -> Principal {
-        Principal::Network { address: self.address }
+    pub(super) fn peer(&self) -> Peer {
+        Peer::new(Principal::Network { address: self.address }, "http")
     }
 
-    /// By what he is known. A token is the same from wherever it comes; guesses at passwords count by address, and so does who
-    /// shows nothing.
-    pub(super) fn key(&self, key: &hmac::Key) -> CallerKey {
+    /// By what he is known, if by anything. A token is the same from wherever it comes; guesses at passwords count by address.
+    pub(super) fn key(&self, key: &hmac::Key) -> Option<CallerKey> {
         let mut tag = hmac::Context::with_key(key);
         let mut part = |bytes: &[u8]| {
             // Each part with its length, so that no two callers are one.
             tag.update(&(bytes.len() as u64).to_le_bytes());
             tag.update(bytes);
         };
-        let block = block_of(self.address.ip()).to_string();
-        match &self.credentials {
-            Some(Credentials::Token(token)) => {
+        match self.credentials.as_ref()? {
+            Credentials::Token(token) => {
                 part(b"token");
                 part(token.reveal().as_bytes());
             }
-            Some(Credentials::Password { user, password }) => {
+            Credentials::Password { user, password } => {
                 part(b"password");
                 part(user.as_bytes());
                 part(password.reveal().as_bytes());
-                part(block.as_bytes());
+                part(block_of(self.address.ip()).to_string().as_bytes());
             }
             // Nothing else is made of a header.
-            _ => {
-                part(b"nothing");
-                part(block.as_bytes());
-            }
+            _ => return None,
         }
         let mut known = [0; 32];
         known.copy_from_slice(tag.sign().as_ref());
-        known
+        Some(known)
     }
 }
 
@@ -151,8 +147,8 @@ mod tests {
         let (alice, bob) = ("Basic YWxpY2U6YTpi", "Basic Ym9iOmE6Yg==");
         assert_ne!(known(alice, here), known(alice, there));
         assert_ne!(known(alice, here), known(bob, here));
-        assert_eq!(known("", here), known("", "192.0.2.1:2"));
-        assert_ne!(known("", here), known("", there));
+        // Who shows nothing is nobody who could be told apart.
+        assert_eq!(known("", here), None);
     }
 
     #[test]

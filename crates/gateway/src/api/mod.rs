@@ -1,11 +1,12 @@
 //! The bus's own HTTP API, at `/api/v1`.
 //!
-//! Who asks is a session of the bus of his own, by what he shows; the bus decides what he may do. What is said here is
+//! Who asks is a session of the bus of his own, by what he shows or by his connection; the bus decides what he may do. What is said here is
 //! described for programs by OpenAPI, at `/api/openapi.json`.
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `identity`, `clients` | who asks, and the sessions of those who do |
+//! | `identity` | who asks |
+//! | `clients`, `stranger` | the sessions of those who show who they are, and of those who do not |
 //! | `ticket` | what stands for credentials in a URL, once |
 //! | `params`, `body`, `failure` | what comes with a request, and how one fails |
 //! | `publish`, `batch`, `request` | messages and requests |
@@ -28,6 +29,7 @@ mod params;
 mod place;
 mod publish;
 mod request;
+mod stranger;
 mod subscribe;
 mod ticket;
 mod written;
@@ -50,6 +52,7 @@ use self::clients::Clients;
 use self::failure::Failure;
 use self::identity::Caller;
 pub(crate) use self::publish::MESSAGE_HEADER_PREFIX;
+pub(crate) use self::stranger::Stranger;
 use self::ticket::Tickets;
 use crate::gateway::GatewayError;
 use crate::shared::{Remote, Shared};
@@ -120,14 +123,16 @@ struct Entered {
 impl Entered {
     /// Lets in who has sent this request.
     async fn by(shared: &Shared, parts: &Parts) -> Result<Self, Failure> {
-        Self::as_caller(shared, &caller(parts)?).await
+        Self::as_caller(shared, parts, &caller(parts)?).await
     }
 
-    async fn as_caller(shared: &Shared, caller: &Caller) -> Result<Self, Failure> {
+    /// Lets in this caller, for whom the request is.
+    async fn as_caller(shared: &Shared, parts: &Parts, caller: &Caller) -> Result<Self, Failure> {
         if shared.is_draining() {
             return Err((&BusError::Draining { what: "the gateway".into() }).into());
         }
-        let client = shared.api.clients.of(shared, caller).await?;
+        let stranger = parts.extensions.get::<Arc<Stranger>>().ok_or_else(unknown)?;
+        let client = shared.api.clients.of(shared, caller, stranger).await?;
         Ok(Self { client, has_shown: caller.has_shown() })
     }
 
@@ -139,12 +144,14 @@ impl Entered {
 
 /// Who has sent this request, as far as its headers say.
 fn caller(parts: &Parts) -> Result<Caller, Failure> {
-    let Some(Remote(address)) = parts.extensions.get::<Remote>().copied() else {
-        // The server puts it to each.
-        let detail = "it is not known where the request comes from";
-        return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail));
-    };
+    let Remote(address) = parts.extensions.get::<Remote>().copied().ok_or_else(unknown)?;
     Caller::of(&parts.headers, address)
+}
+
+/// The server tells of each request where it comes from.
+fn unknown() -> Failure {
+    let detail = "it is not known where the request comes from";
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail)
 }
 
 /// An answer as JSON.

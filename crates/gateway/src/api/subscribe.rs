@@ -79,7 +79,7 @@ async fn begin(shared: &Arc<Shared>, parts: &Parts) -> Result<Events, Failure> {
     let limit = params.number("limit", 1..=COUNTED)?.unwrap_or(u64::MAX);
     let duration = params.seconds("duration", limits::API_EVENTS_DURATION)?;
     let caller = who(shared, parts, &params)?;
-    let entered = Entered::as_caller(shared, &caller).await?;
+    let entered = Entered::as_caller(shared, parts, &caller).await?;
 
     let until = duration.map(|duration| Instant::now() + duration);
     let mut events = Events::new(Arc::clone(shared), Arc::clone(&entered.client), limit, until);

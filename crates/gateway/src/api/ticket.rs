@@ -56,7 +56,7 @@ pub(super) async fn ticket(State(shared): State<Arc<Shared>>, request: Request) 
     Params::of(&parts.uri, &[])?;
     let caller = caller(&parts)?;
     // One that the bus does not let in would be of no use.
-    Entered::as_caller(&shared, &caller).await?;
+    Entered::as_caller(&shared, &parts, &caller).await?;
     let ticket = shared.api.tickets.draw(caller)?;
     Ok(json(&Ticket { ticket, expires_in: limits::API_TICKET_TIME.as_secs() }))
 }

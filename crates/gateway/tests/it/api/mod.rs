@@ -11,5 +11,6 @@ mod histories;
 mod publishing;
 mod requests;
 mod resuming;
+mod strangers;
 mod support;
 mod tickets;

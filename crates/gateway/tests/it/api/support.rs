@@ -225,6 +225,12 @@ impl Reader {
         Self::send(stream, address, "GET", path, headers, b"").await
     }
 
+    /// Asks for something more over the same connection, when all of the answer before has been read.
+    pub(super) async fn ask_again(self, address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        assert!(self.text.is_empty() && self.stream.buffer().is_empty());
+        Self::send(self.stream.into_inner(), address, "GET", path, headers, b"").await
+    }
+
     async fn send(
         stream: TcpStream,
         address: SocketAddr,
