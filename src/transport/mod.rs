@@ -78,7 +78,7 @@ pub use tls::{ClientAuth, ClientTls, ServerTls};
 pub(crate) use tls::{LiveTls, ShownCertificate};
 pub use unix::{UnixListener, UnixOptions, connect_unix};
 #[cfg(feature = "websocket")]
-pub use websocket::{WEBSOCKET_PROTOCOL, WebSocketOptions, websocket_link};
+pub use websocket::{WEBSOCKET_PROTOCOL, WebSocketOptions, websocket_link, websocket_link_holding};
 
 use crate::auth::{GrantedRoles, Principal};
 #[cfg(not(feature = "tcp"))]

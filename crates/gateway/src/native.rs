@@ -2,9 +2,13 @@
 //!
 //! The gateway does the handshake of WebSocket, which gives the page's origin and the caller's rate their say, and hands the
 //! connection to the bus, which does everything else: who it is, what it may do, how long it may be silent.
+//!
+//! The connection counts among the gateway's, in all and of its address, for as long as it is there, as well as among the bus's
+//! sessions. The bus lets one address have sixteen times as many as the gateway does, and whoever opens them here takes
+//! the descriptors that the gateway's bounds are to spare.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +17,7 @@ use axum::{Extension, Router};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderValue};
 use whispeer::auth::Principal;
-use whispeer::transport::{Peer, WEBSOCKET_PROTOCOL, websocket_link};
+use whispeer::transport::{Peer, WEBSOCKET_PROTOCOL, websocket_link_holding};
 
 use crate::problem::Problem;
 use crate::shared::{Remote, Shared};
@@ -60,9 +64,9 @@ fn attach(shared: &Shared, stream: TimedStream, early: &[u8], address: SocketAdd
     if !early.is_empty() {
         return Err("something follows the request before it was answered".into());
     }
-    // Its place among the gateway's connections is free: it is one of the bus's own.
-    let (stream, _place) = stream.into_parts();
-    let link = websocket_link(stream).map_err(|error| error.to_string())?;
+    // It keeps its place among the gateway's connections: here it came in. The mutex, which nobody locks, makes that one shareable.
+    let (stream, place) = stream.into_parts();
+    let link = websocket_link_holding(stream, Mutex::new(place)).map_err(|error| error.to_string())?;
     let peer = Peer::new(Principal::Network { address }, "ws");
     shared.bus.attach(link, peer).map_err(|error| error.to_string())
 }

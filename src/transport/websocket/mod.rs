@@ -6,6 +6,7 @@
 //! | `stream` | the stream of bytes that binary messages carry |
 //! | `accept` | the handshake of a bus, and whom it refuses |
 //! | `connect` | the handshake of a client |
+//! | `holding` | a connection with its place among others |
 //! | `http` | reading and writing the heads of both |
 //!
 //! The frames of whispeer are the content of binary messages, one stream of bytes whose division into messages
@@ -15,6 +16,7 @@
 mod accept;
 mod connect;
 mod frames;
+mod holding;
 mod http;
 mod stream;
 
@@ -55,11 +57,46 @@ pub const WEBSOCKET_PROTOCOL: &str = "whispeer.v1";
 /// # }
 /// ```
 pub fn websocket_link(stream: tokio::net::TcpStream) -> io::Result<Link> {
+    websocket_link_holding(stream, ())
+}
+
+/// [`websocket_link`] over a connection that holds something, as its place among those that whoever serves HTTP lets in at once. It
+/// is dropped with the connection: the link may outlive that one and go on over another.
+///
+/// # Errors
+/// As [`websocket_link`].
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use tokio::net::{TcpListener, TcpStream};
+/// use tokio::sync::Semaphore;
+/// use whispeer::transport::websocket_link_holding;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let places = Arc::new(Semaphore::new(1));
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let _client = TcpStream::connect(listener.local_addr()?).await?;
+/// let (stream, _address) = listener.accept().await?;
+/// let place = Arc::clone(&places).acquire_owned().await?;
+/// let link = websocket_link_holding(stream, place)?;
+/// assert_eq!(places.available_permits(), 0);
+/// drop(link);
+/// assert_eq!(places.available_permits(), 1);
+/// # Ok(())
+/// # }
+/// ```
+pub fn websocket_link_holding(
+    stream: tokio::net::TcpStream,
+    held: impl Send + Sync + 'static,
+) -> io::Result<Link> {
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(io::Error::other("there is no Tokio runtime"));
     }
     let socket = Socket::new(stream.into_std()?)?;
-    Ok(resume::link(stream::WebSocket::of_server(socket)))
+    Ok(resume::link(stream::WebSocket::of_server(holding::Holding::new(socket, held))))
 }
 
 /// Whom a bus lets in over WebSocket, beside what its addresses say.

@@ -29,6 +29,29 @@ async fn clients_of_the_bus_connect_there_as_at_an_address_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_client_has_a_place_among_the_connections_of_the_gateway_for_as_long_as_it_is_there() {
+    let bus = Bus::builder().start().unwrap();
+    let mut settings = Settings::new("127.0.0.1:0".parse().unwrap());
+    settings.max_connections = 2;
+    let gateway = Gateway::start(&bus, settings).await.unwrap();
+    let address = format!("ws://{}/bus", gateway.local_addr());
+    let [first, second] =
+        [Client::connect(&address).await.unwrap(), Client::connect(&address).await.unwrap()];
+    let refused = Client::connect(&address).await;
+    assert!(matches!(refused, Err(BusError::Connect { .. })), "{refused:?}");
+    first.close().await.unwrap();
+    let third = loop {
+        // The gateway hears of it a moment later.
+        match Client::connect(&address).await {
+            Ok(third) => break third,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    third.ping().await.unwrap();
+    second.ping().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_bus_decides_who_somebody_is() {
     let policy = whispeer::auth::Policy::from_toml("auth = {}").unwrap();
     let bus = Bus::builder().policy(policy).start().unwrap();
