@@ -88,9 +88,7 @@ pub use history::{History, HistoryOptions};
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
 pub use presence::PresenceWatch;
 pub use protocol::{PublishProtocol, RequestProtocol};
-#[cfg(feature = "broker")]
-pub(crate) use publisher::Acknowledgement;
-pub use publisher::Publisher;
+pub use publisher::{Acknowledgement, Publisher};
 pub use reconnect::{ClientEvent, ClientEvents, Reconnect};
 pub use request_id::RequestId;
 pub use serving::{Request, Serving};

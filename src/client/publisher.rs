@@ -241,8 +241,11 @@ impl<T> fmt::Debug for Publisher<T> {
     }
 }
 
-/// What becomes of a publish that is on its way: the number of matches. It keeps the connection alive.
-pub(crate) struct Acknowledgement {
+/// What becomes of a publish that is on its way: a future of the number of matches, or of why it failed. It keeps the connection alive.
+///
+/// Made by [`Client::send_bytes_with`]. Dropped, the message goes all the same and nobody is told.
+#[must_use = "it tells whether the message was published"]
+pub struct Acknowledgement {
     receiver: oneshot::Receiver<BusResult<usize>>,
     connection: Arc<Connection>,
 }
@@ -253,6 +256,12 @@ impl Future for Acknowledgement {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let told = ready!(Pin::new(&mut self.receiver).poll(context));
         Poll::Ready(told.unwrap_or_else(|_| Err(self.connection.shared.reason())))
+    }
+}
+
+impl fmt::Debug for Acknowledgement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Acknowledgement").finish_non_exhaustive()
     }
 }
 
@@ -317,6 +326,47 @@ impl Client {
     ) -> BusResult<usize> {
         let (topic, payload) = (wire_publish("", topic)?, payload.into());
         self.publish_raw(&topic, &options.fields(&[])?, Encoder::bytes(), &payload).await
+    }
+
+    /// Sends bytes as they are, to a whole topic, without waiting until the bus has them: when this returns the message is on its way,
+    /// and what is sent after that comes behind it. It waits for the window for publishes alone. What it returns tells how the
+    /// publish ended, as [`publish_bytes_with`](Self::publish_bytes_with) does.
+    ///
+    /// For one topic and without an answer for each message there is [`publisher_bytes`](Self::publisher_bytes).
+    ///
+    /// # Errors
+    /// As [`publish_with`](Self::publish_with), before anything is sent.
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::client::PublishOptions;
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let _subscription = client.subscribe_bytes("steps/*").await?;
+    /// let mut sent = Vec::new();
+    /// for topic in ["steps/first", "steps/second"] {
+    ///     sent.push(client.send_bytes_with(topic, "now", PublishOptions::default()).await?);
+    /// }
+    /// for acknowledgement in sent {
+    ///     assert_eq!(acknowledgement.await?, 1);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn send_bytes_with(
+        &self,
+        topic: &str,
+        payload: impl Into<Bytes>,
+        options: PublishOptions,
+    ) -> BusResult<Acknowledgement> {
+        self.send_encoded(topic, &options.fields(&[])?, &payload.into()).await
     }
 
     /// Publishes one message to several topics. A subscription that several of them meet gets it
@@ -451,7 +501,6 @@ impl Client {
     /// Sends what [`encode`](super::encode) has made of a value. When this returns it is on its way, in the order of the
     /// calls, and what it returns tells how it went. Not even the first of them waits for anything else once the client
     /// is connected.
-    #[cfg(feature = "broker")]
     pub(crate) async fn send_encoded(
         &self,
         topic: &str,

@@ -79,7 +79,6 @@ pub(super) enum Origin {
     /// The caller waits for it; `None` once it is sent.
     Acknowledged(Option<oneshot::Sender<BusResult<usize>>>),
     /// The caller waits for it, and sends more before that: as with a publisher, many go in one write.
-    #[cfg(feature = "broker")]
     Queued(Option<oneshot::Sender<BusResult<usize>>>),
     /// A publisher, when it flushes.
     Publisher(u32),
@@ -207,7 +206,6 @@ impl Shared {
                 state.lanes.data(&header.flagged(Flags::ACKNOWLEDGE), content);
                 Ok(Then::Write)
             }
-            #[cfg(feature = "broker")]
             Origin::Queued(sender) => {
                 if let Some(sender) = sender.take() {
                     publishing.acknowledgements.insert(sequence, sender);
@@ -234,7 +232,6 @@ impl Shared {
         let header = Header::new(Kind::Publish, 0, sequence - publishing.base).flagged(Flags::ACKNOWLEDGE);
         let (sender, publisher, is_pipelined) = match origin {
             Origin::Acknowledged(sender) => (sender.take(), None, false),
-            #[cfg(feature = "broker")]
             Origin::Queued(sender) => (sender.take(), None, true),
             Origin::Publisher(publisher) => (None, Some(*publisher), true),
         };

@@ -23,6 +23,36 @@ async fn a_publish_gives_the_number_of_matches() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_sent_is_on_its_way_in_order_before_any_of_it_is_answered() {
+    let (client, mut peer) = connected().await;
+    let mut sent = Vec::new();
+    for topic in ["first", "second"] {
+        sent.push(client.send_bytes_with(topic, "x", PublishOptions::default()).await.unwrap());
+    }
+    let script = async {
+        for (sequence, topic) in [(1, "first"), (2, "second")] {
+            let publish = peer.expect(Kind::Publish).await;
+            assert_eq!((publish.header.sequence, publish.header.flags), (sequence, Flags::ACKNOWLEDGE));
+            assert_eq!(publish.topic.as_str(), topic);
+        }
+        for (sequence, matches) in [(1, 5), (2, 7)] {
+            peer.send(Header::answering(Kind::Accepted, Kind::Publish, matches, sequence), &[]);
+        }
+    };
+    let told = async {
+        let mut told = Vec::new();
+        for acknowledgement in sent {
+            told.push(acknowledgement.await.unwrap());
+        }
+        told
+    };
+    let (told, ()) = both(told, script).await;
+    assert_eq!(told, [5, 7]);
+    let reserved = client.send_bytes_with("$bus/info", "x", PublishOptions::default()).await;
+    assert!(matches!(reserved, Err(BusError::ReservedTopic { .. })), "{reserved:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn misuse_is_told_before_anything_is_sent() {
     let (client, mut peer) = connected().await;
     let invalid = client.publish("a//b", &note("x")).await;

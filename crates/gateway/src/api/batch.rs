@@ -4,8 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
+use futures_util::future::BoxFuture;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -96,20 +95,56 @@ pub(super) async fn publish(
             ),
         )
     })?;
-    // Each is sent when it is asked for first, so in their order, and they wait for their answers together.
-    let sent: FuturesOrdered<_> = messages.into_iter().map(|message| one(entered, message, trace)).collect();
-    let results: Vec<Outcome> = sent
+    let results = in_order(sends(entered, messages, trace)).await;
+    let results: Vec<Outcome> = results
+        .into_iter()
         .map(|published| match published {
             Ok(Published { matches, stored }) => Outcome::Published { status: 200, matches, stored },
             Err(failure) => Outcome::Failed(failure.problem().clone()),
         })
-        .collect()
-        .await;
+        .collect();
     let published = results.iter().filter(|one| matches!(one, Outcome::Published { .. })).count();
     Ok(BatchPublished { published, results })
 }
 
-async fn one(entered: &Entered, message: BatchMessage<'_>, trace: &Headers) -> Result<Published, Failure> {
+/// Sends each when the one before is on its way, and waits for what becomes of them when all are: so they come in their order, and
+/// wait for the bus together.
+async fn in_order<A, T, E>(messages: impl Iterator<Item: Future<Output = Result<A, E>>>) -> Vec<Result<T, E>>
+where
+    A: Future<Output = Result<T, E>>,
+{
+    let mut sent = Vec::new();
+    for message in messages {
+        sent.push(message.await);
+    }
+    let mut results = Vec::with_capacity(sent.len());
+    for sent in sent {
+        results.push(match sent {
+            Ok(acknowledgement) => acknowledgement.await,
+            Err(error) => Err(error),
+        });
+    }
+    results
+}
+
+/// Waits for what becomes of a message that is on its way.
+type Told<'a> = BoxFuture<'a, Result<Published, Failure>>;
+
+/// What sends each of these, in their order.
+fn sends<'a>(
+    entered: &'a Entered,
+    messages: Vec<BatchMessage<'a>>,
+    trace: &'a Headers,
+) -> impl Iterator<Item = impl Future<Output = Result<Told<'a>, Failure>> + Send> + Send {
+    messages.into_iter().map(move |message| send(entered, message, trace))
+}
+
+/// Sends one message. What this returns tells what becomes of it.
+async fn send<'e>(
+    entered: &'e Entered,
+    message: BatchMessage<'_>,
+    trace: &Headers,
+) -> Result<Told<'e>, Failure> {
     let BatchMessage { topic, payload, headers, quality, ttl, deliver_in } = message;
     let mut headers = Headers::from_iter(headers);
     if headers.find("traceparent").is_none() {
@@ -117,9 +152,12 @@ async fn one(entered: &Entered, message: BatchMessage<'_>, trace: &Headers) -> R
     }
     let (options, stored) = Options { quality, ttl, deliver_in, headers }.read()?;
     let payload = payload_of(payload.get().as_bytes())?;
-    let published = entered.client.publish_bytes_with(&topic, payload, options).await;
-    let matches = published.map_err(|error| entered.failure(&error))?;
-    Ok(Published { matches, stored })
+    let sent = entered.client.send_bytes_with(&topic, payload, options).await;
+    let acknowledgement = sent.map_err(|error| entered.failure(&error))?;
+    Ok(Box::pin(async move {
+        let matches = acknowledgement.await.map_err(|error| entered.failure(&error))?;
+        Ok(Published { matches, stored })
+    }))
 }
 
 /// Up to so many messages; more are refused before they take room.
@@ -153,7 +191,37 @@ impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+
+    /// Lets the others of the task run so many times.
+    async fn turns(count: usize) {
+        for _ in 0..count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_are_sent_in_their_order_however_long_each_takes_and_wait_for_the_bus_together() {
+        let noted = RefCell::new(Vec::new());
+        let note = |what, number| noted.borrow_mut().push(format!("{what} {number}"));
+        let messages = [(1, 3), (2, 0), (3, 2), (4, 1)].into_iter().map(async |(number, takes)| {
+            turns(takes).await;
+            note("sent", number);
+            if number == 2 {
+                return Err("refused 2".to_owned());
+            }
+            Ok(async move {
+                note("told", number);
+                Ok(number)
+            })
+        });
+        let results = in_order(messages).await;
+        assert_eq!(results, [Ok(1), Err("refused 2".into()), Ok(3), Ok(4)]);
+        let expected = ["sent 1", "sent 2", "sent 3", "sent 4", "told 1", "told 3", "told 4"];
+        assert_eq!(*noted.borrow(), expected);
+    }
 
     #[test]
     fn a_batch_has_so_many_messages_and_no_more() {
