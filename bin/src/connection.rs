@@ -318,9 +318,8 @@ impl BusChoice {
         set: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> anyhow::Result<Connection> {
         let address = self.address()?;
-        let parsed = address.parse().map_err(|error| {
-            Failure::of_address(&error).help("give the path of a Unix socket, such as --addr my_bus")
-        })?;
+        let parsed =
+            address.parse().map_err(|error| Failure::of_address(&error).help(instead_of(&address)))?;
         if matches!(parsed, Address::Memory(_)) {
             let failure = Failure::usage(format!("{address} is an address within one process"));
             return Err(failure.help("give the path of a Unix socket, such as --addr my_bus").into());
@@ -333,6 +332,16 @@ impl BusChoice {
             }
             Err(error) => Err(Failure::of_bus(&error, &address).into()),
         }
+    }
+}
+
+/// What to give instead of an address that is none.
+fn instead_of(address: &str) -> &'static str {
+    match address.split_once("://") {
+        Some(("http" | "https", _)) => {
+            "give the address of the bus at the gateway, such as --addr ws://localhost:8080/bus"
+        }
+        _ => "give the path of a Unix socket, such as --addr my_bus",
     }
 }
 

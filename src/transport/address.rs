@@ -291,6 +291,18 @@ impl FromStr for Address {
                 }
             });
         }
+        for (scheme, instead) in [("http://", "ws://"), ("https://", "wss://")] {
+            let Some(rest) = text.strip_prefix(scheme) else { continue };
+            // The rest may have secrets, as above.
+            let place = without_credentials(rest.split(['/', '?', '#']).next().unwrap_or_default());
+            return Err(BusError::Connect {
+                address: format!("{scheme}{place}"),
+                reason: format!(
+                    "HTTP is what a gateway speaks; the bus's own protocol is at {instead}{place}/bus there"
+                ),
+                source: None,
+            });
+        }
         if text.is_empty() {
             return refuse("the address is empty; give a socket's path such as \"my_bus\"");
         }
@@ -383,6 +395,10 @@ mod tests {
             ("wss://alice:secret@host/", "credentials"),
             ("", "empty"),
             ("smoke://hill", "transport"),
+            ("http://localhost:8080", " ws://localhost:8080/bus "),
+            ("http://localhost:8080/api/v1?token=secret", " ws://localhost:8080/bus "),
+            ("https://alice:secret@bus.example.com", " wss://bus.example.com/bus "),
+            ("https://bus.example.com/?a=secret@secret", " wss://bus.example.com/bus "),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

@@ -35,6 +35,20 @@ fn token(change: &Value) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
+#[test]
+fn a_command_that_is_given_the_address_of_http_is_told_that_of_the_bus() {
+    let place = Place::new();
+    let (_bus, address) = served(&place, &[]);
+    let refused = place.run(&["pub", "--addr", &address, "greetings", "1"]);
+    assert_eq!(refused.code(), 2, "{refused:?}");
+    let instead = format!("ws://{}/bus", address.strip_prefix("http://").unwrap());
+    for told in [&instead, "help: give the address of the bus at the gateway, such as --addr ws://"] {
+        assert!(refused.errors.contains(told), "{refused:?}");
+    }
+    // As it is told, it works.
+    place.run(&["pub", "--addr", &instead, "greetings", "1"]).success();
+}
+
 /// Serves with both dialects; gives the address of HTTP.
 fn served(place: &Place, more: &[&str]) -> (Running, String) {
     place.write("turbine.key", KEY);
