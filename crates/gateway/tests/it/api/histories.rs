@@ -1,12 +1,8 @@
 //! `GET /api/v1/history`.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::support::{Served, bearer};
-
-fn payloads(page: &Value) -> Vec<u64> {
-    page["messages"].as_array().unwrap().iter().map(|one| one["payload"].as_u64().unwrap()).collect()
-}
+use super::support::{STARTS, Served, bearer, payloads};
 
 #[tokio::test]
 async fn a_stream_is_read_in_pages_to_its_end_and_no_further() {
@@ -48,16 +44,9 @@ async fn a_message_has_all_that_is_known_of_it() {
 
 #[tokio::test]
 async fn a_page_begins_where_the_caller_says() {
-    let served = Served::open().await;
-    served.store("orders/1", 1..=3).await;
-    served.store("orders/2", 4..=5).await;
-    for (start, expected) in [
-        ("all", &[1, 2, 3, 4, 5][..]),
-        ("last:2", &[4, 5]),
-        ("last-per-topic", &[3, 5]),
-        ("from:4", &[4, 5]),
-        ("since:99999999999999", &[]),
-    ] {
+    let served = Served::with_five().await;
+    let none_yet = ("since:99999999999999", &[][..]);
+    for (start, expected) in STARTS.into_iter().chain([none_yet]) {
         let page = served.get(&format!("/api/v1/history?pattern=orders/*&start={start}"), &[]).await;
         assert_eq!(payloads(&page.json()), expected, "{start}");
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use whispeer::client::Epoch;
 
-use super::support::{Served, orders, streams_of};
+use super::support::{STARTS, Served, orders, streams_of};
 use whispeer::prelude::*;
 
 #[tokio::test]
@@ -47,16 +47,8 @@ async fn who_begins_with_what_comes_goes_on_there_even_if_nothing_has_come() {
 
 #[tokio::test]
 async fn a_stream_is_read_from_where_the_reader_says() {
-    let served = Served::open().await;
-    served.store("orders/1", 1..=3).await;
-    served.store("orders/2", 4..=5).await;
-    for (start, expected) in [
-        ("all", &[1, 2, 3, 4, 5][..]),
-        ("last:2", &[4, 5]),
-        ("last-per-topic", &[3, 5]),
-        ("from:3", &[3, 4, 5]),
-        ("since:0", &[1, 2, 3, 4, 5]),
-    ] {
+    let served = Served::with_five().await;
+    for (start, expected) in STARTS {
         let limit = expected.len();
         let mut events = served.events(&format!("pattern=orders/*&start={start}&limit={limit}"), &[]).await;
         events.event("ready").await;

@@ -64,6 +64,20 @@ pub(super) fn bearer_for(subject: &str, roles: &[&str], lifetime: Duration) -> S
     format!("Bearer {}", issuer.issue(subject, &roles, lifetime).unwrap().reveal())
 }
 
+/// The payloads of a page of history, which are numbers.
+pub(super) fn payloads(page: &Value) -> Vec<u64> {
+    page["messages"].as_array().unwrap().iter().map(|one| one["payload"].as_u64().unwrap()).collect()
+}
+
+/// Where to begin in the stream of [`Served::with_five`], and what comes from there.
+pub(super) const STARTS: [(&str, &[u64]); 5] = [
+    ("all", &[1, 2, 3, 4, 5]),
+    ("last:2", &[4, 5]),
+    ("last-per-topic", &[3, 5]),
+    ("from:4", &[4, 5]),
+    ("since:0", &[1, 2, 3, 4, 5]),
+];
+
 /// A bus with its gateway.
 pub(super) struct Served {
     pub(super) bus: BusHandle,
@@ -76,6 +90,14 @@ impl Served {
     /// One that lets all in, with the stream `orders`.
     pub(super) async fn open() -> Self {
         Self::with(Policy::open(), |_| {}).await
+    }
+
+    /// One that lets all in, and has five messages of two topics in the stream.
+    pub(super) async fn with_five() -> Self {
+        let served = Self::open().await;
+        served.store("orders/1", 1..=3).await;
+        served.store("orders/2", 4..=5).await;
+        served
     }
 
     /// One with the policy.
