@@ -11,6 +11,7 @@ mod histories;
 mod publishing;
 mod requests;
 mod resuming;
+mod sealed_streams;
 mod strangers;
 mod support;
 mod tickets;
