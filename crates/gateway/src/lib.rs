@@ -33,6 +33,7 @@
 //! | `received` | what all that is being received may take together |
 //! | `websocket`, `socket`, `subscriptions` | a WebSocket, its bounds, and what a session is subscribed to |
 //! | `message`, `traced` | payloads of the bus as JSON and back; traces from HTTP to headers of messages |
+//! | `tracer` | who records spans of that, if somebody does |
 //! | `api`, `turbine`, `popsub`, `native` | what is spoken |
 //!
 //! **Bounds.** Connections in all and from one address, the head and body of a request, a WebSocket's message, sessions'
@@ -63,6 +64,7 @@ mod stream;
 mod subscriptions;
 mod token;
 mod traced;
+pub mod tracer;
 mod turbine;
 mod websocket;
 

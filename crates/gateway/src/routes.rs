@@ -20,6 +20,8 @@ use crate::pages;
 use crate::problem::Problem;
 use crate::scrape;
 use crate::shared::{Remote, Shared};
+use crate::traced;
+use crate::tracer::Outcome;
 
 /// Which request it is, in the log and in the answer.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -62,21 +64,31 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// Gives each request an id, counts and logs it, whatever is answered.
-async fn note(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn note(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = request.method().clone();
     // What is in no route is one more, so that nobody makes up series of counts.
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let recorded = traced::answering(&shared, route.as_deref(), &mut request);
     let route = shared.metrics.route(route.as_deref());
     let id = request_id(request.headers());
     let remote = request.extensions().get::<Remote>().copied();
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
+    let span = tracing::info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        %method,
+        route,
+        trace_id = traced::trace_id(request.headers()),
+    );
     let mut response = next.run(request).instrument(span.clone()).await;
     response.headers_mut().insert(REQUEST_ID, id);
     let nosniff = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     let (status, took) = (response.status(), begun.elapsed());
     shared.metrics.answered(route, &method, status, took);
+    if let Some(recorded) = recorded {
+        recorded.end(Outcome::Answered(status.as_u16()));
+    }
     span.in_scope(|| match remote {
         Some(Remote(address)) => tracing::info!(status = status.as_u16(), ?took, %address, "answered"),
         None => tracing::info!(status = status.as_u16(), ?took, "answered"),

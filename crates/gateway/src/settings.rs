@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use whispeer::auth::Secret;
 use whispeer::engine::Engines;
+
+use crate::tracer::Tracer;
 
 /// The settings of a [`Gateway`](crate::Gateway).
 ///
@@ -56,6 +59,8 @@ pub struct Settings {
     ///
     /// Everybody who may subscribe reads what was opened: whoever gives keys here trusts the gateway, and the bus's policy.
     pub engines: Option<Engines>,
+    /// Who records spans of requests; nobody by default. See [`tracer`](crate::tracer).
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 impl Settings {
@@ -78,6 +83,7 @@ impl Settings {
             popsub: None,
             metrics_token: None,
             engines: None,
+            tracer: None,
         }
     }
 }

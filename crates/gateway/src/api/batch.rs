@@ -17,6 +17,9 @@ use super::failure::Failure;
 use super::publish::{Options, Published};
 use crate::limits;
 use crate::problem::Problem;
+use crate::shared::Shared;
+use crate::traced::Sending;
+use crate::tracer::Operation;
 
 /// Messages to be published, in this order.
 #[derive(Deserialize, ToSchema)]
@@ -83,9 +86,10 @@ pub(super) enum Outcome {
 
 /// Publishes a batch. Messages without a trace of their own have that of the request.
 pub(super) async fn publish(
+    shared: &Shared,
     entered: &Entered,
     body: &Bytes,
-    trace: &Headers,
+    mut trace: Headers,
 ) -> Result<BatchPublished, Failure> {
     let Batch { messages: Messages(messages) } = serde_json::from_slice(body).map_err(|error| {
         Failure::bad_request(
@@ -95,7 +99,11 @@ pub(super) async fn publish(
             ),
         )
     })?;
-    let results = in_order(sends(entered, messages, trace)).await;
+    let operation = Operation::Publish { topic: None, batch: Some(messages.len()) };
+    let sending = Sending::begin(shared, &operation, &mut trace);
+    let results = in_order(sends(entered, messages, &trace)).await;
+    // Each has an outcome of its own.
+    sending.end(None);
     let results: Vec<Outcome> = results
         .into_iter()
         .map(|published| match published {

@@ -15,7 +15,8 @@ use super::failure::Failure;
 use super::params::{Params, seconds};
 use super::{DIALECT, Entered, batch, json};
 use crate::shared::Shared;
-use crate::traced::push_trace;
+use crate::traced::{Sending, push_trace};
+use crate::tracer::Operation;
 
 /// By what a message's headers begin where they stand among those of a request.
 pub(crate) const MESSAGE_HEADER_PREFIX: &str = "whispeer-header-";
@@ -113,21 +114,24 @@ pub(super) async fn publish(
     let params = Params::of(&parts.uri, &["topic", "quality", "ttl", "deliver_in"])?;
     let topic = params.one("topic")?;
     let form = Form::of_body(&parts.headers)?;
-    let options = Options::of(&params, &parts.headers)?;
+    let mut options = Options::of(&params, &parts.headers)?;
     if topic.is_none() {
         check_batch(form, &params, &parts)?;
     }
     let entered = Entered::by(&shared, &parts).await?;
     let (body, _claim) = body::read(body, &shared).await?;
     let Some(topic) = topic else {
-        return Ok(json(&batch::publish(&entered, &body, &options.headers).await?));
+        return Ok(json(&batch::publish(&shared, &entered, &body, options.headers).await?));
     };
     let payload = form.read(body)?;
     if whispeer::engine::is_sealed(&payload) {
         shared.metrics.sealed(DIALECT);
     }
+    let operation = Operation::Publish { topic: Some(topic), batch: None };
+    let sending = Sending::begin(&shared, &operation, &mut options.headers);
     let (options, stored) = options.read()?;
     let published = entered.client.publish_bytes_with(topic, payload, options).await;
+    sending.end(published.as_ref().err());
     let matches = published.map_err(|error| entered.failure(&error))?;
     Ok(json(&Published { matches, stored }))
 }

@@ -17,6 +17,8 @@ use super::publish::message_headers;
 use super::{DIALECT, Entered};
 use crate::problem::Problem;
 use crate::shared::Shared;
+use crate::traced::Sending;
+use crate::tracer::Operation;
 
 /// An error that the server answered with.
 #[derive(Serialize, ToSchema)]
@@ -79,11 +81,15 @@ pub(super) async fn request(
     let timeout =
         params.seconds("timeout", longest)?.unwrap_or(whispeer::limits::REQUEST_TIMEOUT.min(longest));
     let form = Form::of_body(&parts.headers)?;
-    let options = RequestOptions::default().timeout(timeout).headers(message_headers(&parts.headers)?);
+    let mut headers = message_headers(&parts.headers)?;
     let entered = Entered::by(&shared, &parts).await?;
     let (body, _claim) = body::read(body, &shared).await?;
     let payload = form.read(body)?;
-    match entered.client.request_bytes_with(topic, payload, options).await {
+    let sending = Sending::begin(&shared, &Operation::Request { topic }, &mut headers);
+    let options = RequestOptions::default().timeout(timeout).headers(headers);
+    let asked = entered.client.request_bytes_with(topic, payload, options).await;
+    sending.end(asked.as_ref().err());
+    match asked {
         Ok(answer) => {
             let form = Form::of_answer(&parts.headers);
             let (body, sealed) = form.write(answer);

@@ -16,7 +16,8 @@ use super::commands::{Fault, error};
 use super::{Context, NAME};
 use crate::message::payload_of;
 use crate::received::{self, BodyFault};
-use crate::traced::push_trace;
+use crate::traced::{Sending, push_trace};
+use crate::tracer::Operation;
 
 /// The header that has a key.
 const API_KEY: &str = "x-api-key";
@@ -45,7 +46,6 @@ async fn receive(context: &Context, request: Request) -> Published {
     }
     let mut headers = Headers::new();
     push_trace(request.headers(), &mut headers);
-    let options = PublishOptions::default().headers(headers);
     let limit = context.shared.settings.body_limit;
     let received = received::body(request.into_body(), limit, &context.shared.budget).await;
     let (body, _claim) = received.map_err(|fault| match fault {
@@ -54,10 +54,10 @@ async fn receive(context: &Context, request: Request) -> Published {
         BodyFault::Busy => (StatusCode::SERVICE_UNAVAILABLE, Fault::Failed),
         BodyFault::Broken(_) => (StatusCode::BAD_REQUEST, Fault::BadCommand),
     })?;
-    pass_on(context, &body, options).await
+    pass_on(context, &body, headers).await
 }
 
-async fn pass_on(context: &Context, body: &[u8], options: PublishOptions) -> Published {
+async fn pass_on(context: &Context, body: &[u8], mut headers: Headers) -> Published {
     #[derive(Deserialize)]
     struct Body<'a> {
         #[serde(borrow)]
@@ -73,7 +73,12 @@ async fn pass_on(context: &Context, body: &[u8], options: PublishOptions) -> Pub
     let payload = payload_of(body.data.get()).map_err(|_| bad(Fault::BadData))?;
     let published = async {
         let publisher = context.turbine.publisher(&context.shared)?;
-        publisher.publish_bytes_with(channel.as_str(), payload, options).await
+        let operation = Operation::Publish { topic: Some(channel.as_str()), batch: None };
+        let sending = Sending::begin(&context.shared, &operation, &mut headers);
+        let options = PublishOptions::default().headers(headers);
+        let published = publisher.publish_bytes_with(channel.as_str(), payload, options).await;
+        sending.end(published.as_ref().err());
+        published
     };
     let matched = match timeout(context.shared.settings.request_timeout, published).await {
         Ok(Ok(matched)) => matched,

@@ -14,4 +14,5 @@ mod pages;
 mod player;
 mod popsub;
 mod sealed;
+mod tracer;
 mod turbine;
