@@ -17,6 +17,7 @@ pub(crate) use self::environment::ServerEnvironment;
 use crate::failure::{FAILED, Failure, IN_USE};
 use crate::output;
 use crate::settings::Configuration;
+use crate::telemetry::Telemetry;
 
 /// What an address of a gateway begins with.
 pub(crate) const SCHEME: &str = "http://";
@@ -25,6 +26,7 @@ pub(crate) const SCHEME: &str = "http://";
 pub(crate) struct RunningGateway {
     gateway: Gateway,
     grace: Duration,
+    telemetry: Telemetry,
     _threads: Threads,
 }
 
@@ -48,10 +50,12 @@ impl RunningGateway {
         addresses: &[String],
         configuration: &Configuration,
         environment: ServerEnvironment,
+        telemetry: Telemetry,
         bus: BusView,
     ) -> anyhow::Result<Self> {
         let listen = sockets(addresses, configuration)?;
-        let (settings, notices) = settings(listen, configuration, environment)?;
+        let (mut settings, notices) = settings(listen, configuration, environment)?;
+        settings.tracer = telemetry.tracer();
         let runtime = Builder::new_multi_thread()
             .worker_threads(configuration.workers.max(1))
             .thread_name("whispeer-http")
@@ -62,7 +66,7 @@ impl RunningGateway {
         let threads = Threads(Some(runtime));
         let gateway = started.await?.map_err(|error| explain(&error))?;
         notices.iter().for_each(|notice| output::notice(format_args!("{notice}")));
-        Ok(Self { gateway, grace: configuration.grace, _threads: threads })
+        Ok(Self { gateway, grace: configuration.grace, telemetry, _threads: threads })
     }
 
     /// Where it listens, as addresses.
@@ -70,9 +74,11 @@ impl RunningGateway {
         self.gateway.local_addrs().iter().map(|address| format!("{SCHEME}{address}"))
     }
 
-    /// Waits until it has ended, as it does when the bus drains, and at most as long as it may take for that.
+    /// Waits until it has ended, as it does when the bus drains, and at most as long as it may take for that; then until what it
+    /// has recorded is exported, for a time that is bounded too.
     pub(crate) async fn ended(&mut self) {
         let _ = tokio::time::timeout(self.grace, self.gateway.join()).await;
+        self.telemetry.end().await;
     }
 }
 

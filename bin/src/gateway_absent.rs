@@ -6,6 +6,7 @@ use whispeer::bus::BusView;
 
 use crate::failure::Failure;
 use crate::settings::Configuration;
+use crate::telemetry::Telemetry;
 
 /// What an address of a gateway begins with.
 pub(crate) const SCHEME: &str = "http://";
@@ -20,6 +21,7 @@ impl RunningGateway {
         addresses: &[String],
         _: &Configuration,
         _: ServerEnvironment,
+        _: Telemetry,
         _: BusView,
     ) -> anyhow::Result<Self> {
         let address = addresses.first().map_or(SCHEME, String::as_str);

@@ -13,6 +13,7 @@
 //! | `prompt` | a password, from a terminal or a pipe |
 //! | `interrupts` | SIGINT, SIGTERM and SIGHUP |
 //! | `logging` | what is logged on standard error |
+//! | `telemetry` | spans of what the gateway does, exported by OpenTelemetry |
 //! | `failure` | what an error says, and the exit code it becomes |
 //! | `certificates` | the development CA of `whispeer certs`, and what it signs |
 //! | `bench` | the load and the figures of `whispeer bench` |
@@ -40,6 +41,11 @@ mod registry;
 mod service;
 mod settings;
 mod storage;
+#[cfg(feature = "otel")]
+mod telemetry;
+#[cfg(not(feature = "otel"))]
+#[path = "telemetry_absent.rs"]
+mod telemetry;
 
 use std::io;
 use std::process::ExitCode;

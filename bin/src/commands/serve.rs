@@ -18,6 +18,7 @@ use crate::output;
 use crate::service::{Descriptors, Passed, Watchdog, assign, notices};
 use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls, WebSocket};
 use crate::storage::OpenStreams;
+use crate::telemetry::Telemetry;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -305,12 +306,14 @@ impl Addresses {
 
     /// Starts the gateway, if there is to be one.
     async fn gateway(self, settings: &Effective, bus: &BusHandle) -> anyhow::Result<Option<RunningGateway>> {
+        let telemetry = Telemetry::start(settings, !self.of_gateway.is_empty())?;
         if self.of_gateway.is_empty() {
             return Ok(None);
         }
+        let configuration = &settings.configuration;
         let started =
-            RunningGateway::start(&self.of_gateway, &settings.configuration, self.server, bus.view()).await;
-        started.map(Some)
+            RunningGateway::start(&self.of_gateway, configuration, self.server, telemetry, bus.view());
+        started.await.map(Some)
     }
 }
 

@@ -380,6 +380,7 @@ mod tests {
             let value = match setting.kind.show(&Configuration::default()) {
                 Value::String(text) => text,
                 Value::Array(_) => "a,b".to_owned(),
+                Value::Null => setting.example.map_or("", |(value, _)| value.trim_matches('"')).to_owned(),
                 other => other.to_string(),
             };
             let environment = Environment::from([(setting.variable().as_str(), value.as_str())]);

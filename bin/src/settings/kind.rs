@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Addresses(fn(&mut Configuration) -> &mut Vec<String>),
     /// A list of words.
     Words(fn(&mut Configuration) -> &mut Vec<String>),
+    /// Where a service is, or nowhere: `http://` or `https://`.
+    Url(fn(&mut Configuration) -> &mut Option<String>),
     /// A file, or none; in a file, a relative path is relative to that file.
     Path(fn(&mut Configuration) -> &mut Option<PathBuf>),
 }
@@ -53,6 +55,7 @@ impl Kind {
             Self::Addresses(_) => "a list of addresses, such as [\"unix:my_bus\"]",
             Self::Words(_) => "a list of strings, such as [\"one\", \"another\"]",
             Self::Path(_) => "the path of a file as a string",
+            Self::Url(_) => "a URL as a string, such as \"http://localhost:4318\"",
         };
         expected.to_owned()
     }
@@ -71,6 +74,7 @@ impl Kind {
             Self::Addresses(_) => "ADDR",
             Self::Words(_) => "WORD,…",
             Self::Path(_) => "FILE",
+            Self::Url(_) => "URL",
         };
         name.to_owned()
     }
@@ -127,6 +131,17 @@ impl Kind {
             }
             Self::Addresses(place) | Self::Words(place) => *place(into) = vec![word.to_owned()],
             Self::Path(place) => *place(into) = Some(word.into()),
+            Self::Url(place) => {
+                let rest = word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"));
+                if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
+                    return Err("write http://HOST:PORT or https://HOST:PORT".to_owned());
+                }
+                // Settings are shown.
+                if rest.is_some_and(|rest| rest.contains(['@', '?', '#'])) {
+                    return Err("write it without a password or a query".to_owned());
+                }
+                *place(into) = Some(word.to_owned());
+            }
         }
         Ok(())
     }
@@ -172,7 +187,8 @@ impl Kind {
                 | Self::Mode(_)
                 | Self::Window(_)
                 | Self::Filter(_)
-                | Self::Choice(..),
+                | Self::Choice(..)
+                | Self::Url(_),
                 DeValue::String(word),
             ) => self.read_word(into, word).map_err(|error| format!("{}: {error}", wrong()))?,
             _ => return Err(wrong()),
@@ -197,6 +213,7 @@ impl Kind {
             Self::Filter(place) => Value::from(place(from).clone()),
             Self::Choice(_, place) => Value::from(*place(from)),
             Self::Addresses(place) | Self::Words(place) => Value::from(place(from).clone()),
+            Self::Url(place) => place(from).clone().map_or(Value::Null, Value::from),
             Self::Path(place) => {
                 place(from).as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy()))
             }
@@ -216,6 +233,7 @@ impl Kind {
             Self::Choice(_, place) => *place(into) = *place(from),
             Self::Addresses(place) | Self::Words(place) => *place(into) = std::mem::take(place(from)),
             Self::Path(place) => *place(into) = place(from).take(),
+            Self::Url(place) => *place(into) = place(from).take(),
         }
     }
 }

@@ -109,6 +109,16 @@ pub(crate) static SETTINGS: &[Setting] = &[
         Kind::Choice(&[logging::TEXT, logging::JSON], |all| &mut all.log_format),
     )
     .change(Change::Now),
+    Setting::new(
+        "telemetry.endpoint",
+        "OpenTelemetry collector that gets spans of requests by HTTP, as OTLP over HTTP",
+        Kind::Url(|all| &mut all.telemetry_endpoint),
+    )
+    .more(&[
+        "It goes before OTEL_EXPORTER_OTLP_ENDPOINT as a flag or variable, and behind it in this file.",
+        "Headers for it, in which there are secrets, stand in OTEL_EXPORTER_OTLP_HEADERS alone.",
+    ])
+    .example(r#""http://localhost:4318""#, "OTEL_EXPORTER_OTLP_ENDPOINT, or nothing is exported"),
     Setting::new("workers", "Threads that serve connections", Kind::Count(|all| &mut all.workers))
         .example("4", "one for each core")
         .more(&["With 0, connections are served on the process's main thread."]),
@@ -496,7 +506,7 @@ mod tests {
     fn is_own(setting: &Setting) -> bool {
         ["listen", "dev", "mode", "allow_anyone", "policy", "grace", "log", "log_format", "workers"]
             .contains(&setting.key)
-            || ["tls.", "websocket.", "gateway.", "turbine.", "popsub.", "store."]
+            || ["tls.", "websocket.", "gateway.", "turbine.", "popsub.", "store.", "telemetry."]
                 .iter()
                 .any(|table| setting.key.starts_with(table))
     }

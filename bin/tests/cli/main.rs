@@ -38,5 +38,7 @@ mod slow_callers;
 #[cfg(feature = "sqlite")]
 mod streams;
 mod support;
+#[cfg(feature = "gateway")]
+mod telemetry;
 mod tls;
 mod websocket;
