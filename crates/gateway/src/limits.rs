@@ -66,7 +66,7 @@ pub const BUS_TIME: Duration = Duration::from_secs(10);
 /// How long a session of Turbine's that ends may take to take in what it is told last.
 pub const LAST_TIME: Duration = Duration::from_secs(1);
 
-// Messages that a subscriber of PopSub has been sent and not acknowledged. At the bound nothing more is taken from its
+/// Messages that a subscriber of PopSub has been sent and not acknowledged. At the bound nothing more is taken from its
 /// subscriptions until it acknowledges, and their windows drop and count.
 pub const POPSUB_UNACKED: usize = 1024;
 
