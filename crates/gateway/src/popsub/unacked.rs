@@ -12,34 +12,27 @@ use crate::limits;
 
 /// Messages of one socket that it has not acknowledged, and when each is sent again.
 ///
-/// All wait as long, so that who was sent last is due last: one queue and one timer do for all.
+/// All wait as long, so that who was sent last is due last: one queue and one timer do for all. Each message has its own schedule
+/// and topic; only an acknowledgement goes by the id, and is of all that have it, as it names no more than that.
 pub(super) struct Unacked {
     wait: Duration,
     retries: u32,
-    entries: HashMap<Bytes, Entry>,
-    /// By when they are due. What stands here and is not the entry's ticket any more is passed over.
-    queue: VecDeque<(Bytes, u64)>,
-    next_ticket: u64,
-    messages: usize,
+    /// By their numbers, which are never used again.
+    messages: HashMap<u64, Message>,
+    by_id: HashMap<Bytes, Vec<u64>>,
+    /// By when they are due, with how often each had been sent again by then. What is no longer so is passed over.
+    queue: VecDeque<(u64, u32)>,
+    next_number: u64,
     bytes: usize,
 }
 
-struct Entry {
-    ticket: u64,
+struct Message {
+    id: Bytes,
     due: Instant,
     resent: u32,
     /// What it came of.
     subscription: Arc<str>,
     text: Bytes,
-    /// Others that have the same id. An acknowledgement is of all of them, as it names no more than that.
-    others: Vec<Bytes>,
-}
-
-impl Entry {
-    fn len(&self) -> (usize, usize) {
-        let others: usize = self.others.iter().map(Bytes::len).sum();
-        (1 + self.others.len(), self.text.len() + others)
-    }
 }
 
 /// What is due.
@@ -53,96 +46,115 @@ pub(super) enum Due {
 
 impl Unacked {
     pub(super) fn new(wait: Duration, retries: u32) -> Self {
-        let (entries, queue) = (HashMap::new(), VecDeque::new());
-        Self { wait, retries, entries, queue, next_ticket: 0, messages: 0, bytes: 0 }
+        Self {
+            wait,
+            retries,
+            messages: HashMap::new(),
+            by_id: HashMap::new(),
+            queue: VecDeque::new(),
+            next_number: 0,
+            bytes: 0,
+        }
     }
 
     /// Whether one more has to wait until others are acknowledged or given up.
     pub(super) fn is_full(&self) -> bool {
-        self.messages >= limits::POPSUB_UNACKED || self.bytes >= limits::POPSUB_UNACKED_BYTES
+        self.messages.len() >= limits::POPSUB_UNACKED || self.bytes >= limits::POPSUB_UNACKED_BYTES
     }
 
     /// Notes one that is sent now.
     pub(super) fn insert(&mut self, id: Bytes, subscription: &Arc<str>, text: Bytes) {
-        self.messages += 1;
+        let number = self.next_number;
+        self.next_number += 1;
         self.bytes += text.len();
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.others.push(text);
-            return;
-        }
-        let (ticket, due) = (self.next_ticket, Instant::now() + self.wait);
-        self.next_ticket += 1;
-        let subscription = Arc::clone(subscription);
-        let entry = Entry { ticket, due, resent: 0, subscription, text, others: Vec::new() };
-        self.entries.insert(id.clone(), entry);
-        self.enqueue(id, ticket);
+        self.by_id.entry(id.clone()).or_default().push(number);
+        let (due, subscription) = (Instant::now() + self.wait, Arc::clone(subscription));
+        self.messages.insert(number, Message { id, due, resent: 0, subscription, text });
+        self.enqueue(number, 0);
     }
 
     /// Forgets what has this id. One that is not known, or was acknowledged before, changes nothing.
     pub(super) fn acknowledge(&mut self, id: &str) {
-        if let Some(entry) = self.entries.remove(&id_as_json(id)[..]) {
-            self.take_off(&entry);
+        for number in self.by_id.remove(&id_as_json(id)[..]).unwrap_or_default() {
+            if let Some(message) = self.messages.remove(&number) {
+                self.bytes -= message.text.len();
+            }
         }
     }
 
     /// Forgets what came of a subscription that has ended.
     pub(super) fn end(&mut self, subscription: &str) {
-        self.entries.retain(|_, entry| &*entry.subscription != subscription);
-        let lens = self.entries.values().map(Entry::len);
-        (self.messages, self.bytes) = lens.fold((0, 0), |sum, len| (sum.0 + len.0, sum.1 + len.1));
+        self.messages.retain(|_, message| &*message.subscription != subscription);
+        self.by_id.retain(|_, numbers| {
+            numbers.retain(|number| self.messages.contains_key(number));
+            !numbers.is_empty()
+        });
+        self.bytes = self.messages.values().map(|message| message.text.len()).sum();
     }
 
     /// When something is due next.
     pub(super) fn next_due(&mut self) -> Option<Instant> {
-        self.skip_stale();
-        let (id, _) = self.queue.front()?;
-        self.entries.get(id).map(|entry| entry.due)
+        while let Some((number, resent)) = self.queue.front() {
+            match self.messages.get(number) {
+                Some(message) if message.resent == *resent => return Some(message.due),
+                _ => self.queue.pop_front(),
+            };
+        }
+        None
     }
 
-    /// What is due by now, one after the other.
+    /// What is due by now, in its order: all up to the first that is given up where others are sent again, or the reverse.
     pub(super) fn poll_due(&mut self) -> Option<Due> {
         let now = Instant::now();
-        if self.next_due()? > now {
-            return None;
-        }
-        let (id, _) = self.queue.pop_front()?;
-        let entry = self.entries.get_mut(&id)?;
-        if entry.resent >= self.retries {
-            let entry = self.entries.remove(&id)?;
-            self.take_off(&entry);
-            return Some(Due::GivenUp(entry.len().0 as u64));
-        }
-        entry.resent += 1;
-        entry.due = now + self.wait;
-        entry.ticket = self.next_ticket;
-        let texts = std::iter::once(&entry.text).chain(&entry.others).cloned().collect();
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.enqueue(id, ticket);
-        Some(Due::Again(texts))
-    }
-
-    fn take_off(&mut self, entry: &Entry) {
-        let (messages, bytes) = entry.len();
-        self.messages -= messages;
-        self.bytes -= bytes;
-    }
-
-    fn enqueue(&mut self, id: Bytes, ticket: u64) {
-        // What is acknowledged in time would otherwise stay until it would have been due.
-        if self.queue.len() > 2 * self.entries.len() + 32 {
-            self.queue
-                .retain(|(id, ticket)| self.entries.get(id).is_some_and(|entry| entry.ticket == *ticket));
-        }
-        self.queue.push_back((id, ticket));
-    }
-
-    fn skip_stale(&mut self) {
-        while let Some((id, ticket)) = self.queue.front()
-            && self.entries.get(id).is_none_or(|entry| entry.ticket != *ticket)
+        let (mut again, mut given_up) = (Vec::new(), 0);
+        while self.next_due().is_some_and(|due| due <= now)
+            && let Some((number, _)) = self.queue.front().copied()
+            && let Some(message) = self.messages.get_mut(&number)
         {
+            let is_over = message.resent >= self.retries;
+            let is_other = if is_over { !again.is_empty() } else { given_up > 0 };
+            if is_other {
+                break;
+            }
             self.queue.pop_front();
+            if is_over {
+                self.give_up(number);
+                given_up += 1;
+            } else {
+                message.resent += 1;
+                message.due = now + self.wait;
+                again.push(message.text.clone());
+                let resent = message.resent;
+                self.enqueue(number, resent);
+            }
         }
+        match given_up {
+            0 if again.is_empty() => None,
+            0 => Some(Due::Again(again)),
+            count => Some(Due::GivenUp(count)),
+        }
+    }
+
+    fn give_up(&mut self, number: u64) {
+        let Some(message) = self.messages.remove(&number) else { return };
+        self.bytes -= message.text.len();
+        if let Some(numbers) = self.by_id.get_mut(&message.id) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.by_id.remove(&message.id);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, number: u64, resent: u32) {
+        // What is acknowledged in time would otherwise stay until it would have been due.
+        if self.queue.len() > 2 * self.messages.len() + 32 {
+            let messages = &self.messages;
+            self.queue.retain(|(number, resent)| {
+                messages.get(number).is_some_and(|message| message.resent == *resent)
+            });
+        }
+        self.queue.push_back((number, resent));
     }
 }
 
@@ -181,7 +193,7 @@ mod tests {
         advance(WAIT).await;
         assert_eq!(due(&mut unacked), [Due::GivenUp(1)]);
         assert_eq!(unacked.next_due(), None);
-        assert_eq!((unacked.messages, unacked.bytes), (0, 0));
+        assert_eq!((unacked.messages.len(), unacked.bytes), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -206,7 +218,24 @@ mod tests {
         unacked.acknowledge("1");
         advance(WAIT).await;
         assert_eq!(due(&mut unacked), []);
-        assert_eq!((unacked.messages, unacked.bytes), (0, 0));
+        assert_eq!((unacked.messages.len(), unacked.bytes), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_message_of_an_id_has_a_schedule_and_a_topic_of_its_own() {
+        let mut unacked = Unacked::new(WAIT, 1);
+        insert(&mut unacked, "1");
+        advance(WAIT).await;
+        assert_eq!(due(&mut unacked), [again("1")]);
+        advance(WAIT / 2).await;
+        unacked.insert(id_as_json("1").into(), &"other".into(), "later".into());
+        advance(WAIT / 2).await;
+        assert_eq!(due(&mut unacked), [Due::GivenUp(1)]);
+        unacked.end("chat");
+        advance(WAIT / 2).await;
+        assert_eq!(due(&mut unacked), [again("later")]);
+        unacked.acknowledge("1");
+        assert_eq!((unacked.messages.len(), unacked.bytes, unacked.by_id.len()), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -170,3 +170,25 @@ async fn who_acknowledges_nothing_is_sent_so_many_and_goes_on_when_he_does() {
     socket.settle().await;
     ground.end().await;
 }
+
+#[tokio::test]
+async fn messages_of_two_topics_with_one_id_each_have_their_own_topic_and_retries() {
+    let ground = Ground::new(popsub()).await;
+    let mut socket = ground.socket().await;
+    let job = |topic: &str| json!({"type": "publish", "topic": topic, "payload": topic, "message_id": "1", "qos": 1});
+    let mut texts = Vec::new();
+    for topic in ["first", "second"] {
+        socket.subscribe(topic).await;
+        socket.send(job(topic)).await;
+        texts.push(soon(socket.text()).await);
+    }
+    socket.send(json!({"type": "unsubscribe", "topic": "first"})).await;
+    socket.settle().await;
+    tokio::time::pause();
+    for _ in 0..5 {
+        assert_eq!(socket.text().await, texts[1]);
+    }
+    tokio::time::resume();
+    socket.settle().await;
+    ground.end().await;
+}
