@@ -63,7 +63,7 @@ pub const TURBINE_TURN_MESSAGES: usize = 64;
 /// How long the bus may take to let a session in, or to subscribe it.
 pub const BUS_TIME: Duration = Duration::from_secs(10);
 
-/// How long a session of Turbine's that ends may take to take in what it is told last.
+/// How long a session of Turbine's or PopSub's that ends may take to take in what it is told last, and what it publishes to be published.
 pub const LAST_TIME: Duration = Duration::from_secs(1);
 
 /// Messages that a subscriber of PopSub has been sent and not acknowledged. At the bound nothing more is taken from its
@@ -119,7 +119,13 @@ pub const POPSUB_RECENT: usize = 1024;
 
 /// How long they are: as long as the bus knows ids of messages that it keeps.
 pub const POPSUB_RECENT_TIME: Duration = whispeer::limits::MESSAGE_ID_WINDOW;
-/// Sessions that the HTTP API keeps for those who show who they are; who shows nothing has that of his connection. Each takes some 16 KiB at the bus and here; where there is no room the one
+
+/// How long a message of PopSub that its user is publishing over another connection waits for what becomes of that; then he is told to
+/// publish it again. The bus answers most within a millisecond; where it is held up for longer, the connection is not to be held up as long.
+pub const POPSUB_UNDER_WAY_TIME: Duration = Duration::from_secs(5);
+
+/// Sessions that the HTTP API keeps for those who show who they are; who shows nothing has that of his connection. Each takes some 16
+/// KiB at the bus and here; where there is no room the one
 /// makes way that was used longest ago.
 pub const API_CLIENTS: usize = 1_024;
 

@@ -17,11 +17,16 @@ use whispeer::{BusError, Client};
 use super::broadcast::headers_of;
 use super::joining::Joining;
 use super::messages::{Qos, error, login_response, publish_error};
+use super::recent::Repeated;
 use super::rings::Rings;
 use super::users::Known;
 use super::{ISSUER, NAME};
 use crate::limits;
 use crate::shared::Shared;
+
+/// What is told to who publishes what he is publishing over another connection, if that takes too long.
+const UNDER_WAY: &str =
+    "the same message is still being published over another connection; publish it again in a moment";
 
 /// One that is under way. There is one at a time, in the order in which they were asked for.
 pub(super) type Operation = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -126,15 +131,28 @@ pub(super) fn subscribe(shared: Arc<Shared>, client: Client, topic: Topic) -> Op
 
 /// Publishes. What has to be acknowledged is kept before it counts as published, where the bus keeps the topic; on other topics
 /// it is sent to each subscriber until he has acknowledged it, as is all that is published so.
+///
+/// # Cancel safety
+/// What was not handed to the bus before the future is dropped is not published. What was, but had no answer yet, may be. Either
+/// way it is published when it is said again: it reaches subscribers once more rather than never.
 pub(super) fn publish(shared: Arc<Shared>, client: Client, user: Arc<str>, publish: Publish) -> Operation {
     Box::pin(async move {
         let Some(popsub) = &shared.popsub else { return Outcome::Done };
         let Publish { topic, payload, message_id, qos } = publish;
-        let noted = message_id.as_deref().map(|id| popsub.recent.note(&user, &topic, id, &payload));
-        if noted == Some(None) {
-            shared.metrics.dropped(NAME, "duplicate", 1);
-            return Outcome::Done;
-        }
+        let begun = match message_id.as_deref() {
+            None => None,
+            Some(id) => match popsub.recent.begin(&user, &topic, id, &payload).await {
+                Ok(begun) => Some(begun),
+                Err(Repeated::Published) => {
+                    shared.metrics.dropped(NAME, "duplicate", 1);
+                    return Outcome::Done;
+                }
+                Err(Repeated::UnderWay) => {
+                    shared.metrics.refused(NAME, "under_way");
+                    return Outcome::Answer(publish_error(UNDER_WAY, Some(id)));
+                }
+            },
+        };
         // So that the topic's ring has the first message, too.
         let opened = Rings::open(&shared, &topic).await;
         let id = message_id.clone().unwrap_or_else(|| popsub.ids.next());
@@ -155,13 +173,13 @@ pub(super) fn publish(shared: Arc<Shared>, client: Client, user: Arc<str>, publi
         };
         match published {
             Ok(_) => {
+                if let Some(begun) = begun {
+                    begun.was_published();
+                }
                 opened.inspect(|opened| opened.stays());
                 Outcome::Done
             }
             Err(refused) => {
-                if let Some(noted) = noted.flatten() {
-                    popsub.recent.undo(&user, noted);
-                }
                 shared.metrics.refused(NAME, reason_of(&refused));
                 Outcome::Answer(publish_error(&refused.to_string(), message_id.as_deref()))
             }
@@ -177,5 +195,150 @@ fn reason_of(error: &BusError) -> &'static str {
         BusError::LimitReached { .. } => "limit",
         BusError::Overloaded { .. } | BusError::Full | BusError::QueueFull { .. } => "overloaded",
         _ => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::FutureExt;
+    use tokio::sync::watch;
+    use whispeer::plugin::{HookResult, Hooks, Plugin, Publishing, Refused};
+    use whispeer::prelude::*;
+
+    use super::*;
+    use crate::Settings;
+    use crate::gateway::Phase;
+    use crate::settings::PopSub;
+
+    /// Refuses the first message and no other.
+    struct RefusesOnce(AtomicBool);
+
+    impl Plugin for RefusesOnce {
+        fn name(&self) -> &str {
+            "refuses-once"
+        }
+
+        fn hooks(&self) -> Hooks {
+            Hooks::PUBLISH
+        }
+
+        fn on_publish(&self, _: &mut Publishing<'_>) -> HookResult {
+            if self.0.swap(true, Ordering::Relaxed) { Ok(()) } else { Err(Refused::new("the first one")) }
+        }
+    }
+
+    struct Ground {
+        bus: BusHandle,
+        shared: Arc<Shared>,
+        subscription: Subscription<Bytes>,
+    }
+
+    impl Ground {
+        async fn new(bus: BusHandle) -> Self {
+            let mut settings = Settings::new("127.0.0.1:0".parse().unwrap());
+            settings.popsub = Some(PopSub::new("a key that is long enough for HS256", Vec::new()));
+            let (listen, phase) = (settings.listen.clone(), watch::channel(Phase::Running).1);
+            let shared = Arc::new(Shared::new(bus.view(), settings, &listen, phase).unwrap());
+            let client = Client::new_memory(&bus.connector()).unwrap();
+            let subscription = client.subscribe_bytes("jobs").await.unwrap();
+            Self { bus, shared, subscription }
+        }
+
+        /// The same message, each time over a connection of its own.
+        fn publish(&self) -> Operation {
+            let client = Client::new_memory(&self.bus.connector()).unwrap();
+            let (topic, message_id) = ("jobs".to_owned(), Some("1".to_owned()));
+            let what = Publish { topic, payload: "work".into(), message_id, qos: Qos::AtLeastOnce };
+            publish(Arc::clone(&self.shared), client, "alice".into(), what)
+        }
+
+        /// How many of them have come to a subscriber.
+        async fn delivered(&mut self) -> usize {
+            // What comes behind them tells that no more do.
+            Client::new_memory(&self.bus.connector()).unwrap().publish_bytes("jobs", "end").await.unwrap();
+            let mut count = 0;
+            while self.subscription.recv().await.unwrap().1 != "end" {
+                count += 1;
+            }
+            count
+        }
+    }
+
+    /// Has it go on until it waits for somebody else.
+    fn begin(operation: &mut Operation) {
+        assert!(operation.now_or_never().is_none(), "it waits for the bus");
+    }
+
+    fn is_published(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Done)
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_that_was_lost_has_not_published_is_published_when_it_is_said_again() {
+        let mut ground = Ground::new(Bus::builder().start().unwrap()).await;
+        let mut lost = ground.publish();
+        begin(&mut lost);
+        drop(lost);
+        assert_eq!(ground.delivered().await, 0);
+        assert!(is_published(&ground.publish().await));
+        assert_eq!(ground.delivered().await, 1);
+        for _ in 0..2 {
+            assert!(is_published(&ground.publish().await));
+        }
+        assert_eq!(ground.delivered().await, 0, "it was published");
+        ground.bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn of_two_connections_that_publish_the_same_one_does() {
+        let mut ground = Ground::new(Bus::builder().start().unwrap()).await;
+        let (mut first, mut second) = (ground.publish(), ground.publish());
+        begin(&mut first);
+        begin(&mut second);
+        let (first, second) = tokio::join!(first, second);
+        assert!(is_published(&first) && is_published(&second));
+        assert_eq!(ground.delivered().await, 1);
+        ground.bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn where_the_first_connection_is_lost_the_second_publishes() {
+        let mut ground = Ground::new(Bus::builder().start().unwrap()).await;
+        let (mut first, mut second) = (ground.publish(), ground.publish());
+        begin(&mut first);
+        begin(&mut second);
+        drop(first);
+        assert!(is_published(&second.await));
+        assert_eq!(ground.delivered().await, 1);
+        ground.bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn where_the_first_is_refused_the_second_is_not_told_that_it_was_published() {
+        let bus = Bus::builder().plugin(RefusesOnce(AtomicBool::new(false))).start().unwrap();
+        let mut ground = Ground::new(bus).await;
+        let (mut first, mut second) = (ground.publish(), ground.publish());
+        begin(&mut first);
+        begin(&mut second);
+        let (first, second) = tokio::join!(first, second);
+        assert!(matches!(first, Outcome::Answer(_)) && is_published(&second));
+        assert!(is_published(&ground.publish().await), "as it was published by the second");
+        assert_eq!(ground.delivered().await, 1);
+        ground.bus.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_would_wait_too_long_for_another_connection_is_told_to_try_again() {
+        let mut ground = Ground::new(Bus::builder().start().unwrap()).await;
+        let mut first = ground.publish();
+        begin(&mut first);
+        let Outcome::Answer(told) = ground.publish().await else { panic!("it was not published") };
+        let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!((&told["error"], &told["message_id"]), (&UNDER_WAY.into(), &"1".into()));
+        assert!(is_published(&first.await));
+        assert_eq!(ground.delivered().await, 1);
+        ground.bus.stop().await;
     }
 }

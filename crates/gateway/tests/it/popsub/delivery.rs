@@ -1,11 +1,13 @@
 //! What is published reaches subscribers of the dialect and of the bus, and is sent again until it is acknowledged.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use whispeer::bus::Streams;
 use whispeer::client::{Event, SubscribeOptions};
+use whispeer::plugin::{HookResult, Hooks, Plugin, Publishing, Refused};
 use whispeer::prelude::*;
 use whispeer::proto::fields::Start;
 use whispeer::store::{MemoryStore, Name, Store, StreamSettings};
@@ -190,5 +192,41 @@ async fn messages_of_two_topics_with_one_id_each_have_their_own_topic_and_retrie
     }
     tokio::time::resume();
     socket.settle().await;
+    ground.end().await;
+}
+
+/// Refuses the first message and no other.
+struct RefusesOnce(AtomicBool);
+
+impl Plugin for RefusesOnce {
+    fn name(&self) -> &str {
+        "refuses-once"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::PUBLISH
+    }
+
+    fn on_publish(&self, _: &mut Publishing<'_>) -> HookResult {
+        if self.0.swap(true, Ordering::Relaxed) { Ok(()) } else { Err(Refused::new("the first one")) }
+    }
+}
+
+#[tokio::test]
+async fn what_was_refused_is_published_when_it_is_said_again_and_then_no_more() {
+    let ground = Ground::over(Bus::builder().plugin(RefusesOnce(AtomicBool::new(false))), popsub()).await;
+    let (mut one, mut other) = (ground.socket().await, ground.socket().await);
+    other.subscribe("jobs").await;
+    other.settle().await;
+    let job = json!({"type": "publish", "topic": "jobs", "payload": "work", "message_id": "1", "qos": 1});
+    one.send(job.clone()).await;
+    assert_eq!(soon(one.next()).await["message_id"], "1", "an error");
+    for _ in 0..3 {
+        one.send(job.clone()).await;
+        one.settle().await;
+    }
+    assert_eq!(soon(other.next()).await["payload"], "work");
+    other.send(json!({"type": "ack", "message_id": "1"})).await;
+    other.settle().await;
     ground.end().await;
 }
