@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `messages` | what clients say and are answered |
 //! | `session`, `operations` | a socket's task, and what takes its time beside it |
+//! | `deadline` | until when a session may go on |
 //! | `users`, `guesses` | who may log in, tokens, and what wrong passwords cost |
 //! | `broadcast` | messages of the bus in the form of the dialect, made once for all sockets |
 //! | `ring`, `rings` | the last messages of each topic |
@@ -18,6 +19,7 @@
 //! | `recent` | what was published twice |
 
 mod broadcast;
+mod deadline;
 mod guesses;
 mod joining;
 mod messages;

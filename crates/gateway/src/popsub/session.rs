@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use whispeer::topic::Topic;
 use whispeer::{BusError, Client};
 
 use super::broadcast::{broadcast, id_to_acknowledge};
+use super::deadline::Deadline;
 use super::joining::Joining;
 use super::messages::{AUTHENTICATED, Invalid, Request, error};
 use super::operations::{self, Operation, Outcome, Publish, Subscribed};
@@ -29,10 +29,6 @@ use crate::subscriptions::{Arrived, Subscriptions};
 /// What is taken at once before it is written.
 const BURST: usize = 64;
 
-/// The clock of the system, by which tokens end, is looked at after so long at the latest: the runtime's stands still while
-/// the host sleeps.
-const CLOCK_INTERVAL: Duration = Duration::from_secs(60 * 60);
-
 /// Why a socket ends; `None` where it is gone already.
 type Ending = Option<Closing>;
 
@@ -41,8 +37,7 @@ pub(super) struct Session {
     socket: Socket,
     address: IpAddr,
     member: Option<Member>,
-    /// When it has to have said who it is, or the end of its token is looked at.
-    deadline: Instant,
+    deadline: Deadline,
     /// What it has asked for that is under way. Nothing more is read meanwhile.
     operation: Option<Operation>,
     subscriptions: Subscriptions,
@@ -57,21 +52,31 @@ pub(super) struct Session {
 struct Member {
     name: Arc<str>,
     client: Client,
-    expires: SystemTime,
     closed: Pin<Box<dyn Future<Output = BusError> + Send>>,
 }
 
-/// What happened.
+/// What comes next.
 enum Next {
+    Happened(Happened),
+    /// It may not go on any longer.
+    Over(Closing),
+    /// The bus has ended its session.
+    Closed(BusError),
+    Draining,
+}
+
+/// What happened.
+enum Happened {
     Said(Result<Incoming, Ending>),
     Done(Outcome),
     Arrived(Arrived),
     /// Something came from a ring, for this one of those that are joining.
     Fed(usize, Option<Bytes>),
     Timer,
-    Closed(BusError),
-    Draining,
 }
+
+/// What it is told before it is closed, and the reason by which that is counted.
+type Last = (&'static str, &'static str);
 
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, socket: Socket, address: IpAddr) -> Self {
@@ -82,7 +87,7 @@ impl Session {
             socket,
             address,
             member: None,
-            deadline: Instant::now() + limits::LOGIN_TIME,
+            deadline: Deadline::of_login(),
             operation: None,
             subscriptions: Subscriptions::default(),
             joinings: Vec::new(),
@@ -97,21 +102,67 @@ impl Session {
         let shared = Arc::clone(&self.shared);
         let Some(popsub) = &shared.popsub else { return };
         let mut draining = pin!(shared.draining());
-        let ending = loop {
-            let next = self.next(draining.as_mut()).await;
-            if let Err(ending) = self.step(popsub, next).await {
-                break ending;
+        let mut over = pin!(self.deadline.over());
+        let (ending, last) = loop {
+            let happened = match self.next(draining.as_mut(), over.as_mut()).await {
+                Next::Happened(happened) => happened,
+                Next::Over(Closing::NotLoggedIn) if self.operation.is_some() => {
+                    // It is about to be let in, or not; that does not take long.
+                    self.deadline.prolong_login();
+                    over.set(self.deadline.over());
+                    continue;
+                }
+                Next::Over(closing) => break (Some(closing), Some(last_of(closing))),
+                Next::Closed(error) => break closing_of(&error),
+                Next::Draining => break (Some(Closing::GoingAway), None),
+            };
+            // One that does not read holds up neither its own end nor the gateway's.
+            tokio::select! {
+                biased;
+                done = self.step(popsub, happened) => if let Err(ending) = done {
+                    break (ending, None);
+                },
+                () = draining.as_mut() => break (Some(Closing::GoingAway), None),
+                closing = over.as_mut() => break (Some(closing), Some(last_of(closing))),
             }
         };
-        let _ = self.socket.flush().await;
+        // What it does not take by then it would have to take from another connection.
+        let _ = timeout(limits::LAST_TIME, self.part(last)).await;
         if let Some(closing) = ending {
             self.socket.close(closing).await;
         }
     }
 
-    async fn next(&mut self, draining: Pin<&mut impl Future<Output = ()>>) -> Next {
+    /// Says what it is told last, and lets end what is under way: what was handed to the bus is known as published then.
+    async fn part(&mut self, last: Option<Last>) {
+        let operation = self.operation.take();
+        let done = async {
+            if let Some(operation) = operation {
+                operation.await;
+            }
+        };
+        let told = async {
+            if let Some((reason, what)) = last {
+                self.refuse(reason, what).await?;
+            }
+            self.socket.flush().await.map_err(|()| None)
+        };
+        let (_, _): ((), Result<(), Ending>) = tokio::join!(done, told);
+    }
+
+    async fn next(
+        &mut self,
+        draining: Pin<&mut impl Future<Output = ()>>,
+        over: Pin<&mut impl Future<Output = Closing>>,
+    ) -> Next {
         let timer = self.next_timer();
         let Self { socket, member, operation, subscriptions, joinings, waiting, .. } = self;
+        let timer = async {
+            match timer {
+                Some(timer) => sleep_until(timer).await,
+                None => pending().await,
+            }
+        };
         let is_busy = operation.is_some();
         let takes = waiting.is_empty();
         let closed = async {
@@ -127,36 +178,34 @@ impl Session {
             }
         };
         tokio::select! {
-            said = socket.recv(), if !is_busy => Next::Said(said),
-            outcome = done => Next::Done(outcome),
-            arrived = subscriptions.next(), if takes => Next::Arrived(arrived),
-            (index, text) = fed(joinings), if takes => Next::Fed(index, text),
-            () = sleep_until(timer) => Next::Timer,
+            said = socket.recv(), if !is_busy => Next::Happened(Happened::Said(said)),
+            outcome = done => Next::Happened(Happened::Done(outcome)),
+            arrived = subscriptions.next(), if takes => Next::Happened(Happened::Arrived(arrived)),
+            (index, text) = fed(joinings), if takes => Next::Happened(Happened::Fed(index, text)),
+            () = timer => Next::Happened(Happened::Timer),
             error = closed => Next::Closed(error),
+            closing = over => Next::Over(closing),
             // What is under way ends first; all of it is bounded in time.
             () = draining, if !is_busy => Next::Draining,
         }
     }
 
-    fn next_timer(&mut self) -> Instant {
+    fn next_timer(&mut self) -> Option<Instant> {
         let joinings = self.joinings.iter().filter_map(Joining::until);
-        let due = self.unacked.next_due();
-        joinings.chain(due).fold(self.deadline, Instant::min)
+        joinings.chain(self.unacked.next_due()).min()
     }
 
     /// Does what is to be done, and with it all that is there by now.
-    async fn step(&mut self, popsub: &PopSub, next: Next) -> Result<(), Ending> {
-        match next {
-            Next::Said(said) => self.said(popsub, said?).await?,
-            Next::Done(outcome) => {
+    async fn step(&mut self, popsub: &PopSub, happened: Happened) -> Result<(), Ending> {
+        match happened {
+            Happened::Said(said) => self.said(popsub, said?).await?,
+            Happened::Done(outcome) => {
                 self.operation = None;
                 self.done(outcome).await?;
             }
-            Next::Arrived(arrived) => self.arrived(popsub, arrived).await?,
-            Next::Fed(index, text) => self.fed(index, text).await?,
-            Next::Timer => self.timer().await?,
-            Next::Closed(error) => return Err(Some(self.closed(&error).await?)),
-            Next::Draining => return Err(Some(Closing::GoingAway)),
+            Happened::Arrived(arrived) => self.arrived(popsub, arrived).await?,
+            Happened::Fed(index, text) => self.fed(index, text).await?,
+            Happened::Timer => self.timer().await?,
         }
         for _ in 0..BURST {
             if !self.waiting.is_empty() {
@@ -240,8 +289,7 @@ impl Session {
                 Ok(())
             }
             (Some(known), Some(member)) if *member.name == *known.name => {
-                member.expires = known.expires;
-                self.deadline = clock_deadline(known.expires);
+                self.deadline.set(known.expires);
                 self.feed(Bytes::from_static(AUTHENTICATED)).await
             }
             _ => {
@@ -258,8 +306,8 @@ impl Session {
             Outcome::LetIn(Known { name, expires, .. }, client) => {
                 let other = client.clone();
                 let closed = Box::pin(async move { other.closed().await });
-                self.member = Some(Member { name: name.into(), client, expires, closed });
-                self.deadline = clock_deadline(expires);
+                self.member = Some(Member { name: name.into(), client, closed });
+                self.deadline.set(expires);
                 self.socket.trust();
                 self.feed(Bytes::from_static(AUTHENTICATED)).await
             }
@@ -381,24 +429,7 @@ impl Session {
         for index in (0..self.joinings.len()).rev() {
             self.look_at_joining(index, now).await?;
         }
-        if self.deadline > now {
-            return Ok(());
-        }
-        let Some(member) = &self.member else {
-            if self.operation.is_some() {
-                // It is about to be let in, or not; that does not take long.
-                self.deadline = now + limits::LOGIN_TIME;
-                return Ok(());
-            }
-            self.refuse("login_time", "not authenticated in time").await?;
-            return Err(Some(Closing::NotLoggedIn));
-        };
-        if SystemTime::now() < member.expires {
-            self.deadline = clock_deadline(member.expires);
-            return Ok(());
-        }
-        self.refuse("expired", "the token has expired; log in again").await?;
-        Err(Some(Closing::Expired))
+        Ok(())
     }
 
     async fn look_at_joining(&mut self, index: usize, now: Instant) -> Result<(), Ending> {
@@ -416,18 +447,6 @@ impl Session {
         }
         joining.prolong();
         Ok(())
-    }
-
-    /// The session of the bus has ended.
-    async fn closed(&mut self, error: &BusError) -> Result<Closing, Ending> {
-        let (told, closing) = match error {
-            BusError::Denied { .. } => ("authentication is no longer good", Closing::Expired),
-            BusError::Draining { .. } | BusError::Closed { .. } => return Ok(Closing::GoingAway),
-            _ => ("the connection to the bus is lost", Closing::Failed),
-        };
-        tracing::debug!(%error, "the bus has ended a session of the dialect of PopSub");
-        self.refuse("closed", told).await?;
-        Ok(closing)
     }
 
     /// A subscription is no longer there.
@@ -451,10 +470,23 @@ impl Session {
     }
 }
 
-/// When to look whether it is that time.
-fn clock_deadline(expires: SystemTime) -> Instant {
-    let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
-    Instant::now() + left.min(CLOCK_INTERVAL)
+/// What is told to who may not go on.
+fn last_of(over: Closing) -> Last {
+    match over {
+        Closing::NotLoggedIn => ("login_time", "not authenticated in time"),
+        _ => ("expired", "the token has expired; log in again"),
+    }
+}
+
+/// How it ends when the bus has ended its session.
+fn closing_of(error: &BusError) -> (Ending, Option<Last>) {
+    tracing::debug!(%error, "the bus has ended a session of the dialect of PopSub");
+    let (told, closing) = match error {
+        BusError::Denied { .. } => ("authentication is no longer good", Closing::Expired),
+        BusError::Draining { .. } | BusError::Closed { .. } => return (Some(Closing::GoingAway), None),
+        _ => ("the connection to the bus is lost", Closing::Failed),
+    };
+    (Some(closing), Some(("closed", told)))
 }
 
 /// What comes from the ring for any of those that are joining; it waits for ever where there is none.

@@ -48,6 +48,8 @@ impl Ground {
         let bus = bus.start().unwrap();
         let mut settings = Settings::new("127.0.0.1:0".parse().unwrap());
         settings.popsub = Some(popsub);
+        // So long that whoever waits for it is seen to.
+        settings.grace = Duration::from_secs(60);
         let gateway = Gateway::start(&bus, settings).await.unwrap();
         Self { bus, gateway }
     }

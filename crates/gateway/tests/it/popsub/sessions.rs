@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use whispeer::prelude::*;
 use whispeer_gateway::{Gateway, Settings};
 
-use super::{Ground, popsub, soon};
+use super::{Ground, Socket, popsub, soon};
 
 #[tokio::test]
 async fn a_session_of_the_bus_has_the_name_of_its_user() {
@@ -83,6 +84,59 @@ async fn when_the_gateway_drains_sessions_are_told_to_go() {
     drop((stranger, socket));
     soon(ended).await.unwrap();
     bus.stop().await;
+}
+
+/// A socket that has stopped reading, in the midst of what is written to it.
+async fn stalled(ground: &Ground) -> Socket {
+    let mut socket = ground.socket().await;
+    socket.subscribe("news").await;
+    socket.settle().await;
+    let client = ground.client();
+    let payload = rmp_serde::to_vec(&"x".repeat(256 * 1024)).unwrap();
+    let dropped = || {
+        let subscriptions = ground.bus.subscriptions();
+        let own = subscriptions.iter().find(|subscription| subscription.pattern == "news").unwrap();
+        own.matched - own.delivered
+    };
+    // What it does not take any more waits at the bus, and is dropped there.
+    for _ in 0..20 {
+        let before = dropped();
+        while dropped() == before {
+            client.publish_bytes("news", payload.clone()).await.unwrap();
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    socket
+}
+
+#[tokio::test]
+async fn a_reader_that_has_stopped_does_not_hold_up_the_end_of_the_gateway() {
+    let ground = Ground::new(popsub()).await;
+    let _socket = stalled(&ground).await;
+    let Ground { bus, gateway } = ground;
+    tokio::time::pause();
+    let begun = Instant::now();
+    gateway.stop().await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    tokio::time::resume();
+    bus.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_expires_also_if_the_reader_has_stopped() {
+    let mut settings = popsub();
+    settings.token_lifetime = Duration::from_secs(3);
+    let ground = Ground::new(settings).await;
+    let begun = Instant::now();
+    let _socket = stalled(&ground).await;
+    let is_gone = || !ground.bus.sessions().iter().any(|session| session.name == "popsub");
+    whispeer_testkit::wait::eventually("the session is gone", is_gone).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    ground.end().await;
 }
 
 #[tokio::test]
