@@ -114,6 +114,41 @@ impl BusView {
         Ok(self.shared()?.subscription_stats(usize::MAX).rows)
     }
 
+    /// How many messages a subscription has matched so far: those that it was sent, that wait for its credit, and that were
+    /// dropped, of which it is told as gaps. `None` where there is none of this [id](crate::client::Subscription::id) in this
+    /// [session](crate::Client::session_id).
+    ///
+    /// Whoever has taken so many of them, those in gaps counted, has had all that was published before this was asked. It costs
+    /// a look-up, however many subscriptions there are.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let mut news = client.subscribe_bytes("news/*").await?;
+    /// let session = client.session_id().expect("it has been let in");
+    /// client.publish_bytes("news/local", "hello").await?;
+    /// assert_eq!(bus.view().matched(session, news.id())?, Some(1));
+    ///
+    /// news.recv().await;
+    /// assert_eq!(news.counts().taken, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn matched(&self, session: u64, subscription: u32) -> BusResult<Option<u64>> {
+        let session = self.shared()?.sessions().get(&session).cloned();
+        let matched = session
+            .and_then(|session| session.lock().subscriptions.by_id(subscription).map(|own| own.matched));
+        Ok(matched)
+    }
+
     /// The served topics now.
     ///
     /// # Errors

@@ -323,6 +323,12 @@ impl<T> Subscription<T> {
         &self.pattern
     }
 
+    /// Its number within its session, as the bus has it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// How many messages [`recv`](Self::recv) has skipped: those in gaps, and those that did not
     /// decode.
     #[must_use]
