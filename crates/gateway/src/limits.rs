@@ -107,11 +107,17 @@ pub const POPSUB_WINDOW_BYTES: u64 = 1024 * 1024;
 /// looked up before the subscription began reaches the ring within one turn of its publisher, which is far less.
 pub const POPSUB_JOIN_TIME: Duration = Duration::from_millis(250);
 
-/// Messages that wait to be sent from the ring to a new subscription, beside those that are replayed, and messages that
-/// the bus delivers meanwhile. At the bound it goes on by itself.
+/// How long a new subscription of PopSub waits for its ring to have what the bus gave that before. It takes as long as one task has to wait for
+/// its turn; where that is longer, nothing is replayed, and that is counted.
+pub const POPSUB_CATCH_UP_TIME: Duration = Duration::from_secs(2);
+
+/// Messages that wait to be sent from the ring to a new subscription, beside those that are replayed; messages that
+/// the bus delivers meanwhile and that are not in the ring yet; and messages that are remembered as sent from the ring until the bus
+/// delivers them. At any of these bounds it goes on by itself: nothing is dropped, but what is in the ring alone then is not waited for.
 pub const POPSUB_FEED_MESSAGES: usize = 4096;
 
-/// Bytes of these, beside those that are replayed.
+/// Bytes of each of these, beside those that are replayed: as many as wait at the bus for a subscription, so that a session that begins takes
+/// no more than a few times what one takes that has begun.
 pub const POPSUB_FEED_BYTES: usize = 1024 * 1024;
 
 /// Messages of a user of PopSub that are known when they come again.

@@ -123,7 +123,7 @@ pub(super) fn subscribe(shared: Arc<Shared>, client: Client, topic: Topic) -> Op
         let topic: Arc<str> = topic.as_str().into();
         let joining = opened.zip(feed).map(|(opened, feed)| {
             opened.stays();
-            Joining::new(Arc::clone(&topic), &opened.ring, feed)
+            Joining::new(Arc::clone(&topic), feed)
         });
         Outcome::Subscribed(Box::new(Subscribed { topic, subscription, joining }))
     })
@@ -326,6 +326,35 @@ mod tests {
         assert!(matches!(first, Outcome::Answer(_)) && is_published(&second));
         assert!(is_published(&ground.publish().await), "as it was published by the second");
         assert_eq!(ground.delivered().await, 1);
+        ground.bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn who_subscribes_while_the_ring_is_behind_the_bus_is_replayed_no_more_than_it_keeps() {
+        let ground = Ground::new(Bus::builder().start().unwrap()).await;
+        let client = Client::new_memory(&ground.bus.connector()).unwrap();
+        let subscribed = async || {
+            let topic = Topic::new("jobs").unwrap();
+            match subscribe(Arc::clone(&ground.shared), client.clone(), topic).await {
+                Outcome::Subscribed(subscribed) => subscribed.joining.unwrap(),
+                _ => panic!("it was not subscribed"),
+            }
+        };
+        drop(subscribed().await);
+        // All of these are at the bus before whoever keeps them has had a turn.
+        for number in 0..30_u8 {
+            client.publish_bytes("jobs", vec![number]).await.unwrap();
+        }
+        let mut joining = subscribed().await;
+        assert_eq!(joining.awaited(), Some(10));
+        client.publish_bytes("jobs", vec![30]).await.unwrap();
+        let mut replayed = Vec::new();
+        while replayed.last() != Some(&30) {
+            let text = std::future::poll_fn(|context| joining.poll_feed(context)).await.unwrap();
+            let text: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            replayed.push(text["payload"].as_u64().unwrap());
+        }
+        assert_eq!(replayed, Vec::from_iter(20..=30));
         ground.bus.stop().await;
     }
 

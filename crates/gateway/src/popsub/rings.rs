@@ -221,9 +221,12 @@ impl Inner {
 }
 
 impl Opened {
-    /// What the ring has, and what comes.
+    /// What the ring has when it has got all that the bus has given it by now, and what comes then.
     pub(super) fn follow(&self) -> Arc<Feed> {
-        self.ring.follow()
+        let source = self.ring.source();
+        let matched = source.and_then(|(session, id)| self.shared.bus.matched(session, id).ok().flatten());
+        // Where the bus no longer has the subscription, nothing comes but what is there.
+        self.ring.follow(matched.unwrap_or_default())
     }
 
     /// The bus has allowed it.
@@ -262,6 +265,9 @@ async fn fill(
         .window(messages, limits::POPSUB_RING_WINDOW_BYTES);
     match client.subscribe_content_with(&topic, options).await {
         Ok(subscription) => {
+            if let Some(session) = client.session_id() {
+                ring.set_source(session, subscription.id());
+            }
             // From here on it keeps the session by itself.
             drop(client);
             begun.send_replace(true);
@@ -293,10 +299,14 @@ async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Cont
                 }
             }
             Some(Event::Gap { count, .. }) => {
-                popsub.rings.add_bytes(0, ring.lose());
+                popsub.rings.add_bytes(0, ring.lose(count));
                 shared.metrics.dropped("popsub", "replay", count);
             }
-            Some(_) => shared.metrics.dropped("popsub", "undecodable", 1),
+            // Content is as it comes; and an event that is not known yet is one that was missed.
+            Some(_) => {
+                popsub.rings.add_bytes(0, ring.lose(1));
+                shared.metrics.dropped("popsub", "undecodable", 1);
+            }
             None => return,
         }
     }

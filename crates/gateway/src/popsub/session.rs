@@ -5,7 +5,6 @@ use std::future::{pending, poll_fn};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -15,7 +14,7 @@ use whispeer::{BusError, Client};
 
 use super::broadcast::{broadcast, id_to_acknowledge};
 use super::deadline::Deadline;
-use super::joining::Joining;
+use super::joining::{Joining, fed};
 use super::messages::{AUTHENTICATED, Invalid, Request, error};
 use super::operations::{self, Operation, Outcome, Publish, Subscribed};
 use super::unacked::{Due, Unacked};
@@ -365,7 +364,13 @@ impl Session {
 
     async fn fed(&mut self, index: usize, text: Option<Bytes>) -> Result<(), Ending> {
         match text {
-            Some(text) => self.deliver_of(index, text).await,
+            Some(text) => {
+                self.deliver_of(index, text).await?;
+                match self.joinings.get(index) {
+                    Some(joining) if joining.is_full() => self.follow_bus(index).await,
+                    _ => Ok(()),
+                }
+            }
             None => self.follow_bus(index).await,
         }
     }
@@ -386,6 +391,14 @@ impl Session {
             self.deliver_of(index, text).await?;
         }
         let Some(joining) = self.joinings.get_mut(index) else { return Ok(()) };
+        if let Some(count) = joining.awaited() {
+            tracing::debug!(
+                topic = &*joining.subscription,
+                count,
+                "nothing is replayed, as what keeps it is far behind the bus"
+            );
+            self.shared.metrics.dropped(NAME, "replay", count);
+        }
         for text in joining.follow_bus() {
             self.deliver_of(index, text).await?;
         }
@@ -487,20 +500,4 @@ fn closing_of(error: &BusError) -> (Ending, Option<Last>) {
         _ => ("the connection to the bus is lost", Closing::Failed),
     };
     (Some(closing), Some(("closed", told)))
-}
-
-/// What comes from the ring for any of those that are joining; it waits for ever where there is none.
-///
-/// # Cancel safety
-/// Nothing is lost when the future is dropped.
-async fn fed(joinings: &mut [Joining]) -> (usize, Option<Bytes>) {
-    poll_fn(|context| {
-        for (index, joining) in joinings.iter_mut().enumerate() {
-            if let Poll::Ready(text) = joining.poll_feed(context) {
-                return Poll::Ready((index, text));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
