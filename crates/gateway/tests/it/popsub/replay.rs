@@ -159,9 +159,11 @@ async fn among_many_publishers_nothing_is_missing_doubled_or_out_of_order() {
         publishers.spawn(async move {
             let (client, mut socket) = (ground.client(), ground.socket().await);
             for number in 0..=MESSAGES {
-                // The last of each are few enough to be replayed to whoever comes late.
+                // The last of each are few enough to be replayed to whoever comes late, as nothing else comes behind them.
                 if number == MESSAGES {
                     subscribed.wait_for(|subscribed| *subscribed == SUBSCRIBERS).await.unwrap();
+                    let is_all = |published: &usize| *published >= PUBLISHERS * MESSAGES;
+                    published.subscribe().wait_for(is_all).await.unwrap();
                 }
                 let message = Numbered { publisher, number };
                 if publisher % 2 == 0 {
