@@ -101,7 +101,7 @@ pub(super) async fn publish(
     })?;
     let operation = Operation::Publish { topic: None, batch: Some(messages.len()) };
     let sending = Sending::begin(shared, &operation, &mut trace);
-    let results = in_order(sends(entered, messages, &trace)).await;
+    let results = in_order(sends(shared, entered, messages, &trace)).await;
     // Each has an outcome of its own.
     sending.end(None);
     let results: Vec<Outcome> = results
@@ -140,15 +140,17 @@ type Told<'a> = BoxFuture<'a, Result<Published, Failure>>;
 
 /// What sends each of these, in their order.
 fn sends<'a>(
+    shared: &'a Shared,
     entered: &'a Entered,
     messages: Vec<BatchMessage<'a>>,
     trace: &'a Headers,
 ) -> impl Iterator<Item = impl Future<Output = Result<Told<'a>, Failure>> + Send> + Send {
-    messages.into_iter().map(move |message| send(entered, message, trace))
+    messages.into_iter().map(move |message| send(shared, entered, message, trace))
 }
 
 /// Sends one message. What this returns tells what becomes of it.
 async fn send<'e>(
+    shared: &'e Shared,
     entered: &'e Entered,
     message: BatchMessage<'_>,
     trace: &Headers,
@@ -160,10 +162,12 @@ async fn send<'e>(
     }
     let (options, stored) = Options { quality, ttl, deliver_in, headers }.read()?;
     let payload = payload_of(payload.get().as_bytes())?;
+    let begun = shared.uncounted.begin();
     let sent = entered.client.send_bytes_with(&topic, payload, options).await;
     let acknowledgement = sent.map_err(|error| entered.failure(&error))?;
     Ok(Box::pin(async move {
-        let matches = acknowledgement.await.map_err(|error| entered.failure(&error))?;
+        let matched = acknowledgement.await.map_err(|error| entered.failure(&error))?;
+        let matches = shared.uncounted.take_off(&topic, begun, matched).await;
         Ok(Published { matches, stored })
     }))
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use whispeer::auth::Principal;
 use whispeer::client::{Event, Policy, SubscribeOptions, Subscription};
 use whispeer::proto::Content;
+use whispeer::topic::TopicPattern;
 use whispeer::transport::Peer;
 use whispeer::{BusResult, Client};
 
@@ -21,6 +22,7 @@ use super::ring::{Feed, Ring};
 use crate::limits;
 use crate::settings::PopSub;
 use crate::shared::Shared;
+use crate::uncounted::Own;
 
 pub(super) struct Rings {
     /// How many messages a ring keeps.
@@ -270,8 +272,13 @@ async fn fill(
             }
             // From here on it keeps the session by itself.
             drop(client);
+            // Whoever keeps the gateway alive is gone where this is.
+            let Some(uncounted) = shared.upgrade().map(|shared| Arc::clone(&shared.uncounted)) else {
+                return;
+            };
+            let own = TopicPattern::new(&topic).ok().map(|topic| uncounted.insert(&topic));
             begun.send_replace(true);
-            take_all(&shared, subscription, &ring).await;
+            take_all(&shared, Source { _own: own, subscription }, &ring).await;
         }
         Err(error) => tracing::warn!(%error, "a topic of the dialect of PopSub has no replay"),
     }
@@ -285,9 +292,16 @@ async fn fill(
     }
 }
 
-async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Content>>, ring: &Ring) {
+/// What a ring is filled by.
+struct Source {
+    /// Dropped first.
+    _own: Option<Own>,
+    subscription: Subscription<Arc<Content>>,
+}
+
+async fn take_all(shared: &Weak<Shared>, mut source: Source, ring: &Ring) {
     loop {
-        let event = subscription.next_event().await;
+        let event = source.subscription.next_event().await;
         let Some(shared) = shared.upgrade() else { return };
         let Some(popsub) = &shared.popsub else { return };
         match event {

@@ -8,7 +8,7 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
-use whispeer::BusError;
+use whispeer::{BusError, BusResult};
 use whispeer::client::{Headers, PublishOptions};
 
 use super::channels::channel_of;
@@ -76,9 +76,10 @@ async fn pass_on(context: &Context, body: &[u8], mut headers: Headers) -> Publis
         let operation = Operation::Publish { topic: Some(channel.as_str()), batch: None };
         let sending = Sending::begin(&context.shared, &operation, &mut headers);
         let options = PublishOptions::default().headers(headers);
+        let begun = context.shared.uncounted.begin();
         let published = publisher.publish_bytes_with(channel.as_str(), payload, options).await;
         sending.end(published.as_ref().err());
-        published
+        BusResult::Ok(context.shared.uncounted.take_off(channel.as_str(), begun, published?).await)
     };
     let matched = match timeout(context.shared.settings.request_timeout, published).await {
         Ok(Ok(matched)) => matched,

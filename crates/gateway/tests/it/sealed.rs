@@ -161,6 +161,36 @@ async fn pages_read_what_is_encrypted_where_the_gateway_has_the_key_and_its_mark
 }
 
 #[tokio::test]
+async fn who_publishes_is_told_of_subscribers_and_not_of_what_the_gateway_keeps() {
+    let bus = Bus::builder().start().unwrap();
+    let gateway = gateway(&bus, None).await;
+    let address = gateway.local_addr();
+    let _subscribed = popsub(&gateway, "orders/7").await;
+    // One topic that somebody has left, and one where somebody has published.
+    let mut left = popsub(&gateway, "orders/8").await;
+    left.unsubscribe("orders/8").await;
+    left.publish("orders/9", 1).await;
+    left.settle().await;
+    for (topic, expected) in [("orders/7", 1), ("orders/8", 0), ("orders/9", 0), ("orders/*", 1), ("none", 0)]
+    {
+        let path = format!("/api/v1/publish?topic={topic}");
+        assert_eq!(post(address, &path, &json!(1)).await.json()["matches"], expected, "{topic}");
+        let batch = json!({"messages": [{"topic": topic, "payload": 1}, {"topic": topic, "payload": 2}]});
+        let answer = post(address, "/api/v1/publish", &batch).await.json();
+        assert_eq!(answer["results"].as_array().unwrap().len(), 2);
+        assert!(
+            answer["results"].as_array().unwrap().iter().all(|one| one["matches"] == expected),
+            "{answer}"
+        );
+        if !topic.contains('*') {
+            let body = json!({"channel": topic, "data": 1});
+            let answer = post(address, "/api/publish", &body).await.json();
+            assert_eq!(answer["delivered"], expected, "{topic}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_no_pattern_covers_and_what_has_another_key_stays_sealed() {
     let bus = Bus::builder().start().unwrap();
     let gateway = gateway(&bus, Some(engines(&["orders/**"]))).await;

@@ -151,6 +151,10 @@ impl Socket {
         self.send(json!({"type": "subscribe", "topic": topic})).await;
     }
 
+    pub(crate) async fn unsubscribe(&mut self, topic: &str) {
+        self.send(json!({"type": "unsubscribe", "topic": topic})).await;
+    }
+
     pub(crate) async fn publish(&mut self, topic: &str, payload: impl Into<Value>) {
         self.send(json!({"type": "publish", "topic": topic, "payload": payload.into()})).await;
     }
