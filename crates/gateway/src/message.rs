@@ -64,6 +64,19 @@ pub(crate) fn ends_sealed(text: &[u8], payload: &[u8]) -> bool {
     is_sealed(payload) && marked.is_some_and(|marked| marked.starts_with(MARK) && marked.ends_with(MARK_END))
 }
 
+/// Whether JSON begins as the mark of a sealed payload does.
+pub(crate) fn starts_marked(json: &[u8]) -> bool {
+    // So many digits as there are bytes for, up to the next that is whole.
+    let head = json.strip_prefix(MARK).and_then(|rest| rest.get(..4));
+    head.and_then(|head| STANDARD.decode(head).ok()).is_some_and(|head| is_sealed(&head))
+}
+
+/// Whether JSON is the mark of a sealed payload.
+pub(crate) fn is_mark(json: &[u8]) -> bool {
+    let digits = json.strip_prefix(MARK).and_then(|rest| rest.strip_suffix(MARK_END));
+    starts_marked(json) && digits.is_some_and(|digits| !digits.contains(&b'"'))
+}
+
 /// Adds a payload as JSON. Returns whether it is sealed.
 pub(crate) fn push_payload(payload: &[u8], text: &mut Vec<u8>) -> bool {
     let is_sealed = is_sealed(payload);

@@ -137,7 +137,7 @@ impl Metrics {
         let what = "Messages that a session did not get, as it took them too slowly or could not";
         registry.register("gateway_dropped", what, metrics.dropped.clone());
         registry.register("gateway_refused", "What was asked for and refused", metrics.refused.clone());
-        let what = "Messages that went without being read, as they are sealed";
+        let what = "Messages that went without being read, as they are sealed; each time that one was pushed to somebody, or came in, counts";
         registry.register("gateway_sealed", what, metrics.sealed.clone());
         let metrics = Self { registry: Mutex::new(all), ..metrics };
         metrics.begin();
@@ -200,7 +200,8 @@ impl Metrics {
         self.refused.get_or_create(&Because { dialect, reason }).inc();
     }
 
-    /// A message of which its subscriber got the mark of a sealed payload.
+    /// A message was pushed to a subscriber with the mark of a sealed payload, or was published with it. What is pushed to many, or to
+    /// one again, counts as often, in all dialects.
     pub(crate) fn sealed(&self, dialect: &'static str) {
         self.sealed.get_or_create(&Spoken { dialect }).inc();
     }

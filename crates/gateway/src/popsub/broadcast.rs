@@ -13,10 +13,9 @@ use whispeer::engine::PayloadOpener;
 use whispeer::json::push_json_string;
 use whispeer::proto::{Content, Encoding};
 
-use super::NAME;
 use super::messages::Qos;
 use crate::limits;
-use crate::message::{encoded, push_opened};
+use crate::message::{encoded, is_mark, push_opened, starts_marked};
 use crate::shared::Shared;
 
 /// The header of the bus with the id of a message that was published in this dialect.
@@ -27,6 +26,9 @@ pub(super) const QOS: &str = "popsub-qos";
 
 /// How a text ends that has to be acknowledged.
 const ACKNOWLEDGED_END: &[u8] = br#","qos":1}"#;
+const TOPIC_FIELD: &[u8] = br#"{"topic":"#;
+const PAYLOAD_FIELD: &[u8] = br#","payload":"#;
+const TIMESTAMP_FIELD: &[u8] = br#","timestamp":"#;
 const ID_FIELD: &[u8] = br#","message_id":"#;
 
 /// Makes ids for messages that come without.
@@ -52,25 +54,19 @@ impl Ids {
 /// The text of a message, the same for all who ask for it.
 pub(super) fn broadcast(shared: &Shared, ids: &Ids, message: &Message<Arc<Content>>) -> Bytes {
     let (content, opener) = (&message.value, shared.opener.as_ref());
-    encoded(opener, content, Encoding::PopSub, || {
-        let (text, is_sealed) = text_of(opener, content, &message.headers, ids);
-        if is_sealed {
-            shared.metrics.sealed(NAME);
-        }
-        text
-    })
+    encoded(opener, content, Encoding::PopSub, || text_of(opener, content, &message.headers, ids))
 }
 
-/// The text, and whether its payload is sealed.
-fn text_of(opener: Option<&PayloadOpener>, content: &Content, headers: &Headers, ids: &Ids) -> (Bytes, bool) {
+fn text_of(opener: Option<&PayloadOpener>, content: &Content, headers: &Headers, ids: &Ids) -> Bytes {
     let topic = String::from_utf8_lossy(content.topic());
     let mut text = Vec::with_capacity(topic.len() + content.payload().len() * 5 / 4 + 128);
-    text.extend_from_slice(br#"{"topic":"#);
+    text.extend_from_slice(TOPIC_FIELD);
     push_json_string(&topic, &mut text);
-    text.extend_from_slice(br#","payload":"#);
-    let is_sealed = push_opened(opener, &topic, content.payload(), &mut text);
+    text.extend_from_slice(PAYLOAD_FIELD);
+    push_opened(opener, &topic, content.payload(), &mut text);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    text.extend_from_slice(format!(",\"timestamp\":{seconds}").as_bytes());
+    text.extend_from_slice(TIMESTAMP_FIELD);
+    text.extend_from_slice(seconds.to_string().as_bytes());
     text.extend_from_slice(ID_FIELD);
     let given =
         headers.find(MESSAGE_ID).filter(|id| (1..=limits::POPSUB_MESSAGE_ID_BYTES).contains(&id.len()));
@@ -83,7 +79,28 @@ fn text_of(opener: Option<&PayloadOpener>, content: &Content, headers: &Headers,
         Some("1") => text.extend_from_slice(ACKNOWLEDGED_END),
         _ => text.extend_from_slice(br#","qos":0}"#),
     }
-    (text.into(), is_sealed)
+    text.into()
+}
+
+/// Whether the payload of a message whose text this is has the mark of one that is sealed.
+///
+/// It lies in the text, too: between the topic, the first string that is a value, and the last field of the name behind it.
+pub(super) fn is_marked(text: &[u8]) -> bool {
+    fn payload(text: &[u8]) -> Option<&[u8]> {
+        let rest = text.strip_prefix(TOPIC_FIELD)?.strip_prefix(b"\"")?;
+        let mut escaped = false;
+        let end = rest.iter().position(|byte| {
+            let ends = !escaped && *byte == b'"';
+            escaped = !escaped && *byte == b'\\';
+            ends
+        })?;
+        let rest = rest.get(end + 1..)?.strip_prefix(PAYLOAD_FIELD)?;
+        // Most are none, and in those nothing more is looked for.
+        starts_marked(rest).then_some(())?;
+        let end = rest.windows(TIMESTAMP_FIELD.len()).rposition(|part| part == TIMESTAMP_FIELD)?;
+        rest.get(..end)
+    }
+    payload(text).is_some_and(is_mark)
 }
 
 /// The id, as JSON, of a message whose text this is, if it has to be acknowledged.
@@ -118,7 +135,7 @@ mod tests {
     fn text(headers: &Headers, payload: &str) -> Bytes {
         let payload = whispeer::json::from_json(payload.as_bytes()).unwrap();
         let content = Content::new(Bytes::new(), "chat".into(), payload);
-        text_of(None, &content, headers, &Ids::new()).0
+        text_of(None, &content, headers, &Ids::new())
     }
 
     #[test]
@@ -150,6 +167,30 @@ mod tests {
         for headers in [headers_of("7", Qos::AtMostOnce), Headers::new(), qos_alone, long] {
             let text = text(&headers, r#"{"qos":1}"#);
             assert_eq!(id_to_acknowledge(&text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn whether_a_payload_is_sealed_is_seen_in_the_text_whatever_its_topic_and_id_say() {
+        let sealed: &[u8] = &[0xC1, 0x57, 1, 200, 0x2A, 0xFF];
+        let not_sealed = [
+            r#""{\"$sealed\":\"wVcByCr/\"}""#,
+            r#"{"$sealed":"AQI="}"#,
+            r#"{"$sealed":"wVcByCr/","more":1}"#,
+            r#"[{"$sealed":"wVcByCr/"}]"#,
+        ];
+        for topic in ["chat", "a\"", "\\", "\",\"payload\":{\"$sealed\":\"wVcByCr/\"},\"timestamp\":"] {
+            for id in ["7", "\"},\"timestamp\":", "\\\""] {
+                let headers = headers_of(id, Qos::AtLeastOnce);
+                let text = |payload: Bytes| {
+                    text_of(None, &Content::new(Bytes::new(), topic.into(), payload), &headers, &Ids::new())
+                };
+                assert!(is_marked(&text(sealed.into())), "{topic} {id}");
+                for payload in not_sealed {
+                    let text = text(whispeer::json::from_json(payload.as_bytes()).unwrap());
+                    assert!(!is_marked(&text), "{text:?}");
+                }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use whispeer::topic::Topic;
 use whispeer::{BusError, Client};
 
-use super::broadcast::{broadcast, id_to_acknowledge};
+use super::broadcast::{broadcast, id_to_acknowledge, is_marked};
 use super::deadline::Deadline;
 use super::joining::{Joining, fed};
 use super::messages::{AUTHENTICATED, Invalid, Request, error};
@@ -420,7 +420,7 @@ impl Session {
                 self.unacked.insert(id, topic, text.clone());
             }
             if let Some((_, text)) = self.waiting.pop_front() {
-                self.feed(text).await?;
+                self.push(text).await?;
             }
         }
         Ok(())
@@ -432,7 +432,7 @@ impl Session {
             match due {
                 Due::Again(texts) => {
                     for text in texts {
-                        self.feed(text).await?;
+                        self.push(text).await?;
                     }
                 }
                 Due::GivenUp(count) => self.shared.metrics.dropped(NAME, "unacknowledged", count),
@@ -467,6 +467,14 @@ impl Session {
         self.joinings.retain(|joining| &*joining.subscription != topic);
         self.waiting.retain(|(waiting, _)| &**waiting != topic);
         self.unacked.end(topic);
+    }
+
+    /// Sends a message.
+    async fn push(&mut self, text: Bytes) -> Result<(), Ending> {
+        if is_marked(&text) {
+            self.shared.metrics.sealed(NAME);
+        }
+        self.feed(text).await
     }
 
     async fn refuse(&mut self, reason: &'static str, what: &str) -> Result<(), Ending> {

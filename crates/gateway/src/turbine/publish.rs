@@ -8,8 +8,8 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
-use whispeer::{BusError, BusResult};
 use whispeer::client::{Headers, PublishOptions};
+use whispeer::{BusError, BusResult};
 
 use super::channels::channel_of;
 use super::commands::{Fault, error};

@@ -161,6 +161,24 @@ async fn pages_read_what_is_encrypted_where_the_gateway_has_the_key_and_its_mark
 }
 
 #[tokio::test]
+async fn what_stays_sealed_is_counted_for_each_to_whom_it_is_pushed_in_all_dialects() {
+    let bus = Bus::builder().start().unwrap();
+    let gateway = gateway(&bus, None).await;
+    let mut readers = [Readers::of(&gateway, "orders/7").await, Readers::of(&gateway, "orders/7").await];
+    member(&bus).publish("7", &Order { pears: 3 }).await.unwrap();
+    for reader in &mut readers {
+        assert!(reader.next().await.iter().all(is_marked));
+    }
+    for dialect in ["turbine", "popsub", "http"] {
+        assert_eq!(marked(&gateway, dialect).await, 2, "{dialect}");
+    }
+    let mut late = popsub(&gateway, "other").await;
+    late.subscribe("orders/7").await;
+    assert!(is_marked(&late.next().await["payload"]));
+    assert_eq!(marked(&gateway, "popsub").await, 3, "it was replayed");
+}
+
+#[tokio::test]
 async fn who_publishes_is_told_of_subscribers_and_not_of_what_the_gateway_keeps() {
     let bus = Bus::builder().start().unwrap();
     let gateway = gateway(&bus, None).await;
