@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use whispeer::bus::metrics::BusCollector;
 use whispeer::client::GapReason;
+use whispeer::engine::is_sealed;
 
 /// The routes that there are, by which requests are counted.
 const ROUTES: &[&str] = &[
@@ -194,6 +195,13 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, dialect: &'static str, reason: &'static str, count: u64) {
         self.dropped.get_or_create(&Because { dialect, reason }).inc_by(count);
+    }
+
+    /// A payload has come in.
+    pub(crate) fn came(&self, dialect: &'static str, payload: &[u8]) {
+        if is_sealed(payload) {
+            self.sealed(dialect);
+        }
     }
 
     pub(crate) fn refused(&self, dialect: &'static str, reason: &'static str) {

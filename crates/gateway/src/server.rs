@@ -128,9 +128,10 @@ impl Server {
     pub(crate) async fn run(self, mut phase: watch::Receiver<Phase>, grace: Duration) {
         let Self { shared, listeners, router, places } = self;
         let mut connections = JoinSet::new();
+        let mut turn = 0;
         loop {
             tokio::select! {
-                accepted = accept(&listeners) => match accepted {
+                accepted = accept(&listeners, &mut turn) => match accepted {
                     Ok((stream, address)) => match places.take(address.ip()) {
                         Ok(place) => {
                             // A small answer or message is not to wait for the next one.
@@ -167,14 +168,17 @@ impl Server {
     }
 }
 
-/// The next connection at any of these.
+/// The next connection at any of these, each of which goes first in turn: a flood at one leaves the others their part.
 ///
 /// # Cancel safety
 /// No connection is lost when the future is dropped.
-async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listeners: &[TcpListener], turn: &mut usize) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|context| {
-        let accepted = listeners.iter().map(|listener| listener.poll_accept(context));
-        accepted.into_iter().find(Poll::is_ready).unwrap_or(Poll::Pending)
+        let (before, first) = listeners.split_at(*turn % listeners.len().max(1));
+        let accepted = first.iter().chain(before).map(|listener| listener.poll_accept(context));
+        let accepted = accepted.into_iter().find(Poll::is_ready).unwrap_or(Poll::Pending);
+        *turn = turn.wrapping_add(usize::from(accepted.is_ready()));
+        accepted
     })
     .await
 }

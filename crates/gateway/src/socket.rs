@@ -106,11 +106,13 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// A socket of somebody of whom it is not known yet who he is. What he sends is [short](limits::SOCKET_STRANGER_BYTES).
+    /// A socket of somebody of whom it is not known yet who he is. What he sends is [short](limits::SOCKET_STRANGER_BYTES). Its place was
+    /// taken when it was asked for, so that a gateway that drains meanwhile waits for it.
     pub(crate) fn new(
         stream: TimedStream,
         early: Bytes,
         shared: Arc<Shared>,
+        place: SocketPlace,
         address: IpAddr,
         dialect: &'static str,
     ) -> Self {
@@ -125,7 +127,7 @@ impl Socket {
             is_asked: false,
             complete_by: None,
             timer: Box::pin(sleep(limits::SOCKET_PING)),
-            _place: shared.socket_place(),
+            _place: place,
             shared,
         }
     }

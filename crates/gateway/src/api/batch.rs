@@ -11,10 +11,10 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use whispeer::client::Headers;
 
-use super::Entered;
 use super::body::payload_of;
 use super::failure::Failure;
 use super::publish::{Options, Published};
+use super::{DIALECT, Entered};
 use crate::limits;
 use crate::problem::Problem;
 use crate::shared::Shared;
@@ -162,6 +162,7 @@ async fn send<'e>(
     }
     let (options, stored) = Options { quality, ttl, deliver_in, headers }.read()?;
     let payload = payload_of(payload.get().as_bytes())?;
+    shared.metrics.came(DIALECT, &payload);
     let begun = shared.uncounted.begin();
     let sent = entered.client.send_bytes_with(&topic, payload, options).await;
     let acknowledgement = sent.map_err(|error| entered.failure(&error))?;

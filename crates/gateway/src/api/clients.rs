@@ -64,7 +64,13 @@ impl Clients {
         stranger: &Stranger,
     ) -> Result<Arc<Client>, Failure> {
         let Some(key) = caller.key(&self.key) else { return stranger.client(shared, caller).await };
-        let client = self.known_or_new(shared, caller, &key)?;
+        let client = match self.known(&key) {
+            Some(client) => client,
+            None => {
+                let link = shared.link(caller.peer()).await.map_err(|error| Failure::from(&error))?;
+                self.known_or_new(shared, caller, &key, link)?
+            }
+        };
         if client.session_id().is_none()
             && let Err(error) = client.ping().await
         {
@@ -74,11 +80,21 @@ impl Clients {
         Ok(client)
     }
 
+    /// The session of a caller, if there is one that has not ended.
+    fn known(&self, key: &CallerKey) -> Option<Arc<Client>> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = table.get_mut(key).filter(|known| known.client.close_reason().is_none())?;
+        known.used = Instant::now();
+        Some(Arc::clone(&known.client))
+    }
+
+    /// The session of a caller, which others may have begun by now, or a new one over this link.
     fn known_or_new(
         &self,
         shared: &Shared,
         caller: &Caller,
         key: &CallerKey,
+        link: Link,
     ) -> Result<Arc<Client>, Failure> {
         let now = Instant::now();
         // What makes way is dropped when the table is free again.
@@ -96,7 +112,6 @@ impl Clients {
                 let oldest = oldest.map(|(key, _)| *key);
                 gone = oldest.and_then(|key| table.remove(&key));
             }
-            let link = shared.bus.connect(caller.peer()).map_err(|error| Failure::from(&error))?;
             let client = Arc::new(join(shared, caller, link)?);
             table.insert(*key, Known { client: Arc::clone(&client), used: now });
             (client, gone)

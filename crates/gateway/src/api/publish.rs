@@ -124,9 +124,7 @@ pub(super) async fn publish(
         return Ok(json(&batch::publish(&shared, &entered, &body, options.headers).await?));
     };
     let payload = form.read(body)?;
-    if whispeer::engine::is_sealed(&payload) {
-        shared.metrics.sealed(DIALECT);
-    }
+    shared.metrics.came(DIALECT, &payload);
     let operation = Operation::Publish { topic: Some(topic), batch: None };
     let sending = Sending::begin(&shared, &operation, &mut options.headers);
     let (options, stored) = options.read()?;

@@ -85,6 +85,7 @@ pub(super) async fn request(
     let entered = Entered::by(&shared, &parts).await?;
     let (body, _claim) = body::read(body, &shared).await?;
     let payload = form.read(body)?;
+    shared.metrics.came(DIALECT, &payload);
     let sending = Sending::begin(&shared, &Operation::Request { topic }, &mut headers);
     let options = RequestOptions::default().timeout(timeout).headers(headers);
     let asked = entered.client.request_bytes_with(topic, payload, options).await;

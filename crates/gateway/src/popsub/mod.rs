@@ -137,8 +137,9 @@ async fn open(
             return Problem::new(refused.status(), why).into_response();
         }
     };
+    let place = shared.socket_place();
     upgrade.then(move |stream, early| {
-        let socket = Socket::new(stream, early, Arc::clone(&shared), address.ip(), NAME);
+        let socket = Socket::new(stream, early, Arc::clone(&shared), place, address.ip(), NAME);
         Box::pin(Session::new(shared, socket, address.ip()).run())
     })
 }

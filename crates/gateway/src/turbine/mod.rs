@@ -24,6 +24,7 @@ use axum::Router;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http::StatusCode;
 use ring::digest::{SHA256, digest};
 use subtle::{Choice, ConstantTimeEq};
 use whispeer::auth::Principal;
@@ -93,15 +94,19 @@ impl Turbine {
         self.api_keys.iter().fold(none, |found, known| found | known.ct_eq(&key)).into()
     }
 
-    fn publisher(&self, shared: &Shared) -> BusResult<Client> {
-        let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = publisher.as_ref().filter(|client| client.close_reason().is_none()) {
-            return Ok(client.clone());
+    async fn publisher(&self, shared: &Shared) -> BusResult<Client> {
+        let known = || {
+            let publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
+            publisher.as_ref().filter(|client| client.close_reason().is_none()).cloned()
+        };
+        if let Some(client) = known() {
+            return Ok(client);
         }
         let principal = Principal::Token { issuer: NAME.into(), subject: "api".into() };
         let peer = Peer::new(principal, NAME).granted(self.settings.publish_roles.clone());
-        let client = shared.join_to_publish(shared.bus.connect(peer)?, "turbine api")?;
-        *publisher = Some(client.clone());
+        let client = shared.join_to_publish(shared.link(peer).await?, "turbine api")?;
+        // Where several have made one at once, the last stays; the others end with what they publish now.
+        *self.publisher.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)
     }
 }
@@ -142,8 +147,12 @@ async fn socket(
 }
 
 fn open(upgrade: Upgrade, context: Context, address: SocketAddr) -> Response {
+    if context.shared.is_draining() {
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "it is draining; go elsewhere").into_response();
+    }
+    let place = context.shared.socket_place();
     upgrade.then(move |stream, early| {
-        let socket = Socket::new(stream, early, Arc::clone(&context.shared), address.ip(), NAME);
+        let socket = Socket::new(stream, early, Arc::clone(&context.shared), place, address.ip(), NAME);
         Box::pin(session::run(socket, context))
     })
 }

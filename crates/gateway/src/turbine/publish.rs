@@ -71,8 +71,9 @@ async fn pass_on(context: &Context, body: &[u8], mut headers: Headers) -> Publis
     let body: Body<'_> = serde_json::from_str(body).map_err(|_| bad(Fault::BadCommand))?;
     let channel = channel_of(&body.channel, context.turbine.settings.patterns).map_err(bad)?;
     let payload = payload_of(body.data.get()).map_err(|_| bad(Fault::BadData))?;
+    context.shared.metrics.came(NAME, &payload);
     let published = async {
-        let publisher = context.turbine.publisher(&context.shared)?;
+        let publisher = context.turbine.publisher(&context.shared).await?;
         let operation = Operation::Publish { topic: Some(channel.as_str()), batch: None };
         let sending = Sending::begin(&context.shared, &operation, &mut headers);
         let options = PublishOptions::default().headers(headers);

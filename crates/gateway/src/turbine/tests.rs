@@ -266,12 +266,12 @@ async fn what_goes_unread_and_what_is_refused_is_counted() {
 async fn who_publishes_over_http_has_one_session_and_another_when_that_has_ended() {
     let inside = Inside::new(|_| {}).await;
     let turbine = inside.shared.turbine.as_ref().unwrap();
-    let first = turbine.publisher(&inside.shared).unwrap();
+    let first = turbine.publisher(&inside.shared).await.unwrap();
     first.ping().await.unwrap();
-    let again = turbine.publisher(&inside.shared).unwrap();
+    let again = turbine.publisher(&inside.shared).await.unwrap();
     assert_eq!(first.session_id(), again.session_id());
     first.close().await.unwrap();
-    let second = turbine.publisher(&inside.shared).unwrap();
+    let second = turbine.publisher(&inside.shared).await.unwrap();
     second.ping().await.unwrap();
     assert_ne!(first.session_id(), second.session_id());
 }

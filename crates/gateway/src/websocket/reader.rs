@@ -92,12 +92,15 @@ impl Reader {
         self.kind.is_some()
     }
 
-    /// Takes as many bytes as the next message ends with, or all. Returns how many those were, and the message.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(usize, Option<Received>), Fault> {
+    /// Whoever had the message before is done with it: its room is free for others.
+    pub(super) fn release(&mut self) {
         if self.kind.is_none() {
-            // Whoever had the message before is done with it.
             self.claim.clear();
         }
+    }
+
+    /// Takes as many bytes as the next message ends with, or all. Returns how many those were, and the message.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(usize, Option<Received>), Fault> {
         let mut at = 0;
         while at < bytes.len() || self.frame.is_some_and(|frame| frame.left == 0) {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -108,7 +111,8 @@ impl Reader {
             let part = rest.get(..frame.left).unwrap_or(rest);
             let whole = match frame.control {
                 None => {
-                    let expected = self.message.len() + frame.left;
+                    let more = if frame.is_final { frame.left } else { usize::MAX };
+                    let expected = self.limit.min(self.message.len().saturating_add(more));
                     append(&mut self.message, part, expected, &mut self.claim)?;
                     &mut self.message
                 }
