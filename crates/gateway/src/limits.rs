@@ -103,13 +103,21 @@ pub const POPSUB_RING_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes that wait for a session and topic of PopSub, beside one message.
 pub const POPSUB_WINDOW_BYTES: u64 = 1024 * 1024;
 
-/// How long a new subscription of PopSub is served from the ring after a message has come both from there and from the bus. One that was
-/// looked up before the subscription began reaches the ring within one turn of its publisher, which is far less.
-pub const POPSUB_JOIN_TIME: Duration = Duration::from_millis(250);
+/// How long a new subscription of PopSub is served from the ring. A message that was looked up before the subscription began is given to
+/// the ring within one turn of its publisher, which is far less, unless the system gives others that publisher's time.
+pub const POPSUB_JOIN_TIME: Duration = Duration::from_secs(1);
+
+/// How long a new subscription of PopSub remembers, after that, what came from the ring and not yet from the bus. What a publisher has
+/// handed to the ring it hands to the subscription in the same turn, but the system may stop it in the midst of that for as long as others
+/// want to run. Most of what is remembered never comes, as it is older than the subscription: that is no more than is replayed.
+pub const POPSUB_REMEMBER_TIME: Duration = Duration::from_secs(10);
 
 /// How long a new subscription of PopSub waits for its ring to have what the bus gave that before. It takes as long as one task has to wait for
 /// its turn; where that is longer, nothing is replayed, and that is counted.
 pub const POPSUB_CATCH_UP_TIME: Duration = Duration::from_secs(2);
+
+/// How often it looks whether its ring has got there.
+pub const POPSUB_CATCH_UP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Messages that wait to be sent from the ring to a new subscription, beside those that are replayed; messages that
 /// the bus delivers meanwhile and that are not in the ring yet; and messages that are remembered as sent from the ring until the bus

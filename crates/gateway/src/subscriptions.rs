@@ -60,6 +60,11 @@ impl Subscriptions {
         one.map_or(0, |one| one.subscription.counts().pending)
     }
 
+    /// How many have come of all of them.
+    pub(crate) fn all_pending(&self) -> u64 {
+        self.all.iter().map(|one| one.subscription.counts().pending).sum()
+    }
+
     /// What comes next of any of them; it waits for ever where there are none.
     ///
     /// # Cancel safety

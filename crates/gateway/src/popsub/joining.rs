@@ -12,9 +12,10 @@
 //! by then, and what is replayed are the last messages when the ring has got so far: no more than it keeps. Where that takes
 //! too long, nothing is replayed, which is counted.
 //!
-//! The first message that comes both ways shows that the ring has got to where the subscription began. A moment after it, nothing is
-//! under way that the bus would not deliver. What is held goes out then, and after it what the bus delivers, but for what came from
-//! the ring. As the ring has every message of a publisher that it had before one that it has, the order stays.
+//! A while after the bus has accepted the subscription, all that it would not deliver has been given to the ring. When the ring has got
+//! that, what is held goes out, and after it what the bus delivers, but for what came from the ring, which is remembered for long
+//! enough that nothing of it is still under way. As the ring has every message of a publisher that it had before one that it has,
+//! the order stays.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -23,8 +24,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use whispeer::bus::BusView;
 
-use super::ring::{Fed, Feed};
+use super::ring::{Fed, Feed, Ring};
 use crate::limits;
 
 /// A subscription that has just begun.
@@ -32,10 +34,12 @@ pub(super) struct Joining {
     pub(super) subscription: Arc<str>,
     /// While it is served from the ring.
     feed: Option<Arc<Feed>>,
-    /// When the next step is due: it follows the bus by itself, or need not remember any more what came from the ring. There is none
-    /// before a message has come both ways.
-    until: Option<Instant>,
-    /// When it no longer waits for the ring to get to where it begins.
+    ring: Arc<Ring>,
+    /// When the next step is due: it follows the bus by itself, or need not remember any more what came from the ring.
+    until: Instant,
+    /// How far the ring has to have got before it follows the bus, once that is known.
+    target: Option<u64>,
+    /// When it no longer waits for that.
     caught_up_by: Instant,
     /// What came from the ring and not yet from the bus. It is kept, so that nothing else lies in its place.
     sent: HashMap<usize, Fed>,
@@ -57,12 +61,15 @@ fn place(text: &Bytes) -> usize {
 
 impl Joining {
     /// Begins when the bus has accepted the subscription; the feed has begun before.
-    pub(super) fn new(subscription: Arc<str>, feed: Arc<Feed>) -> Self {
+    pub(super) fn new(subscription: Arc<str>, ring: Arc<Ring>, feed: Arc<Feed>) -> Self {
+        let now = Instant::now();
         Self {
             subscription,
+            ring,
             feed: Some(feed),
-            until: None,
-            caught_up_by: Instant::now() + limits::POPSUB_CATCH_UP_TIME,
+            until: now + limits::POPSUB_JOIN_TIME,
+            target: None,
+            caught_up_by: now + limits::POPSUB_CATCH_UP_TIME,
             sent: HashMap::new(),
             sent_new: 0,
             sent_bytes: 0,
@@ -72,9 +79,17 @@ impl Joining {
         }
     }
 
-    /// When it can go on by itself, or end.
-    pub(super) fn until(&self) -> Option<Instant> {
-        self.until.or_else(|| self.awaited().map(|_| self.caught_up_by))
+    /// When the next step is due.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Whether it may follow the bus by itself now, where it is time to look: if not, it is looked again a moment later.
+    pub(super) fn has_caught_up(&mut self, bus: &BusView) -> bool {
+        let target = *self.target.get_or_insert_with(|| self.ring.matched(bus));
+        let now = Instant::now();
+        self.until = self.caught_up_by.min(now + limits::POPSUB_CATCH_UP_INTERVAL);
+        self.ring.taken() >= target || now >= self.caught_up_by
     }
 
     /// How many messages it would be replayed if the ring had got to where it begins; `None` where it has, or is no longer followed.
@@ -92,7 +107,6 @@ impl Joining {
         if let Some(index) = self.held.iter().position(|held| place(held) == place(&text)) {
             self.held.remove(index);
             self.held_bytes -= text.len();
-            self.came_both_ways();
         } else {
             self.sent.insert(place(&text), Fed { text: text.clone(), is_replayed });
             if !is_replayed {
@@ -111,7 +125,6 @@ impl Joining {
                 self.sent_new -= 1;
                 self.sent_bytes -= text.len();
             }
-            self.came_both_ways();
             return None;
         }
         if self.feed.is_none() {
@@ -122,12 +135,19 @@ impl Joining {
         None
     }
 
-    /// Lets it follow the bus by itself: what has been held goes out now.
+    /// Lets it follow the bus by itself: what has been held goes out now. What was replayed is older than the subscription, and is no
+    /// longer remembered.
     pub(super) fn follow_bus(&mut self) -> VecDeque<Bytes> {
         self.feed = None;
-        self.prolong();
+        self.sent.retain(|_, fed| !fed.is_replayed);
+        self.remember();
         self.held_bytes = 0;
         std::mem::take(&mut self.held)
+    }
+
+    /// How many messages of the bus it holds.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Whether it is still served from the ring.
@@ -141,15 +161,9 @@ impl Joining {
         self.is_fed() && (messages >= limits::POPSUB_FEED_MESSAGES || bytes >= limits::POPSUB_FEED_BYTES)
     }
 
-    /// It stays as it is a while longer.
-    pub(super) fn prolong(&mut self) {
-        self.until = Some(Instant::now() + limits::POPSUB_JOIN_TIME);
-    }
-
-    fn came_both_ways(&mut self) {
-        if self.until.is_none() {
-            self.prolong();
-        }
+    /// What came from the ring is remembered a while longer.
+    pub(super) fn remember(&mut self) {
+        self.until = Instant::now() + limits::POPSUB_REMEMBER_TIME;
     }
 
     /// Whether what came from the ring need not be remembered any more, since the bus has delivered all that it delivers of it and
@@ -179,7 +193,8 @@ pub(super) async fn fed(joinings: &mut [Joining]) -> (usize, Option<Bytes>) {
 mod tests {
     use futures_util::FutureExt;
 
-    use super::super::ring::Ring;
+    use whispeer::prelude::*;
+
     use super::*;
 
     fn taken(joining: &mut Joining) -> Vec<Bytes> {
@@ -190,7 +205,7 @@ mod tests {
 
     /// A ring with these messages, and a subscription that begins now.
     fn joining(ring: &Arc<Ring>) -> Joining {
-        Joining::new("chat".into(), ring.follow(0))
+        Joining::new("chat".into(), Arc::clone(ring), ring.follow(0))
     }
 
     #[tokio::test]
@@ -230,24 +245,49 @@ mod tests {
         assert!(joining.is_done(7));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_is_served_from_the_ring_until_a_while_after_a_message_has_come_both_ways() {
+    /// A ring that is filled by this subscription of the bus, when the test does it.
+    fn ring_of(client: &Client, subscription: &whispeer::client::Subscription<Bytes>) -> Arc<Ring> {
         let ring = Arc::new(Ring::new(10));
-        let [a, b] = ["a", "b"].map(|text| Bytes::copy_from_slice(text.as_bytes()));
-        for is_first in [true, false] {
-            let mut joining = joining(&ring);
-            ring.push(&a);
-            taken(&mut joining);
-            assert_eq!(joining.arrived(b.clone()), None);
-            assert_eq!(joining.until(), None);
-            if is_first {
-                assert_eq!(joining.arrived(a.clone()), None);
-            } else {
-                ring.push(&b);
-                taken(&mut joining);
-            }
-            assert_eq!(joining.until(), Some(Instant::now() + limits::POPSUB_JOIN_TIME));
+        ring.set_source(client.session_id().unwrap(), subscription.id());
+        ring
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_served_from_the_ring_until_that_has_what_was_published_by_then() {
+        let bus = Bus::builder().start().unwrap();
+        let client = Client::new_memory(&bus.connector()).unwrap();
+        let subscription = client.subscribe_bytes("chat").await.unwrap();
+        let (ring, begun) = (ring_of(&client, &subscription), Instant::now());
+        let mut joining = joining(&ring);
+        assert_eq!(joining.until(), begun + limits::POPSUB_JOIN_TIME);
+        client.publish_bytes("chat", "a").await.unwrap();
+        assert!(!joining.has_caught_up(&bus.view()));
+        // What comes later, the bus delivers.
+        client.publish_bytes("chat", "b").await.unwrap();
+        ring.push(&Bytes::from_static(b"a"));
+        assert!(joining.has_caught_up(&bus.view()));
+
+        // It does not wait for ever.
+        let mut late = Joining::new("chat".into(), Arc::clone(&ring), ring.follow(1));
+        while !late.has_caught_up(&bus.view()) {
+            tokio::time::sleep_until(late.until()).await;
         }
+        assert_eq!(begun.elapsed(), limits::POPSUB_CATCH_UP_TIME);
+        late.follow_bus();
+        assert_eq!(late.until(), Instant::now() + limits::POPSUB_REMEMBER_TIME);
+        bus.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_replayed_is_not_remembered_when_it_follows_the_bus() {
+        let ring = Arc::new(Ring::new(10));
+        ring.push(&Bytes::from_static(b"old"));
+        let mut joining = joining(&ring);
+        ring.push(&Bytes::from_static(b"new"));
+        taken(&mut joining);
+        assert_eq!(joining.sent.len(), 2);
+        joining.follow_bus();
+        assert_eq!((joining.sent.len(), joining.sent_new), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,21 +295,19 @@ mod tests {
         let ring = Arc::new(Ring::new(2));
         let [a, b, c] = ["a", "b", "c"].map(|text| Bytes::copy_from_slice(text.as_bytes()));
         ring.push(&a);
-        let begun = Instant::now();
-        let mut joining = Joining::new("chat".into(), ring.follow(3));
+        let mut joining = Joining::new("chat".into(), Arc::clone(&ring), ring.follow(3));
         // The bus is first with what is published later.
         assert_eq!(joining.arrived(c.clone()), None);
         ring.push(&b);
         assert_eq!(taken(&mut joining), [] as [&Bytes; 0]);
-        let most = begun + limits::POPSUB_CATCH_UP_TIME;
-        assert_eq!((joining.awaited(), joining.until()), (Some(2), Some(most)));
+        assert_eq!(joining.awaited(), Some(2));
         ring.push(&b);
         ring.push(&c);
         assert_eq!(joining.awaited(), None);
         assert_eq!(taken(&mut joining), [&b, &b, &c]);
-        assert!(joining.until() < Some(most) && joining.held_bytes == 0 && joining.sent_new == 0);
+        assert!(joining.held_bytes == 0 && joining.sent_new == 0);
 
-        let mut late = Joining::new("chat".into(), ring.follow(100));
+        let mut late = Joining::new("chat".into(), Arc::clone(&ring), ring.follow(100));
         assert_eq!(late.arrived(c.clone()), None);
         assert_eq!(late.follow_bus(), [c]);
         assert_eq!((late.is_fed(), late.awaited()), (false, None));

@@ -123,7 +123,7 @@ pub(super) fn subscribe(shared: Arc<Shared>, client: Client, topic: Topic) -> Op
         let topic: Arc<str> = topic.as_str().into();
         let joining = opened.zip(feed).map(|(opened, feed)| {
             opened.stays();
-            Joining::new(Arc::clone(&topic), feed)
+            Joining::new(Arc::clone(&topic), Arc::clone(&opened.ring), feed)
         });
         Outcome::Subscribed(Box::new(Subscribed { topic, subscription, joining }))
     })
@@ -139,6 +139,7 @@ pub(super) fn publish(shared: Arc<Shared>, client: Client, user: Arc<str>, publi
     Box::pin(async move {
         let Some(popsub) = &shared.popsub else { return Outcome::Done };
         let Publish { topic, payload, message_id, qos } = publish;
+        shared.metrics.came(NAME, &payload);
         let begun = match message_id.as_deref() {
             None => None,
             Some(id) => match popsub.recent.begin(&user, &topic, id, &payload).await {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use whispeer::bus::BusView;
 
 use crate::limits;
 
@@ -104,12 +105,24 @@ impl Ring {
         feed
     }
 
+    /// How many messages of the gateway's own subscription have got here, those that were lost on the way counted.
+    pub(super) fn taken(&self) -> u64 {
+        self.lock().taken
+    }
+
+    /// How many messages the gateway's own subscription has matched so far: those that are here, or about to be. Where the bus no
+    /// longer has the subscription, no more come.
+    pub(super) fn matched(&self, bus: &BusView) -> u64 {
+        let matched = self.source().and_then(|(session, id)| bus.matched(session, id).ok().flatten());
+        matched.unwrap_or_default()
+    }
+
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// The gateway's own subscription, once there is one.
-    pub(super) fn source(&self) -> Option<(u64, u32)> {
+    fn source(&self) -> Option<(u64, u32)> {
         self.source.get().copied()
     }
 

@@ -17,6 +17,7 @@ use whispeer::topic::TopicPattern;
 use whispeer::transport::Peer;
 use whispeer::{BusResult, Client};
 
+use super::NAME;
 use super::broadcast::broadcast;
 use super::ring::{Feed, Ring};
 use crate::limits;
@@ -74,6 +75,13 @@ pub(super) struct Opened {
     pub(super) ring: Arc<Ring>,
 }
 
+/// What it would take to begin a ring.
+enum Lacks {
+    Room,
+    /// The gateway's own session.
+    Client,
+}
+
 impl Rings {
     pub(super) fn new(settings: &PopSub) -> Self {
         Self {
@@ -88,32 +96,71 @@ impl Rings {
         }
     }
 
-    /// The ring of a topic, which has all that is published from now on. `None` if none is kept: its replay is set to 0, there
-    /// are too many that wait to be allowed, or the bus does not let it be filled.
+    /// The ring of a topic, which has all that is published from now on. `None` if none is kept: its replay is set to 0, or, which is
+    /// counted, there are too many that wait to be allowed, or the bus does not let it be filled.
     ///
     /// # Cancel safety
     /// Nothing stays when the future is dropped.
     pub(super) async fn open(shared: &Arc<Shared>, topic: &str) -> Option<Opened> {
         let rings = &shared.popsub.as_ref()?.rings;
-        let (opened, mut ready) = rings.find_or_begin(shared, topic)?;
+        let capacity = rings.replay_of.get(topic).copied().unwrap_or(rings.replay);
+        if capacity == 0 || rings.most_bytes == 0 {
+            return None;
+        }
+        let opened = rings.begun(shared, topic, capacity).await;
+        if opened.is_none() {
+            shared.metrics.refused(NAME, "replay");
+        }
+        opened
+    }
+
+    async fn begun(&self, shared: &Arc<Shared>, topic: &str, capacity: usize) -> Option<Opened> {
+        let mut client = self.client();
+        let (opened, mut ready) = loop {
+            match self.find_or_begin(shared, topic, capacity, client.as_ref()) {
+                Ok(found) => break found,
+                Err(Lacks::Room) => return None,
+                Err(Lacks::Client) => {
+                    let joined = self.join(shared).await;
+                    joined.as_ref().err().inspect(|error| tracing::warn!(%error, "nothing is replayed"));
+                    client = Some(joined.ok()?);
+                }
+            }
+        };
         let is_ready = ready.wait_for(|is_ready| *is_ready).await.is_ok();
         is_ready.then_some(opened)
     }
 
-    fn find_or_begin(&self, shared: &Arc<Shared>, topic: &str) -> Option<(Opened, watch::Receiver<bool>)> {
-        let capacity = self.replay_of.get(topic).copied().unwrap_or(self.replay);
-        if capacity == 0 || self.most_bytes == 0 {
-            return None;
+    /// The gateway's own session, if there is one that has not ended.
+    fn client(&self) -> Option<Client> {
+        self.lock().client.as_ref().filter(|client| client.close_reason().is_none()).cloned()
+    }
+
+    /// Begins the gateway's own session, unless somebody else has meanwhile.
+    async fn join(&self, shared: &Shared) -> BusResult<Client> {
+        // It reads what those may read that are served from it, each of whom the bus has allowed it.
+        let link = shared.link(Peer::new(Principal::Bus, "popsub")).await?;
+        let mut inner = self.lock();
+        if let Some(client) = inner.client.as_ref().filter(|client| client.close_reason().is_none()) {
+            return Ok(client.clone());
         }
+        let client = shared.join(link, "popsub replay")?;
+        Ok(inner.client.insert(client).clone())
+    }
+
+    fn find_or_begin(
+        &self,
+        shared: &Arc<Shared>,
+        topic: &str,
+        capacity: usize,
+        client: Option<&Client>,
+    ) -> Result<(Opened, watch::Receiver<bool>), Lacks> {
         let mut inner = self.lock();
         if !inner.rings.contains_key(topic) {
             if inner.tentative >= self.most_tentative {
-                return None;
+                return Err(Lacks::Room);
             }
-            let client = inner
-                .client(shared)
-                .inspect_err(|error| tracing::warn!(%error, "nothing is replayed"))
-                .ok()?;
+            let client = client.ok_or(Lacks::Client)?.clone();
             let topic: Arc<str> = topic.into();
             let ring = Arc::new(Ring::new(capacity));
             let (begun, ready) = watch::channel(false);
@@ -123,12 +170,13 @@ impl Rings {
             inner.rings.insert(topic, slot);
             inner.tentative += 1;
         }
-        let topic = inner.rings.get_key_value(topic).map(|(topic, _)| Arc::clone(topic))?;
-        let slot = inner.rings.get_mut(&topic)?;
+        let topic = inner.rings.get_key_value(topic).map(|(topic, _)| Arc::clone(topic));
+        let topic = topic.ok_or(Lacks::Room)?;
+        let slot = inner.rings.get_mut(&topic).ok_or(Lacks::Room)?;
         slot.users += 1;
         slot.ring.touch(self.tick());
         let ready = slot.ready.clone();
-        Some((Opened { shared: Arc::clone(shared), topic, ring: Arc::clone(&slot.ring) }, ready))
+        Ok((Opened { shared: Arc::clone(shared), topic, ring: Arc::clone(&slot.ring) }, ready))
     }
 
     /// Lets a ring stay, as its topic is one that clients use.
@@ -200,16 +248,6 @@ impl Rings {
 }
 
 impl Inner {
-    fn client(&mut self, shared: &Shared) -> BusResult<Client> {
-        if let Some(client) = self.client.as_ref().filter(|client| client.close_reason().is_none()) {
-            return Ok(client.clone());
-        }
-        // It reads what those may read that are served from it, each of whom the bus has allowed it.
-        let link = shared.bus.connect(Peer::new(Principal::Bus, "popsub"))?;
-        let client = shared.join(link, "popsub replay")?;
-        Ok(self.client.insert(client).clone())
-    }
-
     /// Takes out of the hand the ring that has not been used for about the longest time.
     fn least_used(&mut self) -> Option<Arc<str>> {
         loop {
@@ -225,10 +263,7 @@ impl Inner {
 impl Opened {
     /// What the ring has when it has got all that the bus has given it by now, and what comes then.
     pub(super) fn follow(&self) -> Arc<Feed> {
-        let source = self.ring.source();
-        let matched = source.and_then(|(session, id)| self.shared.bus.matched(session, id).ok().flatten());
-        // Where the bus no longer has the subscription, nothing comes but what is there.
-        self.ring.follow(matched.unwrap_or_default())
+        self.ring.follow(self.ring.matched(&self.shared.bus))
     }
 
     /// The bus has allowed it.

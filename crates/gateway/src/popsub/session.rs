@@ -127,9 +127,17 @@ impl Session {
         };
         // What it does not take by then it would have to take from another connection.
         let _ = timeout(limits::LAST_TIME, self.part(last)).await;
+        shared.metrics.dropped(NAME, "closed", self.left());
         if let Some(closing) = ending {
             self.socket.close(closing).await;
         }
+    }
+
+    /// How many messages there are that it has not been sent.
+    fn left(&self) -> u64 {
+        let held: usize = self.joinings.iter().map(Joining::held).sum();
+        let left = held + self.waiting.len() + self.socket.waiting();
+        self.subscriptions.all_pending().saturating_add(left as u64)
     }
 
     /// Says what it is told last, and lets end what is under way: what was handed to the bus is known as published then.
@@ -190,7 +198,7 @@ impl Session {
     }
 
     fn next_timer(&mut self) -> Option<Instant> {
-        let joinings = self.joinings.iter().filter_map(Joining::until);
+        let joinings = self.joinings.iter().map(Joining::until);
         joinings.chain(self.unacked.next_due()).min()
     }
 
@@ -446,19 +454,20 @@ impl Session {
     }
 
     async fn look_at_joining(&mut self, index: usize, now: Instant) -> Result<(), Ending> {
-        let Some(joining) =
-            self.joinings.get_mut(index).filter(|joining| joining.until().is_some_and(|until| until <= now))
-        else {
+        let Some(joining) = self.joinings.get_mut(index).filter(|joining| joining.until() <= now) else {
             return Ok(());
         };
         if joining.is_fed() {
-            return self.follow_bus(index).await;
+            return match joining.has_caught_up(&self.shared.bus) {
+                true => self.follow_bus(index).await,
+                false => Ok(()),
+            };
         }
         if joining.is_done(self.subscriptions.pending(&joining.subscription)) {
             self.joinings.swap_remove(index);
             return Ok(());
         }
-        joining.prolong();
+        joining.remember();
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use whispeer::prelude::*;
 use whispeer_gateway::{Gateway, Settings};
 
 use super::{Ground, Socket, popsub, soon};
+use crate::http::ask;
 
 #[tokio::test]
 async fn a_session_of_the_bus_has_the_name_of_its_user() {
@@ -136,6 +137,11 @@ async fn a_token_expires_also_if_the_reader_has_stopped() {
     whispeer_testkit::wait::eventually("the session is gone", is_gone).await;
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
+    // What it had not been sent is counted.
+    let metrics = ask(ground.address(), "GET", "/metrics", &[], b"").await.body;
+    let closed = r#"whispeer_gateway_dropped_total{dialect="popsub",reason="closed"} "#;
+    let closed = metrics.lines().find_map(|line| line.strip_prefix(closed)).expect("it is counted");
+    assert!(closed.parse::<u64>().unwrap() > 0, "{closed}");
     ground.end().await;
 }
 
