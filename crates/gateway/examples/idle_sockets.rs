@@ -1,5 +1,5 @@
 //! Measures what an idle WebSocket costs the process of the gateway: opened, connected by the dialect of Turbine, subscribed, and
-//! idle again after a push of 256 KiB.
+//! idle again after a push of 64 KiB.
 //!
 //! ```text
 //! cargo run --release -p whispeer-gateway --example idle_sockets [10000]
@@ -21,6 +21,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use whispeer::prelude::*;
+
+/// Bytes of a long push. Where none is read yet, the system has room for so many times ten thousand.
+const LONG: usize = 64 * 1024;
 
 /// Channels of which many sockets have one each.
 const ROOMS: usize = 100;
@@ -62,7 +65,7 @@ fn measure(runtime: &tokio::runtime::Runtime, count: usize) -> Outcome {
 async fn push(bus: &BusHandle) -> Outcome {
     let client = Client::new_memory(&bus.connector())?;
     // MessagePack of a text.
-    let long = rmp_serde::to_vec(&"x".repeat(256 * 1024))?;
+    let long = rmp_serde::to_vec(&"x".repeat(LONG))?;
     for room in 0..ROOMS {
         client.publish_bytes(&format!("rooms/{room}"), long.clone()).await?;
     }
@@ -98,10 +101,11 @@ async fn clients(address: &str, count: usize, token: &str) -> Outcome {
     stage("pinged")?;
     for socket in &mut sockets {
         let pushed = socket.next().await.ok_or("a socket has ended")??;
-        if pushed.len() < 256 * 1024 {
+        if pushed.len() < LONG {
             return Err(pushed.to_string().into());
         }
     }
+    all(&mut sockets, |number| json!({"id": number, "method": "ping"}).to_string()).await?;
     stage("pushed")
 }
 

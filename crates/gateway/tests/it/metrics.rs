@@ -1,10 +1,13 @@
 //! `/metrics`: for whom, and what.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use whispeer::bus::Bus;
 use whispeer_gateway::{Gateway, Settings};
+use whispeer_testkit::tools::has_module;
 
 use crate::http::{Answer, ask};
 
@@ -58,5 +61,44 @@ async fn what_the_dashboard_asks_of_the_gateway_is_there() {
     for name in names {
         let family = format!("# TYPE {name} ");
         assert!(text.contains(&family), "{name} is missing in\n{text}");
+    }
+}
+
+/// The families that Python's parser finds in a text, with how many samples each has.
+fn parsed(format: &str, text: &str) -> Vec<(String, usize)> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/it/metrics_peer.py");
+    let mut python = Command::new("python3")
+        .arg(script)
+        .arg(format)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    python.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let ended = python.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}\n{text}", String::from_utf8_lossy(&ended.stderr));
+    let written = String::from_utf8(ended.stdout).unwrap();
+    let family = |line: &str| {
+        let (name, _) = line.split_once(' ').unwrap();
+        (name.to_owned(), line.rsplit(' ').next().unwrap().parse().unwrap())
+    };
+    written.lines().map(family).collect()
+}
+
+#[tokio::test]
+async fn the_parsers_of_python_accept_what_is_served() {
+    if !has_module("prometheus_client") {
+        return;
+    }
+    for (format, accept) in [("text", "text/plain"), ("openmetrics", "application/openmetrics-text")] {
+        let text = scrape(None, &[("accept", accept)]).await.body;
+        let families = parsed(format, &text);
+        let types = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
+        assert_eq!(families.len(), types, "{families:?}");
+        for name in ["whispeer_http_request_seconds", "whispeer_gateway_connections"] {
+            let samples = families.iter().find(|(family, _)| family == name).map(|(_, samples)| *samples);
+            assert!(samples.is_some_and(|samples| samples > 0), "{name} is missing in {families:?}");
+        }
     }
 }
