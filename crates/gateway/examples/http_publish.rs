@@ -5,7 +5,8 @@
 //! cargo run --release -p whispeer-gateway --example http_publish [CONNECTIONS]
 //! ```
 //!
-//! Without a number it goes through 1, 16, 64 and 256 connections. The clients are another process; they write what they have ready
+//! Without a number it goes through 1, 16, 64 and 256 connections. Beside it stands the limit: the same requests to a path where there is
+//! nothing, which HTTP answers by itself. The clients are another process; they write what they have ready
 //! and look at no more of the answer than its status and its end. On two cores they take about as much of these as the gateway does.
 
 #![expect(clippy::print_stdout, reason = "it prints what it has measured")]
@@ -52,8 +53,10 @@ fn measure(runtime: &tokio::runtime::Runtime, connections: usize) -> Outcome {
     let mut clients = Clients::start(gateway.local_addr(), connections)?;
     // They have connected.
     clients.line()?;
-    clients.proceed()?;
-    println!("{connections:>4} connections: {}", clients.line()?);
+    for what in ["publishing", "HTTP alone"] {
+        clients.proceed()?;
+        println!("{connections:>4} connections, {what}: {}", clients.line()?);
+    }
     runtime.block_on(async {
         gateway.stop().await;
         bus.stop().await;
@@ -69,33 +72,48 @@ async fn clients(address: &str, count: usize) -> Outcome {
         streams.push(stream);
     }
     println!("ready");
-    stdin().read_line(&mut String::new())?;
-    let end = Instant::now() + TIME;
-    let mut all = JoinSet::new();
-    for stream in streams {
-        all.spawn(publish(stream, address.to_owned(), end));
+    for (path, status) in [("/api/v1/publish?topic=news", 200), ("/api/v1/nothing?topic=news", 404)] {
+        stdin().read_line(&mut String::new())?;
+        let end = Instant::now() + TIME;
+        let mut all = JoinSet::new();
+        for stream in streams.drain(..) {
+            all.spawn(ask(stream, address.to_owned(), path, status, end));
+        }
+        // From a microsecond to a minute.
+        let mut latencies = Histogram::<u64>::new_with_bounds(1_000, 60_000_000_000, 3)?;
+        while let Some(asked) = all.join_next().await {
+            let (stream, times) = asked??;
+            latencies.add(times)?;
+            streams.push(stream);
+        }
+        tell(&latencies);
     }
-    // From a microsecond to a minute.
-    let mut latencies = Histogram::<u64>::new_with_bounds(1_000, 60_000_000_000, 3)?;
-    while let Some(published) = all.join_next().await {
-        latencies.add(published??)?;
-    }
+    Ok(())
+}
+
+fn tell(latencies: &Histogram<u64>) {
     let at = |quantile| Duration::from_nanos(latencies.value_at_quantile(quantile));
     println!(
-        "{:.0} publishes/s, p50 {:?}, p99 {:?}, p99.9 {:?}",
+        "{:.0} a second, p50 {:?}, p99 {:?}, p99.9 {:?}",
         latencies.len() as f64 / TIME.as_secs_f64(),
         at(0.5),
         at(0.99),
         at(0.999)
     );
-    Ok(())
 }
 
-/// Publishes one after the other, and tells how long each took.
-async fn publish(mut stream: TcpStream, address: String, end: Instant) -> Outcome<Histogram<u64>> {
+/// Asks one after the other, and tells how long each took.
+async fn ask(
+    mut stream: TcpStream,
+    address: String,
+    path: &str,
+    status: u16,
+    end: Instant,
+) -> Outcome<(TcpStream, Histogram<u64>)> {
     let length = BODY.len();
+    let expected = format!("HTTP/1.1 {status} ");
     let request = format!(
-        "POST /api/v1/publish?topic=news HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
          content-length: {length}\r\n\r\n{BODY}"
     );
     let mut latencies = Histogram::new_with_bounds(1_000, 60_000_000_000, 3)?;
@@ -110,10 +128,10 @@ async fn publish(mut stream: TcpStream, address: String, end: Instant) -> Outcom
                 return Err("a connection has ended".into());
             }
         }
-        if !answer.starts_with(b"HTTP/1.1 200 ") {
+        if !answer.starts_with(expected.as_bytes()) {
             return Err(String::from_utf8_lossy(&answer).into());
         }
         latencies.saturating_record(u64::try_from(begun.elapsed().as_nanos())?);
     }
-    Ok(latencies)
+    Ok((stream, latencies))
 }
