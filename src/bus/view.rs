@@ -1,13 +1,19 @@
 //! A running bus, as others in its process see it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 
+use super::router::{RouteCache, Target};
 use super::supervisor::Phase;
 use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
+use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::topic::TopicPattern;
 use crate::transport::{Accepted, Link, Peer, memory_pair};
 
 /// What else runs in the bus's process may have of it, as a gateway: it attaches links, looks at what there is, and notices
@@ -147,6 +153,54 @@ impl BusView {
         let matched = session
             .and_then(|session| session.lock().subscriptions.by_id(subscription).map(|own| own.matched));
         Ok(matched)
+    }
+
+    /// How many sessions a message to this topic, or pattern, is for now. One with several subscriptions that match counts once, and so
+    /// does a queue group; those of the bus's own process that are nobody's ([`Principal::Bus`]) do not.
+    ///
+    /// What publishing returns is how many subscriptions there were at that moment, for nothing. This looks them up anew, in pieces
+    /// between which others get their turn: it is for whoever has to tell people of sessions.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] for a pattern that meets too much at once, as for publishing to it, and [`BusError::Closed`] when the
+    /// bus has stopped.
+    ///
+    /// # Cancel safety
+    /// Nothing stays when the future is dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    /// use whispeer::topic::TopicPattern;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let _news = client.subscribe_bytes("news/*").await?;
+    /// let _all = client.subscribe_bytes("**").await?;
+    /// assert_eq!(client.publish_bytes("news/local", "hello").await?, 2);
+    /// assert_eq!(bus.view().reached(&TopicPattern::new("news/local")?).await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn reached(&self, topic: &TopicPattern) -> BusResult<usize> {
+        let (mut cache, mut reached) = (RouteCache::default(), HashSet::new());
+        loop {
+            let mut steps = limits::LOOKUP_HOLD;
+            let done = cache.look_up_once(topic, &self.shared()?.router, &mut steps)?;
+            for target in cache.found() {
+                match target {
+                    Target::One { session, .. } if session.peer.principal == Principal::Bus => {}
+                    Target::One { session, .. } => _ = reached.insert((session.id, false)),
+                    group @ Target::Group(_) => _ = reached.insert((group.identity().0, true)),
+                }
+            }
+            if done {
+                return Ok(reached.len());
+            }
+            yield_now().await;
+        }
     }
 
     /// The served topics now.

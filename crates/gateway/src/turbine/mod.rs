@@ -6,7 +6,6 @@
 //! | `channels` | which channels there are, and which a token lists |
 //! | `session` | a socket from its opening to its end |
 //! | `publish` | publishing over HTTP |
-//! | `sessions` | who is subscribed by patterns, so that sessions can be counted |
 //!
 //! A channel is a topic of the bus, as it is written. Each socket that has connected is a session of the bus, of the principal
 //! that its token is made out to; what is published over HTTP comes from one session that all share.
@@ -15,7 +14,6 @@ mod channels;
 mod commands;
 mod publish;
 mod session;
-mod sessions;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,8 +38,6 @@ use crate::socket::Socket;
 use crate::token::TokenKey;
 use crate::websocket::Upgrade;
 
-use self::sessions::Sessions;
-
 /// By which it is counted, and its sessions are listed at the bus.
 const NAME: &str = "turbine";
 
@@ -53,7 +49,6 @@ pub(crate) struct Turbine {
     api_keys: Vec<[u8; 32]>,
     /// The session that publishes what comes over HTTP; another takes its place when it has ended.
     publisher: Mutex<Option<Client>>,
-    sessions: Sessions,
 }
 
 impl Turbine {
@@ -82,7 +77,6 @@ impl Turbine {
             key: TokenKey::new("Turbine", &settings.key, settings.audience.as_deref())?,
             api_keys: settings.api_keys.iter().map(|key| hash(key.reveal().as_bytes())).collect(),
             publisher: Mutex::default(),
-            sessions: Sessions::new(settings.patterns),
             settings: settings.clone(),
         })
     }

@@ -77,17 +77,17 @@ async fn pass_on(context: &Context, body: &[u8], mut headers: Headers) -> Publis
         let operation = Operation::Publish { topic: Some(channel.as_str()), batch: None };
         let sending = Sending::begin(&context.shared, &operation, &mut headers);
         let options = PublishOptions::default().headers(headers);
-        let begun = context.shared.uncounted.begin();
         let published = publisher.publish_bytes_with(channel.as_str(), payload, options).await;
         sending.end(published.as_ref().err());
-        BusResult::Ok(context.shared.uncounted.take_off(channel.as_str(), begun, published?).await)
+        let matched = published?;
+        // Of the subscriptions that the bus has counted, several may be of one session. It is published, whatever is said of that.
+        let reached = context.shared.bus.reached(&channel).await.unwrap_or(matched);
+        BusResult::Ok(reached.min(matched))
     };
-    let matched = match timeout(context.shared.settings.request_timeout, published).await {
-        Ok(Ok(matched)) => matched,
-        Ok(Err(error)) => return Err(refused(&error)),
-        Err(_) => return Err((StatusCode::GATEWAY_TIMEOUT, Fault::Failed)),
-    };
-    Ok(matched.saturating_sub(context.turbine.sessions.surplus(&channel).await))
+    match timeout(context.shared.settings.request_timeout, published).await {
+        Ok(published) => published.map_err(|error| refused(&error)),
+        Err(_) => Err((StatusCode::GATEWAY_TIMEOUT, Fault::Failed)),
+    }
 }
 
 /// What the bus says, with the status that HTTP has for it.

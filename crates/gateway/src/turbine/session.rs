@@ -19,7 +19,6 @@ use whispeer::{BusError, BusResult, Client};
 
 use super::channels::{Listed, channel_of};
 use super::commands::{Asked, Command, Fault, done, failed, read, told, unsubscribed};
-use super::sessions::Counted;
 use super::{Context, NAME};
 use crate::limits;
 use crate::message::{encoded, ends_sealed, is_content_sealed, push_opened};
@@ -99,8 +98,7 @@ impl Talk<'_> {
     /// Does what it asks for and gives it what it is subscribed to, until either side ends it.
     async fn serve(&mut self, Login { client, listed, expires }: Login) -> End {
         let context = self.context;
-        let counted = context.turbine.sessions.session();
-        let mut session = Session { client: &client, listed, all: Subscriptions::default(), counted };
+        let mut session = Session { client: &client, listed, all: Subscriptions::default() };
         let mut expiry = pin!(sleep_until(expires));
         let mut draining = pin!(context.shared.draining());
         let mut ended = pin!(client.closed());
@@ -240,7 +238,6 @@ impl Talk<'_> {
                 }
                 Arrived::Gap(count, reason) => self.context.shared.metrics.dropped(NAME, reason, count),
                 Arrived::Ended(channel, reason) => {
-                    session.counted.unsubscribed(&channel);
                     let fault = reason.as_ref().map_or(Fault::Failed, Fault::from);
                     // Where all end, the socket is closed.
                     if !self.context.shared.bus.is_draining() && session.client.close_reason().is_none() {
@@ -314,7 +311,6 @@ struct Session<'a> {
     client: &'a Client,
     listed: Listed,
     all: Subscriptions,
-    counted: Counted<'a>,
 }
 
 impl Session<'_> {
@@ -348,7 +344,6 @@ impl Session<'_> {
             .window(settings.buffer, limits::TURBINE_BUFFER_BYTES);
         let subscription = in_time(self.client.subscribe_content_with(channel.as_str(), options)).await?;
         self.all.insert(channel.as_str(), subscription);
-        self.counted.subscribed(&channel);
         Ok(())
     }
 
@@ -356,7 +351,6 @@ impl Session<'_> {
     fn unsubscribe(&mut self, context: &Context, channel: &str) -> Result<(), Fault> {
         let channel = channel_of(channel, context.turbine.settings.patterns)?;
         self.all.remove(channel.as_str());
-        self.counted.unsubscribed(channel.as_str());
         Ok(())
     }
 }

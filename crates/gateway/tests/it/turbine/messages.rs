@@ -90,6 +90,11 @@ async fn delivered_counts_sessions() {
     for socket in &mut sockets {
         assert_eq!(socket.next().await, publication("chat:lobby", &json!({"text": "hello world"})));
     }
+    // A service counts once, however many of its subscriptions match.
+    let service = place.client();
+    let _all = service.subscribe_bytes("**").await.unwrap();
+    let _lobby = service.subscribe_bytes("chat:lobby").await.unwrap();
+    assert_eq!(place.publish("chat:lobby", &json!(1)).await["delivered"], 43);
 }
 
 #[tokio::test]
