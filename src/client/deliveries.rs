@@ -60,6 +60,8 @@ struct State {
     refused: BTreeSet<u64>,
     /// The last message of the stream that was taken.
     last: u64,
+    /// It is known where the subscription began, or something was taken of it.
+    has_begun: bool,
     /// Acknowledgements that the bus answers, by what their frames say, and their messages.
     asked: HashMap<u64, Vec<Asked>>,
     /// Acknowledgements that go together: tokens and messages.
@@ -130,6 +132,7 @@ impl Deliveries {
         if state.last == 0 {
             state.last = sequence.saturating_sub(1);
         }
+        state.has_begun = true;
     }
 
     /// A message has come. Where the application has or had it, or is about to take it, it is not put with those that wait
@@ -154,6 +157,7 @@ impl Deliveries {
         }
         let token = state.arrived.remove(&sequence).unwrap_or(attempt.token);
         state.last = state.last.max(sequence);
+        state.has_begun = true;
         state.refused.remove(&sequence);
         state.held.insert(sequence, Held { token: Some(token), ..Held::default() });
         Taken::New(is_due(&mut state.told_at).then(|| Frame::new(Flags::PROGRESS, token)))
@@ -265,7 +269,7 @@ impl Deliveries {
     pub(super) fn forget_all(&self) {
         let mut state = self.lock();
         let generation = state.generation;
-        let gone = std::mem::replace(&mut *state, State { generation, ..State::default() });
+        let gone = std::mem::replace(&mut *state, State { generation, has_begun: true, ..State::default() });
         drop(state);
         let told = gone.held.into_values().flat_map(|held| held.waiting).collect();
         tell(told, &Err(BusError::OutcomeUnknown { what: "the acknowledgement was kept".into() }));
@@ -280,7 +284,10 @@ impl Deliveries {
         for known in [finished, expected, refused] {
             drop(known.split_off(&end));
         }
-        state.last = state.last.min(end.saturating_sub(1));
+        // Of what it has not begun with, it begins with what comes.
+        let last = if state.has_begun { state.last } else { u64::MAX };
+        state.last = last.min(end.saturating_sub(1));
+        state.has_begun = true;
         drop(state);
         let told = gone.into_values().flat_map(|held| held.waiting).collect();
         tell(told, &Err(BusError::OutcomeUnknown { what: "the acknowledgement was kept".into() }));
@@ -323,7 +330,7 @@ impl Deliveries {
     }
 
     /// A new session begins: nothing that was on its way arrives. Returns where the stream is to be read from, if the bus
-    /// does not know.
+    /// does not know: 0 for where it was asked for at first, as nothing was taken yet.
     pub(super) fn restart(&self) -> Option<u64> {
         let mut state = self.lock();
         state.generation += 1;
@@ -341,7 +348,7 @@ impl Deliveries {
         for held in state.held.values_mut() {
             held.token = None;
         }
-        let from = state.lowest();
+        let from = if state.has_begun { state.lowest() } else { 0 };
         let finished = std::mem::take(&mut state.finished);
         state.expected.extend(finished);
         state.expected = state.expected.split_off(&from);
@@ -453,6 +460,19 @@ fn stale(sequence: u64) -> BusError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_taken_is_read_again_from_the_first_message_on() {
+        let deliveries = Deliveries::new(Quality::ExactlyOnce, Kept::Here);
+        let attempt = |token| Attempt::new(token, 1, false);
+        for sequence in 1..=3 {
+            deliveries.arrived(sequence, attempt(sequence));
+        }
+        assert_eq!(deliveries.restart(), Some(0), "nothing was taken: as it was asked for");
+        deliveries.arrived(1, attempt(11));
+        deliveries.take(1, 1, attempt(11));
+        assert_eq!(deliveries.restart(), Some(1), "the application is not done with the first");
+    }
 
     #[test]
     fn of_a_stream_that_was_put_back_nothing_is_known_behind_its_end() {

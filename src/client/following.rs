@@ -42,11 +42,9 @@ impl Following {
         }
     }
 
-    /// A new session goes on here: what lies before it is done with.
+    /// A new session goes on here, whatever has come: what lies before it is done with. With 0 it begins as it was asked for.
     pub(super) fn go_on_from(&mut self, sequence: u64) {
-        if sequence > 1 {
-            self.resume = Some(Start::From(sequence));
-        }
+        self.resume = (sequence > 0).then_some(Start::From(sequence));
     }
 
     /// A message has come.
@@ -156,6 +154,22 @@ mod tests {
         let options = Options::read(&fields).unwrap();
         assert_eq!(options.window, Some((1, 1)));
         (options.start.unwrap(), options.epoch, options.limit)
+    }
+
+    #[test]
+    fn whoever_acknowledges_goes_on_where_he_is_and_not_behind_what_has_come() {
+        let mut following = Following::new(Start::All, None, None);
+        following.accepted(ONE, 5);
+        following.received(225, 100);
+        following.go_on_from(1);
+        assert_eq!(again(&following, Start::All).0, Start::From(1));
+        following.received(225, 100);
+        following.go_on_from(74);
+        assert_eq!(again(&following, Start::All).0, Start::From(74));
+        // Nothing was taken.
+        following.received(225, 100);
+        following.go_on_from(0);
+        assert_eq!(again(&following, Start::All).0, Start::All);
     }
 
     #[test]
