@@ -70,7 +70,8 @@ impl Shared {
         };
         if settings.bodies_limit < settings.body_limit {
             return Err(GatewayError::Settings(format!(
-                "all bodies together may have {} bytes and one of them {}; give all of them no fewer than one",
+                "all bodies together may have {} bytes (`bodies_limit`), and one of them {} (`body_limit`); raise the first, or lower the \
+                 second",
                 settings.bodies_limit, settings.body_limit
             )));
         }

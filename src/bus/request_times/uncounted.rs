@@ -6,7 +6,7 @@ use super::RequestEnd;
 
 /// Nothing.
 #[derive(Debug, Default)]
-pub(crate) struct RequestTimes;
+pub(crate) struct RequestTimes(());
 
 impl RequestTimes {
     #[expect(clippy::unused_self, reason = "it is as where they are counted")]

@@ -43,20 +43,28 @@ pub(super) struct Writer {
 
 struct Frame {
     opcode: OpCode,
+    head: Head,
     payload: Bytes,
 }
 
 impl Frame {
-    fn head(&self) -> Head {
-        Head::new(self.opcode, self.payload.len())
+    fn new(opcode: OpCode, payload: Bytes) -> Self {
+        Self { opcode, head: Head::new(opcode, payload.len()), payload }
     }
 
     fn len(&self) -> usize {
-        self.head().len + self.payload.len()
+        self.head.len + self.payload.len()
+    }
+
+    /// Its bytes behind the first `skip`.
+    fn behind(&self, skip: usize) -> [&[u8]; 2] {
+        let head = self.head.as_slice();
+        let payload = self.payload.get(skip.saturating_sub(head.len())..).unwrap_or_default();
+        [head.get(skip..).unwrap_or_default(), payload]
     }
 }
 
-/// The header of a frame.
+/// The header of a frame, written once for however often it is looked at.
 struct Head {
     bytes: [u8; HEADER_LIMIT],
     len: usize,
@@ -99,7 +107,7 @@ impl Writer {
             return;
         }
         self.is_closed = opcode == OpCode::Control(Control::Close);
-        let frame = Frame { opcode, payload };
+        let frame = Frame::new(opcode, payload);
         self.bytes += frame.len();
         self.frames.push_back(frame);
     }
@@ -112,7 +120,7 @@ impl Writer {
         }
         let next = usize::from(self.written > 0);
         let before = self.frames.get(next).filter(|frame| frame.opcode == PONG).map(Frame::len);
-        let frame = Frame { opcode: PONG, payload };
+        let frame = Frame::new(PONG, payload);
         self.bytes += frame.len();
         match (before, self.frames.get_mut(next)) {
             (Some(length), Some(place)) => {
@@ -135,10 +143,8 @@ impl Writer {
                 return Poll::Ready(Ok(()));
             };
             let count = if first.payload.len() >= LONG {
-                let head = first.head();
-                let parts = [head.as_slice(), &first.payload];
-                let [head, payload] = behind(parts, self.written).map(IoSlice::new);
-                ready!(stream.as_mut().poll_write_vectored(context, &[head, payload]))?
+                let parts = first.behind(self.written).map(IoSlice::new);
+                ready!(stream.as_mut().poll_write_vectored(context, &parts))?
             } else {
                 let mut together = TOGETHER.take();
                 together.clear();
@@ -158,12 +164,11 @@ impl Writer {
     fn put_together(&self, together: &mut Vec<u8>) {
         let mut skip = self.written;
         for frame in &self.frames {
-            let head = frame.head();
-            let is_full = together.len() + head.len + frame.payload.len() > limits::SOCKET_WRITE_BYTES;
+            let is_full = together.len() + frame.len() > limits::SOCKET_WRITE_BYTES;
             if frame.payload.len() >= LONG || is_full {
                 break;
             }
-            for part in behind([head.as_slice(), &frame.payload], skip) {
+            for part in frame.behind(skip) {
                 together.extend_from_slice(part);
             }
             skip = 0;
@@ -183,12 +188,6 @@ impl Writer {
             self.frames.pop_front();
         }
     }
-}
-
-/// What is behind the first `skip` bytes of these.
-fn behind([head, payload]: [&[u8]; 2], skip: usize) -> [&[u8]; 2] {
-    let payload = payload.get(skip.saturating_sub(head.len())..).unwrap_or_default();
-    [head.get(skip..).unwrap_or_default(), payload]
 }
 
 #[cfg(test)]
