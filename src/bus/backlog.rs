@@ -430,7 +430,12 @@ impl Backlog {
 
     /// Leaves a gap for a message that was withheld, behind what waits.
     pub(crate) fn withhold(&mut self) {
-        add_gap(&mut self.entries, 1, GapReason::Withheld);
+        self.lose(1, GapReason::Withheld);
+    }
+
+    /// Leaves a gap for messages that never came here, behind what waits.
+    pub(crate) fn lose(&mut self, count: u64, reason: GapReason) {
+        add_gap(&mut self.entries, count, reason);
     }
 
     fn count(&mut self, count: u64, reason: GapReason) -> Verdict {

@@ -27,6 +27,7 @@ use crate::proto::fields::{FieldsBuilder, GapReason, Options, Policy, Quality, S
 use crate::proto::{ContentRef, Credit, Flags, Header, Kind, Lane, MalformedFrame, Refusal};
 use crate::store::Name;
 use crate::topic::{EntryId, Topic, TopicPattern};
+use crate::transport::Part;
 
 /// `UNSUBSCRIBE`: deliver what waits before the end.
 const DRAIN: Flags = Flags(1);
@@ -81,7 +82,9 @@ impl SessionTask {
                     }
                     _ => state.accept(Kind::Subscribe, id, 0),
                 }
-                if let Some(own) = state.subscriptions.by_id(id) {
+                if let Some(own) = state.subscriptions.by_id(id)
+                    && session.peer.part != Part::Relay
+                {
                     own.present = Present::begin(&session, &presence, &own.pattern);
                 }
             }
@@ -217,6 +220,7 @@ impl SessionTask {
                 pattern: pattern.clone(),
                 policy: options.policy,
                 no_echo: header.flags.contains(Flags::NO_ECHO),
+                uncounted: self.session.peer.part != Part::Client,
                 entry: None,
                 group: None,
                 window,

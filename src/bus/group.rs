@@ -147,6 +147,26 @@ impl Group {
         1
     }
 
+    /// Counts matches that were lost before they came here; one member is told so. Returns whether it has members.
+    pub(crate) fn lose(
+        self: &Arc<Self>,
+        count: u64,
+        reason: GapReason,
+        touched: &mut Vec<Arc<Session>>,
+        totals: &mut Totals,
+    ) -> bool {
+        let mut state = self.lock();
+        let GroupState { members, backlog, .. } = &mut *state;
+        if members.is_empty() {
+            return false;
+        }
+        totals.matched += count;
+        backlog.lose(count, reason);
+        totals.dropped[reason.index()] += count;
+        feed(self, members, backlog, touched);
+        true
+    }
+
     /// Gives what waits to members that have credit again.
     pub(crate) fn pump(self: &Arc<Self>, touched: &mut Vec<Arc<Session>>) {
         let mut state = self.lock();

@@ -36,6 +36,7 @@ mod group;
 mod handle;
 mod handshakes;
 mod hold;
+mod interest;
 mod introspect;
 #[cfg(feature = "metrics")]
 pub mod metrics;
@@ -75,6 +76,7 @@ use tokio::time::Instant;
 
 pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp, listen_and_serve_unix};
 pub use handle::BusHandle;
+pub use interest::Interest;
 pub use introspect::StopRequest;
 pub use settings::{Applied, Settings};
 pub use stats::{

@@ -286,8 +286,12 @@ impl SessionTask {
         if state.note_parked(slot) {
             session.task.wake();
         }
+        let uncounted = state.subscriptions.at(slot).is_some_and(|own| own.uncounted);
         claim(session, &mut state, &mut self.touched);
-        1
+        if uncounted {
+            self.totals.matched += 1;
+        }
+        u64::from(!uncounted)
     }
 
     /// Asks plugins about a subscription, where they want to be; returns whether its answer comes later.

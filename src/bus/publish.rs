@@ -430,17 +430,25 @@ impl FanOut<'_> {
         let room = session.budget().per_session().saturating_sub(others);
         let outcome = subscription.offer(&self.offered, lanes, totals, room, self.holds);
         *parked_bytes = others + subscription.backlog.bytes();
-        let id = subscription.id;
+        let (id, uncounted) = (subscription.id, subscription.uncounted);
         if outcome.unnoted && state.note_parked(slot) {
             session.task.wake();
         }
         let ended = if outcome.ends { state.end_slow_consumer(id) } else { None };
         claim(session, &mut state, self.touched);
         drop(state);
+        let told = if uncounted { self.leave_out(outcome.matched) } else { outcome.matched };
         if let Some(Subscription { pattern, entry, group, .. }) = ended {
             self.shared.give_up_place(session, slot, &pattern, entry, group);
         }
-        outcome.matched
+        told
+    }
+
+    /// Counts matches that the publisher is not told of.
+    #[cold]
+    fn leave_out(&mut self, matched: u64) -> u64 {
+        self.totals.matched += matched;
+        0
     }
 
     fn deliver_in(&mut self, group: &Arc<Group>) -> u64 {

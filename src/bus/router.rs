@@ -16,6 +16,7 @@ use foldhash::fast::RandomState;
 
 use super::backlog::Backlog;
 use super::group::Group;
+use super::interest::Watched;
 use super::session::Session;
 use super::streams::{Stream, Streams};
 use super::subscription::Slot;
@@ -23,6 +24,7 @@ use super::table::bytes_of;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::topic::{EntryId, LookupTooWide, Progress, Scratch, Shape, TopicPattern, Trie};
+use crate::transport::Part;
 
 /// Where a message goes.
 #[derive(Debug, Clone)]
@@ -45,6 +47,11 @@ impl Target {
             Self::One { session, slot } => (session.id, Some(*slot)),
             Self::Group(group) => (Arc::as_ptr(group) as u64, None),
         }
+    }
+
+    /// Whether it takes messages to where others have subscribed.
+    pub(crate) fn is_relay(&self) -> bool {
+        matches!(self, Self::One { session, .. } if session.peer.part == Part::Relay)
     }
 }
 
@@ -71,6 +78,7 @@ pub(crate) struct Router {
     /// Steps that changes have taken to find the routes that they touch.
     steps: AtomicU64,
     streams: Streams,
+    watched: Watched,
 }
 
 #[derive(Debug, Default)]
@@ -176,6 +184,7 @@ impl Router {
     /// Marks the cached routes that a change at `pattern` touches, and lets go of the lock.
     fn changed(&self, mut tables: RwLockWriteGuard<'_, Tables>, pattern: &TopicPattern) {
         tables.changes += 1;
+        self.watched.note(pattern);
         if tables.routes.is_empty() {
             return;
         }
@@ -245,6 +254,16 @@ impl Router {
         drop(tables);
         drop(forgotten);
         Some(route)
+    }
+
+    /// Whether anybody has subscribed to exactly this, who is no relay.
+    pub(crate) fn is_wanted(&self, pattern: &TopicPattern) -> bool {
+        self.read().subscriptions.at(pattern).any(|target| !target.is_relay())
+    }
+
+    /// Who wants to hear which patterns change.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
     }
 
     /// Messages that wait for groups, and their bytes.

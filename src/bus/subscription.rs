@@ -28,6 +28,8 @@ pub(crate) struct Subscription {
     pub(crate) pattern: TopicPattern,
     pub(crate) policy: Policy,
     pub(crate) no_echo: bool,
+    /// Publishers are not told of it.
+    pub(crate) uncounted: bool,
     /// Its place in the routing table, once it is there; members of a group share the group's.
     pub(crate) entry: Option<EntryId>,
     pub(crate) group: Option<Arc<Group>>,
@@ -238,6 +240,15 @@ impl Subscription {
         self.matched += 1;
         self.backlog.withhold();
         self.count_dropped(1, GapReason::Withheld, totals);
+        self.pump(lanes, totals);
+    }
+
+    /// Counts matches that were lost before they came here, which are told behind what waits.
+    pub(crate) fn lose(&mut self, count: u64, reason: GapReason, lanes: &mut Lanes, totals: &mut Totals) {
+        self.matched += count;
+        totals.matched += count;
+        self.backlog.lose(count, reason);
+        self.count_dropped(count, reason, totals);
         self.pump(lanes, totals);
     }
 

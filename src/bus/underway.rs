@@ -296,7 +296,9 @@ impl SessionTask {
             let found = self.cache.found();
             // To tell them apart is work, too.
             self.matches += found.len() as u64;
-            targets.extend(found.filter(|target| several.reached.insert(target.identity())));
+            targets.extend(
+                found.filter(|target| target.is_relay() || several.reached.insert(target.identity())),
+            );
             if done {
                 several.ends.push(targets.len());
             }

@@ -7,14 +7,18 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 
+use super::interest::Interest;
+use super::requests::claim;
 use super::router::{RouteCache, Target};
+use super::session::State;
 use super::supervisor::Phase;
 use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::proto::fields::GapReason;
 use crate::topic::TopicPattern;
-use crate::transport::{Accepted, Link, Peer, memory_pair};
+use crate::transport::{Accepted, Link, Part, Peer, memory_pair};
 
 /// What else runs in the bus's process may have of it, as a gateway: it attaches links, looks at what there is, and notices
 /// when the bus drains.
@@ -191,13 +195,90 @@ impl BusView {
             let done = cache.look_up_once(topic, &self.shared()?.router, &mut steps)?;
             for target in cache.found() {
                 match target {
-                    Target::One { session, .. } if session.peer.principal == Principal::Bus => {}
+                    Target::One { session, .. } if is_nobody(&session.peer) => {}
                     Target::One { session, .. } => _ = reached.insert((session.id, false)),
                     group @ Target::Group(_) => _ = reached.insert((group.identity().0, true)),
                 }
             }
             if done {
                 return Ok(reached.len());
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Which patterns are subscribed to at this bus, and how that changes: for whoever brings what is published elsewhere. What a
+    /// [relay](Peer::relay) subscribes to is not among them.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    /// use whispeer::topic::TopicPattern;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let mut interest = bus.view().interest()?;
+    /// let news = client.subscribe_bytes("news/*").await?;
+    /// assert_eq!(interest.changed().await?, [(TopicPattern::new("news/*")?, true)]);
+    ///
+    /// drop(news);
+    /// assert_eq!(interest.changed().await?, [(TopicPattern::new("news/*")?, false)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn interest(&self) -> BusResult<Interest> {
+        Ok(Interest::new(&self.shared()?, self.phase.clone()))
+    }
+
+    /// Tells each subscription that a message to this topic, or pattern, would be for that so many of them were lost on their way to
+    /// the bus: it gets a [gap](crate::client::Event::Gap) behind what it has matched so far. A queue group is told once. Returns how many
+    /// were told; what a [relay](Peer::relay) subscribes to is not among them, and neither is what reads a stream, as that has
+    /// sequences of its own.
+    ///
+    /// The count may be 0, which is told as so many as nobody knows.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] for a pattern that meets too much at once, as for publishing to it, and [`BusError::Closed`] when the
+    /// bus has stopped.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, some may have been told and others not.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::client::{Event, GapReason};
+    /// use whispeer::prelude::*;
+    /// use whispeer::topic::TopicPattern;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let mut news = client.subscribe_bytes("news/*").await?;
+    /// assert_eq!(bus.view().lost(&TopicPattern::new("news/local")?, 3, GapReason::Link).await?, 1);
+    /// let event = news.next_event().await;
+    /// assert!(matches!(event, Some(Event::Gap { count: 3, reason: GapReason::Link })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn lost(&self, topic: &TopicPattern, count: u64, reason: GapReason) -> BusResult<usize> {
+        let mut cache = RouteCache::default();
+        let mut told = 0;
+        loop {
+            let mut steps = limits::LOOKUP_HOLD;
+            let shared = self.shared()?;
+            let done = cache.look_up_once(topic, &shared.router, &mut steps)?;
+            for target in cache.found().filter(|target| !target.is_relay()) {
+                told += usize::from(shared.lose(&target, count, reason));
+            }
+            drop(shared);
+            if done {
+                return Ok(told);
             }
             yield_now().await;
         }
@@ -251,10 +332,42 @@ impl BusView {
     }
 }
 
+impl Shared {
+    /// Tells a target that messages were lost on their way here; returns whether it is still there.
+    fn lose(&self, target: &Target, count: u64, reason: GapReason) -> bool {
+        let mut touched = Vec::new();
+        let is_there = match target {
+            Target::Group(group) => group.lose(count, reason, &mut touched, &mut self.past()),
+            Target::One { session, slot } => {
+                let mut state = session.lock();
+                let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
+                let Some(own) = subscriptions.at(*slot) else { return false };
+                let before = own.backlog.bytes();
+                own.lose(count, reason, lanes, totals);
+                *parked_bytes = (*parked_bytes + own.backlog.bytes()).saturating_sub(before);
+                if state.note_parked(*slot) {
+                    session.task.wake();
+                }
+                claim(session, &mut state, &mut touched);
+                true
+            }
+        };
+        for session in touched {
+            session.flush();
+        }
+        is_there
+    }
+}
+
 impl fmt::Debug for BusView {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("BusView").field("is_draining", &self.is_draining()).finish_non_exhaustive()
     }
+}
+
+/// Whether it is the bus's own process that has subscribed, for nobody else.
+fn is_nobody(peer: &Peer) -> bool {
+    peer.principal == Principal::Bus || peer.part != Part::Client
 }
 
 fn closed() -> BusError {

@@ -72,6 +72,10 @@ pub const WILLS_WAITING: usize = 65_536;
 /// Joins and leaves that wait to be told to those who watch presence. More are counted, and told as missed.
 pub const PRESENCE_EVENTS: usize = 16_384;
 
+/// Patterns that are listed as changed for one who watches what is subscribed to. Beyond that he looks at all that there is: as many as
+/// make that the lesser work.
+pub const INTEREST_CHANGES: usize = 65_536;
+
 /// How much later a message may be published at the most.
 pub const DELAY_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 

@@ -172,13 +172,27 @@ pub struct Peer {
     pub(crate) certificate: Option<Arc<ShownCertificate>>,
     /// What the process that attaches the link vouches for.
     pub(crate) granted: Option<Arc<GrantedRoles>>,
+    /// What its subscriptions are for.
+    pub(crate) part: Part,
+}
+
+/// What the subscriptions of a peer are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Part {
+    /// Itself, as far as the bus knows.
+    #[default]
+    Client,
+    /// Whoever attaches it, who is no subscriber that publishers count.
+    Uncounted,
+    /// Others elsewhere, who have subscribed there.
+    Relay,
 }
 
 impl Peer {
     /// Somebody of whom a transport of this name can prove so much.
     #[must_use]
     pub fn new(principal: Principal, transport: &'static str) -> Self {
-        Self { principal, transport, certificate: None, granted: None }
+        Self { principal, transport, certificate: None, granted: None, part: Part::Client }
     }
 
     /// The same, with the rights of these roles of the bus's policy: whoever attaches the link has checked by itself who is
@@ -220,6 +234,43 @@ impl Peer {
     #[must_use]
     pub fn granted(self, roles: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.granted_until(roles, None)
+    }
+
+    /// The same, whose subscriptions are not among the matches that publishers are told: what it takes is for the process that
+    /// attaches the link, as what a gateway keeps to replay. They are in all other counts.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::auth::Principal;
+    /// use whispeer::prelude::*;
+    /// use whispeer::transport::Peer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let link = bus.view().connect(Peer::new(Principal::Bus, "recorder").uncounted())?;
+    /// let recorder = Client::builder().connect_link(link)?;
+    /// let mut recorded = recorder.subscribe_bytes("news/*").await?;
+    ///
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// assert_eq!(client.publish_bytes("news/local", "the bakery reopens").await?, 0);
+    /// assert_eq!(recorded.recv().await.expect("the bus runs").1, "the bakery reopens");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn uncounted(self) -> Self {
+        Self { part: Part::Uncounted, ..self }
+    }
+
+    /// The same, that takes messages to where others have subscribed to them, as a link between buses does.
+    ///
+    /// Its subscriptions are [uncounted](Self::uncounted), nobody is told that they come and go
+    /// ([presence](crate::Client::presence)), and they are no [interest](crate::bus::BusView::interest) of this bus. What is published to
+    /// several topics comes to them once for each topic that they match, as they are not those who are to get it once.
+    #[must_use]
+    pub fn relay(self) -> Self {
+        Self { part: Part::Relay, ..self }
     }
 
     /// [`granted`](Self::granted) up to a moment, as by a token that ends: the session ends then, on a bus without

@@ -66,6 +66,7 @@ mod quic;
 mod read_ahead;
 mod recreated;
 mod regressions;
+mod relays;
 mod reload;
 mod replays;
 mod requests;

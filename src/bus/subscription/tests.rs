@@ -67,6 +67,7 @@ impl Bench {
                 pattern,
                 policy,
                 no_echo: false,
+                uncounted: false,
                 entry: None,
                 group: None,
                 window,

@@ -115,6 +115,13 @@ impl<V> Entries<V> {
 
     /// The serial of the next entry; all so far have smaller ones.
     #[inline]
+    /// The values of the list that begins at `first`.
+    pub(super) fn list(&self, first: u32) -> impl Iterator<Item = &V> {
+        let entry = |index: u32| self.slots.get(index as usize);
+        std::iter::successors(entry(first), move |before| entry(before.next))
+            .filter_map(|entry| entry.value.as_ref())
+    }
+
     pub(super) fn next_serial(&self) -> u64 {
         self.next_serial
     }

@@ -140,6 +140,28 @@ impl<V> Trie<V> {
         self.entries.find(id)
     }
 
+    /// The values of exactly this pattern, in the order in which they were inserted.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::topic::{TopicPattern, Trie};
+    ///
+    /// let mut trie = Trie::new();
+    /// let news = TopicPattern::new("news/*")?;
+    /// trie.insert(&news, 1)?;
+    /// trie.insert(&TopicPattern::new("news/local")?, 2)?;
+    /// trie.insert(&news, 3)?;
+    /// assert_eq!(trie.at(&news).collect::<Vec<_>>(), [&1, &3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn at<'a>(&'a self, pattern: &TopicPattern) -> impl Iterator<Item = &'a V> + use<'a, V> {
+        let mut index = Some(Self::root_for(pattern.as_str()));
+        for step in Steps::new(pattern.as_str()) {
+            index = index.and_then(|parent| self.child(parent, step));
+        }
+        self.entries.list(index.map_or(NONE, |index| self.nodes.at(index).first_entry))
+    }
+
     /// Removes an entry, with the nodes that only it needed. `None` if it was removed before.
     pub fn remove(&mut self, id: EntryId) -> Option<V> {
         let index = self.entries.node_of(id)?;
@@ -158,24 +180,27 @@ impl<V> Trie<V> {
         if is_reserved(text) { Nodes::RESERVED_ROOT } else { Nodes::COMMON_ROOT }
     }
 
-    fn child_or_new(&mut self, parent: NodeIndex, step: Step<'_>) -> NodeIndex {
+    fn child(&self, parent: NodeIndex, step: Step<'_>) -> Option<NodeIndex> {
         let node = self.nodes.at(parent);
-        let (child, label) = match step {
-            Step::One => (node.one, Label::One),
-            Step::Many => (node.many, Label::Many),
+        let child = match step {
+            Step::One => node.one,
+            Step::Many => node.many,
             Step::Literal(text) => {
-                let known = self.symbols.find(text);
-                let child = known.map_or(NONE, |symbol| self.nodes.child(node, parent, symbol));
-                if child != NONE {
-                    return child;
-                }
-                (NONE, Label::Literal(self.symbols.acquire(text)))
+                self.symbols.find(text).map_or(NONE, |symbol| self.nodes.child(node, parent, symbol))
             }
         };
-        if child != NONE {
-            return child;
-        }
-        self.nodes.add(parent, label)
+        (child != NONE).then_some(child)
+    }
+
+    fn child_or_new(&mut self, parent: NodeIndex, step: Step<'_>) -> NodeIndex {
+        self.child(parent, step).unwrap_or_else(|| {
+            let label = match step {
+                Step::One => Label::One,
+                Step::Many => Label::Many,
+                Step::Literal(text) => Label::Literal(self.symbols.acquire(text)),
+            };
+            self.nodes.add(parent, label)
+        })
     }
 
     /// Removes `index` and the nodes above it, as far as nothing needs them.
