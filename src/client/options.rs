@@ -380,6 +380,7 @@ pub struct PublishOptions {
     quality: Quality,
     ttl: Option<Duration>,
     due: Option<Due>,
+    origin: Option<u64>,
 }
 
 impl PublishOptions {
@@ -487,10 +488,38 @@ impl PublishOptions {
         self
     }
 
+    /// Says which bus it was first published on, for whoever hands on what comes from another one: subscribers see it as
+    /// [`Message::origin`](super::Message::origin). It is what the publisher says, as headers are.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::client::{Event, PublishOptions};
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let mut news = client.subscribe_bytes("news").await?;
+    /// client.publish_bytes_with("news", "from afar", PublishOptions::default().origin(7)).await?;
+    /// let Some(Event::Message(message)) = news.next_event().await else { panic!("the bus runs") };
+    /// assert_eq!(message.origin, Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn origin(mut self, bus: u64) -> Self {
+        self.origin = Some(bus);
+        self
+    }
+
     /// The fields of a publish, also to these topics.
     pub(crate) fn fields(&self, further_topics: &[String]) -> BusResult<Vec<u8>> {
         let mut fields = FieldsBuilder::new();
         self.headers.write(&mut fields)?;
+        if let Some(bus) = self.origin {
+            fields.origin(bus)?;
+        }
         if let Some(time) = self.ttl {
             fields.expires(time)?;
         }
