@@ -25,7 +25,6 @@
 //! | `pages` | the files of a folder |
 //! | `settings`, `limits` | what can be set, and bounds that cannot |
 //! | `shared` | what all requests share |
-//! | `uncounted` | the gateway's own subscriptions, which publishers are not told of |
 //! | `origins`, `rates` | which pages are let in, and how often somebody may ask |
 //! | `cors` | what browsers are told of that |
 //! | `problem` | errors as `application/problem+json` |
@@ -67,7 +66,6 @@ mod token;
 mod traced;
 pub mod tracer;
 mod turbine;
-mod uncounted;
 mod websocket;
 
 pub use development::Development;

@@ -23,7 +23,6 @@ use crate::rates::Rates;
 use crate::received::Budget;
 use crate::settings::Settings;
 use crate::turbine::Turbine;
-use crate::uncounted::Uncounted;
 
 /// Between two times that a link is asked for.
 const JOIN_PAUSE: Duration = Duration::from_millis(5);
@@ -42,7 +41,6 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) turbine: Option<Arc<Turbine>>,
     pub(crate) popsub: Option<PopSub>,
-    pub(crate) uncounted: Arc<Uncounted>,
     pub(crate) api: Api,
     /// Opens sealed payloads, where the gateway was given engines.
     pub(crate) opener: Option<PayloadOpener>,
@@ -82,7 +80,6 @@ impl Shared {
             metrics: Metrics::new().with(bus.collector()?),
             turbine: settings.turbine.as_ref().map(Turbine::new).transpose()?.map(Arc::new),
             popsub: settings.popsub.as_ref().map(PopSub::new).transpose()?,
-            uncounted: Arc::default(),
             api: Api::new()?,
             opener: opener(&settings)?,
             bus,

@@ -163,12 +163,10 @@ async fn send<'e>(
     let (options, stored) = Options { quality, ttl, deliver_in, headers }.read()?;
     let payload = payload_of(payload.get().as_bytes())?;
     shared.metrics.came(DIALECT, &payload);
-    let begun = shared.uncounted.begin();
     let sent = entered.client.send_bytes_with(&topic, payload, options).await;
     let acknowledgement = sent.map_err(|error| entered.failure(&error))?;
     Ok(Box::pin(async move {
-        let matched = acknowledgement.await.map_err(|error| entered.failure(&error))?;
-        let matches = shared.uncounted.take_off(&topic, begun, matched).await;
+        let matches = acknowledgement.await.map_err(|error| entered.failure(&error))?;
         Ok(Published { matches, stored })
     }))
 }

@@ -128,11 +128,9 @@ pub(super) async fn publish(
     let operation = Operation::Publish { topic: Some(topic), batch: None };
     let sending = Sending::begin(&shared, &operation, &mut options.headers);
     let (options, stored) = options.read()?;
-    let begun = shared.uncounted.begin();
     let published = entered.client.publish_bytes_with(topic, payload, options).await;
     sending.end(published.as_ref().err());
-    let matched = published.map_err(|error| entered.failure(&error))?;
-    let matches = shared.uncounted.take_off(topic, begun, matched).await;
+    let matches = published.map_err(|error| entered.failure(&error))?;
     Ok(json(&Published { matches, stored }))
 }
 

@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 use whispeer::auth::Principal;
 use whispeer::client::{Event, Policy, SubscribeOptions, Subscription};
 use whispeer::proto::Content;
-use whispeer::topic::TopicPattern;
 use whispeer::transport::Peer;
 use whispeer::{BusResult, Client};
 
@@ -23,7 +22,6 @@ use super::ring::{Feed, Ring};
 use crate::limits;
 use crate::settings::PopSub;
 use crate::shared::Shared;
-use crate::uncounted::Own;
 
 pub(super) struct Rings {
     /// How many messages a ring keeps.
@@ -139,7 +137,7 @@ impl Rings {
     /// Begins the gateway's own session, unless somebody else has meanwhile.
     async fn join(&self, shared: &Shared) -> BusResult<Client> {
         // It reads what those may read that are served from it, each of whom the bus has allowed it.
-        let link = shared.link(Peer::new(Principal::Bus, "popsub")).await?;
+        let link = shared.link(Peer::new(Principal::Bus, "popsub").uncounted()).await?;
         let mut inner = self.lock();
         if let Some(client) = inner.client.as_ref().filter(|client| client.close_reason().is_none()) {
             return Ok(client.clone());
@@ -307,13 +305,8 @@ async fn fill(
             }
             // From here on it keeps the session by itself.
             drop(client);
-            // Whoever keeps the gateway alive is gone where this is.
-            let Some(uncounted) = shared.upgrade().map(|shared| Arc::clone(&shared.uncounted)) else {
-                return;
-            };
-            let own = TopicPattern::new(&topic).ok().map(|topic| uncounted.insert(&topic));
             begun.send_replace(true);
-            take_all(&shared, Source { _own: own, subscription }, &ring).await;
+            take_all(&shared, subscription, &ring).await;
         }
         Err(error) => tracing::warn!(%error, "a topic of the dialect of PopSub has no replay"),
     }
@@ -327,16 +320,9 @@ async fn fill(
     }
 }
 
-/// What a ring is filled by.
-struct Source {
-    /// Dropped first.
-    _own: Option<Own>,
-    subscription: Subscription<Arc<Content>>,
-}
-
-async fn take_all(shared: &Weak<Shared>, mut source: Source, ring: &Ring) {
+async fn take_all(shared: &Weak<Shared>, mut subscription: Subscription<Arc<Content>>, ring: &Ring) {
     loop {
-        let event = source.subscription.next_event().await;
+        let event = subscription.next_event().await;
         let Some(shared) = shared.upgrade() else { return };
         let Some(popsub) = &shared.popsub else { return };
         match event {
