@@ -55,7 +55,8 @@
 //! | A will is published for a client that is gone without a word, and for no other | `the_will_of_a_client_that_is_gone_is_published`, `a_client_that_closes_or_takes_its_will_back_leaves_none` |
 //! | Who is subscribed can be asked for, and is told when it changes | `who_is_subscribed_is_known_and_told_when_that_changes` |
 //!
-//! Certificates for tests of transports that need them are made by [`certificates`].
+//! Certificates for tests of transports that need them are made by [`certificates`]; servers of NATS, alone and as a
+//! cluster, are started by [`nats`].
 //!
 //! A request's id cannot be copied, which the compiler sees to:
 //!
@@ -85,6 +86,7 @@ pub mod datagrams;
 pub mod fault;
 pub mod kit;
 pub mod ledger;
+pub mod nats;
 pub mod protocols;
 pub mod raw;
 pub mod relay;
