@@ -26,8 +26,32 @@ pub const PREFIX_BYTES: usize = 128;
 /// The token before those of a topic.
 const TOPIC: &str = "t";
 
-/// The token of what is published to patterns.
+/// The token of what is published to patterns, and to several topics.
 const WILDCARD: &str = "w";
+
+/// The token of their last number.
+const WILDCARD_MARK: &str = "pw";
+
+/// The token before those of a topic whose last number is told once more.
+const MARK: &str = "p";
+
+/// What a subject is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Messages to a topic.
+    Messages,
+    /// The last number of a topic.
+    Marks,
+}
+
+impl Kind {
+    fn token(self) -> &'static str {
+        match self {
+            Self::Messages => TOPIC,
+            Self::Marks => MARK,
+        }
+    }
+}
 
 /// The subjects of a cluster: those behind one prefix.
 ///
@@ -102,7 +126,17 @@ impl Subjects {
     /// The subject of a topic.
     #[must_use]
     pub fn of_topic(&self, topic: &Topic) -> String {
-        self.joined(topic.fragments())
+        self.joined(Kind::Messages, topic.fragments())
+    }
+
+    /// Where the last number of a topic is told.
+    pub(crate) fn of_marks(&self, topic: &Topic) -> String {
+        self.joined(Kind::Marks, topic.fragments())
+    }
+
+    /// A subject of the link's own.
+    pub(crate) fn own(&self, token: &str) -> String {
+        format!("{}.{token}", self.prefix)
     }
 
     /// Where messages go that are published to a pattern.
@@ -111,12 +145,22 @@ impl Subjects {
         format!("{}.{WILDCARD}", self.prefix)
     }
 
+    /// Where the last number of these is told.
+    pub(crate) fn of_wildcard_marks(&self) -> String {
+        format!("{}.{WILDCARD_MARK}", self.prefix)
+    }
+
     /// What to subscribe to for what is published to topics of a pattern.
     #[must_use]
     pub fn of_pattern(&self, pattern: &TopicPattern) -> Interest {
+        self.interest(Kind::Messages, pattern)
+    }
+
+    /// What to subscribe to for messages, or marks, of topics of a pattern.
+    pub(crate) fn interest(&self, kind: Kind, pattern: &TopicPattern) -> Interest {
         let head: Vec<&str> = pattern.fragments().take_while(|fragment| *fragment != "**").collect();
         let tail: Vec<&str> = pattern.fragments().skip(head.len()).collect();
-        let subject = self.joined(head.into_iter());
+        let subject = self.joined(kind, head.into_iter());
         // At the beginning wildcards do not match reserved topics, and those of NATS do.
         let is_exact = !matches!(pattern.fragments().next(), Some("*" | "**"));
         if tail.is_empty() {
@@ -132,7 +176,7 @@ impl Subjects {
     /// The topic of a subject; `None` for what is no subject of a topic of this prefix, as somebody else may have sent.
     #[must_use]
     pub fn topic_of(&self, subject: &str) -> Option<Topic> {
-        let rest = subject.strip_prefix(&*self.prefix)?.strip_prefix('.')?.strip_prefix(TOPIC)?;
+        let rest = self.place(Kind::Messages, subject)?;
         if rest.is_empty() {
             return Topic::new("").ok();
         }
@@ -148,8 +192,19 @@ impl Subjects {
         (self.of_topic(&topic) == subject).then_some(topic)
     }
 
-    fn joined<'a>(&self, fragments: impl Iterator<Item = &'a str>) -> String {
-        let mut subject = format!("{}.{TOPIC}", self.prefix);
+    /// What tells a topic from others, in its subject of this kind: what is behind the token.
+    pub(crate) fn place<'a>(&self, kind: Kind, subject: &'a str) -> Option<&'a str> {
+        let rest = subject.strip_prefix(&*self.prefix)?.strip_prefix('.')?.strip_prefix(kind.token())?;
+        (rest.is_empty() || rest.starts_with('.')).then_some(rest)
+    }
+
+    /// The topic at a place.
+    pub(crate) fn topic_at(&self, place: &str) -> Option<Topic> {
+        self.topic_of(&format!("{}.{TOPIC}{place}", self.prefix))
+    }
+
+    fn joined<'a>(&self, kind: Kind, fragments: impl Iterator<Item = &'a str>) -> String {
+        let mut subject = format!("{}.{}", self.prefix, kind.token());
         for fragment in fragments {
             subject.push('.');
             match fragment {

@@ -1,0 +1,220 @@
+//! What is published at this bus, on its way to NATS.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::{Instant, sleep_until, timeout};
+use whispeer::client::{Event, Message, Subscription};
+use whispeer::proto::Content;
+
+use crate::headers;
+use crate::limits;
+use crate::numbering::Numbering;
+use crate::stamp::{self, Stamp};
+use crate::subject::Subjects;
+
+/// What the messages to patterns and to several topics are numbered as: no topic has a wildcard.
+const WILDCARDS: &[u8] = b"**";
+
+/// Messages that are taken in a row before it is looked at what else there is to do.
+const RUN: usize = 256;
+
+/// How often it is looked at whether NATS is there.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What has become of it so far.
+#[derive(Debug, Default)]
+pub(crate) struct OutboundCounts {
+    /// Messages that were handed to NATS.
+    pub(crate) sent: AtomicU64,
+    /// Messages that were not, as NATS was away or took them too slowly.
+    pub(crate) dropped: AtomicU64,
+    /// Messages that were not, as they are larger than NATS takes them.
+    pub(crate) too_large: AtomicU64,
+}
+
+/// Takes what is published at this bus to NATS.
+pub(crate) struct Outbound {
+    nats: async_nats::Client,
+    subjects: Subjects,
+    stamps: String,
+    numbering: Numbering,
+    counts: Arc<OutboundCounts>,
+    /// Since when NATS has been away.
+    away_since: Option<Instant>,
+    /// The last time that it was seen to be there.
+    seen_at: Instant,
+    /// From when on others have asked for marks.
+    asked_since: Option<Instant>,
+    /// Too large a message has been told of.
+    has_warned: bool,
+}
+
+impl Outbound {
+    pub(crate) fn new(
+        nats: async_nats::Client,
+        subjects: Subjects,
+        origin: u64,
+        counts: Arc<OutboundCounts>,
+    ) -> Self {
+        Self {
+            stamps: format!("{}.", subjects.own(stamp::TOKEN)),
+            nats,
+            subjects,
+            numbering: Numbering::new(origin, limits::NUMBERED_TOPICS, limits::QUIET),
+            counts,
+            away_since: None,
+            seen_at: Instant::now(),
+            asked_since: None,
+            has_warned: false,
+        }
+    }
+
+    /// Takes what the subscription yields to NATS until that ends; `asked` yields how far back other buses want to have marks.
+    ///
+    /// # Cancel safety
+    /// What it has numbered and not sent is missing elsewhere, as if NATS had lost it.
+    pub(crate) async fn run(mut self, mut published: Subscription<Arc<Content>>, mut asked: Subscriber) {
+        let mut next_look = Instant::now();
+        loop {
+            let due = self.numbering.next_mark().map_or(next_look, |mark| mark.min(next_look));
+            tokio::select! {
+                () = sleep_until(due) => {}
+                event = published.next_event() => {
+                    let mut event = event;
+                    for _ in 0..RUN {
+                        let Some(now) = event else { return };
+                        self.take(now).await;
+                        let Some(next) = published.next_event().now_or_never() else { break };
+                        event = next;
+                    }
+                    continue;
+                }
+                Some(request) = asked.next() => {
+                    self.ask(&request.payload);
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            if now >= next_look {
+                next_look = now + LOOK;
+                self.look(now);
+            }
+            self.mark(now).await;
+        }
+    }
+
+    /// Notes that somebody has missed what was sent in the milliseconds that he says.
+    fn ask(&mut self, payload: &[u8]) {
+        let millis = str::from_utf8(payload).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+        let now = Instant::now();
+        let since = now.checked_sub(Duration::from_millis(millis)).unwrap_or(self.seen_at.min(now));
+        self.asked_since = Some(self.asked_since.map_or(since, |before| before.min(since)));
+    }
+
+    /// Looks whether NATS is there.
+    fn look(&mut self, now: Instant) {
+        if self.nats.connection_state() != State::Connected {
+            self.away_since.get_or_insert(self.seen_at);
+            return;
+        }
+        if let Some(since) = self.away_since.take() {
+            // Also what was sent shortly before may have been lost with the connection.
+            self.asked_since = Some(self.asked_since.map_or(since, |before| before.min(since)));
+        }
+        self.seen_at = now;
+        if let Some(since) = self.asked_since.take() {
+            let since = since.checked_sub(2 * limits::QUIET).unwrap_or(since);
+            self.numbering.mark_since(since, now);
+        }
+    }
+
+    /// Tells the last numbers of topics that are quiet.
+    async fn mark(&mut self, now: Instant) {
+        if self.nats.connection_state() != State::Connected {
+            // They are told when it is back. Until then there is nothing to be done for them.
+            self.numbering.put_off(now + LOOK);
+            return;
+        }
+        for _ in 0..limits::MARKS {
+            let Some((subject, stamp)) = self.numbering.take_mark(now) else { return };
+            self.send(subject, &stamp, None, Bytes::new()).await;
+        }
+    }
+
+    async fn take(&mut self, event: Event<Arc<Content>>) {
+        match event {
+            Event::Message(message) => self.publish(message).await,
+            Event::Gap { count, reason } => {
+                self.counts.dropped.fetch_add(count, Ordering::Relaxed);
+                tracing::warn!(
+                    count,
+                    reason = reason.name(),
+                    "messages did not reach the link to NATS in time; other buses do not know of them"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    async fn publish(&mut self, message: Message<Arc<Content>>) {
+        let now = Instant::now();
+        let Self { subjects, numbering, .. } = self;
+        let text = message.topic.as_str();
+        let concrete = message.topic.as_topic();
+        let (subject, stamp) = match &concrete {
+            Some(topic) => numbering.next(text.as_bytes(), now, || {
+                (Subject::from(subjects.of_topic(topic)), Subject::from(subjects.of_marks(topic)))
+            }),
+            None => numbering.next(WILDCARDS, now, || {
+                (Subject::from(subjects.of_wildcards()), Subject::from(subjects.of_wildcard_marks()))
+            }),
+        };
+        let headers = headers::write(message.value.fields(), concrete.is_none().then_some(text));
+        if self.nats.connection_state() != State::Connected {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.send(subject, &stamp, headers, message.value.payload_bytes()).await;
+    }
+
+    /// Hands a message to NATS, or drops it.
+    async fn send(
+        &mut self,
+        subject: Subject,
+        stamp: &Stamp,
+        headers: Option<async_nats::HeaderMap>,
+        payload: Bytes,
+    ) {
+        let reply = Subject::from(stamp.write(&self.stamps));
+        let sent = match headers {
+            None => {
+                let sending = self.nats.publish_with_reply(subject, reply, payload);
+                timeout(limits::SENDING, sending).await
+            }
+            Some(headers) => {
+                let sending = self.nats.publish_with_reply_and_headers(subject, reply, headers, payload);
+                timeout(limits::SENDING, sending).await
+            }
+        };
+        match sent {
+            Ok(Ok(())) => self.counts.sent.fetch_add(1, Ordering::Relaxed),
+            Ok(Err(error)) => {
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    tracing::warn!(
+                        %error,
+                        "NATS does not take a message that was published here, and other buses are told a gap; if it is larger than \
+                         NATS takes, raise its `max_payload`. Later ones are counted only"
+                    );
+                }
+                self.counts.too_large.fetch_add(1, Ordering::Relaxed)
+            }
+            Err(_) => self.counts.dropped.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+}

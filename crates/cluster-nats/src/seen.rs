@@ -1,0 +1,261 @@
+//! What has come of other buses' topics, so that nothing is taken twice and what is missing is noticed.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+use crate::stamp::Stamp;
+
+/// What to do with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is the next one.
+    Take,
+    /// It has come before.
+    Known,
+    /// So many before it have not come.
+    Missing(u64),
+}
+
+/// The topics of other buses, with what is kept for each.
+#[derive(Debug)]
+pub(crate) struct Seen<T> {
+    most: usize,
+    settling: Duration,
+    origins: HashMap<u64, Topics<T>, RandomState>,
+    /// All of them, in the order in which they came.
+    order: VecDeque<(u64, Bytes)>,
+}
+
+/// The topics of one bus.
+type Topics<T> = HashMap<Bytes, Topic<T>, RandomState>;
+
+#[derive(Debug)]
+struct Topic<T> {
+    /// The number of the last one that was taken, or is missing.
+    last: u64,
+    /// The number with which the sender began to know the topic.
+    first: u64,
+    kept: T,
+}
+
+impl<T> Seen<T> {
+    /// Nothing yet, of up to `most` topics; where a subscription is `settling` for so long, what was sent before is none of its.
+    pub(crate) fn new(most: usize, settling: Duration) -> Self {
+        Self { most, settling, origins: HashMap::default(), order: VecDeque::new() }
+    }
+
+    /// What to do with a message that came by a subscription that was made at `since`. One that is missing some is to be shown again,
+    /// when those before it cannot come any more, to [`pass`](Self::pass).
+    pub(crate) fn message(
+        &mut self,
+        topic: &[u8],
+        stamp: &Stamp,
+        (since, now): (Instant, Instant),
+        keep: impl FnOnce() -> T,
+    ) -> Verdict {
+        let expected = self.expected(topic, stamp, stamp.number, (since, now), keep);
+        let Some(own) = self.topic(stamp.origin, topic) else { return Verdict::Known };
+        match stamp.number.checked_sub(expected) {
+            None => Verdict::Known,
+            Some(0) => {
+                (own.last, own.first) = (stamp.number, stamp.number - stamp.known);
+                Verdict::Take
+            }
+            Some(missing) => Verdict::Missing(missing),
+        }
+    }
+
+    /// How many messages are missing up to a mark. Who says so is to show it to [`pass`](Self::pass) later.
+    pub(crate) fn mark(
+        &mut self,
+        topic: &[u8],
+        stamp: &Stamp,
+        (since, now): (Instant, Instant),
+        keep: impl FnOnce() -> T,
+    ) -> u64 {
+        let behind = stamp.number.saturating_add(1);
+        behind.saturating_sub(self.expected(topic, stamp, behind, (since, now), keep))
+    }
+
+    /// What comes before the message, or up to the mark, will not come any more.
+    pub(crate) fn pass(&mut self, topic: &[u8], stamp: &Stamp) {
+        if let Some(own) = self.topic(stamp.origin, topic) {
+            own.last = own.last.max(stamp.number);
+            own.first = stamp.number - stamp.known;
+        }
+    }
+
+    /// What is kept for a topic.
+    pub(crate) fn kept(&mut self, origin: u64, topic: &[u8]) -> Option<&mut T> {
+        self.topic(origin, topic).map(|own| &mut own.kept)
+    }
+
+    fn topic(&mut self, origin: u64, topic: &[u8]) -> Option<&mut Topic<T>> {
+        self.origins.get_mut(&origin)?.get_mut(topic)
+    }
+
+    /// The number of the message of a topic that is the next to come. Of a topic that has not been seen it is `fresh`, or the first of the
+    /// run where all of that should have come.
+    fn expected(
+        &mut self,
+        topic: &[u8],
+        stamp: &Stamp,
+        fresh: u64,
+        (since, now): (Instant, Instant),
+        keep: impl FnOnce() -> T,
+    ) -> u64 {
+        let first = stamp.number - stamp.known;
+        if let Some(own) = self.topic(stamp.origin, topic) {
+            // Where the sender has begun anew, what came before that was told by its marks.
+            return (own.last + 1).max(if own.first < first { first } else { 0 });
+        }
+        if self.order.len() >= self.most
+            && let Some((origin, oldest)) = self.order.pop_front()
+            && let Some(topics) = self.origins.get_mut(&origin)
+        {
+            topics.remove(&oldest);
+            if topics.is_empty() {
+                self.origins.remove(&origin);
+            }
+        }
+        let began = now.checked_sub(stamp.age).unwrap_or(now);
+        let expected = if began >= since + self.settling { stamp.number - stamp.run } else { fresh };
+        let topic = Bytes::copy_from_slice(topic);
+        self.order.push_back((stamp.origin, topic.clone()));
+        self.origins
+            .entry(stamp.origin)
+            .or_default()
+            .insert(topic, Topic { last: expected - 1, first, kept: keep() });
+        expected
+    }
+
+    /// Forgets the topics of a link that has ended.
+    pub(crate) fn forget(&mut self, origin: u64) {
+        if self.origins.remove(&origin).is_some() {
+            self.order.retain(|(of, _)| *of != origin);
+        }
+    }
+
+    /// How many topics there are.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLING: Duration = Duration::from_secs(1);
+
+    struct Bench {
+        seen: Seen<()>,
+        since: Instant,
+        now: Instant,
+    }
+
+    impl Bench {
+        /// Something that has been subscribed for ten seconds.
+        fn new() -> Self {
+            let since = Instant::now();
+            Self { seen: Seen::new(3, SETTLING), since, now: since + Duration::from_secs(10) }
+        }
+
+        fn stamp(number: u64, known: u64, run: u64, age: u64) -> Stamp {
+            Stamp { origin: 1, number, known, run, age: Duration::from_secs(age) }
+        }
+
+        fn message(&mut self, subject: &'static str, stamp: &Stamp) -> Verdict {
+            let times = (self.since, self.now);
+            self.seen.message(subject.as_bytes(), stamp, times, || ())
+        }
+
+        fn mark(&mut self, subject: &'static str, stamp: &Stamp) -> u64 {
+            let times = (self.since, self.now);
+            self.seen.mark(subject.as_bytes(), stamp, times, || ())
+        }
+    }
+
+    #[test]
+    fn each_message_is_taken_once_and_in_its_order() {
+        let mut bench = Bench::new();
+        for number in 1..4 {
+            let stamp = Bench::stamp(number, number - 1, number - 1, 0);
+            assert_eq!(bench.message("a", &stamp), Verdict::Take);
+            assert_eq!(bench.message("a", &stamp), Verdict::Known);
+        }
+        assert_eq!(bench.message("b", &Bench::stamp(9, 0, 0, 0)), Verdict::Take, "another topic");
+        assert_eq!(bench.message("a", &Bench::stamp(2, 1, 1, 0)), Verdict::Known);
+    }
+
+    #[test]
+    fn a_hole_is_missing_until_it_is_passed_over() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.message("a", &Bench::stamp(1, 0, 0, 0)), Verdict::Take);
+        let late = Bench::stamp(4, 3, 3, 0);
+        assert_eq!(bench.message("a", &late), Verdict::Missing(2));
+        assert_eq!(bench.message("a", &Bench::stamp(2, 1, 1, 0)), Verdict::Take, "it was late only");
+        assert_eq!(bench.message("a", &late), Verdict::Missing(1));
+        bench.seen.pass(b"a", &late);
+        assert_eq!(bench.message("a", &late), Verdict::Known);
+        assert_eq!(bench.message("a", &Bench::stamp(5, 4, 4, 0)), Verdict::Take);
+    }
+
+    #[test]
+    fn a_mark_shows_that_the_last_ones_are_missing() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.message("a", &Bench::stamp(1, 0, 0, 0)), Verdict::Take);
+        assert_eq!(bench.mark("a", &Bench::stamp(1, 0, 0, 1)), 0);
+        let mark = Bench::stamp(3, 2, 1, 1);
+        assert_eq!(bench.mark("a", &mark), 2);
+        bench.seen.pass(b"a", &mark);
+        assert_eq!(bench.mark("a", &mark), 0);
+    }
+
+    #[test]
+    fn of_a_topic_that_was_not_seen_what_came_without_a_rest_should_have_come() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.message("a", &Bench::stamp(9, 8, 2, 3)), Verdict::Missing(2));
+        assert_eq!(bench.mark("b", &Bench::stamp(9, 8, 2, 3)), 3, "the message of the mark is missing, too");
+    }
+
+    #[test]
+    fn what_was_sent_before_a_subscription_is_none_of_its() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.message("a", &Bench::stamp(9, 8, 2, 11)), Verdict::Take, "the run began before it");
+        assert_eq!(bench.message("a", &Bench::stamp(10, 9, 3, 11)), Verdict::Take);
+        assert_eq!(bench.mark("b", &Bench::stamp(9, 8, 2, 11)), 0);
+        let settling = Bench::stamp(9, 8, 2, 10);
+        assert_eq!(
+            bench.message("c", &settling),
+            Verdict::Take,
+            "it may not have reached all servers by then"
+        );
+    }
+
+    #[test]
+    fn a_sender_that_begins_a_topic_anew_has_not_lost_what_lies_between() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.message("a", &Bench::stamp(5, 4, 0, 0)), Verdict::Take);
+        assert_eq!(bench.message("a", &Bench::stamp(1_000, 0, 0, 0)), Verdict::Take);
+        assert_eq!(bench.message("a", &Bench::stamp(1_001, 1, 1, 0)), Verdict::Take);
+        let late = Bench::stamp(5_003, 3, 3, 0);
+        assert_eq!(bench.message("a", &late), Verdict::Missing(3), "of those since");
+    }
+
+    #[test]
+    fn there_are_no_more_topics_than_may_be() {
+        let mut bench = Bench::new();
+        for subject in ["a", "b", "c", "d"] {
+            assert_eq!(bench.message(subject, &Bench::stamp(5, 4, 0, 0)), Verdict::Take);
+        }
+        assert_eq!(bench.seen.len(), 3);
+        assert!(bench.seen.kept(1, b"a").is_none());
+        bench.seen.forget(1);
+        assert_eq!(bench.seen.len(), 0);
+    }
+}

@@ -1,0 +1,108 @@
+//! Where a message comes from, and its number there.
+//!
+//! NATS has a subject to reply to in each message. What buses send each other has the sender's address there, as it takes a fraction of
+//! what a header does:
+//!
+//! ```text
+//! whispeer.o.<bus>.<number>.<known>.<run>.<age>
+//! ```
+//!
+//! | token | what it is |
+//! |---|---|
+//! | bus | the id of the link that sent it, 16 hexadecimal digits |
+//! | number | the message's number in its topic, which grows by one with each |
+//! | known | how many messages of the topic the sender has numbered before without having forgotten the topic |
+//! | run | how many of these came before it without a second's rest |
+//! | age | milliseconds since the first of these |
+//!
+//! A number that follows another one is the next message; a greater one shows how many are missing. Who has seen none of a topic yet knows by
+//! the run whether there were messages that he should have had.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The token before those of a stamp.
+pub(crate) const TOKEN: &str = "o";
+
+/// Where a message comes from, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// The link that has sent it.
+    pub(crate) origin: u64,
+    /// Its number in its topic; from 1 on.
+    pub(crate) number: u64,
+    /// Messages of the topic that were numbered before it, since the sender has known the topic.
+    pub(crate) known: u64,
+    /// Those of them that came without a rest.
+    pub(crate) run: u64,
+    /// How long ago the first of these came.
+    pub(crate) age: Duration,
+}
+
+impl Stamp {
+    /// As a subject to reply to, behind a prefix that ends with the token and a dot.
+    pub(crate) fn write(&self, prefix: &str) -> String {
+        let Self { origin, number, known, run, age } = self;
+        let mut subject = String::with_capacity(prefix.len() + 48);
+        subject.push_str(prefix);
+        // Writing to a string does not fail.
+        let _ = write!(subject, "{origin:016x}.{number}.{known}.{run}.{}", age.as_millis());
+        subject
+    }
+
+    /// Reads a subject to reply to; `None` where that is something else.
+    pub(crate) fn read(subject: &str, prefix: &str) -> Option<Self> {
+        let mut tokens = subject.strip_prefix(prefix)?.split('.');
+        let origin = tokens.next().filter(|token| token.len() == 16)?;
+        let origin = u64::from_str_radix(origin, 16).ok()?;
+        let mut next = || tokens.next()?.parse::<u64>().ok();
+        let (number, known, run, age) = (next()?, next()?, next()?, next()?);
+        let is_sound = tokens.next().is_none() && number > known && known >= run;
+        is_sound.then_some(Self { origin, number, known, run, age: Duration::from_millis(age) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(origin: u64, mut parts: [u64; 3], age: u32) {
+            parts.sort_unstable();
+            let [run, known, before] = parts;
+            let age = Duration::from_millis(age.into());
+            let stamp = Stamp { origin, number: (before | 1).max(known.saturating_add(1)), known: known.min(u64::MAX - 1), run: run.min(u64::MAX - 1), age };
+            prop_assume!(stamp.number > stamp.known);
+            let subject = stamp.write("shop.o.");
+            prop_assert_eq!(Stamp::read(&subject, "shop.o."), Some(stamp));
+            prop_assert_eq!(Stamp::read(&subject, "other.o."), None);
+        }
+
+        #[test]
+        fn whatever_comes_is_read_or_not(subject in "\\PC*") {
+            let _ = Stamp::read(&subject, "");
+        }
+    }
+
+    #[test]
+    fn what_no_bus_has_written_is_no_stamp() {
+        let sound = "w.o.00000000000000ff.3.2.1.20";
+        assert!(Stamp::read(sound, "w.o.").is_some());
+        for wrong in [
+            "_INBOX.abc",
+            "w.o.ff.3.2.1.20",
+            "w.o.00000000000000ff.3.2.1",
+            "w.o.00000000000000ff.3.2.1.20.5",
+            "w.o.00000000000000ff.3.3.1.20",
+            "w.o.00000000000000ff.3.1.2.20",
+            "w.o.00000000000000ff.0.0.0.0",
+            "w.o.00000000000000ff.99999999999999999999.1.1.20",
+            "w.o.+0000000000000ff.3.2.1.-20",
+        ] {
+            assert_eq!(Stamp::read(wrong, "w.o."), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Buses with clients, joined over a server.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use whispeer::client::{Event, Subscription};
+use whispeer::prelude::*;
+use whispeer_cluster_nats::{NatsCluster, NatsCounter};
+
+/// The prefix of the tests' subjects.
+pub(crate) const PREFIX: &str = "shop.buses";
+
+/// How long something may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A bus that is joined with others, and a client of it.
+pub(crate) struct Joined {
+    pub(crate) bus: BusHandle,
+    pub(crate) client: Client,
+    pub(crate) counter: NatsCounter,
+    link: JoinHandle<BusResult<()>>,
+}
+
+impl Joined {
+    pub(crate) async fn new(url: &str) -> Self {
+        let options = async_nats::ConnectOptions::new()
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .ping_interval(Duration::from_secs(1))
+            .reconnect_delay_callback(|_| Duration::from_millis(50));
+        Self::over(options.connect(url).await.unwrap()).await
+    }
+
+    pub(crate) async fn over(nats: async_nats::Client) -> Self {
+        let bus = Bus::builder().start().unwrap();
+        let client = Client::new_memory(&bus.connector()).unwrap();
+        let cluster = NatsCluster::over(nats, PREFIX).unwrap();
+        let counter = cluster.counter();
+        let link = tokio::spawn(cluster.run(bus.view()));
+        // From here on what is published here is taken.
+        eventually("the link's session", || bus.stats().subscriptions > 0).await;
+        Self { bus, client, counter, link }
+    }
+
+    /// Waits until so many patterns are subscribed to at NATS, and its servers know.
+    pub(crate) async fn wants(&self, patterns: u64, nats: &async_nats::Client) {
+        eventually("the interest", || self.counter.counts().patterns == patterns).await;
+        settled(nats).await;
+    }
+
+    /// The link ends with the bus.
+    pub(crate) async fn stop(self) {
+        self.bus.stop().await;
+        timeout(PATIENCE, self.link).await.expect("the link ends with the bus").unwrap().unwrap();
+    }
+}
+
+/// What the others have sent to a single server so far, it knows.
+pub(crate) async fn settled(nats: &async_nats::Client) {
+    nats.flush().await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+}
+
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let looked = async {
+        while !is_so() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, looked).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+}
+
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// The next message of a subscription, as text, with its topic.
+pub(crate) async fn next(subscription: &mut Subscription<bytes::Bytes>) -> (String, String) {
+    let (topic, payload) = soon("a message", subscription.recv()).await.expect("the bus runs");
+    (topic.to_string(), String::from_utf8(payload.to_vec()).unwrap())
+}
+
+/// How many messages are missing before the next message, and that.
+pub(crate) async fn next_with_gap(subscription: &mut Subscription<bytes::Bytes>) -> (u64, String) {
+    let mut missing = 0;
+    loop {
+        match soon("an event", subscription.next_event()).await.expect("the bus runs") {
+            Event::Gap { count, .. } => missing += count,
+            Event::Message(message) => return (missing, String::from_utf8(message.value.to_vec()).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Nothing comes for a while.
+pub(crate) async fn silent(subscription: &mut Subscription<bytes::Bytes>) {
+    let event = timeout(Duration::from_millis(200), subscription.next_event()).await;
+    assert!(event.is_err(), "{event:?}");
+}
+
+/// The next message of a subscriber of NATS.
+pub(crate) async fn next_plain(subscriber: &mut async_nats::Subscriber) -> async_nats::Message {
+    soon("a message of NATS", subscriber.next()).await.expect("the connection is there")
+}
