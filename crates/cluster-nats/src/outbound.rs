@@ -86,12 +86,14 @@ impl Outbound {
             tokio::select! {
                 () = sleep_until(due) => {}
                 event = published.next_event() => {
-                    let mut event = event;
-                    for _ in 0..RUN {
-                        let Some(now) = event else { return };
-                        self.take(now).await;
-                        let Some(next) = published.next_event().now_or_never() else { break };
-                        event = next;
+                    let Some(event) = event else { return };
+                    self.take(event).await;
+                    for _ in 1..RUN {
+                        match published.next_event().now_or_never() {
+                            Some(Some(event)) => self.take(event).await,
+                            Some(None) => return,
+                            None => break,
+                        }
                     }
                     continue;
                 }

@@ -111,7 +111,7 @@ impl<T> Seen<T> {
         let first = stamp.number - stamp.known;
         if let Some(own) = self.topic(stamp.origin, topic) {
             // Where the sender has begun anew, what came before that was told by its marks.
-            return (own.last + 1).max(if own.first < first { first } else { 0 });
+            return own.last.saturating_add(1).max(if own.first < first { first } else { 0 });
         }
         if self.order.len() >= self.most
             && let Some((origin, oldest)) = self.order.pop_front()
@@ -129,7 +129,7 @@ impl<T> Seen<T> {
         self.origins
             .entry(stamp.origin)
             .or_default()
-            .insert(topic, Topic { last: expected - 1, first, kept: keep() });
+            .insert(topic, Topic { last: expected.saturating_sub(1), first, kept: keep() });
         expected
     }
 
