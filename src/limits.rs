@@ -569,6 +569,14 @@ pub const INTROSPECTION_ROWS: usize = 10_000;
 /// How long `BusHandle::stop` waits for sessions to write what they have queued.
 pub const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// Tasks that run beside a bus and belong to it; a bus with more is not started. Each is a link to something else, of which there
+/// are few kinds.
+pub const COMPANIONS: usize = 16;
+
+/// How long a bus that ends waits for its companions once nothing else is in flight; those that take longer are dropped where they
+/// wait. As long as sessions have for what they have queued.
+pub const COMPANION_GRACE: Duration = STOP_GRACE;
+
 /// Longest topic or pattern, in bytes of UTF-8.
 ///
 /// A topic travels with every message, so it must stay small beside a small payload, and a peer must

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::budget::Budget;
+use super::companion::Companions;
 use super::handle::BusHandle;
 use super::places::Places;
 use super::rights::Policies;
@@ -178,6 +179,7 @@ pub struct BusBuilder {
     workers: usize,
     streams: Streams,
     plugins: Plugins,
+    pub(super) companions: Companions,
 }
 
 impl fmt::Debug for BusBuilder {
@@ -199,6 +201,7 @@ impl fmt::Debug for BusBuilder {
             .field("listeners", &listeners)
             .field("workers", &self.workers)
             .field("plugins", &self.plugins)
+            .field("companions", &self.companions)
             .finish()
     }
 }
@@ -428,6 +431,7 @@ impl BusBuilder {
         };
         self.settings.check()?;
         self.plugins.check()?;
+        self.companions.check()?;
         let workers = Workers::start(self.workers)?;
         let memory = MemoryListener::bind(self.name.as_deref())?;
         let connector = memory.connector();
@@ -499,6 +503,7 @@ impl BusBuilder {
             plugins: (!self.plugins.is_empty()).then(|| Arc::new(self.plugins)),
             drains: watch::Sender::new(false),
             stop_asked: watch::Sender::new(None),
+            companions: watch::Sender::new(0),
         });
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);
         let (phase, phase_seen) = watch::channel(Phase::Running);
@@ -510,6 +515,7 @@ impl BusBuilder {
             attached,
             phase: phase_seen,
             workers,
+            companions: self.companions,
         };
         let task = runtime.spawn(supervisor.run());
         Ok(BusHandle::new(shared, connector, local, attach, phase, task, introspection))

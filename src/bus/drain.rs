@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::session::Session;
@@ -37,6 +37,9 @@ impl Shared {
         while Instant::now() < until && !watch.finds_quiet(self).await {
             sleep(watch.pause().min(until.saturating_duration_since(Instant::now()))).await;
         }
+        let left = until.saturating_duration_since(Instant::now());
+        // Whether they have ended or not, the bus stops now.
+        let _ = timeout(left, self.companions_ended()).await;
     }
 
     /// Does so once an administrator has asked for it.

@@ -14,7 +14,7 @@
 //! `group` shares messages, `request_times` counts how long they take, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
 //! `plugged` is where plugins have their say, `deputy` publishes what is due later, `will` what a session leaves,
-//! `presence` who comes and goes, `view` is what others in the process have of a bus, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `presence` who comes and goes, `view` is what others in the process have of a bus, `companion` those that run beside it, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it. `metrics` shows all of it to Prometheus.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -28,6 +28,7 @@ mod builder;
 mod calls;
 mod certificates;
 mod clock;
+mod companion;
 mod deadlines;
 mod deputy;
 mod drain;
@@ -151,6 +152,8 @@ pub(crate) struct Shared {
     plugins: Option<Arc<Plugins>>,
     /// An administrator has asked the bus to stop, and what is in flight may take so long.
     stop_asked: watch::Sender<Option<Duration>>,
+    /// How many companions run.
+    companions: watch::Sender<usize>,
 }
 
 impl Shared {

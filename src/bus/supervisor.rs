@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, timeout};
 
-use super::Shared;
+use super::companion::{self, Companions};
 use super::opening::serve_link;
 use super::workers::{Seat, Workers};
+use super::{BusView, Shared};
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::plugin::Startup;
@@ -43,6 +44,7 @@ pub(super) struct Supervisor {
     pub(super) attached: mpsc::Receiver<Accepted>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) workers: Workers,
+    pub(super) companions: Companions,
 }
 
 impl Supervisor {
@@ -50,6 +52,8 @@ impl Supervisor {
         let mut tasks = JoinSet::new();
         let (shared, attach) = (Arc::clone(&self.shared), self.attach.clone());
         self.start_plugins().await;
+        let view = BusView::new(&shared, attach.clone(), self.phase.clone());
+        let mut companions = std::mem::take(&mut self.companions).begin(&view, &shared.companions);
         let mut own = JoinSet::new();
         shared.streams.begin_sweeps(&mut own);
         shared.begin_deputy(&attach, &mut own);
@@ -61,6 +65,7 @@ impl Supervisor {
             () = self.serve(&mut tasks) => {}
             () = shared.sweeper.run(&shared) => {}
             () = see_to(&mut own) => {}
+            () = companion::attend(&mut companions) => {}
             () = shared.drain_when_asked() => {}
             () = shared.inspection.run(&shared) => {}
             () = shared.policies.tell_refusals() => {}
@@ -71,7 +76,8 @@ impl Supervisor {
         self.listeners.clear();
         self.shared.stop_sessions();
         let ended = async { while tasks.join_next().await.is_some() {} };
-        if timeout(2 * limits::STOP_GRACE, ended).await.is_err() {
+        let (ended, ()) = tokio::join!(timeout(2 * limits::STOP_GRACE, ended), companion::finish(companions));
+        if ended.is_err() {
             tracing::warn!("sessions that did not end in time are dropped");
         }
         tasks.shutdown().await;

@@ -24,6 +24,7 @@ mod busy_stores;
 mod certified;
 #[cfg(feature = "quic")]
 mod coming_back;
+mod companions;
 mod conformance;
 mod consumers;
 mod contents;
