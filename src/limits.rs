@@ -383,6 +383,14 @@ pub const SUBSCRIPTIONS_PER_SESSION: usize = 131_072;
 /// Topics one session may serve; the default of `Settings::max_servings`.
 pub const SERVINGS_PER_SESSION: usize = 16_384;
 
+/// Watches of what is served, of one bus: each topic that changes is noted for each of them. One more fails as
+/// [`BusError::LimitReached`](crate::BusError::LimitReached). Few need one: a part of the process that tells others what is served here.
+pub const SERVED_WATCHES: usize = 16;
+
+/// Changed topics that are noted for a watch of what is served and not taken yet; some 100 KiB. Beyond that it is told
+/// all that is served.
+pub const SERVED_CHANGES: usize = 4096;
+
 /// Requests one session may have unanswered; the default of `Settings::max_requests`.
 pub const REQUESTS_PER_SESSION: usize = 8_192;
 

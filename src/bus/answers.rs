@@ -91,8 +91,8 @@ impl Shared {
     /// A server has ended: whoever waits for it is told.
     pub(crate) fn fail_asked(&self, asked: impl Iterator<Item = Asked>, touched: &mut Vec<Arc<Session>>) {
         for asked in asked {
-            let error = BusError::ServerGone { topic: asked.service.topic.to_string() };
-            self.fail_request(&asked.requester, asked.request, &asked.service, &error, touched);
+            let gone = |topic| BusError::ServerGone { topic };
+            self.fail_request(&asked.requester, asked.request, &asked.service, gone, touched);
         }
     }
 
@@ -104,29 +104,30 @@ impl Shared {
         touched: &mut Vec<Arc<Session>>,
     ) {
         for waiting in waiting {
-            let error = BusError::NoServer { topic: service.topic.to_string() };
-            self.fail_request(&waiting.requester, waiting.request, service, &error, touched);
+            let unserved = |topic| BusError::NoServer { topic };
+            self.fail_request(&waiting.requester, waiting.request, service, unserved, touched);
         }
     }
 
-    /// Answers a request with an error, wherever it stands.
+    /// Answers a request with an error about the topic that was asked, wherever it stands.
     pub(super) fn fail_request(
         &self,
         requester: &Arc<Session>,
         request: u32,
         service: &Service,
-        error: &BusError,
+        error: impl FnOnce(String) -> BusError,
         touched: &mut Vec<Arc<Session>>,
     ) {
-        let content = refusal_content(error);
         let (mut state, _) = requester.lock_to_answer();
         if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
+            let content = refusal_content(&error(service.topic.to_string()));
             state.scattered_reply(request, service, Flags::ERROR, &content.borrowed());
             let ended = state.end_scatter(request);
             self.note_end(ended.as_ref(), RequestEnd::Answered, Instant::now);
         } else if let Some(ended) = state.take_request(request) {
             self.note_end(Some(&ended), RequestEnd::Failed, Instant::now);
             state.totals.failed_requests += 1;
+            let content = refusal_content(&error(ended.asked()));
             state.answer(&Header::new(Kind::Answer, request, 0).flagged(Flags::ERROR), &content.borrowed());
         }
         claim(requester, &mut state, touched);

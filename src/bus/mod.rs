@@ -51,6 +51,7 @@ mod request_times;
 mod requests;
 mod rights;
 mod router;
+mod served;
 mod service;
 mod session;
 mod settings;
@@ -79,6 +80,7 @@ pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp
 pub use handle::BusHandle;
 pub use interest::Interest;
 pub use introspect::StopRequest;
+pub use served::{Served, ServedNews, ServedWatch};
 pub use settings::{Applied, Settings};
 pub use stats::{
     BusStats, ConsumerStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats,

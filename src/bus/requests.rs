@@ -27,6 +27,7 @@ use super::clock::Clock;
 use super::request_times::RequestEnd;
 use super::service::{Choice, Chosen, Service, Waiting};
 use super::session::{Session, State};
+use crate::auth::Principal;
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::fields::{FieldsBuilder, Options};
@@ -52,14 +53,15 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 enum About {
     Service(Arc<Service>),
-    Pattern(Box<str>),
+    /// A pattern, or a topic that nobody serves here.
+    Text(Box<str>),
 }
 
 impl About {
     fn name(&self) -> String {
         match self {
             Self::Service(service) => service.topic.to_string(),
-            Self::Pattern(pattern) => pattern.to_string(),
+            Self::Text(text) => text.to_string(),
         }
     }
 }
@@ -170,17 +172,28 @@ impl Shared {
                 "a request goes to one topic, and \"{text}\" has wildcards; use `request_many` to ask several servers"
             )));
         }
-        let Some(service) = self.services.find(text) else {
-            return Err(BusError::NoServer { topic: text.to_owned() });
+        let (service, about) = match self.services.find(text) {
+            Some(service) => (Arc::clone(&service), About::Service(service)),
+            None => (self.uplink_for(requester, text, shape.reserved)?, About::Text(text.into())),
         };
         let replies = if request.is_stream() { Replies::Stream } else { Replies::One };
-        self.note(requester, request, About::Service(Arc::clone(&service)), replies)?;
+        self.note(requester, request, about, replies)?;
         let asked = self.hand_over(requester, request, &service, touched);
         if asked.is_err() {
             let ended = requester.lock().take_request(request.id);
             self.note_end(ended.as_ref(), RequestEnd::Failed, || request.clock.now());
         }
         asked
+    }
+
+    /// Who is asked about a topic that nobody serves here. What sessions of the bus's own ask stays here: it came from elsewhere
+    /// already, and would go round.
+    fn uplink_for(&self, requester: &Session, topic: &str, reserved: bool) -> Result<Arc<Service>, BusError> {
+        let uplink = match reserved || requester.peer.principal == Principal::Bus {
+            true => None,
+            false => self.services.uplink(),
+        };
+        uplink.ok_or_else(|| BusError::NoServer { topic: topic.to_owned() })
     }
 
     /// Asks one server of each topic that the pattern meets.
@@ -194,7 +207,7 @@ impl Shared {
     ) -> Result<(), BusError> {
         let (services, steps) = self.services.meeting(pattern)?;
         *work += (steps * limits::MATCHES_PER_STEP + services.len()) as u64;
-        let about = About::Pattern(pattern.as_str().into());
+        let about = About::Text(pattern.as_str().into());
         let asked = services.len() as u64;
         self.note(
             requester,
@@ -283,7 +296,7 @@ impl Shared {
             deadline,
             size,
         };
-        match service.choose(size, wait)? {
+        match service.choose(content.topic, size, wait)? {
             Choice::Server(chosen) => {
                 let ask = Ask { requester, request: request.id, flags: request.flags, content, deadline };
                 self.ask(&ask, service, &chosen, request.clock.now(), touched)
@@ -320,7 +333,7 @@ impl Shared {
             Some(payload) => ContentRef::with_payload(fields.as_bytes(), ask.content.topic, payload),
             None => ContentRef::lent(fields.as_bytes(), ask.content.topic, ask.content.payload()),
         };
-        let gone = || BusError::ServerGone { topic: service.topic.to_string() };
+        let gone = || BusError::ServerGone { topic: service.named(ask.content.topic) };
         {
             let mut state = chosen.session.lock();
             if state.closed {
@@ -380,7 +393,7 @@ impl Shared {
                 deadline: waiting.deadline,
             };
             if let Err(error) = self.ask(&ask, service, &chosen, now, touched) {
-                self.fail_request(&waiting.requester, waiting.request, service, &error, touched);
+                self.fail_request(&waiting.requester, waiting.request, service, |_| error, touched);
             }
         }
     }
@@ -435,7 +448,7 @@ impl Shared {
             let Some((id, pending)) = state.take_expired_request(now) else { break };
             self.note_end(Some(&pending), RequestEnd::Expired, || now);
             let error = BusError::TimedOut {
-                what: format!("the request to \"{}\"", pending.about.name()),
+                what: format!("the request to \"{}\"", pending.asked()),
                 after: pending.timeout,
             };
             let header = Header::new(Kind::Answer, id, 0).flagged(Flags::ERROR);
@@ -465,6 +478,11 @@ struct Ask<'a> {
 }
 
 impl Pending {
+    /// The topic or pattern that was asked.
+    pub(super) fn asked(&self) -> String {
+        self.about.name()
+    }
+
     /// When the bus took it in.
     fn begun(&self) -> Instant {
         self.deadline - self.timeout

@@ -1,4 +1,7 @@
 //! Served topics: who serves what, and requests that wait for a server with credit and room on its link.
+//!
+//! The *uplink* is a service beside them: it gets the requests to topics that nobody serves here, as a session that joins this bus to
+//! others wants them. It is in no table, so that neither requests to it nor patterns find it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -7,6 +10,7 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::budget::{Budget, Share};
+use super::served::{Served, ServedChanges};
 use super::session::Session;
 use super::stats::ServedStats;
 use super::table::Room;
@@ -24,9 +28,16 @@ pub(crate) struct Service {
     state: Mutex<ServiceState>,
 }
 
+/// What a session of the bus's own serves to become the uplink.
+pub(crate) const UPLINK: &str = "$bus/uplink";
+
 #[derive(Debug)]
 struct ServiceState {
     group: Option<String>,
+    /// How its first server, or the one that replaced those before, has come.
+    mode: ServeMode,
+    /// How often all of its servers have been replaced.
+    successions: u64,
     members: VecDeque<Server>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -99,9 +110,26 @@ impl Service {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_uplink(&self) -> bool {
+        self.topic.as_str() == UPLINK
+    }
+
+    /// The topic to name in errors of a request to `asked`, which may be a pattern.
+    pub(crate) fn named(&self, asked: &[u8]) -> String {
+        match self.is_uplink() {
+            true => String::from_utf8_lossy(asked).into_owned(),
+            false => self.topic.to_string(),
+        }
+    }
+
     /// The next server with credit and room on its link; the credit is spent for `size` bytes. If there is
     /// none the request waits, unless too much does already.
-    pub(crate) fn choose(&self, size: usize, wait: impl FnOnce() -> Waiting) -> BusResult<Choice> {
+    pub(crate) fn choose(
+        &self,
+        asked: &[u8],
+        size: usize,
+        wait: impl FnOnce() -> Waiting,
+    ) -> BusResult<Choice> {
         let mut state = self.lock();
         if state.waiting.is_empty()
             && let Some(chosen) = state.next_server(size)
@@ -109,7 +137,7 @@ impl Service {
             return Ok(Choice::Server(chosen));
         }
         if state.members.is_empty() {
-            return Err(BusError::NoServer { topic: self.topic.to_string() });
+            return Err(BusError::NoServer { topic: self.named(asked) });
         }
         let bytes = limits::REQUEST_BYTES_PER_SESSION.min(self.budget.per_session());
         let full = state.waiting.len() >= limits::REQUESTS_WAITING_PER_SERVICE
@@ -178,6 +206,12 @@ impl Service {
         drop(state);
         drop(pruned);
         left
+    }
+
+    /// How it is served now.
+    pub(super) fn served(&self) -> Served {
+        let state = self.lock();
+        Served { group: state.group.clone(), mode: state.mode, successions: state.successions }
     }
 
     fn stats(&self) -> ServedStats {
@@ -266,12 +300,49 @@ pub(crate) struct Joined {
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     table: RwLock<Table>,
+    pub(super) changes: ServedChanges,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     by_topic: HashMap<Topic, (Arc<Service>, EntryId), RandomState>,
     trie: Trie<Arc<Service>>,
+    uplink: Option<Arc<Service>>,
+}
+
+impl Table {
+    fn find(&self, topic: &Topic) -> Option<&Arc<Service>> {
+        match topic.as_str() == UPLINK {
+            true => self.uplink.as_ref(),
+            false => self.by_topic.get(topic).map(|(service, _)| service),
+        }
+    }
+
+    fn insert(&mut self, service: &Arc<Service>) -> BusResult<()> {
+        if service.is_uplink() {
+            self.uplink = Some(Arc::clone(service));
+            return Ok(());
+        }
+        let topic = service.topic.clone();
+        let entry = self
+            .trie
+            .insert(&TopicPattern::from(topic.clone()), Arc::clone(service))
+            .map_err(|full| BusError::LimitReached { what: full.to_string() })?;
+        self.by_topic.insert(topic, (Arc::clone(service), entry));
+        Ok(())
+    }
+
+    /// Takes a service out, unless another one has come in its place.
+    fn remove(&mut self, service: &Arc<Service>) {
+        if !self.find(&service.topic).is_some_and(|current| Arc::ptr_eq(current, service)) {
+            return;
+        }
+        if service.is_uplink() {
+            self.uplink = None;
+        } else if let Some((_, entry)) = self.by_topic.remove(&service.topic) {
+            self.trie.remove(entry);
+        }
+    }
 }
 
 impl Services {
@@ -286,6 +357,23 @@ impl Services {
     /// Who serves the topic.
     pub(crate) fn find(&self, topic: &str) -> Option<Arc<Service>> {
         self.read().by_topic.get(topic).map(|(service, _)| Arc::clone(service))
+    }
+
+    /// Who gets the requests to topics that nobody serves here.
+    pub(crate) fn uplink(&self) -> Option<Arc<Service>> {
+        self.read().uplink.clone()
+    }
+
+    /// How a topic is served; `None` where it is not.
+    pub(super) fn served(&self, topic: &Topic) -> Option<Served> {
+        self.find(topic.as_str()).map(|service| service.served())
+    }
+
+    /// All served topics but the bus's own, and how they are served.
+    pub(super) fn all_served(&self) -> Vec<(Topic, Served)> {
+        let table = self.read();
+        let served = table.by_topic.iter().filter(|(topic, _)| !topic.is_reserved());
+        served.map(|(topic, (service, _))| (topic.clone(), service.served())).collect()
     }
 
     /// The services whose topic the pattern meets, up to a limit, and the steps that it took to find them.
@@ -326,12 +414,14 @@ impl Services {
             credit: Credit::new(candidate.window),
         };
         let mut table = self.write();
-        let Some((service, _)) = table.by_topic.get(topic) else {
+        let Some(service) = table.find(topic) else {
             let service = Arc::new(Service {
                 topic: topic.clone(),
                 budget: candidate.session.shared_budget(),
                 state: Mutex::new(ServiceState {
                     group: candidate.group.map(str::to_owned),
+                    mode: candidate.mode,
+                    successions: 0,
                     members: VecDeque::from([server]),
                     waiting: VecDeque::new(),
                     waiting_bytes: 0,
@@ -339,11 +429,8 @@ impl Services {
                     share: Share::default(),
                 }),
             });
-            let entry = table
-                .trie
-                .insert(&TopicPattern::from(topic.clone()), Arc::clone(&service))
-                .map_err(|full| BusError::LimitReached { what: full.to_string() })?;
-            table.by_topic.insert(topic.clone(), (Arc::clone(&service), entry));
+            table.insert(&service)?;
+            self.changes.note(topic);
             return Ok(Joined { service, replaced: Vec::new() });
         };
         let service = Arc::clone(service);
@@ -358,6 +445,9 @@ impl Services {
             }
             replaced = state.members.drain(..).map(|server| (server.session, server.id)).collect();
             state.group = candidate.group.map(str::to_owned);
+            state.mode = candidate.mode;
+            state.successions += 1;
+            self.changes.note(topic);
         }
         state.members.push_front(server);
         drop(state);
@@ -372,11 +462,8 @@ impl Services {
         if !state.members.is_empty() {
             return VecDeque::new();
         }
-        let current =
-            table.by_topic.get(&service.topic).is_some_and(|(current, _)| Arc::ptr_eq(current, service));
-        if current && let Some((_, entry)) = table.by_topic.remove(&service.topic) {
-            table.trie.remove(entry);
-        }
+        table.remove(service);
+        self.changes.note(&service.topic);
         state.waiting_bytes = 0;
         state.account(&service.budget);
         std::mem::take(&mut state.waiting)
@@ -384,7 +471,9 @@ impl Services {
 
     /// Requests that wait for a server that can take them.
     pub(crate) fn waiting(&self) -> usize {
-        self.read().by_topic.values().map(|(service, _)| service.lock().waiting.len()).sum()
+        let table = self.read();
+        let services = table.by_topic.values().map(|(service, _)| service).chain(&table.uplink);
+        services.map(|service| service.lock().waiting.len()).sum()
     }
 
     pub(crate) fn len(&self) -> usize {

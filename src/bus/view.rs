@@ -10,6 +10,7 @@ use tokio::task::yield_now;
 use super::interest::Interest;
 use super::requests::claim;
 use super::router::{RouteCache, Target};
+use super::served::ServedWatch;
 use super::session::State;
 use super::supervisor::Phase;
 use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
@@ -290,6 +291,41 @@ impl BusView {
     /// [`BusError::Closed`] when the bus has stopped.
     pub fn served(&self) -> BusResult<Vec<ServedStats>> {
         Ok(self.shared()?.served_stats(usize::MAX).rows)
+    }
+
+    /// Tells what is served at this bus, as it changes. The first news are all that is served now.
+    ///
+    /// It is for whoever tells others: topics that change several times before they are asked about are told once, as they are
+    /// then. The bus's own topics are left out.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] beyond [`limits::SERVED_WATCHES`], and [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let _time = client.serve_bytes("time").await?;
+    /// let mut watch = bus.view().watch_served()?;
+    ///
+    /// let news = watch.next().await.expect("the bus runs");
+    /// assert!(news.is_all && news.topics[0].0.as_str() == "time");
+    ///
+    /// let _place = client.serve_bytes("place").await?;
+    /// let news = watch.next().await.expect("the bus runs");
+    /// assert_eq!(news.topics.len(), 1);
+    /// assert_eq!(news.topics[0].0.as_str(), "place");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch_served(&self) -> BusResult<ServedWatch> {
+        let shared = self.shared()?;
+        let noted = shared.services.changes.watch()?;
+        Ok(ServedWatch::new(&shared, noted, self.phase.clone()))
     }
 
     /// What tells Prometheus of the bus.

@@ -328,7 +328,11 @@ impl Driver {
             return Ok(());
         };
         let inbox = Arc::clone(&serving.inbox);
-        let topic = Arc::clone(&serving.topic);
+        // An uplink is asked about the topics of others.
+        let topic = match str::from_utf8(content.topic) {
+            Ok(asked) if *asked != *serving.topic => Arc::from(asked),
+            _ => Arc::clone(&serving.topic),
+        };
         let ask = Ask::new(header.sequence, topic, options.deadline, stream.then_some(window));
         let earlier = state.asks.insert(header.sequence, Arc::clone(&ask));
         state.burst.expect();

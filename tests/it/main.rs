@@ -96,6 +96,7 @@ mod turns;
 mod unacknowledged;
 mod unix;
 mod unread;
+mod uplink;
 mod values;
 mod views;
 mod vouched;
