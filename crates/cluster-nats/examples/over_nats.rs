@@ -1,0 +1,227 @@
+//! Measures messages from one bus over NATS to another one, beside a publisher and a subscriber of NATS without whispeer.
+//!
+//! ```text
+//! cargo run --release -p whispeer-cluster-nats --example over_nats [SERVER]
+//! ```
+//!
+//! `SERVER` is a `nats-server`; otherwise the one on the `PATH` is started. Each figure is the median of several rounds in which the two
+//! take turns. Latency is half of what a message takes there and back again, with nothing else under way.
+
+#![expect(clippy::print_stdout, reason = "it prints what it has measured")]
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::time::sleep;
+use whispeer::client::{Subscription, SubscribeOptions};
+use whispeer::prelude::*;
+use whispeer_cluster_nats::NatsCluster;
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Rounds of which the median counts.
+const ROUNDS: usize = 5;
+
+/// Messages of a round that measures throughput, and there and back again of one that measures latency.
+const MESSAGES: usize = 200_000;
+const EXCHANGES: usize = 2_000;
+
+fn main() -> Outcome {
+    let program = std::env::args().nth(1).unwrap_or_else(|| "nats-server".into());
+    let server = Server::start(&program)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(measure(&server))
+}
+
+/// A server of NATS that ends with this.
+struct Server {
+    child: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start(program: &str) -> Outcome<Self> {
+        let folder = tempfile::tempdir()?;
+        let child = Command::new(program)
+            .args(["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let began = Instant::now();
+        loop {
+            let files = std::fs::read_dir(folder.path())?.filter_map(Result::ok);
+            let told = files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).find(|text| text.contains("nats://"));
+            if let Some(ports) = told {
+                let ports: serde_json::Value = serde_json::from_str(&ports)?;
+                let url = ports["nats"][0].as_str().ok_or("it tells no address")?.to_owned();
+                return Ok(Self { child, url, _folder: folder });
+            }
+            if began.elapsed() > Duration::from_secs(10) {
+                return Err("the server of NATS does not start".into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A bus with a client, joined over NATS.
+struct Joined {
+    _bus: BusHandle,
+    client: Client,
+}
+
+impl Joined {
+    async fn new(url: &str) -> Outcome<Self> {
+        let bus = Bus::builder().start()?;
+        let client = Client::new_memory(&bus.connector())?;
+        let cluster = NatsCluster::over(async_nats::connect(url).await?, "bench")?;
+        tokio::spawn(cluster.run(bus.view()));
+        while bus.stats().subscriptions == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        Ok(Self { _bus: bus, client })
+    }
+}
+
+async fn measure(server: &Server) -> Outcome {
+    let (from, to) = (Joined::new(&server.url).await?, Joined::new(&server.url).await?);
+    let plain = [async_nats::connect(&server.url).await?, async_nats::connect(&server.url).await?];
+    for size in [16, 1_024] {
+        let payload = Bytes::from(vec![b'x'; size]);
+        let (mut own, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            own.push(ours(&from, &to, &payload).await?);
+            theirs.push(plainly(&plain, &payload).await?);
+        }
+        report(&format!("{size:>5} B, messages/s"), own, theirs, |own, theirs| own / theirs);
+        let (mut own, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            own.push(our_latency(&from, &to, &payload).await?);
+            theirs.push(plain_latency(&plain, &payload).await?);
+        }
+        report(&format!("{size:>5} B, microseconds"), own, theirs, |own, theirs| own / theirs);
+    }
+    Ok(())
+}
+
+fn report(what: &str, own: Vec<f64>, theirs: Vec<f64>, ratio: impl Fn(f64, f64) -> f64) {
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let mut ratios: Vec<f64> = own.iter().zip(&theirs).map(|(own, theirs)| ratio(*own, *theirs)).collect();
+    ratios.sort_by(f64::total_cmp);
+    let (own, theirs) = (median(own), median(theirs));
+    println!(
+        "{what}: bus -> NATS -> bus {own:>9.0}, NATS alone {theirs:>9.0}, ratio {:.2} ({:.2}-{:.2})",
+        ratios[ratios.len() / 2],
+        ratios[0],
+        ratios[ratios.len() - 1]
+    );
+}
+
+fn per_second(began: Instant) -> f64 {
+    MESSAGES as f64 / began.elapsed().as_secs_f64()
+}
+
+async fn subscribed(client: &Client, topic: &str) -> Outcome<Subscription<Bytes>> {
+    let options = SubscribeOptions::default().no_echo();
+    let subscription = client.subscribe_bytes_with(topic, options).await?;
+    // NATS knows of it.
+    sleep(Duration::from_millis(100)).await;
+    Ok(subscription)
+}
+
+async fn ours(from: &Joined, to: &Joined, payload: &Bytes) -> Outcome<f64> {
+    let mut subscription = subscribed(&to.client, "there").await?;
+    let publisher = from.client.publisher_bytes("there")?;
+    let began = Instant::now();
+    let payload = payload.clone();
+    let sending = tokio::spawn(async move {
+        for _ in 0..MESSAGES {
+            publisher.send(&payload).await?;
+        }
+        publisher.flush().await
+    });
+    for _ in 0..MESSAGES {
+        subscription.recv().await.ok_or("the bus has ended")?;
+    }
+    let rate = per_second(began);
+    sending.await??;
+    Ok(rate)
+}
+
+async fn plainly(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outcome<f64> {
+    let mut subscriber = plain[1].subscribe("plain.there").await?;
+    plain[1].flush().await?;
+    let (from, payload) = (plain[0].clone(), payload.clone());
+    let began = Instant::now();
+    let sending = tokio::spawn(async move {
+        for _ in 0..MESSAGES {
+            from.publish("plain.there", payload.clone()).await?;
+        }
+        Outcome::Ok(from.flush().await?)
+    });
+    for _ in 0..MESSAGES {
+        subscriber.next().await.ok_or("the connection has ended")?;
+    }
+    let rate = per_second(began);
+    sending.await??;
+    Ok(rate)
+}
+
+fn half(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() * 1e6 / (2 * EXCHANGES) as f64
+}
+
+async fn our_latency(from: &Joined, to: &Joined, payload: &Bytes) -> Outcome<f64> {
+    let (mut there, mut back) = (subscribed(&to.client, "there").await?, subscribed(&from.client, "back").await?);
+    let (asking, answering) = (from.client.publisher_bytes("there")?, to.client.publisher_bytes("back")?);
+    let answers = tokio::spawn(async move {
+        while let Some((_, payload)) = there.recv().await {
+            answering.send(&payload).await?;
+        }
+        BusResult::Ok(())
+    });
+    let began = Instant::now();
+    for _ in 0..EXCHANGES {
+        asking.send(payload).await?;
+        back.recv().await.ok_or("the bus has ended")?;
+    }
+    let latency = half(began);
+    answers.abort();
+    Ok(latency)
+}
+
+async fn plain_latency(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outcome<f64> {
+    let (mut there, mut back) = (plain[1].subscribe("plain.ask").await?, plain[0].subscribe("plain.answer").await?);
+    plain[1].flush().await?;
+    plain[0].flush().await?;
+    let to = plain[1].clone();
+    let answers = tokio::spawn(async move {
+        while let Some(message) = there.next().await {
+            to.publish("plain.answer", message.payload).await?;
+        }
+        Outcome::Ok(())
+    });
+    let began = Instant::now();
+    for _ in 0..EXCHANGES {
+        plain[0].publish("plain.ask", payload.clone()).await?;
+        back.next().await.ok_or("the connection has ended")?;
+    }
+    let latency = half(began);
+    answers.abort();
+    Ok(latency)
+}
