@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::sleep;
-use whispeer::client::{Subscription, SubscribeOptions};
+use whispeer::client::{SubscribeOptions, Subscription};
 use whispeer::prelude::*;
 use whispeer_cluster_nats::NatsCluster;
 
@@ -54,7 +54,9 @@ impl Server {
         let began = Instant::now();
         loop {
             let files = std::fs::read_dir(folder.path())?.filter_map(Result::ok);
-            let told = files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).find(|text| text.contains("nats://"));
+            let told = files
+                .filter_map(|file| std::fs::read_to_string(file.path()).ok())
+                .find(|text| text.contains("nats://"));
             if let Some(ports) = told {
                 let ports: serde_json::Value = serde_json::from_str(&ports)?;
                 let url = ports["nats"][0].as_str().ok_or("it tells no address")?.to_owned();
@@ -187,7 +189,8 @@ fn half(began: Instant) -> f64 {
 }
 
 async fn our_latency(from: &Joined, to: &Joined, payload: &Bytes) -> Outcome<f64> {
-    let (mut there, mut back) = (subscribed(&to.client, "there").await?, subscribed(&from.client, "back").await?);
+    let (mut there, mut back) =
+        (subscribed(&to.client, "there").await?, subscribed(&from.client, "back").await?);
     let (asking, answering) = (from.client.publisher_bytes("there")?, to.client.publisher_bytes("back")?);
     let answers = tokio::spawn(async move {
         while let Some((_, payload)) = there.recv().await {
@@ -206,7 +209,8 @@ async fn our_latency(from: &Joined, to: &Joined, payload: &Bytes) -> Outcome<f64
 }
 
 async fn plain_latency(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outcome<f64> {
-    let (mut there, mut back) = (plain[1].subscribe("plain.ask").await?, plain[0].subscribe("plain.answer").await?);
+    let (mut there, mut back) =
+        (plain[1].subscribe("plain.ask").await?, plain[0].subscribe("plain.answer").await?);
     plain[1].flush().await?;
     plain[0].flush().await?;
     let to = plain[1].clone();

@@ -35,6 +35,8 @@ pub struct NatsCounts {
     pub dropped: u64,
     /// Messages of this bus that it does not take, as they are too large: gaps elsewhere.
     pub too_large: u64,
+    /// Topics of this bus that were forgotten while others could not know yet whether messages of them were lost.
+    pub forgotten: u64,
     /// Messages of others that were published at this bus.
     pub received: u64,
     /// Messages of others that are missing: gaps at this bus, where somebody has subscribed to them.
@@ -89,6 +91,7 @@ impl NatsCounter {
             sent: out.sent.load(Ordering::Relaxed),
             dropped: out.dropped.load(Ordering::Relaxed),
             too_large: out.too_large.load(Ordering::Relaxed),
+            forgotten: out.forgotten.load(Ordering::Relaxed),
             received: inside.received.load(Ordering::Relaxed),
             missing: inside.missing.load(Ordering::Relaxed),
             refused: inside.refused.load(Ordering::Relaxed),

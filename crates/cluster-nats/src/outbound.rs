@@ -36,6 +36,8 @@ pub(crate) struct OutboundCounts {
     pub(crate) dropped: AtomicU64,
     /// Messages that were not, as they are larger than NATS takes them.
     pub(crate) too_large: AtomicU64,
+    /// Topics that were forgotten before they were marked.
+    pub(crate) forgotten: AtomicU64,
 }
 
 /// Takes what is published at this bus to NATS.
@@ -121,6 +123,7 @@ impl Outbound {
 
     /// Looks whether NATS is there.
     fn look(&mut self, now: Instant) {
+        self.counts.forgotten.store(self.numbering.forgotten(), Ordering::Relaxed);
         if self.nats.connection_state() != State::Connected {
             self.away_since.get_or_insert(self.seen_at);
             return;

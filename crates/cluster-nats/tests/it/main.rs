@@ -4,3 +4,4 @@
 mod faults;
 mod ground;
 mod messages;
+mod nodes;
