@@ -2,6 +2,9 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `settings` | where NATS is, and who the bus is there |
+//! | `connection` | the connection to NATS, which comes back by itself |
+//! | `state` | how it is: what `info`, metrics and the log tell |
 //! | `cluster` | the link of a bus to the others |
 //! | `outbound` | what is published here, on its way to NATS |
 //! | `inbound` | what is published elsewhere, on its way to subscribers here |
@@ -13,13 +16,21 @@
 //! | `seen` | the numbers of what came from others |
 
 mod cluster;
+pub mod connection;
+pub mod error;
 mod headers;
 mod inbound;
 pub mod limits;
 mod numbering;
 mod outbound;
 mod seen;
+pub mod settings;
 mod stamp;
+pub mod state;
 pub mod subject;
 
 pub use cluster::{NatsCluster, NatsCounter, NatsCounts};
+pub use connection::Connection;
+pub use error::NatsError;
+pub use settings::NatsSettings;
+pub use state::LinkState;
