@@ -19,7 +19,7 @@ use whispeer::topic::{Topic, TopicPattern};
 use whispeer::{BusError, BusResult};
 
 use self::held::Held;
-use crate::headers;
+use crate::envelope;
 use crate::limits;
 use crate::seen::{Seen, Verdict};
 use crate::stamp::{self, Stamp};
@@ -342,7 +342,7 @@ impl Inbound {
         let target = match source.kind {
             Taken::Messages => Target::Topic(self.subjects.topic_of(&message.subject)?),
             Taken::Wildcards => {
-                Target::Pattern(TopicPattern::new(headers::topic(message.headers.as_ref())?).ok()?)
+                Target::Pattern(TopicPattern::new(envelope::topic(message.headers.as_ref())?).ok()?)
             }
             Taken::Marks | Taken::WildcardMarks => return None,
         };
@@ -381,7 +381,7 @@ impl Inbound {
         let published = match (publisher, &message.headers) {
             (Some(publisher), None) => publisher.send(&payload).await,
             (_, map) => {
-                let headers::Read { headers, expires } = headers::read(map.as_ref());
+                let envelope::Read { headers, expires } = envelope::read(map.as_ref());
                 let mut options = options(origin).headers(headers);
                 if let Some(left) = expires {
                     options = options.ttl(left);

@@ -10,7 +10,7 @@
 //! | `inbound` | what is published elsewhere, on its way to subscribers here |
 //! | `limits` | every bound |
 //! | `subject` | topics and patterns as subjects of NATS, and back |
-//! | `headers` | headers of messages as those of NATS, and back |
+//! | `envelope` | what goes with a message at NATS |
 //! | `stamp` | where a message comes from, and its number there |
 //! | `numbering` | the numbers of what this bus sends |
 //! | `seen` | the numbers of what came from others |
@@ -18,7 +18,7 @@
 mod cluster;
 pub mod connection;
 pub mod error;
-mod headers;
+mod envelope;
 mod inbound;
 pub mod limits;
 mod numbering;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use whispeer::client::{Event, Message, Subscription};
 use whispeer::proto::Content;
 
-use crate::headers;
+use crate::envelope;
 use crate::limits;
 use crate::numbering::Numbering;
 use crate::stamp::{self, Stamp};
@@ -180,7 +180,7 @@ impl Outbound {
                 (Subject::from(subjects.of_wildcards()), Subject::from(subjects.of_wildcard_marks()))
             }),
         };
-        let headers = headers::write(message.value.fields(), concrete.is_none().then_some(text));
+        let headers = envelope::write(message.value.fields(), concrete.is_none().then_some(text));
         if self.nats.connection_state() != State::Connected {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
             return;
