@@ -8,19 +8,23 @@
 //! | `cluster` | the link of a bus to the others |
 //! | `outbound` | what is published here, on its way to NATS |
 //! | `inbound` | what is published elsewhere, on its way to subscribers here |
-//! | `limits` | every bound |
 //! | `subject` | topics and patterns as subjects of NATS, and back |
+//! | `headers` | fields of frames as headers of NATS, and back |
 //! | `envelope` | what goes with a message at NATS |
 //! | `stamp` | where a message comes from, and its number there |
 //! | `numbering` | the numbers of what this bus sends |
 //! | `seen` | the numbers of what came from others |
+//! | `members/` | which buses there are |
+//! | `limits` | every bound |
 
 mod cluster;
 pub mod connection;
-pub mod error;
 mod envelope;
+pub mod error;
+pub mod headers;
 mod inbound;
 pub mod limits;
+pub mod members;
 mod numbering;
 mod outbound;
 mod seen;

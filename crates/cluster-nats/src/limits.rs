@@ -80,3 +80,56 @@ pub const LINK_ERROR_CHARACTERS: usize = 300;
 
 /// How often it is looked for what a server says of itself, a millisecond apart, when it has let a link in: that comes a moment later.
 pub const LINK_GREETING_LOOKS: usize = 50;
+
+/// How often a bus tells the others that it is there, as long as there are at most [`MEMBERS_AT_FULL_RATE`]. A bus counts as gone after
+/// three times as long: a few seconds, which is about what a restart takes.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Buses above which heartbeats become rarer: each is sent every `buses / 32` seconds then, rounded up. So a bus hears no more than about 32
+/// in a second, however many there are, and a cluster of 1,000 has 32,000 deliveries of some 150 bytes in a second in place of a
+/// million.
+pub const MEMBERS_AT_FULL_RATE: usize = 32;
+
+/// Heartbeats in a row that a bus may miss before it counts as gone.
+pub const HEARTBEATS_MISSED: u32 = 3;
+
+/// Other buses that a bus keeps count of; some 200 bytes each. One more is told once in the log and left out, and what it answers is an error.
+pub const MEMBERS: usize = 1_024;
+
+/// Bytes of the name of a bus; a longer one is cut.
+pub const MEMBER_NAME_BYTES: usize = 64;
+
+/// Bytes of a heartbeat. One of more is not a bus's and is ignored.
+pub const HEARTBEAT_BYTES: usize = 1_024;
+
+/// What a bus says of its interval is taken for at most this, so that nobody is there for ever.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+
+/// News of members that wait for somebody who listens. Beyond that he is told that he has missed some, and looks at the table.
+pub const MEMBER_EVENTS: usize = 1_024;
+
+/// Requests of this bus that others have not answered. One more is answered `OVERLOADED`.
+pub const REQUESTS_OUT: usize = 65_536;
+
+/// Bytes of such requests, and of parts of replies to them that wait for their requesters. One more is answered `OVERLOADED`.
+pub const REQUEST_BYTES_OUT: usize = 64 * 1024 * 1024;
+
+/// Requests of others that this bus has not answered, unless a session of the bus may have fewer (`Settings::max_requests`). One more is
+/// answered `OVERLOADED`.
+pub const REQUESTS_IN: usize = 65_536;
+
+/// Bytes of such requests; below what the bus allows a session, so that it is told here and not there. One more is answered `OVERLOADED`.
+pub const REQUEST_BYTES_IN: usize = 48 * 1024 * 1024;
+
+/// Topics served at this bus that others can ask: a subscription at NATS each. Those beyond are served to this bus alone, which is told
+/// once in the log.
+pub const SERVED_TOPICS: usize = 100_000;
+
+/// Bytes that wait to be given to NATS, at which this bus's requests and replies to others are not read any more. So the bus holds them back.
+pub const OUTBOX_BYTES: usize = 8 * 1024 * 1024;
+
+/// Messages that do so.
+pub const OUTBOX_MESSAGES: usize = 4_096;
+
+/// Turns over what has come, of one sort, before the other sorts have theirs.
+pub const TURN: usize = 256;

@@ -1,0 +1,411 @@
+//! The table of the other buses. It has no clock: whoever calls says what time it is.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::{limits, read_id, written};
+
+/// One heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Beat {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) name: String,
+    pub(super) epoch: u64,
+    pub(super) number: u64,
+    pub(super) interval_ms: u64,
+    #[serde(default)]
+    pub(super) leaving: bool,
+}
+
+/// Another bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Member {
+    /// Its id at the cluster.
+    pub id: u64,
+    /// What it is called; empty until it has said so.
+    pub name: String,
+    /// Which of its connections to NATS this is, from 1; 0 until it has said so.
+    pub epoch: u64,
+    /// How often it says that it is there.
+    pub interval: Duration,
+    /// When it was last heard.
+    pub heard: Instant,
+    /// The number of its last heartbeat.
+    number: u64,
+}
+
+/// What has become of a bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemberEvent {
+    /// It is there.
+    Joined {
+        /// Its id.
+        id: u64,
+    },
+    /// So many of its heartbeats were lost on the way.
+    Missed {
+        /// Its id.
+        id: u64,
+        /// How many.
+        count: u64,
+    },
+    /// It has lost its connection to NATS and has another: it has given up what it was doing for others, and others for it.
+    Reconnected {
+        /// Its id.
+        id: u64,
+        /// When it was last heard before.
+        heard: Instant,
+    },
+    /// It has said that it leaves.
+    Left {
+        /// Its id.
+        id: u64,
+    },
+    /// It has not been heard for three of its intervals.
+    Gone {
+        /// Its id.
+        id: u64,
+        /// When it was last heard.
+        heard: Instant,
+    },
+}
+
+/// The other buses of the cluster. Clones are the same table.
+#[derive(Clone)]
+pub struct Members {
+    own: u64,
+    table: Arc<Mutex<Table>>,
+    events: broadcast::Sender<MemberEvent>,
+}
+
+#[derive(Default)]
+struct Table {
+    members: HashMap<u64, Member, RandomState>,
+    /// That there is no room has been told.
+    told_full: bool,
+}
+
+impl Members {
+    /// An empty table of the bus with this id, which is not in it.
+    #[must_use]
+    pub fn new(own: u64) -> Self {
+        Self { own, table: Arc::default(), events: broadcast::Sender::new(limits::MEMBER_EVENTS) }
+    }
+
+    /// The id of this bus.
+    #[must_use]
+    pub fn own(&self) -> u64 {
+        self.own
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What becomes of buses from here on. Who listens too rarely is told that he has missed events and looks at the
+    /// [list](Self::list).
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<MemberEvent> {
+        self.events.subscribe()
+    }
+
+    /// The other buses now, in the order of their ids.
+    #[must_use]
+    pub fn list(&self) -> Vec<Member> {
+        let mut members: Vec<Member> = self.lock().members.values().cloned().collect();
+        members.sort_unstable_by_key(|member| member.id);
+        members
+    }
+
+    /// Whether this bus is there.
+    #[must_use]
+    pub fn contains(&self, id: u64) -> bool {
+        self.lock().members.contains_key(&id)
+    }
+
+    /// How often a bus says that it is there, with as many others as there are.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        let buses = self.lock().members.len() + 1;
+        let times = buses.div_ceil(limits::MEMBERS_AT_FULL_RATE).max(1);
+        limits::HEARTBEAT * u32::try_from(times).unwrap_or(u32::MAX)
+    }
+
+    /// A bus has done something for us, and may not have said yet that it is there. `false` where there is no room for it.
+    pub fn note(&self, id: u64, now: Instant) -> bool {
+        if id == self.own {
+            return true;
+        }
+        let interval = self.interval();
+        let mut table = self.lock();
+        if let Some(member) = table.members.get_mut(&id) {
+            member.heard = now;
+            return true;
+        }
+        let member = Member { id, name: String::new(), epoch: 0, interval, heard: now, number: 0 };
+        let added = table.add(member);
+        drop(table);
+        if added {
+            self.tell(MemberEvent::Joined { id });
+        }
+        added
+    }
+
+    /// A heartbeat has come. Returns whether the bus is new.
+    pub(super) fn heard(&self, beat: &Beat, now: Instant) -> bool {
+        let Some(id) = read_id(&beat.id).filter(|id| *id != self.own) else { return false };
+        let mut table = self.lock();
+        if beat.leaving {
+            let left = table.members.remove(&id).is_some();
+            drop(table);
+            if left {
+                self.tell(MemberEvent::Left { id });
+            }
+            return false;
+        }
+        let interval =
+            Duration::from_millis(beat.interval_ms).clamp(limits::HEARTBEAT, limits::HEARTBEAT_MAX);
+        let Some(member) = table.members.get_mut(&id) else {
+            let name = cut(&beat.name);
+            let (epoch, number) = (beat.epoch, beat.number);
+            let added = table.add(Member { id, name, epoch, interval, heard: now, number });
+            drop(table);
+            if added {
+                self.tell(MemberEvent::Joined { id });
+            }
+            return added;
+        };
+        // One that was overtaken says nothing new.
+        if (beat.epoch, beat.number) <= (member.epoch, member.number) {
+            return false;
+        }
+        let (epoch, number, heard) = (member.epoch, member.number, member.heard);
+        (member.epoch, member.number, member.heard, member.interval) =
+            (beat.epoch, beat.number, now, interval);
+        if member.name.is_empty() {
+            member.name = cut(&beat.name);
+        }
+        drop(table);
+        // What it has not said itself is not compared.
+        if epoch > 0 && beat.epoch != epoch {
+            self.tell(MemberEvent::Reconnected { id, heard });
+        } else if epoch > 0 && beat.number > number + 1 {
+            self.tell(MemberEvent::Missed { id, count: beat.number - number - 1 });
+        }
+        epoch == 0
+    }
+
+    /// Takes out those that have not been heard for too long.
+    pub(super) fn expire(&self, now: Instant) {
+        let mut gone = Vec::new();
+        self.lock().members.retain(|_, member| {
+            let stays = now < member.gone_at();
+            if !stays {
+                gone.push((member.id, member.heard));
+            }
+            stays
+        });
+        for (id, heard) in gone {
+            self.tell(MemberEvent::Gone { id, heard });
+        }
+    }
+
+    /// When the next of them would be gone.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.lock().members.values().map(Member::gone_at).min()
+    }
+
+    /// This bus has its connection again: it has heard nobody meanwhile, which is not the others' doing.
+    pub(super) fn hear_anew(&self, now: Instant) {
+        for member in self.lock().members.values_mut() {
+            member.heard = now;
+        }
+    }
+
+    fn tell(&self, event: MemberEvent) {
+        tracing::debug!(?event, "a bus of the cluster");
+        // Nobody may listen.
+        let _ = self.events.send(event);
+    }
+
+    /// The heartbeat of this bus.
+    pub(super) fn beat(&self, name: &str, epoch: u64, number: u64, leaving: bool) -> Beat {
+        let interval_ms = u64::try_from(self.interval().as_millis()).unwrap_or(u64::MAX);
+        Beat { id: written(self.own), name: cut(name), epoch, number, interval_ms, leaving }
+    }
+}
+
+impl Table {
+    fn add(&mut self, member: Member) -> bool {
+        if self.members.len() < limits::MEMBERS {
+            self.members.insert(member.id, member);
+            return true;
+        }
+        if !std::mem::replace(&mut self.told_full, true) {
+            tracing::warn!(
+                most = limits::MEMBERS,
+                "more buses than this one keeps count of; the others are left out"
+            );
+        }
+        false
+    }
+}
+
+impl Member {
+    fn gone_at(&self) -> Instant {
+        self.heard + self.interval * limits::HEARTBEATS_MISSED
+    }
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Members").field("members", &self.lock().members.len()).finish_non_exhaustive()
+    }
+}
+
+fn cut(name: &str) -> String {
+    name[..name.floor_char_boundary(limits::MEMBER_NAME_BYTES)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Ground {
+        members: Members,
+        events: broadcast::Receiver<MemberEvent>,
+        start: Instant,
+    }
+
+    fn ground() -> Ground {
+        let members = Members::new(1);
+        Ground { events: members.events(), members, start: Instant::now() }
+    }
+
+    impl Ground {
+        fn told(&mut self) -> Vec<MemberEvent> {
+            std::iter::from_fn(|| self.events.try_recv().ok()).collect()
+        }
+
+        fn hear(&self, id: u64, epoch: u64, number: u64, at: Instant) -> bool {
+            self.members.heard(&beat(id, epoch, number), at)
+        }
+    }
+
+    fn beat(id: u64, epoch: u64, number: u64) -> Beat {
+        Beat { id: written(id), name: "other".into(), epoch, number, interval_ms: 1_000, leaving: false }
+    }
+
+    #[test]
+    fn a_bus_is_there_from_its_first_heartbeat_and_gone_after_three_that_are_missing() {
+        let mut ground = ground();
+        let start = ground.start;
+        assert!(ground.hear(7, 1, 1, start));
+        assert!(!ground.hear(7, 1, 2, start + SECOND));
+        ground.members.expire(start + 4 * SECOND - Duration::from_millis(1));
+        assert_eq!(ground.members.list().len(), 1);
+        assert_eq!(ground.members.next_expiry(), Some(start + 4 * SECOND));
+        ground.members.expire(start + 4 * SECOND);
+        assert_eq!(ground.members.list(), []);
+        let heard = start + SECOND;
+        assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Gone { id: 7, heard }]);
+    }
+
+    #[test]
+    fn lost_heartbeats_and_lost_connections_are_told_apart_and_what_is_late_is_ignored() {
+        let mut ground = ground();
+        let start = ground.start;
+        ground.hear(7, 1, 1, start);
+        ground.hear(7, 1, 4, start + SECOND);
+        ground.hear(7, 1, 3, start + 2 * SECOND);
+        ground.hear(7, 2, 5, start + 3 * SECOND);
+        ground.hear(7, 1, 9, start + 4 * SECOND);
+        let heard = start + SECOND;
+        let expected = [
+            MemberEvent::Joined { id: 7 },
+            MemberEvent::Missed { id: 7, count: 2 },
+            MemberEvent::Reconnected { id: 7, heard },
+        ];
+        assert_eq!(ground.told(), expected);
+        assert_eq!(ground.members.list()[0].heard, start + 3 * SECOND);
+    }
+
+    #[test]
+    fn a_bus_that_says_so_has_left_at_once() {
+        let mut ground = ground();
+        ground.hear(7, 1, 1, ground.start);
+        ground.members.heard(&Beat { leaving: true, ..beat(7, 1, 2) }, ground.start);
+        assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Left { id: 7 }]);
+        assert!(!ground.members.contains(7));
+    }
+
+    #[test]
+    fn a_bus_that_has_done_something_is_watched_before_it_has_said_that_it_is_there() {
+        let mut ground = ground();
+        let start = ground.start;
+        assert!(ground.members.note(7, start));
+        assert!(ground.hear(7, 3, 40, start + SECOND), "what it says of itself is new");
+        ground.members.expire(start + 4 * SECOND);
+        let heard = start + SECOND;
+        assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Gone { id: 7, heard }]);
+    }
+
+    #[test]
+    fn a_bus_does_not_count_itself_nor_who_is_nobody() {
+        let ground = ground();
+        assert!(!ground.hear(1, 1, 1, ground.start));
+        assert!(ground.members.note(1, ground.start));
+        for id in ["", "1", "00000000000000zz", "00000000000000007", "+000000000000007", "000000000000000A"] {
+            assert!(!ground.members.heard(&Beat { id: id.into(), ..beat(7, 1, 1) }, ground.start), "{id}");
+        }
+        assert_eq!(ground.members.list(), []);
+    }
+
+    #[test]
+    fn heartbeats_become_rarer_as_buses_become_more_so_that_each_hears_as_many() {
+        let ground = ground();
+        for (others, seconds) in [(0, 1), (31, 1), (32, 2), (63, 2), (64, 3), (999, 32)] {
+            for id in 0..others {
+                ground.hear(id + 2, 1, 1, ground.start);
+            }
+            assert_eq!(ground.members.interval(), seconds * SECOND, "{others} others");
+        }
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_so_is_what_a_bus_says_of_itself() {
+        let ground = ground();
+        for id in 0..=limits::MEMBERS as u64 {
+            ground.hear(id + 2, 1, 1, ground.start);
+        }
+        assert_eq!(ground.members.list().len(), limits::MEMBERS);
+        assert!(!ground.members.note(u64::MAX, ground.start));
+
+        let ground = self::ground();
+        let long = Beat { name: "ä".repeat(100), interval_ms: u64::MAX, ..beat(7, 1, 1) };
+        ground.members.heard(&long, ground.start);
+        let member = &ground.members.list()[0];
+        assert_eq!((member.name.len(), member.interval), (limits::MEMBER_NAME_BYTES, limits::HEARTBEAT_MAX));
+    }
+
+    #[test]
+    fn while_this_bus_was_away_the_others_were_not() {
+        let ground = ground();
+        ground.hear(7, 1, 1, ground.start);
+        ground.members.hear_anew(ground.start + 60 * SECOND);
+        ground.members.expire(ground.start + 61 * SECOND);
+        assert!(ground.members.contains(7));
+    }
+}
