@@ -10,10 +10,12 @@
 #![expect(clippy::print_stdout, reason = "it prints what it has measured")]
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use whispeer::client::{SubscribeOptions, Subscription};
 use whispeer::prelude::*;
@@ -24,8 +26,12 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// Rounds of which the median counts.
 const ROUNDS: usize = 5;
 
+/// Messages that may be under way, in steps: the client of NATS drops what is not taken in time, and that is not what is measured.
+const UNDER_WAY: usize = 8_192;
+const STEP: usize = 256;
+
 /// Messages of a round that measures throughput, and there and back again of one that measures latency.
-const MESSAGES: usize = 200_000;
+const MESSAGES: usize = 800 * STEP;
 const EXCHANGES: usize = 2_000;
 
 fn main() -> Outcome {
@@ -151,14 +157,22 @@ async fn ours(from: &Joined, to: &Joined, payload: &Bytes) -> Outcome<f64> {
     let publisher = from.client.publisher_bytes("there")?;
     let began = Instant::now();
     let payload = payload.clone();
+    let room = Arc::new(Semaphore::new(UNDER_WAY));
+    let room_to_send = Arc::clone(&room);
     let sending = tokio::spawn(async move {
-        for _ in 0..MESSAGES {
-            publisher.send(&payload).await?;
+        for _ in 0..MESSAGES / STEP {
+            room_to_send.acquire_many(STEP as u32).await?.forget();
+            for _ in 0..STEP {
+                publisher.send(&payload).await?;
+            }
         }
-        publisher.flush().await
+        Outcome::Ok(publisher.flush().await?)
     });
-    for _ in 0..MESSAGES {
-        subscription.recv().await.ok_or("the bus has ended")?;
+    for _ in 0..MESSAGES / STEP {
+        for _ in 0..STEP {
+            subscription.recv().await.ok_or("the bus has ended")?;
+        }
+        room.add_permits(STEP);
     }
     let rate = per_second(began);
     sending.await??;
@@ -170,14 +184,22 @@ async fn plainly(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outcome<f6
     plain[1].flush().await?;
     let (from, payload) = (plain[0].clone(), payload.clone());
     let began = Instant::now();
+    let room = Arc::new(Semaphore::new(UNDER_WAY));
+    let room_to_send = Arc::clone(&room);
     let sending = tokio::spawn(async move {
-        for _ in 0..MESSAGES {
-            from.publish("plain.there", payload.clone()).await?;
+        for _ in 0..MESSAGES / STEP {
+            room_to_send.acquire_many(STEP as u32).await?.forget();
+            for _ in 0..STEP {
+                from.publish("plain.there", payload.clone()).await?;
+            }
         }
         Outcome::Ok(from.flush().await?)
     });
-    for _ in 0..MESSAGES {
-        subscriber.next().await.ok_or("the connection has ended")?;
+    for _ in 0..MESSAGES / STEP {
+        for _ in 0..STEP {
+            subscriber.next().await.ok_or("the connection has ended")?;
+        }
+        room.add_permits(STEP);
     }
     let rate = per_second(began);
     sending.await??;

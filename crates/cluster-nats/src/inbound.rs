@@ -381,7 +381,10 @@ impl Inbound {
         let published = match (publisher, &message.headers) {
             (Some(publisher), None) => publisher.send(&payload).await,
             (_, map) => {
-                let envelope::Read { headers, expires } = envelope::read(map.as_ref());
+                let Ok(envelope::Read { headers, expires }) = envelope::read(map.as_ref()) else {
+                    self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                };
                 let mut options = options(origin).headers(headers);
                 if let Some(left) = expires {
                     options = options.ttl(left);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use whispeer::client::Event;
 use whispeer_testkit::nats::{self, NatsBuilder};
 
-use crate::ground::{Joined, PREFIX, eventually, next, next_with_gap, settled, silent, soon};
+use crate::joined::{Joined, PREFIX, eventually, next, next_with_gap, settled, silent, soon};
 
 #[tokio::test]
 async fn a_bus_starts_without_nats_and_joins_when_it_appears() {

@@ -2,6 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod faults;
-mod ground;
+mod joined;
 mod messages;
 mod nodes;

@@ -6,7 +6,7 @@ use whispeer::client::{Event, PublishOptions, SubscribeOptions};
 use whispeer_testkit::nats;
 use whispeer_testkit::protocols::Number;
 
-use crate::ground::{Joined, PREFIX, next, next_plain, settled, silent, soon};
+use crate::joined::{Joined, PREFIX, next, next_plain, settled, silent, soon};
 
 #[tokio::test]
 async fn what_is_published_at_one_bus_reaches_subscribers_at_all_and_nobody_twice() {

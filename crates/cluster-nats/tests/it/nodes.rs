@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use whispeer::client::{Event, Subscription};
 use whispeer_testkit::nats::{self, NatsBuilder};
 
-use crate::ground::{Joined, soon};
+use crate::joined::{Joined, soon};
 
 /// How often a node is killed.
 const KILLS: usize = 3;
