@@ -126,15 +126,15 @@ impl Connection {
         let observed = &self.link.observed;
         observed.closed.send_replace(true);
         let mut state = observed.state.subscribe();
-        if state.borrow_and_update().is_connected() {
-            let ended = async {
-                if self.link.client.drain().await.is_ok() {
-                    let _ = state.wait_for(|state| *state == LinkState::Closed).await;
-                }
-            };
-            if timeout(limits::LINK_CLOSE, ended).await.is_err() {
-                tracing::warn!("NATS did not take in time what it was given last");
+        let is_connected = state.borrow_and_update().is_connected();
+        let ended = async {
+            // Where NATS is away, this is done if an attempt that is under way succeeds.
+            if self.link.client.drain().await.is_ok() && is_connected {
+                let _ = state.wait_for(|state| !state.is_connected()).await;
             }
+        };
+        if timeout(limits::LINK_CLOSE, ended).await.is_err() && is_connected {
+            tracing::warn!("NATS did not take in time what it was given last");
         }
         observed.state.send_replace(LinkState::Closed);
     }

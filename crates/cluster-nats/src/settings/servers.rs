@@ -35,7 +35,9 @@ impl Servers {
         }
         let (mut servers, mut who) = (Vec::with_capacity(given.len()), None);
         for url in given {
-            let (server, named) = parse(url)?;
+            // A password that has a `,` was cut apart by now, so that all is shown at once.
+            let (server, named) =
+                parse(url).map_err(|reason| NatsError::Url { given: masked(urls), reason })?;
             if let Some(named) = named {
                 if who.as_ref().is_some_and(|known| *known != named) {
                     let what = "URLs of servers name different users: the bus is the same at all of them";
@@ -79,40 +81,40 @@ pub(crate) fn shown(server: &ServerAddr) -> String {
     format!("{}://{bracketed}:{}", server.scheme(), server.port())
 }
 
-fn parse(url: &str) -> Result<(ServerAddr, Option<Who>), NatsError> {
-    let wrong = |reason: String| NatsError::Url { given: masked(url), reason };
+/// The error is what is wrong with it, without the URL.
+fn parse(url: &str) -> Result<(ServerAddr, Option<Who>), String> {
     // What the parser says has nothing of the URL in it.
-    let parsed: ServerAddr = url.parse().map_err(|error: std::io::Error| wrong(error.to_string()))?;
+    let parsed: ServerAddr = url.parse().map_err(|error: std::io::Error| error.to_string())?;
     if !["nats", "tls"].contains(&parsed.scheme()) {
-        return Err(wrong("it begins with neither `nats://` nor `tls://`".into()));
+        return Err("it begins with neither `nats://` nor `tls://`".into());
     }
     if parsed.host().is_empty() {
-        return Err(wrong("it names no host".into()));
+        return Err("it names no host".into());
     }
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
-        decoded.map(|text| text.into_owned()).map_err(|_| wrong("user or password is no UTF-8".into()))
+        decoded.map(|text| text.into_owned()).map_err(|_| "user or password is no UTF-8")
     };
     let who = match (parsed.username(), parsed.password()) {
         (Some(name), Some(password)) => {
             Some(Who::User { name: decoded(name)?, password: decoded(password)?.into() })
         }
         (Some(token), None) => Some(Who::Token(decoded(token)?.into())),
-        (None, Some(_)) => return Err(wrong("it has a password and no user".into())),
+        (None, Some(_)) => return Err("it has a password and no user".into()),
         (None, None) => None,
     };
     let mut bare = parsed.into_inner();
     if !matches!(bare.path(), "" | "/") || bare.query().is_some() || bare.fragment().is_some() {
-        return Err(wrong("something stands behind the host and its port".into()));
+        return Err("something stands behind the host and its port".into());
     }
     if bare.set_username("").is_err() || bare.set_password(None).is_err() {
-        return Err(wrong("it names no host".into()));
+        return Err("it names no host".into());
     }
-    let server = ServerAddr::from_url(bare).map_err(|error| wrong(error.to_string()))?;
+    let server = ServerAddr::from_url(bare).map_err(|error| error.to_string())?;
     Ok((server, who))
 }
 
-/// An URL without what may be secret in it: all before the last `@`.
+/// An URL, or several, without what may be secret: all before the last `@` but the first scheme.
 #[must_use]
 pub fn masked(url: &str) -> String {
     let Some((before, host)) = url.rsplit_once('@') else { return url.to_owned() };

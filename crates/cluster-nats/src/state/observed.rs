@@ -131,6 +131,11 @@ impl Observed {
 
     /// Says so if nothing like it was said since NATS was there last.
     fn troubled(&self, trouble: Trouble) {
+        let mut said = self.said();
+        // A host has several addresses, and nobody may listen at the last one that was tried.
+        if self.is_closed() || said.troubles.iter().any(|worse| *worse > trouble.kind) {
+            return;
+        }
         let mut is_news = false;
         self.state.send_if_modified(|state| match state {
             LinkState::Connecting { error, .. } | LinkState::Away { error, .. } => {
@@ -142,7 +147,6 @@ impl Observed {
             }
             LinkState::Connected { .. } | LinkState::Closed => false,
         });
-        let mut said = self.said();
         if is_news && !said.troubles.contains(&trouble.kind) {
             said.troubles.push(trouble.kind);
             drop(said);

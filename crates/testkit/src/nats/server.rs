@@ -84,7 +84,7 @@ impl NatsServer {
     /// As [`NatsServer::url`], with a scheme and perhaps somebody's name, such as `("tls", "user:password@")`.
     #[must_use]
     pub fn url_with(&self, scheme: &str, who: &str) -> String {
-        format!("{scheme}://{who}localhost:{}", self.address.port())
+        format!("{scheme}://{who}{}", self.address)
     }
 
     /// Where clients connect to.
