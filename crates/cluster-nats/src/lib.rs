@@ -15,6 +15,7 @@
 //! | `numbering` | the numbers of what this bus sends |
 //! | `seen` | the numbers of what came from others |
 //! | `members/` | which buses there are |
+//! | `requests/` | requests that are served at another bus |
 //! | `limits` | every bound |
 
 mod cluster;
@@ -27,6 +28,7 @@ pub mod limits;
 pub mod members;
 mod numbering;
 mod outbound;
+pub mod requests;
 mod seen;
 pub mod settings;
 mod stamp;

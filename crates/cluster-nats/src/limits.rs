@@ -133,3 +133,10 @@ pub const OUTBOX_MESSAGES: usize = 4_096;
 
 /// Turns over what has come, of one sort, before the other sorts have theirs.
 pub const TURN: usize = 256;
+
+/// How long a bus works on a request of another one before it says that it has it. Most are answered by then, which says the same; and it is
+/// well below the time after which a bus that is silent counts as gone.
+pub const ACCEPT_AFTER: Duration = Duration::from_millis(100);
+
+/// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
+pub const HEADER_OVERHEAD: usize = 16;

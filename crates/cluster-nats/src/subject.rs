@@ -26,6 +26,9 @@ pub const PREFIX_BYTES: usize = 128;
 /// The token before those of a topic.
 const TOPIC: &str = "t";
 
+/// The token before those of a topic that is served.
+const REQUEST: &str = "r";
+
 /// The token of what is published to patterns, and to several topics.
 const WILDCARD: &str = "w";
 
@@ -42,6 +45,8 @@ pub(crate) enum Kind {
     Messages,
     /// The last number of a topic.
     Marks,
+    /// Requests to a topic.
+    Requests,
 }
 
 impl Kind {
@@ -49,6 +54,7 @@ impl Kind {
         match self {
             Self::Messages => TOPIC,
             Self::Marks => MARK,
+            Self::Requests => REQUEST,
         }
     }
 }
@@ -132,6 +138,24 @@ impl Subjects {
     /// Where the last number of a topic is told.
     pub(crate) fn of_marks(&self, topic: &Topic) -> String {
         self.joined(Kind::Marks, topic.fragments())
+    }
+
+    /// Where the servers of a topic are asked.
+    #[must_use]
+    pub fn of_requests(&self, topic: &Topic) -> String {
+        self.joined(Kind::Requests, topic.fragments())
+    }
+
+    /// Where a bus is answered: behind this comes the number of its request, as one token.
+    #[must_use]
+    pub fn of_replies(&self, bus: u64) -> String {
+        format!("{}.reply.{bus:016x}", self.prefix)
+    }
+
+    /// Where a bus is told of what it does for others: that nobody waits any more, or takes more.
+    #[must_use]
+    pub fn of_cancels(&self, bus: u64) -> String {
+        format!("{}.cancel.{bus:016x}", self.prefix)
     }
 
     /// A subject of the link's own.

@@ -2,10 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod faults;
+mod ground;
 mod identities;
 mod joined;
 mod links;
+mod members;
 mod messages;
 mod nodes;
+mod plain_requests;
+mod requests;
+mod requests_gone;
 mod settings;
+mod streamed_requests;
 mod written;

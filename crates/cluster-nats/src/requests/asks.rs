@@ -1,0 +1,340 @@
+//! What this bus asks the others.
+//!
+//! ```text
+//! bus: ASK      asks += number, message to the servers     reply -> REPLY to the bus
+//! bus: CREDIT   its server's bus is told                   no responders -> NO_SERVER
+//! bus: CANCEL   asks -= number, its server's bus is told   server's bus gone -> SERVER_GONE
+//! ```
+//!
+//! A reply of a stream comes as its requester has room: what the server's bus has counted otherwise waits here, no more than the
+//! window has messages.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+use whispeer::BusError;
+use whispeer::limits::{REQUEST_TIMEOUT, STREAM_WINDOW, WINDOW_BYTES};
+use whispeer::proto::fields::Options;
+use whispeer::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
+use whispeer::topic::Topic;
+
+use super::outputs::Outputs;
+use super::wire::{self, Answer, Control, Said};
+use crate::limits;
+use crate::members::Members;
+use crate::subject::Subjects;
+
+/// The requests that other buses have not answered.
+pub(super) struct Asks {
+    own: u64,
+    subjects: Subjects,
+    members: Members,
+    by_number: HashMap<u64, Ask, RandomState>,
+    by_token: HashMap<u64, u64, RandomState>,
+    last: u64,
+    bytes: usize,
+}
+
+struct Ask {
+    token: u64,
+    topic: Topic,
+    sent: Instant,
+    /// The bus that works on it, as far as it has said so.
+    server: Option<u64>,
+    size: usize,
+    /// Replies so far.
+    replies: u64,
+    /// Where several are taken.
+    stream: Option<Stream>,
+}
+
+/// The replies of a stream.
+struct Stream {
+    /// What its requester takes: messages and bytes.
+    room: (i64, i64),
+    window: u32,
+    /// Replies that wait for that.
+    waiting: VecDeque<Reply>,
+}
+
+struct Reply {
+    flags: Flags,
+    fields: Vec<u8>,
+    payload: Bytes,
+}
+
+impl Reply {
+    fn size(&self) -> usize {
+        HEADER_LEN + self.fields.len() + self.payload.len()
+    }
+}
+
+impl Asks {
+    pub(super) fn new(own: u64, subjects: Subjects, members: Members) -> Self {
+        Self {
+            own,
+            subjects,
+            members,
+            by_number: HashMap::default(),
+            by_token: HashMap::default(),
+            last: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    /// The bus asks for somebody who serves the topic elsewhere.
+    pub(super) fn asked(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let size = content.frame_size();
+        out.grant(Lane::Serving, u64::from(header.id), 1, size as u64);
+        if let Err(error) = self.ask(header, content, now, out) {
+            out.refuse(header.sequence, Flags::NONE, &error);
+        }
+    }
+
+    fn ask(
+        &mut self,
+        header: &Header,
+        content: &ContentRef<'_>,
+        now: Instant,
+        out: &mut Outputs,
+    ) -> Result<(), BusError> {
+        let topic = Topic::from_utf8(content.topic)?;
+        let options = Options::read(content.fields).map_err(Refusal::into_error)?;
+        let size = content.frame_size();
+        if self.by_number.len() >= limits::REQUESTS_OUT || self.bytes + size > limits::REQUEST_BYTES_OUT {
+            let what =
+                format!("{} requests of this bus to others, {} bytes", self.by_number.len(), self.bytes);
+            return Err(BusError::Overloaded { what });
+        }
+        let window = header
+            .flags
+            .contains(Flags::STREAM)
+            .then(|| options.window.unwrap_or((STREAM_WINDOW, WINDOW_BYTES)));
+        let number = self.last + 1;
+        let message = wire::request(
+            self.subjects.of_requests(&topic),
+            format!("{}.{number}", self.subjects.of_replies(self.own)),
+            self.own,
+            options.deadline.unwrap_or(REQUEST_TIMEOUT),
+            window,
+            content.fields,
+            Bytes::copy_from_slice(content.payload()),
+        );
+        out.publish(message)?;
+        self.last = number;
+        self.bytes += size;
+        let stream = window.map(|(messages, bytes)| Stream {
+            room: (i64::from(messages), i64::try_from(bytes).unwrap_or(i64::MAX)),
+            window: messages,
+            waiting: VecDeque::new(),
+        });
+        let token = header.sequence;
+        self.by_token.insert(token, number);
+        self.by_number
+            .insert(number, Ask { token, topic, sent: now, server: None, size, replies: 0, stream });
+        Ok(())
+    }
+
+    /// The requester has room for more replies.
+    pub(super) fn credited(&mut self, token: u64, messages: u32, bytes: u64, out: &mut Outputs) {
+        let Some(&number) = self.by_token.get(&token) else { return };
+        let Some(ask) = self.by_number.get_mut(&number) else { return };
+        let Some(stream) = &mut ask.stream else { return };
+        stream.room.0 = stream.room.0.saturating_add(i64::from(messages));
+        stream.room.1 = stream.room.1.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if let Some(server) = ask.server {
+            let credit = Control::Credit { from: self.own, number, messages };
+            out.tell(wire::control(self.subjects.of_cancels(server), credit));
+        }
+        self.hand_on(number, out);
+    }
+
+    /// The requester does not wait any more.
+    pub(super) fn cancelled(&mut self, token: u64, out: &mut Outputs) {
+        let Some(&number) = self.by_token.get(&token) else { return };
+        // Whoever says later that he works on it is told then.
+        if let Some(server) = self.end(number).and_then(|ask| ask.server) {
+            self.tell_cancel(server, number, out);
+        }
+    }
+
+    fn tell_cancel(&self, server: u64, number: u64, out: &mut Outputs) {
+        let cancel = Control::Cancel { from: self.own, number };
+        out.tell(wire::control(self.subjects.of_cancels(server), cancel));
+    }
+
+    /// Something has come as an answer.
+    pub(super) fn answered(&mut self, message: async_nats::Message, now: Instant, out: &mut Outputs) {
+        let Some(number) = wire::number_of(&message.subject) else { return };
+        let answer = match wire::read_answer(message) {
+            Ok(answer) => answer,
+            Err(malformed) => return self.fail(number, &protocol(&malformed.to_string()), out),
+        };
+        let Some(ask) = self.by_number.get_mut(&number) else {
+            // It was given up. Who still works on it may stop.
+            return match answer {
+                Answer { from: Some(server), said: Said::Accepted } => self.tell_cancel(server, number, out),
+                Answer { from: Some(server), said: Said::Reply { flags, .. } }
+                    if flags.contains(Flags::MORE) =>
+                {
+                    self.tell_cancel(server, number, out);
+                }
+                _ => {}
+            };
+        };
+        if let Some(from) = answer.from {
+            if ask.server.is_some_and(|server| server != from) {
+                return self.tell_cancel(from, number, out);
+            }
+            ask.server = Some(from);
+            if !self.members.note(from, now) {
+                let what = format!("buses of the cluster; the one that serves \"{}\" is left out", ask.topic);
+                return self.fail(number, &BusError::LimitReached { what }, out);
+            }
+        }
+        match answer.said {
+            Said::Accepted => {}
+            Said::NoResponders => {
+                let error = BusError::NoServer { topic: ask.topic.to_string() };
+                self.fail(number, &error, out);
+            }
+            Said::Reply { flags, number: place, fields, payload } => {
+                if place != ask.replies {
+                    let lost = format!("reply {place} of \"{}\" where {} was due", ask.topic, ask.replies);
+                    return self.fail(number, &protocol(&lost), out);
+                }
+                self.replied(number, Reply { flags, fields, payload }, out);
+            }
+        }
+    }
+
+    fn replied(&mut self, number: u64, reply: Reply, out: &mut Outputs) {
+        let Some(ask) = self.by_number.get_mut(&number) else { return };
+        let size = reply.size();
+        if size > out.frame_limit {
+            return self.fail(number, &BusError::FrameTooLarge { size, limit: out.frame_limit }, out);
+        }
+        let more = reply.flags.contains(Flags::MORE);
+        match &mut ask.stream {
+            None if more => self.fail(number, &protocol("several replies to a request that takes one"), out),
+            // What belongs to a stream alone is not for a request that takes one.
+            None if reply.flags.contains(Flags::END) => {
+                self.fail(number, &protocol("the end of a stream as the answer to a plain request"), out);
+            }
+            None => {
+                let token = ask.token;
+                self.end(number);
+                pass(token, &reply, out);
+            }
+            Some(stream) => {
+                if more {
+                    ask.replies += 1;
+                    if stream.waiting.len() >= stream.window as usize {
+                        return self.fail(number, &protocol("more replies than their window has"), out);
+                    }
+                }
+                if self.bytes + size > limits::REQUEST_BYTES_OUT {
+                    let what = format!("{} bytes of requests to other buses and replies to them", self.bytes);
+                    return self.fail(number, &BusError::Overloaded { what }, out);
+                }
+                self.bytes += size;
+                ask.size += size;
+                stream.waiting.push_back(reply);
+                self.hand_on(number, out);
+            }
+        }
+    }
+
+    /// Gives the bus the replies that their requester has room for.
+    fn hand_on(&mut self, number: u64, out: &mut Outputs) {
+        let Some(ask) = self.by_number.get_mut(&number) else { return };
+        let Some(stream) = &mut ask.stream else { return };
+        while let Some(reply) = stream.waiting.front() {
+            let (size, more) = (reply.size(), reply.flags.contains(Flags::MORE));
+            // The last one needs no room.
+            if more && (stream.room.0 <= 0 || stream.room.1 <= 0) {
+                return;
+            }
+            let Some(reply) = stream.waiting.pop_front() else { return };
+            pass(ask.token, &reply, out);
+            if !more {
+                self.end(number);
+                return;
+            }
+            stream.room.0 -= 1;
+            stream.room.1 = stream.room.1.saturating_sub_unsigned(size as u64);
+            ask.size -= size;
+            self.bytes -= size;
+        }
+    }
+
+    /// A bus is gone, or has lost what it had: it was last heard at that time.
+    pub(super) fn gone(&mut self, server: u64, heard: Option<Instant>, out: &mut Outputs) {
+        // What has been sent since and nobody has said to have may have gone there.
+        let since = heard.map(|heard| heard.checked_sub(limits::HEARTBEAT).unwrap_or(heard));
+        self.fail_where(out, |ask| match ask.server {
+            Some(of) => of == server,
+            None => since.is_some_and(|since| ask.sent >= since),
+        });
+    }
+
+    /// Nobody is known to be there but these: news were missed.
+    pub(super) fn only(&mut self, there: impl Fn(u64) -> bool, out: &mut Outputs) {
+        self.fail_where(out, |ask| ask.server.is_some_and(|server| !there(server)));
+    }
+
+    /// The connection to NATS was lost: answers may have been on their way.
+    pub(super) fn lost_connection(&mut self, out: &mut Outputs) {
+        self.fail_where(out, |_| true);
+    }
+
+    fn fail_where(&mut self, out: &mut Outputs, mut is_lost: impl FnMut(&Ask) -> bool) {
+        let lost: Vec<(u64, Topic)> = self
+            .by_number
+            .iter()
+            .filter(|(_, ask)| is_lost(ask))
+            .map(|(number, ask)| (*number, ask.topic.clone()))
+            .collect();
+        for (number, topic) in lost {
+            self.fail(number, &BusError::ServerGone { topic: topic.to_string() }, out);
+        }
+    }
+
+    /// Ends a request with an error of this bus, which its requester and its server are told.
+    fn fail(&mut self, number: u64, error: &BusError, out: &mut Outputs) {
+        let Some(ask) = self.end(number) else { return };
+        if let Some(server) = ask.server {
+            self.tell_cancel(server, number, out);
+        }
+        let end = if ask.stream.is_some() { Flags::END } else { Flags::NONE };
+        out.refuse(ask.token, end, error);
+    }
+
+    fn end(&mut self, number: u64) -> Option<Ask> {
+        let ask = self.by_number.remove(&number)?;
+        self.by_token.remove(&ask.token);
+        self.bytes = self.bytes.saturating_sub(ask.size);
+        Some(ask)
+    }
+}
+
+fn pass(token: u64, reply: &Reply, out: &mut Outputs) {
+    let header = Header::new(Kind::Reply, 0, token).flagged(reply.flags);
+    out.frame(&header, &reply.fields, "", &reply.payload);
+}
+
+fn protocol(what: &str) -> BusError {
+    BusError::Protocol { what: format!("from another bus: {what}") }
+}

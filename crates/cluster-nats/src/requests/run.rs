@@ -1,0 +1,299 @@
+//! The future that carries requests, as long as the link lasts.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use async_nats::{Client, Message, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, sleep_until};
+use whispeer::BusError;
+use whispeer::bus::BusView;
+use whispeer::proto::{ContentRef, Flags, Header, Kind, Lane, Refusal};
+use whispeer::topic::Topic;
+
+use super::asks::Asks;
+use super::link::BusLink;
+use super::outbox::{NatsEnded, Outbox};
+use super::outputs::Outputs;
+use super::served::ServedTopics;
+use super::serves::Serves;
+use super::wire;
+use crate::limits;
+use crate::members::{Connection, MemberEvent, Members};
+use crate::subject::Subjects;
+
+/// What a link needs to carry requests.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    /// The bus.
+    pub bus: BusView,
+    /// The client of NATS.
+    pub nats: Client,
+    /// The subjects of the cluster.
+    pub subjects: Subjects,
+    /// The other buses, and the id of this one; [`members::run`](crate::members::run) keeps them.
+    pub members: Members,
+    /// Whether there is a connection to NATS.
+    pub connection: Connection,
+}
+
+/// Why requests are not carried any more.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The bus has cut this session off, or it has an uplink already.
+    #[error("requests cannot be carried to other buses: {0}")]
+    Bus(#[from] BusError),
+    /// The client of NATS has ended.
+    #[error("requests cannot be carried to other buses: {0}")]
+    Nats(#[from] NatsEnded),
+}
+
+/// Carries requests between this bus and the others until the bus has stopped.
+///
+/// When the bus drains, other buses are told at once to ask elsewhere; what they have asked before is answered.
+///
+/// # Errors
+/// [`RunError`]. It may be called again.
+///
+/// # Cancel safety
+/// Dropped, it ends all at once: requests of this bus to others end as `SERVER_GONE`, requests of others are cancelled here, and
+/// their buses learn that with the end of this one's heartbeats.
+pub async fn run(requests: Requests) -> Result<(), RunError> {
+    let own = requests.members.own();
+    let replies = requests.nats.subscribe(format!("{}.*", requests.subjects.of_replies(own)));
+    let replies = replies.await.map_err(|_| NatsEnded)?;
+    let controls = requests.nats.subscribe(requests.subjects.of_cancels(own)).await.map_err(|_| NatsEnded)?;
+    let link = match BusLink::join(&requests.bus).await {
+        Err(BusError::Closed { .. } | BusError::Draining { .. }) => return Ok(()),
+        joined => joined?,
+    };
+    let most = link.welcome.max_requests as usize;
+    let mut running = Running {
+        asks: Asks::new(own, requests.subjects.clone(), requests.members.clone()),
+        serves: Serves::new(own, requests.members.clone(), most),
+        out: Outputs::new(link.form(), link.frame_limit()),
+        outbox: Outbox::new(requests.nats.clone(), requests.subjects.clone()),
+        served: ServedTopics::default(),
+        events: requests.members.events(),
+        connected: None,
+        link,
+        replies,
+        controls,
+        requests,
+    };
+    running.connected();
+    running.run().await
+}
+
+struct Running {
+    requests: Requests,
+    link: BusLink,
+    replies: Subscriber,
+    controls: Subscriber,
+    events: broadcast::Receiver<MemberEvent>,
+    served: ServedTopics,
+    asks: Asks,
+    serves: Serves,
+    out: Outputs,
+    outbox: Outbox,
+    connected: Option<u64>,
+}
+
+/// Whether it goes on.
+enum Next {
+    Go,
+    Ended,
+}
+
+impl Running {
+    async fn run(&mut self) -> Result<(), RunError> {
+        let mut watch = self.requests.bus.watch_served()?;
+        let mut draining = pin!(self.requests.bus.draining());
+        let mut drains = false;
+        loop {
+            let accept_at = self.serves.next_to_accept();
+            let Self {
+                link,
+                replies,
+                controls,
+                events,
+                served,
+                serves,
+                out,
+                outbox,
+                requests,
+                connected,
+                ..
+            } = self;
+            tokio::select! {
+                work = poll_fn(|context| poll_work(context, link, out, outbox, connected.is_some())) => match work? {
+                    Work::Received => {
+                        if let Next::Ended = self.frames()? {
+                            return Ok(());
+                        }
+                    }
+                    Work::Subscribed(topic, subscriber) => served.subscribed(topic, subscriber),
+                    Work::Ended => return Ok(()),
+                },
+                reply = replies.next() => self.replies(reply.ok_or(NatsEnded)?),
+                control = controls.next() => self.controls(&control.ok_or(NatsEnded)?),
+                Some((topic, message)) = served.next(), if !served.is_empty() && out.frames.size() < limits::OUTBOX_BYTES => {
+                    let now = Instant::now();
+                    serves.asked(&topic, message, now, out);
+                    for _ in 1..limits::TURN {
+                        let Some((topic, message)) = served.next_now() else { break };
+                        serves.asked(&topic, message, now, out);
+                    }
+                }
+                news = watch.next() => match news {
+                    Some(news) if !drains => outbox.subscribe(served.changed(news)),
+                    Some(_) => {}
+                    None => return Ok(()),
+                },
+                event = events.recv() => self.member(event),
+                changed = requests.connection.changed() => {
+                    if changed.is_err() {
+                        return Err(NatsEnded.into());
+                    }
+                    self.connected();
+                }
+                () = sleep_until(accept_at.unwrap_or_else(Instant::now)), if accept_at.is_some() => {
+                    serves.accept(Instant::now(), out);
+                }
+                () = &mut draining, if !drains => {
+                    drains = true;
+                    served.end();
+                }
+            }
+        }
+    }
+
+    /// Acts on what has come from the bus.
+    fn frames(&mut self) -> Result<Next, BusError> {
+        let now = Instant::now();
+        let Self { link, asks, serves, out, connected, .. } = self;
+        while let Some((header, content)) = link.next_frame()? {
+            match header.kind {
+                Kind::Ask if connected.is_none() => refuse_unconnected(&header, &content, out),
+                Kind::Ask => asks.asked(&header, &content, now, out),
+                Kind::Answer => serves.answered(&header, &content, out),
+                Kind::Cancel => asks.cancelled(header.sequence, out),
+                Kind::Credit if header.flags == Flags(Lane::Stream as u8) => {
+                    let bytes = content.payload().first_chunk().copied().map_or(0, u64::from_le_bytes);
+                    asks.credited(header.sequence, header.id, bytes, out);
+                }
+                Kind::Ping => {
+                    out.frames.push(&Header::new(Kind::Pong, 0, header.sequence), &ContentRef::empty());
+                }
+                Kind::Goodbye => {
+                    let reason = Refusal::decode(content.payload())?.into_error();
+                    return match reason {
+                        BusError::Closed { .. } | BusError::Draining { .. } => Ok(Next::Ended),
+                        other => Err(other),
+                    };
+                }
+                Kind::Ended => return Err(Refusal::decode(content.payload())?.into_error()),
+                _ => {}
+            }
+        }
+        Ok(Next::Go)
+    }
+
+    fn replies(&mut self, first: Message) {
+        let now = Instant::now();
+        self.asks.answered(first, now, &mut self.out);
+        for _ in 1..limits::TURN {
+            let Some(Some(next)) = self.replies.next().now_or_never() else { return };
+            self.asks.answered(next, now, &mut self.out);
+        }
+    }
+
+    fn controls(&mut self, message: &Message) {
+        if let Some(control) = wire::read_control(message) {
+            self.serves.told(control, &mut self.out);
+        }
+    }
+
+    fn member(&mut self, event: Result<MemberEvent, RecvError>) {
+        let Self { asks, serves, out, requests, .. } = self;
+        let (id, heard) = match event {
+            Ok(MemberEvent::Gone { id, heard } | MemberEvent::Reconnected { id, heard }) => (id, Some(heard)),
+            Ok(MemberEvent::Left { id }) => (id, None),
+            Ok(_) | Err(RecvError::Closed) => return,
+            Err(RecvError::Lagged(_)) => {
+                asks.only(|id| requests.members.contains(id), out);
+                return serves.only(|id| requests.members.contains(id), out);
+            }
+        };
+        asks.gone(id, heard, out);
+        serves.gone(id, out);
+    }
+
+    /// The connection to NATS has come, or gone.
+    fn connected(&mut self) {
+        let now = *self.requests.connection.borrow_and_update();
+        if now != self.connected {
+            self.asks.lost_connection(&mut self.out);
+            self.serves.lost_connection(&mut self.out);
+            self.outbox.forget_messages();
+            self.out.forget_messages();
+            tracing::debug!(
+                asks = self.asks.len(),
+                serves = self.serves.len(),
+                connection = now,
+                "the connection to NATS"
+            );
+        }
+        self.connected = now;
+        self.out.max_payload = self.requests.nats.max_payload();
+    }
+}
+
+/// What has become of what is to be sent and received.
+enum Work {
+    /// The bus has sent something.
+    Received,
+    /// A subscription has been made.
+    Subscribed(Topic, Subscriber),
+    /// The bus has ended the session.
+    Ended,
+}
+
+/// Sends what there is for the bus and for NATS, and looks for what the bus has sent, unless too much waits for NATS.
+fn poll_work(
+    context: &mut Context<'_>,
+    link: &mut BusLink,
+    out: &mut Outputs,
+    outbox: &mut Outbox,
+    is_connected: bool,
+) -> Poll<Result<Work, RunError>> {
+    if let Poll::Ready(Err(error)) = link.poll_send(context, &mut out.frames) {
+        return Poll::Ready(Err(error.into()));
+    }
+    if is_connected && let Poll::Ready(done) = outbox.poll_work(context, out) {
+        match done {
+            Err(ended) => return Poll::Ready(Err(ended.into())),
+            Ok(Some((topic, subscriber))) => return Poll::Ready(Ok(Work::Subscribed(topic, subscriber))),
+            Ok(None) => {}
+        }
+    }
+    if out.is_full() {
+        return Poll::Pending;
+    }
+    link.poll_receive(context).map(|received| match received {
+        Ok(true) => Ok(Work::Received),
+        Ok(false) => Ok(Work::Ended),
+        Err(error) => Err(error.into()),
+    })
+}
+
+/// There is nobody else while there is no connection.
+fn refuse_unconnected(header: &Header, content: &ContentRef<'_>, out: &mut Outputs) {
+    out.grant(Lane::Serving, u64::from(header.id), 1, content.frame_size() as u64);
+    let topic = String::from_utf8_lossy(content.topic).into_owned();
+    out.refuse(header.sequence, Flags::NONE, &BusError::NoServer { topic });
+}
