@@ -8,7 +8,7 @@ use whispeer::bus::BusView;
 use whispeer::limits::{SERVING_WINDOW, WINDOW_BYTES};
 use whispeer::proto::fields::FieldsBuilder;
 use whispeer::proto::{ContentRef, Header, Hello, Kind, Refusal, Welcome};
-use whispeer::transport::{Batch, Form, Incoming, Link, Peer, Sent};
+use whispeer::transport::{Batch, Form, Incoming, Link, LinkSender, Peer, Sent};
 use whispeer::{BusError, BusResult};
 
 /// What this session is called at the bus.
@@ -39,7 +39,7 @@ impl BusLink {
         let mut batch = Batch::new(form);
         let hello = Hello { name: NAME.into(), ..Hello::default() };
         batch.push(&Header::new(Kind::Hello, 0, 0), &ContentRef::of_payload(&hello.encode()));
-        send_all(&link, &mut batch).await?;
+        send_all(&*link.sender, &mut batch).await?;
         let mut welcome = None;
         loop {
             while let Some((header, content)) = incoming.next_frame().map_err(BusError::from)? {
@@ -64,7 +64,7 @@ impl BusLink {
                     _ => {}
                 }
             }
-            send_all(&link, &mut batch).await?;
+            send_all(&*link.sender, &mut batch).await?;
             let receiver = &mut link.receiver;
             if poll_fn(|context| receiver.poll_receive(context, &mut incoming)).await.map_err(broken)? == 0 {
                 return Err(closed());
@@ -110,10 +110,10 @@ impl BusLink {
     }
 }
 
-async fn send_all(link: &Link, batch: &mut Batch) -> BusResult<()> {
+async fn send_all(sender: &dyn LinkSender, batch: &mut Batch) -> BusResult<()> {
     while !batch.is_empty() {
-        if link.sender.try_send(batch).map_err(broken)? == Sent::Blocked {
-            poll_fn(|context| link.sender.poll_ready(context)).await.map_err(broken)?;
+        if sender.try_send(batch).map_err(broken)? == Sent::Blocked {
+            poll_fn(|context| sender.poll_ready(context)).await.map_err(broken)?;
         }
     }
     Ok(())
