@@ -138,5 +138,8 @@ pub const TURN: usize = 256;
 /// well below the time after which a bus that is silent counts as gone.
 pub const ACCEPT_AFTER: Duration = Duration::from_millis(100);
 
+/// How long a request that no bus has said to have waits, when one is gone that may have had it. Others have said so by then.
+pub const DOUBT: Duration = Duration::from_millis(500);
+
 /// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
 pub const HEADER_OVERHEAD: usize = 16;

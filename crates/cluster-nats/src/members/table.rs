@@ -63,6 +63,8 @@ pub enum MemberEvent {
     Reconnected {
         /// Its id.
         id: u64,
+        /// The number of its new connection.
+        epoch: u64,
         /// When it was last heard before.
         heard: Instant,
     },
@@ -127,10 +129,10 @@ impl Members {
         members
     }
 
-    /// Whether this bus is there.
+    /// Which of its connections to NATS this bus has, from 1; 0 until it has said so, `None` where it is not there.
     #[must_use]
-    pub fn contains(&self, id: u64) -> bool {
-        self.lock().members.contains_key(&id)
+    pub fn epoch(&self, id: u64) -> Option<u64> {
+        self.lock().members.get(&id).map(|member| member.epoch)
     }
 
     /// How often a bus says that it is there, with as many others as there are.
@@ -198,7 +200,7 @@ impl Members {
         drop(table);
         // What it has not said itself is not compared.
         if epoch > 0 && beat.epoch != epoch {
-            self.tell(MemberEvent::Reconnected { id, heard });
+            self.tell(MemberEvent::Reconnected { id, epoch: beat.epoch, heard });
         } else if epoch > 0 && beat.number > number + 1 {
             self.tell(MemberEvent::Missed { id, count: beat.number - number - 1 });
         }
@@ -336,7 +338,7 @@ mod tests {
         let expected = [
             MemberEvent::Joined { id: 7 },
             MemberEvent::Missed { id: 7, count: 2 },
-            MemberEvent::Reconnected { id: 7, heard },
+            MemberEvent::Reconnected { id: 7, epoch: 2, heard },
         ];
         assert_eq!(ground.told(), expected);
         assert_eq!(ground.members.list()[0].heard, start + 3 * SECOND);
@@ -348,7 +350,7 @@ mod tests {
         ground.hear(7, 1, 1, ground.start);
         ground.members.heard(&Beat { leaving: true, ..beat(7, 1, 2) }, ground.start);
         assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Left { id: 7 }]);
-        assert!(!ground.members.contains(7));
+        assert_eq!(ground.members.epoch(7), None);
     }
 
     #[test]
@@ -406,6 +408,6 @@ mod tests {
         ground.hear(7, 1, 1, ground.start);
         ground.members.hear_anew(ground.start + 60 * SECOND);
         ground.members.expire(ground.start + 61 * SECOND);
-        assert!(ground.members.contains(7));
+        assert_eq!(ground.members.epoch(7), Some(1));
     }
 }

@@ -21,16 +21,18 @@ use whispeer::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal
 use whispeer::topic::Topic;
 
 use super::outputs::Outputs;
-use super::wire::{self, Answer, Control, Said};
+use super::wire::{self, Answer, Control, Origin, Said};
 use crate::limits;
 use crate::members::Members;
 use crate::subject::Subjects;
 
 /// The requests that other buses have not answered.
 pub(super) struct Asks {
-    own: u64,
+    own: Origin,
     subjects: Subjects,
     members: Members,
+    /// When it is looked for requests that nobody has, if it may be so.
+    doubted_until: Option<Instant>,
     by_number: HashMap<u64, Ask, RandomState>,
     by_token: HashMap<u64, u64, RandomState>,
     last: u64,
@@ -42,7 +44,9 @@ struct Ask {
     topic: Topic,
     sent: Instant,
     /// The bus that works on it, as far as it has said so.
-    server: Option<u64>,
+    server: Option<Origin>,
+    /// A bus is gone that may have had it.
+    doubted: bool,
     size: usize,
     /// Replies so far.
     replies: u64,
@@ -72,11 +76,12 @@ impl Reply {
 }
 
 impl Asks {
-    pub(super) fn new(own: u64, subjects: Subjects, members: Members) -> Self {
+    pub(super) fn new(own: Origin, subjects: Subjects, members: Members) -> Self {
         Self {
             own,
             subjects,
             members,
+            doubted_until: None,
             by_number: HashMap::default(),
             by_token: HashMap::default(),
             last: 0,
@@ -125,7 +130,7 @@ impl Asks {
         let number = self.last + 1;
         let message = wire::request(
             self.subjects.of_requests(&topic),
-            format!("{}.{number}", self.subjects.of_replies(self.own)),
+            format!("{}.{number}", self.subjects.of_replies(self.own.bus)),
             self.own,
             options.deadline.unwrap_or(REQUEST_TIMEOUT),
             window,
@@ -142,8 +147,10 @@ impl Asks {
         });
         let token = header.sequence;
         self.by_token.insert(token, number);
-        self.by_number
-            .insert(number, Ask { token, topic, sent: now, server: None, size, replies: 0, stream });
+        self.by_number.insert(
+            number,
+            Ask { token, topic, sent: now, server: None, doubted: false, size, replies: 0, stream },
+        );
         Ok(())
     }
 
@@ -155,8 +162,8 @@ impl Asks {
         stream.room.0 = stream.room.0.saturating_add(i64::from(messages));
         stream.room.1 = stream.room.1.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
         if let Some(server) = ask.server {
-            let credit = Control::Credit { from: self.own, number, messages };
-            out.tell(wire::control(self.subjects.of_cancels(server), credit));
+            let credit = Control::Credit { from: self.own.bus, number, messages };
+            out.tell(wire::control(self.subjects.of_cancels(server.bus), credit));
         }
         self.hand_on(number, out);
     }
@@ -170,9 +177,9 @@ impl Asks {
         }
     }
 
-    fn tell_cancel(&self, server: u64, number: u64, out: &mut Outputs) {
-        let cancel = Control::Cancel { from: self.own, number };
-        out.tell(wire::control(self.subjects.of_cancels(server), cancel));
+    fn tell_cancel(&self, server: Origin, number: u64, out: &mut Outputs) {
+        let cancel = Control::Cancel { from: self.own.bus, number };
+        out.tell(wire::control(self.subjects.of_cancels(server.bus), cancel));
     }
 
     /// Something has come as an answer.
@@ -199,7 +206,7 @@ impl Asks {
                 return self.tell_cancel(from, number, out);
             }
             ask.server = Some(from);
-            if !self.members.note(from, now) {
+            if !self.members.note(from.bus, now) {
                 let what = format!("buses of the cluster; the one that serves \"{}\" is left out", ask.topic);
                 return self.fail(number, &BusError::LimitReached { what }, out);
             }
@@ -280,23 +287,48 @@ impl Asks {
         }
     }
 
-    /// A bus is gone, or has lost what it had: it was last heard at that time.
-    pub(super) fn gone(&mut self, server: u64, heard: Option<Instant>, out: &mut Outputs) {
-        // What has been sent since and nobody has said to have may have gone there.
-        let since = heard.map(|heard| heard.checked_sub(limits::HEARTBEAT).unwrap_or(heard));
-        self.fail_where(out, |ask| match ask.server {
-            Some(of) => of == server,
-            None => since.is_some_and(|since| ask.sent >= since),
+    /// A bus is gone, or has lost what it had with connections before `epoch`. It was last heard at that time, if it has not said
+    /// that it leaves.
+    pub(super) fn gone(
+        &mut self,
+        server: u64,
+        epoch: u64,
+        heard: Option<Instant>,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        self.fail_where(out, |ask| ask.server.is_some_and(|of| of.bus == server && of.epoch < epoch));
+        let Some(heard) = heard else { return };
+        // What has been sent since and nobody has said to have may have gone there. It may also be with somebody who is about to
+        // say so.
+        let since = heard.checked_sub(limits::HEARTBEAT).unwrap_or(heard);
+        for ask in self.by_number.values_mut().filter(|ask| ask.server.is_none() && ask.sent >= since) {
+            ask.doubted = true;
+            self.doubted_until = Some(now + limits::DOUBT);
+        }
+    }
+
+    /// When it is to be looked for requests that nobody has.
+    pub(super) fn doubted_until(&self) -> Option<Instant> {
+        self.doubted_until
+    }
+
+    /// Fails requests that nobody has said to have since a bus was gone.
+    pub(super) fn end_doubts(&mut self, out: &mut Outputs) {
+        self.doubted_until = None;
+        self.fail_where(out, |ask| ask.doubted && ask.server.is_none());
+    }
+
+    /// Which buses are there, and with which connection: news were missed.
+    pub(super) fn only(&mut self, there: impl Fn(u64) -> Option<u64>, out: &mut Outputs) {
+        self.fail_where(out, |ask| {
+            ask.server.is_some_and(|of| there(of.bus).is_none_or(|epoch| epoch > of.epoch))
         });
     }
 
-    /// Nobody is known to be there but these: news were missed.
-    pub(super) fn only(&mut self, there: impl Fn(u64) -> bool, out: &mut Outputs) {
-        self.fail_where(out, |ask| ask.server.is_some_and(|server| !there(server)));
-    }
-
-    /// The connection to NATS was lost: answers may have been on their way.
-    pub(super) fn lost_connection(&mut self, out: &mut Outputs) {
+    /// There is another connection to NATS, or none: answers may have been on their way.
+    pub(super) fn connected(&mut self, epoch: u64, out: &mut Outputs) {
+        self.own.epoch = epoch;
         self.fail_where(out, |_| true);
     }
 

@@ -20,7 +20,7 @@ use super::outbox::{NatsEnded, Outbox};
 use super::outputs::Outputs;
 use super::served::ServedTopics;
 use super::serves::Serves;
-use super::wire;
+use super::wire::{self, Origin};
 use crate::limits;
 use crate::members::{Connection, MemberEvent, Members};
 use crate::subject::Subjects;
@@ -64,6 +64,7 @@ pub enum RunError {
 /// their buses learn that with the end of this one's heartbeats.
 pub async fn run(requests: Requests) -> Result<(), RunError> {
     let own = requests.members.own();
+    let origin = Origin { bus: own, epoch: 0 };
     let replies = requests.nats.subscribe(format!("{}.*", requests.subjects.of_replies(own)));
     let replies = replies.await.map_err(|_| NatsEnded)?;
     let controls = requests.nats.subscribe(requests.subjects.of_cancels(own)).await.map_err(|_| NatsEnded)?;
@@ -73,8 +74,8 @@ pub async fn run(requests: Requests) -> Result<(), RunError> {
     };
     let most = link.welcome.max_requests as usize;
     let mut running = Running {
-        asks: Asks::new(own, requests.subjects.clone(), requests.members.clone()),
-        serves: Serves::new(own, requests.members.clone(), most),
+        asks: Asks::new(origin, requests.subjects.clone(), requests.members.clone()),
+        serves: Serves::new(origin, requests.members.clone(), most),
         out: Outputs::new(link.form(), link.frame_limit()),
         outbox: Outbox::new(requests.nats.clone(), requests.subjects.clone()),
         served: ServedTopics::default(),
@@ -115,7 +116,8 @@ impl Running {
         let mut draining = pin!(self.requests.bus.draining());
         let mut drains = false;
         loop {
-            let accept_at = self.serves.next_to_accept();
+            let timers = [self.serves.next_to_accept(), self.asks.doubted_until()];
+            let timer = timers.into_iter().flatten().min();
             let Self {
                 link,
                 replies,
@@ -161,9 +163,7 @@ impl Running {
                     }
                     self.connected();
                 }
-                () = sleep_until(accept_at.unwrap_or_else(Instant::now)), if accept_at.is_some() => {
-                    serves.accept(Instant::now(), out);
-                }
+                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => self.timers(),
                 () = &mut draining, if !drains => {
                     drains = true;
                     served.end();
@@ -218,28 +218,38 @@ impl Running {
         }
     }
 
+    fn timers(&mut self) {
+        let now = Instant::now();
+        self.serves.accept(now, &mut self.out);
+        if self.asks.doubted_until().is_some_and(|until| until <= now) {
+            self.asks.end_doubts(&mut self.out);
+        }
+    }
+
     fn member(&mut self, event: Result<MemberEvent, RecvError>) {
         let Self { asks, serves, out, requests, .. } = self;
-        let (id, heard) = match event {
-            Ok(MemberEvent::Gone { id, heard } | MemberEvent::Reconnected { id, heard }) => (id, Some(heard)),
-            Ok(MemberEvent::Left { id }) => (id, None),
+        let (id, epoch, heard) = match event {
+            Ok(MemberEvent::Reconnected { id, epoch, heard }) => (id, epoch, Some(heard)),
+            Ok(MemberEvent::Gone { id, heard }) => (id, u64::MAX, Some(heard)),
+            Ok(MemberEvent::Left { id }) => (id, u64::MAX, None),
             Ok(_) | Err(RecvError::Closed) => return,
             Err(RecvError::Lagged(_)) => {
-                asks.only(|id| requests.members.contains(id), out);
-                return serves.only(|id| requests.members.contains(id), out);
+                asks.only(|id| requests.members.epoch(id), out);
+                return serves.only(|id| requests.members.epoch(id), out);
             }
         };
-        asks.gone(id, heard, out);
-        serves.gone(id, out);
+        asks.gone(id, epoch, heard, Instant::now(), out);
+        serves.gone(id, epoch, out);
     }
 
     /// The connection to NATS has come, or gone.
     fn connected(&mut self) {
         let now = *self.requests.connection.borrow_and_update();
         if now != self.connected {
-            self.asks.lost_connection(&mut self.out);
-            self.serves.lost_connection(&mut self.out);
             self.outbox.forget_messages();
+            self.out.forget_messages();
+            self.asks.connected(now.unwrap_or(0), &mut self.out);
+            self.serves.connected(now.unwrap_or(0), &mut self.out);
             self.out.forget_messages();
             tracing::debug!(
                 asks = self.asks.len(),

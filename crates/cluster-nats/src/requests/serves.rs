@@ -20,14 +20,14 @@ use whispeer::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal
 use whispeer::topic::Topic;
 
 use super::outputs::Outputs;
-use super::wire::{self, Control, Request};
+use super::wire::{self, Control, Origin, Request};
 use crate::headers::Malformed;
 use crate::limits;
 use crate::members::Members;
 
 /// The requests of others that this bus has not answered.
 pub(super) struct Serves {
-    own: u64,
+    own: Origin,
     members: Members,
     by_id: HashMap<u32, Serve, RandomState>,
     /// Those of other buses, by these and their numbers.
@@ -41,18 +41,18 @@ pub(super) struct Serves {
 }
 
 struct Serve {
-    from: Option<(u64, u64)>,
+    from: Option<(Origin, u64)>,
     reply: String,
     size: usize,
     stream: bool,
     /// Replies so far.
     replies: u64,
-    /// What those counted for at this bus that their requester has not taken yet.
+    /// Bytes of those that their requester has not taken yet, as its bus counts them.
     untaken: VecDeque<u64>,
 }
 
 impl Serves {
-    pub(super) fn new(own: u64, members: Members, most: usize) -> Self {
+    pub(super) fn new(own: Origin, members: Members, most: usize) -> Self {
         Self {
             own,
             members,
@@ -87,9 +87,9 @@ impl Serves {
                 return self.refuse(reply, from, &error, out);
             }
         };
-        if let Some(origin) = request.from {
-            self.members.note(origin.0, now);
-            if self.by_origin.contains_key(&origin) {
+        if let Some((origin, number)) = request.from {
+            self.members.note(origin.bus, now);
+            if self.by_origin.contains_key(&(origin.bus, number)) {
                 return;
             }
         }
@@ -109,8 +109,8 @@ impl Serves {
         out: &mut Outputs,
     ) -> Result<(), BusError> {
         let mut fields = FieldsBuilder::new();
-        if let Some((bus, _)) = request.from {
-            fields.origin(bus)?;
+        if let Some((origin, _)) = request.from {
+            fields.origin(origin.bus)?;
         }
         if let Some((messages, bytes)) = request.window {
             fields.window(messages, bytes)?;
@@ -131,8 +131,8 @@ impl Serves {
             .flagged(if stream { Flags::STREAM } else { Flags::NONE });
         out.frame(&header, fields.as_bytes(), topic.as_str(), &payload);
         self.bytes += size;
-        if let Some(origin) = request.from {
-            self.by_origin.insert(origin, id);
+        if let Some((origin, number)) = request.from {
+            self.by_origin.insert((origin.bus, number), id);
             self.to_accept.push_back((now + limits::ACCEPT_AFTER, id));
         }
         let reply = reply.to_owned();
@@ -186,8 +186,15 @@ impl Serves {
             None => wire::plain_reply(serve.reply.clone(), header.flags, content.fields, payload),
         };
         if more {
+            // A value of the process counts for what it says here, and for its bytes at the requester's bus. Were the
+            // difference not given back at once, this bus could wait for a grant that is not due there.
+            let bytes = content.encoded_size() as u64;
             serve.replies += 1;
-            serve.untaken.push_back(content.frame_size() as u64);
+            serve.untaken.push_back(bytes);
+            let difference = (content.frame_size() as u64).saturating_sub(bytes);
+            if difference > 0 {
+                out.grant(Lane::Stream, u64::from(header.id), 0, difference);
+            }
         }
         let sent = out.publish(message);
         if let Err(error) = sent {
@@ -214,7 +221,6 @@ impl Serves {
             Control::Credit { from, number, messages } => {
                 let Some(&id) = self.by_origin.get(&(from, number)) else { return };
                 let Some(serve) = self.by_id.get_mut(&id) else { return };
-                // What they counted for there may differ from what they did here.
                 let taken = serve.untaken.len().min(messages as usize);
                 let bytes: u64 = serve.untaken.drain(..taken).sum();
                 if taken > 0 {
@@ -224,30 +230,35 @@ impl Serves {
         }
     }
 
-    /// A bus is gone, or has given up what it had asked.
-    pub(super) fn gone(&mut self, requester: u64, out: &mut Outputs) {
-        self.cancel_where(out, |from| from.is_some_and(|(bus, _)| bus == requester));
+    /// A bus is gone, or has given up what it had asked with connections before `epoch`.
+    pub(super) fn gone(&mut self, requester: u64, epoch: u64, out: &mut Outputs) {
+        self.cancel_where(out, |from| from.is_some_and(|of| of.bus == requester && of.epoch < epoch));
     }
 
-    /// Nobody is known to be there but these: news were missed.
-    pub(super) fn only(&mut self, there: impl Fn(u64) -> bool, out: &mut Outputs) {
-        self.cancel_where(out, |from| from.is_some_and(|(bus, _)| !there(bus)));
+    /// Which buses are there, and with which connection: news were missed.
+    pub(super) fn only(&mut self, there: impl Fn(u64) -> Option<u64>, out: &mut Outputs) {
+        self.cancel_where(out, |from| {
+            from.is_some_and(|of| there(of.bus).is_none_or(|epoch| epoch > of.epoch))
+        });
     }
 
-    /// The connection to NATS was lost: the others take what they had asked here for failed.
-    pub(super) fn lost_connection(&mut self, out: &mut Outputs) {
+    /// There is another connection to NATS, or none: the others take what they had asked here for failed.
+    pub(super) fn connected(&mut self, epoch: u64, out: &mut Outputs) {
+        self.own.epoch = epoch;
         self.cancel_where(out, |_| true);
     }
 
-    fn cancel_where(&mut self, out: &mut Outputs, is_lost: impl Fn(Option<(u64, u64)>) -> bool) {
-        let lost = self.by_id.iter().filter(|(_, serve)| is_lost(serve.from)).map(|(id, _)| *id);
-        for id in lost.collect::<Vec<_>>() {
+    fn cancel_where(&mut self, out: &mut Outputs, is_lost: impl Fn(Option<Origin>) -> bool) {
+        let is_lost = |serve: &Serve| is_lost(serve.from.map(|(origin, _)| origin));
+        let lost: Vec<u32> =
+            self.by_id.iter().filter(|(_, serve)| is_lost(serve)).map(|(id, _)| *id).collect();
+        for id in lost {
             self.end(id);
             out.cancel(id);
         }
     }
 
-    fn refuse(&self, reply: String, from: Option<(u64, u64)>, error: &BusError, out: &mut Outputs) {
+    fn refuse(&self, reply: String, from: Option<(Origin, u64)>, error: &BusError, out: &mut Outputs) {
         let untaken = VecDeque::new();
         let serve = Serve { from, reply, size: 0, stream: false, replies: 0, untaken };
         out.tell(refusal(&serve, self.own, error));
@@ -255,8 +266,8 @@ impl Serves {
 
     fn end(&mut self, id: u32) -> Option<Serve> {
         let serve = self.by_id.remove(&id)?;
-        if let Some(origin) = serve.from {
-            self.by_origin.remove(&origin);
+        if let Some((origin, number)) = serve.from {
+            self.by_origin.remove(&(origin.bus, number));
         }
         self.bytes = self.bytes.saturating_sub(serve.size);
         Some(serve)
@@ -264,7 +275,7 @@ impl Serves {
 }
 
 /// The error that a request ends with, by this bus.
-fn refusal(serve: &Serve, own: u64, error: &BusError) -> wire::Publish {
+fn refusal(serve: &Serve, own: Origin, error: &BusError) -> wire::Publish {
     let payload: Bytes = Refusal::from(error).encode().into();
     let flags = if serve.stream { Flags::ERROR.with(Flags::END) } else { Flags::ERROR };
     match serve.from {

@@ -13,7 +13,7 @@ use crate::headers::{self, Malformed};
 use crate::limits;
 use crate::members::{read_id, written};
 
-/// The bus that a message is of.
+/// The bus that a message is of, and its connection: its id and a number, with a space between them.
 const ORIGIN: &str = "Whispeer-Origin";
 /// Microseconds that are left for the answer.
 const DEADLINE: &str = "Whispeer-Deadline";
@@ -23,9 +23,11 @@ const STREAM: &str = "Whispeer-Stream";
 const REPLY: &str = "Whispeer-Reply";
 /// Replies of the stream before this one.
 const NUMBER: &str = "Whispeer-Number";
-/// What a bus is told of a request: its number at the requester's bus.
+/// The bus that a request is of that another one is told about.
+const OF: &str = "Whispeer-Of";
+/// That nobody waits for it any more: its number there.
 const CANCEL: &str = "Whispeer-Cancel";
-/// The same, and how many replies were taken.
+/// That replies were taken: its number there, and how many.
 const CREDIT: &str = "Whispeer-Credit";
 
 /// The headers by which services of NATS say that they have failed.
@@ -34,6 +36,27 @@ const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 
 /// The tags of fields that buses write anew: the origin, the window and the deadline.
 const REWRITTEN: [u8; 3] = [2, 3, 7];
+
+/// A bus, and which of its connections to NATS it has. What it had with an earlier one is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) bus: u64,
+    pub(super) epoch: u64,
+}
+
+impl Origin {
+    fn written(self) -> String {
+        format!("{} {}", written(self.bus), self.epoch)
+    }
+
+    fn read(headers: &HeaderMap) -> Result<Option<Self>, Malformed> {
+        let Some(origin) = headers.get(ORIGIN) else { return Ok(None) };
+        let parts = origin.as_str().split_once(' ');
+        let read =
+            parts.and_then(|(bus, epoch)| Some(Self { bus: read_id(bus)?, epoch: epoch.parse().ok()? }));
+        read.map(Some).ok_or(Malformed("Whispeer-Origin is no bus"))
+    }
+}
 
 /// A message for NATS.
 #[derive(Debug, Clone)]
@@ -59,7 +82,7 @@ impl Publish {
 #[derive(Debug)]
 pub(super) struct Request {
     /// The bus, and its number of the request; `None` for others.
-    pub(super) from: Option<(u64, u64)>,
+    pub(super) from: Option<(Origin, u64)>,
     /// `None` where nothing is said of it.
     pub(super) left: Option<Duration>,
     pub(super) window: Option<(u32, u64)>,
@@ -70,7 +93,7 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) struct Answer {
     /// The bus that it is of; `None` for a service that has nothing but NATS.
-    pub(super) from: Option<u64>,
+    pub(super) from: Option<Origin>,
     pub(super) said: Said,
 }
 
@@ -97,14 +120,14 @@ pub(super) enum Control {
 pub(super) fn request(
     subject: String,
     reply: String,
-    origin: u64,
+    origin: Origin,
     left: Duration,
     window: Option<(u32, u64)>,
     fields: &[u8],
     payload: Bytes,
 ) -> Publish {
     let mut headers = HeaderMap::new();
-    headers.insert(ORIGIN, written(origin));
+    headers.insert(ORIGIN, origin.written());
     headers.insert(DEADLINE, left.as_micros().to_string());
     if let Some((messages, bytes)) = window {
         headers.insert(STREAM, format!("{messages},{bytes}"));
@@ -126,10 +149,9 @@ pub(super) fn read_request(message: &Message) -> Result<Request, Malformed> {
         }
         None => None,
     };
-    let Some(origin) = there.get(ORIGIN) else {
+    let Some(origin) = Origin::read(there)? else {
         return Ok(Request { from: None, left, window: None, fields });
     };
-    let origin = read_id(origin.as_str()).ok_or(Malformed("Whispeer-Origin is no id"))?;
     let number = message.reply.as_ref().and_then(|reply| number_of(reply));
     let number = number.ok_or(Malformed("its reply subject does not end with a number"))?;
     let window = there.get(STREAM).map(|window| read_window(window.as_str())).transpose()?;
@@ -150,9 +172,9 @@ pub(super) fn number_of(subject: &str) -> Option<u64> {
 }
 
 /// That a bus has a request and works on it.
-pub(super) fn accepted(subject: String, by: u64) -> Publish {
+pub(super) fn accepted(subject: String, by: Origin) -> Publish {
     let mut headers = HeaderMap::new();
-    headers.insert(ORIGIN, written(by));
+    headers.insert(ORIGIN, by.written());
     headers.insert(REPLY, "accepted");
     Publish { subject, reply: None, headers, payload: Bytes::new() }
 }
@@ -160,14 +182,14 @@ pub(super) fn accepted(subject: String, by: u64) -> Publish {
 /// A reply to a bus.
 pub(super) fn reply(
     subject: String,
-    by: u64,
+    by: Origin,
     flags: Flags,
     number: u64,
     fields: &[u8],
     payload: Bytes,
 ) -> Publish {
     let mut headers = HeaderMap::new();
-    headers.insert(ORIGIN, written(by));
+    headers.insert(ORIGIN, by.written());
     let (end, error) = (flags.contains(Flags::END), flags.contains(Flags::ERROR));
     let what = match (flags.contains(Flags::MORE), end, error) {
         (true, _, _) => "part",
@@ -224,8 +246,7 @@ pub(super) fn read_answer(message: Message) -> Result<Answer, Malformed> {
         };
         return Ok(Answer { from: None, said });
     };
-    let from = there.get(ORIGIN).and_then(|origin| read_id(origin.as_str()));
-    let from = Some(from.ok_or(Malformed("Whispeer-Origin is no id"))?);
+    let from = Some(Origin::read(&there)?.ok_or(Malformed("there is no Whispeer-Origin"))?);
     let flags = match what.as_str() {
         "accepted" => return Ok(Answer { from, said: Said::Accepted }),
         "part" => Flags::MORE,
@@ -253,14 +274,14 @@ pub(super) fn control(subject: String, control: Control) -> Publish {
             from
         }
     };
-    headers.insert(ORIGIN, written(from));
+    headers.insert(OF, written(from));
     Publish { subject, reply: None, headers, payload: Bytes::new() }
 }
 
 /// Reads what a bus is told of a request.
 pub(super) fn read_control(message: &Message) -> Option<Control> {
     let there = message.headers.as_ref()?;
-    let from = read_id(there.get(ORIGIN)?.as_str())?;
+    let from = read_id(there.get(OF)?.as_str())?;
     if let Some(number) = there.get(CANCEL) {
         return Some(Control::Cancel { from, number: number.as_str().parse().ok()? });
     }

@@ -105,7 +105,7 @@ async fn what_is_no_request_harms_nobody() {
     let wrong = [("Whispeer-Origin", "nobody"), ("Whispeer-Deadline", "-1"), ("Whispeer-Fields", "%")];
     for (name, value) in wrong {
         let mut headers = HeaderMap::new();
-        headers.insert("Whispeer-Origin", "00000000000000aa");
+        headers.insert("Whispeer-Origin", "00000000000000aa 1");
         headers.insert(name, value);
         let answer = ask(&plain, "whispeer.r.echo", headers.clone()).await;
         assert_eq!(answer.headers.unwrap().get("Whispeer-Reply").unwrap().as_str(), "error", "{name}");
