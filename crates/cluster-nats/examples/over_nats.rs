@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use whispeer::client::{SubscribeOptions, Subscription};
 use whispeer::prelude::*;
-use whispeer_cluster_nats::NatsCluster;
+use whispeer_cluster_nats::{LinkState, NatsCluster, NatsSettings};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -92,10 +92,11 @@ struct Joined {
 
 impl Joined {
     async fn new(url: &str) -> Outcome<Self> {
-        let bus = Bus::builder().start()?;
+        let cluster = NatsCluster::open(&NatsSettings::new(url)?).await?;
+        let mut state = cluster.connection().state();
+        let bus = Bus::builder().companion(|bus| cluster.run(bus)).start()?;
         let client = Client::new_memory(&bus.connector())?;
-        let cluster = NatsCluster::over(async_nats::connect(url).await?, "bench")?;
-        tokio::spawn(cluster.run(bus.view()));
+        state.wait_for(LinkState::is_connected).await?;
         while bus.stats().subscriptions == 0 {
             sleep(Duration::from_millis(5)).await;
         }

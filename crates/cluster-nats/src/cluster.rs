@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use async_nats::Client as Nats;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -14,16 +14,15 @@ use whispeer::client::{Client, SubscribeOptions};
 use whispeer::transport::Peer;
 use whispeer::{BusError, BusResult};
 
+use crate::connection::Connection;
+use crate::error::NatsError;
 use crate::inbound::{AGAIN, Inbound, InboundCounts};
 use crate::limits;
+use crate::members::{self, Members};
 use crate::outbound::{Outbound, OutboundCounts};
+use crate::requests::{self, Requests};
+use crate::settings::NatsSettings;
 use crate::subject::Subjects;
-
-/// How long the end of a bus waits until NATS has what was published there.
-const ENDING: Duration = Duration::from_secs(2);
-
-/// How often it is looked at whether the connection has been made anew.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// What a link has carried so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,41 +44,41 @@ pub struct NatsCounts {
     pub refused: u64,
     /// Patterns that are subscribed to at NATS by now.
     pub patterns: u64,
+    /// Other buses that are there.
+    pub buses: u64,
 }
 
-/// Makes one of several buses that have the same servers of NATS and the same prefix: what is published at one of them reaches subscribers
-/// at all.
+/// Makes a bus one of several that have the same servers of NATS and the same prefix: what is published at one of them reaches subscribers
+/// at all, and a request finds its server wherever it is.
 ///
-/// It joins the bus as a session and runs until that drains or stops. While NATS is away the bus serves its own; others are told as gaps
+/// It joins the bus as sessions of its own and runs until that drains or stops. While NATS is away the bus serves its own; others are told as gaps
 /// what they have missed of it.
 ///
 /// # Examples
 /// ```no_run
 /// use whispeer::prelude::*;
-/// use whispeer_cluster_nats::NatsCluster;
+/// use whispeer_cluster_nats::{NatsCluster, NatsSettings};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let nats = async_nats::connect("nats://localhost").await?;
-/// let bus = Bus::builder().start()?;
-/// let cluster = NatsCluster::over(nats, "whispeer")?;
-/// tokio::spawn(cluster.run(bus.view()));
+/// let cluster = NatsCluster::open(&NatsSettings::new("nats://localhost")?).await?;
+/// let bus = Bus::builder().companion(|bus| cluster.run(bus)).start()?;
 /// # Ok(())
 /// # }
 /// ```
 pub struct NatsCluster {
-    nats: async_nats::Client,
+    connection: Connection,
     subjects: Subjects,
-    disturbed: Option<watch::Receiver<u64>>,
-    outbound: Arc<OutboundCounts>,
-    inbound: Arc<InboundCounts>,
+    name: String,
+    counter: NatsCounter,
 }
 
-/// Tells what a link has carried, also while it runs.
+/// Tells what a link has carried and who else is there, also while it runs.
 #[derive(Debug, Clone)]
 pub struct NatsCounter {
     outbound: Arc<OutboundCounts>,
     inbound: Arc<InboundCounts>,
+    members: watch::Sender<Members>,
 }
 
 impl NatsCounter {
@@ -96,103 +95,200 @@ impl NatsCounter {
             missing: inside.missing.load(Ordering::Relaxed),
             refused: inside.refused.load(Ordering::Relaxed),
             patterns: inside.patterns.load(Ordering::Relaxed),
+            buses: self.members().list().len() as u64,
         }
+    }
+
+    /// The other buses.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        self.members.borrow().clone()
     }
 }
 
 impl NatsCluster {
-    /// A link over a connection that somebody has made.
+    /// Opens the connection to NATS; it does not wait for it.
     ///
     /// # Errors
-    /// [`PrefixError`](crate::subject::PrefixError) for what is no prefix of subjects.
-    pub fn over(nats: async_nats::Client, prefix: &str) -> Result<Self, crate::subject::PrefixError> {
-        let subjects = Subjects::new(prefix)?;
-        Ok(Self { nats, subjects, disturbed: None, outbound: Arc::default(), inbound: Arc::default() })
+    /// As [`Connection::open`].
+    ///
+    /// # Cancel safety
+    /// Nothing is left when the future is dropped.
+    pub async fn open(settings: &NatsSettings) -> Result<Self, NatsError> {
+        Ok(Self {
+            connection: Connection::open(settings).await?,
+            subjects: settings.subjects().clone(),
+            name: settings.shown_name().to_owned(),
+            counter: NatsCounter {
+                outbound: Arc::default(),
+                inbound: Arc::default(),
+                members: watch::Sender::new(Members::new(0)),
+            },
+        })
+    }
+
+    /// The connection to NATS.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// What tells what the link has carried.
     #[must_use]
     pub fn counter(&self) -> NatsCounter {
-        NatsCounter { outbound: Arc::clone(&self.outbound), inbound: Arc::clone(&self.inbound) }
+        self.counter.clone()
     }
 
-    /// Runs the link until the bus drains or stops.
-    ///
-    /// # Errors
-    /// [`BusError::Closed`] when the bus, or the connection to NATS, has ended for good before.
+    /// Runs the link until the bus drains or stops. It is for [`BusBuilder::companion`](whispeer::bus::BusBuilder::companion). Where the bus cuts
+    /// it off it begins anew, which is logged.
     ///
     /// # Cancel safety
-    /// The link ends when the future is dropped. What was on its way may be lost; others are not told of that.
-    pub async fn run(self, bus: BusView) -> BusResult<()> {
-        let Self { nats, subjects, disturbed, outbound, inbound } = self;
-        let mut drawn = [0; 8];
-        getrandom::fill(&mut drawn).map_err(|error| BusError::Closed {
-            what: format!("the link to NATS: the system's random generator: {error}"),
-        })?;
-        let origin = u64::from_le_bytes(drawn);
+    /// The link ends when the future is dropped. What was on its way may be lost without others being told, and they count the bus as gone after
+    /// three heartbeats.
+    pub async fn run(self, bus: BusView) {
+        while !bus.is_draining() {
+            let Err(error) = self.run_once(&bus).await else { break };
+            if bus.is_draining() {
+                break;
+            }
+            tracing::warn!(%error, "the link to other buses has ended, and begins anew");
+            sleep(limits::LINK_AGAIN).await;
+        }
+        self.connection.close().await;
+    }
+
+    async fn run_once(&self, bus: &BusView) -> BusResult<()> {
+        let Self { connection, subjects, name, counter } = self;
+        let nats = connection.client();
+        let own = drawn()?;
+        let members = Members::new(own);
+        counter.members.send_replace(members.clone());
         let link = bus.connect(Peer::new(Principal::Bus, "nats").relay())?;
         let client = Client::builder().name("nats").no_reconnect().connect_link(link)?;
         let (messages, bytes) = limits::OUTBOUND_WINDOW;
         let options = SubscribeOptions::default().no_echo().window(messages, bytes);
         let published = client.subscribe_content_with("**", options).await?;
         let interest = bus.interest()?;
-        let mut parts = JoinSet::new();
-        let disturbed = disturbed.unwrap_or_else(|| watch_connection(&nats, &mut parts));
-        let again = nats
-            .subscribe(subjects.own(AGAIN))
-            .await
-            .map_err(|error| BusError::Closed { what: format!("the connection to NATS: {error}") })?;
-        let sending = Outbound::new(nats.clone(), subjects.clone(), origin, outbound);
-        let (ended_sending, mut has_sent) = oneshot::channel();
-        let mut senders = JoinSet::new();
-        senders.spawn(async move {
-            sending.run(published, again).await;
-            let _ = ended_sending.send(());
+        let again = nats.subscribe(subjects.own(AGAIN)).await.map_err(|error| ended("subscribing", error))?;
+
+        // What is published at this bus. It ends with the subscription, when all is sent.
+        let (all_sent, mut has_sent) = oneshot::channel::<()>();
+        let mut sending = JoinSet::new();
+        let outbound = Outbound::new(nats.clone(), subjects.clone(), own, Arc::clone(&counter.outbound));
+        sending.spawn(async move {
+            outbound.run(published, again).await;
+            drop(all_sent);
         });
-        let taking = Inbound::new(bus.clone(), client.clone(), nats.clone(), subjects, origin, inbound);
-        parts.spawn(taking.run(interest, disturbed));
-        let draining = bus.draining();
-        let ended = tokio::select! {
-            () = draining => Ok(()),
-            _ = senders.join_next() => Err(client.closed().await),
-            Some(ended) = parts.join_next() => match ended {
-                Ok(ended) => ended,
-                Err(panicked) => Err(BusError::Closed { what: format!("the link to NATS: {panicked}") }),
-            },
+        // Requests and replies. It ends when the bus has stopped, and what it was asked before is answered.
+        let (epochs, epoch) = watch::channel(None);
+        let carried = Requests {
+            bus: bus.clone(),
+            nats: nats.clone(),
+            subjects: subjects.clone(),
+            members: members.clone(),
+            connection: epoch.clone(),
         };
-        // What was published before the bus drained is sent.
-        let sent = async {
+        let mut carrying = JoinSet::new();
+        carrying.spawn(requests::run(carried));
+        // All else runs as long as these do.
+        let mut others = JoinSet::new();
+        let (leave, leaving) = oneshot::channel::<()>();
+        let mut present = JoinSet::new();
+        present.spawn(say_that_it_is_there(
+            (nats.clone(), subjects.clone(), name.clone()),
+            members.clone(),
+            epoch,
+            leaving,
+        ));
+        others.spawn(tell_epochs(connection.clone(), epochs));
+        let inbound = Inbound::new(
+            bus.clone(),
+            client.clone(),
+            nats.clone(),
+            subjects.clone(),
+            members,
+            Arc::clone(&counter.inbound),
+        );
+        others.spawn(inbound.run(interest, connection.disturbances()));
+
+        let outcome = tokio::select! {
+            () = bus.draining() => Ok(()),
+            _ = sending.join_next() => Err(client.close_reason().unwrap_or_else(|| ended("publishing", "it stopped"))),
+            Some(carried) = carrying.join_next() => match carried {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(ended("carrying requests", error)),
+                Err(panicked) => Err(ended("carrying requests", panicked)),
+            },
+            Some(other) = others.join_next() => match other {
+                Ok(ended) => ended,
+                Err(panicked) => Err(ended("carrying messages", panicked)),
+            },
+            Some(spoken) = present.join_next() => {
+                Err(spoken.err().map_or_else(|| ended("heartbeats", "they stopped"), |panicked| ended("heartbeats", panicked)))
+            }
+        };
+        // What was published before the bus drained is sent, and what it was asked is answered. Who waits for that bounds it.
+        let settled = async {
             let _ = (&mut has_sent).await;
+            while carrying.join_next().await.is_some() {}
+            drop(leave);
+            while present.join_next().await.is_some() {}
             nats.flush().await
         };
-        let _ = timeout(ENDING, sent).await;
-        match ended {
-            Err(BusError::Closed { .. }) if bus.is_draining() => Ok(()),
-            ended => ended,
+        if outcome.is_ok() {
+            let _ = timeout(limits::LINK_END, settled).await;
+        }
+        outcome
+    }
+}
+
+/// A bus's id, which nobody else draws.
+fn drawn() -> BusResult<u64> {
+    let mut drawn = [0; 8];
+    getrandom::fill(&mut drawn).map_err(|error| ended("the system's random generator", error))?;
+    Ok(u64::from_le_bytes(drawn))
+}
+
+fn ended(what: &str, why: impl fmt::Display) -> BusError {
+    BusError::Closed { what: format!("the link to NATS ({what}: {why})") }
+}
+
+/// Says that the bus is there until it leaves, which it says as well.
+async fn say_that_it_is_there(
+    (nats, subjects, name): (Nats, Subjects, String),
+    members: Members,
+    epoch: members::Connection,
+    leaving: oneshot::Receiver<()>,
+) {
+    let end = async move { _ = leaving.await };
+    if let Err(error) = members::run(&nats, &subjects, &name, &members, epoch, end).await {
+        tracing::warn!(%error, "this bus does not hear any more which others there are");
+    }
+}
+
+/// Tells the number of the connection, which is another one whenever something that was under way may be lost.
+async fn tell_epochs(connection: Connection, epochs: watch::Sender<Option<u64>>) -> BusResult<()> {
+    let (mut state, mut disturbances) = (connection.state(), connection.disturbances());
+    loop {
+        let is_connected = state.borrow_and_update().is_connected();
+        disturbances.borrow_and_update();
+        let counts = connection.counts();
+        let epoch = is_connected.then(|| 1 + counts.disconnects + counts.slow_consumer_events);
+        epochs.send_if_modified(|told| std::mem::replace(told, epoch) != epoch);
+        tokio::select! {
+            Ok(()) = state.changed() => {}
+            Ok(()) = disturbances.changed() => {}
+            else => return Err(ended("the connection", "it has ended")),
         }
     }
 }
 
-/// Counts how often the connection was made anew.
-fn watch_connection(nats: &async_nats::Client, parts: &mut JoinSet<BusResult<()>>) -> watch::Receiver<u64> {
-    let (sender, receiver) = watch::channel(0);
-    let statistics = nats.statistics();
-    parts.spawn(async move {
-        let mut before = statistics.connects.load(Ordering::Relaxed);
-        loop {
-            sleep(LOOK).await;
-            let now = statistics.connects.load(Ordering::Relaxed);
-            if now != before {
-                before = now;
-                sender.send_replace(now);
-            }
-        }
-    });
-    receiver
-}
-
 impl fmt::Debug for NatsCluster {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("NatsCluster").field("subjects", &self.subjects).finish_non_exhaustive()
+        formatter
+            .debug_struct("NatsCluster")
+            .field("connection", &self.connection)
+            .field("subjects", &self.subjects)
+            .finish_non_exhaustive()
     }
 }

@@ -11,6 +11,7 @@ use async_nats::Subscriber;
 use foldhash::fast::RandomState;
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use whispeer::bus::{BusView, Interest};
@@ -21,6 +22,7 @@ use whispeer::{BusError, BusResult};
 use self::held::Held;
 use crate::envelope;
 use crate::limits;
+use crate::members::{MemberEvent, Members};
 use crate::seen::{Seen, Verdict};
 use crate::stamp::{self, Stamp};
 use crate::subject::{Kind, Subjects};
@@ -86,6 +88,9 @@ pub(crate) struct Inbound {
     nats: async_nats::Client,
     subjects: Subjects,
     origin: u64,
+    members: Members,
+    /// When others are to be asked for marks.
+    ask_at: Option<Instant>,
     stamps: String,
     counts: Arc<InboundCounts>,
     sources: SelectAll<BoxStream<'static, Run>>,
@@ -107,16 +112,18 @@ impl Inbound {
         client: Client,
         nats: async_nats::Client,
         subjects: Subjects,
-        origin: u64,
+        members: Members,
         counts: Arc<InboundCounts>,
     ) -> Self {
         Self {
             stamps: format!("{}.", subjects.own(stamp::TOKEN)),
+            origin: members.own(),
+            members,
+            ask_at: None,
             bus,
             client,
             nats,
             subjects,
-            origin,
             counts,
             sources: SelectAll::new(),
             patterns: HashMap::default(),
@@ -146,6 +153,7 @@ impl Inbound {
             self.subscribe(Taken::Wildcards, [wildcards]).await?,
             self.subscribe(Taken::WildcardMarks, [marks]).await?,
         ];
+        let mut events = self.members.events();
         loop {
             let settle_at = self.held.since().map(|since| since + limits::REORDERING);
             tokio::select! {
@@ -156,8 +164,10 @@ impl Inbound {
                 changes = interest.changed() => self.follow(changes?).await?,
                 Ok(()) = disturbed.changed() => {
                     disturbed.borrow_and_update();
-                    self.ask_for_marks().await;
+                    self.ask_at.get_or_insert_with(Instant::now);
                 }
+                event = events.recv() => self.note(event),
+                () = sleep_until(self.ask_at.unwrap_or_else(Instant::now)), if self.ask_at.is_some() => self.ask_for_marks().await,
                 () = sleep_until(settle_at.unwrap_or_else(Instant::now)), if settle_at.is_some() => self.settle().await?,
             }
         }
@@ -226,8 +236,22 @@ impl Inbound {
         handle
     }
 
+    /// What becomes of other buses tells whether something of theirs was lost.
+    fn note(&mut self, event: Result<MemberEvent, RecvError>) {
+        match event {
+            // Its id never comes again.
+            Ok(MemberEvent::Left { id }) => self.seen.forget(id),
+            // What was lost of these may have had company.
+            Ok(MemberEvent::Missed { .. }) | Err(RecvError::Lagged(_)) => {
+                self.ask_at.get_or_insert_with(|| Instant::now() + limits::ASK_AGAIN);
+            }
+            _ => {}
+        }
+    }
+
     /// Asks all buses for marks of what they have sent lately.
     async fn ask_for_marks(&mut self) {
+        self.ask_at = None;
         let subject = self.subjects.own(AGAIN);
         let millis = LOOK_BACK.as_millis().to_string();
         // Where NATS is away again, that will be another disturbance.

@@ -143,3 +143,12 @@ pub const DOUBT: Duration = Duration::from_millis(500);
 
 /// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
 pub const HEADER_OVERHEAD: usize = 16;
+
+/// How long the end of a bus waits until NATS has what was published there, and others have their answers. Those who drain the bus wait as long.
+pub const LINK_END: Duration = Duration::from_secs(30);
+
+/// How long it takes until a link that the bus has cut off begins anew.
+pub const LINK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Between two times that others are asked for marks because heartbeats were missed: it is often more than one bus's that are.
+pub const ASK_AGAIN: Duration = Duration::from_secs(1);

@@ -28,6 +28,8 @@ pub(crate) struct Seen<T> {
     origins: HashMap<u64, Topics<T>, RandomState>,
     /// All of them, in the order in which they came.
     order: VecDeque<(u64, Bytes)>,
+    /// When the last one was forgotten: what is seen as new from then on may have been seen before.
+    forgot_at: Option<Instant>,
 }
 
 /// The topics of one bus.
@@ -45,7 +47,7 @@ struct Topic<T> {
 impl<T> Seen<T> {
     /// Nothing yet, of up to `most` topics; where a subscription is `settling` for so long, what was sent before is none of its.
     pub(crate) fn new(most: usize, settling: Duration) -> Self {
-        Self { most, settling, origins: HashMap::default(), order: VecDeque::new() }
+        Self { most, settling, origins: HashMap::default(), order: VecDeque::new(), forgot_at: None }
     }
 
     /// What to do with a message that came by a subscription that was made at `since`. One that is missing some is to be shown again,
@@ -118,12 +120,14 @@ impl<T> Seen<T> {
             && let Some(topics) = self.origins.get_mut(&origin)
         {
             topics.remove(&oldest);
+            self.forgot_at = Some(now);
             if topics.is_empty() {
                 self.origins.remove(&origin);
             }
         }
         let began = now.checked_sub(stamp.age);
-        let should_have_come = began.is_some_and(|began| began >= since + self.settling);
+        let should_have_come = began
+            .is_some_and(|began| began >= self.forgot_at.map_or(since, |at| at.max(since)) + self.settling);
         let expected = if should_have_come { stamp.number - stamp.run } else { fresh };
         let topic = Bytes::copy_from_slice(topic);
         self.order.push_back((stamp.origin, topic.clone()));
@@ -251,6 +255,8 @@ mod tests {
         }
         assert_eq!(bench.seen.order.len(), 3);
         assert!(bench.seen.kept(1, b"a").is_none());
+        let again = Bench::stamp(8, 7, 3, 5);
+        assert_eq!(bench.message("a", &again), Verdict::Take, "nobody knows any more what has come of it");
         bench.seen.forget(1);
         assert_eq!(bench.seen.order.len(), 0);
     }

@@ -122,6 +122,11 @@ impl NatsSettings {
         self
     }
 
+    /// What the bus is called at NATS.
+    pub(crate) fn shown_name(&self) -> &str {
+        &self.name
+    }
+
     /// The subjects of the cluster.
     #[must_use]
     pub fn subjects(&self) -> &Subjects {

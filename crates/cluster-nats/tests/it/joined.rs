@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use whispeer::client::{Event, Subscription};
 use whispeer::prelude::*;
-use whispeer_cluster_nats::{NatsCluster, NatsCounter};
+use whispeer_cluster_nats::{Connection, LinkState, NatsCluster, NatsCounter, NatsSettings};
 
 /// The prefix of the tests' subjects.
 pub(crate) const PREFIX: &str = "shop.buses";
@@ -20,28 +19,19 @@ pub(crate) struct Joined {
     pub(crate) bus: BusHandle,
     pub(crate) client: Client,
     pub(crate) counter: NatsCounter,
-    link: JoinHandle<BusResult<()>>,
+    pub(crate) connection: Connection,
 }
 
 impl Joined {
     pub(crate) async fn new(url: &str) -> Self {
-        let options = async_nats::ConnectOptions::new()
-            .retry_on_initial_connect()
-            .max_reconnects(None)
-            .ping_interval(Duration::from_secs(1))
-            .reconnect_delay_callback(|_| Duration::from_millis(50));
-        Self::over(options.connect(url).await.unwrap()).await
-    }
-
-    pub(crate) async fn over(nats: async_nats::Client) -> Self {
-        let bus = Bus::builder().start().unwrap();
+        let settings = NatsSettings::new(url).unwrap().prefix(PREFIX).unwrap();
+        let cluster = NatsCluster::open(&settings).await.unwrap();
+        let (counter, connection) = (cluster.counter(), cluster.connection().clone());
+        let bus = Bus::builder().companion(|bus| cluster.run(bus)).start().unwrap();
         let client = Client::new_memory(&bus.connector()).unwrap();
-        let cluster = NatsCluster::over(nats, PREFIX).unwrap();
-        let counter = cluster.counter();
-        let link = tokio::spawn(cluster.run(bus.view()));
         // From here on what is published here is taken.
         eventually("the link's session", || bus.stats().subscriptions > 0).await;
-        Self { bus, client, counter, link }
+        Self { bus, client, counter, connection }
     }
 
     /// Waits until so many patterns are subscribed to at NATS, and its servers know.
@@ -52,8 +42,9 @@ impl Joined {
 
     /// The link ends with the bus.
     pub(crate) async fn stop(self) {
-        self.bus.stop().await;
-        timeout(PATIENCE, self.link).await.expect("the link ends with the bus").unwrap().unwrap();
+        soon("the end of the bus", self.bus.stop()).await;
+        let mut state = self.connection.state();
+        soon("the end of the link", state.wait_for(|state| *state == LinkState::Closed)).await.unwrap();
     }
 }
 
