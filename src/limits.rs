@@ -581,6 +581,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(2);
 /// are few kinds.
 pub const COMPANIONS: usize = 16;
 
+/// Bytes of the name of a link to another system, and of what it counts: parts of names of metrics. One with a longer name is refused.
+pub const LINK_NAME_BYTES: usize = 64;
+
 /// How long a bus that ends waits for its companions once nothing else is in flight; those that take longer are dropped where they
 /// wait. As long as sessions have for what they have queued.
 pub const COMPANION_GRACE: Duration = STOP_GRACE;

@@ -503,6 +503,7 @@ impl BusBuilder {
             plugins: (!self.plugins.is_empty()).then(|| Arc::new(self.plugins)),
             drains: watch::Sender::new(false),
             stop_asked: watch::Sender::new(None),
+            reported: super::links::Links::default(),
             companions: watch::Sender::new(0),
         });
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);

@@ -318,6 +318,7 @@ impl Shared {
             requests: totals.requests,
             failed_requests: totals.failed_requests,
             plugins: self.plugins.as_ref().map(|plugins| plugins.stats()).unwrap_or_default(),
+            links: self.reported.stats(),
         }
     }
 

@@ -14,7 +14,7 @@
 //! `group` shares messages, `request_times` counts how long they take, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
 //! `plugged` is where plugins have their say, `deputy` publishes what is due later, `will` what a session leaves,
-//! `presence` who comes and goes, `view` is what others in the process have of a bus, `companion` those that run beside it, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `presence` who comes and goes, `view` is what others in the process have of a bus, `companion` those that run beside it, `links` what they report, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it. `metrics` shows all of it to Prometheus.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -39,6 +39,7 @@ mod handshakes;
 mod hold;
 mod interest;
 mod introspect;
+mod links;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod opening;
@@ -80,6 +81,7 @@ pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp
 pub use handle::BusHandle;
 pub use interest::Interest;
 pub use introspect::StopRequest;
+pub use links::{LinkReport, LinkStats};
 pub use served::{Served, ServedNews, ServedWatch};
 pub use settings::{Applied, Settings};
 pub use stats::{
@@ -154,6 +156,8 @@ pub(crate) struct Shared {
     plugins: Option<Arc<Plugins>>,
     /// An administrator has asked the bus to stop, and what is in flight may take so long.
     stop_asked: watch::Sender<Option<Duration>>,
+    /// What is reported of links to other systems.
+    reported: links::Links,
     /// How many companions run.
     companions: watch::Sender<usize>,
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::LinkStats;
 use crate::auth::Principal;
 use crate::plugin::PluginStats;
 use crate::proto::fields::GapReason;
@@ -150,6 +151,9 @@ pub struct BusStats {
     /// What its plugins did, in their order.
     #[serde(default)]
     pub plugins: Vec<PluginStats>,
+    /// Its links to other systems, as they are reported.
+    #[serde(default)]
+    pub links: Vec<LinkStats>,
 }
 
 /// One session, as introspection shows it. Served at `$bus/sessions`.

@@ -363,7 +363,7 @@ impl BusView {
         *self.phase.borrow() == Phase::Stopped
     }
 
-    fn shared(&self) -> BusResult<Arc<Shared>> {
+    pub(super) fn shared(&self) -> BusResult<Arc<Shared>> {
         self.shared.upgrade().filter(|_| !self.has_stopped()).ok_or_else(closed)
     }
 }

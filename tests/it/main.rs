@@ -70,6 +70,7 @@ mod regressions;
 mod relays;
 mod reload;
 mod replays;
+mod reported_links;
 mod requests;
 #[cfg(feature = "sqlite")]
 mod restored;

@@ -55,10 +55,17 @@ pub(crate) fn router(shared: &Arc<Shared>) -> Router {
         .layer(from_fn_with_state(Arc::clone(shared), note))
 }
 
-/// Whether it can serve: `200` and `ready`, or `503` while it drains.
+/// Whether it can serve: `200` and `ready`, with a line for each of the bus's links to other systems, or `503` while it drains.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     match shared.is_draining() || shared.bus.is_draining() {
-        false => "ready".into_response(),
+        // The bus serves its own whatever its links are like.
+        false => {
+            let links = shared.bus.links().unwrap_or_default();
+            let ready = links
+                .iter()
+                .fold("ready".to_owned(), |text, link| text + &format!("\n{}: {}", link.name, link.state));
+            ready.into_response()
+        }
         true => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "it is draining; go elsewhere").into_response(),
     }
 }

@@ -68,6 +68,7 @@ impl Collector for BusCollector {
         queues(&mut families, &stats)?;
         requests(&mut families, &shared, &stats)?;
         plugins(&mut families, &stats)?;
+        links(&mut families, &stats)?;
         streams(&mut families, &shared)?;
         stores(&mut families, &shared)
     }
@@ -207,6 +208,24 @@ fn plugins(families: &mut Families<'_>, stats: &BusStats) -> fmt::Result {
     let about = About("whispeer_plugin_failures", "How often a plugin failed");
     let rows = stats.plugins.iter().map(|plugin| (label(plugin.name.as_str()), plugin.failed));
     families.counters(&about, None, rows)
+}
+
+/// Of links to other systems, with what each of them counts.
+fn links(families: &mut Families<'_>, stats: &BusStats) -> fmt::Result {
+    for link in &stats.links {
+        let name = format!("whispeer_{}_connected", link.name);
+        families.gauge(
+            &About(&name, "1 while this link of the bus can be used, else 0"),
+            None,
+            u64::from(link.connected),
+        )?;
+        for (count, value) in &link.counts {
+            let name = format!("whispeer_{}_{count}", link.name);
+            let help = format!("What this link of the bus counts as {}", count.replace('_', " "));
+            families.counter(&About(&name, &help), None, *value)?;
+        }
+    }
+    Ok(())
 }
 
 fn streams(families: &mut Families<'_>, shared: &Shared) -> fmt::Result {

@@ -12,7 +12,7 @@ use crate::histogram::HistogramSnapshot;
 pub(super) type Labels<'a> = Option<(&'static str, &'a str)>;
 
 /// What a family is called, without its unit and `_total`, and what it tells.
-pub(super) struct About(pub(super) &'static str, pub(super) &'static str);
+pub(super) struct About<'a>(pub(super) &'a str, pub(super) &'a str);
 
 /// Writes families, one after the other.
 pub(super) struct Families<'a>(pub(super) DescriptorEncoder<'a>);
@@ -20,7 +20,7 @@ pub(super) struct Families<'a>(pub(super) DescriptorEncoder<'a>);
 impl Families<'_> {
     pub(super) fn gauge(
         &mut self,
-        about: &About,
+        about: &About<'_>,
         unit: Option<&Unit>,
         value: impl EncodeGaugeValue,
     ) -> fmt::Result {
@@ -29,7 +29,7 @@ impl Families<'_> {
 
     pub(super) fn gauges<'l>(
         &mut self,
-        About(name, help): &About,
+        About(name, help): &About<'_>,
         unit: Option<&Unit>,
         rows: impl IntoIterator<Item = (Labels<'l>, impl EncodeGaugeValue)>,
     ) -> fmt::Result {
@@ -43,13 +43,13 @@ impl Families<'_> {
         Ok(())
     }
 
-    pub(super) fn counter(&mut self, about: &About, unit: Option<&Unit>, value: u64) -> fmt::Result {
+    pub(super) fn counter(&mut self, about: &About<'_>, unit: Option<&Unit>, value: u64) -> fmt::Result {
         self.counters(about, unit, [(None, value)])
     }
 
     pub(super) fn counters<'l>(
         &mut self,
-        About(name, help): &About,
+        About(name, help): &About<'_>,
         unit: Option<&Unit>,
         rows: impl IntoIterator<Item = (Labels<'l>, u64)>,
     ) -> fmt::Result {
@@ -68,7 +68,7 @@ impl Families<'_> {
     /// Histograms whose values are `scale` of the unit: a billion for nanoseconds as seconds.
     pub(super) fn histograms<'l>(
         &mut self,
-        About(name, help): &About,
+        About(name, help): &About<'_>,
         (unit, scale): (Option<&Unit>, f64),
         rows: impl IntoIterator<Item = (Labels<'l>, HistogramSnapshot)>,
     ) -> fmt::Result {
@@ -90,7 +90,7 @@ impl Families<'_> {
     }
 
     /// What is always 1 and tells something by its label.
-    pub(super) fn info(&mut self, About(name, help): &About, label: (&'static str, &str)) -> fmt::Result {
+    pub(super) fn info(&mut self, About(name, help): &About<'_>, label: (&'static str, &str)) -> fmt::Result {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
         encoder.encode_info(&[label])
     }
