@@ -58,7 +58,8 @@ struct Ask {
 struct Stream {
     /// What its requester takes: messages and bytes.
     room: (i64, i64),
-    window: u32,
+    /// How many replies its server may send in all, as it has been told.
+    allowed: u64,
     /// Replies that wait for that.
     waiting: VecDeque<Reply>,
 }
@@ -142,7 +143,7 @@ impl Asks {
         self.bytes += size;
         let stream = window.map(|(messages, bytes)| Stream {
             room: (i64::from(messages), i64::try_from(bytes).unwrap_or(i64::MAX)),
-            window: messages,
+            allowed: u64::from(messages),
             waiting: VecDeque::new(),
         });
         let token = header.sequence;
@@ -159,6 +160,7 @@ impl Asks {
         let Some(&number) = self.by_token.get(&token) else { return };
         let Some(ask) = self.by_number.get_mut(&number) else { return };
         let Some(stream) = &mut ask.stream else { return };
+        stream.allowed = stream.allowed.saturating_add(u64::from(messages));
         stream.room.0 = stream.room.0.saturating_add(i64::from(messages));
         stream.room.1 = stream.room.1.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
         if let Some(server) = ask.server {
@@ -248,7 +250,7 @@ impl Asks {
             Some(stream) => {
                 if more {
                     ask.replies += 1;
-                    if stream.waiting.len() >= stream.window as usize {
+                    if ask.replies > stream.allowed {
                         return self.fail(number, &protocol("more replies than their window has"), out);
                     }
                 }

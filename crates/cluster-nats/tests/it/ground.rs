@@ -121,7 +121,9 @@ impl Node {
     /// Ends its requests, and says that it leaves.
     pub(crate) async fn leave(mut self) {
         self.requests.abort();
-        drop(self.leave.take().map(|leave| leave.send(())));
+        if let Some(leave) = self.leave.take() {
+            leave.send(()).unwrap();
+        }
         while self.tasks.join_next().await.is_some() {}
     }
 }

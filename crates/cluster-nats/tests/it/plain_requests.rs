@@ -124,3 +124,108 @@ async fn what_is_no_request_harms_nobody() {
     assert_eq!(ask(&plain, "whispeer.r.echo", HeaderMap::new()).await.payload, "question");
     eventually("nothing is left", || node.bus.stats().requests_in_flight == 0).await;
 }
+
+/// What somebody answers who takes himself for a bus.
+fn answer(what: &str, number: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Whispeer-Origin", "00000000000000aa 1");
+    headers.insert("Whispeer-Reply", what);
+    headers.insert("Whispeer-Number", number.to_string());
+    headers
+}
+
+#[tokio::test]
+async fn replies_that_are_lost_doubled_or_too_many_end_their_request_and_the_other_bus_is_told() {
+    let Some(server) = server().await else { return };
+    let node = Node::start(&server, 1).await;
+    let (plain, _connection) = connect(&server).await;
+    let mut requests = plain.queue_subscribe("whispeer.r.count", "whispeer".into()).await.unwrap();
+    let mut told = plain.subscribe("whispeer.cancel.00000000000000aa").await.unwrap();
+    plain.flush().await.unwrap();
+    while let Err(BusError::NoServer { .. }) = node
+        .client
+        .request_bytes_with("count", "".into(), RequestOptions::default().timeout(Duration::from_millis(50)))
+        .await
+    {}
+    soon("the probe", requests.next()).await.unwrap();
+
+    let wrong: [&[(&str, u64)]; 5] = [
+        &[("part", 1)],
+        &[("part", 0), ("part", 0)],
+        &[("part", 0), ("end", 2)],
+        &[("part", 0), ("part", 1), ("part", 2)],
+        &[("something", 0)],
+    ];
+    for answers in wrong {
+        let options = RequestOptions::default().window(2, 1_000_000);
+        let mut stream = node.client.request_stream_bytes_with("count", "go".into(), options).await.unwrap();
+        let request = loop {
+            let request = soon("the request", requests.next()).await.unwrap();
+            if request.payload == "go" {
+                break request;
+            }
+        };
+        for (what, number) in answers {
+            let reply = request.reply.clone().unwrap();
+            plain.publish_with_headers(reply, answer(what, *number), "x".into()).await.unwrap();
+        }
+        let mut end = None;
+        while let Some(answer) = soon("an answer", async {
+            // The reader takes nothing as long as too much is to come.
+            if answers.len() == 3 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            stream.recv().await
+        })
+        .await
+        {
+            end = Some(answer);
+        }
+        assert!(matches!(&end, Some(Err(BusError::Protocol { .. }))), "{answers:?}: {end:?}");
+        if answers.iter().any(|(what, _)| *what == "part") && answers[0].1 == 0 {
+            let headers = soon("the cancellation", async {
+                loop {
+                    let headers = told.next().await.unwrap().headers.unwrap();
+                    if headers.get("Whispeer-Cancel").is_some() {
+                        return headers;
+                    }
+                }
+            })
+            .await;
+            assert_eq!(headers.get("Whispeer-Of").unwrap().as_str(), "0000000000000001");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_of_others_is_bounded_and_told_as_such() {
+    let Some(server) = server().await else { return };
+    let node = Node::start(&server, 1).await;
+    let (plain, _connection) = connect(&server).await;
+    let _silent = plain.queue_subscribe("whispeer.r.silent", "whispeer".into()).await.unwrap();
+    plain.flush().await.unwrap();
+    let large = bytes::Bytes::from(vec![0; 900_000]);
+    let mut asked = tokio::task::JoinSet::new();
+    let most = whispeer_cluster_nats::limits::REQUEST_BYTES_OUT / large.len();
+    for _ in 0..2 * most {
+        // Each has a session of its own, which has a bound as well.
+        let client = Client::new_memory(&node.bus.connector()).unwrap();
+        let large = large.clone();
+        asked.spawn(async move {
+            let options = RequestOptions::default().timeout(Duration::from_secs(3));
+            client.request_bytes_with("silent", large, options).await
+        });
+    }
+    let answers = asked.join_all().await;
+    let overloaded =
+        answers.iter().filter(|answer| matches!(answer, Err(BusError::Overloaded { .. }))).count();
+    assert!(overloaded >= most / 2, "{overloaded} of {}", answers.len());
+    let silent = |answer: &_| {
+        matches!(
+            answer,
+            Err(BusError::Overloaded { .. } | BusError::TimedOut { .. } | BusError::NoServer { .. })
+        )
+    };
+    assert!(answers.iter().all(silent), "{answers:?}");
+    eventually("nothing is left", || node.bus.stats().requests_in_flight == 0).await;
+}

@@ -117,7 +117,9 @@ async fn a_request_from_elsewhere_does_not_go_out_again() {
     let mut asked = JoinSet::new();
     for _ in 0..50 {
         let client = one.client.clone();
-        asked.spawn(async move { client.request_bytes("brief", "once".into()).await });
+        // Whoever listens is taken for a server, so that nobody is told at once that there is none.
+        let options = RequestOptions::default().timeout(Duration::from_millis(500));
+        asked.spawn(async move { client.request_bytes_with("brief", "once".into(), options).await });
     }
     serving.drain().await;
     for answer in soon("all answers", asked.join_all()).await {
