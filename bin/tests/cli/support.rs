@@ -31,7 +31,11 @@ impl Place {
 
     /// The binary in this folder; no setting of the real user reaches it.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_whispeer"));
+        self.furnish(Command::new(env!("CARGO_BIN_EXE_whispeer")), arguments)
+    }
+
+    /// The same, by a command that runs the binary somewhere else.
+    pub(crate) fn furnish(&self, mut command: Command, arguments: &[&str]) -> Command {
         command
             .args(arguments)
             .current_dir(self.folder.path())

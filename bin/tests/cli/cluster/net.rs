@@ -1,0 +1,101 @@
+//! Hosts with a network between them: network namespaces, a bridge, and links that can be cut and slowed down.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Whether hosts can be made here: that takes root, `ip` and `tc`.
+pub(crate) fn available() -> bool {
+    let tools = whispeer_testkit::tools::has_with("ip", "-V") && whispeer_testkit::tools::has_with("tc", "-V");
+    tools && {
+        let probe = format!("wsp{}", std::process::id());
+        let is_allowed = ip(&["netns", "add", &probe]);
+        if is_allowed {
+            ip(&["netns", "del", &probe]);
+        }
+        whispeer_testkit::tools::there_or_skipped(is_allowed, "root, for network namespaces")
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    let mut command = Command::new("ip");
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn must(arguments: &[&str]) {
+    assert!(ip(arguments), "ip {}", arguments.join(" "));
+}
+
+/// Some hosts, which go when it is dropped.
+pub(crate) struct Net {
+    hub: String,
+    hosts: Vec<String>,
+}
+
+impl Net {
+    /// So many hosts that reach each other.
+    pub(crate) fn new(count: usize) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = |what: &str| format!("wsp{}-{number}-{what}", std::process::id());
+        let net = Self { hub: name("hub"), hosts: (0..count).map(|host| name(&host.to_string())).collect() };
+        must(&["netns", "add", &net.hub]);
+        must(&["-n", &net.hub, "link", "add", "bridge", "type", "bridge"]);
+        must(&["-n", &net.hub, "link", "set", "bridge", "up"]);
+        for (index, host) in net.hosts.iter().enumerate() {
+            must(&["netns", "add", host]);
+            let port = format!("port{index}");
+            must(&["-n", &net.hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", host]);
+            must(&["-n", &net.hub, "link", "set", &port, "master", "bridge", "up"]);
+            must(&["-n", host, "addr", "add", &format!("{}/24", net.address(index)), "dev", "eth0"]);
+            must(&["-n", host, "link", "set", "eth0", "up"]);
+            must(&["-n", host, "link", "set", "lo", "up"]);
+        }
+        net
+    }
+
+    /// The address of a host.
+    pub(crate) fn address(&self, host: usize) -> String {
+        format!("10.77.0.{}", host + 1)
+    }
+
+    /// A program that runs at a host.
+    pub(crate) fn command(&self, host: usize, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.hosts[host], program]);
+        command
+    }
+
+    /// Cuts a host off.
+    pub(crate) fn cut(&self, host: usize) {
+        must(&["-n", &self.hub, "link", "set", &format!("port{host}"), "down"]);
+    }
+
+    /// Joins it again.
+    pub(crate) fn join(&self, host: usize) {
+        must(&["-n", &self.hub, "link", "set", &format!("port{host}"), "up"]);
+    }
+
+    /// Has what leaves a host take longer, and some of it get lost.
+    pub(crate) fn slow_down(&self, host: usize) {
+        self.shape(host, &["add", "dev", "eth0", "root", "netem", "delay", "40ms", "10ms", "loss", "3%"]);
+    }
+
+    /// As fast as it was.
+    pub(crate) fn speed_up(&self, host: usize) {
+        self.shape(host, &["del", "dev", "eth0", "root"]);
+    }
+
+    fn shape(&self, host: usize, arguments: &[&str]) {
+        let status = self.command(host, "tc").arg("qdisc").args(arguments).status().unwrap();
+        assert!(status.success(), "tc {}", arguments.join(" "));
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in self.hosts.iter().chain([&self.hub]) {
+            ip(&["netns", "del", name]);
+        }
+    }
+}
