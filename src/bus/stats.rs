@@ -156,6 +156,26 @@ pub struct BusStats {
     pub links: Vec<LinkStats>,
 }
 
+/// The buses that act as one, as one of them sees them. Served at `$bus/cluster` by what joins the bus to the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStats {
+    /// Those that have answered, in the order of their ids; the one that was asked is among them.
+    pub buses: Vec<ClusterBus>,
+    /// The ids of those that are there and have not answered in time.
+    pub silent: Vec<u64>,
+}
+
+/// A bus among others that it is joined with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterBus {
+    /// Its id among them, which it draws when it joins.
+    pub id: u64,
+    /// What it is called there.
+    pub name: String,
+    /// Its state, as `$bus/stats` has it.
+    pub stats: BusStats,
+}
+
 /// One session, as introspection shows it. Served at `$bus/sessions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -1,5 +1,7 @@
 //! `whispeer info`: shows the state of a bus.
 
+pub(super) mod cluster;
+
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
@@ -17,6 +19,7 @@ use crate::quantity::{human_count, human_duration, human_size};
 const EXAMPLES: &str = "\
 Examples:
   whispeer info
+  whispeer info --cluster
   whispeer info --json | jq '.subscriptions.rows[] | select(.lagging)'
 
 Only the user that the bus runs as may ask.";
@@ -28,6 +31,10 @@ pub(crate) struct Info {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    /// Show all buses that this one is joined with
+    #[arg(long)]
+    cluster: bool,
 
     #[command(flatten)]
     pub(crate) bus: BusOptions,
@@ -45,6 +52,10 @@ const TOPICS: [(&str, &str); 5] = [
 impl Info {
     pub(crate) async fn run(self, bus: &BusChoice) -> anyhow::Result<()> {
         let connection = bus.connect("info").await?;
+        if self.cluster {
+            let answer = cluster::ask(&connection).await?;
+            return output::print(if self.json { cluster::json(&answer) } else { cluster::render(&cluster::read(&answer)?).into() });
+        }
         if self.json {
             let mut text = b"{".to_vec();
             for (index, (name, topic)) in TOPICS.iter().enumerate() {
@@ -187,7 +198,7 @@ fn render_bus(bus: &BusStats) -> String {
     text
 }
 
-fn section(text: &mut String, title: &str, left_out: usize, table: &Option<Table>) {
+pub(super) fn section(text: &mut String, title: &str, left_out: usize, table: &Option<Table>) {
     let Some(table) = table else { return };
     let _ = write!(text, "\n{title}\n{}", table.render());
     if left_out > 0 {

@@ -1,5 +1,7 @@
 //! `whispeer top`: a live view of a bus.
 
+mod cluster;
+
 use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,9 +15,11 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
 use tokio::sync::mpsc;
+use whispeer::bus::BusStats;
 
+use self::cluster::ClusterView;
 use super::info::{Snapshot, dropped, name_or_dash};
-use crate::connection::{BusChoice, BusOptions};
+use crate::connection::{BusChoice, BusOptions, Connection};
 use crate::failure::Failure;
 use crate::quantity::{self, human_count, human_duration, human_size};
 
@@ -23,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   whispeer top
   whispeer top --interval 200ms
+  whispeer top --cluster
 
 Keys: q or Esc ends, the arrows and page keys scroll. The busiest come first.";
 
@@ -39,6 +44,10 @@ const PAGE: usize = 10;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Top {
+    /// Watch all buses that this one is joined with
+    #[arg(long)]
+    cluster: bool,
+
     /// How often to ask the bus
     #[arg(long, value_parser = quantity::duration, default_value = "1s", value_name = "TIME")]
     interval: Duration,
@@ -56,24 +65,68 @@ impl Top {
                 .into());
         }
         let connection = bus.connect_for("top", Duration::from_secs(5)).await?;
-        let mut view = View::new(Snapshot::ask(&connection).await?, Instant::now());
-        let mut keys = read_keys()?;
-        let mut screen = Screen::open()?;
-        let mut ticks = tokio::time::interval(self.interval.max(INTERVAL_MIN));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            screen.terminal.draw(|frame| view.draw(frame)).context("cannot draw on the terminal")?;
-            tokio::select! {
-                _ = ticks.tick() => view.update(Snapshot::ask(&connection).await?, Instant::now()),
-                key = keys.recv() => match key {
-                    Some(Event::Key(key)) if view.press(key) => {}
-                    Some(Event::Resize(..)) => {}
-                    Some(Event::Key(_)) | None => return Ok(()),
-                    Some(_) => {}
-                },
-            }
+        let interval = self.interval.max(INTERVAL_MIN);
+        match self.cluster {
+            true => watch::<ClusterView>(&connection, interval).await,
+            false => watch::<View>(&connection, interval).await,
         }
     }
+}
+
+/// Something on the screen that changes.
+trait Live: Sized {
+    /// What it shows, as it is at a moment.
+    type Told;
+
+    async fn ask(connection: &Connection) -> anyhow::Result<Self::Told>;
+
+    fn new(told: Self::Told, at: Instant) -> Self;
+
+    fn update(&mut self, told: Self::Told, at: Instant);
+
+    /// Takes a key; false if it ends the view.
+    fn press(&mut self, key: KeyEvent) -> bool;
+
+    fn draw(&self, frame: &mut Frame<'_>);
+}
+
+async fn watch<L: Live>(connection: &Connection, interval: Duration) -> anyhow::Result<()> {
+    let mut view = L::new(L::ask(connection).await?, Instant::now());
+    let mut keys = read_keys()?;
+    let mut screen = Screen::open()?;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        screen.terminal.draw(|frame| view.draw(frame)).context("cannot draw on the terminal")?;
+        tokio::select! {
+            _ = ticks.tick() => view.update(L::ask(connection).await?, Instant::now()),
+            key = keys.recv() => match key {
+                Some(Event::Key(key)) if view.press(key) => {}
+                Some(Event::Resize(..)) => {}
+                Some(Event::Key(_)) | None => return Ok(()),
+                Some(_) => {}
+            },
+        }
+    }
+}
+
+/// Takes a key that scrolls up to the `last` row, or ends the view, which is false.
+fn scroll(scrolled: &mut usize, last: usize, key: KeyEvent) -> bool {
+    if key.kind == KeyEventKind::Release {
+        return true;
+    }
+    match key.code {
+        KeyCode::Char('q') | KeyCode::Esc => return false,
+        // In raw mode the terminal hands this over instead of sending the signal.
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
+        KeyCode::Down | KeyCode::Char('j') => *scrolled = (*scrolled + 1).min(last),
+        KeyCode::Up | KeyCode::Char('k') => *scrolled = scrolled.saturating_sub(1),
+        KeyCode::PageDown => *scrolled = (*scrolled + PAGE).min(last),
+        KeyCode::PageUp => *scrolled = scrolled.saturating_sub(PAGE),
+        KeyCode::Home => *scrolled = 0,
+        _ => {}
+    }
+    true
 }
 
 /// The terminal, which gets back its own look however the command ends.
@@ -118,8 +171,7 @@ struct Rates {
 }
 
 impl Rates {
-    fn between(earlier: &Snapshot, later: &Snapshot, time: Duration) -> Self {
-        let (before, after) = (&earlier.bus, &later.bus);
+    fn between(before: &BusStats, after: &BusStats, time: Duration) -> Self {
         let rate =
             |before: u64, after: u64| after.saturating_sub(before) as f64 / time.as_secs_f64().max(1e-3);
         Self {
@@ -142,7 +194,13 @@ struct View {
     scrolled: usize,
 }
 
-impl View {
+impl Live for View {
+    type Told = Snapshot;
+
+    async fn ask(connection: &Connection) -> anyhow::Result<Snapshot> {
+        Snapshot::ask(connection).await
+    }
+
     fn new(snapshot: Snapshot, at: Instant) -> Self {
         Self { earlier: snapshot.clone(), now: snapshot, at, time: Duration::from_secs(1), scrolled: 0 }
     }
@@ -153,25 +211,9 @@ impl View {
         self.at = at;
     }
 
-    /// Takes a key; false if it ends the view.
     fn press(&mut self, key: KeyEvent) -> bool {
-        if key.kind == KeyEventKind::Release {
-            return true;
-        }
         let rows = self.now.sessions.rows.len().max(self.now.subscriptions.rows.len());
-        let last = rows.saturating_sub(1);
-        match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return false,
-            // In raw mode the terminal hands this over instead of sending the signal.
-            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return false,
-            KeyCode::Down | KeyCode::Char('j') => self.scrolled = (self.scrolled + 1).min(last),
-            KeyCode::Up | KeyCode::Char('k') => self.scrolled = self.scrolled.saturating_sub(1),
-            KeyCode::PageDown => self.scrolled = (self.scrolled + PAGE).min(last),
-            KeyCode::PageUp => self.scrolled = self.scrolled.saturating_sub(PAGE),
-            KeyCode::Home => self.scrolled = 0,
-            _ => {}
-        }
-        true
+        scroll(&mut self.scrolled, rows.saturating_sub(1), key)
     }
 
     fn draw(&self, frame: &mut Frame<'_>) {
@@ -182,10 +224,12 @@ impl View {
         self.draw_sessions(frame, sessions);
         self.draw_subscriptions(frame, subscriptions);
     }
+}
 
+impl View {
     fn draw_head(&self, frame: &mut Frame<'_>, area: Rect) {
         let bus = &self.now.bus;
-        let rates = Rates::between(&self.earlier, &self.now, self.time);
+        let rates = Rates::between(&self.earlier.bus, &self.now.bus, self.time);
         let per_second = |rate: f64| format!("{}/s", human_count(rate.round() as u64));
         let bytes = |rate: f64| format!("{}/s", human_size(rate.round() as u64));
         let draining = if bus.draining { "   DRAINING" } else { "" };
@@ -312,7 +356,7 @@ fn table<'a>(
 mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use whispeer::bus::{BusStats, Rows};
+    use whispeer::bus::Rows;
 
     use super::*;
 

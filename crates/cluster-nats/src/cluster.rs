@@ -20,6 +20,7 @@ use crate::inbound::{AGAIN, Inbound, InboundCounts};
 use crate::limits;
 use crate::members::{self, Members};
 use crate::outbound::{Outbound, OutboundCounts};
+use crate::overview::Overview;
 use crate::requests::{self, Requests};
 use crate::settings::NatsSettings;
 use crate::subject::Subjects;
@@ -200,6 +201,15 @@ impl NatsCluster {
             epoch,
             leaving,
         ));
+        let overview = Overview {
+            bus: bus.clone(),
+            client: client.clone(),
+            nats: nats.clone(),
+            subjects: subjects.clone(),
+            name: name.clone(),
+            members: members.clone(),
+        };
+        others.spawn(overview.run());
         others.spawn(tell_epochs(connection.clone(), epochs));
         let inbound = Inbound::new(
             bus.clone(),

@@ -14,6 +14,7 @@
 //! | `stamp` | where a message comes from, and its number there |
 //! | `numbering` | the numbers of what this bus sends |
 //! | `seen` | the numbers of what came from others |
+//! | `overview` | how all buses are, asked at one of them |
 //! | `members/` | which buses there are |
 //! | `requests/` | requests that are served at another bus |
 //! | `limits` | every bound |
@@ -28,6 +29,7 @@ pub mod limits;
 pub mod members;
 mod numbering;
 mod outbound;
+mod overview;
 pub mod requests;
 mod seen;
 pub mod settings;

@@ -152,3 +152,12 @@ pub const LINK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two times that others are asked for marks because heartbeats were missed: it is often more than one bus's that are.
 pub const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the other buses may take to say how they are. Those that take longer are told as silent.
+pub const OVERVIEW: Duration = Duration::from_secs(1);
+
+/// Between two times that a bus says how it is: all who ask meanwhile get the same.
+pub const OVERVIEW_AGAIN: Duration = Duration::from_millis(100);
+
+/// Questions of this kind that are under way at a bus. One more waits.
+pub const OVERVIEWS: usize = 4;
