@@ -128,6 +128,7 @@ pub struct Delayed {
     pub message: NewMessage,
 }
 
+#[cfg(feature = "sqlite")]
 impl Delayed {
     /// Bytes that it counts as.
     pub(super) fn weight(&self) -> u64 {

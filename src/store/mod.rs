@@ -9,14 +9,16 @@
 //! | `message` | what is stored, and what is read |
 //! | `settings` | what a stream keeps |
 //! | `change` | what can be done to streams, together or not at all |
-//! | `delays` | what is kept until it is due |
+//! | `held` | how much there may be that is not due yet |
+//! | `index` | what a store knows of its streams, without their contents |
 //! | `metrics` | what the work of a store takes |
 //! | `memory` | a store in memory, which ends with the process |
 //! | `sqlite` | a store in a file |
 
 mod change;
-mod delays;
 mod halving;
+mod held;
+pub mod index;
 mod memory;
 mod message;
 mod metrics;
@@ -28,6 +30,8 @@ mod tests;
 
 use std::fmt;
 use std::pin::Pin;
+
+use tokio::sync::watch;
 
 pub use change::{Change, ConsumerPosition, ConsumerState, Outcome, Progress};
 pub use memory::MemoryStore;
@@ -128,6 +132,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::NoConsumer`], and as [`read`](Self::read).
     fn consumer(&self, stream: Name, name: Name) -> Operation<ConsumerState>;
+
+    /// The first sequence of a stream that is still to be assigned, as it rises also where others have the store open at the same time: a
+    /// bus has those read on by it who have read all that was there. `None`, the default, where nobody else can have it.
+    ///
+    /// It does not wait, and is asked once a stream is open.
+    fn appended(&self, stream: &Name) -> Option<watch::Receiver<u64>> {
+        let _ = stream;
+        None
+    }
 
     /// Ends it when all that was begun is done. Later calls are [`StoreError::Closed`].
     ///

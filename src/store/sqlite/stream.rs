@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 use super::schema::{row, signed, unsigned};
 use super::streams::Trouble;
 use crate::limits;
-use crate::store::delays::Held;
+use crate::store::held::Held;
 use crate::store::settings::{Name, Retention, StreamSettings, StreamState};
 use crate::topic::TopicPattern;
 

@@ -13,7 +13,7 @@ use super::topics::Topics;
 use super::{consumers, delayed, removal};
 use crate::error::StoreError;
 use crate::store::change::{Change, Outcome};
-use crate::store::delays::Held;
+use crate::store::held::{Held, delays};
 use crate::store::settings::{Name, StreamSettings, StreamState, drawn_epoch};
 
 /// Why something cannot be done.
@@ -208,7 +208,7 @@ impl Streams {
             }
         }
         let stream = self.stream(name)?;
-        stream.delayed.check(changes)?;
+        stream.delayed.check(delays(changes))?;
         consumers::check(connection, (stream.id, name), changes)?;
         let mut outcomes = Vec::with_capacity(changes.len());
         let mut step = Step::default();

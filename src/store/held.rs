@@ -1,70 +1,23 @@
-//! What is kept until it is due: by a store in memory, and how much of it there may be in any.
+//! How much there may be that is not due yet, in any store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 
+#[cfg(feature = "sqlite")]
 use super::change::Change;
-use super::message::{Delayed, MessageId};
 use crate::error::StoreError;
 use crate::limits;
 
-/// The delayed messages of one stream.
-#[derive(Default)]
-pub(super) struct Delays {
-    /// Ids given so far.
-    given: u64,
-    messages: BTreeMap<u64, Delayed>,
-    /// By when they are due; those of one time in the order in which they came.
-    due: BTreeSet<(u64, u64)>,
-    ids: HashMap<MessageId, u64>,
-    held: Held,
-}
-
-impl Delays {
-    /// How many there are, and their bytes.
-    pub(super) fn held(&self) -> &Held {
-        &self.held
-    }
-
-    /// The one that was sent with this id.
-    pub(super) fn known(&self, id: &MessageId) -> Option<u64> {
-        self.ids.get(id).copied()
-    }
-
-    /// Keeps one more; the id in it does not matter. Returns its id.
-    pub(super) fn keep(&mut self, mut delayed: Delayed) -> u64 {
-        self.given += 1;
-        delayed.id = self.given;
-        if let Some(id) = delayed.message.id {
-            self.ids.insert(id, self.given);
+/// Whom each of these counts for, and how much, that are to be kept until they are due.
+#[cfg(feature = "sqlite")]
+pub(super) fn delays(changes: &[Change]) -> impl Iterator<Item = (&Bytes, u64)> {
+    changes.iter().filter_map(|change| match change {
+        Change::Delay { message, author, owner, .. } => {
+            Some((owner, message.weight() + (author.len() + owner.len()) as u64))
         }
-        self.held.add(&delayed.owner, delayed.weight());
-        self.due.insert((delayed.due, self.given));
-        self.messages.insert(self.given, delayed);
-        self.given
-    }
-
-    pub(super) fn take(&mut self, id: u64) -> Option<Delayed> {
-        let delayed = self.messages.remove(&id)?;
-        self.due.remove(&(delayed.due, id));
-        self.held.remove(&delayed.owner, delayed.weight());
-        if let Some(id) = &delayed.message.id {
-            self.ids.remove(id);
-        }
-        Some(delayed)
-    }
-
-    /// Those that are due by then, at most so many.
-    pub(super) fn due_by(&self, until: u64, most: usize) -> Vec<Delayed> {
-        let mut bytes = 0;
-        let due = self.due.range(..=(until, u64::MAX)).take(most).map_while(|(_, id)| {
-            let delayed = self.messages.get(id).filter(|_| bytes < limits::STORE_PAGE_BYTES)?;
-            bytes += delayed.weight();
-            Some(delayed.clone())
-        });
-        due.collect()
-    }
+        _ => None,
+    })
 }
 
 /// How many messages a stream keeps that are not due yet, and their bytes: all, and those of each owner.
@@ -108,16 +61,13 @@ impl Held {
         }
     }
 
-    /// Whether there is room for those among these changes: for all of them, and so that no owner has more than it leaves free.
-    pub(super) fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
+    /// Whether there is room for these, with whom each counts for and how much: for all of them, and so that no owner has more than it leaves free.
+    pub(super) fn check<'a>(&self, delays: impl Iterator<Item = (&'a Bytes, u64)>) -> Result<(), StoreError> {
         let ((mut messages, mut bytes), mut more) = (self.all, HashMap::<&Bytes, (u64, u64)>::new());
-        for change in changes {
-            if let Change::Delay { message, author, owner, .. } = change {
-                let weight = message.weight() + (author.len() + owner.len()) as u64;
-                (messages, bytes) = (messages + 1, bytes.saturating_add(weight));
-                let (own, own_bytes) = more.entry(owner).or_default();
-                (*own, *own_bytes) = (*own + 1, own_bytes.saturating_add(weight));
-            }
+        for (owner, weight) in delays {
+            (messages, bytes) = (messages + 1, bytes.saturating_add(weight));
+            let (own, own_bytes) = more.entry(owner).or_default();
+            (*own, *own_bytes) = (*own + 1, own_bytes.saturating_add(weight));
         }
         let (most, most_bytes) = (limits::DELAYED_MESSAGES, limits::DELAYED_BYTES);
         if !more.is_empty() && (messages > most || bytes > most_bytes) {

@@ -17,7 +17,7 @@ const FEW: usize = 64;
 const FIRST_LOOKS: usize = 1024;
 
 /// The first message of that time or later. Returns with it how many messages were looked at.
-pub(super) fn first_since(log: &Log, time: u64) -> (u64, usize) {
+pub(super) fn first_since<C: Clone>(log: &Log<C>, time: u64) -> (u64, usize) {
     let mut looked_at = 0;
     let Ok(found) = first_that(
         (log.first(), log.end),
@@ -32,6 +32,7 @@ pub(super) fn first_since(log: &Log, time: u64) -> (u64, usize) {
 }
 
 /// A search for the first of the last so many messages.
+#[derive(Debug)]
 pub(super) struct Search {
     count: u64,
     pattern: Option<TopicPattern>,
@@ -41,6 +42,7 @@ pub(super) struct Search {
     looked_at: usize,
 }
 
+#[derive(Debug)]
 struct Reached {
     /// Messages that are still to be found.
     left: u64,
@@ -61,7 +63,7 @@ impl Search {
 
     /// Looks at [`limits::STORE_LOOKS`] messages and as many topics at the most. Returns where a reader begins, if that is known
     /// by then.
-    pub(super) fn step(&mut self, log: &Log) -> Option<u64> {
+    pub(super) fn step<C: Clone>(&mut self, log: &Log<C>) -> Option<u64> {
         if let Some(reached) = &mut self.reached {
             let is_over = match reached.few.take() {
                 Some(few) => {
@@ -107,7 +109,13 @@ impl Reached {
     }
 
     /// Goes back by so many messages; whether that was all that is to be looked at.
-    fn look(&mut self, log: &Log, pattern: Option<&TopicPattern>, looks: usize, sum: &mut usize) -> bool {
+    fn look<C: Clone>(
+        &mut self,
+        log: &Log<C>,
+        pattern: Option<&TopicPattern>,
+        looks: usize,
+        sum: &mut usize,
+    ) -> bool {
         let mut looked_at = 0;
         for (sequence, message) in log.messages.range(..self.before).rev().take(looks) {
             self.before = *sequence;
@@ -124,7 +132,7 @@ impl Reached {
     }
 
     /// Goes back by as many messages of these topics as a step looks at; whether that was all.
-    fn look_at_topics(&mut self, log: &Log, few: &[String], sum: &mut usize) -> bool {
+    fn look_at_topics<C: Clone>(&mut self, log: &Log<C>, few: &[String], sum: &mut usize) -> bool {
         let last = |topic: &str, before| {
             let sequences = &log.topics.get(topic)?.sequences;
             sequences.range(..before).next_back().copied()
@@ -146,7 +154,7 @@ impl Reached {
 }
 
 /// The topics of a stream that meet the pattern, if they are few, and those that there are can be looked at in a step.
-fn few_topics(log: &Log, pattern: &TopicPattern, sum: &mut usize) -> Option<Vec<String>> {
+fn few_topics<C: Clone>(log: &Log<C>, pattern: &TopicPattern, sum: &mut usize) -> Option<Vec<String>> {
     if log.topics.len() > limits::STORE_LOOKS {
         return None;
     }
@@ -169,7 +177,7 @@ fn few_topics(log: &Log, pattern: &TopicPattern, sum: &mut usize) -> Option<Vec<
 mod tests {
     use super::*;
     use crate::store::change::Change;
-    use crate::store::message::NewMessage;
+    use crate::store::index::Entry;
     use crate::store::settings::{Name, StreamSettings};
 
     fn pattern(text: &str) -> TopicPattern {
@@ -178,24 +186,22 @@ mod tests {
 
     /// A stream of so many messages, a second after one another. One of a hundred is of the topic `rare`, and only among the
     /// first five thousand; the others have a hundred topics.
-    fn filled(messages: u64) -> Log {
+    fn filled(messages: u64) -> Log<()> {
         let settings = StreamSettings::new(Name::new("s").unwrap(), vec![pattern("**")]);
-        let mut log = Log::new(settings).unwrap();
+        let mut log = Log::new(settings, [0; 16]);
         for number in 0..messages {
             let topic = match number {
                 ..5_000 if number % 100 == 0 => pattern("rare"),
                 _ => pattern(&format!("often/{}", number % 100)),
             };
-            let (fields, payload) = ("".into(), "x".into());
             let time = number * 1_000;
-            let message = NewMessage { topic, fields, payload, time, expires: None, id: None };
-            log.change(Change::Append(message), &mut 0);
+            log.append(Entry { topic, weight: 50, time, expires: None, id: None, content: () });
         }
         log
     }
 
     /// Drops every seventh message.
-    fn with_holes(mut log: Log) -> Log {
+    fn with_holes(mut log: Log<()>) -> Log<()> {
         let sequences: Vec<u64> = (1..log.end).step_by(7).collect();
         for some in sequences.chunks(512) {
             log.change(Change::Drop { sequences: some.to_vec() }, &mut 512);
@@ -204,7 +210,7 @@ mod tests {
     }
 
     /// Where a reader begins, how many messages and topics were looked at for it, and in how many steps.
-    fn search(log: &Log, count: u64, topics: Option<&str>) -> (u64, usize, usize) {
+    fn search(log: &Log<()>, count: u64, topics: Option<&str>) -> (u64, usize, usize) {
         let mut search = Search::new(count, topics.map(pattern));
         for steps in 1.. {
             let before = search.looked_at;
@@ -218,7 +224,7 @@ mod tests {
     }
 
     /// What looking at all messages finds.
-    fn sought(log: &Log, count: u64, topics: Option<&str>) -> u64 {
+    fn sought(log: &Log<()>, count: u64, topics: Option<&str>) -> u64 {
         let topics = topics.map(pattern);
         let takes = |topic| topics.as_ref().is_none_or(|pattern| pattern.meets(topic));
         let mut found: Vec<u64> =

@@ -1,38 +1,41 @@
-//! One stream of a store in memory.
+//! One stream.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 
+use super::delays::{DelayedEntry, Delays};
+use super::entry::{Act, Entry, IndexPage, Row};
 use crate::error::StoreError;
 use crate::limits;
 use crate::store::change::{Change, ConsumerState, Outcome, Progress};
-use crate::store::delays::Delays;
 use crate::store::halving::{sure_time, time_behind};
-use crate::store::message::{Delayed, Message, MessageId, NewMessage, Page, Reading, weight};
-use crate::store::settings::{Name, StreamSettings, StreamState, drawn_epoch};
+use crate::store::message::{MessageId, Reading};
+use crate::store::settings::{Name, StreamSettings, StreamState};
 
 /// One stream.
-pub(super) struct Log {
+pub(super) struct Log<C> {
     pub(super) settings: StreamSettings,
-    epoch: [u8; 16],
+    pub(super) epoch: [u8; 16],
     pub(super) end: u64,
-    bytes: u64,
+    pub(super) bytes: u64,
     /// The time of the last message.
-    time: u64,
-    pub(super) messages: BTreeMap<u64, Message>,
+    pub(super) time: u64,
+    pub(super) messages: BTreeMap<u64, Row<C>>,
     pub(super) topics: HashMap<String, TopicLog>,
     /// The last message of each topic.
     lasts: BTreeSet<u64>,
     /// Those that expire, by when.
     expiring: BTreeSet<(u64, u64)>,
     /// Ids that are known, and their messages.
-    ids: HashMap<MessageId, u64>,
+    pub(super) ids: HashMap<MessageId, u64>,
     /// When they came, by the sequences of their messages.
-    known: BTreeMap<u64, (u64, MessageId)>,
+    pub(super) known: BTreeMap<u64, (u64, MessageId)>,
     /// Ids that were forgotten before their time.
-    forgotten: u64,
+    pub(super) forgotten: u64,
     pub(super) consumers: BTreeMap<Name, ConsumerState>,
-    pub(super) delays: Delays,
+    pub(super) delays: Delays<C>,
+    /// Contents of what has gone.
+    pub(super) gone: Vec<C>,
 }
 
 #[derive(Default)]
@@ -41,11 +44,11 @@ pub(super) struct TopicLog {
     pub(super) sequences: BTreeSet<u64>,
 }
 
-impl Log {
-    pub(super) fn new(settings: StreamSettings) -> Result<Self, StoreError> {
-        Ok(Self {
+impl<C: Clone> Log<C> {
+    pub(super) fn new(settings: StreamSettings, epoch: [u8; 16]) -> Self {
+        Self {
             settings,
-            epoch: drawn_epoch()?,
+            epoch,
             end: 1,
             bytes: 0,
             time: 0,
@@ -58,7 +61,8 @@ impl Log {
             forgotten: 0,
             consumers: BTreeMap::new(),
             delays: Delays::default(),
-        })
+            gone: Vec::new(),
+        }
     }
 
     pub(super) fn first(&self) -> u64 {
@@ -80,10 +84,11 @@ impl Log {
     }
 
     /// Whether all of these can be done.
-    pub(super) fn check(&self, changes: &[Change]) -> Result<(), StoreError> {
-        self.delays.held().check(changes)?;
+    pub(super) fn check(&self, acts: &[Act<C>]) -> Result<(), StoreError> {
+        self.delays.held().check(acts.iter().filter_map(Act::delay))?;
         let mut made: BTreeSet<&Name> = self.consumers.keys().collect();
-        for change in changes {
+        for act in acts {
+            let Act::Plain(change) = act else { continue };
             let Some(name) = change.consumer() else { continue };
             if matches!(change, Change::Consumer { .. }) {
                 made.insert(name);
@@ -110,17 +115,19 @@ impl Log {
     /// Does it. What is dropped as it is told is taken from these messages.
     pub(super) fn change(&mut self, change: Change, left: &mut u64) -> Outcome {
         let dropped = match change {
-            Change::Append(message) | Change::AppendTo { message, .. } | Change::Move { message, .. } => {
-                return self.append(message);
-            }
-            Change::Delay { message, due, author, owner } => {
-                return self.delay(Delayed { id: 0, due, author, owner, message });
-            }
+            // These bring messages, and come as acts of their own.
+            Change::Append(_) | Change::AppendTo { .. } | Change::Move { .. } | Change::Delay { .. } => 0,
             Change::Release { id, time } => match self.delays.take(id) {
-                Some(delayed) => return self.append(NewMessage { time, ..delayed.message }),
+                Some(delayed) => return self.append(Entry { time, ..delayed.entry }),
                 None => 0,
             },
-            Change::DropDelayed { id } => u64::from(self.delays.take(id).is_some()),
+            Change::DropDelayed { id } => match self.delays.take(id) {
+                Some(delayed) => {
+                    self.gone.push(delayed.entry.content);
+                    1
+                }
+                None => 0,
+            },
             Change::Recall { id } => match self.recall(&id) {
                 Some(known) => return known,
                 None => 0,
@@ -179,43 +186,51 @@ impl Log {
         Outcome::Done { dropped }
     }
 
-    fn append(&mut self, message: NewMessage) -> Outcome {
+    pub(super) fn append(&mut self, message: Entry<C>) -> Outcome {
         let time = time_behind(self.time, message.time);
         if let Some(id) = message.id {
             self.forget_ids(time);
             if let Some(sequence) = self.ids.get(&id) {
+                self.gone.push(message.content);
                 return Outcome::Known { sequence: *sequence };
             }
         }
         let sequence = self.end;
-        let bytes = message.weight();
+        let bytes = message.weight;
         (self.end, self.time, self.bytes) = (sequence + 1, time, self.bytes + bytes);
         if let Some(id) = message.id {
             self.ids.insert(id, sequence);
             self.known.insert(sequence, (time, id));
         }
-        if let Some(expires) = message.expires {
+        let Entry { topic, weight, expires, content, .. } = message;
+        let topic_text = topic.to_string();
+        self.insert(Row { sequence, topic, weight, time, expires, content });
+        self.keep_to_bounds(&topic_text);
+        Outcome::Appended { sequence }
+    }
+
+    /// Puts one in its place, which is behind all others.
+    pub(super) fn insert(&mut self, row: Row<C>) {
+        let sequence = row.sequence;
+        if let Some(expires) = row.expires {
             self.expiring.insert((expires, sequence));
         }
-        let topic = self.topics.entry(message.topic.to_string()).or_default();
-        topic.bytes += bytes;
+        let topic = self.topics.entry(row.topic.to_string()).or_default();
+        topic.bytes += row.weight;
         if let Some(before) = topic.sequences.last() {
             self.lasts.remove(before);
         }
         topic.sequences.insert(sequence);
         self.lasts.insert(sequence);
-        let NewMessage { topic, fields, payload, expires, .. } = message;
-        let topic_text = topic.to_string();
-        self.messages.insert(sequence, Message { sequence, topic, fields, payload, time, expires });
-        self.keep_to_bounds(&topic_text);
-        Outcome::Appended { sequence }
+        self.messages.insert(sequence, row);
     }
 
-    fn delay(&mut self, mut delayed: Delayed) -> Outcome {
-        if let Some(known) = delayed.message.id.and_then(|id| self.recall(&id)) {
+    pub(super) fn delay(&mut self, mut delayed: DelayedEntry<C>) -> Outcome {
+        if let Some(known) = delayed.entry.id.and_then(|id| self.recall(&id)) {
+            self.gone.push(delayed.entry.content);
             return known;
         }
-        delayed.message.time = delayed.due;
+        delayed.entry.time = delayed.due;
         Outcome::Delayed { id: self.delays.keep(delayed) }
     }
 
@@ -274,16 +289,32 @@ impl Log {
         });
     }
 
+    /// Whether [`expire`](Self::expire) would drop something.
+    pub(super) fn has_expired(&self, now: u64) -> bool {
+        let has_aged = |youngest| {
+            let oldest = self.messages.first_key_value();
+            oldest.is_some_and(|(sequence, message)| {
+                *sequence < self.aged_before(now, youngest) || message.time < youngest
+            })
+        };
+        self.settings.retention.youngest(now).is_some_and(has_aged)
+            || self.expiring.first().is_some_and(|(expires, _)| *expires <= now)
+    }
+
+    /// All before this sequence were stored before one that is too old.
+    fn aged_before(&self, now: u64, youngest: u64) -> u64 {
+        let next = |from, to| {
+            let mut messages = self.messages.range(from..to);
+            Ok::<_, Infallible>(messages.next().map(|(sequence, message)| (*sequence, message.time)))
+        };
+        let Ok(sure) = sure_time((self.first(), self.end), now, next);
+        sure.map_or(0, |(sequence, time)| if time < youngest { sequence } else { 0 })
+    }
+
     fn expire(&mut self, now: u64) -> u64 {
         let mut dropped = 0;
         if let Some(youngest) = self.settings.retention.youngest(now) {
-            let next = |from, to| {
-                let mut messages = self.messages.range(from..to);
-                Ok::<_, Infallible>(messages.next().map(|(sequence, message)| (*sequence, message.time)))
-            };
-            // All before one that is too old were stored before it.
-            let Ok(sure) = sure_time((self.first(), self.end), now, next);
-            let before = sure.map_or(0, |(sequence, time)| if time < youngest { sequence } else { 0 });
+            let before = self.aged_before(now, youngest);
             dropped = self.drop_while(limits::RETENTION_STEP, |log| {
                 let oldest = log.messages.first_key_value();
                 oldest.is_some_and(|(sequence, message)| *sequence < before || message.time < youngest)
@@ -311,7 +342,8 @@ impl Log {
     /// Drops a message, if it is there; whether it was.
     pub(super) fn drop_message(&mut self, sequence: u64) -> bool {
         let Some(message) = self.messages.remove(&sequence) else { return false };
-        let bytes = weight(message.topic.as_str().len(), message.fields.len() + message.payload.len());
+        let bytes = message.weight;
+        self.gone.push(message.content);
         self.bytes -= bytes;
         if let Some(expires) = message.expires {
             self.expiring.remove(&(expires, sequence));
@@ -332,29 +364,32 @@ impl Log {
         true
     }
 
-    pub(super) fn read(&self, reading: &Reading) -> Page {
+    pub(super) fn read(&self, reading: &Reading) -> IndexPage<C> {
         self.page(reading, self.messages.range(reading.from..).map(|(_, message)| message))
     }
 
-    pub(super) fn last_per_topic(&self, reading: &Reading) -> Page {
+    pub(super) fn last_per_topic(&self, reading: &Reading) -> IndexPage<C> {
         let last = self.lasts.range(reading.from..);
         self.page(reading, last.filter_map(|sequence| self.messages.get(sequence)))
     }
 
-    fn page<'a>(&self, reading: &Reading, messages: impl Iterator<Item = &'a Message>) -> Page {
-        let mut page = Page { messages: Vec::new(), next: self.end, first: self.first(), end: self.end };
+    fn page<'a>(&self, reading: &Reading, messages: impl Iterator<Item = &'a Row<C>>) -> IndexPage<C>
+    where
+        C: 'a,
+    {
+        let mut page = IndexPage { rows: Vec::new(), next: self.end, first: self.first(), end: self.end };
         let (mut bytes, mut looked_at) = (0, 0);
-        for message in messages {
-            let is_full = page.messages.len() >= reading.messages || bytes >= reading.bytes;
+        for row in messages {
+            let is_full = page.rows.len() >= reading.messages || bytes >= reading.bytes;
             if is_full || looked_at >= limits::STORE_LOOKS {
-                page.next = message.sequence;
+                page.next = row.sequence;
                 break;
             }
             looked_at += 1;
-            let has_expired = message.expires.is_some_and(|expires| expires <= reading.now);
-            if !has_expired && reading.takes(&message.topic) {
-                bytes += weight(message.topic.as_str().len(), message.fields.len() + message.payload.len());
-                page.messages.push(message.clone());
+            let has_expired = row.expires.is_some_and(|expires| expires <= reading.now);
+            if !has_expired && reading.takes(&row.topic) {
+                bytes += row.weight;
+                page.rows.push(row.clone());
             }
         }
         page
