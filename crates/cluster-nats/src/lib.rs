@@ -17,6 +17,7 @@
 //! | `overview` | how all buses are, asked at one of them |
 //! | `members/` | which buses there are |
 //! | `requests/` | requests that are served at another bus |
+//! | `jetstream` | durable topics that JetStream keeps |
 //! | `limits` | every bound |
 
 mod cluster;
@@ -25,6 +26,7 @@ mod envelope;
 pub mod error;
 pub mod headers;
 mod inbound;
+pub mod jetstream;
 pub mod limits;
 pub mod members;
 mod numbering;

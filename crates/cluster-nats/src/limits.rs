@@ -161,3 +161,59 @@ pub const OVERVIEW_AGAIN: Duration = Duration::from_millis(100);
 
 /// Questions of this kind that are under way at a bus. One more waits.
 pub const OVERVIEWS: usize = 4;
+
+/// How long a call to a store in JetStream waits for NATS unless it is told otherwise; then it is refused as busy, and the bus asks again. Longer
+/// than a server takes to start again, or a cluster to elect a leader.
+pub const JETSTREAM_ANSWER: Duration = Duration::from_secs(5);
+
+/// Bytes of calls that wait for JetStream: as many as a file's store has by default. More are refused as busy.
+pub const JETSTREAM_QUEUE_BYTES: usize = 256 * 1024 * 1024;
+
+/// Bytes of what was sent to JetStream and is not stored yet. The next ones wait for these: ten milliseconds at 1 GiB/s.
+pub const JETSTREAM_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+
+/// Calls of which the same holds.
+pub const JETSTREAM_WINDOW: usize = 1024;
+
+/// Bytes that a call counts as beside the messages that it brings.
+pub const JETSTREAM_CALL_BYTES: usize = 512;
+
+/// Bytes of what this bus has stored last, kept in memory for those who read on at the end of a stream.
+pub const JETSTREAM_CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Messages of a page that are fetched at the same time.
+pub const JETSTREAM_FETCHES: usize = 64;
+
+/// How long nothing is heard of what was sent until it is sent again. Longer than a write takes, and shorter than a call waits.
+pub const JETSTREAM_RESEND: Duration = Duration::from_secs(1);
+
+/// How often it is looked which calls have waited too long.
+pub const JETSTREAM_TICK: Duration = Duration::from_millis(100);
+
+/// Answers of calls that were told that the store is busy and were done nevertheless, kept for those who ask again. More are forgotten, the
+/// oldest first.
+pub const JETSTREAM_LATE: usize = 1024;
+
+/// Bytes of one message of an image or an action, at the most: a quarter of what NATS takes by default.
+pub const JETSTREAM_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Bytes of the headers of a message beside those of its fields: what whispeer says of it, and the topic of one to a pattern.
+pub const JETSTREAM_HEADER_BYTES: usize = 8 * 1024;
+
+/// Entries of the journal after which an image is written, at the least.
+pub const JETSTREAM_IMAGE_ENTRIES: u64 = 4096;
+
+/// Bytes that could be freed after which one is, at the least.
+pub const JETSTREAM_IMAGE_GARBAGE: u64 = 16 * 1024 * 1024;
+
+/// Bytes of an image at the most: an index of about 50 million messages. Without a new one the journal only grows, and that is told in the log.
+pub const JETSTREAM_IMAGE_BYTES: usize = 1024 * 1024 * 1024;
+
+/// Writers that the journal knows: one of each store that is open, and what those were who ended without a word. The one longest unheard of goes.
+pub const JETSTREAM_WRITERS: usize = 1024;
+
+/// How long a consumer is its bus's after that was last heard of.
+pub const JETSTREAM_LEASE: Duration = Duration::from_secs(15);
+
+/// How often a bus with nothing to store is heard of.
+pub const JETSTREAM_IDLE: Duration = Duration::from_secs(5);
