@@ -7,6 +7,7 @@
 )]
 
 mod busy;
+mod contract;
 mod faults;
 mod killed;
 #[cfg(unix)]

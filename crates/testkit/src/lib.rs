@@ -90,6 +90,7 @@ pub mod nats;
 pub mod protocols;
 pub mod raw;
 pub mod relay;
+pub mod store_contract;
 pub mod tools;
 pub mod wait;
 

@@ -1,19 +1,12 @@
-//! What every store promises.
-
-#[macro_use]
-mod contract;
+//! What stores do beside what each of them promises; that is checked in `tests/store`.
 
 #[cfg(feature = "sqlite")]
 mod busy;
-mod clocks;
 #[cfg(feature = "sqlite")]
 mod file;
 mod lasts;
 #[cfg(feature = "sqlite")]
 mod measured;
-#[cfg(feature = "sqlite")]
-mod model;
-mod owners;
 #[cfg(feature = "sqlite")]
 mod searches;
 

@@ -143,7 +143,9 @@ mod tests {
         let addresses = Addresses::new(Subjects::new("shop.buses").unwrap());
         assert_eq!(addresses.journal(), "shop_buses-streams");
         let stream = Name::new("orders.v1").unwrap();
-        for (topic, tail) in [("", "t"), ("a/b.c", "t.a.b%2Ec"), ("$dead/s", "t.$dead.s"), ("a/*", "tw"), ("**", "tw")] {
+        for (topic, tail) in
+            [("", "t"), ("a/b.c", "t.a.b%2Ec"), ("$dead/s", "t.$dead.s"), ("a/*", "tw"), ("**", "tw")]
+        {
             let topic = TopicPattern::new(topic).unwrap();
             let plain = Topic::new(topic.as_str()).is_ok().then(|| topic.clone());
             let subject = addresses.of_message(&stream, &topic);
@@ -157,7 +159,9 @@ mod tests {
         assert_eq!(addresses.read(&addresses.of_piece(&stream)), Some(Place::Piece(stream.clone())));
         assert_eq!(addresses.read(&addresses.of_action(&stream)), Some(Place::Action(stream)));
         assert_eq!(addresses.read(&addresses.of_imaged()), Some(Place::Journal));
-        for other in ["shop.buses.s.orders", "shop.buses.s.orders.x", "shop.buses.s.orders.c.d", "other.s.a.t"] {
+        for other in
+            ["shop.buses.s.orders", "shop.buses.s.orders.x", "shop.buses.s.orders.c.d", "other.s.a.t"]
+        {
             assert_eq!(addresses.read(other), None, "{other}");
         }
     }

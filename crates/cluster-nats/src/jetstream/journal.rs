@@ -97,7 +97,9 @@ impl Journal {
         match self.context.create_stream(config).await {
             Ok(stream) => Ok(stream.cached_info().clone()),
             Err(error) => match error.kind() {
-                CreateStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+                CreateStreamErrorKind::JetStream(told)
+                    if told.error_code() == ErrorCode::STREAM_NAME_EXIST =>
+                {
                     Err(self.away("somebody else makes it"))
                 }
                 _ => Err(self.away(format!("the stream {name} cannot be made: {error}"))),
@@ -170,8 +172,12 @@ impl Journal {
 
     /// Writes an image. It is none until the journal tells of it.
     pub(super) async fn write_image(&self, at: u64, writer: u64, bytes: Bytes) -> Result<Image, StoreError> {
-        let image =
-            Image { at, writer, parts: bytes.len().div_ceil(limits::JETSTREAM_CHUNK_BYTES), bytes: bytes.len() };
+        let image = Image {
+            at,
+            writer,
+            parts: bytes.len().div_ceil(limits::JETSTREAM_CHUNK_BYTES),
+            bytes: bytes.len(),
+        };
         let parts = (0..image.parts).map(|part| {
             let from = part * limits::JETSTREAM_CHUNK_BYTES;
             let to = (from + limits::JETSTREAM_CHUNK_BYTES).min(bytes.len());
@@ -218,7 +224,9 @@ impl Journal {
             match read {
                 Ok(part) => bytes.extend_from_slice(&part.payload),
                 Err(error) => match error.kind() {
-                    async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+                    async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound => {
+                        return Ok(None);
+                    }
                     _ => return Err(self.away(error)),
                 },
             }

@@ -303,6 +303,9 @@ impl Store for JetStreamStore {
 
 impl fmt::Debug for JetStreamStore {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("JetStreamStore").field("phase", &*self.shared.phase.borrow()).finish_non_exhaustive()
+        formatter
+            .debug_struct("JetStreamStore")
+            .field("phase", &*self.shared.phase.borrow())
+            .finish_non_exhaustive()
     }
 }

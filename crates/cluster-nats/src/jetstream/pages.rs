@@ -25,7 +25,8 @@ pub(super) async fn read(
             false => state.replica.index.read(stream, reading)?,
         }
     };
-    let reading = stream::iter(page.rows).map(|row| async move { Ok((content(shared, &row.content).await?, row)) });
+    let reading =
+        stream::iter(page.rows).map(|row| async move { Ok((content(shared, &row.content).await?, row)) });
     let mut reading = reading.buffered(limits::JETSTREAM_FETCHES);
     let mut messages = Vec::new();
     while let Some(read) = reading.next().await {

@@ -100,7 +100,9 @@ impl Replica {
             applied: self.applied,
             index: self.index.image(),
             writers: self.writers.iter().map(|(id, writer)| (*id, writer.clone())).collect(),
-            holders: holders.map(|((stream, name), writer)| (stream.clone(), name.clone(), *writer)).collect(),
+            holders: holders
+                .map(|((stream, name), writer)| (stream.clone(), name.clone(), *writer))
+                .collect(),
         };
         rmp_serde::to_vec(&image).map_err(|error| StoreError::Failed {
             place: "the image of a store in JetStream".to_owned(),
@@ -155,12 +157,7 @@ impl Replica {
     }
 
     /// Reads the next entry, which was stored at this time; it is `None` where nobody can read it.
-    pub(super) fn apply(
-        &mut self,
-        entry: u64,
-        stored: u64,
-        read: Option<(Option<Stamp>, Part)>,
-    ) -> Effect {
+    pub(super) fn apply(&mut self, entry: u64, stored: u64, read: Option<(Option<Stamp>, Part)>) -> Effect {
         self.applied = entry;
         let mut effect = Effect::default();
         match read {

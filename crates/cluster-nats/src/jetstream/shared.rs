@@ -239,7 +239,9 @@ impl State {
     pub(super) fn send_again(&mut self) {
         self.heard = Instant::now();
         self.sent = 0;
-        if self.replica.expected(self.writer).is_none() && self.queue.iter().any(|pending| pending.number.is_some_and(|number| number > 0)) {
+        if self.replica.expected(self.writer).is_none()
+            && self.queue.iter().any(|pending| pending.number.is_some_and(|number| number > 0))
+        {
             // The journal knows it no more, so that nothing of it counts that is yet to come.
             if let Ok(writer) = drawn() {
                 self.begin(writer, 0);
@@ -338,10 +340,13 @@ impl State {
         self.replica = replica;
         self.is_imaging = false;
         let expected = self.replica.expected(self.writer).unwrap_or_default();
-        while let Some(pending) = self.queue.pop_front_if(|pending| pending.number < Some(expected) && pending.number.is_some()) {
+        while let Some(pending) =
+            self.queue.pop_front_if(|pending| pending.number < Some(expected) && pending.number.is_some())
+        {
             self.bytes = self.bytes.saturating_sub(pending.bytes);
             if let Some(waiter) = pending.waiter {
-                let what = "this process stood still for so long that what its calls have come to is not known";
+                let what =
+                    "this process stood still for so long that what its calls have come to is not known";
                 // He may wait no more.
                 let _ = waiter.send(Err(StoreError::Busy { what: what.to_owned() }));
             }
@@ -385,15 +390,15 @@ pub(super) fn drawn() -> Result<u64, StoreError> {
 /// Whether these are the same, but for when they were made.
 fn is_same((stream, one): &Call, (other_stream, other): &Call) -> bool {
     let same_message = |one: &NewMessage, other: &NewMessage| {
-        (&one.topic, &one.fields, &one.payload, one.id) == (&other.topic, &other.fields, &other.payload, other.id)
+        (&one.topic, &one.fields, &one.payload, one.id)
+            == (&other.topic, &other.fields, &other.payload, other.id)
             && one.expires.is_some() == other.expires.is_some()
     };
     let same = |one: &Change, other: &Change| match (one, other) {
         (Change::Append(one), Change::Append(other)) => same_message(one, other),
-        (
-            Change::AppendTo { stream, message },
-            Change::AppendTo { stream: other_stream, message: other },
-        ) => stream == other_stream && same_message(message, other),
+        (Change::AppendTo { stream, message }, Change::AppendTo { stream: other_stream, message: other }) => {
+            stream == other_stream && same_message(message, other)
+        }
         (one, other) => one == other,
     };
     stream == other_stream
@@ -411,7 +416,8 @@ struct Cache {
 
 impl Cache {
     fn keep(&mut self, at: u64, content: Content) {
-        let size = |content: &Content| content.fields.len() + content.payload.len() + limits::JETSTREAM_CALL_BYTES;
+        let size =
+            |content: &Content| content.fields.len() + content.payload.len() + limits::JETSTREAM_CALL_BYTES;
         self.bytes += size(&content);
         self.contents.insert(at, content);
         self.order.push_back(at);

@@ -4,6 +4,7 @@
 mod faults;
 mod ground;
 mod identities;
+mod jetstream;
 mod joined;
 mod links;
 mod members;

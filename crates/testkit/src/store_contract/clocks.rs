@@ -1,18 +1,10 @@
 //! Clocks that were wrong for a while, and were set right again.
 
 use super::*;
-use crate::limits::{CLOCK_AHEAD, MESSAGE_IDS_AGED};
+use whispeer::limits::{CLOCK_AHEAD, MESSAGE_IDS_AGED};
 
 const SECOND: u64 = 1_000;
 const YEAR: u64 = 365 * 24 * 60 * 60 * SECOND;
-
-for_each_store! {
-    a_clock_that_was_ahead_for_a_moment_does_not_end_retention_by_age
-    what_was_stored_while_a_clock_was_ahead_goes_with_what_came_after_it
-    where_a_clock_is_corrected_by_little_times_stand_still
-    who_begins_at_a_time_misses_nothing_since_also_where_a_clock_was_ahead
-    ids_are_not_forgotten_by_a_clock_that_is_ahead_for_a_moment
-}
 
 /// Appends messages of these times.
 async fn append_at(store: &dyn Store, times: impl IntoIterator<Item = u64>) {
@@ -33,7 +25,7 @@ fn kept_for(seconds: u64) -> StreamSettings {
     settings("s", &["**"]).retention(Retention::new().age(Duration::from_secs(seconds)))
 }
 
-async fn a_clock_that_was_ahead_for_a_moment_does_not_end_retention_by_age(store: &dyn Store) {
+pub async fn a_clock_that_was_ahead_for_a_moment_does_not_end_retention_by_age(store: &dyn Store) {
     store.open(kept_for(3600)).await.unwrap();
     let now = YEAR;
     append_at(store, [now + YEAR, now, now + SECOND]).await;
@@ -42,7 +34,7 @@ async fn a_clock_that_was_ahead_for_a_moment_does_not_end_retention_by_age(store
     assert_eq!(left_at(store, now + 3602 * SECOND).await, [0; 0]);
 }
 
-async fn what_was_stored_while_a_clock_was_ahead_goes_with_what_came_after_it(store: &dyn Store) {
+pub async fn what_was_stored_while_a_clock_was_ahead_goes_with_what_came_after_it(store: &dyn Store) {
     store.open(kept_for(150)).await.unwrap();
     append_at(store, [10 * SECOND, YEAR, YEAR + 1]).await;
     assert_eq!(left_at(store, 200 * SECOND).await, [2, 3], "nobody can say how old they are");
@@ -53,7 +45,7 @@ async fn what_was_stored_while_a_clock_was_ahead_goes_with_what_came_after_it(st
     assert_eq!(left_at(store, 351 * SECOND).await, [0; 0]);
 }
 
-async fn where_a_clock_is_corrected_by_little_times_stand_still(store: &dyn Store) {
+pub async fn where_a_clock_is_corrected_by_little_times_stand_still(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let (right, ahead) = (YEAR, YEAR + CLOCK_AHEAD.as_millis() as u64);
     append_at(store, [ahead, right, ahead + 1, right]).await;
@@ -62,7 +54,7 @@ async fn where_a_clock_is_corrected_by_little_times_stand_still(store: &dyn Stor
     assert_eq!(times, [ahead, ahead, ahead + 1, right]);
 }
 
-async fn who_begins_at_a_time_misses_nothing_since_also_where_a_clock_was_ahead(store: &dyn Store) {
+pub async fn who_begins_at_a_time_misses_nothing_since_also_where_a_clock_was_ahead(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let times = (1..=20).map(|number| number * SECOND);
     append_at(
@@ -77,7 +69,7 @@ async fn who_begins_at_a_time_misses_nothing_since_also_where_a_clock_was_ahead(
     assert_eq!(store.find(name("s"), Start::Since(21 * SECOND)).await.unwrap(), 21);
 }
 
-async fn ids_are_not_forgotten_by_a_clock_that_is_ahead_for_a_moment(store: &dyn Store) {
+pub async fn ids_are_not_forgotten_by_a_clock_that_is_ahead_for_a_moment(store: &dyn Store) {
     const BEFORE: u64 = 100;
     store.open(settings("s", &["**"]).known_for(Duration::from_secs(10))).await.unwrap();
     let sent = async |number, time| {

@@ -2,24 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
-async fn a_consumer_in_memory_is_the_first_owners_who_comes() {
-    a_consumer_is_the_first_owners_who_comes(&MemoryStore::new()).await;
-}
-
-#[cfg(feature = "sqlite")]
-#[tokio::test]
-async fn a_consumer_in_a_file_is_the_first_owners_who_comes_also_when_it_is_opened_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("db");
-    let store = SqliteStore::open(&path, SqliteOptions::new()).unwrap();
-    a_consumer_is_the_first_owners_who_comes(&store).await;
-    store.close().await.unwrap();
-    let again = SqliteStore::open(&path, SqliteOptions::new()).unwrap();
-    assert_eq!(owners(&again).await, ["billing bob", "worker bob"]);
-}
-
-async fn a_consumer_is_the_first_owners_who_comes(store: &dyn Store) {
+pub async fn a_consumer_is_the_first_owners_who_comes(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let make = |consumer: &str, owner: &'static str| {
         let change = Change::Consumer { name: name(consumer), pattern: None, from: 3, owner: owner.into() };
@@ -44,7 +27,7 @@ async fn a_consumer_is_the_first_owners_who_comes(store: &dyn Store) {
 }
 
 /// Each with its owner. All ways to ask for that say the same.
-async fn owners(store: &dyn Store) -> Vec<String> {
+pub async fn owners(store: &dyn Store) -> Vec<String> {
     let mut told = Vec::new();
     for ConsumerPosition { name: consumer, owner, .. } in store.consumers(name("s")).await.unwrap() {
         assert_eq!(store.consumer(name("s"), consumer.clone()).await.unwrap().owner, owner);

@@ -1,57 +1,8 @@
-//! The same for each store.
+//! What is stored, and what is read.
 
 use super::*;
 
-/// Makes a test of a function for each store that there is.
-macro_rules! for_each_store {
-    ($($name:ident)*) => {
-        mod in_memory {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(&crate::store::MemoryStore::new()).await;
-            })*
-        }
-
-        #[cfg(feature = "sqlite")]
-        mod in_a_file {
-            $(#[tokio::test]
-            async fn $name() {
-                let folder = tempfile::tempdir().unwrap();
-                let options = crate::store::SqliteOptions::new();
-                let store = crate::store::SqliteStore::open(&folder.path().join("db"), options).unwrap();
-                super::$name(&store).await;
-            })*
-        }
-    };
-}
-
-for_each_store! {
-    messages_are_numbered_and_read_in_their_order
-    a_stream_that_is_opened_again_is_the_same_and_one_that_was_removed_is_another
-    no_topic_belongs_to_two_streams
-    what_the_bounds_do_not_leave_goes_the_oldest_first_and_the_newest_stays
-    topics_have_bounds_of_their_own
-    what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before
-    a_message_that_is_sent_again_is_known_for_a_while
-    as_many_messages_are_known_as_the_settings_say
-    ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays
-    what_is_known_by_its_id_is_told_behind_what_was_asked_before_and_nothing_is_changed
-    a_reader_begins_where_it_says
-    a_pattern_reads_what_meets_it
-    the_last_message_of_each_topic_is_found
-    the_last_message_of_a_topic_is_the_one_before_it_when_it_goes
-    consumers_keep_their_place
-    what_is_not_due_is_kept_apart_and_added_when_it_is_released
-    what_is_not_due_has_a_bound
-    one_owner_keeps_at_most_as_much_as_it_leaves_for_others
-    changes_are_made_together_or_not_at_all
-    a_message_moves_to_another_stream_as_a_whole
-    what_is_moved_twice_is_moved_once
-    messages_that_are_named_are_dropped_a_step_at_a_time
-    a_store_that_is_closed_says_so
-}
-
-async fn messages_are_numbered_and_read_in_their_order(store: &dyn Store) {
+pub async fn messages_are_numbered_and_read_in_their_order(store: &dyn Store) {
     store.open(settings("orders", &["orders/**"])).await.unwrap();
     for number in 1..=10 {
         let message = message("orders/7", &format!("order {number}"), 1_000 + number);
@@ -76,7 +27,9 @@ async fn messages_are_numbered_and_read_in_their_order(store: &dyn Store) {
     assert_eq!(late.messages[0].time, 1_010);
 }
 
-async fn a_stream_that_is_opened_again_is_the_same_and_one_that_was_removed_is_another(store: &dyn Store) {
+pub async fn a_stream_that_is_opened_again_is_the_same_and_one_that_was_removed_is_another(
+    store: &dyn Store,
+) {
     let first = store.open(settings("s", &["a"])).await.unwrap();
     append(store, "s", message("a", "x", 1)).await;
     let again = store.open(settings("s", &["a", "b"])).await.unwrap();
@@ -90,7 +43,7 @@ async fn a_stream_that_is_opened_again_is_the_same_and_one_that_was_removed_is_a
     assert_eq!((new.first, new.end, new.messages, new.bytes), (1, 1, 0, 0));
 }
 
-async fn no_topic_belongs_to_two_streams(store: &dyn Store) {
+pub async fn no_topic_belongs_to_two_streams(store: &dyn Store) {
     store.open(settings("one", &["a/**", "b"])).await.unwrap();
     let refused = store.open(settings("two", &["c", "*/x"])).await.unwrap_err();
     let (pattern, other, stream) = ("*/x".into(), "a/**".into(), "one".into());
@@ -103,7 +56,7 @@ async fn no_topic_belongs_to_two_streams(store: &dyn Store) {
     }
 }
 
-async fn what_the_bounds_do_not_leave_goes_the_oldest_first_and_the_newest_stays(store: &dyn Store) {
+pub async fn what_the_bounds_do_not_leave_goes_the_oldest_first_and_the_newest_stays(store: &dyn Store) {
     let bounded = |retention| settings("s", &["**"]).retention(retention);
     store.open(bounded(Retention::new().messages(3))).await.unwrap();
     for number in 1..=5 {
@@ -112,7 +65,7 @@ async fn what_the_bounds_do_not_leave_goes_the_oldest_first_and_the_newest_stays
     assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), false).await), ["3", "4", "5"]);
     let state = &store.streams().await.unwrap()[0];
     assert_eq!((state.first, state.end, state.messages), (3, 6, 3));
-    let each = 2 + crate::limits::STORED_OVERHEAD as u64;
+    let each = 2 + whispeer::limits::STORED_OVERHEAD as u64;
     assert_eq!(state.bytes, 3 * each);
     // A bound that no message fits leaves the newest.
     store.open(bounded(Retention::new().bytes(1))).await.unwrap();
@@ -124,7 +77,7 @@ async fn what_the_bounds_do_not_leave_goes_the_oldest_first_and_the_newest_stays
     assert_eq!((state.first, state.end, state.messages, state.bytes), (7, 7, 0, 0));
 }
 
-async fn topics_have_bounds_of_their_own(store: &dyn Store) {
+pub async fn topics_have_bounds_of_their_own(store: &dyn Store) {
     let retention = Retention::new().topic_messages(2).messages(5);
     store.open(settings("s", &["**"]).retention(retention)).await.unwrap();
     for (number, topic) in ["a", "b", "a", "a", "c", "d", "*"].into_iter().enumerate() {
@@ -135,7 +88,7 @@ async fn topics_have_bounds_of_their_own(store: &dyn Store) {
     assert_eq!(store.streams().await.unwrap()[0].first, 3);
 }
 
-async fn what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before(store: &dyn Store) {
+pub async fn what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before(store: &dyn Store) {
     let retention = Retention::new().age(Duration::from_secs(10));
     store.open(settings("s", &["**"]).retention(retention)).await.unwrap();
     for (time, expires) in [(1_000, None), (5_000, None), (6_000, Some(7_000)), (8_000, Some(60_000))] {
@@ -151,7 +104,7 @@ async fn what_is_too_old_or_has_expired_goes_at_a_sweep_and_is_not_read_before(s
     assert_eq!(store.streams().await.unwrap()[0].first, 4);
 }
 
-async fn a_message_that_is_sent_again_is_known_for_a_while(store: &dyn Store) {
+pub async fn a_message_that_is_sent_again_is_known_for_a_while(store: &dyn Store) {
     store.open(settings("s", &["**"]).known_for(Duration::from_secs(10))).await.unwrap();
     let sent = |number, time| {
         let id = Some(MessageId { publisher: [7; 16], number });
@@ -167,7 +120,7 @@ async fn a_message_that_is_sent_again_is_known_for_a_while(store: &dyn Store) {
     assert_eq!(sent(2, 11_600).await.unwrap(), [Outcome::Known { sequence: 2 }]);
 }
 
-async fn what_is_known_by_its_id_is_told_behind_what_was_asked_before_and_nothing_is_changed(
+pub async fn what_is_known_by_its_id_is_told_behind_what_was_asked_before_and_nothing_is_changed(
     store: &dyn Store,
 ) {
     store.open(settings("s", &["**"])).await.unwrap();
@@ -192,7 +145,7 @@ async fn what_is_known_by_its_id_is_told_behind_what_was_asked_before_and_nothin
     assert!(matches!(nowhere, Err(StoreError::NoStream { .. })), "{nowhere:?}");
 }
 
-async fn as_many_messages_are_known_as_the_settings_say(store: &dyn Store) {
+pub async fn as_many_messages_are_known_as_the_settings_say(store: &dyn Store) {
     let state = store.open(settings("s", &["**"]).known_messages(3)).await.unwrap();
     assert_eq!(state.settings.known_messages, 3);
     let sent = |number| {
@@ -212,9 +165,9 @@ async fn as_many_messages_are_known_as_the_settings_say(store: &dyn Store) {
     assert_eq!(sent(6).await.unwrap(), [Outcome::Known { sequence: 6 }], "it is a setting");
 }
 
-async fn ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays(store: &dyn Store) {
+pub async fn ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays(store: &dyn Store) {
     let bounded = |bytes| settings("s", &["**"]).retention(Retention::new().bytes(bytes));
-    let (most, all) = (10, 10 * crate::limits::MESSAGE_IDS_PART * crate::limits::MESSAGE_ID_BYTES);
+    let (most, all) = (10, 10 * whispeer::limits::MESSAGE_IDS_PART * whispeer::limits::MESSAGE_ID_BYTES);
     store.open(bounded(all)).await.unwrap();
     let sent = |number, payload| {
         let id = Some(MessageId { publisher: [7; 16], number });
@@ -226,7 +179,7 @@ async fn ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays(store: &d
     }
     let before = state().await;
     assert_eq!((before.ids, before.forgotten), (most, 90));
-    assert!(before.bytes + most * crate::limits::MESSAGE_ID_BYTES <= all && before.bytes > all / 2);
+    assert!(before.bytes + most * whispeer::limits::MESSAGE_ID_BYTES <= all && before.bytes > all / 2);
     assert_eq!(sent(91, "x").await.unwrap(), [Outcome::Known { sequence: 91 }]);
     assert_eq!(sent(90, "x").await.unwrap(), [Outcome::Appended { sequence: 101 }]);
     // What is published without ids does not push them out.
@@ -245,7 +198,7 @@ async fn ids_take_a_part_of_the_bytes_of_a_stream_and_the_newest_stays(store: &d
     assert_eq!(sent(500, "x").await.unwrap(), [Outcome::Known { sequence: 302 }]);
 }
 
-async fn a_reader_begins_where_it_says(store: &dyn Store) {
+pub async fn a_reader_begins_where_it_says(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     assert_eq!(store.find(name("s"), Start::All).await.unwrap(), 1);
     for number in 1..=20 {
@@ -275,7 +228,7 @@ async fn a_reader_begins_where_it_says(store: &dyn Store) {
     }
 }
 
-async fn a_pattern_reads_what_meets_it(store: &dyn Store) {
+pub async fn a_pattern_reads_what_meets_it(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     for topic in ["a/x", "b/x", "a/*", "*/y", "c"] {
         append(store, "s", message(topic, topic, 1)).await;
@@ -290,7 +243,7 @@ async fn a_pattern_reads_what_meets_it(store: &dyn Store) {
     assert_eq!(payloads(&read_all(store, "s", reading("a/**").at_most(1), false).await).len(), 3);
 }
 
-async fn the_last_message_of_each_topic_is_found(store: &dyn Store) {
+pub async fn the_last_message_of_each_topic_is_found(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     for (number, topic) in ["a", "b", "a", "c", "a", "b"].into_iter().enumerate() {
         append(store, "s", message(topic, &format!("{topic}{number}"), 1)).await;
@@ -303,7 +256,7 @@ async fn the_last_message_of_each_topic_is_found(store: &dyn Store) {
     assert_eq!(payloads(&of_two), ["a4", "b5"]);
 }
 
-async fn the_last_message_of_a_topic_is_the_one_before_it_when_it_goes(store: &dyn Store) {
+pub async fn the_last_message_of_a_topic_is_the_one_before_it_when_it_goes(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     for (topic, payload) in [("a", "1"), ("b", "2"), ("a", "3"), ("b", "4")] {
         append(store, "s", message(topic, payload, 1)).await;
@@ -317,7 +270,7 @@ async fn the_last_message_of_a_topic_is_the_one_before_it_when_it_goes(store: &d
     assert_eq!(payloads(&read_all(store, "s", Reading::from(0, 0), true).await), ["4", "5"]);
 }
 
-async fn consumers_keep_their_place(store: &dyn Store) {
+pub async fn consumers_keep_their_place(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let make = |from| {
         let (name, pattern) = (name("worker"), Some(pattern("a/*")));
@@ -368,7 +321,7 @@ fn delay(message: NewMessage, due: u64) -> Change {
     Change::Delay { message, due, author: "alice".into(), owner: "".into() }
 }
 
-async fn what_is_not_due_is_kept_apart_and_added_when_it_is_released(store: &dyn Store) {
+pub async fn what_is_not_due_is_kept_apart_and_added_when_it_is_released(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let commit = |changes| store.commit(name("s"), changes);
     let mut known = message("a/2", "second", 5);
@@ -416,7 +369,7 @@ async fn what_is_not_due_is_kept_apart_and_added_when_it_is_released(store: &dyn
     assert_eq!(commit(vec![delay(message("a", "x", 1), 1)]).await.unwrap(), [Outcome::Delayed { id: 1 }]);
 }
 
-async fn what_is_not_due_has_a_bound(store: &dyn Store) {
+pub async fn what_is_not_due_has_a_bound(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let large = |times: usize| NewMessage { payload: vec![0; times << 20].into(), ..message("a", "", 1) };
     let refused = |refused: Result<_, StoreError>| matches!(refused, Err(StoreError::LimitReached { .. }));
@@ -431,12 +384,12 @@ async fn what_is_not_due_has_a_bound(store: &dyn Store) {
     assert_eq!(store.delayed(name("s"), 1, 10).await.unwrap().len(), 1);
     commit(vec![Change::DropDelayed { id: 2 }, Change::DropDelayed { id: 3 }]).await.unwrap();
     let small = |count| (0..count).map(|_| delay(message("a", "", 1), 1)).collect::<Vec<_>>();
-    commit(small(crate::limits::DELAYED_MESSAGES - 1)).await.unwrap();
+    commit(small(whispeer::limits::DELAYED_MESSAGES - 1)).await.unwrap();
     assert!(refused(commit(small(2)).await));
     commit(small(1)).await.unwrap();
 }
 
-async fn one_owner_keeps_at_most_as_much_as_it_leaves_for_others(store: &dyn Store) {
+pub async fn one_owner_keeps_at_most_as_much_as_it_leaves_for_others(store: &dyn Store) {
     const MIB: usize = 1 << 20;
     store.open(settings("s", &["**"])).await.unwrap();
     store.open(settings("t", &["$t"])).await.unwrap();
@@ -468,14 +421,14 @@ async fn one_owner_keeps_at_most_as_much_as_it_leaves_for_others(store: &dyn Sto
     // Messages count as well as bytes.
     store.remove(name("s")).await.unwrap();
     store.open(settings("s", &["**"])).await.unwrap();
-    let half = crate::limits::DELAYED_MESSAGES / 2;
+    let half = whispeer::limits::DELAYED_MESSAGES / 2;
     assert!(refused(commit(small("hog", half + 1)).await));
     commit(small("hog", half)).await.unwrap();
     assert!(refused(commit(small("hog", 1)).await));
     commit(small("alice", half / 2)).await.unwrap();
 }
 
-async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
+pub async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     let done = || Change::Done { consumer: name("nobody"), floor: 1, sequences: vec![] };
     let changes = vec![Change::Append(message("a", "x", 1)), done()];
@@ -493,7 +446,7 @@ async fn changes_are_made_together_or_not_at_all(store: &dyn Store) {
     assert_eq!(store.streams().await.unwrap()[0].messages, 1);
 }
 
-async fn a_message_moves_to_another_stream_as_a_whole(store: &dyn Store) {
+pub async fn a_message_moves_to_another_stream_as_a_whole(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     store.open(settings("dead", &["$dead/s"])).await.unwrap();
     for number in 1..=3 {
@@ -512,7 +465,7 @@ async fn a_message_moves_to_another_stream_as_a_whole(store: &dyn Store) {
     assert_eq!((state.first, state.end, state.messages), (3, 4, 1));
 }
 
-async fn what_is_moved_twice_is_moved_once(store: &dyn Store) {
+pub async fn what_is_moved_twice_is_moved_once(store: &dyn Store) {
     store.open(settings("dead", &["$dead/s"])).await.unwrap();
     store.open(settings("s", &["a"])).await.unwrap();
     for number in 1..=3 {
@@ -540,9 +493,9 @@ async fn what_is_moved_twice_is_moved_once(store: &dyn Store) {
     assert_eq!(counts.collect::<Vec<_>>(), [(1, 4, 5), (2, 1, 3)]);
 }
 
-async fn messages_that_are_named_are_dropped_a_step_at_a_time(store: &dyn Store) {
+pub async fn messages_that_are_named_are_dropped_a_step_at_a_time(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
-    let step = crate::limits::RETENTION_STEP;
+    let step = whispeer::limits::RETENTION_STEP;
     let messages = (0..step + 476).map(|number| Change::Append(message("a", "x", number)));
     store.commit(name("s"), messages.collect()).await.unwrap();
     let named =
@@ -571,7 +524,7 @@ async fn messages_that_are_named_are_dropped_a_step_at_a_time(store: &dyn Store)
     assert_eq!(dropped(vec![named(1..=5_000)]).await, [0], "none is left");
 }
 
-async fn a_store_that_is_closed_says_so(store: &dyn Store) {
+pub async fn a_store_that_is_closed_says_so(store: &dyn Store) {
     store.open(settings("s", &["**"])).await.unwrap();
     store.close().await.unwrap();
     assert_eq!(store.read(name("s"), Reading::from(1, 0)).await.unwrap_err(), StoreError::Closed);

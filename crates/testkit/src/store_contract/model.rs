@@ -1,11 +1,12 @@
-//! A file against memory: whatever is done to both, both say the same.
+//! A store against memory: whatever is done to both, both say the same.
 
 use proptest::prelude::*;
 
 use super::*;
 
+/// One thing that is done to a store.
 #[derive(Debug, Clone)]
-enum Step {
+pub enum Step {
     Open(Retention, u64),
     Commit(Vec<Change>),
     Reopen,
@@ -22,12 +23,12 @@ fn bound(most: u64) -> impl Strategy<Value = Option<u64>> {
 
 fn retention() -> impl Strategy<Value = Retention> {
     (bound(40), bound(20), bound(2_000), bound(5), bound(600)).prop_map(
-        |(age, messages, bytes, topic_messages, topic_bytes)| Retention {
-            age: age.map(Duration::from_secs),
-            messages,
-            bytes,
-            topic_messages,
-            topic_bytes,
+        |(age, messages, bytes, topic_messages, topic_bytes)| {
+            let mut retention = Retention::new();
+            retention.age = age.map(Duration::from_secs);
+            (retention.messages, retention.bytes) = (messages, bytes);
+            (retention.topic_messages, retention.topic_bytes) = (topic_messages, topic_bytes);
+            retention
         },
     )
 }
@@ -94,8 +95,9 @@ fn step() -> impl Strategy<Value = Step> {
 /// All that can be asked of a store, without what it draws at random.
 async fn all_of(store: &dyn Store, now: u64) -> String {
     let mut said = Vec::new();
-    for state in store.streams().await.unwrap() {
-        said.push(format!("{:?}", StreamState { epoch: [0; 16], ..state }));
+    for mut state in store.streams().await.unwrap() {
+        state.epoch = [0; 16];
+        said.push(format!("{state:?}"));
     }
     let mut starts = vec![Start::New, Start::All];
     starts.extend([1, 7, 30].into_iter().flat_map(|number| {
@@ -129,39 +131,35 @@ async fn all_of(store: &dyn Store, now: u64) -> String {
     said.join("\n")
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+/// What is done to a store.
+pub fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..40)
+}
 
-    #[test]
-    fn a_file_says_what_memory_says(steps in prop::collection::vec(step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("db");
-            // What the disk does is for other tests.
-            let options = SqliteOptions::new().durability(Durability::PowerLossLosesTheLatest);
-            let mut file = SqliteStore::open(&path, options.clone()).unwrap();
-            let memory = MemoryStore::new();
-            for step in steps {
-                match step {
-                    Step::Open(retention, known_for) => {
-                        let known_for = Duration::from_secs(known_for);
-                        let settings = settings("s", &["**"]).retention(retention).known_for(known_for);
-                        let opened = (file.open(settings.clone()).await, memory.open(settings).await);
-                        assert_eq!(opened.0.unwrap().end, opened.1.unwrap().end);
-                    }
-                    Step::Commit(changes) => {
-                        let file = file.commit(name("s"), changes.clone()).await;
-                        assert_eq!(file, memory.commit(name("s"), changes.clone()).await, "{changes:?}");
-                    }
-                    Step::Reopen => {
-                        file.close().await.unwrap();
-                        file = SqliteStore::open(&path, options.clone()).unwrap();
-                    }
-                    Step::Remove => assert_eq!(file.remove(name("s")).await, memory.remove(name("s")).await),
-                }
-                assert_eq!(all_of(&file, 30_000).await, all_of(&memory, 30_000).await);
+/// Does the same to a store and to one in memory, and asks both all that there is. `open` opens the store, also after it was closed.
+pub async fn says_what_memory_says<S: Store>(steps: Vec<Step>, open: impl AsyncFn() -> S) {
+    let mut store = open().await;
+    let memory = MemoryStore::new();
+    for step in steps {
+        match step {
+            Step::Open(retention, known_for) => {
+                let known_for = Duration::from_secs(known_for);
+                let settings = settings("s", &["**"]).retention(retention).known_for(known_for);
+                let opened = (store.open(settings.clone()).await, memory.open(settings).await);
+                assert_eq!(opened.0.unwrap().end, opened.1.unwrap().end);
             }
-        });
+            Step::Commit(changes) => {
+                let told = store.commit(name("s"), changes.clone()).await;
+                assert_eq!(told, memory.commit(name("s"), changes.clone()).await, "{changes:?}");
+            }
+            Step::Reopen => {
+                store.close().await.unwrap();
+                drop(store);
+                store = open().await;
+            }
+            Step::Remove => assert_eq!(store.remove(name("s")).await, memory.remove(name("s")).await),
+        }
+        assert_eq!(all_of(&store, 30_000).await, all_of(&memory, 30_000).await);
     }
+    store.close().await.unwrap();
 }
