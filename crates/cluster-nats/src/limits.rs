@@ -172,7 +172,7 @@ pub const JETSTREAM_QUEUE_BYTES: usize = 256 * 1024 * 1024;
 /// Bytes of what was sent to JetStream and is not stored yet. The next ones wait for these: ten milliseconds at 1 GiB/s.
 pub const JETSTREAM_WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
-/// Calls of which the same holds.
+/// Messages of NATS of which the same holds.
 pub const JETSTREAM_WINDOW: usize = 1024;
 
 /// Bytes that a call counts as beside the messages that it brings.
@@ -194,8 +194,11 @@ pub const JETSTREAM_TICK: Duration = Duration::from_millis(100);
 /// oldest first.
 pub const JETSTREAM_LATE: usize = 1024;
 
-/// Bytes of one message of an image or an action, at the most: a quarter of what NATS takes by default.
+/// Bytes of one message of an image, at the most: a quarter of what NATS takes by default.
 pub const JETSTREAM_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Bytes of one header, at the most: JetStream takes no more than 64 KiB for all headers of a message. What is longer goes in parts.
+pub const JETSTREAM_HEADER_VALUE: usize = 48 * 1024;
 
 /// Bytes of the headers of a message beside those of its fields: what whispeer says of it, and the topic of one to a pattern.
 pub const JETSTREAM_HEADER_BYTES: usize = 8 * 1024;

@@ -123,7 +123,7 @@ fn take(shared: &Shared, entry: &Message) -> Result<bool, StoreError> {
     }
     let effect = state.replica.apply(at, stored, read);
     let is_own = effect.done.as_ref().is_some_and(|done| done.writer == state.writer);
-    let wakes = effect.broken.is_some() || is_own;
+    let wakes = effect.broken.is_some() || effect.heard == Some(state.writer) || is_own;
     state.take(effect);
     let begins_image = is_own && state.begins_image();
     drop(state);

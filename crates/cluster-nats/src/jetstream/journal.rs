@@ -107,12 +107,6 @@ impl Journal {
         }
     }
 
-    /// The journal as it is.
-    pub(super) async fn extent(&self) -> Result<Extent, StoreError> {
-        let stream = self.context.get_stream(self.addresses.journal()).await;
-        stream.map(|stream| extent(stream.cached_info())).map_err(|error| self.away(error))
-    }
-
     /// All entries from this one on, without payloads, and those that come.
     pub(super) async fn follow(&self, from: u64) -> Result<Ordered, StoreError> {
         let config = OrderedConfig {

@@ -76,12 +76,7 @@ async fn content(shared: &Shared, place: &Place) -> Result<Option<Content>, Stor
         return Ok(Some(content));
     }
     let Some(found) = shared.journal.entry(place.at).await? else { return Ok(None) };
-    let Some(mut content) = record::content(&found.headers, found.payload) else {
-        return Err(StoreError::Corrupt {
-            place: format!("entry {} of the journal in JetStream", place.at),
-            reason: "its headers are none that whispeer has written".to_owned(),
-        });
-    };
+    let mut joined = None;
     if let Some(pieces) = &place.pieces {
         let mut payload = BytesMut::new();
         let reading = stream::iter(pieces.iter().copied()).map(|at| shared.journal.entry(at));
@@ -90,7 +85,11 @@ async fn content(shared: &Shared, place: &Place) -> Result<Option<Content>, Stor
             let Some(piece) = piece? else { return Ok(None) };
             payload.extend_from_slice(&piece.payload);
         }
-        content.payload = payload.freeze();
+        joined = Some(payload.freeze());
     }
-    Ok(Some(content))
+    let content = record::content(&found.headers, found.payload, joined);
+    content.map(Some).ok_or_else(|| StoreError::Corrupt {
+        place: format!("entry {} of the journal in JetStream", place.at),
+        reason: "its headers are none that whispeer has written".to_owned(),
+    })
 }

@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use whispeer::store::index::{Act, Entry, SettingsImage};
 use whispeer::store::{Change, MessageId, Name, NewMessage, StoreError, weight};
@@ -33,6 +33,8 @@ const TIME: &str = "Whispeer-Time";
 const EXPIRES: &str = "Whispeer-Expires";
 const ID: &str = "Whispeer-Id";
 const FIELDS: &str = "Whispeer-Fields";
+/// Bytes of the fields, where they are the first of the pieces, as JetStream takes no header of their length.
+const FIELDS_SIZE: &str = "Whispeer-Fields-Size";
 const PIECES: &str = "Whispeer-Pieces";
 const SIZE: &str = "Whispeer-Size";
 const ACTION: &str = "Whispeer-Action";
@@ -341,22 +343,26 @@ impl Encoded {
         if let Some(id) = id {
             wire.headers.insert(ID, id_text(&id));
         }
-        if !fields.is_empty() {
-            wire.headers.insert(FIELDS, STANDARD.encode(&fields));
+        let written = STANDARD.encode(&fields);
+        let mut in_pieces = BytesMut::new();
+        if written.len() > limits::JETSTREAM_HEADER_VALUE {
+            wire.headers.insert(FIELDS_SIZE, fields.len().to_string());
+            in_pieces.extend_from_slice(&fields);
+        } else if !fields.is_empty() {
+            wire.headers.insert(FIELDS, written.as_str());
         }
-        let taken = fields.len().div_ceil(3) * 4 + limits::JETSTREAM_HEADER_BYTES;
+        let taken = wire.size() + limits::JETSTREAM_HEADER_BYTES;
         let Some(room) = max_payload.checked_sub(taken).filter(|room| *room > 0) else {
             let what = format!(
-                "NATS takes messages of {max_payload} bytes, which the {} of the headers of this one leave no room in; raise its max_payload",
-                fields.len()
+                "NATS takes messages of {max_payload} bytes, of which the headers of this one leave no room; raise its max_payload"
             );
             return Err(StoreError::LimitReached { what });
         };
-        if payload.len() <= room {
+        if in_pieces.is_empty() && payload.len() <= room {
             wire.payload = payload.clone();
         } else {
-            let mut pieces = 0;
-            let mut rest = payload.clone();
+            in_pieces.extend_from_slice(&payload);
+            let (mut rest, mut pieces) = (in_pieces.freeze(), 0);
             while !rest.is_empty() {
                 let mut piece = Wire::new(addresses.of_piece(stream));
                 piece.payload = rest.split_to(rest.len().min(room));
@@ -378,7 +384,7 @@ impl Encoded {
         })?;
         let mut rest = text.as_str();
         while !rest.is_empty() {
-            let at = rest.floor_char_boundary(limits::JETSTREAM_CHUNK_BYTES);
+            let at = rest.floor_char_boundary(limits::JETSTREAM_HEADER_VALUE);
             let (chunk, behind) = rest.split_at(at);
             let mut wire = Wire::new(subject.clone());
             // Where a part begins or ends with a blank, it would be lost.
@@ -432,7 +438,10 @@ pub(super) fn decode(
                 None => TopicPattern::new(value(TOPIC)?).ok()?,
             };
             let number = |name| value(name).map(str::parse::<u64>).transpose().ok();
-            let fields = value(FIELDS).map_or(Some(0), |text| Some(STANDARD.decode(text).ok()?.len()))?;
+            let fields = match (value(FIELDS), number(FIELDS_SIZE)?) {
+                (Some(text), _) => STANDARD.decode(text).ok()?.len(),
+                (None, size) => usize::try_from(size.unwrap_or_default()).ok()?,
+            };
             let size = number(SIZE)?.or(number(NATS_SIZE)?).unwrap_or_default();
             let id = match value(ID) {
                 Some(text) => Some(parse_id(text)?),
@@ -452,11 +461,16 @@ pub(super) fn decode(
     Some((stamp, part))
 }
 
-/// What is in a message, but for the pieces of its payload.
-pub(super) fn content(headers: &HeaderMap, payload: Bytes) -> Option<Content> {
-    let fields = match headers.get(FIELDS) {
-        Some(text) => STANDARD.decode(text.as_str()).ok()?.into(),
-        None => Bytes::new(),
+/// What is in a message; `pieces` are those of its payload, joined, where it has some.
+pub(super) fn content(headers: &HeaderMap, payload: Bytes, pieces: Option<Bytes>) -> Option<Content> {
+    let mut payload = pieces.unwrap_or(payload);
+    let fields = match (headers.get(FIELDS), headers.get(FIELDS_SIZE)) {
+        (Some(text), _) => STANDARD.decode(text.as_str()).ok()?.into(),
+        (None, Some(size)) => {
+            let size = size.as_str().parse().ok().filter(|size| *size <= payload.len())?;
+            payload.split_to(size)
+        }
+        (None, None) => Bytes::new(),
     };
     Some(Content { fields, payload })
 }

@@ -33,6 +33,8 @@ pub(super) enum Answer {
 pub(super) struct Effect {
     /// The call that it was the last part of, whose, and what it has come to.
     pub(super) done: Option<Done>,
+    /// A part came that was expected: whose it was.
+    pub(super) heard: Option<u64>,
     /// A part came before one that is missing: whose it was.
     pub(super) broken: Option<u64>,
     /// Streams that may have grown.
@@ -146,9 +148,9 @@ impl Replica {
         places.chain(parts).min().unwrap_or(at + 1).min(at + 1)
     }
 
-    /// The call that is expected of a writer, if it is known.
-    pub(super) fn expected(&self, writer: u64) -> Option<u64> {
-        self.writers.get(&writer).map(|writer| writer.number)
+    /// The call that is expected of a writer, and the part of it, if it is known.
+    pub(super) fn expected(&self, writer: u64) -> Option<(u64, usize)> {
+        self.writers.get(&writer).map(|writer| (writer.number, writer.parts.len()))
     }
 
     /// Whether consumers are this writer's.
@@ -215,6 +217,7 @@ impl Replica {
             }
             return self.waste(entry);
         }
+        effect.heard = Some(stamp.writer);
         writer.parts.push((entry, part));
         if stamp.part + 1 < stamp.parts {
             return;

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use whispeer::store::{Change, Name, NewMessage, StoreError};
 
 use super::journal::Journal;
-use super::record::{Action, Content, Encoded};
+use super::record::{Action, Content, Encoded, Stamp, Wire};
 use super::replica::{Answer, Done, Effect, Place, Replica};
 use crate::limits;
 
@@ -45,12 +46,17 @@ pub(super) struct State {
     next: u64,
     pub(super) queue: VecDeque<Pending>,
     bytes: usize,
-    /// How many of the queue have been sent, the first ones.
-    pub(super) sent: usize,
+    /// How many of the queue have been sent, the first ones, and how many parts of the one behind them.
+    sent: (usize, usize),
+    /// Bytes of each part that was sent, and nothing was heard of yet.
+    flight: VecDeque<usize>,
+    flight_bytes: usize,
     /// The writer that takes the place of this one.
     pub(super) successor: Option<u64>,
     /// When something was heard of what has been sent, or that was sent.
     pub(super) heard: Instant,
+    /// How long a call waits.
+    answer: Duration,
     is_closed: bool,
     cache: Cache,
     late: VecDeque<(Call, Result<Answer, StoreError>)>,
@@ -84,9 +90,12 @@ impl Shared {
             next: 0,
             queue: VecDeque::new(),
             bytes: 0,
-            sent: 0,
+            sent: (0, 0),
+            flight: VecDeque::new(),
+            flight_bytes: 0,
             successor: None,
             heard: Instant::now(),
+            answer: journal.answer(),
             is_closed: false,
             cache: Cache::default(),
             late: VecDeque::new(),
@@ -185,11 +194,19 @@ impl State {
 
     /// Takes what an entry has done: who waits for it is told, and who reads.
     pub(super) fn take(&mut self, effect: Effect) {
+        if effect.heard == Some(self.writer) {
+            self.heard = Instant::now();
+            self.flight_bytes -= self.flight.pop_front().unwrap_or_default();
+            // A call is not given up while its parts are taken.
+            let deadline = self.heard + self.answer;
+            if let Some(first) = self.queue.front_mut() {
+                first.deadline = first.deadline.max(deadline);
+            }
+        }
         if let Some(Done { writer, number, answer, places }) = effect.done {
             if self.successor == Some(writer) {
                 self.succeed(writer);
             } else if writer == self.writer {
-                self.heard = Instant::now();
                 self.finish(number, answer, places);
             }
         }
@@ -215,7 +232,11 @@ impl State {
             return;
         }
         let Some(pending) = self.queue.pop_front() else { return };
-        self.sent = self.sent.saturating_sub(1);
+        self.sent = match self.sent {
+            // It has come by what was sent before.
+            (0, _) => (0, 0),
+            (calls, parts) => (calls - 1, parts),
+        };
         self.bytes = self.bytes.saturating_sub(pending.bytes);
         if answer.is_ok() {
             for (place, content) in places.iter().zip(pending.encoded.contents) {
@@ -237,8 +258,7 @@ impl State {
 
     /// All that has been sent is sent again, as something of it has been lost.
     pub(super) fn send_again(&mut self) {
-        self.heard = Instant::now();
-        self.sent = 0;
+        self.rewind();
         if self.replica.expected(self.writer).is_none()
             && self.queue.iter().any(|pending| pending.number.is_some_and(|number| number > 0))
         {
@@ -265,22 +285,56 @@ impl State {
     }
 
     fn begin(&mut self, writer: u64, next: u64) {
-        (self.writer, self.next, self.sent) = (writer, next, 0);
-        self.heard = Instant::now();
+        (self.writer, self.next) = (writer, next);
+        self.rewind();
         for pending in &mut self.queue {
             pending.number = None;
         }
     }
 
-    /// The number of a call that is sent now.
-    pub(super) fn number(&mut self, at: usize) -> Option<u64> {
-        let next = self.next;
-        let pending = self.queue.get_mut(at)?;
-        if pending.number.is_none() {
-            pending.number = Some(next);
-            self.next += 1;
+    /// All that is not stored is to be sent from the beginning.
+    fn rewind(&mut self) {
+        self.heard = Instant::now();
+        self.flight.clear();
+        (self.sent, self.flight_bytes) = ((0, 0), 0);
+        // What has come of the first call need not come again.
+        if let Some((number, parts)) = self.replica.expected(self.writer)
+            && self.queue.front().is_some_and(|first| first.number == Some(number))
+        {
+            self.sent.1 = parts;
         }
-        pending.number
+    }
+
+    /// The next part to be sent, if there is room for it.
+    pub(super) fn next_part(&mut self) -> Option<(Stamp, Wire)> {
+        if self.flight.len() >= limits::JETSTREAM_WINDOW
+            || !self.flight.is_empty() && self.flight_bytes >= limits::JETSTREAM_WINDOW_BYTES
+        {
+            return None;
+        }
+        let (call, part) = self.sent;
+        let next = self.next;
+        let pending = self.queue.get_mut(call)?;
+        let number = *pending.number.get_or_insert(next);
+        self.next = next.max(number + 1);
+        let wires = &pending.encoded.wires;
+        let parts = u32::try_from(wires.len()).unwrap_or(u32::MAX);
+        let wire = wires.get(part)?.clone();
+        let stamp =
+            Stamp { writer: self.writer, number, part: u32::try_from(part).unwrap_or(u32::MAX), parts };
+        self.sent = if part + 1 < wires.len() { (call, part + 1) } else { (call + 1, 0) };
+        if self.flight.is_empty() {
+            self.heard = Instant::now();
+        }
+        let size = wire.size();
+        self.flight.push_back(size);
+        self.flight_bytes += size;
+        Some((stamp, wire))
+    }
+
+    /// Whether something was sent and is not stored.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sent != (0, 0) || self.successor.is_some()
     }
 
     /// Tells those who have waited too long. What cannot have been sent is forgotten; whether the rest is done will be seen.
@@ -327,7 +381,7 @@ impl State {
                 let _ = waiter.send(Err(error.clone()));
             }
         }
-        (self.bytes, self.sent) = (0, 0);
+        (self.bytes, self.sent) = (0, (0, 0));
         self.appended.clear();
     }
 
@@ -339,7 +393,7 @@ impl State {
     pub(super) fn catch_up(&mut self, replica: Replica) {
         self.replica = replica;
         self.is_imaging = false;
-        let expected = self.replica.expected(self.writer).unwrap_or_default();
+        let expected = self.replica.expected(self.writer).map_or(0, |(number, _)| number);
         while let Some(pending) =
             self.queue.pop_front_if(|pending| pending.number < Some(expected) && pending.number.is_some())
         {

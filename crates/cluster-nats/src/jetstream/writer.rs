@@ -84,7 +84,7 @@ impl Writer {
         let error = error.unwrap_or_else(|| self.shared.journal.away(format!("not within {answer:?}")));
         state.expire(now, &error);
         let is_stalled = now.duration_since(state.heard) >= limits::JETSTREAM_RESEND;
-        if is_stalled && (state.sent > 0 || state.successor.is_some()) {
+        if is_stalled && state.is_sending() {
             state.send_again();
             drop(state);
             self.shared.follow.notify_one();
@@ -127,14 +127,12 @@ impl Writer {
             return;
         }
         self.stay_heard_of();
-        while let Some((number, writer, wires)) = self.next() {
+        loop {
+            let next = self.shared.lock().next_part();
+            let Some((stamp, wire)) = next else { return };
             self.idle = Instant::now();
-            let parts = u32::try_from(wires.len()).unwrap_or(u32::MAX);
-            for (part, wire) in (0..).zip(wires) {
-                let stamp = Stamp { writer, number, part, parts };
-                if !self.publish(wire.signed(stamp), Some(number)).await {
-                    return;
-                }
+            if !self.publish(wire.signed(stamp), Some(stamp.number)).await {
+                return;
             }
         }
     }
@@ -172,23 +170,6 @@ impl Writer {
             // A store that is closed is heard of no more.
             let _ = self.shared.submit(None, |_| Encoded::action(subject, &Action::Idle));
         }
-    }
-
-    /// The next call to be sent, if there is room for it.
-    fn next(&self) -> Option<(u64, u64, Vec<Wire>)> {
-        let mut state = self.shared.lock();
-        let at = state.sent;
-        let under_way: usize = state.queue.iter().take(at).map(|pending| pending.bytes).sum();
-        if at >= limits::JETSTREAM_WINDOW || at > 0 && under_way >= limits::JETSTREAM_WINDOW_BYTES {
-            return None;
-        }
-        let wires = state.queue.get(at)?.encoded.wires.clone();
-        let number = state.number(at)?;
-        if at == 0 {
-            state.heard = Instant::now();
-        }
-        state.sent += 1;
-        Some((number, state.writer, wires))
     }
 
     /// Whether NATS has taken it to be sent.
