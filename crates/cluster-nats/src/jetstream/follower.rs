@@ -125,7 +125,7 @@ fn take(shared: &Shared, entry: &Message) -> Result<bool, StoreError> {
     let is_own = effect.done.as_ref().is_some_and(|done| done.writer == state.writer);
     let wakes = effect.broken.is_some() || effect.heard == Some(state.writer) || is_own;
     state.take(effect);
-    let begins_image = is_own && state.begins_image();
+    let begins_image = is_own && state.begins_image(shared.journal.image_entries());
     drop(state);
     if begins_image {
         shared.image.notify_one();

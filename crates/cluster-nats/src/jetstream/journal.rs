@@ -245,6 +245,11 @@ impl Journal {
         Ok(())
     }
 
+    /// After how many entries an image is written at the earliest.
+    pub(super) fn image_entries(&self) -> u64 {
+        self.options.image_entries
+    }
+
     /// How long a call waits.
     pub(super) fn answer(&self) -> Duration {
         self.options.answer

@@ -65,6 +65,7 @@ pub struct JetStreamOptions {
     pub(super) replicas: Replicas,
     pub(super) storage: Storage,
     pub(super) answer: Duration,
+    pub(super) image_entries: u64,
 }
 
 impl JetStreamOptions {
@@ -78,6 +79,7 @@ impl JetStreamOptions {
             replicas: Replicas::default(),
             storage: Storage::default(),
             answer: limits::JETSTREAM_ANSWER,
+            image_entries: limits::JETSTREAM_IMAGE_ENTRIES,
         })
     }
 
@@ -99,6 +101,15 @@ impl JetStreamOptions {
     #[must_use]
     pub fn answer(mut self, answer: Duration) -> Self {
         self.answer = answer;
+        self
+    }
+
+    /// After how many entries of the journal an image of the streams is written at the earliest, by default
+    /// [`limits::JETSTREAM_IMAGE_ENTRIES`]; it is not before there are half as many as there are messages. Up to then JetStream keeps what
+    /// streams do not keep any more. 0 counts as 1.
+    #[must_use]
+    pub fn image_entries(mut self, entries: u64) -> Self {
+        self.image_entries = entries.max(1);
         self
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use whispeer::store::index::{Act, Entry, Index, IndexImage};
 use whispeer::store::{Change, Name, Outcome, StoreError, StreamState};
 
-use super::record::{Action, Image, MessagePart, Part, Stamp};
+use super::record::{Action, MessagePart, Part, Stamp};
 use crate::limits;
 
 /// Where what is in a message lies: entries of the journal.
@@ -39,8 +39,6 @@ pub(super) struct Effect {
     pub(super) broken: Option<u64>,
     /// Streams that may have grown.
     pub(super) touched: Vec<Name>,
-    /// There is an image.
-    pub(super) image: Option<Image>,
 }
 
 #[derive(Debug)]
@@ -323,7 +321,9 @@ impl Replica {
                 Ok(Answer::Done)
             }
             (Some(Action::Image(image)), _) => {
-                effect.image = Some(image);
+                // Whoever has written it deletes these.
+                self.garbage.retain(|entry| *entry > image.at);
+                (self.imaged, self.garbage_bytes) = (self.imaged.max(image.at), 0);
                 Ok(Answer::Done)
             }
             _ => Err(unreadable()),

@@ -414,11 +414,11 @@ impl State {
     }
 
     /// Whether an image is to be written now; the caller does it, and says when it is over.
-    pub(super) fn begins_image(&mut self) -> bool {
+    pub(super) fn begins_image(&mut self, least: u64) -> bool {
         let Replica { applied, imaged, garbage_bytes, .. } = self.replica;
         let entries = applied.saturating_sub(imaged);
         let is_due = garbage_bytes >= limits::JETSTREAM_IMAGE_GARBAGE
-            || entries >= limits::JETSTREAM_IMAGE_ENTRIES && entries.is_multiple_of(256);
+            || entries >= least && entries.is_multiple_of(least.min(256));
         if !is_due || self.is_imaging {
             return false;
         }
