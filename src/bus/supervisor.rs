@@ -56,6 +56,7 @@ impl Supervisor {
         let mut companions = std::mem::take(&mut self.companions).begin(&view, &shared.companions);
         let mut own = JoinSet::new();
         shared.streams.begin_sweeps(&mut own);
+        shared.streams.begin_following(&mut own);
         shared.begin_deputy(&attach, &mut own);
         if let Some(plugins) = shared.plugins.clone() {
             // In a task of its own, so that nobody who connects waits for one that computes for long.

@@ -138,6 +138,24 @@ impl Streams {
         }
     }
 
+    /// Begins to tell those who read of what others append that have the same store open, in these tasks, one for each such stream.
+    pub(crate) fn begin_following(&self, tasks: &mut JoinSet<()>) {
+        for stream in self.iter() {
+            let Some(mut appended) = stream.store.appended(&stream.name) else { continue };
+            let stream = Arc::clone(stream);
+            tasks.spawn(async move {
+                loop {
+                    let end = *appended.borrow_and_update();
+                    stream.grow(end.saturating_sub(1));
+                    if appended.changed().await.is_err() {
+                        // The store is closed.
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
     /// Waits until consumers have written where they are. Their subscriptions have ended before.
     pub(crate) async fn finished(&self) {
         let finished = async {

@@ -1,5 +1,6 @@
 //! Durable topics in JetStream.
 
+mod buses;
 mod contract;
 mod killed;
 mod model;
