@@ -2,16 +2,67 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use whispeer::store::{Change, Outcome, Reading, Store, StoreError};
-use whispeer_cluster_nats::jetstream::JetStreamOptions;
+use whispeer_cluster_nats::jetstream::{JetStreamOptions, JetStreamStore, Replicas};
 use whispeer_testkit::nats::{self, NatsServer};
 use whispeer_testkit::store_contract::{append, message, name, payloads, read_all, settings};
 
 use super::{opened, opened_with};
 
+const PUBLISHERS: u64 = 8;
+const EACH: u64 = 200;
+
+/// Publishers that store so many messages each, and store again what was not taken. Each gives its sequences and payloads.
+fn publishing(store: &JetStreamStore) -> Vec<JoinHandle<Vec<(u64, String)>>> {
+    let publisher = |publisher| {
+        let store = store.clone();
+        async move {
+            let mut stored = Vec::new();
+            for number in 0..EACH {
+                let payload = format!("{publisher} {number}");
+                let sequence = loop {
+                    match store.commit(name("s"), vec![Change::Append(message("a", &payload, number))]).await
+                    {
+                        Ok(outcomes) => match outcomes[..] {
+                            [Outcome::Appended { sequence }] => break sequence,
+                            ref other => panic!("{other:?}"),
+                        },
+                        Err(StoreError::Busy { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                stored.push((sequence, payload));
+            }
+            stored
+        }
+    };
+    (0..PUBLISHERS).map(|number| tokio::spawn(publisher(number))).collect()
+}
+
+/// What was told as stored is there, each once, in the order of its publisher, for whoever looks.
+async fn all_is_there(publishing: Vec<JoinHandle<Vec<(u64, String)>>>, stores: [&JetStreamStore; 2]) {
+    let mut stored = Vec::new();
+    for publisher in publishing {
+        let own = publisher.await.unwrap();
+        assert!(own.is_sorted_by_key(|(sequence, _)| *sequence), "the order of a publisher holds");
+        stored.extend(own);
+    }
+    stored.sort();
+    for store in stores {
+        let read = read_all(store, "s", Reading::from(0, 0), false).await;
+        let read: Vec<_> = read.iter().map(|one| one.sequence).zip(payloads(&read)).collect();
+        assert_eq!(read.len() as u64, PUBLISHERS * EACH, "each is there once");
+        assert_eq!(read, stored);
+    }
+}
+
+async fn appended(store: &JetStreamStore, messages: u64) {
+    store.appended(&name("s")).unwrap().wait_for(|end| *end > messages).await.unwrap();
+}
+
 #[tokio::test]
 async fn nothing_that_was_acknowledged_is_lost_or_done_twice_when_the_server_is_killed() {
-    const PUBLISHERS: u64 = 8;
     if !nats::available() {
         return;
     }
@@ -19,51 +70,38 @@ async fn nothing_that_was_acknowledged_is_lost_or_done_twice_when_the_server_is_
         let server = version.jetstream().start().await;
         let store = opened(&server).await;
         store.open(settings("s", &["**"])).await.unwrap();
-        let tasks: Vec<_> = (0..PUBLISHERS)
-            .map(|publisher| {
-                let store = store.clone();
-                tokio::spawn(async move {
-                    let mut stored = Vec::new();
-                    for number in 0..200_u64 {
-                        let payload = format!("{publisher} {number}");
-                        loop {
-                            let append = vec![Change::Append(message("a", &payload, number))];
-                            match store.commit(name("s"), append).await {
-                                Ok(outcomes) => {
-                                    let [Outcome::Appended { sequence }] = outcomes[..] else {
-                                        panic!("{outcomes:?}")
-                                    };
-                                    stored.push((sequence, payload));
-                                    break;
-                                }
-                                Err(StoreError::Busy { .. }) => {}
-                                Err(error) => panic!("{error}"),
-                            }
-                        }
-                    }
-                    stored
-                })
-            })
-            .collect();
+        let publishing = publishing(&store);
         for killed in 1..=3 {
-            let mut appended = store.appended(&name("s")).unwrap();
-            appended.wait_for(|end| *end >= killed * 300).await.unwrap();
+            appended(&store, killed * 300).await;
             server.kill();
             server.restart().await;
         }
-        let mut stored = Vec::new();
-        for task in tasks {
-            let own = task.await.unwrap();
-            assert!(own.is_sorted(), "the order of a publisher holds");
-            stored.extend(own);
+        all_is_there(publishing, [&store, &opened(&server).await]).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_done_twice_when_each_server_of_a_cluster_is_killed_in_turn() {
+    if !nats::available() {
+        return;
+    }
+    for version in nats::versions() {
+        let cluster = version.start_cluster(3).await;
+        let options = || JetStreamOptions::new("whispeer").unwrap().replicas(Replicas::Three);
+        let open = async || {
+            let client = async_nats::connect(cluster.urls()).await.unwrap();
+            JetStreamStore::new(client, options()).unwrap()
+        };
+        let store = open().await;
+        store.open(settings("s", &["**"])).await.unwrap();
+        let publishing = publishing(&store);
+        for killed in 0..3 {
+            appended(&store, (killed as u64 + 1) * 300).await;
+            cluster.nodes()[killed].kill();
+            cluster.restart(killed).await;
+            cluster.settled().await;
         }
-        stored.sort();
-        for store in [&store, &opened(&server).await] {
-            let read = read_all(store, "s", Reading::from(0, 0), false).await;
-            let read: Vec<_> = read.iter().map(|one| one.sequence).zip(payloads(&read)).collect();
-            assert_eq!(read.len() as u64, PUBLISHERS * 200, "each is there once");
-            assert_eq!(read, stored);
-        }
+        all_is_there(publishing, [&store, &open().await]).await;
     }
 }
 
