@@ -187,6 +187,12 @@ pub const JETSTREAM_FETCHES: usize = 64;
 /// How long nothing is heard of what was sent until it is sent again. Longer than a write takes, and shorter than a call waits.
 pub const JETSTREAM_RESEND: Duration = Duration::from_secs(1);
 
+/// How long after it was begun to send again nothing that is out of order has it begin once more: what was under way by then is stored within that.
+pub const JETSTREAM_REWIND: Duration = Duration::from_millis(250);
+
+/// How long a reader of the journal waits for an answer about it. One that a leader was asked for who is gone does not come; then it asks again.
+pub const JETSTREAM_ASK: Duration = Duration::from_secs(2);
+
 /// How often it is looked which calls have waited too long.
 pub const JETSTREAM_TICK: Duration = Duration::from_millis(100);
 

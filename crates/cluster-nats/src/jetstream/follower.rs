@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use futures_util::StreamExt as _;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use whispeer::store::StoreError;
 
-use super::journal::Extent;
+use super::journal::{Extent, Journal};
 use super::record::{self, Action, Image, Part};
 use super::replica::Replica;
 use super::shared::{Phase, Shared};
@@ -51,13 +51,22 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// What NATS answers, if it does soon.
+async fn soon<T>(
+    journal: &Journal,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let answered = timeout(limits::JETSTREAM_ASK, asked).await;
+    answered.unwrap_or_else(|_| Err(journal.away(format!("not within {:?}", limits::JETSTREAM_ASK))))
+}
+
 fn may_pass(error: &StoreError) -> bool {
     matches!(error, StoreError::Busy { .. })
 }
 
 async fn follow(shared: &Arc<Shared>, known: &mut Option<Extent>) -> Result<Ended, StoreError> {
     let journal = &shared.journal;
-    let extent = journal.open().await?;
+    let extent = soon(journal, journal.open()).await?;
     let gone = |reason: &str| StoreError::Failed {
         place: format!("the stream {} of JetStream", journal.addresses.journal()),
         reason: reason.to_owned(),
@@ -76,7 +85,7 @@ async fn follow(shared: &Arc<Shared>, known: &mut Option<Extent>) -> Result<Ende
     if extent.last < applied {
         return Err(gone("it ends before what JetStream had told as stored"));
     }
-    let mut entries = journal.follow(applied + 1).await?;
+    let mut entries = soon(journal, journal.follow(applied + 1)).await?;
     let is_ready = |shared: &Shared| {
         if shared.lock().replica.applied >= extent.last {
             shared.phase.send_if_modified(|phase| {

@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) successor: Option<u64>,
     /// When something was heard of what has been sent, or that was sent.
     pub(super) heard: Instant,
+    /// When it was last begun to send again.
+    rewound: Instant,
     /// How long a call waits.
     answer: Duration,
     is_closed: bool,
@@ -95,6 +97,7 @@ impl Shared {
             flight_bytes: 0,
             successor: None,
             heard: Instant::now(),
+            rewound: Instant::now(),
             answer: journal.answer(),
             is_closed: false,
             cache: Cache::default(),
@@ -222,7 +225,14 @@ impl State {
             }
         }
         match effect.broken {
-            Some(writer) if writer == self.writer && self.successor.is_none() => self.send_again(),
+            // All that is under way behind what is missing says the same.
+            Some(writer)
+                if writer == self.writer
+                    && self.successor.is_none()
+                    && self.rewound.elapsed() >= limits::JETSTREAM_REWIND =>
+            {
+                self.send_again();
+            }
             _ => {}
         }
     }
@@ -294,7 +304,7 @@ impl State {
 
     /// All that is not stored is to be sent from the beginning.
     fn rewind(&mut self) {
-        self.heard = Instant::now();
+        (self.heard, self.rewound) = (Instant::now(), Instant::now());
         self.flight.clear();
         (self.sent, self.flight_bytes) = ((0, 0), 0);
         // What has come of the first call need not come again.
