@@ -80,7 +80,6 @@ impl<C: Clone> Delays<C> {
     }
 
     /// Takes one out.
-
     pub(super) fn take(&mut self, id: u64) -> Option<DelayedEntry<C>> {
         let delayed = self.messages.remove(&id)?;
         self.due.remove(&(delayed.due, id));

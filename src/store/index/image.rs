@@ -129,7 +129,7 @@ impl SettingsImage {
     }
 
     fn into_settings(self) -> Result<StreamSettings, String> {
-        let patterns: Result<Vec<_>, _> = self.patterns.iter().map(pattern).collect();
+        let patterns: Result<Vec<_>, _> = self.patterns.iter().map(|text| pattern(text)).collect();
         Ok(StreamSettings {
             name: name(&self.name)?,
             patterns: patterns?,
@@ -196,7 +196,7 @@ impl<C: Clone> StreamImage<C> {
 
     fn into_log(self) -> Result<Log<C>, String> {
         let mut log = Log::new(self.settings.into_settings()?, self.epoch);
-        let topics: Result<Vec<_>, _> = self.topics.iter().map(pattern).collect();
+        let topics: Result<Vec<_>, _> = self.topics.iter().map(|text| pattern(text)).collect();
         let topics = topics?;
         let (mut sequence, mut time) = (0_u64, 0_i64);
         for (more, place, weight, later, expires, content) in self.rows {
@@ -249,7 +249,7 @@ impl ConsumerImage {
         let known = self.known.into_iter();
         Ok(ConsumerState {
             name: name(&self.name)?,
-            pattern: self.pattern.as_ref().map(pattern).transpose()?,
+            pattern: self.pattern.as_deref().map(pattern).transpose()?,
             owner: self.owner.into(),
             floor: self.floor,
             handed: self.handed,
@@ -260,10 +260,10 @@ impl ConsumerImage {
     }
 }
 
-fn name(text: &String) -> Result<Name, String> {
+fn name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
 }
 
-fn pattern(text: &String) -> Result<TopicPattern, String> {
+fn pattern(text: &str) -> Result<TopicPattern, String> {
     TopicPattern::new(text).map_err(|error| error.to_string())
 }

@@ -204,11 +204,11 @@ impl Store for JetStreamStore {
             let mut epoch = [0; 16];
             epoch[..8].copy_from_slice(&drawn()?.to_be_bytes());
             epoch[8..].copy_from_slice(&drawn()?.to_be_bytes());
-            let action = Action::Open { settings: SettingsImage::of(&settings), epoch };
+            let action = Action::Open { settings: Box::new(SettingsImage::of(&settings)), epoch };
             Encoded::action(addresses.of_action(&name), &action)
         });
         self.answered(submitted, |answer| match answer {
-            Answer::State(state) => Some(state),
+            Answer::State(state) => Some(*state),
             _ => None,
         })
     }

@@ -132,7 +132,7 @@ pub(super) enum Action {
     /// Changes of a stream, together. Messages are those of the call, in their order.
     Commit(Vec<Record>),
     /// Opens a stream.
-    Open { settings: SettingsImage, epoch: [u8; 16] },
+    Open { settings: Box<SettingsImage>, epoch: [u8; 16] },
     /// Takes it out.
     Remove,
     /// The writer is there.
@@ -154,6 +154,9 @@ pub(super) struct Image {
     pub(super) parts: usize,
     pub(super) bytes: usize,
 }
+
+/// A message that comes with a change, and its stream if that is another one.
+type Brought = (Option<Name>, NewMessage);
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,8 +181,8 @@ pub(super) enum Record {
 }
 
 impl Record {
-    /// A change, and the message that it brings, with its stream if that is another one.
-    fn of(change: Change) -> Option<(Self, Option<(Option<Name>, NewMessage)>)> {
+    /// A change, and the message that it brings.
+    fn of(change: Change) -> Option<(Self, Option<Brought>)> {
         let plain = |record| (record, None);
         Some(match change {
             Change::Append(message) => (Self::Append, Some((None, message))),

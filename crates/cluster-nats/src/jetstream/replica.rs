@@ -24,7 +24,7 @@ pub(super) struct Place {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Answer {
     Outcomes(Vec<Outcome>),
-    State(StreamState),
+    State(Box<StreamState>),
     Done,
 }
 
@@ -302,7 +302,9 @@ impl Replica {
             }
             (Some(Action::Open { settings, epoch }), _) => {
                 let opened = settings.settings("the journal in JetStream");
-                opened.and_then(|settings| self.index.open(settings, epoch)).map(Answer::State)
+                opened
+                    .and_then(|settings| self.index.open(settings, epoch))
+                    .map(|state| Answer::State(Box::new(state)))
             }
             (Some(Action::Remove), Some(stream)) => {
                 self.holders.retain(|(name, _), _| name != stream.as_str());
