@@ -103,7 +103,8 @@ impl Watcher {
     }
 }
 
-/// The patterns that others than relays are subscribed to at a bus, and how they change.
+/// The patterns that others than relays are subscribed to at a bus, and how they change. Those of streams are among them whose store
+/// no other bus has: what is published elsewhere is kept there, too.
 ///
 /// Made by [`BusView::interest`](super::BusView::interest). Topics of the bus's own, such as `$bus/stats`, are not among them.
 pub struct Interest {
@@ -178,6 +179,7 @@ impl Interest {
             }
             yield_now().await;
         }
+        found.extend(self.shared()?.streams.kept_here().cloned());
         let ended = self.wanted.iter().filter(|pattern| !found.contains(*pattern));
         let ended: Vec<_> = ended.map(|pattern| (pattern.clone(), false)).collect();
         let begun = found.into_iter().filter(|pattern| !self.wanted.contains(pattern));

@@ -85,7 +85,8 @@ pub use links::{LinkReport, LinkStats};
 pub use served::{Served, ServedNews, ServedWatch};
 pub use settings::{Applied, Settings};
 pub use stats::{
-    BusStats, ClusterBus, ClusterStats, ConsumerStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats,
+    BusStats, ClusterBus, ClusterStats, ConsumerStats, Dropped, Rows, ServedStats, SessionStats, StreamStats,
+    SubscriptionStats,
 };
 pub use view::BusView;
 

@@ -256,9 +256,10 @@ impl Router {
         Some(route)
     }
 
-    /// Whether anybody has subscribed to exactly this, who is no relay.
+    /// Whether anybody has subscribed to exactly this, who is no relay, or it is kept here.
     pub(crate) fn is_wanted(&self, pattern: &TopicPattern) -> bool {
-        self.read().subscriptions.at(pattern).any(|target| !target.is_relay())
+        self.streams.kept_here().any(|kept| kept == pattern)
+            || self.read().subscriptions.at(pattern).any(|target| !target.is_relay())
     }
 
     /// Who wants to hear which patterns change.

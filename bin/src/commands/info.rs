@@ -54,7 +54,11 @@ impl Info {
         let connection = bus.connect("info").await?;
         if self.cluster {
             let answer = cluster::ask(&connection).await?;
-            return output::print(if self.json { cluster::json(&answer) } else { cluster::render(&cluster::read(&answer)?).into() });
+            return output::print(if self.json {
+                cluster::json(&answer)
+            } else {
+                cluster::render(&cluster::read(&answer)?).into()
+            });
         }
         if self.json {
             let mut text = b"{".to_vec();

@@ -106,10 +106,14 @@ impl Overview {
         let inbox = self.nats.new_inbox();
         let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|_| closed())?;
         let own = self.own()?;
-        let mut silent: BTreeMap<u64, ()> = self.members.list().iter().map(|member| (member.id, ())).collect();
+        let mut silent: BTreeMap<u64, ()> =
+            self.members.list().iter().map(|member| (member.id, ())).collect();
         let mut buses = BTreeMap::from([(own.id, own)]);
         if !silent.is_empty() {
-            self.nats.publish_with_reply(self.subjects.own(INFO), inbox, Bytes::new()).await.map_err(|_| closed())?;
+            self.nats
+                .publish_with_reply(self.subjects.own(INFO), inbox, Bytes::new())
+                .await
+                .map_err(|_| closed())?;
         }
         while !silent.is_empty()
             && let Ok(Some(answer)) = timeout_at(until, answers.next()).await

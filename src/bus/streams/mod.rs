@@ -177,6 +177,12 @@ impl Streams {
         self.0.is_empty()
     }
 
+    /// The topics that this bus alone keeps: those of stores that others do not have, but for dead letters.
+    pub(crate) fn kept_here(&self) -> impl Iterator<Item = &TopicPattern> {
+        let own = self.0.iter().filter(|stream| !stream.has_dead_letters() && !stream.is_shared());
+        own.flat_map(|stream| &stream.patterns)
+    }
+
     /// Whether there are topics of dead letters in this pattern.
     pub(crate) fn are_dead_letters(&self, pattern: &TopicPattern) -> bool {
         pattern.is_reserved()
@@ -302,6 +308,11 @@ impl Stream {
     /// Whether it is one of dead letters.
     pub(crate) fn has_dead_letters(&self) -> bool {
         self.dead.is_none()
+    }
+
+    /// Whether other buses have the same store open.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.store.appended(&self.name).is_some()
     }
 
     /// Whether all topics of this pattern are its.

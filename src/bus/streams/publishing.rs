@@ -21,6 +21,7 @@ use crate::proto::fields::{Field, FieldsBuilder, Quality, iterate};
 use crate::proto::{Content, ContentRef, Flags, Header, Kind};
 use crate::store::{Change, Message, MessageId, NewMessage, Operation, Outcome, StoreError};
 use crate::topic::TopicPattern;
+use crate::transport::Part;
 
 /// What a session has given to stores, and the flushes behind it. Order holds for each stream: what is for one waits for the store
 /// of that one only, so that no store that stalls keeps the session's places in the lines of other streams, where everybody else
@@ -246,7 +247,11 @@ impl SessionTask {
         content: &ContentRef<'_>,
         asked: Asked,
     ) -> BusResult<()> {
-        if header.flags.contains(Flags::STORED) && self.session.peer.principal == Principal::Bus {
+        let is_told_so =
+            header.flags.contains(Flags::STORED) && self.session.peer.principal == Principal::Bus;
+        // What comes from another bus that has the same store is in it already.
+        let is_stored_elsewhere = self.session.peer.part == Part::Relay && stream.is_shared();
+        if is_told_so || is_stored_elsewhere {
             self.route_stored(header, content, asked, content.frame_size());
             return Ok(());
         }

@@ -19,7 +19,9 @@ pub(in crate::commands) async fn ask(connection: &Connection) -> anyhow::Result<
     match connection.client.request_bytes(TOPIC, Bytes::new()).await {
         Err(BusError::NoServer { .. }) => {
             let failure = Failure::new(FAILED, "this bus is not joined with others");
-            Err(failure.help("`whispeer serve --nats URL` joins it to all that have the same servers of NATS").into())
+            Err(failure
+                .help("`whispeer serve --nats URL` joins it to all that have the same servers of NATS")
+                .into())
         }
         answer => connection.check(answer),
     }

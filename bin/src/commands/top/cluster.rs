@@ -47,7 +47,8 @@ impl Live for ClusterView {
 
     fn draw(&self, frame: &mut Frame<'_>) {
         let [head, body] = Layout::vertical([Constraint::Length(3), Constraint::Fill(1)]).areas(frame.area());
-        let mut rows: Vec<_> = self.now.buses.iter().map(|bus| (self.rates(bus.id, &bus.stats), bus)).collect();
+        let mut rows: Vec<_> =
+            self.now.buses.iter().map(|bus| (self.rates(bus.id, &bus.stats), bus)).collect();
         let all: f64 = rows.iter().map(|(rates, _)| rates.published).sum();
         let delivered: f64 = rows.iter().map(|(rates, _)| rates.delivered).sum();
         let sessions: usize = rows.iter().map(|(_, bus)| bus.stats.sessions).sum();
@@ -121,6 +122,9 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(120, 10)).unwrap();
         terminal.draw(|frame| view.draw(frame)).unwrap();
         let screen = terminal.backend().to_string();
-        assert!(screen.contains("1 SILENT") && screen.contains("2,000") && screen.contains("shop-1"), "{screen}");
+        assert!(
+            screen.contains("1 SILENT") && screen.contains("2,000") && screen.contains("shop-1"),
+            "{screen}"
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::time::{sleep, timeout};
+use whispeer::bus::BusBuilder;
 use whispeer::client::{Event, Subscription};
 use whispeer::prelude::*;
 use whispeer_cluster_nats::{Connection, LinkState, NatsCluster, NatsCounter, NatsSettings};
@@ -24,10 +25,14 @@ pub(crate) struct Joined {
 
 impl Joined {
     pub(crate) async fn new(url: &str) -> Self {
+        Self::built(url, Bus::builder()).await
+    }
+
+    pub(crate) async fn built(url: &str, bus: BusBuilder) -> Self {
         let settings = NatsSettings::new(url).unwrap().prefix(PREFIX).unwrap();
         let cluster = NatsCluster::open(&settings).await.unwrap();
         let (counter, connection) = (cluster.counter(), cluster.connection().clone());
-        let bus = Bus::builder().companion(|bus| cluster.run(bus)).start().unwrap();
+        let bus = bus.companion(|bus| cluster.run(bus)).start().unwrap();
         let client = Client::new_memory(&bus.connector()).unwrap();
         // From here on what is published here is taken.
         eventually("the link's session", || bus.stats().subscriptions > 0).await;

@@ -6,6 +6,7 @@ mod ground;
 mod identities;
 mod jetstream;
 mod joined;
+mod kept;
 mod links;
 mod members;
 mod messages;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use whispeer::bus::ClusterStats;
 use whispeer::client::{Event, PublishOptions, SubscribeOptions};
 use whispeer_testkit::nats;
 use whispeer_testkit::protocols::Number;
 
-use crate::joined::{Joined, PREFIX, next, next_plain, settled, silent, soon};
+use crate::joined::{Joined, PREFIX, eventually, next, next_plain, settled, silent, soon};
 
 #[tokio::test]
 async fn what_is_published_at_one_bus_reaches_subscribers_at_all_and_nobody_twice() {
@@ -195,4 +196,27 @@ async fn a_program_that_has_nothing_but_nats_sees_messages_and_sends_them() {
     // What is the bus's own nobody else may tell.
     nats.publish(format!("{PREFIX}.t.$presence.x"), "forged".into()).await.unwrap();
     silent(&mut reserved).await;
+}
+
+#[tokio::test]
+async fn each_bus_tells_how_all_are() {
+    if !nats::available() {
+        return;
+    }
+    let server = nats::NatsBuilder::newest().start().await;
+    let (a, b) = (Joined::new(&server.url()).await, Joined::new(&server.url()).await);
+    eventually("the other", || a.counter.counts().buses == 1 && b.counter.counts().buses == 1).await;
+    let _subscription = b.client.subscribe_bytes("news").await.unwrap();
+    let ask = || async {
+        let answer = a.client.request_bytes("$bus/cluster", "".into()).await.unwrap();
+        rmp_serde::from_slice::<ClusterStats>(&answer).unwrap()
+    };
+    let all = ask().await;
+    assert_eq!((all.buses.len(), all.silent.len()), (2, 0));
+    let ids: Vec<_> = all.buses.iter().map(|bus| bus.stats.bus_id).collect();
+    assert!(ids.contains(&a.bus.stats().bus_id) && ids.contains(&b.bus.stats().bus_id));
+
+    b.stop().await;
+    eventually("its goodbye", || a.counter.counts().buses == 0).await;
+    assert_eq!(ask().await.buses.len(), 1);
 }

@@ -10,7 +10,7 @@ use whispeer_cluster_nats::jetstream::{JetStreamOptions, JetStreamStore};
 use whispeer_testkit::nats::NatsServer;
 
 /// The store that this server keeps.
-async fn opened(server: &NatsServer) -> JetStreamStore {
+pub(crate) async fn opened(server: &NatsServer) -> JetStreamStore {
     opened_with(server, JetStreamOptions::new("whispeer").unwrap()).await
 }
 
