@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt as lines, reload};
@@ -13,7 +14,7 @@ use crate::output;
 const VARIABLE: &str = "WHISPEER_LOG";
 
 /// What is logged by default.
-const DEFAULT: &str = "warn";
+const DEFAULT: &str = "warn,async_nats=off";
 
 /// Lines as people read them.
 pub(crate) const TEXT: &str = "text";
@@ -38,7 +39,7 @@ impl Logging {
     /// Starts to log: warnings, unless `-v`, given so many times, or the environment ask for more.
     pub(crate) fn start(verbose: u8) -> Self {
         let given = level(verbose).map(ToOwned::to_owned).or_else(|| std::env::var(VARIABLE).ok());
-        let filter = given.filter(|given| !given.is_empty()).and_then(|given| EnvFilter::try_new(given).ok());
+        let filter = given.filter(|given| !given.is_empty()).and_then(|given| filter(&given).ok());
         let filter = filter.unwrap_or_else(|| EnvFilter::new(DEFAULT));
         let (filter, filter_handle) = reload::Layer::new(filter);
         let (format, format_handle) = reload::Layer::new(written(TEXT));
@@ -54,7 +55,7 @@ impl Logging {
 
     /// Logs what passes this filter, which has been checked, from now on.
     pub(crate) fn set(&self, filter: &str) {
-        match EnvFilter::try_new(filter) {
+        match self::filter(filter) {
             // It fails only when nothing is logged any more.
             Ok(filter) => drop(self.filter.reload(filter)),
             Err(error) => tracing::warn!(%error, "not a filter of what to log: {filter}"),
@@ -67,6 +68,17 @@ impl Logging {
     pub(crate) fn set_format(&self, format: &str) {
         // As above.
         drop(self.format.reload(written(format)));
+    }
+}
+
+/// The filter that was asked for. The client of NATS logs each attempt to connect, errors among them, where the bus's own lines say once how
+/// the link is: it is left out unless it is named.
+fn filter(asked: &str) -> Result<EnvFilter, ParseError> {
+    const CLIENT: &str = "async_nats";
+    if asked.contains(CLIENT) {
+        EnvFilter::try_new(asked)
+    } else {
+        EnvFilter::try_new(format!("{asked},{CLIENT}=off"))
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `interrupts` | SIGINT, SIGTERM and SIGHUP |
 //! | `logging` | what is logged on standard error |
 //! | `telemetry` | spans of what the gateway does, exported by OpenTelemetry |
+//! | `nats` | what joins the bus to others over NATS |
 //! | `failure` | what an error says, and the exit code it becomes |
 //! | `certificates` | the development CA of `whispeer certs`, and what it signs |
 //! | `bench` | the load and the figures of `whispeer bench` |
@@ -33,6 +34,11 @@ mod gateway;
 mod input;
 mod interrupts;
 mod logging;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(not(feature = "nats"))]
+#[path = "nats_absent.rs"]
+mod nats;
 mod output;
 mod payload;
 mod prompt;

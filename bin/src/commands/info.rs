@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use clap::Args;
 use serde::de::DeserializeOwned;
-use whispeer::bus::{BusStats, Dropped, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats};
+use whispeer::bus::{
+    BusStats, Dropped, LinkStats, Rows, ServedStats, SessionStats, StreamStats, SubscriptionStats,
+};
 use whispeer::json;
 
 use crate::connection::{BusChoice, BusOptions, Connection};
@@ -199,6 +201,26 @@ fn render_bus(bus: &BusStats) -> String {
             human_count(bus.failed_requests)
         ),
     );
+    for link in &bus.links {
+        line(&link.name, link_state(link));
+    }
+    text
+}
+
+/// How a link to another system is. What it says of itself is no better than what a client says.
+fn link_state(link: &LinkStats) -> String {
+    let mut text = format!("{} for {}", name_or_dash(&link.state), human_duration(link.since));
+    for more in [&link.peer, &link.error].into_iter().flatten() {
+        let _ = write!(text, ", {}", name_or_dash(more));
+    }
+    let count = |name: &str| human_count(link.counts.get(name).copied().unwrap_or_default());
+    let _ = write!(
+        text,
+        "; {} messages in, {} out, {} times lost",
+        count("in_messages"),
+        count("out_messages"),
+        count("disconnects")
+    );
     text
 }
 
@@ -368,6 +390,17 @@ mod tests {
         assert!(render_bus(&bus).contains("certificate    ends in 1h"), "{}", render_bus(&bus));
         bus.certificate_until = Some(SystemTime::UNIX_EPOCH);
         assert!(render_bus(&bus).contains("certificate    has ended"));
+    }
+
+    #[test]
+    fn a_link_tells_its_state_and_why_it_cannot_be_used() {
+        let mut bus = BusStats::default();
+        let error = Some("nobody\nlistens".to_owned());
+        bus.links =
+            vec![LinkStats { name: "nats".into(), state: "away".into(), error, ..LinkStats::default() }];
+        let text = render_bus(&bus);
+        assert!(text.contains("nats           away for 0"), "{text}");
+        assert!(text.contains("nobody\u{fffd}listens; 0 messages in, 0 out, 0 times lost"), "{text}");
     }
 
     #[test]

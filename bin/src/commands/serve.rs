@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::gateway::{RunningGateway, SCHEME, ServerEnvironment};
 use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
+use crate::nats::NatsLink;
 use crate::output;
 use crate::service::{Descriptors, Passed, Watchdog, assign, notices};
 use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls, WebSocket};
@@ -30,6 +31,7 @@ Examples:
       --tls-client-ca certs/ca.pem                  between hosts; `whispeer certs` makes the files
   whispeer serve ws://localhost:8080/bus --websocket-origins https://app.example.com
   whispeer serve my_bus http://localhost:8080 --dev  for browsers and scripts, to try it out
+  whispeer serve my_bus --nats nats://localhost:4222  joined to other buses over NATS
   whispeer serve --config whispeer.toml
 
 Each flag can also be a variable (--frame-limit is WHISPEER_FRAME_LIMIT) or a line of the file that
@@ -65,7 +67,8 @@ impl Serve {
         let mut hangups = Hangups::listen()?;
         let streams = OpenStreams::open(&settings.configuration).await?;
         let addresses = Addresses::of(&settings, &passed)?;
-        let handle = start(&settings, &addresses.of_bus, streams.streams.clone(), passed)?;
+        let nats = NatsLink::open(&settings.configuration).await?;
+        let handle = start(&settings, &addresses.of_bus, streams.streams.clone(), passed, nats)?;
         let gateway = addresses.gateway(&settings, &handle).await?;
         let watchdog = Watchdog::start(&handle)?;
         let mut running =
@@ -252,10 +255,14 @@ fn start(
     addresses: &[String],
     streams: Streams,
     passed: Passed,
+    nats: Option<NatsLink>,
 ) -> anyhow::Result<BusHandle> {
     let configuration = &settings.configuration;
     let mut builder = Bus::builder().settings(configuration.bus.clone()).workers(configuration.workers);
     builder = builder.streams(streams);
+    if let Some(nats) = nats {
+        builder = builder.companion(|bus| nats.run(bus));
+    }
     let mut parsed = addresses.iter().map(|address| parse(address)).collect::<anyhow::Result<Vec<_>>>()?;
     for listener in passed.unix {
         // One that is in the configuration too is not made a second time.

@@ -75,8 +75,8 @@ impl Effective {
         }
         let within = all.policy_within();
         for (index, setting) in table.iter().enumerate() {
-            if let Some(words) = environment.values(setting) {
-                all.set(index, &words, Source::Environment(setting.variable()))?;
+            if let Some((name, words)) = environment.values(setting) {
+                all.set(index, &words, Source::Environment(name))?;
             }
             if let Some((flag, words)) = given.values.get(setting.key) {
                 all.set(index, words, Source::Flag(flag.clone()))?;
@@ -121,7 +121,7 @@ impl Effective {
     fn set(&mut self, index: usize, words: &[String], source: Source) -> anyhow::Result<()> {
         let Some(setting) = self.table.get(index) else { return Ok(()) };
         if let Err(reason) = setting.kind.read_words(&mut self.configuration, words) {
-            let (expected, found) = (setting.kind.expected(), words.join(","));
+            let (expected, found) = (setting.kind.expected(), setting.kind.shown_words(words));
             let text = format!("{source}: expected {expected}, found \"{found}\": {reason}");
             return Err(Failure::usage(text).into());
         }

@@ -45,7 +45,10 @@ pub(crate) fn example() -> String {
 }
 
 fn other_ways(setting: &Setting) -> String {
-    let (flag, variable) = (setting.flag(), setting.variable());
+    let (flag, mut variable) = (setting.flag(), setting.variable());
+    if let Some(other) = setting.other_variable {
+        variable += &format!(" or {other}");
+    }
     match setting.kind {
         Kind::Switch(_) => format!("Flags --{flag} and --no-{flag}, variable {variable}."),
         Kind::Addresses(_) => format!("Arguments ADDR, variable {variable}."),

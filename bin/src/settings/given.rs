@@ -186,7 +186,9 @@ impl Environment {
 
     fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let ours = variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-        let ours = ours.filter(|(name, value)| name.starts_with("WHISPEER_") && !value.is_empty());
+        let is_other = |name: &str| SETTINGS.iter().any(|setting| setting.other_variable == Some(name));
+        let ours = ours
+            .filter(|(name, value)| (name.starts_with("WHISPEER_") || is_other(name)) && !value.is_empty());
         Self(ours.map(|(name, value)| (name, value.to_string_lossy().into_owned())).collect())
     }
 
@@ -195,13 +197,16 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// What is given for a setting. In a list a comma stands between values.
-    pub(super) fn values(&self, setting: &Setting) -> Option<Vec<String>> {
-        let value = self.find(&setting.variable())?;
-        Some(match setting.kind.is_list() {
+    /// What is given for a setting, and by which variable. In a list a comma stands between values.
+    pub(super) fn values(&self, setting: &Setting) -> Option<(String, Vec<String>)> {
+        let names = [Some(setting.variable()), setting.other_variable.map(str::to_owned)];
+        let (name, value) =
+            names.into_iter().flatten().find_map(|name| Some((name.clone(), self.find(&name)?)))?;
+        let words = match setting.kind.is_list() {
             true => value.split(',').map(|word| word.trim().to_owned()).collect(),
             false => vec![value.to_owned()],
-        })
+        };
+        Some((name, words))
     }
 
     /// Variables that are nearly the name of a setting, and that name. Others may be there for other reasons:
@@ -210,6 +215,7 @@ impl Environment {
         let names: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
         let known = |name: &str| {
             OTHER_VARIABLES.contains(&name)
+                || !name.starts_with("WHISPEER_")
                 || crate::connection::FILE_VARIABLES.contains(&name)
                 || names.iter().any(|known| known == name)
         };

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use tracing_subscriber::EnvFilter;
 use whispeer::Address;
 
-use super::Configuration;
+use super::{Configuration, Servers};
 use crate::quantity;
 
 /// What a value is, and where it stands in a configuration.
@@ -36,11 +36,23 @@ pub(crate) enum Kind {
     Words(fn(&mut Configuration) -> &mut Vec<String>),
     /// Where a service is, or nowhere: `http://` or `https://`.
     Url(fn(&mut Configuration) -> &mut Option<String>),
+    /// Servers with `,` between them, or none. Their URLs may have passwords, which are not shown.
+    Servers(fn(&mut Configuration) -> &mut Option<Servers>),
+    /// One word.
+    Word(fn(&mut Configuration) -> &mut String),
     /// A file, or none; in a file, a relative path is relative to that file.
     Path(fn(&mut Configuration) -> &mut Option<PathBuf>),
 }
 
 impl Kind {
+    /// What was written, as it may be shown.
+    pub(super) fn shown_words(&self, words: &[String]) -> String {
+        match self {
+            Self::Servers(_) => Servers::new(&words.join(",")).shown(),
+            _ => words.join(","),
+        }
+    }
+
     /// What is to be written in a file, with an example.
     pub(super) fn expected(&self) -> String {
         let expected = match self {
@@ -56,6 +68,8 @@ impl Kind {
             Self::Words(_) => "a list of strings, such as [\"one\", \"another\"]",
             Self::Path(_) => "the path of a file as a string",
             Self::Url(_) => "a URL as a string, such as \"http://localhost:4318\"",
+            Self::Servers(_) => "one or more URLs as a string, such as \"nats://localhost:4222\"",
+            Self::Word(_) => "a word as a string",
         };
         expected.to_owned()
     }
@@ -75,6 +89,8 @@ impl Kind {
             Self::Words(_) => "WORD,…",
             Self::Path(_) => "FILE",
             Self::Url(_) => "URL",
+            Self::Servers(_) => "URL[,URL…]",
+            Self::Word(_) => "WORD",
         };
         name.to_owned()
     }
@@ -131,6 +147,21 @@ impl Kind {
             }
             Self::Addresses(place) | Self::Words(place) => *place(into) = vec![word.to_owned()],
             Self::Path(place) => *place(into) = Some(word.into()),
+            Self::Servers(place) => {
+                let urls = word.split(',').map(str::trim);
+                if !urls.clone().all(|url| url.starts_with("nats://") || url.starts_with("tls://")) {
+                    return Err(
+                        "write nats://HOST:PORT or tls://HOST:PORT, with `,` between several".to_owned()
+                    );
+                }
+                *place(into) = Some(Servers::new(word));
+            }
+            Self::Word(place) => {
+                if word.is_empty() || word.contains(char::is_whitespace) {
+                    return Err("write one word".to_owned());
+                }
+                *place(into) = word.to_owned();
+            }
             Self::Url(place) => {
                 let rest = word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"));
                 if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
@@ -156,7 +187,10 @@ impl Kind {
         value: &DeValue<'_>,
         base: &Path,
     ) -> Result<(), String> {
-        let wrong = || format!("found {}", found(value));
+        let wrong = || match (self, value) {
+            (Self::Servers(_), DeValue::String(urls)) => format!("found {:?}", Servers::new(urls).shown()),
+            _ => format!("found {}", found(value)),
+        };
         match (self, value) {
             (Self::Switch(place), DeValue::Boolean(on)) => *place(into) = *on,
             (Self::Addresses(place), DeValue::Array(words)) => {
@@ -188,7 +222,9 @@ impl Kind {
                 | Self::Window(_)
                 | Self::Filter(_)
                 | Self::Choice(..)
-                | Self::Url(_),
+                | Self::Url(_)
+                | Self::Servers(_)
+                | Self::Word(_),
                 DeValue::String(word),
             ) => self.read_word(into, word).map_err(|error| format!("{}: {error}", wrong()))?,
             _ => return Err(wrong()),
@@ -214,6 +250,10 @@ impl Kind {
             Self::Choice(_, place) => Value::from(*place(from)),
             Self::Addresses(place) | Self::Words(place) => Value::from(place(from).clone()),
             Self::Url(place) => place(from).clone().map_or(Value::Null, Value::from),
+            Self::Servers(place) => {
+                place(from).as_ref().map_or(Value::Null, |urls| Value::from(urls.shown()))
+            }
+            Self::Word(place) => Value::from(place(from).clone()),
             Self::Path(place) => {
                 place(from).as_ref().map_or(Value::Null, |path| Value::from(path.to_string_lossy()))
             }
@@ -234,6 +274,8 @@ impl Kind {
             Self::Addresses(place) | Self::Words(place) => *place(into) = std::mem::take(place(from)),
             Self::Path(place) => *place(into) = place(from).take(),
             Self::Url(place) => *place(into) = place(from).take(),
+            Self::Servers(place) => *place(into) = place(from).take(),
+            Self::Word(place) => *place(into) = std::mem::take(place(from)),
         }
     }
 }

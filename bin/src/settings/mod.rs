@@ -12,6 +12,7 @@
 //! | `file` | the file |
 //! | `effective` | all of them together: a flag goes before a variable, that before the file |
 //! | `gateway` | the defaults of what is spoken over HTTP |
+//! | `nats` | the defaults of what joins buses over NATS |
 //! | `streams` | the tables of streams, which stand in the file alone |
 //! | `example` | the commented file |
 
@@ -21,6 +22,7 @@ mod file;
 mod gateway;
 mod given;
 mod kind;
+mod nats;
 mod streams;
 mod table;
 
@@ -36,6 +38,7 @@ pub(crate) use effective::Effective;
 pub(crate) use example::example;
 pub(crate) use gateway::{GatewayChoice, PopSubChoice, TurbineChoice};
 pub(crate) use given::{Environment, Given};
+pub(crate) use nats::{NatsChoice, Servers};
 pub(crate) use streams::{Storage, StreamChoice};
 pub(crate) use table::{Change, SETTINGS, Setting};
 
@@ -57,6 +60,7 @@ pub(crate) struct Configuration {
     pub(crate) gateway: GatewayChoice,
     pub(crate) turbine: TurbineChoice,
     pub(crate) popsub: PopSubChoice,
+    pub(crate) nats: NatsChoice,
     pub(crate) store: StoreChoice,
     /// In the order of the file.
     pub(crate) streams: Vec<StreamChoice>,
@@ -142,6 +146,7 @@ impl Default for Configuration {
             gateway: GatewayChoice::default(),
             turbine: TurbineChoice::default(),
             popsub: PopSubChoice::default(),
+            nats: NatsChoice::default(),
             store: StoreChoice::default(),
             streams: Vec::new(),
         }

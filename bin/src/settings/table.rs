@@ -14,6 +14,8 @@ pub(crate) struct Setting {
     pub(crate) more: &'static [&'static str],
     /// What its value is, and where it stands in a configuration.
     pub(crate) kind: Kind,
+    /// Another variable that it is known by elsewhere, which counts where its own is not set.
+    pub(crate) other_variable: Option<&'static str>,
     /// A value to show in the example where the default says nothing, or differs from one machine to the
     /// next, and how to say what the default is.
     pub(crate) example: Option<(&'static str, &'static str)>,
@@ -34,11 +36,16 @@ pub(crate) enum Change {
 
 impl Setting {
     pub(super) const fn new(key: &'static str, about: &'static str, kind: Kind) -> Self {
-        Self { key, about, more: &[], kind, example: None, change: Change::Restart }
+        Self { key, about, more: &[], kind, other_variable: None, example: None, change: Change::Restart }
     }
 
     const fn more(mut self, more: &'static [&'static str]) -> Self {
         self.more = more;
+        self
+    }
+
+    const fn also(mut self, variable: &'static str) -> Self {
+        self.other_variable = Some(variable);
         self
     }
 
@@ -52,9 +59,10 @@ impl Setting {
         self
     }
 
-    /// Its flag, without the dashes: `tls.cert` and `frame_limit` are `tls-cert` and `frame-limit`.
+    /// Its flag, without the dashes: `tls.cert` and `frame_limit` are `tls-cert` and `frame-limit`. The URL of a table is the table's own:
+    /// `nats.url` is `nats`.
     pub(crate) fn flag(&self) -> String {
-        self.key.replace(['.', '_'], "-")
+        self.key.strip_suffix(".url").unwrap_or(self.key).replace(['.', '_'], "-")
     }
 
     /// Its variable of the environment.
@@ -352,6 +360,50 @@ pub(crate) static SETTINGS: &[Setting] = &[
         Kind::Count(|all| &mut all.popsub.buffer),
     ),
     Setting::new(
+        "nats.url",
+        "Servers of NATS over which the bus is joined to others, as nats:// or tls://HOST:PORT",
+        Kind::Servers(|all| &mut all.nats.url),
+    )
+    .more(&[
+        "One server of a cluster is enough; a comma stands between several. A user may stand before a host.",
+        "A bus starts without NATS, and joins when it is there.",
+    ])
+    .also("NATS_URL")
+    .example(r#""nats://localhost:4222""#, "none, and the bus is alone"),
+    Setting::new(
+        "nats.prefix",
+        "What all subjects of the joined buses begin with at NATS",
+        Kind::Word(|all| &mut all.nats.prefix),
+    )
+    .more(&["Buses with different prefixes do not hear each other."])
+    .also("NATS_PREFIX"),
+    Setting::new(
+        "nats.credentials",
+        "File with the credentials of the bus at NATS, as nsc writes it",
+        Kind::Path(|all| &mut all.nats.credentials),
+    )
+    .example(r#""/etc/whispeer/bus.creds""#, "none"),
+    Setting::new(
+        "nats.nkey",
+        "File with the seed of the bus's NKey",
+        Kind::Path(|all| &mut all.nats.nkey),
+    )
+    .example(r#""/etc/whispeer/bus.nk""#, "none"),
+    Setting::new(
+        "nats.ca",
+        "CA whose certificates servers of NATS have to show, in PEM",
+        Kind::Path(|all| &mut all.nats.ca),
+    )
+    .example(r#""/etc/whispeer/nats-ca.pem""#, "those of the system"),
+    Setting::new(
+        "nats.cert",
+        "Certificate that the bus shows to NATS, in PEM",
+        Kind::Path(|all| &mut all.nats.cert),
+    )
+    .example(r#""/etc/whispeer/nats-client.pem""#, "none"),
+    Setting::new("nats.key", "Private key of that certificate, in PEM", Kind::Path(|all| &mut all.nats.key))
+        .example(r#""/etc/whispeer/nats-client.key""#, "none"),
+    Setting::new(
         "store.folder",
         "Folder in which streams are kept that outlive the bus",
         Kind::Path(|all| &mut all.store.folder),
@@ -506,7 +558,7 @@ mod tests {
     fn is_own(setting: &Setting) -> bool {
         ["listen", "dev", "mode", "allow_anyone", "policy", "grace", "log", "log_format", "workers"]
             .contains(&setting.key)
-            || ["tls.", "websocket.", "gateway.", "turbine.", "popsub.", "store.", "telemetry."]
+            || ["tls.", "websocket.", "gateway.", "turbine.", "popsub.", "store.", "telemetry.", "nats."]
                 .iter()
                 .any(|table| setting.key.starts_with(table))
     }

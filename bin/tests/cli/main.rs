@@ -21,6 +21,8 @@ mod gateway;
 mod hostile;
 #[cfg(feature = "encryption")]
 mod keys;
+#[cfg(all(feature = "gateway", feature = "nats"))]
+mod nats;
 mod packaging;
 mod policy;
 mod pubsub;

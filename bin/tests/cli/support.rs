@@ -47,7 +47,7 @@ impl Place {
             .stderr(Stdio::piped());
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if ["WHISPEER_", "LISTEN_", "NOTIFY_", "OTEL_", "WATCHDOG_", "STATE_DIRECTORY"]
+            if ["WHISPEER_", "LISTEN_", "NATS_", "NOTIFY_", "OTEL_", "WATCHDOG_", "STATE_DIRECTORY"]
                 .iter()
                 .any(|ours| text.starts_with(ours))
             {

@@ -1,0 +1,139 @@
+//! What joins the bus to others over NATS.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use whispeer::bus::{BusView, LinkStats};
+use whispeer_cluster_nats::{Connection, NatsError, NatsSettings};
+
+use crate::failure::Failure;
+use crate::settings::{Configuration, NatsChoice};
+
+/// How it is called where the state of links is shown.
+const NAME: &str = "nats";
+
+/// A link to NATS, opened before the bus starts: what is wrong with its settings is told then.
+pub(crate) struct NatsLink {
+    connection: Connection,
+}
+
+impl NatsLink {
+    /// Opens the link that the configuration asks for. It does not wait for NATS.
+    ///
+    /// # Errors
+    /// What is wrong with its settings, and what to do about it.
+    pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Option<Self>> {
+        let Some(settings) = settings(&configuration.nats)? else { return Ok(None) };
+        let connection = Connection::open(&settings).await.map_err(|error| explain(&error))?;
+        Ok(Some(Self { connection }))
+    }
+
+    /// Keeps the link, and tells how it is, until the bus ends.
+    pub(crate) async fn run(self, bus: BusView) {
+        let connection = self.connection;
+        let reported = connection.clone();
+        let report = bus.report_link(NAME, move || stats(&reported));
+        if let Err(error) = &report {
+            tracing::warn!(%error, "the state of the link to NATS is not shown");
+        }
+        bus.draining().await;
+        connection.close().await;
+        drop(report);
+    }
+}
+
+fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSettings>> {
+    let Some(url) = &chosen.url else {
+        let files = [
+            ("nats.credentials", &chosen.credentials),
+            ("nats.nkey", &chosen.nkey),
+            ("nats.ca", &chosen.ca),
+            ("nats.cert", &chosen.cert),
+            ("nats.key", &chosen.key),
+        ];
+        return match files.into_iter().find(|(_, path)| path.is_some()) {
+            None => Ok(None),
+            Some((key, _)) => {
+                let failure = Failure::usage(format!("{key} is given, and no server of NATS"));
+                Err(failure.help("name one with --nats URL, such as nats://localhost:4222").into())
+            }
+        };
+    };
+    let settings = NatsSettings::new(url.reveal()).and_then(|settings| settings.prefix(&chosen.prefix));
+    let mut settings = settings.map_err(|error| explain(&error))?;
+    if let Some(path) = &chosen.credentials {
+        settings = settings.credentials_file(path);
+    }
+    if let Some(path) = &chosen.nkey {
+        settings = settings.nkey_file(path);
+    }
+    if let Some(path) = &chosen.ca {
+        settings = settings.ca_file(path);
+    }
+    match (&chosen.cert, &chosen.key) {
+        (Some(certificate), Some(key)) => settings = settings.identity_files(certificate, key),
+        (None, None) => {}
+        (given, _) => {
+            let (key, flag) =
+                if given.is_none() { ("nats.cert", "--nats-cert") } else { ("nats.key", "--nats-key") };
+            let failure = Failure::usage(format!("{key} is missing: a certificate and its key go together"));
+            return Err(failure.help(format!("give {flag} FILE")).into());
+        }
+    }
+    Ok(Some(settings))
+}
+
+fn explain(error: &NatsError) -> Failure {
+    Failure::usage(error.to_string())
+}
+
+/// How the link is, for `info`, metrics and readiness.
+fn stats(connection: &Connection) -> LinkStats {
+    let (state, counts) = (connection.state().borrow().clone(), connection.counts());
+    let counts = [
+        ("connects", counts.connects),
+        ("disconnects", counts.disconnects),
+        ("slow_consumer_events", counts.slow_consumer_events),
+        ("lame_ducks", counts.lame_ducks),
+        ("in_messages", counts.in_messages),
+        ("in_bytes", counts.in_bytes),
+        ("out_messages", counts.out_messages),
+        ("out_bytes", counts.out_bytes),
+    ];
+    LinkStats {
+        name: NAME.to_owned(),
+        state: state.name().to_owned(),
+        connected: state.is_connected(),
+        since: state.since().map_or(Duration::ZERO, |since| Instant::now().saturating_duration_since(since)),
+        peer: state.server().map(|server| format!("{}, version {}", server.name, server.version)),
+        error: state.error().map(str::to_owned),
+        counts: counts.map(|(name, count)| (name.to_owned(), count)).into_iter().collect::<BTreeMap<_, _>>(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Servers;
+
+    fn refused(chosen: &NatsChoice) -> String {
+        settings(chosen).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn there_is_no_link_without_a_server_and_what_is_given_for_one_is_missed() {
+        assert!(settings(&NatsChoice::default()).unwrap().is_none());
+        let alone = NatsChoice { nkey: Some("bus.nk".into()), ..NatsChoice::default() };
+        assert!(refused(&alone).contains("nats.nkey is given, and no server"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_settings_is_told() {
+        let local = NatsChoice { url: Some(Servers::new("nats://localhost")), ..NatsChoice::default() };
+        assert_eq!(settings(&local).unwrap().unwrap().subjects().prefix(), "whispeer");
+        assert!(refused(&NatsChoice { prefix: "a..b".into(), ..local.clone() }).contains("no prefix"));
+        let half = NatsChoice { cert: Some("bus.pem".into()), ..local };
+        assert!(refused(&half).contains("nats.key is missing"));
+    }
+}
