@@ -1,46 +1,18 @@
 //! What joins the bus to others over NATS.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use tokio::time::Instant;
-use whispeer::bus::{BusView, LinkStats};
-use whispeer_cluster_nats::{Connection, NatsError, NatsSettings};
+pub(crate) use whispeer_cluster_nats::NatsCluster as NatsLink;
+use whispeer_cluster_nats::{NatsError, NatsSettings};
 
 use crate::failure::Failure;
 use crate::settings::{Configuration, NatsChoice};
 
-/// How it is called where the state of links is shown.
-const NAME: &str = "nats";
-
-/// A link to NATS, opened before the bus starts: what is wrong with its settings is told then.
-pub(crate) struct NatsLink {
-    connection: Connection,
-}
-
-impl NatsLink {
-    /// Opens the link that the configuration asks for. It does not wait for NATS.
-    ///
-    /// # Errors
-    /// What is wrong with its settings, and what to do about it.
-    pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Option<Self>> {
-        let Some(settings) = settings(&configuration.nats)? else { return Ok(None) };
-        let connection = Connection::open(&settings).await.map_err(|error| explain(&error))?;
-        Ok(Some(Self { connection }))
-    }
-
-    /// Keeps the link, and tells how it is, until the bus ends.
-    pub(crate) async fn run(self, bus: BusView) {
-        let connection = self.connection;
-        let reported = connection.clone();
-        let report = bus.report_link(NAME, move || stats(&reported));
-        if let Err(error) = &report {
-            tracing::warn!(%error, "the state of the link to NATS is not shown");
-        }
-        bus.draining().await;
-        connection.close().await;
-        drop(report);
-    }
+/// Opens the link that the configuration asks for. It does not wait for NATS.
+///
+/// # Errors
+/// What is wrong with its settings, and what to do about it.
+pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Option<NatsLink>> {
+    let Some(settings) = settings(&configuration.nats)? else { return Ok(None) };
+    Ok(Some(NatsLink::open(&settings).await.map_err(|error| explain(&error))?))
 }
 
 fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSettings>> {
@@ -86,30 +58,6 @@ fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSettings>> {
 
 fn explain(error: &NatsError) -> Failure {
     Failure::usage(error.to_string())
-}
-
-/// How the link is, for `info`, metrics and readiness.
-fn stats(connection: &Connection) -> LinkStats {
-    let (state, counts) = (connection.state().borrow().clone(), connection.counts());
-    let counts = [
-        ("connects", counts.connects),
-        ("disconnects", counts.disconnects),
-        ("slow_consumer_events", counts.slow_consumer_events),
-        ("lame_ducks", counts.lame_ducks),
-        ("in_messages", counts.in_messages),
-        ("in_bytes", counts.in_bytes),
-        ("out_messages", counts.out_messages),
-        ("out_bytes", counts.out_bytes),
-    ];
-    LinkStats {
-        name: NAME.to_owned(),
-        state: state.name().to_owned(),
-        connected: state.is_connected(),
-        since: state.since().map_or(Duration::ZERO, |since| Instant::now().saturating_duration_since(since)),
-        peer: state.server().map(|server| format!("{}, version {}", server.name, server.version)),
-        error: state.error().map(str::to_owned),
-        counts: counts.map(|(name, count)| (name.to_owned(), count)).into_iter().collect::<BTreeMap<_, _>>(),
-    }
 }
 
 #[cfg(test)]

@@ -10,19 +10,19 @@ use crate::settings::Configuration;
 /// There is none.
 pub(crate) struct NatsLink(Infallible);
 
-impl NatsLink {
-    /// # Errors
-    /// Whenever one is asked for.
-    pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Option<Self>> {
-        match &configuration.nats.url {
-            None => Ok(None),
-            Some(url) => {
-                let text = format!("{}: whispeer was built without the feature `nats`", url.shown());
-                Err(Failure::usage(text).into())
-            }
+/// # Errors
+/// Whenever one is asked for.
+pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Option<NatsLink>> {
+    match &configuration.nats.url {
+        None => Ok(None),
+        Some(url) => {
+            let text = format!("{}: whispeer was built without the feature `nats`", url.shown());
+            Err(Failure::usage(text).into())
         }
     }
+}
 
+impl NatsLink {
     pub(crate) async fn run(self, _: BusView) {
         match self.0 {}
     }

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::gateway::{RunningGateway, SCHEME, ServerEnvironment};
 use crate::interrupts::{Hangup, Hangups, Interrupts};
 use crate::logging::Logging;
-use crate::nats::NatsLink;
+use crate::nats::{self, NatsLink};
 use crate::output;
 use crate::service::{Descriptors, Passed, Watchdog, assign, notices};
 use crate::settings::{Change, Configuration, Effective, Environment, Given, Source, Tls, WebSocket};
@@ -67,7 +67,7 @@ impl Serve {
         let mut hangups = Hangups::listen()?;
         let streams = OpenStreams::open(&settings.configuration).await?;
         let addresses = Addresses::of(&settings, &passed)?;
-        let nats = NatsLink::open(&settings.configuration).await?;
+        let nats = nats::open(&settings.configuration).await?;
         let handle = start(&settings, &addresses.of_bus, streams.streams.clone(), passed, nats)?;
         let gateway = addresses.gateway(&settings, &handle).await?;
         let watchdog = Watchdog::start(&handle)?;

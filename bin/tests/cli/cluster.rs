@@ -258,7 +258,8 @@ async fn ask(client: &Client, host: usize) -> BusResult<()> {
     let options = RequestOptions::default().timeout(DEADLINE);
     let topic = format!("echo/{host}");
     let answer = timeout(DEADLINE + LATER, client.request_bytes_with(&topic, "hello".into(), options)).await;
-    let answer = answer.unwrap_or_else(|_| panic!("a request to {topic} has not ended after {:?}", began.elapsed()))?;
+    let answer = answer
+        .unwrap_or_else(|_| panic!("a request to {topic} has not ended after {:?}", began.elapsed()))?;
     assert_eq!(answer, "hello");
     Ok(())
 }
@@ -319,14 +320,22 @@ async fn endure(program: &std::path::Path, faults: &[Fault], is_exact: bool) {
         }
     }
     let (answered, failed) = (load.answered.load(Ordering::Relaxed), load.failed.lock().unwrap().len());
-    assert!(answered > 100 && failed < answered as usize, "{answered} answered, {failed} failed: {:?}", load.failed);
+    assert!(
+        answered > 100 && failed < answered as usize,
+        "{answered} answered, {failed} failed: {:?}",
+        load.failed
+    );
     load.stops.store(true, Ordering::Relaxed);
     // Requests under way end; what is published is told by messages or gaps.
     sleep(Duration::from_secs(1)).await;
     let published = load.published.load(Ordering::Relaxed);
     let began = Instant::now();
     while is_exact && load.accounted().iter().any(|count| *count < published) {
-        assert!(began.elapsed() < REPAIR, "{published} were published, and accounted for {:?}", load.accounted());
+        assert!(
+            began.elapsed() < REPAIR,
+            "{published} were published, and accounted for {:?}",
+            load.accounted()
+        );
         sleep(Duration::from_millis(50)).await;
     }
     if is_exact {

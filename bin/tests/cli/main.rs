@@ -6,6 +6,8 @@ mod activation;
 mod arguments;
 mod bus;
 mod certs;
+#[cfg(feature = "nats")]
+mod cluster;
 mod config;
 #[cfg(feature = "sqlite")]
 mod consumers;

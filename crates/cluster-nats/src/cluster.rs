@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_nats::Client as Nats;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use whispeer::auth::Principal;
-use whispeer::bus::BusView;
+use whispeer::bus::{BusView, LinkStats};
 use whispeer::client::{Client, SubscribeOptions};
 use whispeer::transport::Peer;
 use whispeer::{BusError, BusResult};
@@ -24,6 +25,9 @@ use crate::overview::Overview;
 use crate::requests::{self, Requests};
 use crate::settings::NatsSettings;
 use crate::subject::Subjects;
+
+/// What the link is called where the state of links is shown.
+const NAME: &str = "nats";
 
 /// What a link has carried so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -147,6 +151,11 @@ impl NatsCluster {
     /// The link ends when the future is dropped. What was on its way may be lost without others being told, and they count the bus as gone after
     /// three heartbeats.
     pub async fn run(self, bus: BusView) {
+        let (connection, counter) = (self.connection.clone(), self.counter.clone());
+        let report = bus.report_link(NAME, move || report(&connection, &counter));
+        if let Err(error) = &report {
+            tracing::warn!(%error, "the state of the link to NATS is not shown");
+        }
         while !bus.is_draining() {
             let Err(error) = self.run_once(&bus).await else { break };
             if bus.is_draining() {
@@ -156,6 +165,7 @@ impl NatsCluster {
             sleep(limits::LINK_AGAIN).await;
         }
         self.connection.close().await;
+        drop(report);
     }
 
     async fn run_once(&self, bus: &BusView) -> BusResult<()> {
@@ -249,6 +259,37 @@ impl NatsCluster {
             let _ = timeout(limits::LINK_END, settled).await;
         }
         outcome
+    }
+}
+
+/// How the link is, for `info`, metrics and readiness.
+fn report(connection: &Connection, counter: &NatsCounter) -> LinkStats {
+    let (state, link, carried) = (connection.state().borrow().clone(), connection.counts(), counter.counts());
+    let counts = [
+        ("connects", link.connects),
+        ("disconnects", link.disconnects),
+        ("slow_consumer_events", link.slow_consumer_events),
+        ("lame_ducks", link.lame_ducks),
+        ("in_messages", link.in_messages),
+        ("in_bytes", link.in_bytes),
+        ("out_messages", link.out_messages),
+        ("out_bytes", link.out_bytes),
+        ("published_messages", carried.sent),
+        ("dropped_messages", carried.dropped),
+        ("too_large_messages", carried.too_large),
+        ("forgotten_topics", carried.forgotten),
+        ("received_messages", carried.received),
+        ("missing_messages", carried.missing),
+        ("refused_messages", carried.refused),
+    ];
+    LinkStats {
+        name: NAME.to_owned(),
+        state: state.name().to_owned(),
+        connected: state.is_connected(),
+        since: state.since().map_or(Duration::ZERO, |since| Instant::now().saturating_duration_since(since)),
+        peer: state.server().map(|server| format!("{}, version {}", server.name, server.version)),
+        error: state.error().map(str::to_owned),
+        counts: counts.map(|(name, count)| (name.to_owned(), count)).into_iter().collect(),
     }
 }
 

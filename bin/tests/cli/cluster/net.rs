@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Whether hosts can be made here: that takes root, `ip` and `tc`.
 pub(crate) fn available() -> bool {
-    let tools = whispeer_testkit::tools::has_with("ip", "-V") && whispeer_testkit::tools::has_with("tc", "-V");
+    let tools =
+        whispeer_testkit::tools::has_with("ip", "-V") && whispeer_testkit::tools::has_with("tc", "-V");
     tools && {
         let probe = format!("wsp{}", std::process::id());
         let is_allowed = ip(&["netns", "add", &probe]);
@@ -45,7 +46,9 @@ impl Net {
         for (index, host) in net.hosts.iter().enumerate() {
             must(&["netns", "add", host]);
             let port = format!("port{index}");
-            must(&["-n", &net.hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", host]);
+            must(&[
+                "-n", &net.hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", host,
+            ]);
             must(&["-n", &net.hub, "link", "set", &port, "master", "bridge", "up"]);
             must(&["-n", host, "addr", "add", &format!("{}/24", net.address(index)), "dev", "eth0"]);
             must(&["-n", host, "link", "set", "eth0", "up"]);
