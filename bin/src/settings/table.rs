@@ -365,7 +365,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
         Kind::Servers(|all| &mut all.nats.url),
     )
     .more(&[
-        "One server of a cluster is enough; a comma stands between several. A user may stand before a host.",
+        "One server of a cluster is enough; a comma stands between several.",
+        "USER:PASSWORD@ or TOKEN@ before the host says who the bus is there.",
         "A bus starts without NATS, and joins when it is there.",
     ])
     .also("NATS_URL")

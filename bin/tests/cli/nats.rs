@@ -63,6 +63,7 @@ fn a_bus_starts_without_nats_and_joins_when_it_appears_and_tells_how_the_link_is
     server.kill();
     bus.wait_for("NATS is away");
     until("ready\nnats: away", || get(&address, "/readyz"));
+    bus.signal("TERM");
     let ended = bus.end();
     assert_eq!(ended.code(), 0);
     // Neither its attempts nor the client that makes them are heard of.
@@ -86,6 +87,7 @@ fn credentials_that_nats_refuses_are_told_with_what_to_do() {
         said.contains("check the user, token, credentials or NKey") && !said.contains("gu3ssed"),
         "{said}"
     );
+    bus.signal("TERM");
     let ended = bus.end();
     assert_eq!(ended.code(), 0);
     assert!(!ended.errors.contains("gu3ssed"), "{ended:?}");
