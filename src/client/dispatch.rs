@@ -20,6 +20,9 @@ use crate::proto::{
 };
 use crate::transport::{Arrived, Incoming};
 
+/// What a session of the bus's own serves to be asked what nobody serves there.
+const UPLINK: &str = "$bus/uplink";
+
 /// Messages that are put into an inbox under one lock at most.
 const RUN: usize = 256;
 
@@ -328,9 +331,9 @@ impl Driver {
             return Ok(());
         };
         let inbox = Arc::clone(&serving.inbox);
-        // An uplink is asked about the topics of others.
+        // An uplink is asked about the topics of others; everybody else about his own, also where a pattern was asked.
         let topic = match str::from_utf8(content.topic) {
-            Ok(asked) if *asked != *serving.topic => Arc::from(asked),
+            Ok(asked) if *serving.topic == *UPLINK => Arc::from(asked),
             _ => Arc::clone(&serving.topic),
         };
         let ask = Ask::new(header.sequence, topic, options.deadline, stream.then_some(window));
