@@ -20,7 +20,7 @@ use crate::limits;
 use crate::proto::fields::{Options, Quality};
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
 use crate::topic::{Shape, TopicPattern, validate_pattern_bytes};
-use crate::transport::{Arrived, EncodedRun, Form, Incoming};
+use crate::transport::{Arrived, EncodedRun, Form, Incoming, Part};
 
 /// Publishes that are routed together at most: what one read brings of small messages.
 const RUN: usize = 1024;
@@ -51,7 +51,8 @@ impl SessionTask {
 
     /// A draining bus takes no more publishes; those that it has taken find their way.
     fn refused_by_draining(&mut self, header: &Header, content: &ContentRef<'_>) -> bool {
-        let draining = self.shared.is_draining();
+        // What other buses have taken in finds its way, too: nobody sends it again.
+        let draining = self.shared.is_draining() && self.session.peer.part != Part::Relay;
         if draining {
             let error = BusError::Draining { what: "the bus".into() };
             self.conclude(header, content.frame_size(), Err(error));

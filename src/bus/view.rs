@@ -241,7 +241,7 @@ impl BusView {
     /// were told; what a [relay](Peer::relay) subscribes to is not among them, and neither is what reads a stream, as that has
     /// sequences of its own.
     ///
-    /// The count may be 0, which is told as so many as nobody knows.
+    /// A count of 0 tells nobody anything.
     ///
     /// # Errors
     /// [`BusError::LimitReached`] for a pattern that meets too much at once, as for publishing to it, and [`BusError::Closed`] when the
@@ -270,6 +270,9 @@ impl BusView {
     pub async fn lost(&self, topic: &TopicPattern, count: u64, reason: GapReason) -> BusResult<usize> {
         let mut cache = RouteCache::default();
         let mut told = 0;
+        if count == 0 {
+            return Ok(0);
+        }
         loop {
             let mut steps = limits::LOOKUP_HOLD;
             let shared = self.shared()?;

@@ -332,9 +332,9 @@ impl Driver {
         };
         let inbox = Arc::clone(&serving.inbox);
         // An uplink is asked about the topics of others; everybody else about his own, also where a pattern was asked.
-        let topic = match str::from_utf8(content.topic) {
-            Ok(asked) if *serving.topic == *UPLINK => Arc::from(asked),
-            _ => Arc::clone(&serving.topic),
+        let topic = match *serving.topic == *UPLINK {
+            true => str::from_utf8(content.topic).map_or_else(|_| Arc::clone(&serving.topic), Arc::from),
+            false => Arc::clone(&serving.topic),
         };
         let ask = Ask::new(header.sequence, topic, options.deadline, stream.then_some(window));
         let earlier = state.asks.insert(header.sequence, Arc::clone(&ask));

@@ -253,7 +253,12 @@ impl NatsCluster {
             while carrying.join_next().await.is_some() {}
             drop(leave);
             while present.join_next().await.is_some() {}
-            nats.flush().await
+            // Where it is away, what it has not taken is lost.
+            let mut state = connection.state();
+            tokio::select! {
+                _ = nats.flush() => {}
+                _ = state.wait_for(|state| !state.is_connected()) => {}
+            }
         };
         if outcome.is_ok() {
             let _ = timeout(limits::LINK_END, settled).await;

@@ -12,7 +12,8 @@ use foldhash::fast::RandomState;
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{Instant, sleep_until};
 use whispeer::bus::{BusView, Interest};
 use whispeer::client::{Client, GapReason, PublishOptions, Publisher};
@@ -27,7 +28,7 @@ use crate::seen::{Seen, Verdict};
 use crate::stamp::{self, Stamp};
 use crate::subject::{Kind, Subjects};
 
-/// How far back others are asked for marks where it is not known since when messages may have been missed.
+/// How much further back than the last that has come others are asked for marks: a link that hangs is found out by then.
 const LOOK_BACK: Duration = Duration::from_secs(10);
 
 /// What has become of it so far.
@@ -89,8 +90,11 @@ pub(crate) struct Inbound {
     subjects: Subjects,
     origin: u64,
     members: Members,
-    /// When others are to be asked for marks.
+    /// When others are to be asked for marks, and were last.
     ask_at: Option<Instant>,
+    asked_at: Option<Instant>,
+    /// When something has come last, before the connection was lost.
+    heard_at: Instant,
     stamps: String,
     counts: Arc<InboundCounts>,
     sources: SelectAll<BoxStream<'static, Run>>,
@@ -120,6 +124,8 @@ impl Inbound {
             origin: members.own(),
             members,
             ask_at: None,
+            asked_at: None,
+            heard_at: Instant::now(),
             bus,
             client,
             nats,
@@ -154,21 +160,41 @@ impl Inbound {
             self.subscribe(Taken::WildcardMarks, [marks]).await?,
         ];
         let mut events = self.members.events();
+        // By itself, as it may have to look at all there is, which is not to begin again with each message.
+        let (wants, mut wanted) = mpsc::channel(1);
+        let mut watching = JoinSet::new();
+        watching.spawn(async move {
+            loop {
+                let changes = interest.changed().await;
+                let has_ended = changes.is_err();
+                if wants.send(changes).await.is_err() || has_ended {
+                    return;
+                }
+            }
+        });
         loop {
             let settle_at = self.held.since().map(|since| since + limits::REORDERING);
             tokio::select! {
                 Some((source, messages)) = self.sources.next() => {
+                    if self.ask_at.is_none() {
+                        self.heard_at = Instant::now();
+                    }
                     self.take_run(&source, messages).await?;
                     self.settle_if_nothing_comes().await?;
                 }
-                changes = interest.changed() => self.follow(changes?).await?,
+                Some(changes) = wanted.recv() => self.follow(changes?).await?,
                 Ok(()) = disturbed.changed() => {
                     disturbed.borrow_and_update();
-                    self.ask_at.get_or_insert_with(Instant::now);
+                    self.ask_soon();
                 }
                 event = events.recv() => self.note(event),
                 () = sleep_until(self.ask_at.unwrap_or_else(Instant::now)), if self.ask_at.is_some() => self.ask_for_marks().await,
-                () = sleep_until(settle_at.unwrap_or_else(Instant::now)), if settle_at.is_some() => self.settle().await?,
+                () = sleep_until(settle_at.unwrap_or_else(Instant::now)), if settle_at.is_some() => {
+                    self.settle_if_nothing_comes().await?;
+                    if self.held.since().is_some_and(|since| since.elapsed() > 10 * limits::REORDERING) {
+                        self.settle().await?;
+                    }
+                }
             }
         }
     }
@@ -239,21 +265,29 @@ impl Inbound {
     /// What becomes of other buses tells whether something of theirs was lost.
     fn note(&mut self, event: Result<MemberEvent, RecvError>) {
         match event {
-            // Its id never comes again.
-            Ok(MemberEvent::Left { id }) => self.seen.forget(id),
-            // What was lost of these may have had company.
-            Ok(MemberEvent::Missed { .. }) | Err(RecvError::Lagged(_)) => {
-                self.ask_at.get_or_insert_with(|| Instant::now() + limits::ASK_AGAIN);
-            }
+            // One that was gone is back; of a new one there is nothing to miss.
+            Ok(MemberEvent::Joined { id }) if !self.seen.knows(id) => {}
+            // What was lost may have had company.
+            Ok(MemberEvent::Joined { .. } | MemberEvent::Missed { .. } | MemberEvent::Reconnected { .. })
+            | Err(RecvError::Lagged(_)) => self.ask_soon(),
             _ => {}
         }
     }
 
-    /// Asks all buses for marks of what they have sent lately.
+    /// Others are to be asked for marks, but not too often.
+    fn ask_soon(&mut self) {
+        let now = Instant::now();
+        let next = self.asked_at.map_or(now, |asked| asked + limits::ASK_AGAIN);
+        self.ask_at.get_or_insert(next.max(now));
+    }
+
+    /// Asks all buses for marks of what they have sent since something has come last.
     async fn ask_for_marks(&mut self) {
-        self.ask_at = None;
+        let now = Instant::now();
+        (self.ask_at, self.asked_at) = (None, Some(now));
+        let back = now.saturating_duration_since(self.heard_at) + LOOK_BACK;
         let subject = self.subjects.own(AGAIN);
-        let millis = LOOK_BACK.as_millis().to_string();
+        let millis = back.as_millis().to_string();
         // Where NATS is away again, that will be another disturbance.
         let _ = self.nats.publish(subject, millis.into()).await;
     }
@@ -294,6 +328,11 @@ impl Inbound {
             return self.hold(place, arrived).await;
         }
         let times = (source.since, Instant::now());
+        // Nobody fills the table with what is no topic.
+        let is_known = place == WILDCARDS || self.seen.knows_topic(stamp.origin, place.as_bytes());
+        if !is_known && self.subjects.topic_at(&place).is_none() {
+            return Ok(());
+        }
         if matches!(source.kind, Taken::Marks | Taken::WildcardMarks) {
             let missing = self.seen.mark(place.as_bytes(), stamp, times, || None);
             if missing == 0 {
@@ -331,7 +370,8 @@ impl Inbound {
     async fn settle_if_nothing_comes(&mut self) -> BusResult<()> {
         let mut rounds = 0;
         while self.held.since().is_some() {
-            match self.sources.next().now_or_never() {
+            // Whatever the task has done in its turn: nothing may be taken for missing that is there.
+            match unconstrained(self.sources.next()).now_or_never() {
                 Some(Some((source, messages))) => self.take_run(&source, messages).await?,
                 _ => return self.settle().await,
             }

@@ -144,13 +144,14 @@ pub const DOUBT: Duration = Duration::from_millis(500);
 /// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
 pub const HEADER_OVERHEAD: usize = 16;
 
-/// How long the end of a bus waits until NATS has what was published there, and others have their answers. Those who drain the bus wait as long.
+/// How long the link goes on when the bus drains, until NATS has what was published there, and others have their answers. The bus has bounds
+/// of its own for that, which are shorter as a rule.
 pub const LINK_END: Duration = Duration::from_secs(30);
 
 /// How long it takes until a link that the bus has cut off begins anew.
 pub const LINK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Between two times that others are asked for marks because heartbeats were missed: it is often more than one bus's that are.
+/// Between two times that others are asked for marks: what disturbs the link often comes in numbers.
 pub const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the other buses may take to say how they are. Those that take longer are told as silent.
@@ -226,3 +227,6 @@ pub const JETSTREAM_LEASE: Duration = Duration::from_secs(15);
 
 /// How often a bus with nothing to store is heard of.
 pub const JETSTREAM_IDLE: Duration = Duration::from_secs(5);
+
+/// Between two times that a bus marks its topics again for those who ask: a mark for each topic that was published to lately.
+pub const MARK_AGAIN: Duration = Duration::from_secs(2);

@@ -99,6 +99,14 @@ impl Numbering {
         told
     }
 
+    /// Counts messages of a topic that are not sent, beside one that [`next`](Self::next) has numbered.
+    pub(crate) fn skip(&mut self, topic: &[u8], count: u64) {
+        if let Some(own) = self.topics.get_mut(topic) {
+            self.total = self.total.saturating_add(count);
+            own.last = own.last.saturating_add(count);
+        }
+    }
+
     fn make_room(&mut self) {
         while self.topics.len() >= self.most {
             if let Some((number, topic)) = self.resting.pop_front() {

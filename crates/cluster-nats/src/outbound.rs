@@ -53,6 +53,8 @@ pub(crate) struct Outbound {
     seen_at: Instant,
     /// From when on others have asked for marks.
     asked_since: Option<Instant>,
+    /// When topics may be marked again for that.
+    mark_again_at: Instant,
     /// Too large a message has been told of.
     has_warned: bool,
 }
@@ -73,6 +75,7 @@ impl Outbound {
             away_since: None,
             seen_at: Instant::now(),
             asked_since: None,
+            mark_again_at: Instant::now(),
             has_warned: false,
         }
     }
@@ -133,22 +136,32 @@ impl Outbound {
             self.asked_since = Some(self.asked_since.map_or(since, |before| before.min(since)));
         }
         self.seen_at = now;
-        if let Some(since) = self.asked_since.take() {
-            let since = since.checked_sub(2 * limits::QUIET).unwrap_or(since);
+        if now >= self.mark_again_at
+            && let Some(since) = self.asked_since.take()
+        {
+            self.mark_again_at = now + limits::MARK_AGAIN;
+            // A connection that hangs counts as there until it has not answered for so long.
+            let margin = 4 * limits::LINK_PING + 2 * limits::QUIET;
+            let since = since.checked_sub(margin).unwrap_or(since);
             self.numbering.mark_since(since, now);
         }
     }
 
     /// Tells the last numbers of topics that are quiet.
     async fn mark(&mut self, now: Instant) {
-        if self.nats.connection_state() != State::Connected {
-            // They are told when it is back. Until then there is nothing to be done for them.
-            self.numbering.put_off(now + LOOK);
-            return;
-        }
         for _ in 0..limits::MARKS {
+            if self.nats.connection_state() != State::Connected {
+                // They are told when it is back. Until then there is nothing to be done for them.
+                self.numbering.put_off(now + LOOK);
+                return;
+            }
             let Some((subject, stamp)) = self.numbering.take_mark(now) else { return };
-            self.send(subject, &stamp, None, Bytes::new()).await;
+            if !self.send(subject, &stamp, None, Bytes::new()).await {
+                // Nor does it take others; the last one is told again with what comes.
+                self.asked_since = Some(self.asked_since.map_or(now, |before| before.min(now)));
+                self.numbering.put_off(now + limits::QUIET);
+                return;
+            }
         }
     }
 
@@ -157,6 +170,11 @@ impl Outbound {
             Event::Message(message) => self.publish(message).await,
             Event::Gap { count, reason } => {
                 self.counts.dropped.fetch_add(count, Ordering::Relaxed);
+                // Nobody knows of which topics they are, so that it is told to all who may have wanted them.
+                if count > 0 {
+                    self.number_wildcard(Instant::now());
+                    self.numbering.skip(WILDCARDS, count - 1);
+                }
                 tracing::warn!(
                     count,
                     reason = reason.name(),
@@ -169,33 +187,38 @@ impl Outbound {
 
     async fn publish(&mut self, message: Message<Arc<Content>>) {
         let now = Instant::now();
-        let Self { subjects, numbering, .. } = self;
+        let Self { subjects, numbering, .. } = &mut *self;
         let text = message.topic.as_str();
         let concrete = message.topic.as_topic();
         let (subject, stamp) = match &concrete {
             Some(topic) => numbering.next(text.as_bytes(), now, || {
                 (Subject::from(subjects.of_topic(topic)), Subject::from(subjects.of_marks(topic)))
             }),
-            None => numbering.next(WILDCARDS, now, || {
-                (Subject::from(subjects.of_wildcards()), Subject::from(subjects.of_wildcard_marks()))
-            }),
+            None => self.number_wildcard(now),
         };
         let headers = envelope::write(message.value.fields(), concrete.is_none().then_some(text));
         if self.nats.connection_state() != State::Connected {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        self.send(subject, &stamp, headers, message.value.payload_bytes()).await;
+        let _ = self.send(subject, &stamp, headers, message.value.payload_bytes()).await;
     }
 
-    /// Hands a message to NATS, or drops it.
+    fn number_wildcard(&mut self, now: Instant) -> (Subject, Stamp) {
+        let subjects = &self.subjects;
+        self.numbering.next(WILDCARDS, now, || {
+            (Subject::from(subjects.of_wildcards()), Subject::from(subjects.of_wildcard_marks()))
+        })
+    }
+
+    /// Hands a message to NATS, or drops it; returns whether NATS takes more.
     async fn send(
         &mut self,
         subject: Subject,
         stamp: &Stamp,
         headers: Option<async_nats::HeaderMap>,
         payload: Bytes,
-    ) {
+    ) -> bool {
         let reply = Subject::from(stamp.write(&self.stamps));
         let sent = match headers {
             None => {
@@ -219,7 +242,11 @@ impl Outbound {
                 }
                 self.counts.too_large.fetch_add(1, Ordering::Relaxed)
             }
-            Err(_) => self.counts.dropped.fetch_add(1, Ordering::Relaxed),
+            Err(_) => {
+                self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
         };
+        true
     }
 }

@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 use crate::stamp::Stamp;
 
+/// Messages that are missing at once, at the most: what is beyond no bus has sent.
+const MOST: u64 = u32::MAX as u64;
+
 /// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -41,6 +44,8 @@ struct Topic<T> {
     last: u64,
     /// The number with which the sender began to know the topic.
     first: u64,
+    /// When something of it came last.
+    at: Instant,
     kept: T,
 }
 
@@ -67,7 +72,7 @@ impl<T> Seen<T> {
                 (own.last, own.first) = (stamp.number, stamp.number - stamp.known);
                 Verdict::Take
             }
-            Some(missing) => Verdict::Missing(missing),
+            Some(missing) => Verdict::Missing(missing.min(MOST)),
         }
     }
 
@@ -80,7 +85,7 @@ impl<T> Seen<T> {
         keep: impl FnOnce() -> T,
     ) -> u64 {
         let behind = stamp.number.saturating_add(1);
-        behind.saturating_sub(self.expected(topic, stamp, behind, (since, now), keep))
+        behind.saturating_sub(self.expected(topic, stamp, behind, (since, now), keep)).min(MOST)
     }
 
     /// What comes before the message, or up to the mark, will not come any more.
@@ -110,10 +115,17 @@ impl<T> Seen<T> {
         (since, now): (Instant, Instant),
         keep: impl FnOnce() -> T,
     ) -> u64 {
+        let (began, settling) = (now.checked_sub(stamp.age), self.settling);
+        let should_have_come = |since: Instant| began.is_some_and(|began| began >= since + settling);
+        let run_first = |all: bool, fresh: u64| if all { stamp.number - stamp.run } else { fresh };
         let first = stamp.number - stamp.known;
         if let Some(own) = self.topic(stamp.origin, topic) {
             // Where the sender has begun anew, what came before that was told by its marks.
-            return own.last.saturating_add(1).max(if own.first < first { first } else { 0 });
+            let next = own.last.saturating_add(1).max(if own.first < first { first } else { 0 });
+            // What brings it now is younger: what came in between, while nobody wanted it, is not missing.
+            let is_anew = own.at < since;
+            own.at = now;
+            return if is_anew { next.max(run_first(should_have_come(since), fresh)) } else { next };
         }
         if self.order.len() >= self.most
             && let Some((origin, oldest)) = self.order.pop_front()
@@ -134,15 +146,18 @@ impl<T> Seen<T> {
         self.origins
             .entry(stamp.origin)
             .or_default()
-            .insert(topic, Topic { last: expected.saturating_sub(1), first, kept: keep() });
+            .insert(topic, Topic { last: expected.saturating_sub(1), first, at: now, kept: keep() });
         expected
     }
 
-    /// Forgets the topics of a link that has ended.
-    pub(crate) fn forget(&mut self, origin: u64) {
-        if self.origins.remove(&origin).is_some() {
-            self.order.retain(|(of, _)| *of != origin);
-        }
+    /// Whether something of this bus has come.
+    pub(crate) fn knows(&self, origin: u64) -> bool {
+        self.origins.contains_key(&origin)
+    }
+
+    /// Whether something of this topic of a bus has come.
+    pub(crate) fn knows_topic(&self, origin: u64, topic: &[u8]) -> bool {
+        self.origins.get(&origin).is_some_and(|topics| topics.contains_key(topic))
     }
 }
 
@@ -248,6 +263,33 @@ mod tests {
     }
 
     #[test]
+    fn what_came_while_nobody_had_subscribed_is_not_missing_and_nothing_is_taken_again() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.message("a", &Bench::stamp(10, 9, 9, 20)), Verdict::Take);
+        bench.now += Duration::from_secs(60);
+        bench.since = bench.now;
+        bench.now += Duration::from_secs(5);
+        assert_eq!(bench.message("a", &Bench::stamp(10, 9, 9, 85)), Verdict::Known);
+        bench.now += Duration::from_secs(1);
+        bench.since = bench.now;
+        bench.now += Duration::from_secs(5);
+        assert_eq!(bench.message("a", &Bench::stamp(51, 50, 50, 91)), Verdict::Take);
+        bench.now += Duration::from_secs(1);
+        assert_eq!(
+            bench.message("a", &Bench::stamp(53, 52, 52, 92)),
+            Verdict::Missing(1),
+            "since then it is"
+        );
+    }
+
+    #[test]
+    fn numbers_that_no_bus_sends_are_a_bounded_loss() {
+        let mut bench = Bench::new();
+        let forged = Bench::stamp(u64::MAX - 1, u64::MAX - 2, u64::MAX - 2, 0);
+        assert_eq!(bench.message("a", &forged), Verdict::Missing(u64::from(u32::MAX)));
+    }
+
+    #[test]
     fn there_are_no_more_topics_than_may_be() {
         let mut bench = Bench::new();
         for subject in ["a", "b", "c", "d"] {
@@ -257,7 +299,6 @@ mod tests {
         assert!(bench.seen.kept(1, b"a").is_none());
         let again = Bench::stamp(8, 7, 3, 5);
         assert_eq!(bench.message("a", &again), Verdict::Take, "nobody knows any more what has come of it");
-        bench.seen.forget(1);
-        assert_eq!(bench.seen.order.len(), 0);
+        assert!(bench.seen.knows(1) && bench.seen.knows_topic(1, b"a") && !bench.seen.knows(2));
     }
 }

@@ -79,9 +79,12 @@ impl Net {
         must(&["-n", &self.hub, "link", "set", &format!("port{host}"), "up"]);
     }
 
-    /// Has what leaves a host take longer, and some of it get lost.
+    /// Lets little leave a host at a time, and drops what waits for too long.
     pub(crate) fn slow_down(&self, host: usize) {
-        self.shape(host, &["add", "dev", "eth0", "root", "netem", "delay", "40ms", "10ms", "loss", "3%"]);
+        self.shape(
+            host,
+            &["add", "dev", "eth0", "root", "tbf", "rate", "512kbit", "burst", "8kb", "latency", "400ms"],
+        );
     }
 
     /// As fast as it was.

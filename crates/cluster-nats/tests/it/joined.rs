@@ -13,7 +13,7 @@ use whispeer_cluster_nats::{Connection, LinkState, NatsCluster, NatsCounter, Nat
 pub(crate) const PREFIX: &str = "shop.buses";
 
 /// How long something may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A bus that is joined with others, and a client of it.
 pub(crate) struct Joined {
@@ -42,6 +42,7 @@ impl Joined {
     /// Waits until so many patterns are subscribed to at NATS, and its servers know.
     pub(crate) async fn wants(&self, patterns: u64, nats: &async_nats::Client) {
         eventually("the interest", || self.counter.counts().patterns == patterns).await;
+        settled(&self.connection.client()).await;
         settled(nats).await;
     }
 
@@ -53,10 +54,10 @@ impl Joined {
     }
 }
 
-/// What the others have sent to a single server so far, it knows.
+/// What this client has sent to its server so far, that has dealt with: it says that nobody answers what is asked behind it.
 pub(crate) async fn settled(nats: &async_nats::Client) {
-    nats.flush().await.unwrap();
-    sleep(Duration::from_millis(50)).await;
+    let asked = soon("an answer of NATS", nats.request("nobody.is.here", "".into())).await;
+    assert!(asked.is_err(), "{asked:?}");
 }
 
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -87,7 +87,10 @@ async fn nothing_is_lost_or_done_twice_when_each_server_of_a_cluster_is_killed_i
     }
     for version in nats::versions() {
         let cluster = version.start_cluster(3).await;
-        let options = || JetStreamOptions::new("whispeer").unwrap().replicas(Replicas::Three);
+        // A cluster may take longer than the default to find another leader, where it has little of the processor.
+        let patience = Duration::from_secs(20);
+        let options =
+            || JetStreamOptions::new("whispeer").unwrap().replicas(Replicas::Three).answer(patience);
         let open = async || {
             let client = async_nats::connect(cluster.urls()).await.unwrap();
             JetStreamStore::new(client, options()).unwrap()
