@@ -2,6 +2,8 @@
 //!
 //! `WHISPEER_SEED` draws other faults, `WHISPEER_ROUNDS` more of them.
 
+#![expect(clippy::print_stdout, reason = "a test that fails shows what it went through")]
+
 mod net;
 
 use std::collections::HashMap;

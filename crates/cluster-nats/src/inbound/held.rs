@@ -5,13 +5,16 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
+/// What waits of one topic, by its number and whether it is a mark.
+type Waiting<T> = Vec<((u64, bool), T)>;
+
 /// What waits, by the bus and the place of its topic.
 #[derive(Debug)]
 pub(super) struct Held<T> {
     most: usize,
     since: Option<Instant>,
     count: usize,
-    topics: HashMap<(u64, String), Vec<((u64, bool), T)>, RandomState>,
+    topics: HashMap<(u64, String), Waiting<T>, RandomState>,
 }
 
 impl<T> Held<T> {

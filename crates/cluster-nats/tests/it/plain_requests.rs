@@ -64,7 +64,7 @@ async fn a_plain_service_answers_a_client_of_a_bus() {
     let node = Node::start(&server, 1).await;
     let (plain, _connection) = connect(&server).await;
     let mut requests = plain.queue_subscribe("whispeer.r.shop.price", "whispeer".into()).await.unwrap();
-    plain.flush().await.unwrap();
+    crate::joined::settled(&plain).await;
     let served = async {
         // Until the bus has its uplink, its client is told that there is nobody.
         let request = soon("the request", requests.next()).await.unwrap();
@@ -141,7 +141,7 @@ async fn replies_that_are_lost_doubled_or_too_many_end_their_request_and_the_oth
     let (plain, _connection) = connect(&server).await;
     let mut requests = plain.queue_subscribe("whispeer.r.count", "whispeer".into()).await.unwrap();
     let mut told = plain.subscribe("whispeer.cancel.00000000000000aa").await.unwrap();
-    plain.flush().await.unwrap();
+    crate::joined::settled(&plain).await;
     while let Err(BusError::NoServer { .. }) = node
         .client
         .request_bytes_with("count", "".into(), RequestOptions::default().timeout(Duration::from_millis(50)))
@@ -203,7 +203,7 @@ async fn what_is_asked_of_others_is_bounded_and_told_as_such() {
     let node = Node::start(&server, 1).await;
     let (plain, _connection) = connect(&server).await;
     let _silent = plain.queue_subscribe("whispeer.r.silent", "whispeer".into()).await.unwrap();
-    plain.flush().await.unwrap();
+    crate::joined::settled(&plain).await;
     let large = bytes::Bytes::from(vec![0; 900_000]);
     let mut asked = tokio::task::JoinSet::new();
     let most = whispeer_cluster_nats::limits::REQUEST_BYTES_OUT / large.len();

@@ -88,7 +88,7 @@ async fn servers_here_are_asked_first_and_nothing_goes_over_nats_then() {
     assert_eq!(one.ask("clock", "").await.unwrap(), "far");
     let (plain, _connection) = connect(&server).await;
     let mut all = plain.subscribe("whispeer.r.>").await.unwrap();
-    plain.flush().await.unwrap();
+    crate::joined::settled(&plain).await;
     let _near = one.client.handle_bytes("clock", |_| async { Ok("near".into()) }).await.unwrap();
     for _ in 0..10 {
         assert_eq!(one.client.request_bytes("clock", "here".into()).await.unwrap(), "near");
@@ -111,7 +111,7 @@ async fn a_request_from_elsewhere_does_not_go_out_again() {
     assert_eq!(one.ask("brief", "").await.unwrap(), "there");
     let (plain, _connection) = connect(&server).await;
     let mut all = plain.subscribe("whispeer.r.>").await.unwrap();
-    plain.flush().await.unwrap();
+    crate::joined::settled(&plain).await;
 
     // Most of these are asked of the second bus while its server is leaving, which has nobody for them then.
     let mut asked = JoinSet::new();
