@@ -42,8 +42,7 @@ pub fn has_node_module(name: &str) -> bool {
 }
 
 /// Says that a test is skipped where something is missing that it needs. It must be there in CI.
-#[must_use]
-pub fn there_or_skipped(there: bool, what: &str) -> bool {
+fn there_or_skipped(there: bool, what: &str) -> bool {
     if !there {
         let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
         assert!(!is_ci, "{what} is missing, which .ci/run installs");
