@@ -64,7 +64,7 @@ impl Watched {
             if news.all {
                 continue;
             }
-            if news.patterns.len() < limits::INTEREST_CHANGES {
+            if news.patterns.len() < limits::INTEREST_CHANGES || news.patterns.contains(pattern) {
                 news.patterns.insert(pattern.clone());
             } else {
                 *news = News { all: true, ..News::default() };
