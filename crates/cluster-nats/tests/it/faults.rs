@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use whispeer::client::Event;
+use whispeer::prelude::*;
 use whispeer_testkit::nats::{self, NatsBuilder};
 
 use crate::joined::{Joined, PREFIX, eventually, next, next_with_gap, settled, silent, soon};
@@ -14,7 +15,9 @@ async fn a_bus_starts_without_nats_and_joins_when_it_appears() {
     }
     let server = NatsBuilder::newest().start().await;
     server.kill();
-    let (a, b) = (Joined::new(&server.url()).await, Joined::new(&server.url()).await);
+    let url = server.url();
+    let alone = || Joined::begun(&url, Bus::builder());
+    let (a, b) = (alone().await, alone().await);
     let mut own = a.client.subscribe_bytes("news").await.unwrap();
     let mut others = b.client.subscribe_bytes("news").await.unwrap();
     assert_eq!(a.client.publish_bytes("news", "alone").await.unwrap(), 1);

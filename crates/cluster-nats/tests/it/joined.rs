@@ -29,6 +29,14 @@ impl Joined {
     }
 
     pub(crate) async fn built(url: &str, bus: BusBuilder) -> Self {
+        let joined = Self::begun(url, bus).await;
+        let mut state = joined.connection.state();
+        soon("the connection", state.wait_for(LinkState::is_connected)).await.unwrap();
+        joined
+    }
+
+    /// One that need not find NATS.
+    pub(crate) async fn begun(url: &str, bus: BusBuilder) -> Self {
         let settings = NatsSettings::new(url).unwrap().prefix(PREFIX).unwrap();
         let cluster = NatsCluster::open(&settings).await.unwrap();
         let (counter, connection) = (cluster.counter(), cluster.connection().clone());
