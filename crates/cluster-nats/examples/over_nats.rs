@@ -114,23 +114,23 @@ async fn measure(server: &Server) -> Outcome {
             own.push(ours(&from, &to, &payload).await?);
             theirs.push(plainly(&plain, &payload).await?);
         }
-        report(&format!("{size:>5} B, messages/s"), own, theirs, |own, theirs| own / theirs);
+        report(&format!("{size:>5} B, messages/s"), own, theirs);
         let (mut own, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             own.push(our_latency(&from, &to, &payload).await?);
             theirs.push(plain_latency(&plain, &payload).await?);
         }
-        report(&format!("{size:>5} B, microseconds"), own, theirs, |own, theirs| own / theirs);
+        report(&format!("{size:>5} B, microseconds"), own, theirs);
     }
     Ok(())
 }
 
-fn report(what: &str, own: Vec<f64>, theirs: Vec<f64>, ratio: impl Fn(f64, f64) -> f64) {
+fn report(what: &str, own: Vec<f64>, theirs: Vec<f64>) {
     let median = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let mut ratios: Vec<f64> = own.iter().zip(&theirs).map(|(own, theirs)| ratio(*own, *theirs)).collect();
+    let mut ratios: Vec<f64> = own.iter().zip(&theirs).map(|(own, theirs)| own / theirs).collect();
     ratios.sort_by(f64::total_cmp);
     let (own, theirs) = (median(own), median(theirs));
     println!(
