@@ -85,10 +85,10 @@ pub const LINK_GREETING_LOOKS: usize = 50;
 /// three times as long: a few seconds, which is about what a restart takes.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Buses above which heartbeats become rarer: each is sent every `buses / 32` seconds then, rounded up. So a bus hears no more than about 32
-/// in a second, however many there are, and a cluster of 1,000 has 32,000 deliveries of some 150 bytes in a second in place of a
-/// million.
-pub const MEMBERS_AT_FULL_RATE: usize = 32;
+/// Buses above which heartbeats become rarer: each is sent every `buses / 128` seconds then, rounded up. So a bus hears no more than about 128
+/// in a second, however many there are, and a cluster of 1,000 has 125,000 deliveries of some 150 bytes in a second in place of a
+/// million. And that a bus of as many hangs is noticed after 24 seconds, within the 30 that a bus and its clients have for each other.
+pub const MEMBERS_AT_FULL_RATE: usize = 128;
 
 /// Heartbeats in a row that a bus may miss before it counts as gone.
 pub const HEARTBEATS_MISSED: u32 = 3;

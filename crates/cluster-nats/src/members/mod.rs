@@ -10,7 +10,7 @@
 //! the others see what they have missed, that it has lost its connection (what it was doing for them then is lost), and that it
 //! leaves, which it says with its last one.
 //!
-//! How often: every second with up to [`MEMBERS_AT_FULL_RATE`](limits::MEMBERS_AT_FULL_RATE) buses, otherwise every `buses / 32`
+//! How often: every second with up to [`MEMBERS_AT_FULL_RATE`](limits::MEMBERS_AT_FULL_RATE) buses, otherwise every `buses / 128`
 //! seconds, rounded up. Whoever sees a new bus says soon that it is there itself, so that the new one knows all within a
 //! quarter of an interval.
 

@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn heartbeats_become_rarer_as_buses_become_more_so_that_each_hears_as_many() {
         let ground = ground();
-        for (others, seconds) in [(0, 1), (31, 1), (32, 2), (63, 2), (64, 3), (999, 32)] {
+        for (others, seconds) in [(0, 1), (127, 1), (128, 2), (255, 2), (256, 3), (999, 8)] {
             for id in 0..others {
                 ground.hear(id + 2, 1, 1, ground.start);
             }
