@@ -172,6 +172,15 @@ impl NatsServer {
         found.unwrap_or_else(|said| panic!("the server never said {words:?}:\n{said}"));
     }
 
+    /// The number of its process, to look at what that takes.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.locked().running.as_ref().expect("the server runs").process.id()
+    }
+
     fn locked(&self) -> MutexGuard<'_, Node> {
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
