@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use whispeer::client::{Publisher, Subscription};
+use whispeer::client::{Publisher, SubscribeOptions, Subscription};
 use whispeer::prelude::*;
 use whispeer_cluster_nats::{LinkState, NatsCluster, NatsSettings};
 
@@ -27,7 +27,7 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 const ROUNDS: usize = 5;
 
 /// Messages that may be under way, in steps: the client of NATS drops what is not taken in time, and that is not what is measured.
-const UNDER_WAY: usize = 8_192;
+const UNDER_WAY: usize = 4_096;
 const STEP: usize = 256;
 
 /// Messages of a round that measures throughput, and there and back again of one that measures latency.
@@ -150,7 +150,9 @@ fn per_second(began: Instant) -> f64 {
 
 /// A subscription that has had a first message of this publisher, so that all between them know of it.
 async fn subscribed(client: &Client, topic: &str, from: &Publisher<Bytes>) -> Outcome<Subscription<Bytes>> {
-    let mut subscription = client.subscribe_bytes(topic).await?;
+    // With room for all that is under way: how those who are slow are waited for is not what is measured.
+    let options = SubscribeOptions::default().window(2 * UNDER_WAY as u32, 64 * 1024 * 1024);
+    let mut subscription = client.subscribe_bytes_with(topic, options).await?;
     loop {
         from.send(&Bytes::new()).await?;
         if timeout(Duration::from_millis(20), subscription.recv()).await.is_ok() {

@@ -15,8 +15,11 @@ use crate::processes::Used;
 /// Clients of a bus that is measured at work.
 const CLIENTS: usize = 250;
 
-/// Messages in a second: so few that each wakes the process, and so many that few do.
-const RATES: [f64; 2] = [500.0, 8_000.0];
+/// Messages in a second: so few that each wakes the processes, and so many that they are at work most of the time.
+const RATES: [f64; 2] = [500.0, 20_000.0];
+
+/// The same of requests.
+const REQUEST_RATES: [f64; 2] = [300.0, 5_000.0];
 
 /// Seconds of each run.
 const SECONDS: f64 = 4.0;
@@ -36,48 +39,26 @@ const OWN: usize = 1_000;
 const BEATS: u64 = 2_000;
 const BEATING: u64 = 20;
 
-/// What a process took for one of what it did, at both rates.
-#[derive(Debug, Clone, Copy)]
-struct Both {
-    work: [f64; 2],
-    wakes: [f64; 2],
-}
-
-impl Both {
-    /// Of what was used in a second, beside what it takes when nothing is done, for so many things.
-    fn new(used: [Used; 2], idle: Used, count: [f64; 2]) -> Self {
-        let each = |of: fn(&Used) -> f64| [0, 1].map(|at| (of(&used[at]) - of(&idle)).max(0.0) / count[at]);
-        Self { work: each(|used| used.work), wakes: each(|used| used.wakes) }
-    }
-
-    /// What being woken costs is what the difference between the rates is due to.
-    fn cost(self) -> Work {
-        let fewer_wakes = self.wakes[0] - self.wakes[1];
-        let wake = if fewer_wakes > 0.01 { (self.work[0] - self.work[1]) / fewer_wakes } else { 0.0 };
-        let busy = (self.work[1] - wake * self.wakes[1]).clamp(0.0, self.work[1]);
-        Work { busy, wake: (self.work[0] - busy).max(0.0) }
-    }
-}
-
 /// What all processes took at both rates.
 struct Runs([Measured; 2]);
 
 impl Runs {
+    /// What each thing that was done took of a process, beside what that takes when nothing is done.
+    fn cost(&self, idle: &Measured, of: impl Fn(&Measured) -> Used) -> Work {
+        let [rarely, often] = self.0.each_ref().map(|run| (of(run).work - of(idle).work).max(0.0) / run.sent);
+        Work { busy: often, wake: (rarely - often).max(0.0) }
+    }
+
     fn bus(&self, bus: usize, idle: &Measured) -> Work {
-        let used = [0, 1].map(|at| self.0[at].buses[bus]);
-        Both::new(used, idle.buses[bus], self.sent()).cost()
+        self.cost(idle, |measured| measured.buses[bus])
     }
 
     fn nats(&self, idle: &Measured) -> Work {
-        Both::new([0, 1].map(|at| self.0[at].nats), idle.nats, self.sent()).cost()
+        self.cost(idle, |measured| measured.nats)
     }
 
     fn clients(&self, idle: &Measured) -> Work {
-        Both::new([0, 1].map(|at| self.0[at].clients), idle.clients, self.sent()).cost()
-    }
-
-    fn sent(&self) -> [f64; 2] {
-        [0, 1].map(|at| self.0[at].sent)
+        self.cost(idle, |measured| measured.clients)
     }
 }
 
@@ -160,7 +141,7 @@ async fn requests(place: &Place, work: &mut Works, idle: &Measured) -> Outcome {
     }
     place.settled().await?;
     let mut runs = Vec::new();
-    for rate in RATES {
+    for rate in REQUEST_RATES {
         let load = Load::ask(place.clients[0].clone(), services.clone(), rate, &place.seen);
         runs.push(place.observe(SECONDS).await?);
         drop(load);
@@ -242,24 +223,4 @@ async fn at_rest(work: &mut Works) -> Outcome<Memory> {
     work.subscribe = Work { busy: own.work / patterns, wake: 0.0 };
     work.nats_subscribe = Work { busy: at_nats.work / subscribed, wake: 0.0 };
     Ok(memory)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_differs_between_the_rates_is_due_to_waking() {
-        // 2 microseconds each, and 10 for each time that it is woken: each time at the low rate, every fifth at the high one.
-        let both = Both { work: [12_000.0, 4_000.0], wakes: [1.0, 0.2] };
-        let cost = both.cost();
-        assert!((cost.busy - 2_000.0).abs() < 1.0, "{cost:?}");
-        assert!((cost.wake - 10_000.0).abs() < 1.0, "{cost:?}");
-    }
-
-    #[test]
-    fn what_costs_the_same_at_both_rates_has_nothing_to_wake() {
-        let both = Both { work: [3_000.0, 3_000.0], wakes: [0.0, 0.0] };
-        assert_eq!(both.cost(), Work { busy: 3_000.0, wake: 0.0 });
-    }
 }

@@ -75,7 +75,8 @@ impl Place {
         let folder = TempDir::new()?;
         let nats = if is_joined {
             let server = NatsBuilder::newest().config(ACCOUNTS).start().await;
-            let system = async_nats::connect(server.url_with("nats", "sys:sys@")).await?;
+            let system = async_nats::ConnectOptions::with_user_and_password("sys".into(), "sys".into());
+            let system = system.connect(server.url()).await?;
             Some((server, system))
         } else {
             None
@@ -135,7 +136,7 @@ impl Place {
         let now_state = self.nats_state().await?;
         let in_a_second = |after: Used, before: Used| {
             let used = after - before;
-            Used { work: used.work / took, wakes: used.wakes / took, memory: after.memory }
+            Used { work: used.work / took, memory: after.memory }
         };
         let at = |quantile| latency.value_at_quantile(quantile) as f64 / 1e6;
         Ok(Measured {

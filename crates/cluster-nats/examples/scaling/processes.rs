@@ -15,8 +15,6 @@ use crate::{Outcome, number};
 pub(crate) struct Used {
     /// Nanoseconds of a processor.
     pub(crate) work: f64,
-    /// How often it went to sleep, and so was woken.
-    pub(crate) wakes: f64,
     /// Bytes of memory.
     pub(crate) memory: f64,
 }
@@ -25,32 +23,26 @@ impl Sub for Used {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        Self {
-            work: self.work - before.work,
-            wakes: self.wakes - before.wakes,
-            memory: self.memory - before.memory,
-        }
+        Self { work: self.work - before.work, memory: self.memory - before.memory }
     }
 }
 
 /// What the process with this number has used, as Linux tells in `/proc`. Threads that have ended do not count.
 pub(crate) fn used(process: u32) -> Outcome<Used> {
     let folder = PathBuf::from(format!("/proc/{process}"));
-    let mut used = Used { memory: of_status(&folder, "VmRSS:")? * 1024.0, ..Used::default() };
+    let mut used = Used { memory: resident(&folder)?, work: 0.0 };
     for thread in std::fs::read_dir(folder.join("task"))? {
         let thread = thread?.path();
         let ran = std::fs::read_to_string(thread.join("schedstat"))?;
         used.work += number(ran.split_whitespace().next().unwrap_or_default())?;
-        used.wakes += of_status(&thread, "voluntary_ctxt_switches:")?;
     }
     Ok(used)
 }
 
-fn of_status(folder: &Path, name: &str) -> Outcome<f64> {
+fn resident(folder: &Path) -> Outcome<f64> {
     let status = std::fs::read_to_string(folder.join("status"))?;
-    let value =
-        status.lines().find_map(|line| line.strip_prefix(name)).ok_or_else(|| format!("no {name}"))?;
-    number(value.trim().trim_end_matches("kB").trim())
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(number(kib.trim().trim_end_matches("kB").trim())? * 1024.0)
 }
 
 /// A bus in a process of its own. It ends with this.
