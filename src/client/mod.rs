@@ -88,7 +88,7 @@ pub use history::{History, HistoryOptions};
 pub use options::{Headers, ManyOptions, PublishOptions, RequestOptions, ServeOptions, SubscribeOptions};
 pub use presence::PresenceWatch;
 pub use protocol::{PublishProtocol, RequestProtocol};
-pub use publisher::{Acknowledgement, Publisher};
+pub use publisher::{Acknowledgement, PublishFailures, Publisher};
 pub use reconnect::{ClientEvent, ClientEvents, Reconnect};
 pub use request_id::RequestId;
 pub use serving::{Request, Serving};

@@ -198,7 +198,35 @@ impl<T> Publisher<T> {
                 done => break done?,
             }
         }
-        self.connection.shared.take_failure(self.id).map_or(Ok(()), Err)
+        self.take_failures().map_or(Ok(()), |failures| Err(failures.first))
+    }
+
+    /// Takes what has failed of its messages since this, or [`flush`](Self::flush), was called last; `None` where nothing has.
+    ///
+    /// It does not wait, and is for whoever sends to many topics: after one [`Client::flush`] it tells of each publisher what became of all that
+    /// was sent before that. Of what was under way when the connection was lost it counts all, as nobody knows whether it was
+    /// published. Failures that come when the publisher is gone are counted by [`Client::take_stray_failures`].
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (_bus, connector) = listen_and_serve_memory()?;
+    /// let client = Client::new_memory(&connector)?;
+    /// let publishers = [client.publisher_bytes("one")?, client.publisher_bytes("other")?];
+    /// for publisher in &publishers {
+    ///     publisher.send(&"now".into()).await?;
+    /// }
+    /// client.flush().await?;
+    /// assert!(publishers.iter().all(|publisher| publisher.take_failures().is_none()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "what has failed is told once"]
+    pub fn take_failures(&self) -> Option<PublishFailures> {
+        self.connection.shared.take_failures(self.id)
     }
 
     /// Whether its messages are to be kept.
@@ -239,6 +267,16 @@ impl<T> fmt::Debug for Publisher<T> {
         let topic = String::from_utf8_lossy(&self.topic);
         formatter.debug_struct("Publisher").field("topic", &topic).finish_non_exhaustive()
     }
+}
+
+/// What has failed of a publisher's messages. From [`Publisher::take_failures`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PublishFailures {
+    /// How many messages.
+    pub count: u64,
+    /// Why the first of them failed.
+    pub first: BusError,
 }
 
 /// What becomes of a publish that is on its way: a future of the number of matches, or of why it failed. It keeps the connection alive.
@@ -367,6 +405,14 @@ impl Client {
         options: PublishOptions,
     ) -> BusResult<Acknowledgement> {
         self.send_encoded(topic, &options.fields(&[])?, &payload.into()).await
+    }
+
+    /// Takes how many messages of publishers have failed since this was called last that none of them tells of: the publisher was dropped
+    /// before, or others have sent so much meanwhile that it is not known any more which one it was. After a [`flush`](Self::flush) it
+    /// counts all that was sent before that.
+    #[must_use = "what has failed is told once"]
+    pub fn take_stray_failures(&self) -> u64 {
+        self.connection.shared.take_strays()
     }
 
     /// Publishes one message to several topics. A subscription that several of them meet gets it

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 pub(super) use self::restart::Limits;
 use super::held_back::HeldBack;
 use super::keeping::{Keeping, Kept};
+use super::publisher::PublishFailures;
 use super::shared::{Shared, State, wake};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::limits;
@@ -26,9 +27,10 @@ const WRITE_AT: usize = 16 * 1024;
 /// With fewer the system's work for each write, and waking the bus, take longer than its copies.
 const WRITE_TOGETHER: usize = 64;
 
-/// Changes of publisher that are remembered, to tell whose publish failed. Failures come within a
-/// window of the publish, where few publishers take turns this often.
-const TURNS: usize = 1024;
+/// Changes of publisher that are remembered, to tell whose publish failed: eight windows of publishes that each have
+/// another publisher than the one before, as a failure may come later than those of what was sent after it. 128 KiB. One
+/// that comes later still counts as that of a publisher that is gone.
+const TURNS: usize = 8 * limits::PUBLISH_WINDOW_MESSAGES as usize;
 
 /// The session's window for publishes and all that belongs to it.
 pub(super) struct PublishWindow {
@@ -45,9 +47,11 @@ pub(super) struct PublishWindow {
     acknowledgements: HashMap<u64, oneshot::Sender<BusResult<usize>>>,
     /// Which publisher sent from which sequence on.
     turns: VecDeque<(u64, u32)>,
-    /// The living publishers, and the first failure of each since it was last asked.
-    publishers: HashMap<u32, Option<BusError>>,
+    /// The living publishers, and what has failed of each since it was last asked.
+    publishers: HashMap<u32, Option<PublishFailures>>,
     last_publisher: u32,
+    /// Publishes that failed and were sent by none of them, since that was last asked.
+    strays: u64,
     /// Publishes that are to be kept, until they are answered.
     keeping: Keeping,
     /// Publishes of earlier sessions that are sent before all others.
@@ -67,6 +71,7 @@ impl Default for PublishWindow {
             turns: VecDeque::new(),
             publishers: HashMap::new(),
             last_publisher: 0,
+            strays: 0,
             keeping: Keeping::default(),
             held_back: HeldBack::default(),
         }
@@ -292,12 +297,10 @@ impl Shared {
         }
         let Err(error) = result else { return };
         let publisher = kept.and_then(|kept| kept.publisher).or_else(|| publishing.turn_of(sequence));
-        if let Some(failure) = publisher.and_then(|publisher| publishing.publishers.get_mut(&publisher)) {
-            failure.get_or_insert(error);
-            return;
+        if let Some(error) = publishing.note_failure(publisher, error) {
+            drop(state);
+            tracing::warn!(%error, sequence, "a publish failed after its publisher was dropped");
         }
-        drop(state);
-        tracing::warn!(%error, sequence, "a publish failed after its publisher was dropped");
     }
 
     /// Registers a publisher.
@@ -318,9 +321,14 @@ impl Shared {
         self.lock().publishing.publishers.remove(&publisher);
     }
 
-    /// Takes the first failure of a publisher.
-    pub(super) fn take_failure(&self, publisher: u32) -> Option<BusError> {
+    /// Takes what has failed of a publisher.
+    pub(super) fn take_failures(&self, publisher: u32) -> Option<PublishFailures> {
         self.lock().publishing.publishers.get_mut(&publisher).and_then(Option::take)
+    }
+
+    /// Takes how many publishes have failed that no publisher is told of.
+    pub(super) fn take_strays(&self) -> u64 {
+        std::mem::take(&mut self.lock().publishing.strays)
     }
 }
 
@@ -411,6 +419,19 @@ impl PublishWindow {
             self.turns.pop_front();
         }
         self.turns.push_back((sequence, publisher));
+    }
+
+    /// Notes that a publish has failed; returns why if nobody is left to be told.
+    fn note_failure(&mut self, publisher: Option<u32>, error: BusError) -> Option<BusError> {
+        match publisher.and_then(|publisher| self.publishers.get_mut(&publisher)) {
+            Some(Some(failures)) => failures.count += 1,
+            Some(none) => *none = Some(PublishFailures { count: 1, first: error }),
+            None => {
+                self.strays += 1;
+                return Some(error);
+            }
+        }
+        None
     }
 
     fn turn_of(&self, sequence: u64) -> Option<u32> {

@@ -233,6 +233,35 @@ async fn a_flush_tells_the_first_failure_of_its_own_publisher_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn how_many_have_failed_is_told_of_each_publisher_and_of_those_that_are_gone() {
+    let (client, mut peer) = connected().await;
+    let one = client.publisher_bytes("one").unwrap();
+    let other = client.publisher_bytes("other").unwrap();
+    let gone = client.publisher_bytes("gone").unwrap();
+    for publisher in [&one, &other, &gone, &one, &gone] {
+        publisher.send(&"x".into()).await.unwrap();
+    }
+    drop(gone);
+    let script = async {
+        for _ in 0..5 {
+            peer.expect(Kind::Publish).await;
+        }
+        for sequence in [1, 3, 4, 5] {
+            let failed = Header::answering(Kind::Failed, Kind::Publish, 0, sequence);
+            peer.send(failed, &refusal(&BusError::Overloaded { what: format!("of {sequence}") }));
+        }
+        peer.answer_ping().await;
+    };
+    let (flushed, ()) = both(client.flush(), script).await;
+    flushed.unwrap();
+    let failures = one.take_failures().unwrap();
+    assert_eq!(failures.count, 2);
+    assert!(matches!(failures.first, BusError::Overloaded { what } if what == "of 1"));
+    assert!(other.take_failures().is_none() && one.take_failures().is_none(), "they are told once");
+    assert_eq!((client.take_stray_failures(), client.take_stray_failures()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_publisher_in_a_tight_loop_lets_other_tasks_run() {
     let (client, mut peer) = connected_with(|welcome| welcome.publish_window = (1_000_000, 1 << 30)).await;
     let publisher = client.publisher_bytes("a").unwrap();

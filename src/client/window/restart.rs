@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::PublishWindow;
 use crate::client::keeping::Kept;
+use crate::client::publisher::PublishFailures;
 use crate::client::shared::unknown;
 use crate::error::{BusError, BusResult};
 use crate::proto::{Credit, Flags, Frame, Header, Kind};
@@ -121,11 +122,8 @@ impl PublishWindow {
         if let Some(sender) = self.acknowledgements.remove(&sequence) {
             return Some((sender, error));
         }
-        match publisher.and_then(|publisher| self.publishers.get_mut(&publisher)) {
-            Some(failure) => {
-                failure.get_or_insert(error);
-            }
-            None => tracing::warn!(%error, sequence, "a publish failed after its publisher was dropped"),
+        if let Some(error) = self.note_failure(publisher, error) {
+            tracing::warn!(%error, sequence, "a publish failed after its publisher was dropped");
         }
         None
     }
@@ -134,12 +132,14 @@ impl PublishWindow {
     fn fail_publishers(&mut self, sent: u64) {
         for index in 0..self.turns.len() {
             let Some(&(first, publisher)) = self.turns.get(index) else { break };
+            let first = first.max(self.settled + 1);
             let last = self.turns.get(index + 1).map_or(sent, |(next, _)| next - 1).min(sent);
             if first <= last
-                && last > self.settled
-                && let Some(failure) = self.publishers.get_mut(&publisher)
+                && let Some(failures) = self.publishers.get_mut(&publisher)
             {
-                failure.get_or_insert_with(|| unknown("all that was sent before has been published"));
+                let why = || unknown("all that was sent before has been published");
+                let failures = failures.get_or_insert_with(|| PublishFailures { count: 0, first: why() });
+                failures.count += last - first + 1;
             }
         }
         self.settled = sent;
