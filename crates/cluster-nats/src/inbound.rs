@@ -1,6 +1,7 @@
 //! What is published elsewhere, on its way to those who have subscribed at this bus.
 
 mod held;
+mod outcomes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,11 +17,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{Instant, sleep_until};
 use whispeer::bus::{BusView, Interest};
-use whispeer::client::{Client, GapReason, PublishOptions, Publisher};
+use whispeer::client::{Client, GapReason, PublishOptions};
 use whispeer::topic::{Topic, TopicPattern};
 use whispeer::{BusError, BusResult};
 
 use self::held::Held;
+use self::outcomes::{Loss, Outcomes, Sender};
 use crate::envelope;
 use crate::limits;
 use crate::members::{MemberEvent, Members};
@@ -103,7 +105,8 @@ pub(crate) struct Inbound {
     /// There are so many patterns that everything is subscribed to.
     everything: Option<(Arc<Source>, Handles)>,
     next_number: u64,
-    seen: Seen<Option<Arc<Publisher<bytes::Bytes>>>>,
+    seen: Seen<Option<Arc<Sender>>>,
+    outcomes: Outcomes,
     held: Held<Arrived>,
 }
 
@@ -127,6 +130,7 @@ impl Inbound {
             asked_at: None,
             heard_at: Instant::now(),
             bus,
+            outcomes: Outcomes::new(client.clone(), Arc::clone(&counts)),
             client,
             nats,
             subjects,
@@ -174,6 +178,7 @@ impl Inbound {
         });
         loop {
             let settle_at = self.held.since().map(|since| since + limits::REORDERING);
+            let outcomes_at = self.outcomes.due();
             tokio::select! {
                 Some((source, messages)) = self.sources.next() => {
                     if self.ask_at.is_none() {
@@ -188,6 +193,8 @@ impl Inbound {
                     self.ask_soon();
                 }
                 event = events.recv() => self.note(event),
+                refused = self.outcomes.refused() => tell(&self.bus, refused).await?,
+                () = sleep_until(outcomes_at.unwrap_or_else(Instant::now)), if outcomes_at.is_some() => {}
                 () = sleep_until(self.ask_at.unwrap_or_else(Instant::now)), if self.ask_at.is_some() => self.ask_for_marks().await,
                 () = sleep_until(settle_at.unwrap_or_else(Instant::now)), if settle_at.is_some() => {
                     self.settle_if_nothing_comes().await?;
@@ -323,14 +330,13 @@ impl Inbound {
     async fn take_stamped(&mut self, arrived: Arrived, settles: bool) -> BusResult<()> {
         let Arrived { source, stamp, message } = &arrived;
         let Some(place) = self.place(source, &message.subject) else { return Ok(()) };
-        let place = place.to_owned();
-        if !settles && self.held.holds(stamp.origin, &place) {
-            return self.hold(place, arrived).await;
+        if !settles && self.held.holds(stamp.origin, place) {
+            return self.hold(place.to_owned(), arrived).await;
         }
         let times = (source.since, Instant::now());
         // Nobody fills the table with what is no topic.
         let is_known = place == WILDCARDS || self.seen.knows_topic(stamp.origin, place.as_bytes());
-        if !is_known && self.subjects.topic_at(&place).is_none() {
+        if !is_known && self.subjects.topic_at(place).is_none() {
             return Ok(());
         }
         if matches!(source.kind, Taken::Marks | Taken::WildcardMarks) {
@@ -339,23 +345,23 @@ impl Inbound {
                 return Ok(());
             }
             if !settles {
-                return self.hold(place, arrived).await;
+                return self.hold(place.to_owned(), arrived).await;
             }
             self.seen.pass(place.as_bytes(), stamp);
-            return self.lose(&place, missing).await;
+            return self.lose(place, missing).await;
         }
         match self.seen.message(place.as_bytes(), stamp, times, || None) {
             Verdict::Known => return Ok(()),
-            Verdict::Missing(_) if !settles => return self.hold(place, arrived).await,
+            Verdict::Missing(_) if !settles => return self.hold(place.to_owned(), arrived).await,
             Verdict::Missing(missing) => {
                 self.seen.pass(place.as_bytes(), stamp);
-                self.lose(&place, missing).await?;
+                self.lose(place, missing).await?;
             }
             Verdict::Take => {}
         }
         let Some(target) = self.target(source, message) else { return Ok(()) };
-        let publisher = self.publisher(&place, &target, stamp.origin);
-        self.publish(&target, publisher, message, Some(stamp.origin)).await
+        let sender = self.sender(place, &target, stamp.origin);
+        self.publish(&target, sender, message, Some(stamp.origin)).await
     }
 
     async fn hold(&mut self, place: String, arrived: Arrived) -> BusResult<()> {
@@ -418,18 +424,13 @@ impl Inbound {
         (!is_reserved).then_some(target)
     }
 
-    /// The publisher of a topic of another bus, which is made once.
-    fn publisher(
-        &mut self,
-        place: &str,
-        target: &Target,
-        origin: u64,
-    ) -> Option<Arc<Publisher<bytes::Bytes>>> {
+    /// Who publishes to a topic of another bus, which is made once.
+    fn sender(&mut self, place: &str, target: &Target, origin: u64) -> Option<Arc<Sender>> {
         let Target::Topic(topic) = target else { return None };
         let kept = self.seen.kept(origin, place.as_bytes())?;
         if kept.is_none() {
             let made = self.client.publisher_bytes_with(topic.as_str(), options(Some(origin)));
-            *kept = made.ok().map(Arc::new);
+            *kept = made.ok().map(|publisher| Arc::new(Sender::new(topic.clone(), publisher)));
         }
         kept.clone()
     }
@@ -437,41 +438,33 @@ impl Inbound {
     async fn publish(
         &mut self,
         target: &Target,
-        publisher: Option<Arc<Publisher<bytes::Bytes>>>,
+        sender: Option<Arc<Sender>>,
         message: &async_nats::Message,
         origin: Option<u64>,
     ) -> BusResult<()> {
-        let payload = message.payload.clone();
-        let published = match (publisher, &message.headers) {
-            (Some(publisher), None) => publisher.send(&payload).await,
-            (_, map) => {
-                let Ok(envelope::Read { headers, expires }) = envelope::read(map.as_ref()) else {
-                    self.counts.refused.fetch_add(1, Ordering::Relaxed);
-                    return Ok(());
-                };
-                let mut options = options(origin).headers(headers);
-                if let Some(left) = expires {
-                    options = options.ttl(left);
-                }
-                let topic = match target {
-                    Target::Topic(topic) => topic.as_str(),
-                    Target::Pattern(pattern) => pattern.as_str(),
-                };
-                self.client.send_bytes_with(topic, payload, options).await.map(drop)
-            }
-        };
-        match published {
-            Ok(()) => {
-                self.counts.received.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(error) if self.client.close_reason().is_some() => Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "a message of another bus is not published here");
-                self.counts.refused.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
+        if let (Some(sender), None) = (sender, &message.headers) {
+            return self.outcomes.send(&sender, &message.payload).await;
         }
+        let topic = || match target {
+            Target::Topic(topic) => topic.clone().into(),
+            Target::Pattern(pattern) => pattern.clone(),
+        };
+        let Ok(envelope::Read { headers, expires }) = envelope::read(message.headers.as_ref()) else {
+            let error = BusError::Protocol { what: "a message of NATS has headers that cannot be read".into() };
+            self.outcomes.refuse(topic(), 1, &error);
+            return Ok(());
+        };
+        let mut options = options(origin).headers(headers);
+        if let Some(left) = expires {
+            options = options.ttl(left);
+        }
+        let topic = topic();
+        match self.client.send_bytes_with(topic.as_str(), message.payload.clone(), options).await {
+            Ok(answer) => self.outcomes.wait_for(topic, answer),
+            Err(error) if self.client.close_reason().is_some() => return Err(error),
+            Err(error) => self.outcomes.refuse(topic, 1, &error),
+        }
+        Ok(())
     }
 
     /// Tells those who would have had messages that they are missing.
@@ -487,11 +480,18 @@ impl Inbound {
         };
         // What came before is there by then.
         self.client.flush().await?;
-        match self.bus.lost(&topic, count, GapReason::Link).await {
-            Err(closed @ BusError::Closed { .. }) => Err(closed),
-            _ => Ok(()),
+        tell(&self.bus, vec![(topic, count)]).await
+    }
+}
+
+/// Tells those who would have had messages that these do not come.
+async fn tell(bus: &BusView, losses: Vec<Loss>) -> BusResult<()> {
+    for (topic, count) in losses {
+        if let Err(closed @ BusError::Closed { .. }) = bus.lost(&topic, count, GapReason::Link).await {
+            return Err(closed);
         }
     }
+    Ok(())
 }
 
 /// The token of the subject where marks are asked for.

@@ -43,6 +43,17 @@ pub const OUTBOUND_WINDOW: (u32, u64) = (16_384, 16 * 1024 * 1024);
 /// Messages that are taken of one subscription at NATS in a row.
 pub const INBOUND_RUN: usize = 256;
 
+/// How long messages may have been given to the bus until that is asked what has become of them: so much later subscribers hear what it has
+/// refused, at the least.
+pub const OUTCOMES_AFTER: Duration = Duration::from_millis(20);
+
+/// Messages after which it is asked before that: as many as it has under way for a session by default.
+pub const OUTCOMES: u64 = 1_024;
+
+/// Messages whose answers are waited for one by one, at which each is looked at and not the first alone. Those that the bus has not answered are
+/// bounded by its window.
+pub const OUTCOMES_WAITING: usize = 16_384;
+
 /// Servers that a link is told of. More are refused; those of a cluster tell of each other, so that a few are enough.
 pub const LINK_SERVERS: usize = 64;
 

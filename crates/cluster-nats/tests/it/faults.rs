@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use whispeer::client::Event;
+use whispeer::bus::Settings;
+use whispeer::client::{Event, Policy, PublishOptions, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer_testkit::nats::{self, NatsBuilder};
 
@@ -171,4 +172,57 @@ async fn a_program_of_nats_that_forges_numbers_harms_nobody() {
         }
     }
     bus.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_bus_refuses_of_others_is_a_gap_of_as_many() {
+    if !nats::available() {
+        return;
+    }
+    let server = NatsBuilder::newest().start().await;
+    let nats = async_nats::connect(server.url()).await.unwrap();
+    let bounds = Settings {
+        frame_limit: 128 * 1024,
+        byte_budget: 128 * 1024,
+        block_limit: Duration::from_millis(50),
+        ..Settings::default()
+    };
+    let a = Joined::new(&server.url()).await;
+    let b = Joined::built(&server.url(), Bus::builder().settings(bounds)).await;
+    let mut orders = b.client.subscribe_bytes("orders/*").await.unwrap();
+    // No session alone may hold as much as the bus has, four of them may.
+    let mut stuck = Vec::new();
+    for _ in 0..4 {
+        let client = Client::new_memory(&b.bus.connector()).unwrap();
+        let options = SubscribeOptions::default().policy(Policy::DropOldest).window(3, 1024 * 1024);
+        stuck.push(client.subscribe_bytes_with("large", options).await.unwrap());
+    }
+    b.wants(2, &nats).await;
+    for _ in 0..4 {
+        b.client.publish_bytes("large", vec![1; 60 * 1024]).await.unwrap();
+    }
+    for number in 0..10 {
+        let options = match number % 2 {
+            0 => PublishOptions::default(),
+            _ => PublishOptions::default().header("shop", "7"),
+        };
+        a.client.publish_bytes_with(&format!("orders/{}", number % 3), "pears", options).await.unwrap();
+    }
+    let mut missing = 0;
+    while missing < 10 {
+        match soon("the gap", orders.next_event()).await {
+            Some(Event::Gap { count, .. }) => missing += count,
+            other => panic!("{other:?}"),
+        }
+    }
+    let counts = b.counter.counts();
+    assert_eq!((missing, counts.refused, counts.received), (10, 10, 0));
+    for subscription in &mut stuck {
+        next(subscription).await;
+    }
+    drop(stuck);
+    eventually("room", || b.bus.stats().queued_bytes < 64 * 1024).await;
+    a.client.publish_bytes("orders/0", "apples").await.unwrap();
+    assert_eq!(next_with_gap(&mut orders).await, (0, "apples".into()));
+    eventually("the count", || b.counter.counts().received == 1).await;
 }

@@ -1,0 +1,214 @@
+//! What becomes of messages of other buses that this bus was given.
+//!
+//! Nobody waits for a single one: they follow each other as fast as the bus takes them. Now and then it is asked what has become of all that was
+//! sent before. What the bus has refused by then is a gap to those who would have had it.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use whispeer::client::{Acknowledgement, Client, Publisher};
+use whispeer::topic::{Topic, TopicPattern};
+use whispeer::{BusError, BusResult};
+
+use super::InboundCounts;
+use crate::limits;
+
+/// So many messages were lost of what was published to this.
+pub(super) type Loss = (TopicPattern, u64);
+
+/// Who publishes to one topic of another bus here.
+#[derive(Debug)]
+pub(super) struct Sender {
+    topic: Topic,
+    publisher: Publisher<Bytes>,
+    /// Messages that it has sent and was not asked about. While there are any it is listed.
+    sent: AtomicU64,
+}
+
+impl Sender {
+    pub(super) fn new(topic: Topic, publisher: Publisher<Bytes>) -> Self {
+        Self { topic, publisher, sent: AtomicU64::new(0) }
+    }
+}
+
+/// What was sent and is not known to have been published.
+pub(super) struct Outcomes {
+    client: Client,
+    counts: Arc<InboundCounts>,
+    /// Those who have sent something since it was asked last.
+    listed: Vec<Arc<Sender>>,
+    sent: u64,
+    /// When it is to be asked again.
+    due: Option<Instant>,
+    /// Those who are asked about, with how much they have sent, and what ends when the bus has looked at all of that.
+    asked: Vec<(Arc<Sender>, u64)>,
+    answer: Option<BoxFuture<'static, BusResult<()>>>,
+    /// Messages that the bus answers one by one, in the order in which they were sent.
+    waiting: VecDeque<(TopicPattern, Acknowledgement)>,
+    /// What was refused and is not told yet.
+    refused: Vec<Loss>,
+    has_warned: bool,
+}
+
+impl Outcomes {
+    pub(super) fn new(client: Client, counts: Arc<InboundCounts>) -> Self {
+        Self {
+            client,
+            counts,
+            listed: Vec::new(),
+            sent: 0,
+            due: None,
+            asked: Vec::new(),
+            answer: None,
+            waiting: VecDeque::new(),
+            refused: Vec::new(),
+            has_warned: false,
+        }
+    }
+
+    /// Sends a message to the bus as soon as that takes it.
+    ///
+    /// # Errors
+    /// Why the link to the bus has ended.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped it counts as sent.
+    pub(super) async fn send(&mut self, sender: &Arc<Sender>, payload: &Bytes) -> BusResult<()> {
+        let before = sender.sent.load(Ordering::Relaxed);
+        sender.sent.store(before + 1, Ordering::Relaxed);
+        if before == 0 {
+            self.listed.push(Arc::clone(sender));
+            self.due.get_or_insert_with(|| Instant::now() + limits::OUTCOMES_AFTER);
+        }
+        self.sent += 1;
+        if self.sent == limits::OUTCOMES {
+            self.due = Some(Instant::now());
+        }
+        let Err(error) = sender.publisher.send(payload).await else { return Ok(()) };
+        if self.client.close_reason().is_none() {
+            // It is no matter of the bus's any more.
+            sender.sent.fetch_sub(1, Ordering::Relaxed);
+            self.refuse(sender.topic.clone().into(), 1, &error);
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// Has a message answered that was sent by itself.
+    pub(super) fn wait_for(&mut self, topic: TopicPattern, answer: Acknowledgement) {
+        self.waiting.push_back((topic, answer));
+    }
+
+    /// Notes that messages were not published.
+    pub(super) fn refuse(&mut self, topic: TopicPattern, count: u64, error: &BusError) {
+        self.counts.refused.fetch_add(count, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                %error,
+                "this bus does not take a message of another one, and its subscribers are told a gap. Later ones are counted only"
+            );
+        }
+        match self.refused.last_mut() {
+            Some((last, lost)) if *last == topic => *lost += count,
+            _ => self.refused.push((topic, count)),
+        }
+    }
+
+    /// When [`refused`](Self::refused) has something to do, if nothing else comes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due.filter(|_| self.answer.is_none())
+    }
+
+    /// Waits until messages are known to have been refused, and tells which.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn refused(&mut self) -> Vec<Loss> {
+        poll_fn(|context| self.poll_refused(context)).await
+    }
+
+    fn poll_refused(&mut self, context: &mut Context<'_>) -> Poll<Vec<Loss>> {
+        self.take_answers(context);
+        if self.answer.is_none() && self.due.is_some_and(|due| due <= Instant::now()) {
+            self.ask();
+        }
+        if let Some(answer) = &mut self.answer
+            && let Poll::Ready(answer) = answer.poll_unpin(context)
+        {
+            self.answer = None;
+            self.settle(answer.is_ok());
+        }
+        match self.refused.is_empty() {
+            true => Poll::Pending,
+            false => Poll::Ready(std::mem::take(&mut self.refused)),
+        }
+    }
+
+    /// Looks at the answers that have come. One that takes longer holds the later ones up, which only delays what they say, but no more of them than
+    /// may be under way.
+    fn take_answers(&mut self, context: &mut Context<'_>) {
+        while let Some((_, answer)) = self.waiting.front_mut()
+            && let Poll::Ready(outcome) = answer.poll_unpin(context)
+        {
+            self.take_answer(outcome);
+        }
+        if self.waiting.len() >= limits::OUTCOMES_WAITING {
+            for _ in 0..self.waiting.len() {
+                match self.waiting.front_mut().map(|(_, answer)| answer.poll_unpin(context)) {
+                    Some(Poll::Ready(outcome)) => self.take_answer(outcome),
+                    _ => self.waiting.rotate_left(1),
+                }
+            }
+        }
+    }
+
+    /// Takes the answer of the first that waits.
+    fn take_answer(&mut self, outcome: BusResult<usize>) {
+        let Some((topic, _)) = self.waiting.pop_front() else { return };
+        match outcome {
+            Ok(_) => _ = self.counts.received.fetch_add(1, Ordering::Relaxed),
+            Err(error) => self.refuse(topic, 1, &error),
+        }
+    }
+
+    /// Asks what has become of all that was sent.
+    fn ask(&mut self) {
+        (self.due, self.sent) = (None, 0);
+        let listed = self.listed.drain(..);
+        self.asked.extend(listed.map(|sender| {
+            let sent = sender.sent.swap(0, Ordering::Relaxed);
+            (sender, sent)
+        }));
+        let client = self.client.clone();
+        self.answer = Some(async move { client.flush().await }.boxed());
+    }
+
+    /// The bus has looked at all that was asked about.
+    fn settle(&mut self, has_answered: bool) {
+        if !has_answered {
+            // The link has ended; what was sent by it stays unknown.
+            return;
+        }
+        for (sender, sent) in std::mem::take(&mut self.asked) {
+            let mut failed = 0;
+            if let Some(failures) = sender.publisher.take_failures() {
+                failed = failures.count;
+                self.refuse(sender.topic.clone().into(), failed, &failures.first);
+            }
+            self.counts.received.fetch_add(sent.saturating_sub(failed), Ordering::Relaxed);
+        }
+        let strays = self.client.take_stray_failures();
+        if strays > 0 {
+            // Nobody knows any more what they were published to.
+            let error = BusError::Overloaded { what: "messages of other buses".into() };
+            self.refuse(TopicPattern::everything(), strays, &error);
+        }
+    }
+}
