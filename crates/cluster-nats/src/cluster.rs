@@ -45,8 +45,10 @@ pub struct NatsCounts {
     pub received: u64,
     /// Messages of others that are missing: gaps at this bus, where somebody has subscribed to them.
     pub missing: u64,
-    /// Messages of others that could not be published at this bus.
+    /// Messages of others that could not be published at this bus: gaps here as well.
     pub refused: u64,
+    /// Messages of others that were dropped, as this bus does not take them as fast as they come. Those that have numbers are missing as well.
+    pub overrun: u64,
     /// Patterns that are subscribed to at NATS by now.
     pub patterns: u64,
     /// Other buses that are there.
@@ -99,6 +101,7 @@ impl NatsCounter {
             received: inside.received.load(Ordering::Relaxed),
             missing: inside.missing.load(Ordering::Relaxed),
             refused: inside.refused.load(Ordering::Relaxed),
+            overrun: inside.overrun.load(Ordering::Relaxed),
             patterns: inside.patterns.load(Ordering::Relaxed),
             buses: self.members().list().len() as u64,
         }
@@ -286,6 +289,7 @@ fn report(connection: &Connection, counter: &NatsCounter) -> LinkStats {
         ("received_messages", carried.received),
         ("missing_messages", carried.missing),
         ("refused_messages", carried.refused),
+        ("overrun_messages", carried.overrun),
     ];
     LinkStats {
         name: NAME.to_owned(),

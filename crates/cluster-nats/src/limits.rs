@@ -30,6 +30,14 @@ pub const REORDERING: Duration = Duration::from_millis(100);
 /// Messages that wait for the ones before them. At this many they wait no longer.
 pub const REORDERED: usize = 8_192;
 
+/// Bytes of such messages, at which they wait no longer: what a fast network brings within the time for which they may.
+pub const REORDERED_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a subscription at NATS that ends is read on at the most, where NATS does not answer that it has sent all that it had for it. As long
+/// as a call to NATS may take elsewhere. So many patterns may end at the same time as there may be, and one for all topics; beyond these the first ones
+/// end at once.
+pub const ENDING: Duration = Duration::from_secs(5);
+
 /// How long NATS may hold messages up that are to be sent, and with them their publishers. After that they are dropped and counted, and
 /// told as gaps elsewhere. Half of what the bus lets a subscriber hold up its publishers by default.
 pub const SENDING: Duration = Duration::from_millis(500);
@@ -42,6 +50,16 @@ pub const OUTBOUND_WINDOW: (u32, u64) = (16_384, 16 * 1024 * 1024);
 
 /// Messages that are taken of one subscription at NATS in a row.
 pub const INBOUND_RUN: usize = 256;
+
+/// Such runs that are read before they are looked at.
+pub const INBOUND_RUNS: usize = 32;
+
+/// Messages of all subscriptions that were read of NATS and wait for the bus. More are dropped and counted, and are gaps: about a tenth of a second of
+/// what comes at the most.
+pub const INBOUND_MESSAGES: usize = 65_536;
+
+/// Bytes of such messages, of which the same holds.
+pub const INBOUND_BYTES: usize = 64 * 1024 * 1024;
 
 /// How long messages may have been given to the bus until that is asked what has become of them: so much later subscribers hear what it has
 /// refused, at the least.
@@ -74,7 +92,8 @@ pub const LINK_PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// The longest of these pauses: so much later than NATS a link is back at the most, beside what connecting takes.
 pub const LINK_PAUSE_LAST: Duration = Duration::from_secs(5);
 
-/// Messages of a subscription at NATS that wait to be taken. More are dropped, which counts as a disturbance of the link.
+/// Messages of a subscription at NATS that wait to be taken. More are dropped, which counts as a disturbance of the link. Where they may be large they
+/// are taken at once, into a queue that is bounded in bytes as well.
 pub const LINK_SUBSCRIPTION_MESSAGES: usize = 8192;
 
 /// What waits to be sent to NATS, in messages and commands. Whoever sends more waits, also while NATS is away.

@@ -8,19 +8,24 @@ use tokio::time::Instant;
 /// What waits of one topic, by its number and whether it is a mark.
 type Waiting<T> = Vec<((u64, bool), T)>;
 
-/// What waits, by the bus and the place of its topic.
+/// What waits of one bus, by the place of its topic.
+type Topics<T> = HashMap<String, Waiting<T>, RandomState>;
+
+/// What waits.
 #[derive(Debug)]
 pub(super) struct Held<T> {
     most: usize,
+    most_bytes: usize,
     since: Option<Instant>,
     count: usize,
-    topics: HashMap<(u64, String), Waiting<T>, RandomState>,
+    bytes: usize,
+    origins: HashMap<u64, Topics<T>, RandomState>,
 }
 
 impl<T> Held<T> {
-    /// Nothing, of `most` at the most.
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, since: None, count: 0, topics: HashMap::default() }
+    /// Nothing, of `most` and of `most_bytes` at the most.
+    pub(super) fn new(most: usize, most_bytes: usize) -> Self {
+        Self { most, most_bytes, since: None, count: 0, bytes: 0, origins: HashMap::default() }
     }
 
     /// Since when something waits.
@@ -30,29 +35,32 @@ impl<T> Held<T> {
 
     /// Whether something of this topic waits.
     pub(super) fn holds(&self, origin: u64, place: &str) -> bool {
-        self.since.is_some() && self.topics.contains_key(&(origin, place.to_owned()))
+        self.since.is_some() && self.origins.get(&origin).is_some_and(|topics| topics.contains_key(place))
     }
 
-    /// Lets something wait that has this number in its topic, a mark behind the message of its number; returns whether no more may.
+    /// Lets something of so many bytes wait that has this number in its topic, a mark behind the message of its number; returns whether no more
+    /// may.
     pub(super) fn hold(
         &mut self,
         origin: u64,
         place: String,
-        (number, is_mark): (u64, bool),
+        (order, bytes): ((u64, bool), usize),
         what: T,
     ) -> bool {
         self.since.get_or_insert_with(Instant::now);
-        self.count += 1;
-        self.topics.entry((origin, place)).or_default().push(((number, is_mark), what));
-        self.count >= self.most
+        (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
+        self.origins.entry(origin).or_default().entry(place).or_default().push((order, what));
+        self.count >= self.most || self.bytes >= self.most_bytes
     }
 
-    /// Takes all of it out, that of each topic in the order of its numbers. What has one number stays in the order in which it came.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
-        (self.since, self.count) = (None, 0);
-        std::mem::take(&mut self.topics).into_values().flat_map(|mut waiting| {
+    /// Takes all of it out, that of each topic by itself, in the order of its numbers. What has one number stays in the order in which it
+    /// came.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Vec<T>> + use<T> {
+        (self.since, self.count, self.bytes) = (None, 0, 0);
+        let topics = std::mem::take(&mut self.origins).into_values().flat_map(HashMap::into_values);
+        topics.map(|mut waiting| {
             waiting.sort_by_key(|(order, _)| *order);
-            waiting.into_iter().map(|(_, what)| what)
+            waiting.into_iter().map(|(_, what)| what).collect()
         })
     }
 }
@@ -63,17 +71,26 @@ mod tests {
 
     #[test]
     fn what_waits_goes_on_in_the_order_of_its_numbers() {
-        let mut held = Held::new(5);
+        let mut held = Held::new(5, 1_000);
         assert!(held.since().is_none());
         for number in [7, 5, 6] {
-            assert!(!held.hold(1, "a".into(), (number, false), number));
+            assert!(!held.hold(1, "a".into(), ((number, false), 1), number));
         }
-        assert!(!held.hold(2, "a".into(), (1, false), 1));
+        assert!(!held.hold(2, "a".into(), ((1, false), 1), 1));
         assert!(held.holds(1, "a") && held.holds(2, "a") && !held.holds(1, "b"));
-        assert!(held.hold(1, "a".into(), (7, true), 8), "it is full");
-        let taken: Vec<_> = held.take().collect();
-        assert_eq!(taken.iter().filter(|number| **number > 1).copied().collect::<Vec<_>>(), [5, 6, 7, 8]);
-        assert_eq!(taken.len(), 5);
+        assert!(held.hold(1, "a".into(), ((7, true), 1), 8), "it is full");
+        let mut taken: Vec<_> = held.take().collect();
+        taken.sort();
+        assert_eq!(taken, [vec![1], vec![5, 6, 7, 8]]);
         assert!(held.since().is_none() && !held.holds(1, "a"));
+    }
+
+    #[test]
+    fn bytes_are_bounded_as_well() {
+        let mut held = Held::new(5, 1_000);
+        assert!(!held.hold(1, "a".into(), ((1, false), 600), ()));
+        assert!(held.hold(1, "b".into(), ((1, false), 600), ()));
+        assert_eq!(held.take().count(), 2);
+        assert!(!held.hold(1, "a".into(), ((1, false), 600), ()), "there is room again");
     }
 }
