@@ -110,7 +110,7 @@ impl Inbound {
         let (own, at) = (members.own(), Instant::now());
         let bounds = Bounds { messages: limits::INBOUND_MESSAGES, bytes: limits::INBOUND_BYTES };
         let most = limits::INTEREST_PATTERNS;
-        let seen = Seen::new(limits::KNOWN_TOPICS, limits::SETTLING);
+        let seen = Seen::new((limits::KNOWN_TOPICS, limits::KNOWN_BYTES), limits::SETTLING);
         Self {
             wanted: Wanted::new(nats.clone(), subjects.clone(), own, Arc::clone(&counts), most),
             taking: Taking::new(bus, client, subjects.clone(), own, Arc::clone(&counts), seen),

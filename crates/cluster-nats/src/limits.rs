@@ -3,12 +3,24 @@
 use std::time::Duration;
 
 /// Topics that are numbered, at each bus. One that is new takes the place of the one that has been quiet for longest. So the end of
-/// what was lost of that may not be noticed. About 40 MiB.
+/// what was lost of that may not be noticed.
 pub const NUMBERED_TOPICS: usize = 100_000;
+
+/// Bytes that they take, of which the same holds: so many topics have names of some 50 bytes.
+pub const NUMBERED_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bytes that such a topic takes beside its name and its subjects.
+pub const NUMBERED_TOPIC: usize = 512;
 
 /// Topics of other buses whose numbers are known here. One that is new takes the place of the one that came first; what is lost of
 /// that before its next message is not noticed.
 pub const KNOWN_TOPICS: usize = 200_000;
+
+/// Bytes that they take, of which the same holds: so many topics have names of some 75 bytes.
+pub const KNOWN_BYTES: usize = 128 * 1024 * 1024;
+
+/// Bytes that such a topic takes beside its name, with who publishes to it here.
+pub const KNOWN_TOPIC: usize = 512;
 
 /// Patterns that are subscribed to at NATS. Where there are more at a bus, it subscribes to all topics instead, and leaves out what is
 /// not for it: that takes less of NATS than so many subscriptions.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
+use crate::limits;
 use crate::stamp::Stamp;
 
 /// The topics of one link, with the numbers of their last messages.
@@ -18,6 +19,9 @@ use crate::stamp::Stamp;
 pub(crate) struct Numbering {
     origin: u64,
     most: usize,
+    most_bytes: usize,
+    /// What all topics take.
+    bytes: usize,
     quiet: Duration,
     topics: HashMap<Bytes, Topic, RandomState>,
     /// Messages so far. No topic has more, so that one that was forgotten begins behind where it was.
@@ -55,11 +59,13 @@ impl Topic {
 }
 
 impl Numbering {
-    /// No topics, of which there may be `most`, and which are quiet after so long.
-    pub(crate) fn new(origin: u64, most: usize, quiet: Duration) -> Self {
+    /// No topics, of which there may be `most` that take `most_bytes`, and which are quiet after so long.
+    pub(crate) fn new(origin: u64, (most, most_bytes): (usize, usize), quiet: Duration) -> Self {
         Self {
             origin,
             most,
+            most_bytes,
+            bytes: 0,
             quiet,
             topics: HashMap::default(),
             total: 0,
@@ -86,13 +92,14 @@ impl Numbering {
             own.last_at = now;
             return (own.subject.clone(), own.stamp(self.origin, now));
         }
-        self.make_room();
+        self.make_room(topic);
         let (subject, mark) = subjects();
         let number = self.total;
         let (last, first, run_first) = (number, number, number);
         let own =
             Topic { subject, mark, last, first, run_first, run_began: now, last_at: now, is_marked: false };
         let told = (own.subject.clone(), own.stamp(self.origin, now));
+        self.bytes += room_of(topic);
         let topic = Bytes::copy_from_slice(topic);
         self.unmarked.push_back((now + self.quiet, topic.clone()));
         self.topics.insert(topic, own);
@@ -107,20 +114,33 @@ impl Numbering {
         }
     }
 
-    fn make_room(&mut self) {
-        while self.topics.len() >= self.most {
+    fn make_room(&mut self, topic: &[u8]) {
+        let needed = room_of(topic);
+        while self.topics.len() >= self.most
+            || (self.bytes + needed > self.most_bytes && !self.topics.is_empty())
+        {
             if let Some((number, topic)) = self.resting.pop_front() {
                 let rests = self.topics.get(&topic).is_some_and(|own| own.is_marked && own.last == number);
                 if rests {
-                    self.topics.remove(&topic);
+                    self.forget(&topic);
                 }
             } else if let Some((_, topic)) = self.unmarked.pop_front() {
-                self.forgotten += u64::from(self.topics.remove(&topic).is_some());
+                self.forgotten += u64::from(self.forget(&topic));
             } else {
                 // Each topic is in one of the two; without them there is nothing to keep.
                 self.topics.clear();
+                self.bytes = 0;
             }
         }
+    }
+
+    /// Forgets a topic, if it is known.
+    fn forget(&mut self, topic: &[u8]) -> bool {
+        let is_known = self.topics.remove(topic).is_some();
+        if is_known {
+            self.bytes = self.bytes.saturating_sub(room_of(topic));
+        }
+        is_known
     }
 
     /// When the next mark is due, at the latest.
@@ -183,6 +203,11 @@ impl Numbering {
     }
 }
 
+/// Bytes that a topic is counted as: its name, its two subjects, what is known of it, and its places in tables.
+fn room_of(topic: &[u8]) -> usize {
+    3 * topic.len() + limits::NUMBERED_TOPIC
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,7 +221,7 @@ mod tests {
 
     impl Bench {
         fn new(most: usize) -> Self {
-            Self { numbering: Numbering::new(7, most, QUIET), now: Instant::now() }
+            Self { numbering: Numbering::new(7, (most, usize::MAX), QUIET), now: Instant::now() }
         }
 
         fn send(&mut self, topic: &'static str) -> Stamp {
@@ -274,6 +299,21 @@ mod tests {
         assert_eq!((again.number, again.known), (8, 0));
         assert_eq!(bench.numbering.topics.len(), 2);
         assert_eq!(bench.numbering.forgotten(), 1, "b was not marked yet");
+    }
+
+    #[test]
+    fn names_that_are_long_are_fewer() {
+        let now = Instant::now();
+        let mut numbering = Numbering::new(7, (1_000, 10_000), QUIET);
+        for letter in ["a", "b", "c", "d", "e", "f"] {
+            let topic = letter.repeat(1_024);
+            numbering.next(topic.as_bytes(), now, || ("t".into(), "p".into()));
+            assert!(numbering.bytes <= 10_000, "{}", numbering.bytes);
+        }
+        assert_eq!((numbering.topics.len(), numbering.forgotten()), (2, 4), "those that came first");
+        let larger = "x".repeat(20_000);
+        numbering.next(larger.as_bytes(), now, || ("t".into(), "p".into()));
+        assert_eq!(numbering.topics.len(), 1, "one has room however long it is");
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl Outbound {
             stamps: format!("{}.", subjects.own(stamp::TOKEN)),
             nats,
             subjects,
-            numbering: Numbering::new(origin, limits::NUMBERED_TOPICS, limits::QUIET),
+            numbering: Numbering::new(
+                origin,
+                (limits::NUMBERED_TOPICS, limits::NUMBERED_BYTES),
+                limits::QUIET,
+            ),
             counts,
             away_since: None,
             seen_at: Instant::now(),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
+use crate::limits;
 use crate::stamp::Stamp;
 
 /// Messages that are missing at once, at the most: what is beyond no bus has sent.
@@ -27,6 +28,9 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Seen<T> {
     most: usize,
+    most_bytes: usize,
+    /// What all of them take.
+    bytes: usize,
     settling: Duration,
     origins: HashMap<u64, Topics<T>, RandomState>,
     /// All of them, in the order in which they came.
@@ -50,9 +54,10 @@ struct Topic<T> {
 }
 
 impl<T> Seen<T> {
-    /// Nothing yet, of up to `most` topics; where a subscription is `settling` for so long, what was sent before is none of its.
-    pub(crate) fn new(most: usize, settling: Duration) -> Self {
-        Self { most, settling, origins: HashMap::default(), order: VecDeque::new(), forgot_at: None }
+    /// Nothing yet, of up to `most` topics that take up to `most_bytes`; where a subscription is `settling` for so long, what was sent before is none of its.
+    pub(crate) fn new((most, most_bytes): (usize, usize), settling: Duration) -> Self {
+        let (origins, order) = (HashMap::default(), VecDeque::new());
+        Self { most, most_bytes, bytes: 0, settling, origins, order, forgot_at: None }
     }
 
     /// What to do with a message that came by a subscription that was made at `since`. One that is missing some is to be shown again,
@@ -127,20 +132,12 @@ impl<T> Seen<T> {
             own.at = now;
             return if is_anew { next.max(run_first(should_have_come(since), fresh)) } else { next };
         }
-        if self.order.len() >= self.most
-            && let Some((origin, oldest)) = self.order.pop_front()
-            && let Some(topics) = self.origins.get_mut(&origin)
-        {
-            topics.remove(&oldest);
-            self.forgot_at = Some(now);
-            if topics.is_empty() {
-                self.origins.remove(&origin);
-            }
-        }
+        self.make_room(topic, now);
         let began = now.checked_sub(stamp.age);
         let should_have_come = began
             .is_some_and(|began| began >= self.forgot_at.map_or(since, |at| at.max(since)) + self.settling);
         let expected = if should_have_come { stamp.number - stamp.run } else { fresh };
+        self.bytes += room_of(topic);
         let topic = Bytes::copy_from_slice(topic);
         self.order.push_back((stamp.origin, topic.clone()));
         self.origins
@@ -148,6 +145,20 @@ impl<T> Seen<T> {
             .or_default()
             .insert(topic, Topic { last: expected.saturating_sub(1), first, at: now, kept: keep() });
         expected
+    }
+
+    /// Forgets topics, those first that came first, until another one has room.
+    fn make_room(&mut self, topic: &[u8], now: Instant) {
+        while self.order.len() >= self.most || self.bytes + room_of(topic) > self.most_bytes {
+            let Some((origin, oldest)) = self.order.pop_front() else { return };
+            self.bytes = self.bytes.saturating_sub(room_of(&oldest));
+            self.forgot_at = Some(now);
+            let Some(topics) = self.origins.get_mut(&origin) else { continue };
+            topics.remove(&oldest);
+            if topics.is_empty() {
+                self.origins.remove(&origin);
+            }
+        }
     }
 
     /// Whether something of this bus has come.
@@ -159,6 +170,11 @@ impl<T> Seen<T> {
     pub(crate) fn knows_topic(&self, origin: u64, topic: &[u8]) -> bool {
         self.origins.get(&origin).is_some_and(|topics| topics.contains_key(topic))
     }
+}
+
+/// Bytes that a topic is counted as: its name here and where it is published to, what is known of it, and its places in tables.
+fn room_of(topic: &[u8]) -> usize {
+    2 * topic.len() + limits::KNOWN_TOPIC
 }
 
 #[cfg(test)]
@@ -177,7 +193,7 @@ mod tests {
         /// Something that has been subscribed for ten seconds.
         fn new() -> Self {
             let since = Instant::now();
-            Self { seen: Seen::new(3, SETTLING), since, now: since + Duration::from_secs(10) }
+            Self { seen: Seen::new((3, usize::MAX), SETTLING), since, now: since + Duration::from_secs(10) }
         }
 
         fn stamp(number: u64, known: u64, run: u64, age: u64) -> Stamp {
@@ -300,5 +316,22 @@ mod tests {
         let again = Bench::stamp(8, 7, 3, 5);
         assert_eq!(bench.message("a", &again), Verdict::Take, "nobody knows any more what has come of it");
         assert!(bench.seen.knows(1) && bench.seen.knows_topic(1, b"a") && !bench.seen.knows(2));
+    }
+
+    #[test]
+    fn names_that_are_long_are_fewer() {
+        let mut bench = Bench::new();
+        bench.seen = Seen::new((1_000, 10_000), SETTLING);
+        let long = |letter: &str| letter.repeat(1_024);
+        let mut see = |topic: &str| {
+            let times = (bench.since, bench.now);
+            bench.seen.message(topic.as_bytes(), &Bench::stamp(5, 4, 0, 0), times, || ());
+            (bench.seen.order.len(), bench.seen.bytes)
+        };
+        let known: Vec<_> = ["a", "b", "c", "d", "e", "f"].iter().map(|letter| see(&long(letter))).collect();
+        assert!(known.iter().all(|(_, bytes)| *bytes <= 10_000), "{known:?}");
+        let most = known.iter().map(|(topics, _)| *topics).max();
+        assert_eq!((most, known.last().map(|(topics, _)| *topics)), (Some(3), Some(3)));
+        assert_eq!(see("a").0, 4, "a short one has room beside them");
     }
 }
