@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::Client as Nats;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use whispeer::auth::Principal;
 use whispeer::bus::{BusView, LinkStats};
@@ -17,7 +17,7 @@ use whispeer::{BusError, BusResult};
 
 use crate::connection::Connection;
 use crate::error::NatsError;
-use crate::inbound::{AGAIN, Inbound, InboundCounts};
+use crate::inbound::{AGAIN, Inbound, InboundCounts, Kept};
 use crate::limits;
 use crate::members::{self, Members};
 use crate::outbound::{Outbound, OutboundCounts};
@@ -159,8 +159,9 @@ impl NatsCluster {
         if let Err(error) = &report {
             tracing::warn!(%error, "the state of the link to NATS is not shown");
         }
+        let mut left = Left::default();
         while !bus.is_draining() {
-            let Err(error) = self.run_once(&bus).await else { break };
+            let Err(error) = self.run_once(&bus, &mut left).await else { break };
             if bus.is_draining() {
                 break;
             }
@@ -171,7 +172,7 @@ impl NatsCluster {
         drop(report);
     }
 
-    async fn run_once(&self, bus: &BusView) -> BusResult<()> {
+    async fn run_once(&self, bus: &BusView, left: &mut Left) -> BusResult<()> {
         let Self { connection, subjects, name, counter } = self;
         let nats = connection.client();
         let own = drawn()?;
@@ -182,13 +183,15 @@ impl NatsCluster {
         let (messages, bytes) = limits::OUTBOUND_WINDOW;
         let options = SubscribeOptions::default().no_echo().window(messages, bytes);
         let published = client.subscribe_content_with("**", options).await?;
+        let missed = left.missed(bus)?;
         let interest = bus.interest()?;
         let again = nats.subscribe(subjects.own(AGAIN)).await.map_err(|error| ended("subscribing", error))?;
 
         // What is published at this bus. It ends with the subscription, when all is sent.
         let (all_sent, mut has_sent) = oneshot::channel::<()>();
         let mut sending = JoinSet::new();
-        let outbound = Outbound::new(nats.clone(), subjects.clone(), own, Arc::clone(&counter.outbound));
+        let outbound = Outbound::new(nats.clone(), subjects.clone(), own, Arc::clone(&counter.outbound))
+            .having_missed(missed);
         sending.spawn(async move {
             outbound.run(published, again).await;
             drop(all_sent);
@@ -231,8 +234,11 @@ impl NatsCluster {
             subjects.clone(),
             members,
             Arc::clone(&counter.inbound),
+            left.kept.clone(),
         );
-        others.spawn(inbound.run(interest, connection.disturbances()));
+        let (stop_taking, stopped) = oneshot::channel::<()>();
+        let mut taking = JoinSet::new();
+        taking.spawn(inbound.run(interest, connection.disturbances(), stopped));
 
         let outcome = tokio::select! {
             () = bus.draining() => Ok(()),
@@ -242,14 +248,25 @@ impl NatsCluster {
                 Ok(Err(error)) => Err(ended("carrying requests", error)),
                 Err(panicked) => Err(ended("carrying requests", panicked)),
             },
-            Some(other) = others.join_next() => match other {
-                Ok(ended) => ended,
-                Err(panicked) => Err(ended("carrying messages", panicked)),
-            },
+            Some(taken) = taking.join_next() => outcome_of(taken),
+            Some(other) = others.join_next() => outcome_of(other),
             Some(spoken) = present.join_next() => {
                 Err(spoken.err().map_or_else(|| ended("heartbeats", "they stopped"), |panicked| ended("heartbeats", panicked)))
             }
         };
+        if outcome.is_err() {
+            drop(stop_taking);
+            let _ = timeout(limits::LINK_AGAIN, taking.join_next()).await;
+            // What it knows of others is left by then, and nothing of theirs is published here any more.
+            taking.shutdown().await;
+            left.published = bus.stats().ok().map(|stats| stats.published);
+            let sent = async {
+                let _ = client.drain().await;
+                let _ = (&mut has_sent).await;
+            };
+            let _ = timeout(limits::LINK_AGAIN, sent).await;
+            return outcome;
+        }
         // What was published before the bus drained is sent, and what it was asked is answered. Who waits for that bounds it.
         let settled = async {
             let _ = (&mut has_sent).await;
@@ -263,10 +280,26 @@ impl NatsCluster {
                 _ = state.wait_for(|state| !state.is_connected()) => {}
             }
         };
-        if outcome.is_ok() {
-            let _ = timeout(limits::LINK_END, settled).await;
+        let _ = timeout(limits::LINK_END, settled).await;
+        Ok(())
+    }
+}
+
+/// What a link that was cut off leaves to the one that begins in its place.
+#[derive(Debug, Default)]
+struct Left {
+    kept: Kept,
+    /// Messages that had been published at this bus when it ended.
+    published: Option<u64>,
+}
+
+impl Left {
+    /// How many messages were published at this bus since the link before has ended, at the most: what was published to all others by then is no link's.
+    fn missed(&mut self, bus: &BusView) -> BusResult<u64> {
+        match self.published.take() {
+            Some(before) => Ok(bus.stats()?.published.saturating_sub(before)),
+            None => Ok(0),
         }
-        outcome
     }
 }
 
@@ -307,6 +340,11 @@ fn drawn() -> BusResult<u64> {
     let mut drawn = [0; 8];
     getrandom::fill(&mut drawn).map_err(|error| ended("the system's random generator", error))?;
     Ok(u64::from_le_bytes(drawn))
+}
+
+/// What a task has ended with.
+fn outcome_of(task: Result<BusResult<()>, JoinError>) -> BusResult<()> {
+    task.unwrap_or_else(|panicked| Err(ended("carrying messages", panicked)))
 }
 
 fn ended(what: &str, why: impl fmt::Display) -> BusError {

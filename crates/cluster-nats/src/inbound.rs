@@ -7,9 +7,11 @@
 //! | `taking` | from messages of NATS to publishes at this bus |
 //! | `held` | what waits for messages that were sent before it |
 //! | `outcomes` | what the bus has refused of it |
+//! | `memory` | what is known of it, for the link that begins in place of this one |
 
 mod held;
 mod intake;
+mod memory;
 mod outcomes;
 mod taking;
 mod wanted;
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use whispeer::BusResult;
@@ -27,11 +29,13 @@ use whispeer::bus::{BusView, Interest};
 use whispeer::client::Client;
 
 use self::intake::{Bounds, Intake, Item};
+pub(crate) use self::memory::Kept;
+use self::memory::{Memory, Since};
+use self::outcomes::Loss;
 use self::taking::Taking;
 use self::wanted::Wanted;
 use crate::limits;
 use crate::members::{MemberEvent, Members};
-use crate::seen::Seen;
 use crate::subject::Subjects;
 
 /// How much further back than the last that has come others are asked for marks: a link that hangs is found out by then.
@@ -96,9 +100,19 @@ pub(crate) struct Inbound {
     wanted: Wanted,
     taking: Taking,
     has_warned: bool,
+    /// Where the next link finds what this one knows.
+    kept: Kept,
+    /// What the one before was subscribed to.
+    before: Option<Since>,
+    /// What the one before gave to the bus without knowing what became of it.
+    unsettled: Vec<Loss>,
+    /// Others are to be asked for marks as soon as it is subscribed to what was wanted before.
+    asks_first: bool,
 }
 
 impl Inbound {
+    /// Goes on where the link before this one has left off, if there was one. Where this one ends it leaves to the next what it knows by then, when it is
+    /// dropped.
     pub(crate) fn new(
         bus: BusView,
         client: Client,
@@ -106,11 +120,12 @@ impl Inbound {
         subjects: Subjects,
         members: Members,
         counts: Arc<InboundCounts>,
+        kept: Kept,
     ) -> Self {
-        let (own, at) = (members.own(), Instant::now());
+        let own = members.own();
         let bounds = Bounds { messages: limits::INBOUND_MESSAGES, bytes: limits::INBOUND_BYTES };
         let most = limits::INTEREST_PATTERNS;
-        let seen = Seen::new((limits::KNOWN_TOPICS, limits::KNOWN_BYTES), limits::SETTLING);
+        let Memory { seen, subscribed, heard_at, unsettled } = kept.take();
         Self {
             wanted: Wanted::new(nats.clone(), subjects.clone(), own, Arc::clone(&counts), most),
             taking: Taking::new(bus, client, subjects.clone(), own, Arc::clone(&counts), seen),
@@ -121,25 +136,30 @@ impl Inbound {
             counts,
             ask_at: None,
             asked_at: None,
-            heard_at: at,
+            heard_at: heard_at.unwrap_or_else(Instant::now),
             has_warned: false,
+            kept,
+            before: Some(subscribed),
+            unsettled,
+            asks_first: heard_at.is_some(),
         }
     }
 
-    /// Takes what the patterns of `interest` want from NATS until the bus ends. Each time that `disturbed` changes, messages may have
-    /// been missed.
+    /// Takes what the patterns of `interest` want from NATS until the bus ends, or `leaving` does: then it waits for what becomes of all that it has given
+    /// to the bus. Each time that `disturbed` changes, messages may have been missed.
     ///
     /// # Errors
     /// Why the bus or the connection has ended.
     ///
     /// # Cancel safety
-    /// What it has taken from NATS and not published is lost; no other bus has another opinion of it.
+    /// What it has taken from NATS and not published is lost, and told by the link that begins in its place.
     pub(crate) async fn run(
         mut self,
         mut interest: Interest,
         mut disturbed: watch::Receiver<u64>,
+        mut leaving: oneshot::Receiver<()>,
     ) -> BusResult<()> {
-        self.wanted.begin(Instant::now(), &mut self.intake).await?;
+        self.begin().await?;
         let mut events = self.members.events();
         // By itself, as it may have to look at all there is, which is not to begin again with each message.
         let (wants, mut wanted) = mpsc::channel(1);
@@ -166,16 +186,40 @@ impl Inbound {
                     self.settle_if_nothing_comes().await?;
                     self.note_overrun();
                 }
-                Some(changes) = wanted.recv() => self.wanted.follow(changes?, &mut self.intake).await?,
+                Some(changes) = wanted.recv() => {
+                    self.wanted.follow(changes?, &mut self.intake).await?;
+                    if std::mem::take(&mut self.asks_first) {
+                        // By then all servers of NATS know of it.
+                        self.ask_at = Some(Instant::now() + limits::SETTLING);
+                    }
+                }
                 Ok(()) = disturbed.changed() => {
                     disturbed.borrow_and_update();
                     self.ask_soon();
                 }
                 event = events.recv() => self.note(event),
+                _ = &mut leaving => {
+                    self.taking.outcomes.finish().await;
+                    return Ok(());
+                }
                 refused = self.taking.outcomes.refused() => self.taking.tell(refused).await?,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.do_due().await?,
             }
         }
+    }
+
+    /// Goes on where the link before has left off.
+    async fn begin(&mut self) -> BusResult<()> {
+        let unsettled = std::mem::take(&mut self.unsettled);
+        let count: u64 = unsettled.iter().map(|(_, count)| count).sum();
+        if count > 0 {
+            tracing::warn!(
+                count,
+                "messages of other buses were on their way to this one when it cut off their link, and count as lost"
+            );
+        }
+        self.taking.tell(unsettled).await?;
+        self.wanted.begin(self.before.take().unwrap_or_default(), &mut self.intake).await
     }
 
     /// Does what is due by now. What the bus has refused is looked for whenever anything happens.
@@ -275,3 +319,17 @@ impl Inbound {
         let _ = self.nats.publish(subject, millis.into()).await;
     }
 }
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        let seen = std::mem::replace(&mut self.taking.seen, Memory::default().seen);
+        let subscribed = self.before.take().unwrap_or_else(|| self.wanted.since());
+        let mut unsettled = std::mem::take(&mut self.unsettled);
+        unsettled.extend(self.taking.outcomes.unsettled());
+        self.counts.patterns.store(0, Ordering::Relaxed);
+        self.kept.put(Memory { seen, subscribed, heard_at: Some(self.heard_at), unsettled });
+    }
+}
+
+#[cfg(test)]
+mod tests;

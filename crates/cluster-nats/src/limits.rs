@@ -193,6 +193,10 @@ pub const LINK_END: Duration = Duration::from_secs(30);
 /// How long it takes until a link that the bus has cut off begins anew.
 pub const LINK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long after it has begun anew a link takes what comes to be wanted for what was wanted before, so that what was sent meanwhile is missing: that is
+/// told at once, if it still is.
+pub const WANTED_BEFORE: Duration = Duration::from_secs(5);
+
 /// Between two times that others are asked for marks: what disturbs the link often comes in numbers.
 pub const ASK_AGAIN: Duration = Duration::from_secs(1);
 

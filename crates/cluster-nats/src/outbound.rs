@@ -57,6 +57,8 @@ pub(crate) struct Outbound {
     mark_again_at: Instant,
     /// Too large a message has been told of.
     has_warned: bool,
+    /// Messages that no link has sent, before this one.
+    missed: u64,
 }
 
 impl Outbound {
@@ -81,7 +83,13 @@ impl Outbound {
             asked_since: None,
             mark_again_at: Instant::now(),
             has_warned: false,
+            missed: 0,
         }
+    }
+
+    /// Tells others that so many messages are missing that were published here before it was there.
+    pub(crate) fn having_missed(self, missed: u64) -> Self {
+        Self { missed, ..self }
     }
 
     /// Takes what the subscription yields to NATS until that ends; `asked` yields how far back other buses want to have marks.
@@ -90,6 +98,7 @@ impl Outbound {
     /// What it has numbered and not sent is missing elsewhere, as if NATS had lost it.
     pub(crate) async fn run(mut self, mut published: Subscription<Arc<Content>>, mut asked: Subscriber) {
         let mut next_look = Instant::now();
+        self.miss(self.missed, "the bus had cut the link off");
         loop {
             let due = self.numbering.next_mark().map_or(next_look, |mark| mark.min(next_look));
             tokio::select! {
@@ -172,21 +181,25 @@ impl Outbound {
     async fn take(&mut self, event: Event<Arc<Content>>) {
         match event {
             Event::Message(message) => self.publish(message).await,
-            Event::Gap { count, reason } => {
-                self.counts.dropped.fetch_add(count, Ordering::Relaxed);
-                // Nobody knows of which topics they are, so that it is told to all who may have wanted them.
-                if count > 0 {
-                    self.number_wildcard(Instant::now());
-                    self.numbering.skip(WILDCARDS, count - 1);
-                }
-                tracing::warn!(
-                    count,
-                    reason = reason.name(),
-                    "messages did not reach the link to NATS in time; other buses do not know of them"
-                );
-            }
+            Event::Gap { count, reason } => self.miss(count, reason.name()),
             _ => {}
         }
+    }
+
+    /// Messages were published here that did not come to be numbered. Nobody knows of which topics they are, so that it is told to all who may have
+    /// wanted them.
+    fn miss(&mut self, count: u64, reason: &str) {
+        if count == 0 {
+            return;
+        }
+        self.counts.dropped.fetch_add(count, Ordering::Relaxed);
+        self.number_wildcard(Instant::now());
+        self.numbering.skip(WILDCARDS, count - 1);
+        tracing::warn!(
+            count,
+            reason,
+            "messages did not reach the link to NATS; subscribers of other buses are told"
+        );
     }
 
     async fn publish(&mut self, message: Message<Arc<Content>>) {

@@ -101,6 +101,11 @@ impl<T> Seen<T> {
         }
     }
 
+    /// Keeps something else for each topic.
+    pub(crate) fn keep_anew(&mut self, mut keep: impl FnMut() -> T) {
+        self.origins.values_mut().flat_map(HashMap::values_mut).for_each(|topic| topic.kept = keep());
+    }
+
     /// What is kept for a topic.
     pub(crate) fn kept(&mut self, origin: u64, topic: &[u8]) -> Option<&mut T> {
         self.topic(origin, topic).map(|own| &mut own.kept)

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::task::noop_waker_ref;
 use tokio::time::Instant;
 use whispeer::client::{Acknowledgement, Client, Publisher};
 use whispeer::topic::{Topic, TopicPattern};
@@ -119,6 +120,41 @@ impl Outcomes {
             Some((last, lost)) if *last == topic => *lost += count,
             _ => self.refused.push((topic, count)),
         }
+    }
+
+    /// Waits until it is known what has become of all that was sent, or the link to the bus has ended.
+    ///
+    /// # Cancel safety
+    /// What is not known by then stays unknown.
+    pub(super) async fn finish(&mut self) {
+        // What was asked before does not tell of all.
+        self.answered().await;
+        self.ask();
+        self.answered().await;
+        self.take_answers(&mut Context::from_waker(noop_waker_ref()));
+    }
+
+    async fn answered(&mut self) {
+        let Some(answer) = &mut self.answer else { return };
+        let has_answered = answer.await.is_ok();
+        self.answer = None;
+        self.settle(has_answered);
+    }
+
+    /// What is not known to have been published, as nobody will tell it any more, and what was refused and is not told.
+    pub(super) fn unsettled(&mut self) -> Vec<Loss> {
+        let mut losses = std::mem::take(&mut self.refused);
+        let told = losses.len();
+        let listed = std::mem::take(&mut self.listed).into_iter().map(|sender| {
+            let sent = sender.sent.swap(0, Ordering::Relaxed);
+            (sender, sent)
+        });
+        let sent = std::mem::take(&mut self.asked).into_iter().chain(listed);
+        losses.extend(sent.map(|(sender, sent)| (sender.topic.clone().into(), sent)));
+        losses.extend(std::mem::take(&mut self.waiting).into_iter().map(|(topic, _)| (topic, 1)));
+        let unknown: u64 = losses.iter().skip(told).map(|(_, count)| count).sum();
+        self.counts.missing.fetch_add(unknown, Ordering::Relaxed);
+        losses
     }
 
     /// When [`refused`](Self::refused) has something to do, if nothing else comes.

@@ -274,8 +274,12 @@ impl Taking {
         }
         match self.client.send_bytes_with(topic.as_str(), message.payload.clone(), options).await {
             Ok(answer) => self.outcomes.wait_for(topic, answer),
-            Err(error) if self.client.close_reason().is_some() => return Err(error),
-            Err(error) => self.outcomes.refuse(topic, 1, &error),
+            Err(error) => {
+                self.outcomes.refuse(topic, 1, &error);
+                if self.client.close_reason().is_some() {
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use whispeer::topic::{EntryId, Scratch, Topic, TopicPattern, Trie};
 use whispeer::{BusError, BusResult};
 
 use super::intake::Intake;
+use super::memory::Since;
 use super::{InboundCounts, Source, Taken};
 use crate::limits;
 use crate::subject::{Kind, Subjects};
@@ -37,6 +38,7 @@ struct Own {
 /// The subscriptions at NATS for one pattern.
 #[derive(Debug)]
 struct Subscribed {
+    since: Instant,
     entry: EntryId,
     handles: Vec<AbortHandle>,
 }
@@ -59,6 +61,10 @@ pub(super) struct Wanted {
     most: usize,
     flushed: String,
     patterns: HashMap<TopicPattern, Own, RandomState>,
+    /// What the link before this one was subscribed to, until it is known what is still wanted of it.
+    before: Since,
+    began: Instant,
+    wildcards_since: Instant,
     /// There are so many patterns that everything is subscribed to.
     everything: Option<Subscribed>,
     /// The numbers of all subscriptions of which something may come.
@@ -85,6 +91,9 @@ impl Wanted {
             counts,
             most,
             patterns: HashMap::default(),
+            before: Since::default(),
+            began: Instant::now(),
+            wildcards_since: Instant::now(),
             everything: None,
             living: Trie::new(),
             scratch: Scratch::new(),
@@ -94,17 +103,29 @@ impl Wanted {
         }
     }
 
-    /// Subscribes to what every bus is subscribed to.
+    /// Subscribes to what every bus is subscribed to. What was subscribed to `before`, by the link in whose place this one is, counts as subscribed to
+    /// since then.
     ///
     /// # Errors
     /// That the connection to NATS has ended.
-    pub(super) async fn begin(&mut self, since: Instant, intake: &mut Intake) -> BusResult<()> {
+    pub(super) async fn begin(&mut self, before: Since, intake: &mut Intake) -> BusResult<()> {
+        let since = before.wildcards.unwrap_or(self.wildcards_since);
+        (self.before, self.wildcards_since) = (before, since);
         let (wildcards, marks) = (self.subjects.of_wildcards(), self.subjects.of_wildcard_marks());
         self.subscribe(Taken::WildcardMarks, since, [marks], intake).await?;
         self.subscribe(Taken::Wildcards, since, [wildcards], intake).await?;
         let flushed = format!("{}*", self.flushed);
         self.subscribe(Taken::Flushed, since, [flushed], intake).await?;
         Ok(())
+    }
+
+    /// Since when there have been subscriptions.
+    pub(super) fn since(&mut self) -> Since {
+        let mut since = std::mem::take(&mut self.before);
+        since.wildcards = Some(self.wildcards_since);
+        since.everything = self.everything.as_ref().map(|own| own.since).or(since.everything);
+        since.patterns.extend(self.patterns.drain().map(|(pattern, own)| (pattern, own.since)));
+        since
     }
 
     /// Subscribes to what has come to be wanted, and ends what is wanted no more.
@@ -116,17 +137,20 @@ impl Wanted {
         changes: Vec<(TopicPattern, bool)>,
         intake: &mut Intake,
     ) -> BusResult<()> {
+        if self.began.elapsed() > limits::WANTED_BEFORE {
+            self.before = Since::default();
+        }
         let (begun, gone): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, is_wanted)| *is_wanted);
         let gone = gone.into_iter().filter_map(|(pattern, _)| self.patterns.remove(&pattern));
         let mut ended: Vec<_> = gone.filter_map(|own| own.subscribed).collect();
         let unwanted = ended.len();
         if self.everything.is_none() && self.patterns.len() + begun.len() > self.most {
-            let since = Instant::now();
+            let since = self.before.everything.unwrap_or_else(Instant::now);
             self.everything = Some(self.subscribe_both(&TopicPattern::everything(), since, intake).await?);
             ended.extend(self.patterns.values_mut().filter_map(|own| own.subscribed.take()));
         }
         for (pattern, _) in begun {
-            let since = Instant::now();
+            let since = self.before.patterns.remove(&pattern).unwrap_or_else(Instant::now);
             let subscribed = match self.everything.is_some() {
                 true => None,
                 false => Some(self.subscribe_both(&pattern, since, intake).await?),
@@ -143,6 +167,8 @@ impl Wanted {
             }
             ended.extend(self.everything.take());
         }
+        // The first changes are all that is wanted.
+        self.before = Since::default();
         if !ended.is_empty() {
             self.end(ended, unwanted, intake).await;
         }
@@ -235,7 +261,7 @@ impl Wanted {
         handles.extend(others);
         let full = |full| BusError::LimitReached { what: format!("subscriptions at NATS: {full}") };
         let entry = self.living.insert(pattern, number).map_err(full)?;
-        Ok(Subscribed { entry, handles })
+        Ok(Subscribed { since, entry, handles })
     }
 
     async fn subscribe(

@@ -39,7 +39,7 @@ impl Bench {
         let mut intake = Intake::new(Bounds { messages: 1_000, bytes: 1 << 20 });
         let subjects = Subjects::new("w").unwrap();
         let mut wanted = Wanted::new(own.clone(), subjects, 7, Arc::clone(&counts), most);
-        wanted.begin(Instant::now(), &mut intake).await.unwrap();
+        wanted.begin(Since::default(), &mut intake).await.unwrap();
         Some(Self { _server: server, own, other, intake, wanted, counts })
     }
 
