@@ -117,7 +117,7 @@ async fn messages_that_are_dropped_here_and_servers_that_are_about_to_end_are_di
     let (connection, other) = (opened(&server).await, opened(&server).await);
     let mut disturbances = connection.disturbances();
     let _unread = connection.client().subscribe("flood").await.unwrap();
-    connection.client().flush().await.unwrap();
+    settled(&connection.client()).await;
     for _ in 0..limits::LINK_SUBSCRIPTION_MESSAGES + 100 {
         other.client().publish("flood", "".into()).await.unwrap();
     }
