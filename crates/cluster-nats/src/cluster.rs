@@ -148,7 +148,7 @@ impl NatsCluster {
     }
 
     /// Runs the link until the bus drains or stops. It is for [`BusBuilder::companion`](whispeer::bus::BusBuilder::companion). Where the bus cuts
-    /// it off it begins anew, which is logged.
+    /// it off it begins anew, which is logged, and subscribers are told what they have missed.
     ///
     /// # Cancel safety
     /// The link ends when the future is dropped. What was on its way may be lost without others being told, and they count the bus as gone after
@@ -196,6 +196,7 @@ impl NatsCluster {
             outbound.run(published, again).await;
             drop(all_sent);
         });
+        left.published = None;
         // Requests and replies. It ends when the bus has stopped, and what it was asked before is answered.
         let (epochs, epoch) = watch::channel(None);
         let carried = Requests {
@@ -295,8 +296,8 @@ struct Left {
 
 impl Left {
     /// How many messages were published at this bus since the link before has ended, at the most: what was published to all others by then is no link's.
-    fn missed(&mut self, bus: &BusView) -> BusResult<u64> {
-        match self.published.take() {
+    fn missed(&self, bus: &BusView) -> BusResult<u64> {
+        match self.published {
             Some(before) => Ok(bus.stats()?.published.saturating_sub(before)),
             None => Ok(0),
         }

@@ -162,7 +162,7 @@ impl Outcomes {
         self.due.filter(|_| self.answer.is_none())
     }
 
-    /// Waits until messages are known to have been refused, and tells which.
+    /// Waits until messages are known to have been refused, and tells which; or none, when the bus has answered and is to be asked again.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -180,6 +180,7 @@ impl Outcomes {
         {
             self.answer = None;
             self.settle(answer.is_ok());
+            return Poll::Ready(std::mem::take(&mut self.refused));
         }
         match self.refused.is_empty() {
             true => Poll::Pending,

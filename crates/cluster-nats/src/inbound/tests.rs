@@ -240,3 +240,22 @@ async fn what_finds_no_room_is_told_as_missing_and_others_are_asked_for_the_end(
     assert_eq!((taken + missing, bench.counts.overrun.load(Ordering::Relaxed)), (count, missing));
     assert!(missing > 0);
 }
+
+#[tokio::test]
+async fn an_answer_of_the_bus_is_told_so_that_it_is_asked_about_what_was_given_to_it_meanwhile() {
+    let Some(bench) = Bench::new().await else { return };
+    let mut outcomes = Outcomes::new(bench.client.clone(), Arc::clone(&bench.counts));
+    let publisher = bench.client.publisher_bytes("news").unwrap();
+    let sender = Arc::new(Sender::new(Topic::new("news").unwrap(), publisher));
+    for count in 1..4 {
+        outcomes.send(&sender, &"x".into()).await.unwrap();
+        sleep_until(outcomes.due().unwrap()).await;
+        assert!(soon("the answer", outcomes.refused()).await.is_empty());
+        assert_eq!(bench.counts.received.load(Ordering::Relaxed), count);
+        assert_eq!(outcomes.due(), None, "nothing is left to be asked about");
+    }
+    outcomes.send(&sender, &"x".into()).await.unwrap();
+    outcomes.finish().await;
+    assert_eq!(bench.counts.received.load(Ordering::Relaxed), 4);
+    assert!(outcomes.unsettled().is_empty());
+}
