@@ -76,9 +76,9 @@ impl SessionTask {
             Ok(Some(ToRead { how: How::Acknowledged(_), .. })) => {}
             Ok(to_read) => {
                 match to_read {
-                    Some(ToRead { stream, how: How::Freely(_, place), .. }) => {
+                    Some(ToRead { how: How::Freely(_, place), .. }) => {
                         let header = Header::answering(Kind::Accepted, Kind::Subscribe, id, place.live_from);
-                        state.control(&header, &ContentRef::of_payload(&stream.epoch));
+                        state.control(&header, &ContentRef::of_payload(&place.own_epoch));
                     }
                     _ => state.accept(Kind::Subscribe, id, 0),
                 }
@@ -161,6 +161,7 @@ impl SessionTask {
             );
             return Err(BusError::InvalidSettings(what));
         }
+        let own_epoch = found.epoch()?;
         let start = match options.start {
             None => Start::New,
             // Sequences begin with 1, so that nothing is missing before it.
@@ -181,7 +182,7 @@ impl SessionTask {
             }))
         } else {
             let (epoch, limit, live_from) = (options.epoch, options.limit, found.live_from());
-            How::Freely(pattern.clone(), Place { start, epoch, limit, live_from })
+            How::Freely(pattern.clone(), Place { start, own_epoch, epoch, limit, live_from })
         };
         Ok(Some((Arc::clone(found), how)))
     }

@@ -55,6 +55,7 @@ impl Supervisor {
         let view = BusView::new(&shared, attach.clone(), self.phase.clone());
         let mut companions = std::mem::take(&mut self.companions).begin(&view, &shared.companions);
         let mut own = JoinSet::new();
+        shared.streams.begin_opening(&mut own);
         shared.streams.begin_sweeps(&mut own);
         shared.streams.begin_following(&mut own);
         shared.begin_deputy(&attach, &mut own);

@@ -50,6 +50,7 @@ mod import_rule;
 mod in_place;
 mod introspection;
 mod kept_once;
+mod late_stores;
 mod lifecycle;
 mod limits;
 #[cfg(all(feature = "metrics", feature = "sqlite"))]

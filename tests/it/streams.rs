@@ -504,7 +504,7 @@ async fn a_topic_can_move_from_one_stream_of_a_store_to_another() {
     let streams = Streams::open(Arc::clone(&store), moved).await.unwrap();
     let states = streams.states().await;
     let topics: Vec<_> = states.iter().map(|row| (row.name.as_str(), row.patterns.concat())).collect();
-    assert_eq!(topics, [("z", "b".to_owned()), ("a", "a".to_owned())]);
+    assert_eq!(topics, [("a", "a".to_owned()), ("z", "b".to_owned())]);
     let refused = Streams::open(store, [settings("c", &["a"]), settings("d", &["d"])]).await.unwrap_err();
     assert!(refused.to_string().contains("meets \"a\" of the stream \"a\""), "{refused}");
 }

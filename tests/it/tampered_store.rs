@@ -22,6 +22,7 @@ pub(crate) struct TamperedStore {
     changes: Box<OnChange>,
     reads: Box<OnRead>,
     questions: Box<OnQuestion>,
+    opens: Box<OnQuestion>,
     progress: Arc<AtomicUsize>,
 }
 
@@ -33,6 +34,7 @@ impl TamperedStore {
             changes: Box::new(|_| None),
             reads: Box::new(|_, answer| answer),
             questions: Box::new(|| None),
+            opens: Box::new(|| None),
             progress: Arc::default(),
         }
     }
@@ -43,6 +45,15 @@ impl TamperedStore {
         refusal: impl Fn() -> Option<StoreError> + Send + Sync + 'static,
     ) -> Self {
         self.questions = Box::new(refusal);
+        self
+    }
+
+    /// Refuses with this error, if there is one, to open streams.
+    pub(crate) fn on_open(
+        mut self,
+        refusal: impl Fn() -> Option<StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        self.opens = Box::new(refusal);
         self
     }
 
@@ -96,7 +107,10 @@ impl Store for TamperedStore {
     }
 
     fn open(&self, settings: StreamSettings) -> Operation<StreamState> {
-        self.store.open(settings)
+        match (self.opens)() {
+            Some(error) => Box::pin(std::future::ready(Err(error))),
+            None => self.store.open(settings),
+        }
     }
 
     fn streams(&self) -> Operation<Vec<StreamState>> {

@@ -24,6 +24,8 @@ use crate::topic::TopicPattern;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) start: Start,
+    /// The epoch of the stream.
+    pub(crate) own_epoch: Epoch,
     /// The epoch of the stream that it begins in; `None` for whichever there is.
     pub(crate) epoch: Option<Epoch>,
     /// Messages and bytes that it reads of what is there; `None` where it goes on with what comes.
@@ -198,7 +200,7 @@ impl Reader {
     async fn begin(&mut self, place: Place) -> Result<u64, Stop> {
         let stream = self.stream.name.clone();
         let end = self.live_from;
-        let is_other = place.epoch.is_some_and(|epoch| epoch != self.stream.epoch);
+        let is_other = place.epoch.is_some_and(|epoch| epoch != place.own_epoch);
         if is_other {
             self.tell_gap(0, GapReason::Recreated)?;
         }

@@ -5,7 +5,7 @@
 //! grown, also if its client has gone meanwhile. A subscription that says where it begins is a cursor (`cursor`): it reads the log at its own pace, and neither
 //! waits for others nor has them wait. One that acknowledges takes part in a consumer (`consumer`), which knows what is
 //! done, and what failed too often goes to the stream's dead letters (`dead_letters`). Both ask a store that is busy once more
-//! (`patience`), and read what there is credit for (`held`).
+//! (`patience`), and read what there is credit for (`held`). A store need not be there when the bus starts (`opening`).
 
 mod changes;
 mod consumer;
@@ -15,6 +15,7 @@ mod cursor;
 mod dead_letters;
 mod delayed;
 mod held;
+mod opening;
 mod patience;
 mod publishing;
 mod states;
@@ -22,8 +23,8 @@ mod turns;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -36,7 +37,7 @@ pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::Epoch;
-use crate::store::{Change, Name, Outcome, Store, StoreError, StreamSettings, StreamState};
+use crate::store::{Change, Name, Outcome, Store, StoreError, StreamSettings};
 use crate::topic::TopicPattern;
 
 /// The streams of a bus, each in its store.
@@ -69,29 +70,44 @@ impl Streams {
         store: Arc<dyn Store>,
         settings: impl IntoIterator<Item = StreamSettings>,
     ) -> BusResult<Self> {
-        let mut streams = Vec::new();
-        let mut waiting: VecDeque<_> = settings.into_iter().collect();
+        let streams = Self::of_store(&store, settings.into_iter().collect())?;
+        streams.open_all().await.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
+        Ok(streams)
+    }
+
+    /// Streams of a store that are to be opened, and their dead letters.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] for a name that leaves no room for that of dead letters.
+    fn of_store(store: &Arc<dyn Store>, settings: Vec<StreamSettings>) -> BusResult<Self> {
+        let mut streams = Vec::with_capacity(settings.len() * 2);
+        for settings in settings {
+            let dead = Stream::new(store, dead_letters::settings(&settings)?, None);
+            let stream = Stream::new(store, settings, Some(Arc::clone(&dead)));
+            streams.extend([stream, dead]);
+        }
+        Ok(Self(streams.into()))
+    }
+
+    /// Opens all that are not.
+    ///
+    /// # Errors
+    /// What the store says.
+    async fn open_all(&self) -> Result<(), StoreError> {
+        let mut waiting: VecDeque<_> = self.iter().filter(|stream| !stream.has_dead_letters()).collect();
         let mut in_vain = 0;
-        while let Some(settings) = waiting.pop_front() {
-            match store.open(settings.clone()).await {
-                Ok(state) => {
-                    in_vain = 0;
-                    let dead = dead_letters::settings(&settings)?;
-                    let opened = store.open(dead.clone()).await;
-                    let opened = opened.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-                    let dead = Stream::open(&store, dead, &opened, None).await?;
-                    let stream = Stream::open(&store, settings, &state, Some(Arc::clone(&dead))).await?;
-                    streams.extend([stream, dead]);
-                }
+        while let Some(stream) = waiting.pop_front() {
+            match stream.open().await {
+                Ok(()) => in_vain = 0,
                 // One of the others may be about to give these topics up.
                 Err(StoreError::Overlapping { .. }) if in_vain < waiting.len() => {
                     in_vain += 1;
-                    waiting.push_back(settings);
+                    waiting.push_back(stream);
                 }
-                Err(error) => return Err(BusError::InvalidSettings(error.to_string())),
+                Err(error) => return Err(error),
             }
         }
-        Ok(Self(streams.into()))
+        Ok(())
     }
 
     /// These and those of another store.
@@ -144,6 +160,7 @@ impl Streams {
             let Some(mut appended) = stream.store.appended(&stream.name) else { continue };
             let stream = Arc::clone(stream);
             tasks.spawn(async move {
+                stream.opened().await;
                 loop {
                     let end = *appended.borrow_and_update();
                     stream.grow(end.saturating_sub(1));
@@ -266,7 +283,9 @@ impl Reads {
 pub(crate) struct Stream {
     pub(crate) name: Name,
     patterns: Vec<TopicPattern>,
-    pub(crate) epoch: Epoch,
+    /// Once it is open.
+    epoch: OnceLock<Epoch>,
+    opening: opening::Opening,
     store: Arc<dyn Store>,
     /// The first sequence that nobody has been told of; cursors that have read all wait for it to rise.
     end: watch::Sender<u64>,
@@ -281,28 +300,20 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    async fn open(
-        store: &Arc<dyn Store>,
-        settings: StreamSettings,
-        state: &StreamState,
-        dead: Option<Arc<Self>>,
-    ) -> BusResult<Arc<Self>> {
-        let consumers = store.consumers(settings.name.clone()).await;
-        let consumers = consumers.map_err(|error| BusError::InvalidSettings(error.to_string()))?;
-        let owners = consumers.into_iter().map(|position| (position.name, position.owner)).collect();
-        Ok(Arc::new(Self {
-            name: settings.name,
-            patterns: settings.patterns,
-            epoch: state.epoch,
+    fn new(store: &Arc<dyn Store>, settings: StreamSettings, dead: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self {
+            name: settings.name.clone(),
+            patterns: settings.patterns.clone(),
+            epoch: OnceLock::new(),
+            opening: opening::Opening::new(settings),
             store: Arc::clone(store),
-            end: watch::Sender::new(state.end),
+            end: watch::Sender::new(1),
             dead,
-            consumers: consumer::Consumers::of(owners),
+            consumers: consumer::Consumers::default(),
             turns: turns::Turns::default(),
-            // Where there are some, the store is asked for when.
-            next_due: AtomicU64::new(if state.delayed > 0 { 0 } else { u64::MAX }),
+            next_due: AtomicU64::new(u64::MAX),
             due_changed: Notify::new(),
-        }))
+        })
     }
 
     /// Whether it is one of dead letters.
@@ -326,6 +337,9 @@ impl Stream {
 
     /// Drops a part of what is too old at that time; whether there may be more.
     async fn expire(&self, now: u64) -> bool {
+        if self.check_open().is_err() {
+            return false;
+        }
         let dropped = self.store.commit(self.name.clone(), vec![Change::Expire { now }]).await;
         match dropped.as_deref() {
             Ok(outcomes) => matches!(outcomes, [Outcome::Done { dropped: 1.. }]),

@@ -255,6 +255,7 @@ impl SessionTask {
             self.route_stored(header, content, asked, content.frame_size());
             return Ok(());
         }
+        stream.check_open()?;
         let content = content.shared();
         let (message, left) = new_message(&content)?;
         let expires = left.map(|left| message.time.saturating_add(left));
@@ -271,6 +272,7 @@ impl SessionTask {
         content: &ContentRef<'_>,
         (due, author): (u64, &Author),
     ) -> BusResult<()> {
+        stream.check_open()?;
         let content = content.shared();
         let (message, left) = new_message(&content)?;
         let message = NewMessage { expires: left.map(|left| due.saturating_add(left)), ..message };

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::store::{Store, StreamSettings, StreamState};
 
 impl Streams {
-    /// The streams as they are, in the order in which they were opened.
+    /// The streams as they are, in the order in which they were given.
     ///
     /// A store that does not answer within [`limits::STORE_ANSWER`] is told of in [`StreamStats::problem`].
     ///
@@ -105,6 +105,9 @@ impl Streams {
     pub(crate) async fn consumer_stats(&self, limit: usize) -> Rows<ConsumerStats> {
         let (mut rows, mut left_out) = (Vec::new(), 0);
         for stream in self.0.iter().filter(|stream| !stream.has_dead_letters()) {
+            if stream.check_open().is_err() {
+                continue;
+            }
             // A store that does not answer is told of with its streams.
             let asked = timeout(limits::STORE_ANSWER, stream.store.consumers(stream.name.clone())).await;
             let Ok(Ok(consumers)) = asked else { continue };
@@ -155,6 +158,10 @@ impl Told {
             storage: stream.store.kind().to_owned(),
             ..StreamStats::default()
         };
+        if stream.check_open().is_err() {
+            stats.problem = Some(format!("not open yet: {}", stream.problem()));
+            return stats;
+        }
         match self.by(&stream.store).await {
             Err(problem) => stats.problem = Some(problem.clone()),
             Ok(states) => match states.iter().find(|state| state.settings.name == stream.name) {

@@ -232,8 +232,9 @@ impl Drop for Membership {
 /// Takes part for the subscription in this slot. Its client is answered by the consumer's task.
 ///
 /// # Errors
-/// [`BusError::Denied`] for a consumer of somebody else, [`BusError::ConsumerBusy`], [`BusError::LimitReached`], and
-/// [`BusError::InvalidSettings`] for a consumer that is another than is asked for.
+/// [`BusError::Denied`] for a consumer of somebody else, [`BusError::ConsumerBusy`], [`BusError::LimitReached`],
+/// [`BusError::NotStored`] for a stream that is not open, and [`BusError::InvalidSettings`] for a consumer that is another than is
+/// asked for.
 pub(crate) fn join(
     stream: &Arc<Stream>,
     wanted: Wanted,
@@ -241,7 +242,8 @@ pub(crate) fn join(
     runtime: &Handle,
     (plugins, presence): (Option<Arc<Plugins>>, &Arc<Presence>),
 ) -> BusResult<Membership> {
-    let knows_another = wanted.epoch.is_some_and(|epoch| epoch != stream.epoch);
+    let own_epoch = stream.epoch()?;
+    let knows_another = wanted.epoch.is_some_and(|epoch| epoch != own_epoch);
     let first = First {
         // All of a stream that nobody has read yet is new.
         start: if knows_another { Start::All } else { wanted.start },

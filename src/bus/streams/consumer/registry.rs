@@ -116,10 +116,9 @@ pub(crate) struct Busy {
 }
 
 impl Consumers {
-    /// Those that a store keeps.
-    pub(crate) fn of(owners: Vec<(Name, Bytes)>) -> Self {
-        let registry = Registry { busy: HashMap::new(), owners: owners.into_iter().collect() };
-        Self { registry: Mutex::new(registry), working: Arc::default() }
+    /// Takes in those that a store keeps.
+    pub(crate) fn know(&self, owners: impl Iterator<Item = (Name, Bytes)>) {
+        self.lock().owners.extend(owners);
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Registry> {

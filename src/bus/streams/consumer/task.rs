@@ -309,7 +309,8 @@ impl Work {
         for ((session, slot, subscription), knows_another) in accepted {
             let header = Header::answering(Kind::Accepted, Kind::Subscribe, subscription, self.live_from);
             let mut state = session.lock();
-            state.control(&header, &ContentRef::of_payload(&stream.epoch));
+            // Nobody takes part in a stream that is not open.
+            state.control(&header, &ContentRef::of_payload(&stream.epoch().unwrap_or_default()));
             let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
             if let Some(own) = subscriptions.at(slot) {
                 own.present = Present::begin(&session, presence, &own.pattern);
