@@ -15,7 +15,11 @@ pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Option
     Ok(Some(NatsLink::open(&settings).await.map_err(|error| explain(&error))?))
 }
 
-fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSettings>> {
+/// The settings that a configuration asks for; `None` without a server.
+///
+/// # Errors
+/// What is wrong with them, and what to do about it.
+pub(crate) fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSettings>> {
     let Some(url) = &chosen.url else {
         let files = [
             ("nats.credentials", &chosen.credentials),
@@ -56,7 +60,7 @@ fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSettings>> {
     Ok(Some(settings))
 }
 
-fn explain(error: &NatsError) -> Failure {
+pub(crate) fn explain(error: &NatsError) -> Failure {
     Failure::usage(error.to_string())
 }
 

@@ -5,8 +5,14 @@ mod file;
 #[cfg(not(feature = "sqlite"))]
 #[path = "storage/file_absent.rs"]
 mod file;
+#[cfg(feature = "nats")]
+mod jetstream;
+#[cfg(not(feature = "nats"))]
+#[path = "storage/jetstream_absent.rs"]
+mod jetstream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use whispeer::BusError;
 use whispeer::bus::Streams;
@@ -18,10 +24,15 @@ use crate::output;
 use crate::settings::StoreChoice;
 use crate::settings::{Configuration, Storage, StreamChoice};
 
+/// How long the start waits for JetStream. That is more than it takes where it is there; where it is not, the bus starts without, and its
+/// streams are opened later.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The streams of a bus that runs, and the stores that have them.
 pub(crate) struct OpenStreams {
     pub(crate) streams: Streams,
     stores: Vec<Arc<dyn Store>>,
+    jetstream: Option<jetstream::Connected>,
 }
 
 impl OpenStreams {
@@ -30,8 +41,8 @@ impl OpenStreams {
     /// # Errors
     /// What is wrong, and what to do about it.
     pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Self> {
-        let mut all = Self { streams: Streams::default(), stores: Vec::new() };
-        for storage in [Storage::Memory, Storage::Sqlite] {
+        let mut all = Self { streams: Streams::default(), stores: Vec::new(), jetstream: None };
+        for storage in [Storage::Memory, Storage::Sqlite, Storage::JetStream] {
             let chosen: Vec<_> =
                 configuration.streams.iter().filter(|choice| choice.storage == storage).collect();
             if chosen.is_empty() {
@@ -40,11 +51,20 @@ impl OpenStreams {
             let store = match storage {
                 Storage::Memory => Arc::new(MemoryStore::new()) as Arc<dyn Store>,
                 Storage::Sqlite => file::open(&configuration.store, configuration.bus.byte_budget)?,
+                Storage::JetStream => {
+                    all.jetstream.insert(jetstream::open(&configuration.nats).await?).store()
+                }
             };
             let settings = chosen.iter().map(|choice| choice.settings.clone());
-            let opened = Streams::open(Arc::clone(&store), settings).await;
-            let streams = opened.map_err(|error| not_opened(&error))?;
-            tell_of_others(&*store, &chosen).await?;
+            let opened = match storage {
+                Storage::JetStream => Streams::open_within(Arc::clone(&store), settings, PATIENCE).await,
+                _ => Streams::open(Arc::clone(&store), settings).await,
+            };
+            let streams = opened.map_err(|error| not_opened(&error, storage))?;
+            if storage != Storage::JetStream {
+                // There they may be those of other buses.
+                tell_of_others(&*store, &chosen).await?;
+            }
             all.streams = all.streams.and(&streams).map_err(|error| refused(&error.to_string()))?;
             all.stores.push(store);
         }
@@ -66,6 +86,9 @@ impl OpenStreams {
                 output::notice(format_args!("error: {error}"));
             }
         }
+        if let Some(connected) = &self.jetstream {
+            connected.close().await;
+        }
     }
 }
 
@@ -85,9 +108,12 @@ fn refused(what: &str) -> Failure {
 
 /// A stream cannot be opened. One that has its topics may be in the store alone, as names are checked against one another
 /// where they are read.
-fn not_opened(error: &BusError) -> Failure {
+fn not_opened(error: &BusError, storage: Storage) -> Failure {
     let failure = refused(&error.to_string());
     match error {
+        BusError::InvalidSettings(text) if text.contains(" meets ") && storage == Storage::JetStream => failure.help(
+            "another bus with the same nats.prefix keeps that one in JetStream: name it in the file as it is there, or take another prefix",
+        ),
         BusError::InvalidSettings(text) if text.contains(" meets ") => failure.help(
             "the store has that one from before: name it in the file as it was, or end it by `whispeer streams rm NAME`",
         ),

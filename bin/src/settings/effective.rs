@@ -13,7 +13,7 @@ use super::file;
 use super::given::{FILE_VARIABLE, Given};
 use super::kind::toml_text;
 use super::streams::StreamDifference;
-use super::{Change, Configuration, Environment, SETTINGS, Setting, Source, StreamChoice};
+use super::{Change, Configuration, Environment, SETTINGS, Setting, Source, Storage, StreamChoice};
 use crate::connection::ADDRESS_VARIABLE;
 use crate::failure::Failure;
 use crate::output::{Align, Table};
@@ -86,12 +86,37 @@ impl Effective {
             let by = all.source("policy");
             all.notes.push(format!("{by} says who may do what, in place of [auth] in {place}"));
         }
+        all.check_storage()?;
         all.warn_of_key();
         all.configuration.bus.check().map_err(|error| all.explain(&error))?;
         for (name, meant) in environment.slips() {
             all.warnings.push(format!("{name} is no setting; did you mean {meant}?"));
         }
         Ok(all)
+    }
+
+    /// A stream that JetStream keeps needs NATS.
+    fn check_storage(&self) -> anyhow::Result<()> {
+        let nats = &self.configuration.nats;
+        let replicas = nats.replicas;
+        if ![1, 3, 5].contains(&replicas) {
+            let source = self.source("nats.replicas");
+            let text = format!("{source}: nats.replicas is {replicas}; it can be 1, 3 or 5");
+            return Err(Failure::usage(text).into());
+        }
+        let mut streams = self.configuration.streams.iter();
+        let kept_there = streams.find(|choice| choice.storage == Storage::JetStream);
+        let Some(choice) = kept_there.filter(|_| nats.url.is_none()) else { return Ok(()) };
+        let place = match (&self.file, choice.line_of_storage()) {
+            (Some(path), Some(line)) => format!("{}:{line}: ", path.display()),
+            _ => String::new(),
+        };
+        let name = &choice.settings.name;
+        let text = format!(
+            "{place}streams.{name}.storage: \"jetstream\" keeps the stream at NATS, and no server of NATS is named"
+        );
+        let help = "name one: url = \"nats://localhost:4222\" in [nats], --nats URL or NATS_URL";
+        Err(Failure::usage(text).help(help).into())
     }
 
     fn read_file(&mut self, path: &Path) -> anyhow::Result<()> {

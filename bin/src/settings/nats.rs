@@ -13,6 +13,8 @@ pub(crate) struct NatsChoice {
     pub(crate) ca: Option<PathBuf>,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
+    /// On how many servers streams are kept that JetStream keeps.
+    pub(crate) replicas: usize,
 }
 
 impl Default for NatsChoice {
@@ -25,6 +27,7 @@ impl Default for NatsChoice {
             ca: None,
             cert: None,
             key: None,
+            replicas: 1,
         }
     }
 }

@@ -43,8 +43,8 @@ pub(super) const EXAMPLE: &str = "
 #[streams.orders]
 # The topics. Always to be given.
 #patterns = [\"orders/**\"]
-# Where messages are kept: \"sqlite\", a file in store.folder, or \"memory\", which ends with the bus.
-# Default: \"sqlite\".
+# Where messages are kept: \"sqlite\", a file in store.folder; \"jetstream\", at the servers of nats.url, where
+# all buses with the same nats.prefix share the stream; or \"memory\", which ends with the bus. Default: \"sqlite\".
 #storage = \"sqlite\"
 # How long they are kept, how many, and how many bytes of them. Default: no bound.
 #max_age = \"720h\"
@@ -73,13 +73,18 @@ pub(crate) enum Storage {
     Sqlite,
     /// In the process.
     Memory,
+    /// At NATS, for all buses that are joined there.
+    JetStream,
 }
 
 impl Storage {
+    const ALL: [Self; 3] = [Self::Sqlite, Self::Memory, Self::JetStream];
+
     const fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
             Self::Memory => "memory",
+            Self::JetStream => "jetstream",
         }
     }
 }
@@ -209,6 +214,11 @@ impl StreamChoice {
         shown.unwrap_or(Value::Null)
     }
 
+    /// The line that says where it is kept.
+    pub(super) fn line_of_storage(&self) -> Option<usize> {
+        self.lines.get("storage").copied()
+    }
+
     /// What becomes of the settings that `newer` has otherwise.
     pub(super) fn differences(&self, newer: &Self) -> Vec<StreamDifference> {
         // What cannot change is left as it is.
@@ -260,10 +270,10 @@ fn patterns(value: &DeValue<'_>) -> Result<Vec<TopicPattern>, String> {
 }
 
 fn storage(value: &DeValue<'_>) -> Result<Storage, String> {
-    [Storage::Sqlite, Storage::Memory]
+    Storage::ALL
         .into_iter()
         .find(|storage| value.as_str() == Some(storage.name()))
-        .ok_or_else(|| expected("\"sqlite\" or \"memory\"", value))
+        .ok_or_else(|| expected("\"sqlite\", \"memory\" or \"jetstream\"", value))
 }
 
 /// A number in decimal digits, or a string, as it is written.
@@ -383,7 +393,7 @@ mod tests {
         let all = refused(&format!("{ORDERS}storage = \"tape\"\nmax_message = 5\nmax_age = true\n"));
         assert_eq!(
             all,
-            "etc/whispeer.toml:3: streams.orders.storage: expected \"sqlite\" or \"memory\", found \"tape\"\n       \
+            "etc/whispeer.toml:3: streams.orders.storage: expected \"sqlite\", \"memory\" or \"jetstream\", found \"tape\"\n       \
              etc/whispeer.toml:4: unknown key \"streams.orders.max_message\"; did you mean \"max_messages\"?\n       \
              etc/whispeer.toml:5: streams.orders.max_age: expected a time, such as \"24h\" or a number of seconds, found true"
         );

@@ -405,6 +405,15 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new("nats.key", "Private key of that certificate, in PEM", Kind::Path(|all| &mut all.nats.key))
         .example(r#""/etc/whispeer/nats-client.key""#, "none"),
     Setting::new(
+        "nats.replicas",
+        "On how many servers of NATS streams lie with storage = \"jetstream\": 1, 3 or 5",
+        Kind::Count(|all| &mut all.nats.replicas),
+    )
+    .more(&[
+        "With 3 one server may be lost, with 5 two. It counts for the first bus that keeps a stream under",
+        "the prefix; what is there stays as it is, and is changed at NATS.",
+    ]),
+    Setting::new(
         "store.folder",
         "Folder in which streams are kept that outlive the bus",
         Kind::Path(|all| &mut all.store.folder),

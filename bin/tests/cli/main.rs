@@ -21,6 +21,8 @@ mod dict;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod hostile;
+#[cfg(all(feature = "nats", feature = "sqlite"))]
+mod jetstream;
 #[cfg(feature = "encryption")]
 mod keys;
 #[cfg(all(feature = "gateway", feature = "nats"))]

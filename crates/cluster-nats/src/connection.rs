@@ -56,14 +56,30 @@ impl Connection {
     /// # Cancel safety
     /// Nothing is left when the future is dropped.
     pub async fn open(settings: &NatsSettings) -> Result<Self, NatsError> {
+        Self::open_as(settings, false).await
+    }
+
+    /// As [`open`](Self::open), for a connection beside the bus's link, which tells in the log how NATS is: this one tells nothing. What
+    /// goes over it holds up nothing of the link, and what disturbs it is none of that one's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// # Cancel safety
+    /// Nothing is left when the future is dropped.
+    pub async fn open_beside(settings: &NatsSettings) -> Result<Self, NatsError> {
+        Self::open_as(settings, true).await
+    }
+
+    async fn open_as(settings: &NatsSettings, is_quiet: bool) -> Result<Self, NatsError> {
         let (servers, options) = settings.options().await?;
-        if let Some(host) = settings.told_in_the_clear() {
+        if let Some(host) = settings.told_in_the_clear().filter(|_| !is_quiet) {
             tracing::warn!(
                 host,
                 "the bus's password for NATS goes over the network as it is, unless that server asks for TLS; tls:// in its URL sees to it"
             );
         }
-        let observed = Arc::new(Observed::new(settings.shown_servers()));
+        let observed = Arc::new(Observed::new(settings.shown_servers(), is_quiet));
         let back = Arc::new(OnceLock::<Weak<Link>>::new());
         let options = watched(options, &observed, &back)
             .ping_interval(limits::LINK_PING)

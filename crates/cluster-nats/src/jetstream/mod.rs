@@ -68,6 +68,7 @@ mod writer;
 use std::fmt;
 use std::sync::Arc;
 
+use async_nats::connection::State as Link;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -284,9 +285,18 @@ impl Store for JetStreamStore {
     }
 
     fn close(&self) -> Operation<()> {
+        let is_away = self.shared.journal.client().connection_state() != Link::Connected;
+        let is_idle = self.shared.lock().queue.is_empty();
         let closing = self.shared.leave();
         let store = self.clone();
         Box::pin(async move {
+            if is_away && is_idle {
+                // Nobody is there to be told, and nothing waits. Its consumers are free when nothing was heard of it for long.
+                closing?;
+                store.shared.phase.send_replace(Phase::Closed);
+                store.shared.lock().end(&StoreError::Closed);
+                return Ok(());
+            }
             let left = closing?;
             let answer = store.shared.journal.answer();
             let told = timeout(answer * 2, left).await;

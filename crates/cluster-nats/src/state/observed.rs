@@ -17,6 +17,8 @@ use crate::limits;
 pub(crate) struct Observed {
     /// As the servers are told of in the log.
     servers: String,
+    /// Another one tells the log of the same servers.
+    is_quiet: bool,
     pub(crate) state: watch::Sender<LinkState>,
     pub(crate) disturbances: watch::Sender<u64>,
     /// The link was closed here: nothing is tried any more.
@@ -41,9 +43,10 @@ struct Said {
 }
 
 impl Observed {
-    pub(crate) fn new(servers: String) -> Self {
+    pub(crate) fn new(servers: String, is_quiet: bool) -> Self {
         Self {
             servers,
+            is_quiet,
             state: watch::Sender::new(LinkState::Connecting { since: Instant::now(), error: None }),
             disturbances: watch::Sender::new(0),
             closed: watch::Sender::new(false),
@@ -61,7 +64,7 @@ impl Observed {
             Event::Disconnected => self.lost(),
             Event::SlowConsumer(_) => {
                 self.slow_consumer_events.fetch_add(1, Ordering::Relaxed);
-                if !std::mem::replace(&mut self.said().slow, true) {
+                if !std::mem::replace(&mut self.said().slow, true) && !self.is_quiet {
                     tracing::warn!(
                         "messages from NATS are dropped here, as they are not taken fast enough; gaps are reported"
                     );
@@ -87,11 +90,13 @@ impl Observed {
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (server.id.clone(), server.client);
         *self.said() = Said::default();
-        tracing::info!(
-            server = server.name,
-            version = server.version,
-            "NATS is there: the bus is joined to others"
-        );
+        if !self.is_quiet {
+            tracing::info!(
+                server = server.name,
+                version = server.version,
+                "NATS is there: the bus is joined to others"
+            );
+        }
         self.state.send_replace(LinkState::Connected { server, since: Instant::now() });
         if again {
             self.disturb();
@@ -123,10 +128,12 @@ impl Observed {
         }
         self.state.send_replace(LinkState::Away { since: Instant::now(), error: None });
         self.said().troubles.push(Kind::Unreachable);
-        tracing::warn!(
-            servers = self.servers,
-            "NATS is away: the bus serves its own, and joins when NATS is back"
-        );
+        if !self.is_quiet {
+            tracing::warn!(
+                servers = self.servers,
+                "NATS is away: the bus serves its own, and joins when NATS is back"
+            );
+        }
     }
 
     /// Says so if nothing like it was said since NATS was there last.
@@ -147,7 +154,7 @@ impl Observed {
             }
             LinkState::Connected { .. } | LinkState::Closed => false,
         });
-        if is_news && !said.troubles.contains(&trouble.kind) {
+        if is_news && !self.is_quiet && !said.troubles.contains(&trouble.kind) {
             said.troubles.push(trouble.kind);
             drop(said);
             let (servers, error) = (&self.servers, trouble.text);
@@ -188,7 +195,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_after_which_messages_may_be_missing_is_a_disturbance_and_the_first_connect_is_none() {
-        let link = Observed::new("nats://localhost:4222".into());
+        let link = Observed::new("nats://localhost:4222".into(), false);
         let disturbances = link.disturbances.subscribe();
         link.connected(server());
         assert_eq!(*disturbances.borrow(), 0);
@@ -206,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_link_tells_why_nats_is_not_reached_until_it_is() {
-        let link = Observed::new("nats://localhost:4222".into());
+        let link = Observed::new("nats://localhost:4222".into(), false);
         link.troubled(Trouble::new("Connection refused"));
         assert_eq!(link.state.borrow().error(), Some("Connection refused"));
         link.connected(server());
@@ -223,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn complaints_of_a_server_are_kept_in_a_bounded_number() {
-        let link = Observed::new("nats://localhost:4222".into());
+        let link = Observed::new("nats://localhost:4222".into(), false);
         for number in 0..1000 {
             link.happened(Event::ServerError(ServerError::Other(format!("no subject {number}"))));
         }
