@@ -322,6 +322,7 @@ pub struct ConsumerStats {
     /// - `memory`: acknowledgements, of it or of others, as what the bus knows of messages that their sessions have not acknowledged fills
     ///   the sessions' [part](crate::limits::SESSION_PART) of the byte budget, or that budget is spent. It goes on one message at a time.
     /// - `store`: that its store takes what is acknowledged; its disk may be full.
+    /// - `bus`: that another bus, whose subscriptions take its messages, gives it up or is gone.
     /// - `withheld`: that those of its subscriptions take messages which may, as plugins keep
     ///   [`CONSUMER_ASIDE`](crate::limits::CONSUMER_ASIDE) of these from others.
     #[serde(default)]

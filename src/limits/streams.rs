@@ -108,6 +108,10 @@ pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
 /// How long introspection waits for a store to tell of its streams. One that takes longer has trouble with its disk.
 pub const STORE_ANSWER: Duration = Duration::from_secs(2);
 
+/// How often a consumer that another bus has is asked for, by subscriptions that wait for it. It is what a hand-over takes where that bus
+/// gives it up; a store knows without asking anybody that it has not.
+pub const CONSUMER_HAND_OVER: Duration = Duration::from_millis(250);
+
 /// How long a reader of a stream waits before it asks a store again that was busy; it doubles each time. Shorter than a person
 /// notices, and longer than a few writes take.
 pub const STORE_RETRY: Duration = Duration::from_millis(10);

@@ -77,6 +77,9 @@ pub enum Change {
     },
     /// Takes a consumer out.
     RemoveConsumer(Name),
+    /// Nobody of this bus uses a consumer any more: one of another bus that has the same store open may have it from then on, without
+    /// waiting until this bus is not heard of for long. It changes nothing else, and nothing at all in a store that one bus has.
+    FreeConsumer(Name),
     /// A consumer is done with these messages.
     Done {
         /// The consumer.
@@ -147,6 +150,7 @@ impl Change {
         match self {
             Self::Consumer { name: consumer, .. }
             | Self::RemoveConsumer(consumer)
+            | Self::FreeConsumer(consumer)
             | Self::Done { consumer, .. }
             | Self::Attempted { consumer, .. }
             | Self::Handed { consumer, .. } => Some(consumer),

@@ -174,6 +174,37 @@ async fn a_bus_starts_without_nats_and_refuses_what_jetstream_is_to_keep_until_i
     assert_eq!(ended.errors.matches("NATS cannot be joined").count(), 1, "{ended:?}");
 }
 
+#[tokio::test]
+async fn members_of_a_consumer_at_another_bus_go_on_within_the_lease_where_theirs_is_killed() {
+    if !nats::available() {
+        return;
+    }
+    let server = NatsBuilder::newest().jetstream().start().await;
+    let (mut one, other) = (Bus::start(&server), Bus::start(&server));
+    let clients = [one.client().await, other.client().await];
+    for number in 1..=4 {
+        publish(&clients[0], "orders/1", &number.to_string()).await.unwrap();
+    }
+    let billing =
+        || SubscribeOptions::default().quality(Quality::AtLeastOnce).start(Start::All).durable("billing");
+    let mut of_one = clients[0].consume_bytes("orders/**", billing()).await.unwrap();
+    for number in 1..=2_u64 {
+        let delivery = timeout(LIMIT, of_one.recv()).await.unwrap().unwrap();
+        assert_eq!(delivery.receipt.sequence(), number);
+        delivery.ack().await.unwrap();
+    }
+    let mut of_other = clients[1].consume_bytes("orders/**", billing()).await.unwrap();
+    let killed = Instant::now();
+    one.running.kill();
+    for number in 3..=4_u64 {
+        let delivery = timeout(LIMIT, of_other.recv()).await.expect("it goes on").unwrap();
+        assert_eq!(delivery.receipt.sequence(), number, "what was acknowledged does not come again");
+        delivery.ack().await.unwrap();
+    }
+    let lease = whispeer_cluster_nats::limits::JETSTREAM_LEASE;
+    assert!(killed.elapsed() < lease + Duration::from_secs(10), "{:?}", killed.elapsed());
+}
+
 #[test]
 fn what_jetstream_needs_is_missed_where_the_file_is_read() {
     let place = Place::new();

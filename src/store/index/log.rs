@@ -146,6 +146,7 @@ impl<C: Clone> Log<C> {
                 self.consumers.remove(&name);
                 0
             }
+            Change::FreeConsumer(_) => 0,
             Change::Done { consumer, floor, sequences } => {
                 if let Some(state) = self.consumers.get_mut(&consumer) {
                     state.floor = state.floor.max(floor);

@@ -68,6 +68,8 @@ impl Changing<'_> {
                 (self.stream.epoch, self.stream.is_changed) = (*epoch, true);
             }
             Change::Drop { sequences } => dropped = self.drop_these(sequences, step)?,
+            // A file is one bus's.
+            Change::FreeConsumer(_) => {}
             // It was done to that stream.
             Change::AppendTo { .. } | Change::Move { .. } => {}
         }

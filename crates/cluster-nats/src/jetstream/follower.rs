@@ -131,6 +131,7 @@ fn take(shared: &Shared, entry: &Message) -> Result<bool, StoreError> {
         return Ok(false);
     }
     let effect = state.replica.apply(at, stored, read);
+    state.set_clock(stored);
     let is_own = effect.done.as_ref().is_some_and(|done| done.writer == state.writer);
     let wakes = effect.broken.is_some() || effect.heard == Some(state.writer) || is_own;
     state.take(effect);

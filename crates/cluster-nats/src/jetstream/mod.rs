@@ -35,7 +35,9 @@
 //!
 //! # Several buses
 //! All buses that give the same prefix have the same streams. A consumer is the bus's that uses it: another one is told that it is in use
-//! ([`StoreError::InUse`]) until that has closed its store, or was not heard of for [`JETSTREAM_LEASE`](crate::limits::JETSTREAM_LEASE). Nothing of
+//! ([`StoreError::InUse`]) until that has given it up ([`Change::FreeConsumer`]) or closed its store, or was not heard of for
+//! [`JETSTREAM_LEASE`](crate::limits::JETSTREAM_LEASE), by the clock of NATS. What is known of that here is told without the journal, as a bus whose
+//! subscriptions wait for a consumer asks again and again. Nothing of
 //! it is overwritten: who had it is refused likewise once it is another's. [`Store::appended`] tells what others append.
 //!
 //! # When NATS is away
@@ -183,6 +185,14 @@ impl JetStreamStore {
         }
     }
 
+    /// Why these changes would be refused, as far as that is known already: they are about a consumer of another bus. Those who wait for it
+    /// ask again and again, and the journal is not to be filled with that.
+    fn is_refused(&self, stream: &Name, changes: &[Change]) -> Option<StoreError> {
+        let state = self.shared.lock();
+        let held = state.replica.held_by_another(state.writer, state.now(), stream, changes.iter());
+        held.map(|consumer| replica::in_use(stream, consumer))
+    }
+
     /// Whether nothing is to be dropped at this time, as far as is known and nothing is under way.
     fn has_nothing_to_expire(&self, stream: &Name, changes: &[Change]) -> bool {
         let [Change::Expire { now }] = changes else { return false };
@@ -228,6 +238,9 @@ impl Store for JetStreamStore {
         if self.has_nothing_to_expire(&stream, &changes) {
             // The sweeps of all buses would fill the journal with it.
             return Box::pin(std::future::ready(Ok(vec![Outcome::Done { dropped: 0 }])));
+        }
+        if let Some(error) = self.is_refused(&stream, &changes) {
+            return Box::pin(std::future::ready(Err(error)));
         }
         let (addresses, max_payload) = (&self.shared.journal.addresses, self.max_payload());
         let submitted = self.shared.submit(Some((stream, changes)), |call| {

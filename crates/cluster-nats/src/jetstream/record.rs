@@ -171,6 +171,7 @@ pub(super) enum Record {
     Recall { publisher: [u8; 16], number: u64 },
     Consumer { name: String, pattern: Option<String>, from: u64, owner: String },
     RemoveConsumer { name: String },
+    FreeConsumer { name: String },
     Done { consumer: String, floor: u64, sequences: Vec<u64> },
     Attempted { consumer: String, sequence: u64, attempts: u32 },
     Handed { consumer: String, before: u64 },
@@ -204,6 +205,7 @@ impl Record {
                 owner: STANDARD.encode(owner),
             }),
             Change::RemoveConsumer(name) => plain(Self::RemoveConsumer { name: name.to_string() }),
+            Change::FreeConsumer(name) => plain(Self::FreeConsumer { name: name.to_string() }),
             Change::Done { consumer, floor, sequences } => {
                 plain(Self::Done { consumer: consumer.to_string(), floor, sequences })
             }
@@ -249,6 +251,7 @@ impl Record {
                 Act::Plain(Change::Consumer { name: name(text)?, pattern, from, owner: bytes(owner)? })
             }
             Self::RemoveConsumer { name: text } => Act::Plain(Change::RemoveConsumer(name(text)?)),
+            Self::FreeConsumer { name: text } => Act::Plain(Change::FreeConsumer(name(text)?)),
             Self::Done { consumer, floor, sequences } => {
                 Act::Plain(Change::Done { consumer: name(consumer)?, floor, sequences })
             }

@@ -1,5 +1,8 @@
 //! What follows from the journal. Everybody who reads it comes to the same.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -149,6 +152,23 @@ impl Replica {
     /// The call that is expected of a writer, and the part of it, if it is known.
     pub(super) fn expected(&self, writer: u64) -> Option<(u64, usize)> {
         self.writers.get(&writer).map(|writer| (writer.number, writer.parts.len()))
+    }
+
+    /// The consumer that these changes of a stream are about and that is another writer's at this time, by the clock of NATS.
+    pub(super) fn held_by_another<'a>(
+        &self,
+        writer: u64,
+        now: u64,
+        stream: &Name,
+        mut changes: impl Iterator<Item = &'a Change>,
+    ) -> Option<&'a Name> {
+        let lease = u64::try_from(limits::JETSTREAM_LEASE.as_millis()).unwrap_or(u64::MAX);
+        changes.find_map(|change| {
+            let name = change.consumer()?;
+            let holder = self.holders.get(&(stream.to_string(), name.to_string()))?;
+            let seen = self.writers.get(holder).map_or(0, |holder| holder.seen);
+            (*holder != writer && now.saturating_sub(seen) < lease).then_some(name)
+        })
     }
 
     /// Whether consumers are this writer's.
@@ -342,22 +362,23 @@ impl Replica {
         stream: &Name,
         acts: Vec<Act<Place>>,
     ) -> Result<Answer, StoreError> {
+        let plain = || {
+            acts.iter().filter_map(|act| match act {
+                Act::Plain(change) => Some(change),
+                _ => None,
+            })
+        };
+        if let Some(name) = self.held_by_another(writer, stored, stream, plain()) {
+            let error = in_use(stream, name);
+            self.refuse(acts);
+            return Err(error);
+        }
         let (mut taken, mut left) = (Vec::new(), Vec::new());
-        for act in &acts {
-            let Act::Plain(change) = act else { continue };
+        for change in plain() {
             let Some(name) = change.consumer() else { continue };
             let key = (stream.to_string(), name.to_string());
-            if let Some(holder) = self.holders.get(&key).filter(|holder| **holder != writer) {
-                let seen = self.writers.get(holder).map_or(0, |holder| holder.seen);
-                let lease = u64::try_from(limits::JETSTREAM_LEASE.as_millis()).unwrap_or(u64::MAX);
-                if stored.saturating_sub(seen) < lease {
-                    self.refuse(acts);
-                    let place = format!("the consumer \"{name}\" of the stream \"{stream}\"", name = key.1);
-                    return Err(StoreError::InUse { place });
-                }
-            }
             match change {
-                Change::RemoveConsumer(_) => left.push(key),
+                Change::RemoveConsumer(_) | Change::FreeConsumer(_) => left.push(key),
                 _ => taken.push(key),
             }
         }
@@ -381,6 +402,11 @@ impl Replica {
             self.garbage.extend(content.entries());
         }
     }
+}
+
+/// That a consumer is another bus's.
+pub(super) fn in_use(stream: &Name, consumer: &Name) -> StoreError {
+    StoreError::InUse { place: format!("the consumer \"{consumer}\" of the stream \"{stream}\"") }
 }
 
 impl Place {

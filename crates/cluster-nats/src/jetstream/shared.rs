@@ -60,6 +60,8 @@ pub(super) struct State {
     /// How long a call waits.
     answer: Duration,
     is_closed: bool,
+    /// When the last entry was stored by the clock of NATS (milliseconds since 1970, UTC), and when it was read here.
+    clock: (u64, Instant),
     cache: Cache,
     late: VecDeque<(Call, Result<Answer, StoreError>)>,
     pub(super) appended: HashMap<Name, watch::Sender<u64>>,
@@ -100,6 +102,7 @@ impl Shared {
             rewound: Instant::now(),
             answer: journal.answer(),
             is_closed: false,
+            clock: (0, Instant::now()),
             cache: Cache::default(),
             late: VecDeque::new(),
             appended: HashMap::new(),
@@ -193,6 +196,17 @@ impl State {
         let Some(pending) = joined else { return Some(waiter) };
         (pending.waiter, pending.deadline) = (Some(waiter), deadline);
         None
+    }
+
+    /// What time it is by the clock of NATS: milliseconds since 1970 (UTC), and never later than it is there.
+    pub(super) fn now(&self) -> u64 {
+        let since = u64::try_from(self.clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.clock.0.saturating_add(since)
+    }
+
+    /// An entry was stored at that time.
+    pub(super) fn set_clock(&mut self, stored: u64) {
+        self.clock = (stored, Instant::now());
     }
 
     /// Takes what an entry has done: who waits for it is told, and who reads.

@@ -58,6 +58,7 @@ fn change() -> impl Strategy<Value = Change> {
             Change::Consumer { name, pattern, from, owner: owner.into() }
         }),
         1 => consumer().prop_map(Change::RemoveConsumer),
+        1 => consumer().prop_map(Change::FreeConsumer),
         3 => (consumer(), 0..40_u64, prop::collection::vec(0..50_u64, 0..5))
             .prop_map(|(consumer, floor, sequences)| Change::Done { consumer, floor, sequences }),
         2 => (consumer(), 0..50_u64, 0..9_u32)

@@ -4,11 +4,12 @@
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
 //! (`ledger`); the consumer's task does it (`task`): it reads the log (`reading`), hands messages to members that have credit (`handing`) as far
 //! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). How much may be known of what is not done is `remembered`'s to say. What members' clients say comes by `told`. The
-//! task ends with the last member.
+//! task ends with the last member. Where buses share a store, a consumer is one bus's at a time, and its members at others wait (`elsewhere`).
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
 
 mod dead;
+mod elsewhere;
 mod handing;
 mod judging;
 mod ledger;
@@ -107,6 +108,8 @@ struct State {
     is_refused: bool,
     /// How far the ledger was when it was last looked which of them are done.
     noted_next: u64,
+    /// Another bus has it.
+    is_elsewhere: bool,
     /// It takes nobody any more.
     is_over: bool,
     /// What the registry has of it that the store may not have yet.
@@ -448,6 +451,9 @@ impl State {
 
     /// What the next message of a stream that ends here waits for.
     fn waits_for(&self, end: u64, is_shared: bool) -> Option<&'static str> {
+        if self.is_elsewhere {
+            return Some("bus");
+        }
         let (ledger, sharers) = (self.ledger.as_ref()?, self.sharers(is_shared));
         let is_held_up = |member: &Member| ledger.room_for(member.id, sharers) == 0;
         match ledger {

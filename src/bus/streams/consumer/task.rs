@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::elsewhere::Asked;
 use super::handing::Rest;
 use super::judging::Judged;
 use super::ledger::{Ledger, MemberId, Unwritten};
@@ -70,7 +71,8 @@ impl Consumer {
         let end = self.stream.end.subscribe();
         let live_from = *end.borrow();
         let ended = match self.open(first, live_from).await {
-            Ok(marked) => {
+            Ok(None) => Ok(()),
+            Ok(Some(marked)) => {
                 let work = Work {
                     consumer: Arc::clone(&self),
                     end,
@@ -98,8 +100,8 @@ impl Consumer {
         }
     }
 
-    /// Reads where it is from the store.
-    async fn open(&self, first: First, live_from: u64) -> Result<u64, BusError> {
+    /// Reads where it is from the store; `None` if nobody is there any more.
+    async fn open(&self, first: First, live_from: u64) -> Result<Option<u64>, BusError> {
         let failed = |error: StoreError| match error {
             StoreError::LimitReached { what } => BusError::LimitReached { what },
             error => BusError::NotStored { reason: format!("{} cannot be read: {error}", self.label()) },
@@ -118,12 +120,11 @@ impl Consumer {
                 let make = Change::Consumer { name: name.clone(), pattern: pattern.clone(), from, owner };
                 let stream = self.stream.name.clone();
                 let store = &self.stream.store;
-                let made = patiently(None, || store.commit(stream.clone(), vec![make.clone()])).await;
                 // One that was there already needs no room.
-                let full = match made {
-                    Ok(_) => None,
-                    Err(error @ StoreError::Full { .. }) => Some(error),
-                    Err(error) => return Err(failed(error)),
+                let full = match self.obtain(name, make, live_from, failed).await? {
+                    Asked::Own => None,
+                    Asked::Full(error) => Some(error),
+                    Asked::Over => return Ok(None),
                 };
                 let read = patiently(None, || store.consumer(stream.clone(), name.clone())).await;
                 match (read, full) {
@@ -135,19 +136,26 @@ impl Consumer {
                 }
             }
         };
-        if let (Some(name), Some(other)) = (&self.name, state.pattern.as_ref())
-            && *other != self.pattern
-        {
-            return Err(another_pattern(name.as_str(), other));
-        }
-        if let Some(name) = &self.name {
-            self.settle_owner(name, &state.owner)?;
-        }
+        self.check(&state)?;
         let marked = state.handed;
         let mut own = self.lock();
         let ledger = Ledger::new(own.rules, state, u64::from_le_bytes(first_token));
         own.ledger = Some(ledger);
-        Ok(marked)
+        Ok(Some(marked))
+    }
+
+    /// Whether it is the one that is asked for, and whose.
+    ///
+    /// # Errors
+    /// [`BusError::InvalidSettings`] for one of other topics, and [`BusError::Denied`] for one of somebody else.
+    pub(super) fn check(&self, state: &ConsumerState) -> Result<(), BusError> {
+        let Some(name) = &self.name else { return Ok(()) };
+        if let Some(other) = state.pattern.as_ref()
+            && *other != self.pattern
+        {
+            return Err(another_pattern(name.as_str(), other));
+        }
+        self.settle_owner(name, &state.owner)
     }
 
     fn nameless(&self) -> Result<Name, BusError> {
@@ -181,8 +189,35 @@ impl Consumer {
         Ok(found)
     }
 
+    /// Tells those who have come that they take part.
+    pub(super) fn accept(&self, live_from: u64) {
+        let mut accepted = Vec::new();
+        for member in &mut self.lock().members {
+            if !std::mem::replace(&mut member.is_accepted, true) {
+                let place = (Arc::clone(&member.session), member.slot, member.subscription);
+                accepted.push((place, std::mem::take(&mut member.knows_another)));
+            }
+        }
+        let Self { stream, presence, .. } = self;
+        for ((session, slot, subscription), knows_another) in accepted {
+            let header = Header::answering(Kind::Accepted, Kind::Subscribe, subscription, live_from);
+            let mut state = session.lock();
+            // Nobody takes part in a stream that is not open.
+            state.control(&header, &ContentRef::of_payload(&stream.epoch().unwrap_or_default()));
+            let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
+            if let Some(own) = subscriptions.at(slot) {
+                own.present = Present::begin(&session, presence, &own.pattern);
+                if knows_another {
+                    own.miss(0, GapReason::Recreated, lanes, totals);
+                }
+            }
+            drop(state);
+            session.flush();
+        }
+    }
+
     /// Takes nobody any more, if nobody is there.
-    fn end_if_empty(&self) -> bool {
+    pub(super) fn end_if_empty(&self) -> bool {
         let Some(name) = &self.name else { return self.lock().members.is_empty() };
         let mut registry = self.stream.consumers.lock();
         let is_over = {
@@ -192,6 +227,8 @@ impl Consumer {
         };
         if is_over {
             registry.busy.remove(name);
+            // Before anybody can ask for it again, as stores take calls in their order.
+            self.give_back();
         }
         is_over
     }
@@ -204,6 +241,7 @@ impl Consumer {
             if let Some(reserved) = self.lock().reserved.take() {
                 registry.forget(name, reserved);
             }
+            self.give_back();
         }
         let (members, waiting) = {
             let mut state = self.lock();
@@ -234,7 +272,7 @@ impl Work {
         loop {
             let mut changed = pin!(consumer.changed.notified());
             changed.as_mut().enable();
-            self.accept();
+            consumer.accept(self.live_from);
             let now = Instant::now();
             consumer.lock().expire(now)?;
             consumer.let_go();
@@ -293,33 +331,6 @@ impl Work {
             if let Some(written) = written {
                 self.written(written)?;
             }
-        }
-    }
-
-    /// Tells those who have come that they take part.
-    fn accept(&self) {
-        let mut accepted = Vec::new();
-        for member in &mut self.consumer.lock().members {
-            if !std::mem::replace(&mut member.is_accepted, true) {
-                let place = (Arc::clone(&member.session), member.slot, member.subscription);
-                accepted.push((place, std::mem::take(&mut member.knows_another)));
-            }
-        }
-        let Consumer { stream, presence, .. } = &*self.consumer;
-        for ((session, slot, subscription), knows_another) in accepted {
-            let header = Header::answering(Kind::Accepted, Kind::Subscribe, subscription, self.live_from);
-            let mut state = session.lock();
-            // Nobody takes part in a stream that is not open.
-            state.control(&header, &ContentRef::of_payload(&stream.epoch().unwrap_or_default()));
-            let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
-            if let Some(own) = subscriptions.at(slot) {
-                own.present = Present::begin(&session, presence, &own.pattern);
-                if knows_another {
-                    own.miss(0, GapReason::Recreated, lanes, totals);
-                }
-            }
-            drop(state);
-            session.flush();
         }
     }
 

@@ -13,15 +13,15 @@ use whispeer_testkit::store_contract::settings;
 
 use super::opened;
 
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
-async fn bus(server: &NatsServer) -> BusHandle {
+pub(super) async fn bus(server: &NatsServer) -> BusHandle {
     let store = Arc::new(opened(server).await);
     let streams = Streams::open(store, [settings("orders", &["orders/**"])]).await.unwrap();
     Bus::builder().streams(streams).start().unwrap()
 }
 
-async fn publish(client: &Client, number: u64) {
+pub(super) async fn publish(client: &Client, number: u64) {
     let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
     client.publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
 }

@@ -1,6 +1,7 @@
 //! Durable topics in JetStream.
 
 mod buses;
+mod consumers;
 mod contract;
 mod killed;
 mod model;

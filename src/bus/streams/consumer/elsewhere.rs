@@ -1,0 +1,94 @@
+//! Consumers of a store that several buses have: each is one bus's at a time, whose members get its messages.
+//!
+//! Members at another bus take part and wait: they are handed nothing until that bus has given the consumer up, which it does when its last
+//! member goes, or is gone itself for as long as the store leaves it its own. Then theirs goes on where it was. So a consumer with
+//! members at several buses always has somebody who takes its messages, and one ledger.
+
+use tokio::time::{Instant, timeout_at};
+
+use super::Consumer;
+use crate::bus::streams::patience::Patience;
+use crate::error::BusError;
+use crate::limits;
+use crate::store::{Change, Name, StoreError};
+
+/// What asking for a consumer has come to.
+pub(super) enum Asked {
+    /// It is this bus's.
+    Own,
+    /// It was there already, and its store has no room for more.
+    Full(StoreError),
+    /// Nobody waits for it any more, and nobody is let in.
+    Over,
+}
+
+impl Consumer {
+    /// Makes it this bus's by this change, and waits for it as long as it is another one's.
+    ///
+    /// # Errors
+    /// What the store says, and that it is another than is asked for.
+    pub(super) async fn obtain(
+        &self,
+        name: &Name,
+        make: Change,
+        live_from: u64,
+        failed: impl Fn(StoreError) -> BusError,
+    ) -> Result<Asked, BusError> {
+        let mut patience = Patience::default();
+        loop {
+            match self.stream.commit(vec![make.clone()]).await {
+                Ok(_) => {
+                    self.lock().is_elsewhere = false;
+                    return Ok(Asked::Own);
+                }
+                Err(error @ StoreError::Full { .. }) => {
+                    self.lock().is_elsewhere = false;
+                    return Ok(Asked::Full(error));
+                }
+                Err(StoreError::InUse { .. }) if self.stream.is_shared() => {
+                    patience.answered();
+                    if !self.wait_for_its_turn(name, live_from, &failed).await? {
+                        return Ok(Asked::Over);
+                    }
+                }
+                Err(error) => tokio::time::sleep_until(patience.refused(error).map_err(&failed)?).await,
+            }
+        }
+    }
+
+    /// Waits a while for a consumer that another bus has; whether somebody is there who does.
+    async fn wait_for_its_turn(
+        &self,
+        name: &Name,
+        live_from: u64,
+        failed: &impl Fn(StoreError) -> BusError,
+    ) -> Result<bool, BusError> {
+        let is_first = !std::mem::replace(&mut self.lock().is_elsewhere, true);
+        if is_first {
+            // Whoever would be refused is not to wait for that.
+            let state = self.stream.store.consumer(self.stream.name.clone(), name.clone()).await;
+            let state = state.map_err(failed)?;
+            self.check(&state)?;
+        }
+        let again = Instant::now() + limits::CONSUMER_HAND_OVER;
+        loop {
+            self.accept(live_from);
+            if self.end_if_empty() {
+                return Ok(false);
+            }
+            // Somebody may have come or gone.
+            if timeout_at(again, self.changed.notified()).await.is_err() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Lets other buses have it, behind all that was written before.
+    pub(super) fn give_back(&self) {
+        let is_own = self.lock().ledger.is_some();
+        if let Some(name) = self.name.clone().filter(|_| is_own && self.stream.is_shared()) {
+            // It is given to the store at once, and nobody waits for it.
+            drop(self.stream.commit(vec![Change::FreeConsumer(name)]));
+        }
+    }
+}
