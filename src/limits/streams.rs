@@ -108,6 +108,10 @@ pub const STREAM_SWEEP: Duration = Duration::from_secs(1);
 /// How long introspection waits for a store to tell of its streams. One that takes longer has trouble with its disk.
 pub const STORE_ANSWER: Duration = Duration::from_secs(2);
 
+/// How much later than it is due a bus publishes a delayed message that another bus of the same store has taken in: where that is there, it
+/// has done so by then, and both need not fetch it. So much later those come whose bus has ended, or began anew.
+pub const DELAYED_ELSEWHERE: Duration = Duration::from_secs(2);
+
 /// How often a consumer that another bus has is asked for, by subscriptions that wait for it. It is what a hand-over takes where that bus
 /// gives it up; a store knows without asking anybody that it has not.
 pub const CONSUMER_HAND_OVER: Duration = Duration::from_millis(250);

@@ -142,6 +142,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// When the first message is due that a stream keeps until then (milliseconds since 1970, UTC; `u64::MAX` where it keeps none), as it
+    /// changes also where others have the store open at the same time: a bus publishes by it what is due of one that is gone. `None`, the default,
+    /// where nobody else can have it.
+    ///
+    /// It does not wait, and is asked once a stream is open.
+    fn first_due(&self, stream: &Name) -> Option<watch::Receiver<u64>> {
+        let _ = stream;
+        None
+    }
+
     /// Ends it when all that was begun is done. Later calls are [`StoreError::Closed`].
     ///
     /// # Errors

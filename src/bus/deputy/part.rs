@@ -1,5 +1,8 @@
 //! When the deputy publishes what.
 //!
+//! Where several buses have a store, each publishes what it has taken in when that is due, and a little later what is still there: its
+//! bus is gone. Releasing takes a message out of what the store keeps, once for all buses, and who has released it publishes it.
+//!
 //! What is for the topics of one stream has a session of its own, and all else has one: whoever publishes to a stream, or releases
 //! what it keeps, waits for its store, and a store that stalls holds up nobody else's.
 
@@ -242,7 +245,7 @@ impl Part {
             Err(error) => return Ok(Err(error)),
         };
         if let Some(next) = next.first() {
-            stream.note_due(next.due);
+            stream.note_next_due(next.due);
         }
         Ok(Ok(()))
     }

@@ -1,8 +1,11 @@
 //! Messages that are published later.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::Stream;
 use super::publishing::milliseconds;
@@ -76,6 +79,47 @@ impl Stream {
         self.next_due.fetch_min(due, Ordering::AcqRel);
     }
 
+    /// Notes one that is due then, and that this bus has taken in.
+    pub(crate) fn note_own_due(&self, due: u64) {
+        if self.is_shared() {
+            self.own_due().insert(due);
+        }
+        self.note_due(due);
+    }
+
+    /// Notes when the store is to be looked at next, whose first message is due then. What another bus has taken in is its to publish as long as it
+    /// is there, and is looked for a little later.
+    pub(crate) fn note_next_due(&self, first: u64) {
+        if !self.is_shared() {
+            return self.note_due(first);
+        }
+        let mut own = self.own_due();
+        *own = own.split_off(&first);
+        let first_own = own.first().copied().unwrap_or(u64::MAX);
+        drop(own);
+        self.note_due(first_own.min(due_elsewhere(first)));
+    }
+
+    /// Notes what is due that other buses have taken in, which may be gone by then.
+    pub(super) async fn follow_due(self: Arc<Self>, mut first_due: watch::Receiver<u64>) {
+        self.opened().await;
+        loop {
+            let first = *first_due.borrow_and_update();
+            if first < u64::MAX {
+                self.note_due(due_elsewhere(first));
+                self.look_again();
+            }
+            if first_due.changed().await.is_err() {
+                // The store is closed.
+                return;
+            }
+        }
+    }
+
+    fn own_due(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.own_due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has the deputy look at what is due.
     pub(crate) fn look_again(&self) {
         self.due_changed.notify_one();
@@ -98,6 +142,11 @@ impl Stream {
     pub(crate) fn commit(&self, changes: Vec<Change>) -> Operation<Vec<Outcome>> {
         self.store.commit(self.name.clone(), changes)
     }
+}
+
+/// When a message that another bus has taken in, and that is due then, is looked for here.
+fn due_elsewhere(due: u64) -> u64 {
+    due.saturating_add(u64::try_from(limits::DELAYED_ELSEWHERE.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Due {

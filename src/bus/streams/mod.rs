@@ -21,10 +21,10 @@ mod publishing;
 mod states;
 mod turns;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -154,10 +154,14 @@ impl Streams {
         }
     }
 
-    /// Begins to tell those who read of what others append that have the same store open, in these tasks, one for each such stream.
+    /// Begins to tell those who read of what others append that have the same store open, and the deputy of what is due that they have
+    /// taken in, in these tasks, two for each such stream.
     pub(crate) fn begin_following(&self, tasks: &mut JoinSet<()>) {
         for stream in self.iter() {
             let Some(mut appended) = stream.store.appended(&stream.name) else { continue };
+            if let Some(first_due) = stream.store.first_due(&stream.name) {
+                tasks.spawn(Arc::clone(stream).follow_due(first_due));
+            }
             let stream = Arc::clone(stream);
             tasks.spawn(async move {
                 stream.opened().await;
@@ -295,6 +299,9 @@ pub(crate) struct Stream {
     turns: turns::Turns,
     /// When the first of its delayed messages is due.
     next_due: AtomicU64,
+    /// Of a store that others have: when those are due that this bus has taken in. Each of these times is of one message at least that the
+    /// store keeps, and they go when the first that it keeps is due later.
+    own_due: Mutex<BTreeSet<u64>>,
     /// Something is to be published to it that is due earlier than all before.
     due_changed: Notify,
 }
@@ -312,6 +319,7 @@ impl Stream {
             consumers: consumer::Consumers::default(),
             turns: turns::Turns::default(),
             next_due: AtomicU64::new(u64::MAX),
+            own_due: Mutex::default(),
             due_changed: Notify::new(),
         })
     }

@@ -399,7 +399,7 @@ impl SessionTask {
         let content = content.borrowed();
         match stored {
             Ok(_) if let Some(due) = due => {
-                stream.note_due(due);
+                stream.note_own_due(due);
                 stream.look_again();
                 self.accept_delayed(&header, arrived);
             }

@@ -95,6 +95,11 @@ impl<C: Clone> Delays<C> {
         self.messages.into_values().map(|delayed| delayed.entry.content)
     }
 
+    /// When the first is due.
+    pub(super) fn first_due(&self) -> Option<u64> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
     /// Those that are due by then, at most so many.
     pub(super) fn due_by(&self, until: u64, most: usize) -> Vec<DelayedEntry<C>> {
         let mut bytes = 0;

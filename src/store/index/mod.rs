@@ -210,6 +210,14 @@ impl<C: Clone> Index<C> {
         Ok(self.log(stream)?.delays.due_by(until, most))
     }
 
+    /// When the first message is due that a stream keeps until then: milliseconds since 1970 (UTC).
+    ///
+    /// # Errors
+    /// [`StoreError::NoStream`].
+    pub fn first_due(&self, stream: &Name) -> Result<Option<u64>, StoreError> {
+        Ok(self.log(stream)?.delays.first_due())
+    }
+
     /// The consumers of a stream.
     ///
     /// # Errors

@@ -53,6 +53,7 @@
 //! | `replica` | what follows from the journal |
 //! | `journal` | the journal at JetStream |
 //! | `shared` | calls that wait, and who waits for them |
+//! | `watched` | what buses follow of streams |
 //! | `writer`, `follower`, `imager` | the tasks: sending, reading, making room |
 //! | `pages` | what is read, with its contents |
 
@@ -65,6 +66,7 @@ mod pages;
 mod record;
 mod replica;
 mod shared;
+mod watched;
 mod writer;
 
 use std::fmt;
@@ -84,7 +86,7 @@ use self::journal::Journal;
 pub use self::options::{JetStreamOptions, Replicas, Storage};
 use self::record::{Action, Encoded};
 use self::replica::Answer;
-use self::shared::{Phase, Shared, drawn};
+use self::shared::{Phase, Shared, State, drawn};
 use self::writer::Writer;
 
 /// Bytes of a message that NATS takes unless it says otherwise.
@@ -291,10 +293,13 @@ impl Store for JetStreamStore {
     }
 
     fn appended(&self, stream: &Name) -> Option<watch::Receiver<u64>> {
-        let mut state = self.shared.lock();
-        let end = state.replica.index.stream(stream).map_or(1, |state| state.end);
-        let sender = state.appended.entry(stream.clone()).or_insert_with(|| watch::Sender::new(end));
-        Some(sender.subscribe())
+        let State { watched, replica, .. } = &mut *self.shared.lock();
+        Some(watched.end(&replica.index, stream))
+    }
+
+    fn first_due(&self, stream: &Name) -> Option<watch::Receiver<u64>> {
+        let State { watched, replica, .. } = &mut *self.shared.lock();
+        Some(watched.due(&replica.index, stream))
     }
 
     fn close(&self) -> Operation<()> {

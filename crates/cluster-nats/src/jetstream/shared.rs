@@ -11,6 +11,7 @@ use whispeer::store::{Change, Name, NewMessage, StoreError};
 use super::journal::Journal;
 use super::record::{Action, Content, Encoded, Stamp, Wire};
 use super::replica::{Answer, Done, Effect, Place, Replica};
+use super::watched::Watched;
 use crate::limits;
 
 /// How far a store is.
@@ -64,7 +65,7 @@ pub(super) struct State {
     clock: (u64, Instant),
     cache: Cache,
     late: VecDeque<(Call, Result<Answer, StoreError>)>,
-    pub(super) appended: HashMap<Name, watch::Sender<u64>>,
+    pub(super) watched: Watched,
     is_imaging: bool,
 }
 
@@ -105,7 +106,7 @@ impl Shared {
             clock: (0, Instant::now()),
             cache: Cache::default(),
             late: VecDeque::new(),
-            appended: HashMap::new(),
+            watched: Watched::default(),
             is_imaging: false,
         };
         let (work, follow, image) = (Notify::new(), Notify::new(), Notify::new());
@@ -228,15 +229,7 @@ impl State {
             }
         }
         for stream in effect.touched {
-            if let Some(appended) = self.appended.get(&stream)
-                && let Ok(state) = self.replica.index.stream(&stream)
-            {
-                appended.send_if_modified(|end| {
-                    let grows = state.end > *end;
-                    *end = state.end;
-                    grows
-                });
-            }
+            self.watched.follow(&self.replica.index, &stream);
         }
         match effect.broken {
             // All that is under way behind what is missing says the same.
@@ -406,7 +399,7 @@ impl State {
             }
         }
         (self.bytes, self.sent) = (0, (0, 0));
-        self.appended.clear();
+        self.watched = Watched::default();
     }
 
     pub(super) fn cached(&self, at: u64) -> Option<Content> {
@@ -430,11 +423,7 @@ impl State {
             }
         }
         self.send_again();
-        for (stream, appended) in &self.appended {
-            if let Ok(state) = self.replica.index.stream(stream) {
-                appended.send_replace(state.end);
-            }
-        }
+        self.watched.follow_all(&self.replica.index);
     }
 
     /// Whether an image is to be written now; the caller does it, and says when it is over.

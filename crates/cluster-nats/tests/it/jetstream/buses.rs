@@ -27,7 +27,7 @@ pub(super) async fn publish(client: &Client, number: u64) {
 }
 
 /// The sequence and the payload of what comes next.
-async fn next(subscription: &mut Subscription<Bytes>) -> (u64, String) {
+pub(super) async fn next(subscription: &mut Subscription<Bytes>) -> (u64, String) {
     match timeout(LONG, subscription.next_event()).await.expect("a message comes").unwrap() {
         Event::Message(message) => {
             let payload = String::from_utf8(message.value.to_vec()).unwrap();

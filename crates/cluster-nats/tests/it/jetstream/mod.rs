@@ -3,6 +3,7 @@
 mod buses;
 mod consumers;
 mod contract;
+mod delayed;
 mod killed;
 mod model;
 mod several;
