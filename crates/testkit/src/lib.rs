@@ -55,6 +55,9 @@
 //! | A will is published for a client that is gone without a word, and for no other | `the_will_of_a_client_that_is_gone_is_published`, `a_client_that_closes_or_takes_its_will_back_leaves_none` |
 //! | Who is subscribed can be asked for, and is told when it changes | `who_is_subscribed_is_known_and_told_when_that_changes` |
 //!
+//! Durable topics are checked against lists that say what is to become of them, whatever their store ([`durable_model`]), and stores
+//! by what all of them promise ([`store_contract`]).
+//!
 //! Certificates for tests of transports that need them are made by [`certificates`]; servers of NATS, alone and as a
 //! cluster, are started by [`nats`].
 //!
@@ -83,6 +86,7 @@ pub mod certificates;
 pub mod conformance;
 pub mod dashboard;
 pub mod datagrams;
+pub mod durable_model;
 pub mod fault;
 pub mod kit;
 pub mod ledger;

@@ -7,11 +7,19 @@
 //! what is kept, what is dead.
 //!
 //! Time is paused. Each step has [`SLOT`] milliseconds of its own in every second, and all times are whole seconds, so that
-//! nothing falls due at the moment in which something else is done.
+//! nothing falls due at the moment in which something else is done. A store with threads or a network of its own works in real
+//! time ([`RealTime`]), and the bus's time stands still until it has answered.
+//!
+//! ```no_run
+//! use whispeer_testkit::durable_model::{self, Storage};
+//!
+//! durable_model::run(file!(), 96, async || Storage::memory());
+//! ```
 
 mod consumer;
 mod log;
 mod member;
+mod real_time;
 mod reference;
 mod seen;
 mod steps;
@@ -21,9 +29,10 @@ mod system;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
+pub use self::real_time::RealTime;
 use self::reference::Reference;
 use self::steps::{Kept, Step, kept, steps};
-use self::storage::Storage;
+pub use self::storage::{Opening, Storage};
 use self::system::System;
 
 /// Milliseconds from one step to the next, and until what it causes has been done.
@@ -32,11 +41,6 @@ const DONE: u64 = 4;
 
 /// What cases are drawn from, unless `WHISPEER_SEED` says otherwise: the short form is the same each time.
 const SEED: u8 = 1;
-
-/// Cases of the model, unless `PROPTEST_CASES` says otherwise, and how many times as many as of those with a file.
-const CASES: u32 = 96;
-#[cfg(feature = "sqlite")]
-const FEWER: u32 = 12;
 
 /// Does these steps, one after the other.
 async fn check(kept: Kept, steps: Vec<Step>, storage: Storage) -> Result<(), TestCaseError> {
@@ -78,11 +82,16 @@ async fn check(kept: Kept, steps: Vec<Step>, storage: Storage) -> Result<(), Tes
     Ok(())
 }
 
-fn run(cases: u32, storage: impl AsyncFn() -> Storage) {
+/// Does what it likes to buses that keep a stream there, so many cases of it, and panics where one does what no list does. A case that
+/// fails is made as short as it can be, and noted beside the `source` of the test.
+///
+/// # Panics
+/// Where a case fails.
+pub fn run(source: &'static str, cases: u32, storage: impl AsyncFn() -> Storage) {
     let config = ProptestConfig { cases, ..ProptestConfig::default() };
     let seed = std::env::var("WHISPEER_SEED").ok().and_then(|seed| seed.parse::<u8>().ok()).unwrap_or(SEED);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
-    let mut runner = TestRunner::new_with_rng(ProptestConfig { source_file: Some(file!()), ..config }, rng);
+    let mut runner = TestRunner::new_with_rng(ProptestConfig { source_file: Some(source), ..config }, rng);
     let checked = runner.run(&(kept(), steps()), |(kept, steps)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.unwrap().block_on(async { check(kept, steps, storage().await).await })
@@ -90,20 +99,4 @@ fn run(cases: u32, storage: impl AsyncFn() -> Storage) {
     if let Err(failure) = checked {
         panic!("WHISPEER_SEED={seed}: {failure}\n{runner}");
     }
-}
-
-/// How many cases there are to be.
-fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES)
-}
-
-#[test]
-fn durable_topics_do_what_lists_do() {
-    run(cases(), async || Storage::memory());
-}
-
-#[cfg(feature = "sqlite")]
-#[test]
-fn durable_topics_in_a_file_do_what_lists_do() {
-    run(cases().div_ceil(FEWER), async || Storage::file().await);
 }

@@ -19,8 +19,6 @@ use whispeer::prelude::*;
 use whispeer::proto::fields::{FieldsBuilder, MessageId};
 use whispeer::proto::{Header, Kind};
 use whispeer::store::{Name, Retention, StreamSettings};
-use whispeer_testkit::fault::{Fault, faulty_link};
-use whispeer_testkit::raw::RawPeer;
 
 use super::consumer::{ACK_WAIT, MOST, PENDING};
 use super::log::KNOWN_FOR;
@@ -29,6 +27,8 @@ use super::steps::{
     Begin, CONSUMERS, CURSORS, GROUP, Kept, Leaving, NAMELESS, PATTERNS, SEATS, Step, TOPICS,
 };
 use super::storage::Storage;
+use crate::fault::{Fault, faulty_link};
+use crate::raw::RawPeer;
 
 const MANY: u32 = 1_000;
 const BYTES: u64 = 1 << 20;
