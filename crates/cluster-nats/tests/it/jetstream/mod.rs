@@ -5,6 +5,7 @@ mod consumers;
 mod contract;
 mod delayed;
 mod killed;
+mod large;
 mod model;
 mod several;
 
