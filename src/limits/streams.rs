@@ -125,7 +125,7 @@ pub const STORE_RETRY: Duration = Duration::from_millis(10);
 pub const STORE_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// For how long a reader asks a store again that is busy. After that its subscription ends with what the store says: something
-/// is wrong with it that does not pass.
+/// is wrong with it that does not pass. A store that several buses have is elsewhere, and is waited for as long as it is away.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes that a call counts as which waits for a store, beside the messages that it brings: its place in queues, the publish

@@ -55,7 +55,8 @@ pub type Operation<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Sen
 /// One that is refused for that ([`StoreError::Busy`]) stores nothing. Subscriptions and consumers ask again for what they
 /// read, after a while that grows from [`STORE_RETRY`](crate::limits::STORE_RETRY) to
 /// [`STORE_RETRY_MAX`](crate::limits::STORE_RETRY_MAX), and as well after [`StoreError::InUse`]; they end with any other error, and with
-/// these after [`STORE_PATIENCE`](crate::limits::STORE_PATIENCE). Consumers write again in the same way what was refused, and after
+/// these after [`STORE_PATIENCE`](crate::limits::STORE_PATIENCE), unless several buses have the store ([`appended`](Self::appended)): that may be
+/// away, and is waited for. A consumer that is told there that it is in use is another bus's, and waits until that gives it up. Consumers write again in the same way what was refused, and after
 /// [`StoreError::Full`] for as long as there is no room: a store that says one of these has made none of the changes. What [`commit`](Self::commit) has returned for is kept,
 /// whatever happens to the process, and to the machine if the store says so.
 pub trait Store: fmt::Debug + Send + Sync + 'static {

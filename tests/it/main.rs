@@ -78,6 +78,7 @@ mod restored;
 #[cfg(feature = "auth")]
 mod rights;
 mod settled_dead_letters;
+mod shared_consumers;
 mod slow_handlers;
 mod slow_peers;
 mod stalled_stores;

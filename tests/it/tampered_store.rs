@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::watch;
 use whispeer::store::{
     Change, ConsumerPosition, ConsumerState, Delayed, MemoryStore, Name, Operation, Outcome, Page, Reading,
     Start, Store, StoreError, StreamSettings, StreamState,
@@ -23,6 +24,7 @@ pub(crate) struct TamperedStore {
     reads: Box<OnRead>,
     questions: Box<OnQuestion>,
     opens: Box<OnQuestion>,
+    ends: Option<watch::Sender<u64>>,
     progress: Arc<AtomicUsize>,
 }
 
@@ -35,6 +37,7 @@ impl TamperedStore {
             reads: Box::new(|_, answer| answer),
             questions: Box::new(|| None),
             opens: Box::new(|| None),
+            ends: None,
             progress: Arc::default(),
         }
     }
@@ -45,6 +48,12 @@ impl TamperedStore {
         refusal: impl Fn() -> Option<StoreError> + Send + Sync + 'static,
     ) -> Self {
         self.questions = Box::new(refusal);
+        self
+    }
+
+    /// Other buses have it, too. They append nothing.
+    pub(crate) fn shared(mut self) -> Self {
+        self.ends = Some(watch::Sender::new(1));
         self
     }
 
@@ -158,6 +167,10 @@ impl Store for TamperedStore {
 
     fn delayed(&self, stream: Name, until: u64, most: usize) -> Operation<Vec<Delayed>> {
         self.store.delayed(stream, until, most)
+    }
+
+    fn appended(&self, _: &Name) -> Option<watch::Receiver<u64>> {
+        self.ends.as_ref().map(watch::Sender::subscribe)
     }
 
     fn close(&self) -> Operation<()> {

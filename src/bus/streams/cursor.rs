@@ -147,7 +147,7 @@ impl Reader {
             let asked = ahead.take().unwrap_or_else(|| self.read(next, credit));
             let Asked { page, reading, mut held } = asked;
             let again = || self.stream.store.read(self.stream.name.clone(), reading.clone());
-            let page = patiently(Some(page), again).await?;
+            let page = patiently(&self.stream, Some(page), again).await?;
             held.take(&page);
             if page.first > next {
                 // Retention was faster. How many of them were for this subscription nobody knows any more.
@@ -214,7 +214,7 @@ impl Reader {
                     let mut reading = self.reading(from, credit);
                     let mut held = Held::reserve(&self.session, &mut reading);
                     let read = || self.stream.store.last_per_topic(stream.clone(), reading.clone());
-                    let mut page = patiently(None, read).await?;
+                    let mut page = patiently(&self.stream, None, read).await?;
                     page.messages.retain(|message| message.sequence < end);
                     held.take(&page);
                     let is_last = !page.has_more() || page.next >= end;
@@ -232,7 +232,7 @@ impl Reader {
             Start::Last(count) => store::Start::Last(count, Some(self.pattern.clone())),
         };
         let find = || self.stream.store.find(stream.clone(), start.clone());
-        let found = patiently(None, find).await?;
+        let found = patiently(&self.stream, None, find).await?;
         if let Start::From(sequence) = place.start
             && place.epoch.is_some()
             && !is_other

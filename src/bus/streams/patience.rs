@@ -4,30 +4,42 @@
 //! its file for a moment. Whoever only reads loses nothing by asking again, so that does not end his subscription. What
 //! consumers write is written again as well, and that also where a disk is full ([`StoreError::Full`]): who has made room is to find
 //! them at work. What publishers write is not: they are told.
+//!
+//! A store that several buses have is elsewhere, and may be away for as long as a network or its servers are. Nothing is wrong with it then, so it
+//! is waited for until it is back.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::Stream;
 use crate::limits;
 use crate::store::{Operation, StoreError};
 
 /// What is known of a store that has refused to answer: how long it was waited for in all, and when it is to be asked again.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
+    /// It is elsewhere, and may be away.
+    is_elsewhere: bool,
     waited: Duration,
     delay: Duration,
     next: Option<Instant>,
 }
 
 impl Patience {
+    /// With the store of this stream.
+    pub(super) fn with(stream: &Stream) -> Self {
+        Self { is_elsewhere: stream.is_shared(), ..Self::default() }
+    }
+
     /// The store has refused. Returns when to ask again.
     ///
     /// # Errors
     /// What it has said, where that does not pass by itself, or has not while it was waited for [`limits::STORE_PATIENCE`].
     pub(super) fn refused(&mut self, error: StoreError) -> Result<Instant, StoreError> {
         let may_pass = matches!(error, StoreError::Busy { .. } | StoreError::InUse { .. });
-        if !may_pass || self.is_spent() {
+        let is_away = self.is_elsewhere && matches!(error, StoreError::Busy { .. });
+        if !may_pass || (self.is_spent() && !is_away) {
             return Err(error);
         }
         tracing::debug!(%error, "a store is busy, and is asked again");
@@ -63,7 +75,7 @@ impl Patience {
 
     /// The store has answered.
     pub(super) fn answered(&mut self) {
-        *self = Self::default();
+        *self = Self { is_elsewhere: self.is_elsewhere, ..Self::default() };
     }
 
     /// When it is to be asked again, if that is later than now.
@@ -72,7 +84,7 @@ impl Patience {
     }
 }
 
-/// What a store answers to what it is asked, once it is not busy any more. It may have been asked for the first time before.
+/// What the store of a stream answers to what it is asked, once it is not busy any more. It may have been asked for the first time before.
 ///
 /// # Errors
 /// As [`Patience::refused`].
@@ -80,10 +92,11 @@ impl Patience {
 /// # Cancel safety
 /// It is not asked again.
 pub(super) async fn patiently<T>(
+    stream: &Stream,
     begun: Option<Operation<T>>,
     ask: impl Fn() -> Operation<T>,
 ) -> Result<T, StoreError> {
-    let mut patience = Patience::default();
+    let mut patience = Patience::with(stream);
     let mut asked = begun.unwrap_or_else(&ask);
     loop {
         match asked.await {

@@ -191,7 +191,7 @@ impl JetStreamStore {
     /// ask again and again, and the journal is not to be filled with that.
     fn is_refused(&self, stream: &Name, changes: &[Change]) -> Option<StoreError> {
         let state = self.shared.lock();
-        let held = state.replica.held_by_another(state.writer, state.now(), stream, changes.iter());
+        let held = state.replica.held_by_another(state.writer, state.now()?, stream, changes.iter());
         held.map(|consumer| replica::in_use(stream, consumer))
     }
 

@@ -62,7 +62,7 @@ pub(super) struct State {
     answer: Duration,
     is_closed: bool,
     /// When the last entry was stored by the clock of NATS (milliseconds since 1970, UTC), and when it was read here.
-    clock: (u64, Instant),
+    clock: Option<(u64, Instant)>,
     cache: Cache,
     late: VecDeque<(Call, Result<Answer, StoreError>)>,
     pub(super) watched: Watched,
@@ -103,7 +103,7 @@ impl Shared {
             rewound: Instant::now(),
             answer: journal.answer(),
             is_closed: false,
-            clock: (0, Instant::now()),
+            clock: None,
             cache: Cache::default(),
             late: VecDeque::new(),
             watched: Watched::default(),
@@ -199,15 +199,16 @@ impl State {
         None
     }
 
-    /// What time it is by the clock of NATS: milliseconds since 1970 (UTC), and never later than it is there.
-    pub(super) fn now(&self) -> u64 {
-        let since = u64::try_from(self.clock.1.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.clock.0.saturating_add(since)
+    /// What time it is by the clock of NATS: milliseconds since 1970 (UTC), and never later than it is there. `None` where no entry has told.
+    pub(super) fn now(&self) -> Option<u64> {
+        let (stored, read) = self.clock?;
+        let since = u64::try_from(read.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some(stored.saturating_add(since))
     }
 
     /// An entry was stored at that time.
     pub(super) fn set_clock(&mut self, stored: u64) {
-        self.clock = (stored, Instant::now());
+        self.clock = Some((stored, Instant::now()));
     }
 
     /// Takes what an entry has done: who waits for it is told, and who reads.

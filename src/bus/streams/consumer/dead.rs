@@ -22,7 +22,7 @@ impl Work {
         let most = ledger(&mut consumer.lock())?.dead_within(together.clone()).count();
         let reading = Reading::from(first, 0).of(consumer.pattern.clone()).at_most(most.max(1));
         let read = || stream.store.read(stream.name.clone(), reading.clone());
-        let page = patiently(None, read).await.map_err(|error| self.unreadable(&error))?;
+        let page = patiently(stream, None, read).await.map_err(|error| self.unreadable(&error))?;
         // All that the stream still has of these are on the page.
         let of_page = first..page.next.clamp(first + 1, together.end);
         let (dead, floor, unwritten) = {

@@ -2,7 +2,8 @@
 //!
 //! Members at another bus take part and wait: they are handed nothing until that bus has given the consumer up, which it does when its last
 //! member goes, or is gone itself for as long as the store leaves it its own. Then theirs goes on where it was. So a consumer with
-//! members at several buses always has somebody who takes its messages, and one ledger.
+//! members at several buses always has somebody who takes its messages, and one ledger. A bus that was cut off for so long finds the consumer
+//! another one's, and has its members wait.
 
 use tokio::time::{Instant, timeout_at};
 
@@ -34,7 +35,7 @@ impl Consumer {
         live_from: u64,
         failed: impl Fn(StoreError) -> BusError,
     ) -> Result<Asked, BusError> {
-        let mut patience = Patience::default();
+        let mut patience = Patience::with(&self.stream);
         loop {
             match self.stream.commit(vec![make.clone()]).await {
                 Ok(_) => {
@@ -67,12 +68,17 @@ impl Consumer {
         if is_first {
             // Whoever would be refused is not to wait for that.
             let state = self.stream.store.consumer(self.stream.name.clone(), name.clone()).await;
-            let state = state.map_err(failed)?;
-            self.check(&state)?;
+            match state {
+                Ok(state) => self.check(&state)?,
+                // That bus has removed it by now.
+                Err(StoreError::NoConsumer { .. }) => {}
+                Err(error) => return Err(failed(error)),
+            }
         }
         let again = Instant::now() + limits::CONSUMER_HAND_OVER;
         loop {
             self.accept(live_from);
+            self.let_go();
             if self.end_if_empty() {
                 return Ok(false);
             }
@@ -81,6 +87,33 @@ impl Consumer {
                 return Ok(true);
             }
         }
+    }
+
+    /// Whether another bus has it by now, as this one was not heard of for too long, and this error says so. Then its members wait as those of
+    /// any other bus: what they have comes again there, and who acknowledges is told so.
+    pub(super) fn is_lost(&self, error: &BusError) -> bool {
+        let waiting = {
+            let mut state = self.lock();
+            if !state.is_elsewhere || state.ledger.take().is_none() {
+                return false;
+            }
+            let mut waiting = std::mem::take(&mut state.confirmations);
+            waiting.extend(std::mem::take(&mut state.when_done).into_values().flatten());
+            state.acknowledged.clear();
+            (state.unheld, state.being_written, state.noted_next) = (None, 0, 0);
+            state.is_refused = false;
+            for member in &mut state.members {
+                member.remembered.nothing();
+            }
+            waiting
+        };
+        let consumer = self.label();
+        tracing::warn!(
+            consumer,
+            "another bus has it, as this one was cut off for too long: its members wait"
+        );
+        self.tell(waiting, &Err(error.clone()));
+        true
     }
 
     /// Lets other buses have it, behind all that was written before.

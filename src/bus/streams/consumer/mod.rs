@@ -477,7 +477,7 @@ impl State {
     }
 
     fn is_done_with(&self, member: &Member) -> bool {
-        member.is_drained && self.ledger.as_ref().is_some_and(|ledger| !ledger.has_any(member.id))
+        member.is_drained && self.ledger.as_ref().is_none_or(|ledger| !ledger.has_any(member.id))
     }
 
     /// Drained members that have no message any more, by their sessions.

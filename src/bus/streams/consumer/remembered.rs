@@ -50,6 +50,11 @@ impl Remembered {
         }
     }
 
+    /// It is of nothing any more.
+    pub(super) fn nothing(&mut self) {
+        self.follow(0);
+    }
+
     fn is_of(&self, session: Option<&Arc<Session>>) -> bool {
         match (&self.session, session) {
             (Some(own), Some(other)) => Arc::ptr_eq(own, other),

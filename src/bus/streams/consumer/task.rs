@@ -68,14 +68,22 @@ impl Consumer {
     /// Works until the last member is gone.
     pub(super) async fn run(self: Arc<Self>, first: First) {
         // Now, and not when the store has answered: whoever has subscribed gets what is published after that.
-        let end = self.stream.end.subscribe();
-        let live_from = *end.borrow();
-        let ended = match self.open(first, live_from).await {
+        let live_from = *self.stream.end.borrow();
+        while let Err(error) = Arc::clone(&self).work(first, live_from).await {
+            if !self.is_lost(&error) {
+                return self.give_up(&error);
+            }
+        }
+    }
+
+    /// Works, once it has it, until the last member is gone.
+    async fn work(self: Arc<Self>, first: First, live_from: u64) -> Result<(), BusError> {
+        match self.open(first, live_from).await {
             Ok(None) => Ok(()),
             Ok(Some(marked)) => {
                 let work = Work {
+                    end: self.stream.end.subscribe(),
                     consumer: Arc::clone(&self),
-                    end,
                     live_from,
                     ahead: VecDeque::new(),
                     ahead_until: 0,
@@ -86,17 +94,14 @@ impl Consumer {
                     settled_for: Vec::new(),
                     marked,
                     writing: None,
-                    patience: Patience::default(),
-                    writes: Patience::default(),
+                    patience: Patience::with(&self.stream),
+                    writes: Patience::with(&self.stream),
                     alone_since: None,
                     turn: 0,
                 };
                 work.run().await
             }
             Err(error) => Err(error),
-        };
-        if let Err(error) = ended {
-            self.give_up(&error);
         }
     }
 
@@ -126,7 +131,8 @@ impl Consumer {
                     Asked::Full(error) => Some(error),
                     Asked::Over => return Ok(None),
                 };
-                let read = patiently(None, || store.consumer(stream.clone(), name.clone())).await;
+                let read =
+                    patiently(&self.stream, None, || store.consumer(stream.clone(), name.clone())).await;
                 match (read, full) {
                     (Ok(own), _) => own,
                     (Err(StoreError::NoConsumer { .. }), None) => {
@@ -177,7 +183,7 @@ impl Consumer {
             }
         };
         let find = || self.stream.store.find(self.stream.name.clone(), start.clone());
-        let found = patiently(None, find).await;
+        let found = patiently(&self.stream, None, find).await;
         let found = found.map_err(|error| BusError::NotStored { reason: error.to_string() })?;
         if let Start::From(sequence) = first.start
             && first.knows_epoch
@@ -227,6 +233,10 @@ impl Consumer {
         };
         if is_over {
             registry.busy.remove(name);
+            if let Some(reserved) = self.lock().reserved.take() {
+                // Nobody has waited for it long enough.
+                registry.forget(name, reserved);
+            }
             // Before anybody can ask for it again, as stores take calls in their order.
             self.give_back();
         }
@@ -427,6 +437,10 @@ impl Work {
     /// # Errors
     /// What it says, where that does not pass.
     pub(super) fn not_taken(&mut self, error: StoreError) -> Result<Instant, BusError> {
+        if self.consumer.stream.is_shared() && matches!(error, StoreError::InUse { .. }) {
+            self.consumer.lock().is_elsewhere = true;
+            return Err(self.not_written(&error));
+        }
         let then = self.writes.not_taken(error).map_err(|error| self.not_written(&error))?;
         self.consumer.lock().is_refused = true;
         Ok(then)
@@ -443,7 +457,7 @@ impl Work {
 
 impl Consumer {
     /// Tells those who wait what has come of their acknowledgements.
-    fn tell(&self, confirmations: Vec<Confirmation>, result: &Result<(), BusError>) {
+    pub(super) fn tell(&self, confirmations: Vec<Confirmation>, result: &Result<(), BusError>) {
         if confirmations.is_empty() {
             return;
         }
@@ -458,7 +472,7 @@ impl Consumer {
     }
 
     /// Ends the subscriptions of drained members that have no message any more. They leave by that.
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         let done = self.lock().done_with();
         for (session, slot, subscription) in done {
             let mut state = session.lock();

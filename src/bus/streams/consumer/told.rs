@@ -43,7 +43,8 @@ impl Told {
     /// Takes an `ACK`. Where the client waits for an answer, it comes from the consumer's task, unless it is to be given now.
     ///
     /// # Errors
-    /// [`BusError::StaleAck`], [`BusError::LimitReached`], and [`BusError::Protocol`], which ends the session.
+    /// [`BusError::StaleAck`], [`BusError::LimitReached`], [`BusError::NotStored`] where another bus has the consumer by now, and
+    /// [`BusError::Protocol`], which ends the session.
     pub(crate) fn acknowledge(
         &self,
         header: &Header,
@@ -136,6 +137,10 @@ impl State {
     fn wait_until_done(&mut self, sequence: u64, confirmation: Confirmation) -> BusResult<Answer> {
         if self.ledger.as_ref().is_some_and(|ledger| ledger.is_done(sequence)) {
             return self.wait_until_kept(confirmation);
+        }
+        if self.is_elsewhere {
+            let reason = "another bus has the consumer by now, and the message comes again there".to_owned();
+            return Err(BusError::NotStored { reason });
         }
         self.answers.are_owed(&confirmation)?;
         self.when_done.entry(sequence).or_default().push(confirmation);
