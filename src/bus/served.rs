@@ -13,10 +13,14 @@ use foldhash::fast::RandomState;
 use tokio::sync::{Notify, watch};
 
 use super::Shared;
+use super::answers::refusal_content;
+use super::requests::claim;
+use super::service::Ended;
 use super::supervisor::Phase;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::ServeMode;
+use crate::proto::{Header, Kind};
 use crate::topic::Topic;
 
 /// How a topic is served.
@@ -27,8 +31,9 @@ pub struct Served {
     pub group: Option<String>,
     /// How the first of its servers has come that are there now: to serve what nobody else did, or in place of others.
     pub mode: ServeMode,
-    /// How often all of its servers have been replaced since it was first served.
-    pub successions: u64,
+    /// Tells this from how the topic was served before and will be later, at this bus: another first server, or one in place of
+    /// all that were there, has another number.
+    pub number: u64,
 }
 
 /// What has changed of what is served.
@@ -171,6 +176,28 @@ impl ServedWatch {
             (topic, served)
         };
         Some(Some(ServedNews { is_all: false, topics: topics.into_iter().map(look_up).collect() }))
+    }
+}
+
+impl Shared {
+    /// Ends all servings of a topic for this reason, if it is still served like this.
+    pub(super) fn end_served(&self, topic: &Topic, served: &Served, error: &BusError) -> bool {
+        let Some(Ended { service, servers, waiting }) = self.services.end(topic, served) else {
+            return false;
+        };
+        let mut touched = Vec::new();
+        let content = refusal_content(error);
+        for (session, id) in servers {
+            let mut state = session.lock();
+            state.forget_serving(id);
+            state.data(&Header::answering(Kind::Ended, Kind::Serve, id, 0), &content.borrowed());
+            claim(&session, &mut state, &mut touched);
+        }
+        self.fail_waiting(&service, waiting.into_iter(), &mut touched);
+        for session in touched {
+            session.flush();
+        }
+        true
     }
 }
 

@@ -36,8 +36,8 @@ struct ServiceState {
     group: Option<String>,
     /// How its first server, or the one that replaced those before, has come.
     mode: ServeMode,
-    /// How often all of its servers have been replaced.
-    successions: u64,
+    /// Tells its first server, or the one that replaced those before, from all others of the bus.
+    number: u64,
     members: VecDeque<Server>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -211,7 +211,7 @@ impl Service {
     /// How it is served now.
     pub(super) fn served(&self) -> Served {
         let state = self.lock();
-        Served { group: state.group.clone(), mode: state.mode, successions: state.successions }
+        Served { group: state.group.clone(), mode: state.mode, number: state.number }
     }
 
     fn stats(&self) -> ServedStats {
@@ -296,6 +296,15 @@ pub(crate) struct Joined {
     pub(crate) replaced: Vec<(Arc<Session>, u32)>,
 }
 
+/// A service that was ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) service: Arc<Service>,
+    /// Its servers, by session and serving id.
+    pub(super) servers: Vec<(Arc<Session>, u32)>,
+    pub(super) waiting: VecDeque<Waiting>,
+}
+
 /// All served topics.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
@@ -308,6 +317,8 @@ struct Table {
     by_topic: HashMap<Topic, (Arc<Service>, EntryId), RandomState>,
     trie: Trie<Arc<Service>>,
     uplink: Option<Arc<Service>>,
+    /// How often a topic has got a first server, or another in place of all.
+    last_number: u64,
 }
 
 impl Table {
@@ -414,14 +425,15 @@ impl Services {
             credit: Credit::new(candidate.window),
         };
         let mut table = self.write();
-        let Some(service) = table.find(topic) else {
+        let number = table.last_number + 1;
+        let Some(service) = table.find(topic).cloned() else {
             let service = Arc::new(Service {
                 topic: topic.clone(),
                 budget: candidate.session.shared_budget(),
                 state: Mutex::new(ServiceState {
                     group: candidate.group.map(str::to_owned),
                     mode: candidate.mode,
-                    successions: 0,
+                    number,
                     members: VecDeque::from([server]),
                     waiting: VecDeque::new(),
                     waiting_bytes: 0,
@@ -430,10 +442,10 @@ impl Services {
                 }),
             });
             table.insert(&service)?;
+            table.last_number = number;
             self.changes.note(topic);
             return Ok(Joined { service, replaced: Vec::new() });
         };
-        let service = Arc::clone(service);
         let mut state = service.lock();
         let mut replaced = Vec::new();
         let joins = candidate.group.is_some() && state.group.as_deref() == candidate.group;
@@ -446,7 +458,8 @@ impl Services {
             replaced = state.members.drain(..).map(|server| (server.session, server.id)).collect();
             state.group = candidate.group.map(str::to_owned);
             state.mode = candidate.mode;
-            state.successions += 1;
+            state.number = number;
+            table.last_number = number;
             self.changes.note(topic);
         }
         state.members.push_front(server);
@@ -467,6 +480,24 @@ impl Services {
         state.waiting_bytes = 0;
         state.account(&service.budget);
         std::mem::take(&mut state.waiting)
+    }
+
+    /// Takes all servers of a topic out, if it is still served like this. Returns them, and the requests that waited.
+    pub(super) fn end(&self, topic: &Topic, served: &Served) -> Option<Ended> {
+        let mut table = self.write();
+        let service = table.by_topic.get(topic).map(|(service, _)| Arc::clone(service))?;
+        if service.served() != *served {
+            return None;
+        }
+        table.remove(&service);
+        self.changes.note(topic);
+        let mut state = service.lock();
+        let servers = state.members.drain(..).map(|server| (server.session, server.id)).collect();
+        state.waiting_bytes = 0;
+        state.account(&service.budget);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        Some(Ended { service, servers, waiting })
     }
 
     /// Requests that wait for a server that can take them.

@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use super::interest::Interest;
 use super::requests::claim;
 use super::router::{RouteCache, Target};
-use super::served::ServedWatch;
+use super::served::{Served, ServedWatch};
 use super::session::State;
 use super::supervisor::Phase;
 use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
@@ -18,7 +18,7 @@ use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::proto::fields::GapReason;
-use crate::topic::TopicPattern;
+use crate::topic::{Topic, TopicPattern};
 use crate::transport::{Accepted, Link, Part, Peer, memory_pair};
 
 /// What else runs in the bus's process may have of it, as a gateway: it attaches links, looks at what there is, and notices
@@ -329,6 +329,37 @@ impl BusView {
         let shared = self.shared()?;
         let noted = shared.services.changes.watch()?;
         Ok(ServedWatch::new(&shared, noted, self.phase.clone()))
+    }
+
+    /// Ends all servings of a topic with this error, if it is still served like `served`, which a [watch](Self::watch_served) has told.
+    /// Servers can still answer what they were asked. Whether it was so.
+    ///
+    /// It is for whoever decides over several buses who serves what.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let mut clock = client.serve_bytes("clock").await?;
+    /// let news = bus.view().watch_served()?.next().await.expect("the bus runs");
+    /// let (topic, served) = &news.topics[0];
+    ///
+    /// let error = BusError::AlreadyServed { topic: topic.to_string() };
+    /// assert!(bus.view().end_served(topic, served.as_ref().expect("it is served"), &error)?);
+    /// assert!(clock.recv().await.is_none());
+    /// assert!(matches!(clock.close_reason(), Some(BusError::AlreadyServed { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn end_served(&self, topic: &Topic, served: &Served, error: &BusError) -> BusResult<bool> {
+        Ok(self.shared()?.end_served(topic, served, error))
     }
 
     /// What tells Prometheus of the bus.

@@ -218,10 +218,24 @@ async fn a_watch_tells_that_another_server_has_taken_over() {
     let _first = client.serve_bytes("clock").await.unwrap();
     let mut watch = bus.view().watch_served().unwrap();
     let before = news(&mut watch).await.topics[0].1.clone().unwrap();
-    assert_eq!((before.mode, before.successions), (ServeMode::Join, 0));
+    assert_eq!(before.mode, ServeMode::Join);
     let _second = client.serve_bytes_with("clock", ServeOptions::default().take_over()).await.unwrap();
     let after = news(&mut watch).await.topics[0].1.clone().unwrap();
-    assert_eq!((after.mode, after.successions), (ServeMode::TakeOver, 1));
+    assert_eq!(after.mode, ServeMode::TakeOver);
+    assert_ne!(after.number, before.number);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_served_anew_is_told_from_what_it_was_before() {
+    let bus = Bus::builder().start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut first = client.serve_bytes("clock").await.unwrap();
+    let mut watch = bus.view().watch_served().unwrap();
+    let before = news(&mut watch).await.topics[0].1.clone().unwrap();
+    first.drain().await.unwrap();
+    let _second = client.serve_bytes("clock").await.unwrap();
+    let after = news(&mut watch).await.topics[0].1.clone().unwrap();
+    assert_ne!(after, before);
 }
 
 #[tokio::test]
@@ -266,4 +280,33 @@ async fn watches_are_bounded_and_end_with_the_bus() {
     assert!(ended.is_none());
     assert!(soon("the end", other.next()).await.is_none());
     assert!(matches!(view.watch_served(), Err(BusError::Closed { .. })));
+}
+
+#[tokio::test]
+async fn servings_can_be_ended_by_who_decides_over_several_buses_unless_they_have_changed() {
+    let bus = Bus::builder().start().unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut first = client.serve_bytes("clock").await.unwrap();
+    let mut watch = bus.view().watch_served().unwrap();
+    let (topic, before) = news(&mut watch).await.topics.remove(0);
+    let mut second = client.serve_bytes_with("clock", ServeOptions::default().take_over()).await.unwrap();
+    let (_, after) = news(&mut watch).await.topics.remove(0);
+
+    let error = BusError::AlreadyServed { topic: "clock".into() };
+    assert!(!bus.view().end_served(&topic, &before.unwrap(), &error).unwrap(), "another one serves it now");
+    let asked = tokio::spawn({
+        let client = client.clone();
+        async move { client.request_bytes("clock", "".into()).await }
+    });
+    let (_, id, _) = soon("the request", second.recv()).await.unwrap();
+    assert!(bus.view().end_served(&topic, &after.unwrap(), &error).unwrap());
+    assert!(soon("the end", second.recv()).await.is_none());
+    assert!(matches!(second.close_reason(), Some(BusError::AlreadyServed { .. })));
+    assert_eq!(news(&mut watch).await.topics, [(topic, None)]);
+
+    client.respond_bytes(id, "noon".into()).await.unwrap();
+    assert_eq!(soon("the answer", asked).await.unwrap().unwrap(), "noon", "what it was asked it can answer");
+    let nobody = client.request_bytes("clock", "".into()).await;
+    assert!(matches!(nobody, Err(BusError::NoServer { .. })), "{nobody:?}");
+    assert!(soon("the end", first.recv()).await.is_none());
 }
