@@ -383,6 +383,18 @@ pub const SUBSCRIPTIONS_PER_SESSION: usize = 131_072;
 /// Topics one session may serve; the default of `Settings::max_servings`.
 pub const SERVINGS_PER_SESSION: usize = 16_384;
 
+/// How long a session that wants to be the only server of a topic waits for those who decide that over several buses. After that it serves at
+/// this bus, as if it were the only one; they may still end it.
+pub const SERVE_CLAIM: Duration = Duration::from_secs(5);
+
+/// Such wishes of all sessions that nobody has looked at yet; some 200 bytes each. One more fails as
+/// [`BusError::Overloaded`](crate::BusError::Overloaded).
+pub const SERVE_CLAIMS: usize = 16_384;
+
+/// Bytes of `SERVE` frames of one session that are not decided yet: as many as a session may have, with short topics. One more fails as
+/// [`BusError::LimitReached`](crate::BusError::LimitReached).
+pub const SERVE_CLAIM_BYTES: usize = 2 * 1024 * 1024;
+
 /// Watches of what is served, of one bus: each topic that changes is noted for each of them. One more fails as
 /// [`BusError::LimitReached`](crate::BusError::LimitReached). Few need one: a part of the process that tells others what is served here.
 pub const SERVED_WATCHES: usize = 16;

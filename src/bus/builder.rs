@@ -504,6 +504,7 @@ impl BusBuilder {
             drains: watch::Sender::new(false),
             stop_asked: watch::Sender::new(None),
             reported: super::links::Links::default(),
+            deciding: super::claims::Deciding::default(),
             companions: watch::Sender::new(0),
         });
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);

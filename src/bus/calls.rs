@@ -390,20 +390,27 @@ impl SessionTask {
     }
 
     pub(super) fn serve(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
-        if self.session.lock().servings.get(header.id).is_some() {
+        if self.session.lock().servings.get(header.id).is_some() || self.is_claimed(header.id) {
             return Err(BusError::Protocol { what: format!("serving {} exists already", header.id) });
         }
-        let result = self.try_serve(header, content);
-        let id = header.id;
-        self.answer(|state| match &result {
-            Ok(()) => state.accept(Kind::Serve, id, 0),
-            Err(error) => state.fail(Kind::Serve, id, 0, error),
-        });
+        let served = match self.claim_to_serve(header, content) {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.try_serve(header, content),
+            Err(error) => Err(error),
+        };
+        self.answer_serve(header.id, &served);
         Ok(())
     }
 
-    fn try_serve(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
-        let options = Options::read(content.fields).map_err(Refusal::into_error)?;
+    pub(super) fn answer_serve(&mut self, id: u32, served: &BusResult<()>) {
+        self.answer(|state| match served {
+            Ok(()) => state.accept(Kind::Serve, id, 0),
+            Err(error) => state.fail(Kind::Serve, id, 0, error),
+        });
+    }
+
+    /// The topic that the session wants to serve, if it may do so as far as it alone is concerned.
+    pub(super) fn may_serve(&self, content: &ContentRef<'_>) -> BusResult<Topic> {
         let topic = Topic::from_utf8(content.topic)?;
         if topic.is_reserved() && self.session.peer.principal != Principal::Bus {
             return Err(BusError::ReservedTopic { topic: topic.to_string() });
@@ -415,13 +422,17 @@ impl SessionTask {
             return Err(BusError::Draining { what: "the bus".into() });
         }
         let limit = self.shared.live().max_servings;
-        let (servings, held) = {
-            let state = self.session.lock();
-            (state.servings.len(), state.table_bytes())
-        };
-        if servings >= limit {
+        let claims = self.claiming.as_ref().map_or(0, |claiming| claiming.len());
+        if self.session.lock().servings.len() + claims >= limit {
             return Err(BusError::LimitReached { what: format!("this session has {limit} servings") });
         }
+        Ok(topic)
+    }
+
+    pub(super) fn try_serve(&mut self, header: &Header, content: &ContentRef<'_>) -> BusResult<()> {
+        let options = Options::read(content.fields).map_err(Refusal::into_error)?;
+        let topic = self.may_serve(content)?;
+        let held = self.session.lock().table_bytes();
         // The bus's own are few and always the same.
         let room = match self.session.peer.principal {
             Principal::Bus => None,
@@ -450,7 +461,9 @@ impl SessionTask {
     }
 
     pub(super) fn unserve(&mut self, header: &Header) -> Result<(), BusError> {
-        self.end_serving(header.id, None);
+        if !self.give_up_claim(header.id) {
+            self.end_serving(header.id, None);
+        }
         Ok(())
     }
 

@@ -14,7 +14,7 @@
 //! `group` shares messages, `request_times` counts how long they take, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
 //! `plugged` is where plugins have their say, `deputy` publishes what is due later, `will` what a session leaves,
-//! `presence` who comes and goes, `view` is what others in the process have of a bus, `companion` those that run beside it, `links` what they report, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `presence` who comes and goes, `claims` asks those who join buses who may serve a topic alone, `view` is what others in the process have of a bus, `companion` those that run beside it, `links` what they report, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it. `metrics` shows all of it to Prometheus.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -27,6 +27,7 @@ mod budget;
 mod builder;
 mod calls;
 mod certificates;
+mod claims;
 mod clock;
 mod companion;
 mod deadlines;
@@ -78,6 +79,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use builder::{Bus, BusBuilder, listen_and_serve_memory, listen_and_serve_tcp, listen_and_serve_unix};
+pub use claims::{ServeClaim, ServeClaims};
 pub use handle::BusHandle;
 pub use interest::Interest;
 pub use introspect::StopRequest;
@@ -159,6 +161,8 @@ pub(crate) struct Shared {
     stop_asked: watch::Sender<Option<Duration>>,
     /// What is reported of links to other systems.
     reported: links::Links,
+    /// Whoever decides with other buses who is the only server of a topic.
+    deciding: claims::Deciding,
     /// How many companions run.
     companions: watch::Sender<usize>,
 }

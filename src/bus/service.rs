@@ -230,6 +230,11 @@ impl ServiceState {
         self.share.follow(self.waiting_bytes, budget);
     }
 
+    /// Whether all servers are what this session was before: one that was restarted need not wait until that is given up.
+    fn is_given_up_to(&self, session: &Session) -> bool {
+        self.members.iter().all(|server| server.is_ghost_of(session))
+    }
+
     fn next_server(&mut self, size: usize) -> Option<Chosen> {
         for _ in 0..self.members.len() {
             let server = self.members.front_mut()?;
@@ -416,6 +421,19 @@ impl Services {
         Ok((services, steps))
     }
 
+    /// Whether a session may be the only server of the topic by now.
+    ///
+    /// # Errors
+    /// That it has one.
+    pub(super) fn check_free(&self, topic: &Topic, session: &Session, mode: ServeMode) -> BusResult<()> {
+        match self.find(topic.as_str()) {
+            Some(service) if mode != ServeMode::TakeOver && !service.lock().is_given_up_to(session) => {
+                Err(BusError::AlreadyServed { topic: topic.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Lets a session serve the topic, alone, in a group or in place of another.
     pub(crate) fn join(&self, topic: &Topic, candidate: &Candidate<'_>) -> BusResult<Joined> {
         let server = Server {
@@ -450,9 +468,7 @@ impl Services {
         let mut replaced = Vec::new();
         let joins = candidate.group.is_some() && state.group.as_deref() == candidate.group;
         if candidate.mode == ServeMode::TakeOver || !joins {
-            // A server that was restarted need not wait until what it was before is given up.
-            let is_ghost = |server: &Server| server.is_ghost_of(candidate.session);
-            if candidate.mode != ServeMode::TakeOver && !state.members.iter().all(is_ghost) {
+            if candidate.mode != ServeMode::TakeOver && !state.is_given_up_to(candidate.session) {
                 return Err(BusError::AlreadyServed { topic: topic.to_string() });
             }
             replaced = state.members.drain(..).map(|server| (server.session, server.id)).collect();

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::budget::Share;
+use super::claims::Claiming;
 use super::clock::{Clock, SystemDeadline};
 use super::hold::Holds;
 use super::opening::welcome;
@@ -92,6 +93,8 @@ pub(super) struct SessionTask {
     /// When the session ends by itself; see [`note_end`](Self::note_end).
     ends_at: Option<Instant>,
     pub(super) share: Share,
+    /// Wishes to serve that are not decided yet, where there are some.
+    pub(super) claiming: Option<Box<Claiming>>,
     /// What it has to do with plugins, where there are some.
     pub(super) plugged: Option<Box<Plugged>>,
     /// Bytes of the frame of the publish that is being routed, where plugins have changed it.
@@ -179,6 +182,7 @@ impl SessionTask {
             lost_until: None,
             ends_at: None,
             share: Share::default(),
+            claiming: None,
             plugged: None,
             arrived_size: None,
         }
@@ -247,6 +251,9 @@ impl SessionTask {
         self.take_stored(context);
         if self.plugged.is_some() {
             self.take_answers(context);
+        }
+        if self.claiming.is_some() {
+            self.take_verdicts(context);
         }
         self.grant_publishes();
         self.poll_times(context)
@@ -505,6 +512,7 @@ impl SessionTask {
         let underway = self.underway.as_ref().map_or(0, |publish| publish.held() + self.cache.held());
         let mut held = self.incoming.held() + deferred + underway + self.storing.held() + self.will_held();
         held += self.plugged.as_ref().map_or(0, |plugged| plugged.held());
+        held += self.claiming.as_ref().map_or(0, |claiming| claiming.held());
         if self.resumable {
             held += self.session.sender().resumable().map_or(0, ResumableLink::held);
         }

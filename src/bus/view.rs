@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 
+use super::claims::ServeClaims;
 use super::interest::Interest;
 use super::requests::claim;
 use super::router::{RouteCache, Target};
@@ -329,6 +330,37 @@ impl BusView {
         let shared = self.shared()?;
         let noted = shared.services.changes.watch()?;
         Ok(ServedWatch::new(&shared, noted, self.phase.clone()))
+    }
+
+    /// The claims of sessions to be the only server of a topic, from here on: each waits until it is agreed to or refused, for
+    /// [`limits::SERVE_CLAIM`] at the most, and serves then. What this bus refuses itself is none, and neither is
+    /// serving in a group or a topic of the bus's own.
+    ///
+    /// It is for whoever decides over several buses who serves what. There is one at a time.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] where there is one already, and [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let mut claims = bus.view().serve_claims()?;
+    /// let (clock, ()) = tokio::join!(client.serve_bytes("clock"), async {
+    ///     let claim = claims.next().await.expect("the bus runs");
+    ///     assert_eq!(claim.topic().as_str(), "clock");
+    ///     claim.refuse(BusError::AlreadyServed { topic: "clock".into() });
+    /// });
+    /// assert!(matches!(clock, Err(BusError::AlreadyServed { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn serve_claims(&self) -> BusResult<ServeClaims> {
+        self.shared()?.deciding.begin(self.phase.clone())
     }
 
     /// Ends all servings of a topic with this error, if it is still served like `served`, which a [watch](Self::watch_served) has told.

@@ -22,6 +22,7 @@ mod broker_store;
 mod built_in_plugins;
 mod busy_stores;
 mod certified;
+mod claims;
 #[cfg(feature = "quic")]
 mod coming_back;
 mod companions;
