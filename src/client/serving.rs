@@ -258,7 +258,9 @@ impl<R> fmt::Debug for Serving<R> {
 }
 
 impl Client {
-    /// Serves requests of type `R` to `topic`, which must not have wildcards, as its only server.
+    /// Serves requests of type `R` to `topic`, which must not have wildcards, as its only server. Where buses are joined that decide together who
+    /// that is, it is so among all of them, and the serving may end later as [`BusError::AlreadyServed`] or
+    /// [`BusError::TakenOver`]: when a bus comes back that was cut off from the others.
     ///
     /// # Errors
     /// [`BusError::InvalidTopic`] before anything is sent; [`BusError::AlreadyServed`] where the topic

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::members::{self, Members};
 use crate::outbound::{Outbound, OutboundCounts};
 use crate::overview::Overview;
-use crate::requests::{self, Requests};
+use crate::requests::{self, LeaseSettings, Requests};
 use crate::settings::NatsSettings;
 use crate::subject::Subjects;
 
@@ -77,6 +77,7 @@ pub struct NatsCluster {
     connection: Connection,
     subjects: Subjects,
     name: String,
+    leases: Option<LeaseSettings>,
     counter: NatsCounter,
 }
 
@@ -127,6 +128,7 @@ impl NatsCluster {
             connection: Connection::open(settings).await?,
             subjects: settings.subjects().clone(),
             name: settings.shown_name().to_owned(),
+            leases: settings.lease_settings().cloned(),
             counter: NatsCounter {
                 outbound: Arc::default(),
                 inbound: Arc::default(),
@@ -173,7 +175,7 @@ impl NatsCluster {
     }
 
     async fn run_once(&self, bus: &BusView, left: &mut Left) -> BusResult<()> {
-        let Self { connection, subjects, name, counter } = self;
+        let Self { connection, subjects, name, leases, counter } = self;
         let nats = connection.client();
         let own = drawn()?;
         let members = Members::new(own);
@@ -205,6 +207,7 @@ impl NatsCluster {
             subjects: subjects.clone(),
             members: members.clone(),
             connection: epoch.clone(),
+            leases: leases.clone(),
         };
         let mut carrying = JoinSet::new();
         carrying.spawn(requests::run(carried));

@@ -183,6 +183,51 @@ pub const ACCEPT_AFTER: Duration = Duration::from_millis(100);
 /// How long a request that no bus has said to have waits, when one is gone that may have had it. Others have said so by then.
 pub const DOUBT: Duration = Duration::from_millis(500);
 
+/// How long a bus has its topics with a single server without renewing its lease, unless it is set otherwise; it renews it every third of that time. Longer
+/// than its connection takes to move to another server of NATS, and short enough to wait for.
+pub const LEASE: Duration = Duration::from_secs(10);
+
+/// The shortest that a lease may last: each bus writes three times in it.
+pub const LEASE_SHORTEST: Duration = Duration::from_secs(1);
+
+/// Which part of a lease is added before another bus ends it: so much faster may the clock of one run than that of the other. Those of
+/// machines differ by less than a thousandth.
+pub const LEASE_MARGIN: u32 = 10;
+
+/// How long a session waits to hear whether it may be the only server of a topic, where JetStream does not answer; then it serves at its own bus.
+/// Less than the bus waits itself ([`SERVE_CLAIM`](whispeer::limits::SERVE_CLAIM)).
+pub const LEASE_CLAIM: Duration = Duration::from_secs(2);
+
+/// Such sessions that wait, of one bus; the others wait at the bus, which has a bound for them.
+pub const LEASE_CLAIMS: usize = 16_384;
+
+/// Steps at the bucket of leases that are under way at once; the others wait.
+pub const LEASES_AT_ONCE: usize = 64;
+
+/// When a step that had no answer is tried again, or a lease looked at whose bus seems to be gone.
+pub const LEASE_RETRY: Duration = Duration::from_millis(250);
+
+/// After how long a topic that another bus has is looked at once more before somebody is refused: that bus may be about to release it.
+pub const LEASE_SECOND_LOOK: Duration = Duration::from_millis(100);
+
+/// When a topic is looked at again that another bus was asked to release.
+pub const LEASE_YIELD: Duration = Duration::from_millis(50);
+
+/// When it is looked again for JetStream where there was none.
+pub const LEASE_LOOK: Duration = Duration::from_secs(30);
+
+/// Leases of other buses that a bus keeps in mind, to know which are not renewed; one for each of the most buses there may be.
+pub const LEASES_SEEN: usize = MEMBERS;
+
+/// How long the bucket keeps an entry that nobody writes again: those of buses that are gone, and their topics.
+pub const LEASE_UNUSED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How old the entry of a topic may become before its bus writes it again; far less than [`LEASE_UNUSED`], so that NATS's clock may jump by days.
+pub const LEASE_REWRITE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Entries of the bucket: topics with a single server of all buses, and leases. Beyond that no topic is leased, which is tried again.
+pub const LEASE_ENTRIES: i64 = 1_000_000;
+
 /// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
 pub const HEADER_OVERHEAD: usize = 16;
 

@@ -10,6 +10,7 @@ pub use self::servers::masked;
 pub(crate) use self::servers::shown;
 use self::servers::{Servers, Who};
 use crate::error::NatsError;
+use crate::requests::LeaseSettings;
 use crate::subject::Subjects;
 
 /// How a bus is joined to others over NATS.
@@ -41,6 +42,7 @@ pub struct NatsSettings {
     identity: Option<(PathBuf, PathBuf)>,
     tls_required: bool,
     name: String,
+    leases: Option<LeaseSettings>,
 }
 
 /// The prefix unless another one is given.
@@ -67,6 +69,7 @@ impl NatsSettings {
             identity: None,
             tls_required: false,
             name: NAME.into(),
+            leases: Some(LeaseSettings::default()),
         })
     }
 
@@ -120,6 +123,18 @@ impl NatsSettings {
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// How a topic is kept to a single server among all buses, the same for all of them; `None` where each bus may have one, as it is where the
+    /// servers of NATS have no JetStream.
+    #[must_use]
+    pub fn leases(mut self, leases: Option<LeaseSettings>) -> Self {
+        self.leases = leases;
+        self
+    }
+
+    pub(crate) fn lease_settings(&self) -> Option<&LeaseSettings> {
+        self.leases.as_ref()
     }
 
     /// What the bus is called at NATS.
@@ -204,6 +219,7 @@ impl fmt::Debug for NatsSettings {
             .field("identity", &self.identity)
             .field("tls_required", &self.tls_required)
             .field("name", &self.name)
+            .field("leases", &self.leases)
             .finish()
     }
 }

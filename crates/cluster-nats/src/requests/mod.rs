@@ -19,10 +19,12 @@
 //! | `wire` | what buses tell each other, as messages of NATS |
 //! | `asks`, `serves` | what this bus asks, and what it is asked: tables without a clock or a socket |
 //! | `link` | the session at the bus |
+//! | `leases/` | which topics with a single server are this bus's, among all buses |
 //! | `served` | what is served here, as subscriptions at NATS |
 //! | `outputs`, `outbox` | what is to be sent, and how NATS is given it |
 
 mod asks;
+mod leases;
 mod link;
 mod outbox;
 mod outputs;
@@ -31,5 +33,6 @@ mod served;
 mod serves;
 mod wire;
 
+pub use leases::LeaseSettings;
 pub use outbox::{NatsEnded, QUEUE};
 pub use run::{Requests, RunError, run};

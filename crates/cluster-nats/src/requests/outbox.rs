@@ -40,7 +40,7 @@ impl Outbox {
         Self { nats, subjects, topics: VecDeque::new(), doing: None }
     }
 
-    pub(super) fn subscribe(&mut self, topics: Vec<Topic>) {
+    pub(super) fn subscribe(&mut self, topics: impl IntoIterator<Item = Topic>) {
         self.topics.extend(topics);
     }
 

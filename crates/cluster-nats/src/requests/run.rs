@@ -10,15 +10,16 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
 use whispeer::BusError;
-use whispeer::bus::BusView;
+use whispeer::bus::{BusView, ServedNews};
 use whispeer::proto::{ContentRef, Flags, Header, Kind, Lane, Refusal};
 use whispeer::topic::Topic;
 
 use super::asks::Asks;
+use super::leases::{LeaseNews, LeaseSettings, Leases};
 use super::link::BusLink;
 use super::outbox::{NatsEnded, Outbox};
 use super::outputs::Outputs;
-use super::served::ServedTopics;
+use super::served::{Change, ServedTopics};
 use super::serves::Serves;
 use super::wire::{self, Origin};
 use crate::limits;
@@ -38,6 +39,8 @@ pub struct Requests {
     pub members: Members,
     /// Whether there is a connection to NATS.
     pub connection: Connection,
+    /// How a topic is kept to a single server among all buses; `None` where each bus may have one.
+    pub leases: Option<LeaseSettings>,
 }
 
 /// Why requests are not carried any more.
@@ -54,7 +57,8 @@ pub enum RunError {
 
 /// Carries requests between this bus and the others until the bus has stopped.
 ///
-/// When the bus drains, other buses are told at once to ask elsewhere; what they have asked before is answered.
+/// When the bus drains, other buses are told at once to ask elsewhere, and may serve what it was the only one to serve; what they have asked before is
+/// answered.
 ///
 /// # Errors
 /// [`RunError`]. It may be called again.
@@ -72,6 +76,14 @@ pub async fn run(requests: Requests) -> Result<(), RunError> {
         Err(BusError::Closed { .. } | BusError::Draining { .. }) => return Ok(()),
         joined => joined?,
     };
+    let claims = match requests.leases {
+        Some(_) => Some(requests.bus.serve_claims()?),
+        None => None,
+    };
+    let leases = requests.leases.clone().zip(claims).map(|(settings, claims)| {
+        let (nats, members) = (requests.nats.clone(), requests.members.clone());
+        Leases::new(members, nats, &requests.subjects, settings, claims)
+    });
     let most = link.welcome.max_requests as usize;
     let mut running = Running {
         asks: Asks::new(origin, requests.subjects.clone(), requests.members.clone()),
@@ -79,6 +91,7 @@ pub async fn run(requests: Requests) -> Result<(), RunError> {
         out: Outputs::new(link.form(), link.frame_limit()),
         outbox: Outbox::new(requests.nats.clone(), requests.subjects.clone()),
         served: ServedTopics::default(),
+        leases,
         events: requests.members.events(),
         connected: None,
         link,
@@ -87,7 +100,11 @@ pub async fn run(requests: Requests) -> Result<(), RunError> {
         requests,
     };
     running.connected();
-    running.run().await
+    let ran = running.run().await;
+    if let Some(leases) = running.leases {
+        leases.finish().await;
+    }
+    ran
 }
 
 struct Running {
@@ -97,6 +114,7 @@ struct Running {
     controls: Subscriber,
     events: broadcast::Receiver<MemberEvent>,
     served: ServedTopics,
+    leases: Option<Leases>,
     asks: Asks,
     serves: Serves,
     out: Outputs,
@@ -124,6 +142,7 @@ impl Running {
                 controls,
                 events,
                 served,
+                leases,
                 serves,
                 out,
                 outbox,
@@ -145,17 +164,22 @@ impl Running {
                 control = controls.next() => self.controls(&control.ok_or(NatsEnded)?),
                 Some((topic, message)) = served.next(), if !served.is_empty() && out.frames.size() < limits::OUTBOX_BYTES => {
                     let now = Instant::now();
-                    serves.asked(&topic, message, now, out);
-                    for _ in 1..limits::TURN {
-                        let Some((topic, message)) = served.next_now() else { break };
-                        serves.asked(&topic, message, now, out);
+                    let mut asked = Some((topic, message));
+                    for _ in 0..limits::TURN {
+                        let Some((topic, message)) = asked.or_else(|| served.next_now()) else { break };
+                        match may_serve(served, leases.as_ref(), &topic, now) {
+                            true => serves.asked(&topic, message, now, out),
+                            false => serves.turned_away(&topic, &message, out),
+                        }
+                        asked = None;
                     }
                 }
                 news = watch.next() => match news {
-                    Some(news) if !drains => outbox.subscribe(served.changed(news)),
+                    Some(news) if !drains => self.served_anew(news),
                     Some(_) => {}
                     None => return Ok(()),
                 },
+                news = next_news(leases) => self.leased(news),
                 event = events.recv() => self.member(event),
                 changed = requests.connection.changed() => {
                     if changed.is_err() {
@@ -167,6 +191,7 @@ impl Running {
                 () = &mut draining, if !drains => {
                     drains = true;
                     served.end();
+                    leases.iter_mut().for_each(Leases::drain);
                 }
             }
         }
@@ -215,6 +240,59 @@ impl Running {
     fn controls(&mut self, message: &Message) {
         if let Some(control) = wire::read_control(message) {
             self.serves.told(control, &mut self.out);
+        } else if let Some(topic) = wire::read_release(message)
+            && self.leases.as_ref().is_some_and(|leases| leases.holds(&topic, Instant::now()))
+        {
+            // Its entry is deleted when the bus tells that it is not served any more.
+            let error = BusError::TakenOver { topic: topic.to_string() };
+            self.end_served(&topic, &error);
+        }
+    }
+
+    /// What is served at this bus has changed.
+    fn served_anew(&mut self, news: ServedNews) {
+        let Self { served, leases, outbox, .. } = self;
+        for change in served.changed(news) {
+            match (change, &mut *leases) {
+                (Change::Shared(topic), _) => outbox.subscribe([topic]),
+                (Change::Alone(topic), leases) => {
+                    let may = leases.as_mut().is_none_or(|leases| leases.serve(&topic));
+                    if may && served.is_unsubscribed(&topic) {
+                        outbox.subscribe([topic]);
+                    }
+                }
+                (Change::Gone(topic), Some(leases)) => leases.gone(&topic),
+                (Change::Gone(_), None) => {}
+            }
+        }
+    }
+
+    /// Acts on what has become of topics with a single server.
+    fn leased(&mut self, news: LeaseNews) {
+        match news {
+            LeaseNews::Held(topic) if self.served.is_unsubscribed(&topic) => self.outbox.subscribe([topic]),
+            LeaseNews::Held(_) => {}
+            LeaseNews::Alone => self.outbox.subscribe(self.served.unsubscribed_alone()),
+            LeaseNews::Yield { bus, topic } => {
+                let subject = self.requests.subjects.of_cancels(bus);
+                self.out.tell(wire::release(subject, self.requests.members.own(), &topic));
+            }
+            LeaseNews::Refused { topic, was_held } => {
+                let name = topic.to_string();
+                let error = match was_held {
+                    true => BusError::TakenOver { topic: name },
+                    false => BusError::AlreadyServed { topic: name },
+                };
+                self.end_served(&topic, &error);
+            }
+        }
+    }
+
+    /// Ends the single server of a topic at this bus, unless another one has come by now: then there are news of it.
+    fn end_served(&self, topic: &Topic, error: &BusError) {
+        if let Some(served) = self.served.alone(topic) {
+            // A bus that has stopped has ended it itself.
+            let _ = self.requests.bus.end_served(topic, served, error);
         }
     }
 
@@ -258,8 +336,26 @@ impl Running {
                 "the connection to NATS"
             );
         }
+        if now != self.connected
+            && let Some(leases) = &mut self.leases
+        {
+            leases.connected(now.is_some());
+        }
         self.connected = now;
         self.out.max_payload = self.requests.nats.max_payload();
+    }
+}
+
+/// Whether this bus may serve a topic for others. Of what is not served here any more the bus says so itself.
+fn may_serve(served: &ServedTopics, leases: Option<&Leases>, topic: &Topic, now: Instant) -> bool {
+    served.alone(topic).is_none() || leases.is_none_or(|leases| leases.holds(topic, now))
+}
+
+/// What becomes of topics with a single server, where they are leased.
+async fn next_news(leases: &mut Option<Leases>) -> LeaseNews {
+    match leases {
+        Some(leases) => leases.next().await,
+        None => std::future::pending().await,
     }
 }
 

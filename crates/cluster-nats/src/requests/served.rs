@@ -1,6 +1,6 @@
 //! What is served at this bus, as subscriptions at NATS.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,61 +10,115 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::oneshot;
-use whispeer::bus::ServedNews;
+use whispeer::bus::{Served, ServedNews};
 use whispeer::topic::Topic;
 
 use crate::limits;
 
+/// What is to be done for a topic that is served now, or not any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It has a single server.
+    Alone(Topic),
+    /// A group shares it.
+    Shared(Topic),
+    /// It has no single server any more.
+    Gone(Topic),
+}
+
 /// The subscriptions, and those that are being made.
 #[derive(Default)]
 pub(super) struct ServedTopics {
-    topics: HashMap<Topic, Subscription, RandomState>,
+    topics: HashMap<Topic, (Served, Subscription), RandomState>,
     requests: SelectAll<Requests>,
     /// That there is no room has been told.
     told_full: bool,
 }
 
 enum Subscription {
-    /// It is to be made.
+    /// It is to be made, or must not be yet.
     Wanted,
     /// It is there, until this is dropped.
     There { _keep: oneshot::Sender<()> },
 }
 
 impl ServedTopics {
-    /// Takes in what has changed at the bus. Returns what is to be subscribed to.
-    pub(super) fn changed(&mut self, news: ServedNews) -> Vec<Topic> {
+    /// Takes in what has changed at the bus. Returns what is to be done for it.
+    pub(super) fn changed(&mut self, news: ServedNews) -> Vec<Change> {
+        let mut changes = Vec::new();
         if news.is_all {
-            let all: std::collections::HashSet<&Topic> = news.topics.iter().map(|(topic, _)| topic).collect();
-            self.topics.retain(|topic, _| all.contains(topic));
+            let all: HashSet<&Topic> = news.topics.iter().map(|(topic, _)| topic).collect();
+            let gone: Vec<Topic> = self.topics.keys().filter(|topic| !all.contains(topic)).cloned().collect();
+            gone.into_iter().for_each(|topic| self.changed_one(topic, None, &mut changes));
         }
-        let mut wanted = Vec::new();
         for (topic, served) in news.topics {
-            match served {
-                None => _ = self.topics.remove(&topic),
-                Some(_) if self.topics.contains_key(&topic) => {}
-                Some(_) if self.topics.len() >= limits::SERVED_TOPICS => {
-                    if !std::mem::replace(&mut self.told_full, true) {
-                        let most = limits::SERVED_TOPICS;
-                        tracing::warn!(
-                            most,
-                            "more topics are served here than other buses can ask; those beyond are left out"
-                        );
-                    }
-                }
-                Some(_) => {
-                    self.topics.insert(topic.clone(), Subscription::Wanted);
-                    wanted.push(topic);
+            self.changed_one(topic, served, &mut changes);
+        }
+        changes
+    }
+
+    fn changed_one(&mut self, topic: Topic, served: Option<Served>, changes: &mut Vec<Change>) {
+        let is_alone = |served: &Served| served.group.is_none();
+        let is_full = self.topics.len() >= limits::SERVED_TOPICS;
+        match (self.topics.get_mut(&topic), served) {
+            // Another server has come, with the same right.
+            (Some((before, _)), Some(now)) if is_alone(before) == is_alone(&now) => {
+                *before = now;
+                if is_alone(before) {
+                    changes.push(Change::Alone(topic));
                 }
             }
+            (Some((before, _)), now) => {
+                if is_alone(before) {
+                    changes.push(Change::Gone(topic.clone()));
+                }
+                self.topics.remove(&topic);
+                if now.is_some() {
+                    self.changed_one(topic, now, changes);
+                }
+            }
+            (None, None) => {}
+            (None, Some(_)) if is_full => {
+                if !std::mem::replace(&mut self.told_full, true) {
+                    let most = limits::SERVED_TOPICS;
+                    tracing::warn!(
+                        most,
+                        "more topics are served here than other buses can ask; those beyond are left out"
+                    );
+                }
+            }
+            (None, Some(now)) => {
+                changes.push(match is_alone(&now) {
+                    true => Change::Alone(topic.clone()),
+                    false => Change::Shared(topic.clone()),
+                });
+                self.topics.insert(topic, (now, Subscription::Wanted));
+            }
         }
-        wanted
+    }
+
+    /// How the topic is served, if it has a single server, as far as that is known here.
+    pub(super) fn alone(&self, topic: &Topic) -> Option<&Served> {
+        self.topics.get(topic).map(|(served, _)| served).filter(|served| served.group.is_none())
+    }
+
+    /// The topics with a single server that are not subscribed to.
+    pub(super) fn unsubscribed_alone(&self) -> Vec<Topic> {
+        let wanted = self.topics.iter().filter(|(_, (served, subscription))| {
+            served.group.is_none() && matches!(subscription, Subscription::Wanted)
+        });
+        wanted.map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// Whether there is no subscription to the topic yet.
+    pub(super) fn is_unsubscribed(&self, topic: &Topic) -> bool {
+        matches!(self.topics.get(topic), Some((_, Subscription::Wanted)))
     }
 
     /// A subscription has been made. What is not served any more is ended again.
     pub(super) fn subscribed(&mut self, topic: Topic, subscriber: Subscriber) {
         let (keep, ends) = oneshot::channel();
-        if let Some(subscription @ Subscription::Wanted) = self.topics.get_mut(&topic) {
+        if let Some((_, subscription @ Subscription::Wanted)) = self.topics.get_mut(&topic) {
             *subscription = Subscription::There { _keep: keep };
         }
         self.requests.push(Requests { topic, ends, source: Source::Live(subscriber) });

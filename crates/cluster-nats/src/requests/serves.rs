@@ -99,6 +99,13 @@ impl Serves {
         }
     }
 
+    /// Somebody asks for what only one bus may serve, which this one is not, or not any more.
+    pub(super) fn turned_away(&self, topic: &Topic, message: &async_nats::Message, out: &mut Outputs) {
+        let Some(reply) = message.reply.as_ref().map(ToString::to_string) else { return };
+        let from = wire::read_request(message).ok().and_then(|request| request.from);
+        self.refuse(reply, from, &BusError::NoServer { topic: topic.to_string() }, out);
+    }
+
     fn take(
         &mut self,
         topic: &Topic,

@@ -8,6 +8,7 @@ use whispeer::BusError;
 use whispeer::ErrorReply;
 use whispeer::limits::{STREAM_WINDOW, WINDOW_BYTES};
 use whispeer::proto::{Flags, Refusal};
+use whispeer::topic::Topic;
 
 use crate::headers::{self, Malformed};
 use crate::limits;
@@ -29,6 +30,9 @@ const OF: &str = "Whispeer-Of";
 const CANCEL: &str = "Whispeer-Cancel";
 /// That replies were taken: its number there, and how many.
 const CREDIT: &str = "Whispeer-Credit";
+
+/// That another bus wants to serve a topic in place of this one; the payload is the topic.
+const RELEASE: &str = "Whispeer-Release";
 
 /// The headers by which services of NATS say that they have failed.
 const SERVICE_ERROR: &str = "Nats-Service-Error";
@@ -276,6 +280,19 @@ pub(super) fn control(subject: String, control: Control) -> Publish {
     };
     headers.insert(OF, written(from));
     Publish { subject, reply: None, headers, payload: Bytes::new() }
+}
+
+/// Asks a bus to release a topic that it is the only one to serve.
+pub(super) fn release(subject: String, by: u64, topic: &Topic) -> Publish {
+    let mut headers = HeaderMap::new();
+    headers.insert(RELEASE, written(by));
+    Publish { subject, reply: None, headers, payload: Bytes::copy_from_slice(topic.as_str().as_bytes()) }
+}
+
+/// Reads which topic a bus is asked to release.
+pub(super) fn read_release(message: &Message) -> Option<Topic> {
+    read_id(message.headers.as_ref()?.get(RELEASE)?.as_str())?;
+    Topic::from_utf8(&message.payload).ok()
 }
 
 /// Reads what a bus is told of a request.

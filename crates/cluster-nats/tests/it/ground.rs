@@ -12,7 +12,7 @@ use whispeer::bus::BusHandle;
 use whispeer::client::RequestOptions;
 use whispeer::prelude::*;
 use whispeer_cluster_nats::members::{self, Members};
-use whispeer_cluster_nats::requests::{self, Requests};
+use whispeer_cluster_nats::requests::{self, LeaseSettings, Requests};
 use whispeer_cluster_nats::subject::Subjects;
 use whispeer_testkit::nats::{self, NatsBuilder, NatsServer};
 use whispeer_testkit::wait::{eventually, soon};
@@ -42,6 +42,11 @@ pub(crate) fn subjects() -> Subjects {
 
 /// A client of NATS, and whether it is connected, as a link has both.
 pub(crate) async fn connect(server: &NatsServer) -> (async_nats::Client, watch::Receiver<Option<u64>>) {
+    connect_to(&server.url()).await
+}
+
+/// One that is connected there.
+async fn connect_to(url: &str) -> (async_nats::Client, watch::Receiver<Option<u64>>) {
     let (told, connection) = watch::channel(None);
     let number = AtomicU64::new(0);
     let options = ConnectOptions::new()
@@ -54,7 +59,7 @@ pub(crate) async fn connect(server: &NatsServer) -> (async_nats::Client, watch::
             }
             std::future::ready(())
         });
-    let nats = options.connect(server.url()).await.unwrap();
+    let nats = options.connect(url).await.unwrap();
     let mut seen = connection.clone();
     soon("the connection", seen.wait_for(Option::is_some)).await.unwrap();
     (nats, connection)
@@ -63,8 +68,13 @@ pub(crate) async fn connect(server: &NatsServer) -> (async_nats::Client, watch::
 impl Node {
     /// A bus with this id at the cluster.
     pub(crate) async fn start(server: &NatsServer, id: u64) -> Self {
+        Self::start_at(&server.url(), id, None).await
+    }
+
+    /// One that is connected there, and keeps topics to a single server among all buses by leases.
+    pub(crate) async fn start_at(url: &str, id: u64, leases: Option<LeaseSettings>) -> Self {
         let bus = Bus::builder().start().unwrap();
-        let (nats, connection) = connect(server).await;
+        let (nats, connection) = connect_to(url).await;
         let (leave, left) = oneshot::channel();
         let members = Members::new(id);
         let mut tasks = JoinSet::new();
@@ -78,8 +88,14 @@ impl Node {
             let name = format!("bus-{id}");
             members::run(&heard, &subjects(), &name, &known, connected, end).await.unwrap();
         });
-        let carried =
-            Requests { bus: bus.view(), nats, subjects: subjects(), members: members.clone(), connection };
+        let carried = Requests {
+            bus: bus.view(),
+            nats,
+            subjects: subjects(),
+            members: members.clone(),
+            connection,
+            leases,
+        };
         let requests = tasks.spawn(async move { requests::run(carried).await.unwrap() });
         let client = Client::new_memory(&bus.connector()).unwrap();
         Self { bus, client, members, tasks, leave: Some(leave), requests }
