@@ -1,10 +1,14 @@
 //! What joins the bus to others over NATS.
 
 pub(crate) use whispeer_cluster_nats::NatsCluster as NatsLink;
+use whispeer_cluster_nats::requests::LeaseSettings;
 use whispeer_cluster_nats::{NatsError, NatsSettings};
 
 use crate::failure::Failure;
 use crate::settings::{Configuration, NatsChoice};
+
+/// Copies of a stream that NATS can keep.
+const MOST_REPLICAS: usize = 5;
 
 /// Opens the link that the configuration asks for. It does not wait for NATS.
 ///
@@ -57,7 +61,17 @@ pub(crate) fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSetting
             return Err(failure.help(format!("give {flag} FILE")).into());
         }
     }
-    Ok(Some(settings))
+    let leases = match chosen.lease_replicas {
+        0 => None,
+        replicas @ ..=MOST_REPLICAS => Some(LeaseSettings { replicas, ..LeaseSettings::default() }),
+        other => {
+            let failure = Failure::usage(format!(
+                "nats.lease_replicas is {other}, and NATS keeps {MOST_REPLICAS} copies at the most"
+            ));
+            return Err(failure.help("give --nats-lease-replicas 1, 3 or 5, or 0 for no leases").into());
+        }
+    };
+    Ok(Some(settings.leases(leases)))
 }
 
 pub(crate) fn explain(error: &NatsError) -> Failure {
@@ -85,6 +99,8 @@ mod tests {
         let local = NatsChoice { url: Some(Servers::new("nats://localhost")), ..NatsChoice::default() };
         assert_eq!(settings(&local).unwrap().unwrap().subjects().prefix(), "whispeer");
         assert!(refused(&NatsChoice { prefix: "a..b".into(), ..local.clone() }).contains("no prefix"));
+        assert!(settings(&NatsChoice { lease_replicas: 0, ..local.clone() }).is_ok());
+        assert!(refused(&NatsChoice { lease_replicas: 6, ..local.clone() }).contains("5 copies"));
         let half = NatsChoice { cert: Some("bus.pem".into()), ..local };
         assert!(refused(&half).contains("nats.key is missing"));
     }

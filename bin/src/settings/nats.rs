@@ -15,6 +15,8 @@ pub(crate) struct NatsChoice {
     pub(crate) key: Option<PathBuf>,
     /// On how many servers streams are kept that JetStream keeps.
     pub(crate) replicas: usize,
+    /// Copies of the bucket of leases; 0 for no leases.
+    pub(crate) lease_replicas: usize,
 }
 
 impl Default for NatsChoice {
@@ -28,6 +30,7 @@ impl Default for NatsChoice {
             cert: None,
             key: None,
             replicas: 1,
+            lease_replicas: 1,
         }
     }
 }

@@ -414,6 +414,15 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "the prefix; what is there stays as it is, and is changed at NATS.",
     ]),
     Setting::new(
+        "nats.lease_replicas",
+        "Copies that NATS keeps of which bus is the only one to serve a topic",
+        Kind::Count(|all| &mut all.nats.lease_replicas),
+    )
+    .more(&[
+        "3 to outlive one server of a cluster. It counts for who makes the bucket, the first bus.",
+        "0 for none: then each bus decides by itself who is the only server of a topic.",
+    ]),
+    Setting::new(
         "store.folder",
         "Folder in which streams are kept that outlive the bus",
         Kind::Path(|all| &mut all.store.folder),

@@ -137,6 +137,7 @@ fn settings_of_nats_that_cannot_be_used_end_the_start() {
         (&["--nats", "nats://localhost", "--nats-cert", "bus.pem"], "nats.key is missing"),
         (&["--nats", "nats://localhost", "--nats-prefix", "a..b"], "no prefix of subjects"),
         (&["--nats-nkey", "bus.nk"], "no server of NATS"),
+        (&["--nats", "nats://localhost", "--nats-lease-replicas", "7"], "5 copies at the most"),
     ] {
         let refused = place.run(&[&["serve", "unix:my_bus"][..], arguments].concat());
         assert_eq!(refused.code(), 2, "{refused:?}");
