@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use whispeer::prelude::*;
 
 use crate::Outcome;
-use crate::clients::{self, Load};
+use crate::clients::{self, Load, Seen};
 use crate::costs::{Costs, Memory, Work, Works};
 use crate::place::{Measured, Place};
 use crate::processes::Used;
@@ -94,11 +94,11 @@ async fn subscribe(place: &Place, bus: usize) -> Outcome<Vec<JoinHandle<()>>> {
 pub(crate) async fn calibrate() -> Outcome<Costs> {
     let mut work = Works::default();
     at_one_bus(&mut work).await?;
-    eprintln!("at one bus: {work:?}");
+    eprintln!("one bus is measured");
     between_two(&mut work).await?;
-    eprintln!("between two: {work:?}");
+    eprintln!("two buses are measured");
     let memory = at_rest(&mut work).await?;
-    eprintln!("at rest: {work:?} {memory:?}");
+    eprintln!("what is idle is measured");
     Ok(Costs { work, memory })
 }
 
@@ -116,7 +116,7 @@ async fn at_one_bus(work: &mut Works) -> Outcome {
 }
 
 async fn between_two(work: &mut Works) -> Outcome {
-    let place = Place::new(2, CLIENTS).await?;
+    let mut place = Place::new(2, CLIENTS).await?;
     let idle = place.observe(SECONDS).await?;
     let sent = publish(&place).await?;
     work.send = sent.bus(0, &idle).beside(work.publish);
@@ -129,23 +129,26 @@ async fn between_two(work: &mut Works) -> Outcome {
     for task in tasks {
         task.abort();
     }
-    requests(&place, work, &idle).await?;
+    requests(&mut place, work, &idle).await?;
     heartbeats(&place, work, &idle).await
 }
 
-async fn requests(place: &Place, work: &mut Works, idle: &Measured) -> Outcome {
+/// Beside what was published before, whose messages do not count as requests.
+async fn requests(place: &mut Place, work: &mut Works, idle: &Measured) -> Outcome {
     let services: Vec<String> = (0..CLIENTS).map(|number| format!("served/{number}")).collect();
     let mut serving = Vec::new();
     for (client, service) in place.clients[1].iter().zip(&services) {
         serving.push(client.handle_bytes(service, |asked| async move { Ok(asked) }).await?);
     }
     place.settled().await?;
+    place.seen = Seen::new();
     let mut runs = Vec::new();
     for rate in REQUEST_RATES {
         let load = Load::ask(place.clients[0].clone(), services.clone(), rate, &place.seen);
         runs.push(place.observe(SECONDS).await?);
         drop(load);
     }
+    place.seen.all_answered().await?;
     let runs = Runs(runs.try_into().map_err(|_| "two runs")?);
     work.ask = runs.bus(0, idle);
     work.answer = runs.bus(1, idle);

@@ -25,6 +25,7 @@ pub(crate) struct Seen {
     began: Instant,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
     latency: Arc<Mutex<Histogram<u64>>>,
 }
 
@@ -34,6 +35,7 @@ impl Seen {
             began: Instant::now(),
             sent: Arc::default(),
             received: Arc::default(),
+            failed: Arc::default(),
             latency: Arc::new(Mutex::new(histogram())),
         }
     }
@@ -46,6 +48,27 @@ impl Seen {
     /// Messages, or replies, that have come.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Messages that could not be sent, and requests that had no reply.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until each request that was sent has ended.
+    ///
+    /// # Errors
+    /// When some are still under way after ten seconds, or there were some that failed.
+    pub(crate) async fn all_answered(&self) -> Outcome {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.received() + self.failed() < self.sent() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let (sent, received) = (self.sent(), self.received());
+        if received < sent {
+            return Err(format!("of {sent} requests {received} had a reply").into());
+        }
+        Ok(())
     }
 
     /// How long they took since this was asked last, in nanoseconds.
@@ -130,8 +153,8 @@ impl Load {
         let (runtime, of) = (tokio::runtime::Handle::current(), seen.clone());
         Self::start(rate, seen, move |random| {
             let publisher = &publishers[random.below(publishers.len() as u64) as usize];
-            if let Err(error) = runtime.block_on(publisher.send(&of.message())) {
-                eprintln!("a message could not be published: {error}");
+            if runtime.block_on(publisher.send(&of.message())).is_err() {
+                of.failed.fetch_add(1, Ordering::Relaxed);
             }
         })
     }
@@ -147,7 +170,7 @@ impl Load {
                 let began = seen.now();
                 match client.request_bytes(&service, seen.message()).await {
                     Ok(_) => seen.took(began),
-                    Err(error) => eprintln!("a request failed: {error}"),
+                    Err(_) => _ = seen.failed.fetch_add(1, Ordering::Relaxed),
                 }
             });
         })

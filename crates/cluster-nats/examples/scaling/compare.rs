@@ -11,7 +11,7 @@ use crate::place::{Measured, Place};
 use crate::processes::Used;
 use crate::random::Random;
 use crate::simulate::{Run, simulate};
-use crate::system::{Group, System, Traffic, patterns};
+use crate::system::{AT_NATS, Group, System, Traffic, patterns};
 
 /// Clients of all buses together.
 const CLIENTS: usize = 1_000;
@@ -94,7 +94,7 @@ async fn rooms(system: System, costs: &Costs) -> Outcome {
     let row = |what: &str, measured: f64, simulated: f64| row(system.buses, what, measured, simulated);
     println!("| | **rooms of {ROOM}, {MESSAGES} messages/s** | | | |");
     work(system.buses, &measured, &simulated);
-    row("patterns at NATS", subscribed, wanted.iter().sum::<u64>() as f64);
+    row("subscriptions at NATS", subscribed, AT_NATS * wanted.iter().sum::<u64>() as f64);
     let of_a_bus = memory::of_a_bus(&system, &wanted, 1.0, costs);
     row("MiB of a bus", mean(&measured.buses, |used| used.memory) / MIB, of_a_bus / MIB);
     let of_a_node = memory::of_a_node(&system, &wanted, groups.len() as u64, costs);
@@ -120,6 +120,7 @@ async fn requests(system: System, costs: &Costs) -> Outcome {
     let load = Load::ask(askers, services, REQUESTS, &place.seen);
     let measured = place.observe(SECONDS).await?;
     drop(load);
+    place.seen.all_answered().await?;
 
     let run = Run { system, traffic, rate: REQUESTS, seconds: SECONDS };
     let simulated = simulate(run, costs, &groups, random);

@@ -1,7 +1,7 @@
 //! What is where in memory.
 
 use super::costs::Costs;
-use super::system::System;
+use super::system::{AT_NATS, System};
 
 /// Bytes of the bus with the most patterns, each of whose clients has so many subscriptions.
 pub(crate) fn of_a_bus(system: &System, patterns: &[u64], subscriptions: f64, costs: &Costs) -> f64 {
@@ -21,7 +21,7 @@ pub(crate) fn of_a_node(system: &System, patterns: &[u64], topics: u64, costs: &
     let all: u64 = patterns.iter().sum();
     let own = all.div_ceil(system.nodes as u64);
     let of_others = own.min(topics) * (system.nodes as u64 - 1);
-    costs.memory.nats + costs.memory.nats_subscription * (own + of_others) as f64
+    costs.memory.nats + costs.memory.nats_subscription * AT_NATS * (own + of_others) as f64
 }
 
 #[cfg(test)]
@@ -52,6 +52,6 @@ mod tests {
         let system = System::in_a_data_centre(6, 1);
         // 600 patterns, 200 at each node, of 50 topics.
         let bytes = of_a_node(&system, &[100; 6], 50, &costs);
-        assert_eq!(bytes, 10_000_000.0 + 500.0 * (200.0 + 2.0 * 50.0));
+        assert_eq!(bytes, 10_000_000.0 + 500.0 * 2.0 * (200.0 + 2.0 * 50.0));
     }
 }

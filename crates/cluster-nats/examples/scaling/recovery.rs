@@ -4,7 +4,7 @@ use super::costs::{Costs, Work};
 use super::random::Random;
 use super::simulate::heartbeat_interval;
 use super::station::{Host, Process};
-use super::system::System;
+use super::system::{AT_NATS, System};
 
 /// The pause before a bus connects again, and that of a client, in nanoseconds; up to half of it is left out by chance.
 const LINK_PAUSE: f64 = 50e6;
@@ -60,7 +60,7 @@ pub(crate) fn node_dies(system: &System, patterns: &[u64], costs: &Costs) -> Rec
         // To connect takes a few messages there and back.
         at: pause(&mut random, LINK_PAUSE) + 6 * system.distance,
         place: bus % left,
-        work: costs.work.nats_subscribe.times(*patterns as f64),
+        work: costs.work.nats_subscribe.times(AT_NATS * *patterns as f64),
     };
     let its = |(bus, _): &(usize, &u64)| system.node_of(*bus) == system.nodes - 1;
     recover(patterns.iter().enumerate().filter(its).map(again).collect(), left, 1)
@@ -111,8 +111,8 @@ mod tests {
     fn buses_of_a_dead_node_are_back_when_the_others_have_their_patterns() {
         let system = System::in_a_data_centre(300, 1);
         let recovery = node_dies(&system, &vec![10_000; 300], &costs());
-        // A hundred with ten thousand each, at two nodes: half a second, after the pause.
-        assert!((0.5..0.56).contains(&recovery.all), "{recovery:?}");
+        // A hundred with ten thousand each, at two nodes: a second, after the pause.
+        assert!((1.0..1.06).contains(&recovery.all), "{recovery:?}");
         assert!(recovery.half < recovery.all);
     }
 

@@ -154,6 +154,9 @@ impl Traffic {
     }
 }
 
+/// Subscriptions at NATS for a pattern: one to the messages and one to the marks that tell which was the last.
+pub(crate) const AT_NATS: f64 = 2.0;
+
 /// Patterns that each bus subscribes to at NATS.
 pub(crate) fn patterns(groups: &[Group], buses: usize) -> Vec<u64> {
     let mut patterns = vec![0; buses];
