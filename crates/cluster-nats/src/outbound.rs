@@ -1,5 +1,6 @@
 //! What is published at this bus, on its way to NATS.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,6 +9,8 @@ use async_nats::connection::State;
 use async_nats::{Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::task::unconstrained;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use whispeer::client::{Event, Message, Subscription};
 use whispeer::proto::Content;
@@ -238,13 +241,9 @@ impl Outbound {
     ) -> bool {
         let reply = Subject::from(stamp.write(&self.stamps));
         let sent = match headers {
-            None => {
-                let sending = self.nats.publish_with_reply(subject, reply, payload);
-                timeout(limits::SENDING, sending).await
-            }
+            None => in_time(self.nats.publish_with_reply(subject, reply, payload)).await,
             Some(headers) => {
-                let sending = self.nats.publish_with_reply_and_headers(subject, reply, headers, payload);
-                timeout(limits::SENDING, sending).await
+                in_time(self.nats.publish_with_reply_and_headers(subject, reply, headers, payload)).await
             }
         };
         match sent {
@@ -265,5 +264,14 @@ impl Outbound {
             }
         };
         true
+    }
+}
+
+/// Waits for NATS to take a message, for as long as it may. Most are taken at once; the subscription they come from sees to it that others get their turn.
+async fn in_time<T>(sending: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut sending = pin!(unconstrained(sending));
+    match sending.as_mut().now_or_never() {
+        Some(sent) => Ok(sent),
+        None => timeout(limits::SENDING, sending).await,
     }
 }

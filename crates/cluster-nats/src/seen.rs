@@ -69,16 +69,24 @@ impl<T> Seen<T> {
         (since, now): (Instant, Instant),
         keep: impl FnOnce() -> T,
     ) -> Verdict {
-        let expected = self.expected(topic, stamp, stamp.number, (since, now), keep);
-        let Some(own) = self.topic(stamp.origin, topic) else { return Verdict::Known };
-        match stamp.number.checked_sub(expected) {
-            None => Verdict::Known,
-            Some(0) => {
-                (own.last, own.first) = (stamp.number, stamp.number - stamp.known);
-                Verdict::Take
-            }
-            Some(missing) => Verdict::Missing(missing.min(MOST)),
+        if let Some((verdict, _)) = self.known(topic, stamp, (since, now)) {
+            return verdict;
         }
+        let expected = self.expected(topic, stamp, stamp.number, (since, now), keep);
+        self.topic(stamp.origin, topic).map_or(Verdict::Known, |own| own.take(stamp, expected))
+    }
+
+    /// What to do with a message of a topic of which something has come, and what is kept for that; `None` where nothing has.
+    pub(crate) fn known(
+        &mut self,
+        topic: &[u8],
+        stamp: &Stamp,
+        times: (Instant, Instant),
+    ) -> Option<(Verdict, &mut T)> {
+        let settling = self.settling;
+        let own = self.topic(stamp.origin, topic)?;
+        let expected = own.expected(stamp, stamp.number, times, settling);
+        Some((own.take(stamp, expected), &mut own.kept))
     }
 
     /// How many messages are missing up to a mark. Who says so is to show it to [`pass`](Self::pass) later.
@@ -125,18 +133,11 @@ impl<T> Seen<T> {
         (since, now): (Instant, Instant),
         keep: impl FnOnce() -> T,
     ) -> u64 {
-        let (began, settling) = (now.checked_sub(stamp.age), self.settling);
-        let should_have_come = |since: Instant| began.is_some_and(|began| began >= since + settling);
-        let run_first = |all: bool, fresh: u64| if all { stamp.number - stamp.run } else { fresh };
-        let first = stamp.number - stamp.known;
+        let settling = self.settling;
         if let Some(own) = self.topic(stamp.origin, topic) {
-            // Where the sender has begun anew, what came before that was told by its marks.
-            let next = own.last.saturating_add(1).max(if own.first < first { first } else { 0 });
-            // What brings it now is younger: what came in between, while nobody wanted it, is not missing.
-            let is_anew = own.at < since;
-            own.at = now;
-            return if is_anew { next.max(run_first(should_have_come(since), fresh)) } else { next };
+            return own.expected(stamp, fresh, (since, now), settling);
         }
+        let first = stamp.number - stamp.known;
         self.make_room(topic, now);
         let began = now.checked_sub(stamp.age);
         let should_have_come = began
@@ -174,6 +175,42 @@ impl<T> Seen<T> {
     /// Whether something of this topic of a bus has come.
     pub(crate) fn knows_topic(&self, origin: u64, topic: &[u8]) -> bool {
         self.origins.get(&origin).is_some_and(|topics| topics.contains_key(topic))
+    }
+}
+
+impl<T> Topic<T> {
+    /// Takes a message, if it is the expected one.
+    fn take(&mut self, stamp: &Stamp, expected: u64) -> Verdict {
+        match stamp.number.checked_sub(expected) {
+            None => Verdict::Known,
+            Some(0) => {
+                (self.last, self.first) = (stamp.number, stamp.number - stamp.known);
+                Verdict::Take
+            }
+            Some(missing) => Verdict::Missing(missing.min(MOST)),
+        }
+    }
+
+    /// The number of the message that is the next to come, by what has come before.
+    fn expected(
+        &mut self,
+        stamp: &Stamp,
+        fresh: u64,
+        (since, now): (Instant, Instant),
+        settling: Duration,
+    ) -> u64 {
+        let first = stamp.number - stamp.known;
+        // Where the sender has begun anew, what came before that was told by its marks.
+        let next = self.last.saturating_add(1).max(if self.first < first { first } else { 0 });
+        // What brings it now is younger: what came in between, while nobody wanted it, is not missing.
+        let is_anew = self.at < since;
+        self.at = now;
+        if !is_anew {
+            return next;
+        }
+        let began = now.checked_sub(stamp.age);
+        let should_have_come = began.is_some_and(|began| began >= since + settling);
+        next.max(if should_have_come { stamp.number - stamp.run } else { fresh })
     }
 }
 

@@ -18,7 +18,6 @@
 //! A number that follows another one is the next message; a greater one shows how many are missing. Who has seen none of a topic yet knows by
 //! the run whether there were messages that he should have had.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 /// The token before those of a stamp.
@@ -43,10 +42,14 @@ impl Stamp {
     /// As a subject to reply to, behind a prefix that ends with the token and a dot.
     pub(crate) fn write(&self, prefix: &str) -> String {
         let Self { origin, number, known, run, age } = self;
-        let mut subject = String::with_capacity(prefix.len() + 48);
+        let mut subject = String::with_capacity(prefix.len() + 64);
         subject.push_str(prefix);
-        // Writing to a string does not fail.
-        let _ = write!(subject, "{origin:016x}.{number}.{known}.{run}.{}", age.as_millis());
+        push_hex(&mut subject, *origin);
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        for part in [*number, *known, *run, age] {
+            subject.push('.');
+            push_decimal(&mut subject, part);
+        }
         subject
     }
 
@@ -60,6 +63,29 @@ impl Stamp {
         let is_sound = tokens.next().is_none() && number > known && known >= run;
         is_sound.then_some(Self { origin, number, known, run, age: Duration::from_millis(age) })
     }
+}
+
+/// Writes 16 digits. By hand, as each message has such a subject, and the formatter takes longer than all else of it.
+fn push_hex(text: &mut String, number: u64) {
+    for nibble in (0..16).rev() {
+        let digit = (number >> (4 * nibble)) as u32 & 0xf;
+        text.push(char::from_digit(digit, 16).unwrap_or('0'));
+    }
+}
+
+/// Writes as many digits as there are.
+fn push_decimal(text: &mut String, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        first -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend(digits.iter().skip(first).map(|digit| char::from(*digit)));
 }
 
 #[cfg(test)]
@@ -85,6 +111,13 @@ mod tests {
         fn whatever_comes_is_read_or_not(subject in "\\PC*") {
             let _ = Stamp::read(&subject, "");
         }
+    }
+
+    #[test]
+    fn it_is_written_in_sixteen_hexadecimal_digits_and_in_decimal_numbers() {
+        let stamp =
+            Stamp { origin: 0xff, number: u64::MAX, known: 10, run: 0, age: Duration::from_millis(907) };
+        assert_eq!(stamp.write("w.o."), "w.o.00000000000000ff.18446744073709551615.10.0.907");
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(super) struct Arrived {
 enum Look {
     /// It says nothing new.
     Nothing,
-    /// It is the next one.
-    Take,
+    /// It is the next one, and this one publishes those of its topic, if any were published before.
+    Take(Option<Arc<Sender>>),
     /// So many before it, or up to it, have not come.
     Missing(u64),
 }
@@ -130,12 +130,12 @@ impl Taking {
     /// Takes what waits of one topic, up to where something is missing.
     async fn settle_to_loss(&mut self, topic: &mut Settling) -> BusResult<Option<Loss>> {
         if let Some(arrived) = topic.due.take() {
-            self.give(&arrived).await?;
+            self.give(&arrived, None).await?;
         }
         for arrived in topic.rest.by_ref() {
             match self.look(&arrived) {
                 Look::Nothing => {}
-                Look::Take => self.give(&arrived).await?,
+                Look::Take(sender) => self.give(&arrived, sender).await?,
                 Look::Missing(missing) => {
                     let Some(place) = self.place(&arrived.source, &arrived.message.subject) else { continue };
                     self.seen.pass(place.as_bytes(), &arrived.stamp);
@@ -198,7 +198,7 @@ impl Taking {
         };
         match look {
             Look::Nothing => Ok(()),
-            Look::Take => self.give(&arrived).await,
+            Look::Take(sender) => self.give(&arrived, sender).await,
             Look::Missing(_) => {
                 let (order, size) = (arrived.order(), arrived.message.length);
                 let is_full = self.held.hold(arrived.stamp.origin, place.to_owned(), (order, size), arrived);
@@ -212,6 +212,15 @@ impl Taking {
         let Arrived { source, stamp, message } = arrived;
         let Some(place) = self.place(source, &message.subject) else { return Look::Nothing };
         let times = (source.since, Instant::now());
+        if !source.kind.is_of_marks()
+            && let Some((verdict, kept)) = self.seen.known(place.as_bytes(), stamp, times)
+        {
+            return match verdict {
+                Verdict::Known => Look::Nothing,
+                Verdict::Missing(missing) => Look::Missing(missing),
+                Verdict::Take => Look::Take(kept.clone()),
+            };
+        }
         // Nobody fills the table with what is no topic.
         let is_known = place == WILDCARDS || self.seen.knows_topic(stamp.origin, place.as_bytes());
         if !is_known && self.subjects.topic_at(place).is_none() {
@@ -226,18 +235,18 @@ impl Taking {
         match self.seen.message(place.as_bytes(), stamp, times, || None) {
             Verdict::Known => Look::Nothing,
             Verdict::Missing(missing) => Look::Missing(missing),
-            Verdict::Take => Look::Take,
+            Verdict::Take => Look::Take(None),
         }
     }
 
     /// Gives a message of another bus to this one.
-    async fn give(&mut self, arrived: &Arrived) -> BusResult<()> {
+    async fn give(&mut self, arrived: &Arrived, sender: Option<Arc<Sender>>) -> BusResult<()> {
         let Arrived { source, stamp, message } = arrived;
-        if source.kind == Taken::Messages
-            && message.headers.is_none()
-            && let Some(sender) = self.sender(source, message, stamp.origin)
-        {
-            return self.outcomes.send(&sender, &message.payload).await;
+        if source.kind == Taken::Messages && message.headers.is_none() {
+            let sender = sender.or_else(|| self.sender(source, message, stamp.origin));
+            if let Some(sender) = sender {
+                return self.outcomes.send(&sender, &message.payload).await;
+            }
         }
         let Some(target) = self.target(source, message) else { return Ok(()) };
         self.publish(target, message, Some(stamp.origin)).await
