@@ -110,18 +110,43 @@ impl SessionTask {
         if !is_plain(&first.header) || self.session.budget().is_spent() || !self.shared.takes_runs() {
             return Ok(false);
         }
-        let (mut fields, mut asked) = ([0; RUN_FIELDS], Asked::default());
-        let (route, fields) = {
-            let content = incoming.content(first);
-            if !content.fields.is_empty() {
-                let Some(alike) = asked_by_relay(content.fields) else { return Ok(false) };
-                asked = alike;
-            }
-            let Some(kept) = fields.get_mut(..content.fields.len()) else { return Ok(false) };
-            kept.copy_from_slice(content.fields);
-            let route = self.cache.cached(content.topic);
+        match incoming.content(first).fields.is_empty() {
+            true => self.publish_alike(first, incoming, run, &[], Asked::default()),
+            false => self.publish_relayed(first, incoming, run),
+        }
+    }
+
+    /// [`publish_run`](Self::publish_run) for what may come from another bus. By itself, so that others do not pay for it.
+    #[inline(never)]
+    fn publish_relayed(
+        &mut self,
+        first: &Arrived,
+        incoming: &mut Incoming,
+        run: &mut Vec<Arrived>,
+    ) -> Result<bool, BusError> {
+        let mut kept = [0; RUN_FIELDS];
+        let given = incoming.content(first).fields;
+        let (Some(asked), Some(fields)) = (asked_by_relay(given), kept.get_mut(..given.len())) else {
+            return Ok(false);
+        };
+        fields.copy_from_slice(given);
+        self.publish_alike(first, incoming, run, fields, asked)
+    }
+
+    /// Takes those in that have these fields, which ask for this, and the topic of the first.
+    #[inline(always)]
+    fn publish_alike(
+        &mut self,
+        first: &Arrived,
+        incoming: &mut Incoming,
+        run: &mut Vec<Arrived>,
+        fields: &[u8],
+        asked: Asked,
+    ) -> Result<bool, BusError> {
+        let route = {
+            let route = self.cache.cached(incoming.content(first).topic);
             let Some(route) = route.filter(|route| route.stream.is_none()) else { return Ok(false) };
-            (route, &*kept)
+            route
         };
         run.clear();
         run.push(*first);
@@ -370,7 +395,6 @@ fn contents_of<'a>(run: &[Arrived], incoming: &'a Incoming) -> Vec<ContentRef<'a
 
 /// What publishes of these fields ask for, if that is the same for all of them: they say which bus they come from, and how long
 /// they may wait.
-#[inline(never)]
 fn asked_by_relay(fields: &[u8]) -> Option<Asked> {
     let mut asked = Asked::default();
     for field in iterate(fields) {
