@@ -104,7 +104,7 @@ impl Shared {
         touched: &mut Vec<Arc<Session>>,
     ) {
         for waiting in waiting {
-            let unserved = |topic| BusError::NoServer { topic };
+            let unserved = |topic| self.unserved(topic);
             self.fail_request(&waiting.requester, waiting.request, service, unserved, touched);
         }
     }

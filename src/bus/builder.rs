@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::companion::Companions;
+use super::drain::Drain;
 use super::handle::BusHandle;
 use super::places::Places;
 use super::rights::Policies;
@@ -501,7 +502,7 @@ impl BusBuilder {
             draining: AtomicBool::new(false),
             alone: AtomicBool::new(self.plugins.want(Hooks::PUBLISH | Hooks::DELIVER)),
             plugins: (!self.plugins.is_empty()).then(|| Arc::new(self.plugins)),
-            drains: watch::Sender::new(false),
+            drains: watch::Sender::new(Drain::No),
             stop_asked: watch::Sender::new(None),
             reported: super::links::Links::default(),
             deciding: super::claims::Deciding::default(),

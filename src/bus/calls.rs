@@ -492,8 +492,10 @@ impl SessionTask {
             content,
             clock: &self.clock,
         };
-        // The bus still tells of itself, and takes it when an administrator wants it to end sooner.
-        let result = if self.shared.is_draining() && content.topic.first() != Some(&b'$') {
+        // The bus still tells of itself, and takes it when an administrator wants it to end sooner. What others had asked over a
+        // link of the bus's own before they knew is answered, as long as it has a server.
+        let is_own = self.session.peer.principal == Principal::Bus;
+        let result = if self.shared.is_draining() && !is_own && content.topic.first() != Some(&b'$') {
             Err(BusError::Draining { what: "the bus".into() })
         } else {
             self.may_request(content).and_then(|()| {

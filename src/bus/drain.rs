@@ -24,19 +24,31 @@ const PAUSE_FOR_WORK: u32 = 19;
 /// Sessions that are told something, or looked at, before others get their turn: some ten to some hundred microseconds.
 const PIECE: usize = 256;
 
+/// How far a drain is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Drain {
+    /// The bus does not drain.
+    No,
+    /// It takes nothing new.
+    Begun,
+    /// What was in flight for its clients is finished; companions are waited for.
+    Quiet,
+}
+
 impl Shared {
     /// Takes nothing new, tells clients so, and waits until what is in flight has been finished or `grace` has passed.
     pub(super) async fn drain(&self, grace: Duration) {
         let until = Instant::now() + grace;
         if !self.draining.swap(true, Ordering::Relaxed) {
             self.alone.store(true, Ordering::Relaxed);
-            self.drains.send_replace(true);
+            self.drains.send_replace(Drain::Begun);
             self.tell_draining().await;
         }
         let mut watch = Watch::default();
         while Instant::now() < until && !watch.finds_quiet(self).await {
             sleep(watch.pause().min(until.saturating_duration_since(Instant::now()))).await;
         }
+        self.drains.send_replace(Drain::Quiet);
         let left = until.saturating_duration_since(Instant::now());
         // Whether they have ended or not, the bus stops now.
         let _ = timeout(left, self.companions_ended()).await;

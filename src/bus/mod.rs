@@ -95,6 +95,7 @@ pub use view::BusView;
 use self::budget::Budget;
 use self::certificates::Inspection;
 use self::deputy::Deputy;
+use self::drain::Drain;
 use self::handshakes::Handshakes;
 use self::places::Places;
 use self::presence::Presence;
@@ -152,8 +153,8 @@ pub(crate) struct Shared {
     past: Mutex<Totals>,
     cut_off: AtomicU64,
     draining: AtomicBool,
-    /// Says that it drains to who waits for that.
-    drains: watch::Sender<bool>,
+    /// Says how far a drain is to who waits for that.
+    drains: watch::Sender<Drain>,
     /// Publishes go one by one: the bus drains, or plugins want to see each.
     alone: AtomicBool,
     plugins: Option<Arc<Plugins>>,

@@ -37,6 +37,9 @@ use crate::topic::{TopicPattern, validate_pattern_bytes};
 /// Bytes that the deadline adds to a request on its way to the server.
 const DEADLINE_FIELD: usize = 11;
 
+/// How often another server is chosen, as the one before has left at that moment.
+const LEAVING_SERVERS: usize = 16;
+
 /// A request that its requester waits for.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -296,21 +299,35 @@ impl Shared {
             deadline,
             size,
         };
-        match service.choose(content.topic, size, wait)? {
-            Choice::Server(chosen) => {
-                let ask = Ask { requester, request: request.id, flags: request.flags, content, deadline };
-                self.ask(&ask, service, &chosen, request.clock.now(), touched)
-            }
-            Choice::Waits { watched } => {
-                if !watched {
-                    self.sweeper.watch_service(service);
+        for _ in 0..LEAVING_SERVERS {
+            match service.choose(content.topic, size, wait)? {
+                Choice::Server(chosen) => {
+                    let ask = Ask { requester, request: request.id, flags: request.flags, content, deadline };
+                    if self.ask(&ask, service, &chosen, request.clock.now(), touched)? {
+                        return Ok(());
+                    }
                 }
-                Ok(())
+                Choice::Waits { watched } => {
+                    if !watched {
+                        self.sweeper.watch_service(service);
+                    }
+                    return Ok(());
+                }
             }
+        }
+        Err(self.unserved(service.named(content.topic)))
+    }
+
+    /// The error of a request that no server was given, as there is none, or those that were chosen have left meanwhile.
+    pub(super) fn unserved(&self, topic: String) -> BusError {
+        // Where the bus drains, its servers go elsewhere, and so may the request.
+        match self.is_draining() {
+            true => BusError::Draining { what: "the bus".into() },
+            false => BusError::NoServer { topic },
         }
     }
 
-    /// Sends the request to the chosen server.
+    /// Sends the request to the chosen server; `false` if that has left since it was chosen, and gets nothing any more.
     fn ask(
         &self,
         ask: &Ask<'_>,
@@ -318,7 +335,7 @@ impl Shared {
         chosen: &Chosen,
         now: Instant,
         touched: &mut Vec<Arc<Session>>,
-    ) -> Result<(), BusError> {
+    ) -> Result<bool, BusError> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         let stream = ask.flags.contains(Flags::STREAM) && !ask.flags.contains(Flags::SCATTER);
         let window = Options::read(ask.content.fields)
@@ -333,11 +350,18 @@ impl Shared {
             Some(payload) => ContentRef::with_payload(fields.as_bytes(), ask.content.topic, payload),
             None => ContentRef::lent(fields.as_bytes(), ask.content.topic, ask.content.payload()),
         };
-        let gone = || BusError::ServerGone { topic: service.named(ask.content.topic) };
         {
             let mut state = chosen.session.lock();
+            // One that has just come is noted at its service first.
+            if state.servings.get(chosen.serving).is_none() {
+                drop(state);
+                if !service.has(&chosen.session, chosen.serving) {
+                    return Ok(false);
+                }
+                state = chosen.session.lock();
+            }
             if state.closed {
-                return Err(gone());
+                return Ok(false);
             }
             state.asked.insert(
                 token,
@@ -368,7 +392,7 @@ impl Shared {
             state.cancel_asked(token);
             claim(&chosen.session, &mut state, touched);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A serving's window was widened: requests that wait may go there.
@@ -392,8 +416,15 @@ impl Shared {
                 content: &content,
                 deadline: waiting.deadline,
             };
-            if let Err(error) = self.ask(&ask, service, &chosen, now, touched) {
-                self.fail_request(&waiting.requester, waiting.request, service, |_| error, touched);
+            match self.ask(&ask, service, &chosen, now, touched) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let unserved = |topic| self.unserved(topic);
+                    self.fail_request(&waiting.requester, waiting.request, service, unserved, touched);
+                }
+                Err(error) => {
+                    self.fail_request(&waiting.requester, waiting.request, service, |_| error, touched);
+                }
             }
         }
     }

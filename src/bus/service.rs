@@ -162,6 +162,11 @@ impl Service {
         }
     }
 
+    /// Whether this server is there.
+    pub(super) fn has(&self, session: &Session, id: u32) -> bool {
+        self.lock().members.iter().any(|server| server.is(session, id))
+    }
+
     /// Adds credit to a server.
     pub(crate) fn grant(&self, session: &Session, id: u32, messages: u32, bytes: u64) {
         let mut state = self.lock();

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 
 use super::claims::ServeClaims;
+use super::drain::Drain;
 use super::interest::Interest;
 use super::requests::claim;
 use super::router::{RouteCache, Target};
@@ -61,7 +62,7 @@ use crate::transport::{Accepted, Link, Part, Peer, memory_pair};
 pub struct BusView {
     shared: Weak<Shared>,
     attach: mpsc::Sender<Accepted>,
-    draining: watch::Receiver<bool>,
+    draining: watch::Receiver<Drain>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -406,7 +407,7 @@ impl BusView {
     /// Whether the bus drains or has stopped: it takes nothing new.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.draining.borrow() || self.has_stopped()
+        *self.draining.borrow() >= Drain::Begun || self.has_stopped()
     }
 
     /// Ends when the bus begins to drain, for whatever reason, or stops without that; at once if it has. Clients over
@@ -415,11 +416,25 @@ impl BusView {
     /// # Cancel safety
     /// May be dropped and called again.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.drain_reaches(Drain::Begun)
+    }
+
+    /// Ends when a bus that drains has finished all that was in flight for its clients, or has no more time for it, and waits for
+    /// its companions alone; or when it stops without that; at once if it has. What is published and asked at the bus has
+    /// been handed over by then.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.drain_reaches(Drain::Quiet)
+    }
+
+    fn drain_reaches(&self, wanted: Drain) -> impl Future<Output = ()> + Send + use<> {
         let (mut draining, mut phase) = (self.draining.clone(), self.phase.clone());
         async move {
             // Where nobody can say so any more, the bus is gone.
             tokio::select! {
-                _ = draining.wait_for(|draining| *draining) => {}
+                _ = draining.wait_for(|draining| *draining >= wanted) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {}
             }
         }

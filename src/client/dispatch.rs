@@ -6,11 +6,11 @@ use std::task::Waker;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::driver::{Driver, Exit, Leaving};
+use super::driver::{Driver, Exit};
 use super::inbox::{Beside, Inbox};
 use super::reconnect::ClientEvent;
 use super::request_id::{Ask, RequestId};
-use super::shared::{Call, Registration};
+use super::shared::{Call, Ending, Registration};
 use crate::engine::is_sealed;
 use crate::error::{BusError, BusResult};
 use crate::limits;
@@ -64,10 +64,7 @@ impl Driver {
             Kind::Draining => {
                 tracing::info!("the bus is draining: it takes nothing new");
                 self.shared.tell(ClientEvent::Draining);
-                if self.coming_back.as_ref().is_some_and(|coming_back| coming_back.has_others()) {
-                    self.leaving = Leaving::Wanted;
-                    self.shared.lock().leaving = true;
-                }
+                self.shared.leave();
             }
             Kind::Confirm => match self.shared.sender().resumable() {
                 Some(link) => link.confirm(header.sequence)?,
@@ -302,7 +299,16 @@ impl Driver {
                 (take_accepted(&mut gone), gone.inbox.end(error.clone(), Some(header.sequence)))
             }
             Some(Kind::Serve) => {
-                let gone = self.shared.lock().servings.entries.remove(&header.id);
+                let mut state = self.shared.lock();
+                if let Some(serving) = state.servings.entries.get_mut(&header.id)
+                    && serving.ending == Ending::Moving
+                    && error.is_none()
+                {
+                    serving.ending = Ending::Moved;
+                    return Ok(());
+                }
+                let gone = state.servings.entries.remove(&header.id);
+                drop(state);
                 let Some(mut gone) = gone else { return Ok(()) };
                 (take_accepted(&mut gone), gone.inbox.end(error.clone(), None))
             }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::inbox::Inbox;
 use super::reconnect::{ClientEvent, Fresh, Return};
-use super::shared::{Shared, lost};
+use super::shared::{Ending, Shared, lost};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{Capabilities, ContentRef, Header, Hello, Kind};
@@ -62,10 +62,14 @@ pub(super) struct Driver {
 pub(super) enum Leaving {
     /// It stays.
     No,
-    /// It goes once it has answered what it was asked, and has its own answers.
+    /// It goes, and begins with its servings.
+    Begun,
+    /// It goes once nothing more comes to its servings, and it has answered what it was asked, and has its own answers.
     Wanted,
     /// It goes once the bus has routed all that it has published.
     Pinged(oneshot::Receiver<()>),
+    /// It has said goodbye, or the bus has.
+    Gone,
 }
 
 /// The clock of a connection: one timer for all that can be due.
@@ -94,6 +98,7 @@ impl Driver {
         coming_back: Option<Box<Return>>,
     ) -> Self {
         let payload = hello.encode();
+        shared.lock().has_others = coming_back.as_ref().is_some_and(|coming_back| coming_back.has_others());
         shared.lock().lanes.control(&Header::new(Kind::Hello, 0, 0), &ContentRef::of_payload(&payload));
         let now = Instant::now();
         let keep_alive = KeepAlive {
@@ -248,6 +253,7 @@ impl Driver {
                 self.incoming = Incoming::new(shared.form(), limit);
                 self.inboxes.clear();
                 shared.restart(&welcome);
+                self.leaving = Leaving::No;
                 shared.send_will();
             }
             coming_back.note(&welcome);
@@ -263,25 +269,36 @@ impl Driver {
     /// Ends the session at a bus that drains, once nothing is in flight for it, to go on at another. The bus says goodbye
     /// in turn.
     fn leave_draining(&mut self, context: &mut Context<'_>) -> Result<(), Exit> {
-        while !matches!(self.leaving, Leaving::No) {
+        if matches!(self.leaving, Leaving::No) && self.shared.lock().leaving {
+            self.leaving = Leaving::Begun;
+        }
+        while !matches!(self.leaving, Leaving::No | Leaving::Gone) {
             let state = self.shared.lock();
-            let idle = state.calls.entries.is_empty() && state.asks.is_empty();
+            let idle = state.calls.entries.is_empty()
+                && state.asks.is_empty()
+                && state.servings.entries.values().all(|serving| serving.ending != Ending::Moving);
             drop(state);
             match &mut self.leaving {
+                // What the bus hands over to somebody who has said goodbye fails.
+                Leaving::Begun => {
+                    self.shared.move_servings();
+                    self.leaving = Leaving::Wanted;
+                }
                 Leaving::Wanted if idle && self.closing.is_none() => {
                     self.leaving = Leaving::Pinged(self.shared.ping()?);
                 }
                 Leaving::Pinged(answer) => match Pin::new(answer).poll(context) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(())) if idle => {
-                        self.leaving = Leaving::No;
+                        self.leaving = Leaving::Gone;
                         self.say_goodbye(&BusError::Closed { what: "the session, by its client,".into() });
                         self.shared.flush();
                     }
                     Poll::Ready(Ok(())) => self.leaving = Leaving::Wanted,
-                    Poll::Ready(Err(_)) => self.leaving = Leaving::No,
+                    // The session has ended.
+                    Poll::Ready(Err(_)) => self.leaving = Leaving::Gone,
                 },
-                Leaving::Wanted | Leaving::No => break,
+                Leaving::Wanted | Leaving::Gone | Leaving::No => break,
             }
         }
         Ok(())
@@ -298,7 +315,7 @@ impl Driver {
             return false;
         }
         coming_back.leave(reason);
-        self.leaving = Leaving::No;
+        self.leaving = Leaving::Gone;
         link.break_off(&reason.to_string());
         // The next turn begins to try.
         self.shared.driver.wake();

@@ -66,6 +66,11 @@ impl Keeping {
         self.unanswered.insert(sequence, kept);
     }
 
+    /// Whether it is to be kept and has not been answered.
+    pub(super) fn has(&self, sequence: u64) -> bool {
+        self.unanswered.contains_key(&sequence)
+    }
+
     /// It has been answered.
     pub(super) fn remove(&mut self, sequence: u64) -> Option<Kept> {
         self.unanswered.remove(&sequence)

@@ -538,10 +538,16 @@ impl Client {
         encode: Encoder<T>,
         value: &T,
     ) -> BusResult<usize> {
-        let (sender, receiver) = oneshot::channel();
-        let origin = Origin::Acknowledged(Some(sender));
-        self.send_raw(topic, fields, encode, value, origin).await?;
-        self.acknowledgement(receiver).await
+        loop {
+            let (sender, receiver) = oneshot::channel();
+            let origin = Origin::Acknowledged(Some(sender));
+            self.send_raw(topic, fields, encode, value, origin).await?;
+            match self.acknowledgement(receiver).await {
+                // It waits for its turn at the next bus.
+                Err(BusError::Draining { .. }) if self.connection.shared.leave() => {}
+                told => return told,
+            }
+        }
     }
 
     /// Sends what [`encode`](super::encode) has made of a value. When this returns it is on its way, in the order of the

@@ -234,24 +234,34 @@ impl Client {
         let fields = options.fields(None)?;
         let shared = &self.connection.shared;
         let seal = self.connection.seal_request(topic, encode.given(value))?;
-        let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
+        let mut mark = None;
         let answer = async {
-            let (sender, receiver) = oneshot::channel();
-            let call = Call::Single(sender);
-            let asked =
-                self.ask(topic, &fields, Flags::NONE, (encode, outgoing.as_ref()), value, patience, call);
-            let pending = asked.await?;
-            let answer = receiver.await.unwrap_or_else(|_| Err(shared.reason()));
-            drop(pending);
-            answer
+            loop {
+                let (sender, receiver) = oneshot::channel();
+                let call = Call::Single(sender);
+                let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
+                let with = (encode, outgoing.as_ref());
+                let asked = self.ask(topic, &fields, Flags::NONE, with, value, patience, call);
+                let answer = match asked.await {
+                    Ok(_pending) => receiver.await.unwrap_or_else(|_| Err(shared.reason())),
+                    Err(error) => Err(error),
+                };
+                mark = outgoing.as_ref().map(Outgoing::mark);
+                match answer {
+                    // Nobody was asked. The next bus is.
+                    Err(BusError::Draining { .. }) if shared.leave() => {}
+                    answer => return answer,
+                }
+            }
         };
         let answer = within(patience, topic, answer).await;
-        let Some((seal, mark)) = seal.as_ref().zip(outgoing.map(|outgoing| outgoing.mark())) else {
+        let Some(seal) = seal.as_ref() else {
             return answer.and_then(|(flags, payload)| match flags.contains(Flags::ERROR) {
                 true => Err(unopened(topic, &payload)),
                 false => Ok(payload),
             });
         };
+        let mark = mark.flatten();
         match answer {
             Ok((flags, payload)) if flags.contains(Flags::ERROR) => Err(seal.open_error(mark, &payload)),
             Ok((_, payload)) => seal.open_answer(mark, &payload),
@@ -277,11 +287,16 @@ impl Client {
         let window = stream.unwrap_or((u32::MAX, u64::MAX));
         // The window is checked where answers arrive, which knows the last one; see `Many`.
         let inbox = Inbox::new((u32::MAX, u64::MAX));
-        let call = Call::Many(Many { inbox: Arc::clone(&inbox), credit: Credit::new(window) });
         let seal = self.connection.seal_request(topic, encode.given(value))?;
-        let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
-        let asked = self.ask(topic, &fields, flags, (encode, outgoing.as_ref()), value, patience, call);
-        let pending = within(patience, topic, asked).await?;
+        let (outgoing, pending) = loop {
+            let call = Call::Many(Many { inbox: Arc::clone(&inbox), credit: Credit::new(window) });
+            let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
+            let asked = self.ask(topic, &fields, flags, (encode, outgoing.as_ref()), value, patience, call);
+            match within(patience, topic, asked).await {
+                Err(BusError::Draining { .. }) if self.connection.shared.leave() => {}
+                asked => break (outgoing, asked?),
+            }
+        };
         let mark = outgoing.and_then(|outgoing| outgoing.mark());
         let connection = Arc::clone(&self.connection);
         let mut answers = Answers::new(connection, pending, inbox, window, topic.to_owned(), patience);
@@ -310,6 +325,7 @@ impl Client {
         }
         let shared = &self.connection.shared;
         shared.opened().await?;
+        shared.settled().await?;
         shared.room().await?;
         let beside = fields.len() + topic.len();
         with_encoded(shared, &encode, value, beside, outgoing, |body: &Body<'_>| {
@@ -350,6 +366,9 @@ impl Shared {
         let left = u64::try_from(left.as_micros()).unwrap_or(u64::MAX);
         let mut state = self.lock();
         state.check()?;
+        if state.leaving {
+            return Err(BusError::Draining { what: "the bus".into() });
+        }
         if let Some(session) = self.session() {
             session.check_size(content.frame_size())?;
             session.check_requests(state.calls.entries.len())?;

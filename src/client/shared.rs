@@ -142,7 +142,9 @@ pub(super) struct State {
     pub(super) ended: Option<BusError>,
     /// The last handle is gone, or `close` was called.
     pub(super) closing: bool,
-    /// The driver goes to another bus once nothing is in flight.
+    /// There are other buses to go to.
+    pub(super) has_others: bool,
+    /// The driver goes to another bus once nothing is in flight: what is asked from now on is for that one.
     pub(super) leaving: bool,
     /// The link takes nothing more. What it still holds for us is read before the end.
     pub(super) write_error: Option<BusError>,
@@ -193,6 +195,17 @@ pub(super) enum Ending {
     Drained,
     /// The bus has been asked to end it.
     Asked,
+    /// The bus, which drains, has been asked to end it, and another one will be asked for it.
+    Moving,
+    /// It has, and nothing more of it comes from there.
+    Moved,
+}
+
+impl Ending {
+    /// Whether it is wanted at the next session.
+    fn goes_on(self) -> bool {
+        matches!(self, Self::No | Self::Moving | Self::Moved)
+    }
 }
 
 impl<S> Registration<S> {
@@ -316,6 +329,7 @@ impl Shared {
             burst: Burst::default(),
             ended: None,
             closing: false,
+            has_others: false,
             leaving: false,
             write_error: None,
             publishing: PublishWindow::default(),
@@ -421,6 +435,36 @@ impl Shared {
                 drained.await;
             }
         }
+    }
+
+    /// Waits while the client is about to go to another bus: its own takes nothing new.
+    pub(super) async fn settled(&self) -> BusResult<()> {
+        loop {
+            let mut drained = pin!(self.drained.notified());
+            drained.as_mut().enable();
+            {
+                let state = self.lock();
+                if let Some(error) = &state.ended {
+                    return Err(error.clone());
+                }
+                if !state.leaving {
+                    return Ok(());
+                }
+            }
+            drained.await;
+        }
+    }
+
+    /// The bus drains. Whether the client goes to another one.
+    pub(super) fn leave(&self) -> bool {
+        let mut state = self.lock();
+        let leaves = state.has_others && state.ended.is_none();
+        if leaves && !state.leaving {
+            state.leave();
+            drop(state);
+            self.driver.wake();
+        }
+        leaves
     }
 
     fn has_room(&self) -> BusResult<bool> {
@@ -690,6 +734,12 @@ impl State {
         Ok(())
     }
 
+    /// Holds back what is new until there is a session at another bus.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+        self.publishing.hold();
+    }
+
     /// The link still takes frames, be it for the last time.
     #[inline]
     pub(super) fn check_link(&self) -> BusResult<()> {
@@ -710,12 +760,13 @@ fn renew<S>(
     registration: &mut Registration<S>,
     wakers: &mut Vec<std::task::Waker>,
 ) -> bool {
-    if registration.ending != Ending::No {
+    if !registration.ending.goes_on() {
         wakers.extend(registration.inbox.end(None, None));
         // What was handed over and is not acknowledged comes to whoever asks for it next.
         registration.end_deliveries(&unknown("the acknowledgement was kept"));
         return false;
     }
+    registration.ending = Ending::No;
     wakers.extend(registration.inbox.restart());
     let header = Header::new(kind, id, 0).flagged(registration.flags);
     lanes.control(&header, &ContentRef::lent(&registration.fields, registration.topic.as_bytes(), &[]));

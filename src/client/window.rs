@@ -56,6 +56,8 @@ pub(super) struct PublishWindow {
     keeping: Keeping,
     /// Publishes of earlier sessions that are sent before all others.
     held_back: HeldBack,
+    /// The session takes no more: what is new waits for the next one.
+    holds: bool,
 }
 
 impl Default for PublishWindow {
@@ -74,6 +76,7 @@ impl Default for PublishWindow {
             strays: 0,
             keeping: Keeping::default(),
             held_back: HeldBack::default(),
+            holds: false,
         }
     }
 }
@@ -286,8 +289,18 @@ impl Shared {
     /// The bus said how a publish went.
     pub(super) fn published(&self, sequence: u64, result: BusResult<usize>) {
         let mut state = self.lock();
-        let publishing = &mut state.publishing;
+        let publishing = &state.publishing;
         let sequence = sequence.saturating_add(publishing.base);
+        // What is kept goes to the next bus, with all that is not answered.
+        if matches!(result, Err(BusError::Draining { .. }))
+            && state.has_others
+            && state.publishing.keeping.has(sequence)
+        {
+            drop(state);
+            self.leave();
+            return;
+        }
+        let publishing = &mut state.publishing;
         let kept = publishing.keeping.remove(sequence);
         if let Some(sender) = publishing.acknowledgements.remove(&sequence) {
             drop(state);
@@ -371,12 +384,17 @@ impl PublishWindow {
     }
 
     fn may_send(&self) -> bool {
-        self.credit.is_left() && self.held_back.is_empty()
+        self.credit.is_left() && self.held_back.is_empty() && !self.holds
     }
 
     /// Whether publishes of an earlier session are to be sent yet.
     pub(super) fn holds_back(&self) -> bool {
         !self.held_back.is_empty()
+    }
+
+    /// Lets what is new wait for the next session.
+    pub(super) fn hold(&mut self) {
+        self.holds = true;
     }
 
     /// The number of the last publish.

@@ -49,6 +49,7 @@ impl PublishWindow {
         let unsent = self.fitting(sent, limits, unsent, &mut given_up);
         self.base = sent - kept.len() as u64;
         self.credit = Credit::new(limits.window);
+        self.holds = false;
         self.fail_publishers(sent);
         let mut again = Vec::with_capacity(kept.len());
         let mut waiting = Vec::new();
