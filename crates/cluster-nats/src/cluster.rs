@@ -194,13 +194,15 @@ impl NatsCluster {
         let mut sending = JoinSet::new();
         let outbound = Outbound::new(nats.clone(), subjects.clone(), own, Arc::clone(&counter.outbound))
             .having_missed(missed);
+        let drained = bus.drained();
         sending.spawn(async move {
-            outbound.run(published, again).await;
+            outbound.run(published, again, drained).await;
             drop(all_sent);
         });
         left.published = None;
-        // Requests and replies. It ends when the bus has stopped, and what it was asked before is answered.
+        // Requests and replies. It ends when the bus has drained, and what it was asked before is answered.
         let (epochs, epoch) = watch::channel(None);
+        let (moves, moved) = watch::channel(0);
         let carried = Requests {
             bus: bus.clone(),
             nats: nats.clone(),
@@ -208,6 +210,7 @@ impl NatsCluster {
             members: members.clone(),
             connection: epoch.clone(),
             leases: leases.clone(),
+            moves: moved,
         };
         let mut carrying = JoinSet::new();
         carrying.spawn(requests::run(carried));
@@ -219,7 +222,7 @@ impl NatsCluster {
             (nats.clone(), subjects.clone(), name.clone()),
             members.clone(),
             epoch,
-            leaving,
+            (bus.draining(), leaving),
         ));
         let overview = Overview {
             bus: bus.clone(),
@@ -231,6 +234,7 @@ impl NatsCluster {
         };
         others.spawn(overview.run());
         others.spawn(tell_epochs(connection.clone(), epochs));
+        others.spawn(tell_moves(connection.clone(), moves));
         let inbound = Inbound::new(
             bus.clone(),
             client.clone(),
@@ -245,6 +249,8 @@ impl NatsCluster {
         taking.spawn(inbound.run(interest, connection.disturbances(), stopped));
 
         let outcome = tokio::select! {
+            // Where it drains, others of these end as well.
+            biased;
             () = bus.draining() => Ok(()),
             _ = sending.join_next() => Err(client.close_reason().unwrap_or_else(|| ended("publishing", "it stopped"))),
             Some(carried) = carrying.join_next() => match carried {
@@ -271,7 +277,8 @@ impl NatsCluster {
             let _ = timeout(limits::LINK_AGAIN, sent).await;
             return outcome;
         }
-        // What was published before the bus drained is sent, and what it was asked is answered. Who waits for that bounds it.
+        // What was published before the bus drained is sent, and what it was asked is answered. The bus bounds how long that may take.
+        bus.drained().await;
         let settled = async {
             let _ = (&mut has_sent).await;
             while carrying.join_next().await.is_some() {}
@@ -360,10 +367,10 @@ async fn say_that_it_is_there(
     (nats, subjects, name): (Nats, Subjects, String),
     members: Members,
     epoch: members::Connection,
-    leaving: oneshot::Receiver<()>,
+    (draining, leaving): (impl Future<Output = ()>, oneshot::Receiver<()>),
 ) {
     let end = async move { _ = leaving.await };
-    if let Err(error) = members::run(&nats, &subjects, &name, &members, epoch, end).await {
+    if let Err(error) = members::run(&nats, &subjects, &name, &members, epoch, (draining, end)).await {
         tracing::warn!(%error, "this bus does not hear any more which others there are");
     }
 }
@@ -383,6 +390,19 @@ async fn tell_epochs(connection: Connection, epochs: watch::Sender<Option<u64>>)
             else => return Err(ended("the connection", "it has ended")),
         }
     }
+}
+
+/// Tells that the server of NATS is about to end, where there are others to go to.
+async fn tell_moves(connection: Connection, moves: watch::Sender<u64>) -> BusResult<()> {
+    let mut disturbances = connection.disturbances();
+    let mut known = connection.counts().lame_ducks;
+    while disturbances.changed().await.is_ok() {
+        let lame_ducks = connection.counts().lame_ducks;
+        if std::mem::replace(&mut known, lame_ducks) < lame_ducks && connection.has_other_servers().await {
+            moves.send_modify(|count| *count += 1);
+        }
+    }
+    Err(ended("the connection", "it has ended"))
 }
 
 impl fmt::Debug for NatsCluster {

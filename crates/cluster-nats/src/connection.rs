@@ -117,6 +117,11 @@ impl Connection {
         self.link.observed.disturbances.subscribe()
     }
 
+    /// Whether more servers are known than the one that it is connected to, if any.
+    pub(crate) async fn has_other_servers(&self) -> bool {
+        self.link.client.server_pool().await.is_ok_and(|servers| servers.len() > 1)
+    }
+
     /// What has happened to the link so far.
     #[must_use]
     pub fn counts(&self) -> LinkCounts {

@@ -228,6 +228,28 @@ pub const LEASE_REWRITE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Entries of the bucket: topics with a single server of all buses, and leases. Beyond that no topic is leased, which is tried again.
 pub const LEASE_ENTRIES: i64 = 1_000_000;
 
+/// How long after a bus has begun to drain, or has left, its servers may be on their way to other buses: requests that nobody takes are asked
+/// again meanwhile, each for as long at the most. A client that goes to another bus needs some milliseconds, and half a second where it has to try several.
+pub const SERVERS_MOVE: Duration = Duration::from_secs(2);
+
+/// Between two times that such a request is asked: a hundred tries at the most.
+pub const ASK_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long after NATS has said that nobody serves a topic it is waited whether another bus has said a moment before that it drains: news of buses
+/// and answers of NATS are heard side by side.
+pub const NEWS: Duration = Duration::from_millis(5);
+
+/// How long it is waited until NATS has said that it has ended a subscription: it does so within a round trip, unless somebody listens to
+/// all of its subjects. What comes later is lost.
+pub const UNSUBSCRIBING: Duration = Duration::from_millis(250);
+
+/// How long the link finishes what is under way before it leaves a server of NATS that is about to end: less than the ten seconds that the server
+/// gives by default. What is under way then fails.
+pub const LINK_MOVE: Duration = Duration::from_secs(4);
+
+/// How long requests to others wait then for the connection to another server. After that they fail as where there is none.
+pub const LINK_MOVE_GAP: Duration = Duration::from_secs(5);
+
 /// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
 pub const HEADER_OVERHEAD: usize = 16;
 

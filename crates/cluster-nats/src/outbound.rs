@@ -95,17 +95,30 @@ impl Outbound {
         Self { missed, ..self }
     }
 
-    /// Takes what the subscription yields to NATS until that ends; `asked` yields how far back other buses want to have marks.
+    /// Takes what the subscription yields to NATS until that ends, which it does with what was published until `end`; `asked` yields how far back
+    /// other buses want to have marks.
     ///
     /// # Cancel safety
     /// What it has numbered and not sent is missing elsewhere, as if NATS had lost it.
-    pub(crate) async fn run(mut self, mut published: Subscription<Arc<Content>>, mut asked: Subscriber) {
+    pub(crate) async fn run(
+        mut self,
+        mut published: Subscription<Arc<Content>>,
+        mut asked: Subscriber,
+        end: impl Future<Output = ()>,
+    ) {
         let mut next_look = Instant::now();
         self.miss(self.missed, "the bus had cut the link off");
+        let (mut end, mut is_ending) = (std::pin::pin!(end), false);
         loop {
             let due = self.numbering.next_mark().map_or(next_look, |mark| mark.min(next_look));
             tokio::select! {
                 () = sleep_until(due) => {}
+                () = &mut end, if !is_ending => {
+                    is_ending = true;
+                    // Where it has ended, so has the subscription.
+                    let _ = published.drain().await;
+                    continue;
+                }
                 event = published.next_event() => {
                     let Some(event) = event else { return };
                     self.take(event).await;

@@ -13,7 +13,8 @@ use crate::subject::Subjects;
 /// Which of all numbers a bus's ids fall into, to tell how long it waits before it answers a new one.
 const SPREAD: u64 = 256;
 
-/// Tells the other buses that this one is there, until `end`; then, that it leaves. Keeps `members`, which has its own id, up to date.
+/// Tells the other buses that this one is there, until `end`; then, that it leaves. From `drains` on it says that it is about to. Keeps
+/// `members`, which has its own id, up to date.
 ///
 /// While there is no connection nothing is sent and nobody counts as gone.
 ///
@@ -28,13 +29,15 @@ pub async fn run(
     name: &str,
     members: &Members,
     mut connection: Connection,
-    end: impl Future<Output = ()>,
+    (drains, end): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), async_nats::Error> {
     let mut heard = nats.subscribe(subjects.of_heartbeats()).await?;
-    let mut speaker = Speaker { nats, subject: subjects.of_bus(members.own()), name, members, number: 0 };
+    let mut speaker =
+        Speaker { nats, subject: subjects.of_bus(members.own()), name, members, draining: false, number: 0 };
     let mut next = Instant::now();
-    let mut end = std::pin::pin!(end);
+    let (mut drains, mut end) = (std::pin::pin!(drains), std::pin::pin!(end));
     let mut connected = *connection.borrow_and_update();
+    let mut moves = members.moves();
     loop {
         let timer = match (connected, members.next_expiry()) {
             (None, _) => None,
@@ -44,6 +47,10 @@ pub async fn run(
         tokio::select! {
             biased;
             () = &mut end => break,
+            () = &mut drains, if !speaker.draining => {
+                speaker.draining = true;
+                next = Instant::now();
+            }
             changed = connection.changed() => {
                 if changed.is_err() {
                     return Ok(());
@@ -55,6 +62,7 @@ pub async fn run(
                     next = Instant::now();
                 }
             }
+            Ok(()) = moves.changed() => next = Instant::now(),
             message = heard.next() => {
                 let Some(message) = message else { return Err("the client of NATS has ended".into()) };
                 let now = Instant::now();
@@ -85,13 +93,16 @@ struct Speaker<'a> {
     subject: String,
     name: &'a str,
     members: &'a Members,
+    draining: bool,
     number: u64,
 }
 
 impl Speaker<'_> {
     async fn say(&mut self, epoch: u64, leaving: bool) {
         self.number += 1;
-        let beat = self.members.beat(self.name, epoch, self.number, leaving);
+        let moves = *self.members.moves().borrow();
+        let draining = self.draining || moves;
+        let beat = self.members.beat(self.name, (epoch, self.number), (draining, leaving));
         // A short map of numbers and a name can be written.
         let Ok(text) = serde_json::to_vec(&beat) else { return };
         // A connection that takes nothing is about to be lost; what waits would be old.
@@ -99,6 +110,7 @@ impl Speaker<'_> {
         if !matches!(said, Ok(Ok(()))) {
             tracing::debug!("a heartbeat could not be sent");
         }
+        self.members.has_told(moves);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use super::{limits, read_id, written};
@@ -21,6 +21,8 @@ pub(super) struct Beat {
     pub(super) epoch: u64,
     pub(super) number: u64,
     pub(super) interval_ms: u64,
+    #[serde(default)]
+    pub(super) draining: bool,
     #[serde(default)]
     pub(super) leaving: bool,
 }
@@ -39,6 +41,8 @@ pub struct Member {
     pub interval: Duration,
     /// When it was last heard.
     pub heard: Instant,
+    /// It is about to leave, and its clients go to other buses, or goes to another server of NATS: it takes no new requests from others.
+    pub draining: bool,
     /// The number of its last heartbeat.
     number: u64,
 }
@@ -88,11 +92,16 @@ pub struct Members {
     own: u64,
     table: Arc<Mutex<Table>>,
     events: broadcast::Sender<MemberEvent>,
+    /// Whether this bus is about to go to another server of NATS, and whether the others have been told so last.
+    moves: watch::Sender<bool>,
+    told: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 struct Table {
     members: HashMap<u64, Member, RandomState>,
+    /// When a bus was last seen to drain or to have left.
+    parted: Option<Instant>,
     /// That there is no room has been told.
     told_full: bool,
 }
@@ -101,7 +110,9 @@ impl Members {
     /// An empty table of the bus with this id, which is not in it.
     #[must_use]
     pub fn new(own: u64) -> Self {
-        Self { own, table: Arc::default(), events: broadcast::Sender::new(limits::MEMBER_EVENTS) }
+        let events = broadcast::Sender::new(limits::MEMBER_EVENTS);
+        let (moves, told) = (watch::Sender::new(false), watch::Sender::new(false));
+        Self { own, table: Arc::default(), events, moves, told }
     }
 
     /// The id of this bus.
@@ -135,6 +146,36 @@ impl Members {
         self.lock().members.get(&id).map(|member| member.epoch)
     }
 
+    /// Whether there are no other buses.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.lock().members.is_empty()
+    }
+
+    /// Whether a bus drains, or has left a moment ago: its servers may be on their way to others.
+    #[must_use]
+    pub fn servers_move(&self, now: Instant) -> bool {
+        let parted = self.lock().parted;
+        parted.is_some_and(|parted| now < parted + limits::SERVERS_MOVE)
+    }
+
+    /// Has the others told that this bus does not serve for a moment, as it goes to another server of NATS, or that it does again. The future is
+    /// ready when that is sent.
+    pub(crate) fn tell_move(&self, moves: bool) -> impl Future<Output = ()> + Send + use<> {
+        let mut told = self.told.subscribe();
+        self.moves.send_replace(moves);
+        async move { _ = told.wait_for(|told| *told == moves).await }
+    }
+
+    /// Whether the others are to be told that this bus moves, as it changes.
+    pub(super) fn moves(&self) -> watch::Receiver<bool> {
+        self.moves.subscribe()
+    }
+
+    /// The others have been told whether it moves.
+    pub(super) fn has_told(&self, moves: bool) {
+        self.told.send_replace(moves);
+    }
+
     /// How often a bus says that it is there, with as many others as there are.
     #[must_use]
     pub fn interval(&self) -> Duration {
@@ -154,7 +195,8 @@ impl Members {
             member.heard = now;
             return true;
         }
-        let member = Member { id, name: String::new(), epoch: 0, interval, heard: now, number: 0 };
+        let name = String::new();
+        let member = Member { id, name, epoch: 0, interval, heard: now, draining: false, number: 0 };
         let added = table.add(member);
         drop(table);
         if added {
@@ -167,6 +209,9 @@ impl Members {
     pub(super) fn heard(&self, beat: &Beat, now: Instant) -> bool {
         let Some(id) = read_id(&beat.id).filter(|id| *id != self.own) else { return false };
         let mut table = self.lock();
+        if beat.draining || beat.leaving {
+            table.parted = Some(now);
+        }
         if beat.leaving {
             let left = table.members.remove(&id).is_some();
             drop(table);
@@ -180,7 +225,8 @@ impl Members {
         let Some(member) = table.members.get_mut(&id) else {
             let name = cut(&beat.name);
             let (epoch, number) = (beat.epoch, beat.number);
-            let added = table.add(Member { id, name, epoch, interval, heard: now, number });
+            let draining = beat.draining;
+            let added = table.add(Member { id, name, epoch, interval, heard: now, draining, number });
             drop(table);
             if added {
                 self.tell(MemberEvent::Joined { id });
@@ -194,6 +240,7 @@ impl Members {
         let (epoch, number, heard) = (member.epoch, member.number, member.heard);
         (member.epoch, member.number, member.heard, member.interval) =
             (beat.epoch, beat.number, now, interval);
+        member.draining = beat.draining;
         if member.name.is_empty() {
             member.name = cut(&beat.name);
         }
@@ -241,9 +288,14 @@ impl Members {
     }
 
     /// The heartbeat of this bus.
-    pub(super) fn beat(&self, name: &str, epoch: u64, number: u64, leaving: bool) -> Beat {
+    pub(super) fn beat(
+        &self,
+        name: &str,
+        (epoch, number): (u64, u64),
+        (draining, leaving): (bool, bool),
+    ) -> Beat {
         let interval_ms = u64::try_from(self.interval().as_millis()).unwrap_or(u64::MAX);
-        Beat { id: written(self.own), name: cut(name), epoch, number, interval_ms, leaving }
+        Beat { id: written(self.own), name: cut(name), epoch, number, interval_ms, draining, leaving }
     }
 }
 
@@ -307,7 +359,8 @@ mod tests {
     }
 
     fn beat(id: u64, epoch: u64, number: u64) -> Beat {
-        Beat { id: written(id), name: "other".into(), epoch, number, interval_ms: 1_000, leaving: false }
+        let (draining, leaving) = (false, false);
+        Beat { id: written(id), name: "other".into(), epoch, number, interval_ms: 1_000, draining, leaving }
     }
 
     #[test]
@@ -351,6 +404,22 @@ mod tests {
         ground.members.heard(&Beat { leaving: true, ..beat(7, 1, 2) }, ground.start);
         assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Left { id: 7 }]);
         assert_eq!(ground.members.epoch(7), None);
+    }
+
+    #[test]
+    fn servers_move_from_when_a_bus_drains_until_a_while_after_it_has_left() {
+        let mut ground = ground();
+        let start = ground.start;
+        ground.hear(7, 1, 1, start);
+        assert!(!ground.members.servers_move(start));
+        ground.members.heard(&Beat { draining: true, ..beat(7, 1, 2) }, start + SECOND);
+        assert!(ground.members.list()[0].draining);
+        assert!(ground.members.servers_move(start + SECOND));
+        ground.members.heard(&Beat { leaving: true, ..beat(7, 1, 3) }, start + 2 * SECOND);
+        let last = start + 2 * SECOND + limits::SERVERS_MOVE;
+        assert!(ground.members.servers_move(last - Duration::from_millis(1)));
+        assert!(!ground.members.servers_move(last));
+        assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Left { id: 7 }]);
     }
 
     #[test]

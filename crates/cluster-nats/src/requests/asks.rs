@@ -6,10 +6,13 @@
 //! bus: CANCEL   asks -= number, its server's bus is told   server's bus gone -> SERVER_GONE
 //! ```
 //!
+//! What the server's bus has given to nobody, as it drains or its server has gone meanwhile, is asked again elsewhere, by another number.
+//!
 //! A reply of a stream comes as its requester has room: what the server's bus has counted otherwise waits here, no more than the
 //! window has messages.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -35,6 +38,10 @@ pub(super) struct Asks {
     doubted_until: Option<Instant>,
     by_number: HashMap<u64, Ask, RandomState>,
     by_token: HashMap<u64, u64, RandomState>,
+    /// Those that are to be asked, and when, in this order. They may be gone by then.
+    to_ask: VecDeque<(Instant, u64)>,
+    /// Nothing is asked for a while.
+    is_held: bool,
     last: u64,
     bytes: usize,
 }
@@ -42,7 +49,15 @@ pub(super) struct Asks {
 struct Ask {
     token: u64,
     topic: Topic,
-    sent: Instant,
+    /// When it was sent; `None` while it is to be asked.
+    sent: Option<Instant>,
+    until: Instant,
+    /// Since when all who were asked have not taken it.
+    refused: Option<Instant>,
+    /// Nobody was there, and it is waited for news of why.
+    was_unserved: bool,
+    /// What is asked, until a bus works on it.
+    asked: Option<Asked>,
     /// The bus that works on it, as far as it has said so.
     server: Option<Origin>,
     /// A bus is gone that may have had it.
@@ -52,6 +67,13 @@ struct Ask {
     replies: u64,
     /// Where several are taken.
     stream: Option<Stream>,
+}
+
+/// What is asked.
+struct Asked {
+    window: Option<(u32, u64)>,
+    fields: Bytes,
+    payload: Bytes,
 }
 
 /// The replies of a stream.
@@ -85,6 +107,8 @@ impl Asks {
             doubted_until: None,
             by_number: HashMap::default(),
             by_token: HashMap::default(),
+            to_ask: VecDeque::new(),
+            is_held: false,
             last: 0,
             bytes: 0,
         }
@@ -92,6 +116,86 @@ impl Asks {
 
     pub(super) fn len(&self) -> usize {
         self.by_number.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_number.is_empty()
+    }
+
+    /// Whether some have been sent.
+    pub(super) fn are_under_way(&self) -> bool {
+        self.by_number.values().any(|ask| ask.sent.is_some())
+    }
+
+    /// From here on nothing is sent.
+    pub(super) fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Whether what is asked waits.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// Lets what was held be sent, or fail where there is nobody.
+    pub(super) fn release(&mut self, is_connected: bool, out: &mut Outputs) {
+        self.is_held = false;
+        if !is_connected {
+            for (_, number) in std::mem::take(&mut self.to_ask) {
+                self.fail_unserved(number, out);
+            }
+        }
+    }
+
+    /// When something is to be sent again.
+    pub(super) fn next_to_ask(&self) -> Option<Instant> {
+        let (at, _) = self.to_ask.front().filter(|_| !self.is_held)?;
+        Some(*at)
+    }
+
+    /// Asks what has waited for long enough: this bus itself, if it serves it by now, as NATS does not bring back what it sends.
+    pub(super) fn ask_waiting(&mut self, now: Instant, is_here: impl Fn(&Topic) -> bool, out: &mut Outputs) {
+        while let Some((_, before)) = self.to_ask.pop_front_if(|(at, _)| *at <= now) {
+            if self
+                .by_number
+                .get(&before)
+                .is_some_and(|ask| ask.was_unserved && !self.members.servers_move(now))
+            {
+                self.fail_unserved(before, out);
+                continue;
+            }
+            let Some(mut ask) = self.by_number.remove(&before) else { continue };
+            ask.was_unserved = false;
+            // What somebody still says to the number before is not about this.
+            self.last += 1;
+            let number = self.last;
+            let is_here = is_here(&ask.topic);
+            self.by_token.insert(ask.token, number);
+            self.by_number.insert(number, ask);
+            if let Err(error) = self.send(number, is_here, now, out) {
+                self.fail(number, &error, out);
+            }
+        }
+    }
+
+    fn send(&mut self, number: u64, is_here: bool, now: Instant, out: &mut Outputs) -> Result<(), BusError> {
+        let Some(ask) = self.by_number.get_mut(&number) else { return Ok(()) };
+        let Some(asked) = &ask.asked else { return Ok(()) };
+        let message = wire::request(
+            self.subjects.of_requests(&ask.topic),
+            format!("{}.{number}", self.subjects.of_replies(self.own.bus)),
+            self.own,
+            ask.until.saturating_duration_since(now),
+            asked.window,
+            &asked.fields,
+            asked.payload.clone(),
+        );
+        ask.sent = Some(now);
+        if is_here {
+            out.ask_itself(ask.topic.clone(), message);
+            return Ok(());
+        }
+        out.publish(message)
     }
 
     /// The bus asks for somebody who serves the topic elsewhere.
@@ -128,18 +232,11 @@ impl Asks {
             .flags
             .contains(Flags::STREAM)
             .then(|| options.window.unwrap_or((STREAM_WINDOW, WINDOW_BYTES)));
-        let number = self.last + 1;
-        let message = wire::request(
-            self.subjects.of_requests(&topic),
-            format!("{}.{number}", self.subjects.of_replies(self.own.bus)),
-            self.own,
-            options.deadline.unwrap_or(REQUEST_TIMEOUT),
-            window,
-            content.fields,
-            Bytes::copy_from_slice(content.payload()),
-        );
-        out.publish(message)?;
-        self.last = number;
+        let fields = Bytes::copy_from_slice(content.fields);
+        let payload = Bytes::copy_from_slice(content.payload());
+        let asked = Some(Asked { window, fields, payload });
+        self.last += 1;
+        let number = self.last;
         self.bytes += size;
         let stream = window.map(|(messages, bytes)| Stream {
             room: (i64::from(messages), i64::try_from(bytes).unwrap_or(i64::MAX)),
@@ -148,11 +245,32 @@ impl Asks {
         });
         let token = header.sequence;
         self.by_token.insert(token, number);
-        self.by_number.insert(
-            number,
-            Ask { token, topic, sent: now, server: None, doubted: false, size, replies: 0, stream },
-        );
-        Ok(())
+        let until = now + options.deadline.unwrap_or(REQUEST_TIMEOUT);
+        let (sent, refused, server, doubted, replies) = (None, None, None, false, 0);
+        let ask = Ask {
+            token,
+            topic,
+            sent,
+            until,
+            refused,
+            was_unserved: false,
+            asked,
+            server,
+            doubted,
+            size,
+            replies,
+            stream,
+        };
+        self.by_number.insert(number, ask);
+        if self.is_held {
+            self.to_ask.push_back((now, number));
+            return Ok(());
+        }
+        let sent = self.send(number, false, now, out);
+        if sent.is_err() {
+            self.end(number);
+        }
+        sent
     }
 
     /// The requester has room for more replies.
@@ -214,19 +332,59 @@ impl Asks {
             }
         }
         match answer.said {
-            Said::Accepted => {}
-            Said::NoResponders => {
-                let error = BusError::NoServer { topic: ask.topic.to_string() };
-                self.fail(number, &error, out);
-            }
+            Said::Accepted => ask.asked = None,
+            Said::NotTaken(error) => self.refused(number, &error, limits::SERVERS_MOVE, now, out),
+            Said::NoResponders => self.unserved(number, now, out),
             Said::Reply { flags, number: place, fields, payload } => {
                 if place != ask.replies {
                     let lost = format!("reply {place} of \"{}\" where {} was due", ask.topic, ask.replies);
                     return self.fail(number, &protocol(&lost), out);
                 }
+                ask.asked = None;
                 self.replied(number, Reply { flags, fields, payload }, out);
             }
         }
+    }
+
+    /// Nobody is there. Where a bus drains, the servers that it had may be about to be at another one.
+    fn unserved(&mut self, number: u64, now: Instant, out: &mut Outputs) {
+        let Some(ask) = self.by_number.get_mut(&number) else { return };
+        if self.members.servers_move(now) {
+            let error = BusError::NoServer { topic: ask.topic.to_string() };
+            self.refused(number, &error, limits::LINK_MOVE + limits::SERVERS_MOVE, now, out);
+        } else if self.members.is_alone() || ask.was_unserved {
+            self.fail_unserved(number, out);
+        } else {
+            // It may have been told a moment ago.
+            (ask.was_unserved, ask.sent) = (true, None);
+            self.to_ask.push_back((now + limits::NEWS, number));
+        }
+    }
+
+    /// Nobody has had it: it is asked again in a moment, for as long as that may help.
+    fn refused(
+        &mut self,
+        number: u64,
+        error: &BusError,
+        patience: Duration,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let Some(ask) = self.by_number.get_mut(&number) else { return };
+        let since = *ask.refused.get_or_insert(now);
+        let again = now + limits::ASK_PAUSE;
+        if ask.asked.is_none() || again >= (since + patience).min(ask.until) {
+            ask.server = None;
+            return self.fail(number, error, out);
+        }
+        (ask.server, ask.sent, ask.doubted) = (None, None, false);
+        self.to_ask.push_back((again, number));
+    }
+
+    fn fail_unserved(&mut self, number: u64, out: &mut Outputs) {
+        let Some(ask) = self.by_number.get(&number) else { return };
+        let error = BusError::NoServer { topic: ask.topic.to_string() };
+        self.fail(number, &error, out);
     }
 
     fn replied(&mut self, number: u64, reply: Reply, out: &mut Outputs) {
@@ -304,7 +462,11 @@ impl Asks {
         // What has been sent since and nobody has said to have may have gone there. It may also be with somebody who is about to
         // say so.
         let since = heard.checked_sub(limits::HEARTBEAT).unwrap_or(heard);
-        for ask in self.by_number.values_mut().filter(|ask| ask.server.is_none() && ask.sent >= since) {
+        for ask in self
+            .by_number
+            .values_mut()
+            .filter(|ask| ask.server.is_none() && ask.sent.is_some_and(|sent| sent >= since))
+        {
             ask.doubted = true;
             self.doubted_until = Some(now + limits::DOUBT);
         }
@@ -328,10 +490,11 @@ impl Asks {
         });
     }
 
-    /// There is another connection to NATS, or none: answers may have been on their way.
+    /// There is another connection to NATS, or none: answers may have been on their way. What is held was not sent.
     pub(super) fn connected(&mut self, epoch: u64, out: &mut Outputs) {
         self.own.epoch = epoch;
-        self.fail_where(out, |_| true);
+        let is_held = self.is_held;
+        self.fail_where(out, |ask| !is_held || ask.sent.is_some());
     }
 
     fn fail_where(&mut self, out: &mut Outputs, mut is_lost: impl FnMut(&Ask) -> bool) {

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Every request ends: with its answer, at its deadline, or as soon as its server's bus, its requester's bus or the connection to NATS is
-//! known to be gone, which heartbeats tell within three intervals. Each is tried at one server, once.
+//! known to be gone, which heartbeats tell within three intervals. Each is served once at the most: only what a bus has given to nobody is
+//! asked again.
 //!
 //! | file | what it holds |
 //! |---|---|

@@ -44,6 +44,16 @@ impl Outbox {
         self.topics.extend(topics);
     }
 
+    /// Gives up subscriptions that have not been begun.
+    pub(super) fn forget_subscriptions(&mut self) {
+        self.topics.clear();
+    }
+
+    /// Whether there is nothing that it works on, and nothing to subscribe to.
+    pub(super) fn is_idle(&self) -> bool {
+        self.doing.is_none() && self.topics.is_empty()
+    }
+
     /// There is no connection: messages of before are of no use any more.
     pub(super) fn forget_messages(&mut self) {
         if let Some(doing) = self.doing.take() {

@@ -5,16 +5,22 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use whispeer::BusError;
 use whispeer::proto::{ContentRef, Flags, Header, Kind, Lane, Payload, Refusal};
+use whispeer::topic::Topic;
 use whispeer::transport::{Batch, Form};
 
 use super::wire::Publish;
 use crate::limits;
+use crate::subject::Subjects;
 
 /// Frames and messages that the two tables of requests have to send. Whoever runs them sees to it that little waits here: while it is
 /// full, nothing more is read from the bus.
 pub(super) struct Outputs {
     pub(super) frames: Batch,
     pub(super) messages: VecDeque<Publish>,
+    /// What this bus says to itself, which NATS does not bring back; requests with their topics.
+    pub(super) to_itself: VecDeque<(Option<Topic>, Publish)>,
+    /// Where the bus gets answers, and where it is told of what it serves.
+    own: (String, String),
     pub(super) message_bytes: usize,
     /// Bytes of the largest frame that the bus takes.
     pub(super) frame_limit: usize,
@@ -23,9 +29,16 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    pub(super) fn new(form: Form, frame_limit: usize) -> Self {
-        let frames = Batch::new(form);
-        Self { frames, messages: VecDeque::new(), message_bytes: 0, frame_limit, max_payload: usize::MAX }
+    pub(super) fn new(form: Form, frame_limit: usize, subjects: &Subjects, own: u64) -> Self {
+        Self {
+            frames: Batch::new(form),
+            messages: VecDeque::new(),
+            to_itself: VecDeque::new(),
+            own: (format!("{}.", subjects.of_replies(own)), subjects.of_cancels(own)),
+            message_bytes: 0,
+            frame_limit,
+            max_payload: usize::MAX,
+        }
     }
 
     /// Whether so much waits for NATS that the bus has to wait.
@@ -42,9 +55,18 @@ impl Outputs {
         if size > self.max_payload {
             return Err(BusError::FrameTooLarge { size, limit: self.max_payload });
         }
+        if message.subject.starts_with(&self.own.0) || message.subject == self.own.1 {
+            self.to_itself.push_back((None, message));
+            return Ok(());
+        }
         self.message_bytes += size;
         self.messages.push_back(message);
         Ok(())
+    }
+
+    /// Queues a request for this bus itself.
+    pub(super) fn ask_itself(&mut self, topic: Topic, request: Publish) {
+        self.to_itself.push_back((Some(topic), request));
     }
 
     /// Queues a message that is small.

@@ -5,9 +5,11 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use async_nats::{Client, Message, Subscriber};
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 use whispeer::BusError;
 use whispeer::bus::{BusView, ServedNews};
@@ -41,6 +43,8 @@ pub struct Requests {
     pub connection: Connection,
     /// How a topic is kept to a single server among all buses; `None` where each bus may have one.
     pub leases: Option<LeaseSettings>,
+    /// Counts how often the server of NATS has said that it is about to end, where there are others.
+    pub moves: watch::Receiver<u64>,
 }
 
 /// Why requests are not carried any more.
@@ -57,8 +61,10 @@ pub enum RunError {
 
 /// Carries requests between this bus and the others until the bus has stopped.
 ///
-/// When the bus drains, other buses are told at once to ask elsewhere, and may serve what it was the only one to serve; what they have asked before is
-/// answered.
+/// When the bus drains, NATS and other buses are told at once to ask elsewhere, and may serve what it was the only one to serve; what others have asked
+/// before is answered, or they are told that nobody has it. It ends when that is done and the bus has finished with its clients.
+///
+/// Before the server of NATS ends, the connection goes to another one: what is under way is finished, and what is asked waits.
 ///
 /// # Errors
 /// [`RunError`]. It may be called again.
@@ -88,10 +94,11 @@ pub async fn run(requests: Requests) -> Result<(), RunError> {
     let mut running = Running {
         asks: Asks::new(origin, requests.subjects.clone(), requests.members.clone()),
         serves: Serves::new(origin, requests.members.clone(), most),
-        out: Outputs::new(link.form(), link.frame_limit()),
+        out: Outputs::new(link.form(), link.frame_limit(), &requests.subjects, own),
         outbox: Outbox::new(requests.nats.clone(), requests.subjects.clone()),
-        served: ServedTopics::default(),
+        served: ServedTopics::new(requests.nats.clone(), &requests.subjects, own),
         leases,
+        moving: Moving::No,
         events: requests.members.events(),
         connected: None,
         link,
@@ -120,6 +127,20 @@ struct Running {
     out: Outputs,
     outbox: Outbox,
     connected: Option<u64>,
+    moving: Moving,
+}
+
+/// How far the connection is on its way to another server of NATS.
+enum Moving {
+    No,
+    /// The other buses are told.
+    Telling(BoxFuture<'static, ()>, Instant),
+    /// What is under way is finished first, until then.
+    Finishing(Instant),
+    /// The connection is given up.
+    Leaving(BoxFuture<'static, ()>, Instant),
+    /// Another one is waited for, until then.
+    Away(Instant),
 }
 
 /// Whether it goes on.
@@ -132,9 +153,20 @@ impl Running {
     async fn run(&mut self) -> Result<(), RunError> {
         let mut watch = self.requests.bus.watch_served()?;
         let mut draining = pin!(self.requests.bus.draining());
-        let mut drains = false;
+        let mut drained = pin!(self.requests.bus.drained());
+        let (mut drains, mut is_drained) = (false, false);
         loop {
-            let timers = [self.serves.next_to_accept(), self.asks.doubted_until()];
+            self.talk_to_itself();
+            self.go_on_moving();
+            if is_drained && self.has_nothing_left() {
+                return Ok(());
+            }
+            let timers = [
+                self.serves.next_to_accept(),
+                self.asks.doubted_until(),
+                self.asks.next_to_ask().filter(|_| self.connected.is_some()),
+                self.moving.until(),
+            ];
             let timer = timers.into_iter().flatten().min();
             let Self {
                 link,
@@ -148,6 +180,7 @@ impl Running {
                 outbox,
                 requests,
                 connected,
+                moving,
                 ..
             } = self;
             tokio::select! {
@@ -162,7 +195,8 @@ impl Running {
                 },
                 reply = replies.next() => self.replies(reply.ok_or(NatsEnded)?),
                 control = controls.next() => self.controls(&control.ok_or(NatsEnded)?),
-                Some((topic, message)) = served.next(), if !served.is_empty() && out.frames.size() < limits::OUTBOX_BYTES => {
+                asked = served.next(), if !served.is_empty() && out.frames.size() < limits::OUTBOX_BYTES => {
+                    let Some((topic, message)) = asked else { continue };
                     let now = Instant::now();
                     let mut asked = Some((topic, message));
                     for _ in 0..limits::TURN {
@@ -188,13 +222,105 @@ impl Running {
                     self.connected();
                 }
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => self.timers(),
+                Ok(()) = requests.moves.changed() => {
+                    if !drains {
+                        self.begin_to_move();
+                    }
+                }
+                () = moving.done() => match self.moving {
+                    Moving::Telling(..) => self.finish_first(),
+                    _ => self.moving = Moving::Away(Instant::now() + limits::LINK_MOVE_GAP),
+                },
                 () = &mut draining, if !drains => {
                     drains = true;
                     served.end();
                     leases.iter_mut().for_each(Leases::drain);
+                    outbox.forget_subscriptions();
                 }
+                () = &mut drained, if !is_drained => is_drained = true,
             }
         }
+    }
+
+    /// Whether all that others had asked, or this bus has asked them, is done and handed over.
+    fn has_nothing_left(&self) -> bool {
+        let is_said = self.out.messages.is_empty() && self.outbox.is_idle() && self.served.is_empty();
+        (is_said || self.connected.is_none())
+            && self.serves.is_empty()
+            && self.asks.is_empty()
+            && self.out.frames.is_empty()
+    }
+
+    /// Takes what this bus says to itself as if NATS had brought it.
+    fn talk_to_itself(&mut self) {
+        let now = Instant::now();
+        while let Some((topic, message)) = self.out.to_itself.pop_front() {
+            let message = message.arrived();
+            match topic {
+                Some(topic) => self.asked(&topic, message, now),
+                None if message.headers.as_ref().is_some_and(wire::is_control) => self.controls(&message),
+                None => self.asks.answered(message, now, &mut self.out),
+            }
+        }
+    }
+
+    /// Somebody asks what is served here, or was.
+    fn asked(&mut self, topic: &Topic, message: Message, now: Instant) {
+        match may_serve(&self.served, self.leases.as_ref(), topic, now) {
+            true => self.serves.asked(topic, message, now, &mut self.out),
+            false => self.serves.turned_away(topic, &message, &mut self.out),
+        }
+    }
+
+    /// The server of NATS is about to end: finishes what is under way, without letting more begin.
+    fn begin_to_move(&mut self) {
+        if self.connected.is_some() && matches!(self.moving, Moving::No) {
+            tracing::info!("the server of NATS is about to end: the link goes to another one");
+            // Whoever finds nobody asks again, as he knows.
+            let told = self.requests.members.tell_move(true);
+            self.moving = Moving::Telling(told.boxed(), Instant::now() + limits::HEARTBEAT);
+        }
+    }
+
+    fn finish_first(&mut self) {
+        self.asks.hold();
+        self.served.pause();
+        self.outbox.forget_subscriptions();
+        self.moving = Moving::Finishing(Instant::now() + limits::LINK_MOVE);
+    }
+
+    fn go_on_moving(&mut self) {
+        let now = Instant::now();
+        match &self.moving {
+            Moving::Telling(_, until) if now >= *until => self.finish_first(),
+            Moving::Finishing(until) => {
+                let is_finished = self.out.messages.is_empty()
+                    && self.outbox.is_idle()
+                    && self.served.is_empty()
+                    && self.serves.is_empty()
+                    && !self.asks.are_under_way();
+                if is_finished || now >= *until {
+                    let nats = self.requests.nats.clone();
+                    let left = async move {
+                        // What was handed over last is sent.
+                        let _ = nats.flush().await;
+                        let _ = nats.force_reconnect().await;
+                    };
+                    self.moving = Moving::Leaving(left.boxed(), now + limits::LINK_MOVE_GAP);
+                }
+            }
+            Moving::Leaving(_, until) | Moving::Away(until) if now >= *until => self.end_moving(),
+            _ => {}
+        }
+    }
+
+    fn end_moving(&mut self) {
+        self.moving = Moving::No;
+        drop(self.requests.members.tell_move(false));
+        for topic in self.served.resume() {
+            self.subscribe(topic);
+        }
+        self.asks.release(self.connected.is_some(), &mut self.out);
     }
 
     /// Acts on what has come from the bus.
@@ -203,7 +329,9 @@ impl Running {
         let Self { link, asks, serves, out, connected, .. } = self;
         while let Some((header, content)) = link.next_frame()? {
             match header.kind {
-                Kind::Ask if connected.is_none() => refuse_unconnected(&header, &content, out),
+                Kind::Ask if connected.is_none() && !asks.is_held() => {
+                    refuse_unconnected(&header, &content, out)
+                }
                 Kind::Ask => asks.asked(&header, &content, now, out),
                 Kind::Answer => serves.answered(&header, &content, out),
                 Kind::Cancel => asks.cancelled(header.sequence, out),
@@ -251,19 +379,21 @@ impl Running {
 
     /// What is served at this bus has changed.
     fn served_anew(&mut self, news: ServedNews) {
-        let Self { served, leases, outbox, .. } = self;
-        for change in served.changed(news) {
-            match (change, &mut *leases) {
-                (Change::Shared(topic), _) => outbox.subscribe([topic]),
-                (Change::Alone(topic), leases) => {
-                    let may = leases.as_mut().is_none_or(|leases| leases.serve(&topic));
-                    if may && served.is_unsubscribed(&topic) {
-                        outbox.subscribe([topic]);
-                    }
-                }
-                (Change::Gone(topic), Some(leases)) => leases.gone(&topic),
-                (Change::Gone(_), None) => {}
+        for change in self.served.changed(news) {
+            match change {
+                Change::Served(topic) => self.subscribe(topic),
+                Change::Gone(topic) => self.leases.iter_mut().for_each(|leases| leases.gone(&topic)),
             }
+        }
+    }
+
+    /// Lets others ask for a topic that is served here, as soon as this bus may serve it for them.
+    fn subscribe(&mut self, topic: Topic) {
+        let Self { served, leases, outbox, .. } = self;
+        let is_alone = served.alone(&topic).is_some();
+        let may = !is_alone || leases.as_mut().is_none_or(|leases| leases.serve(&topic));
+        if may && served.is_unsubscribed(&topic) {
+            outbox.subscribe([topic]);
         }
     }
 
@@ -302,9 +432,18 @@ impl Running {
         if self.asks.doubted_until().is_some_and(|until| until <= now) {
             self.asks.end_doubts(&mut self.out);
         }
+        if self.connected.is_some() && !self.asks.is_held() {
+            let Self { asks, served, leases, out, .. } = self;
+            let is_here = |topic: &Topic| served.has(topic) && may_serve(served, leases.as_ref(), topic, now);
+            asks.ask_waiting(now, is_here, out);
+        }
     }
 
     fn member(&mut self, event: Result<MemberEvent, RecvError>) {
+        // What a bus has answered before it left is here, also where this task has had its turn.
+        while let Some(Some(reply)) = unconstrained(self.replies.next()).now_or_never() {
+            self.asks.answered(reply, Instant::now(), &mut self.out);
+        }
         let Self { asks, serves, out, requests, .. } = self;
         let (id, epoch, heard) = match event {
             Ok(MemberEvent::Reconnected { id, epoch, heard }) => (id, epoch, Some(heard)),
@@ -341,8 +480,44 @@ impl Running {
         {
             leases.connected(now.is_some());
         }
+        let is_other = now.is_some() && now != self.connected;
+        let is_lost = now != self.connected && now.is_none();
         self.connected = now;
         self.out.max_payload = self.requests.nats.max_payload();
+        match self.moving {
+            Moving::No => {}
+            _ if is_other => self.end_moving(),
+            // The server did not wait.
+            Moving::Telling(..) | Moving::Finishing(_) if is_lost => {
+                self.asks.hold();
+                self.moving = Moving::Away(Instant::now() + limits::LINK_MOVE_GAP);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Moving {
+    /// When it is looked at next, whatever happens.
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::No => None,
+            Self::Telling(_, until)
+            | Self::Finishing(until)
+            | Self::Leaving(_, until)
+            | Self::Away(until) => Some(*until),
+        }
+    }
+
+    /// Waits until the others are told, or the connection is given up, where that is under way.
+    ///
+    /// # Cancel safety
+    /// It goes on with the next call.
+    async fn done(&mut self) {
+        match self {
+            Self::Telling(done, _) | Self::Leaving(done, _) => done.await,
+            _ => std::future::pending().await,
+        }
     }
 }
 

@@ -4,31 +4,43 @@ use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Client, Message, Subscriber};
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use futures_util::stream::SelectAll;
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::oneshot;
+use tokio::task::unconstrained;
+use tokio::time::timeout;
 use whispeer::bus::{Served, ServedNews};
 use whispeer::topic::Topic;
 
 use crate::limits;
+use crate::members::written;
+use crate::subject::Subjects;
+
+/// More than any server counts: what ends a subscription there at once, and at its client, which counts as well, not before all that is
+/// on its way has come. `Subscriber::drain` forgets it as soon as that is sent. Were a server to take it for a number that it has
+/// to reach, the end of the subscriber, a round trip later, ends it as well.
+const NO_MORE: u64 = 10_000_000_000;
 
 /// What is to be done for a topic that is served now, or not any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It has a single server.
-    Alone(Topic),
-    /// A group shares it.
-    Shared(Topic),
+    /// It is served, by a group or another single server than before.
+    Served(Topic),
     /// It has no single server any more.
     Gone(Topic),
 }
 
 /// The subscriptions, and those that are being made.
-#[derive(Default)]
 pub(super) struct ServedTopics {
+    ending: Ending,
+    /// Subscriptions that were made so far.
+    made: u64,
+    /// There are to be no subscriptions for a while.
+    is_paused: bool,
     topics: HashMap<Topic, (Served, Subscription), RandomState>,
     requests: SelectAll<Requests>,
     /// That there is no room has been told.
@@ -38,11 +50,41 @@ pub(super) struct ServedTopics {
 enum Subscription {
     /// It is to be made, or must not be yet.
     Wanted,
+    /// It is to be made later.
+    Paused,
     /// It is there, until this is dropped.
     There { _keep: oneshot::Sender<()> },
 }
 
+/// What it takes to find out that NATS has ended a subscription: a request to nobody behind it, and where that is said.
+#[derive(Clone)]
+struct Ending {
+    nats: Client,
+    nobody: String,
+    answers: String,
+}
+
 impl ServedTopics {
+    pub(super) fn new(nats: Client, subjects: &Subjects, own: u64) -> Self {
+        let nobody = format!("{}.nobody", subjects.prefix());
+        let answers = format!("{}.ended.{}", subjects.prefix(), written(own));
+        let ending = Ending { nats, nobody, answers };
+        let (made, is_paused) = (0, false);
+        Self {
+            ending,
+            made,
+            is_paused,
+            topics: HashMap::default(),
+            requests: SelectAll::new(),
+            told_full: false,
+        }
+    }
+
+    /// Whether the topic is served here.
+    pub(super) fn has(&self, topic: &Topic) -> bool {
+        self.topics.contains_key(topic)
+    }
+
     /// Takes in what has changed at the bus. Returns what is to be done for it.
     pub(super) fn changed(&mut self, news: ServedNews) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -65,7 +107,7 @@ impl ServedTopics {
             (Some((before, _)), Some(now)) if is_alone(before) == is_alone(&now) => {
                 *before = now;
                 if is_alone(before) {
-                    changes.push(Change::Alone(topic));
+                    changes.push(Change::Served(topic));
                 }
             }
             (Some((before, _)), now) => {
@@ -88,11 +130,12 @@ impl ServedTopics {
                 }
             }
             (None, Some(now)) => {
-                changes.push(match is_alone(&now) {
-                    true => Change::Alone(topic.clone()),
-                    false => Change::Shared(topic.clone()),
-                });
-                self.topics.insert(topic, (now, Subscription::Wanted));
+                let subscription = match self.is_paused {
+                    true => Subscription::Paused,
+                    false => Subscription::Wanted,
+                };
+                self.topics.insert(topic.clone(), (now, subscription));
+                changes.push(Change::Served(topic));
             }
         }
     }
@@ -121,12 +164,32 @@ impl ServedTopics {
         if let Some((_, subscription @ Subscription::Wanted)) = self.topics.get_mut(&topic) {
             *subscription = Subscription::There { _keep: keep };
         }
-        self.requests.push(Requests { topic, ends, source: Source::Live(subscriber) });
+        self.made += 1;
+        let answers = format!("{}.{}", self.ending.answers, self.made);
+        let ending = Ending { answers, ..self.ending.clone() };
+        self.requests.push(Requests { topic, ends, ending, source: Source::Live(subscriber) });
     }
 
-    /// Ends all subscriptions. What has been sent here before still comes.
+    /// Ends all subscriptions. What has been sent here before still comes; then there are [none](Self::is_empty).
     pub(super) fn end(&mut self) {
         self.topics.clear();
+    }
+
+    /// Ends all subscriptions for a while, as [`end`](Self::end) does; topics that come meanwhile wait as well.
+    pub(super) fn pause(&mut self) {
+        self.is_paused = true;
+        self.topics.values_mut().for_each(|(_, subscription)| *subscription = Subscription::Paused);
+    }
+
+    /// Returns what may be subscribed to again.
+    pub(super) fn resume(&mut self) -> Vec<Topic> {
+        self.is_paused = false;
+        let paused = self.topics.iter_mut().filter(|(_, (_, own))| matches!(own, Subscription::Paused));
+        let wanted = paused.map(|(topic, (_, subscription))| {
+            *subscription = Subscription::Wanted;
+            topic.clone()
+        });
+        wanted.collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -149,6 +212,7 @@ struct Requests {
     topic: Topic,
     /// Ends when it is not served any more.
     ends: oneshot::Receiver<()>,
+    ending: Ending,
     source: Source,
 }
 
@@ -156,9 +220,22 @@ enum Source {
     Live(Subscriber),
     /// NATS is told to send no more.
     Ending(BoxFuture<'static, Option<Subscriber>>),
-    /// What it has sent before still comes.
-    Drained(Subscriber),
-    Ended,
+    /// What it has sent before is here.
+    Ended(Subscriber),
+    Over,
+}
+
+impl Ending {
+    /// Waits until NATS has dealt with all that was sent to it before, and what it has sent by then is here.
+    async fn passed(self) {
+        let passed = async {
+            let mut answers = self.nats.subscribe(self.answers.clone()).await.ok()?;
+            self.nats.publish_with_reply(self.nobody, self.answers, Bytes::new()).await.ok()?;
+            answers.next().await
+        };
+        // Where somebody listens to all subjects, nobody says that there is nobody.
+        let _ = timeout(limits::UNSUBSCRIBING, passed).await;
+    }
 }
 
 impl Stream for Requests {
@@ -174,23 +251,29 @@ impl Stream for Requests {
                         ready!(subscriber.poll_next_unpin(context))
                     } else {
                         if let Source::Live(mut subscriber) =
-                            std::mem::replace(&mut this.source, Source::Ended)
+                            std::mem::replace(&mut this.source, Source::Over)
                         {
-                            let end = async move { subscriber.drain().await.is_ok().then_some(subscriber) };
+                            let ending = this.ending.clone();
+                            let end = async move {
+                                subscriber.unsubscribe_after(NO_MORE).await.ok()?;
+                                ending.passed().await;
+                                Some(subscriber)
+                            };
                             this.source = Source::Ending(end.boxed());
                         }
                         continue;
                     }
                 }
                 Source::Ending(end) => {
-                    this.source = ready!(end.poll_unpin(context)).map_or(Source::Ended, Source::Drained);
+                    this.source = ready!(end.poll_unpin(context)).map_or(Source::Over, Source::Ended);
                     continue;
                 }
-                Source::Drained(subscriber) => ready!(subscriber.poll_next_unpin(context)),
-                Source::Ended => None,
+                // Also where this task has had its turn.
+                Source::Ended(subscriber) => unconstrained(subscriber.next()).now_or_never().flatten(),
+                Source::Over => None,
             };
             if message.is_none() {
-                this.source = Source::Ended;
+                this.source = Source::Over;
             }
             return Poll::Ready(message.map(|message| (this.topic.clone(), message)));
         }

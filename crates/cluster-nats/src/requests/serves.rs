@@ -15,6 +15,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 use whispeer::BusError;
+use whispeer::engine::is_sealed;
 use whispeer::proto::fields::FieldsBuilder;
 use whispeer::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
 use whispeer::topic::Topic;
@@ -67,6 +68,10 @@ impl Serves {
 
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
     }
 
     /// Somebody asks who serves the topic here.
@@ -184,6 +189,11 @@ impl Serves {
     pub(super) fn answered(&mut self, header: &Header, content: &ContentRef<'_>, out: &mut Outputs) {
         let Some(serve) = self.by_id.get_mut(&header.id) else { return };
         let more = header.flags.contains(Flags::MORE);
+        if let Some(error) = serve.not_taken(header.flags, content.payload()) {
+            out.tell(wire::not_taken(serve.reply.clone(), self.own, &error));
+            self.end(header.id);
+            return;
+        }
         let payload = Bytes::copy_from_slice(content.payload());
         let message = match serve.from {
             Some(_) => {
@@ -278,6 +288,17 @@ impl Serves {
         }
         self.bytes = self.bytes.saturating_sub(serve.size);
         Some(serve)
+    }
+}
+
+impl Serve {
+    /// Why this bus has given a request of another one to no server, if that is what it says. The other bus may ask elsewhere.
+    fn not_taken(&self, flags: Flags, payload: &[u8]) -> Option<BusError> {
+        if self.from.is_none() || self.replies > 0 || !flags.contains(Flags::ERROR) || is_sealed(payload) {
+            return None;
+        }
+        let error = Refusal::decode(payload).ok()?.into_error();
+        matches!(error, BusError::NoServer { .. } | BusError::Draining { .. }).then_some(error)
     }
 }
 

@@ -72,6 +72,20 @@ pub(super) struct Publish {
 }
 
 impl Publish {
+    /// The message that it is where it arrives.
+    pub(super) fn arrived(self) -> Message {
+        let length = self.size();
+        Message {
+            subject: self.subject.into(),
+            reply: self.reply.map(Into::into),
+            payload: self.payload,
+            headers: Some(self.headers),
+            status: None,
+            description: None,
+            length,
+        }
+    }
+
     /// Bytes that it takes, as NATS counts them.
     pub(super) fn size(&self) -> usize {
         let headers = self.headers.iter().flat_map(|(name, values)| {
@@ -107,6 +121,8 @@ pub(super) enum Said {
     Accepted,
     /// A reply, behind so many others.
     Reply { flags: Flags, number: u64, fields: Vec<u8>, payload: Bytes },
+    /// The bus has not given it to any server, and does not: why.
+    NotTaken(BusError),
     /// Nobody is subscribed.
     NoResponders,
 }
@@ -183,6 +199,14 @@ pub(super) fn accepted(subject: String, by: Origin) -> Publish {
     Publish { subject, reply: None, headers, payload: Bytes::new() }
 }
 
+/// That a bus has given a request to none of its servers, so that another bus may be asked.
+pub(super) fn not_taken(subject: String, by: Origin, error: &BusError) -> Publish {
+    let mut headers = HeaderMap::new();
+    headers.insert(ORIGIN, by.written());
+    headers.insert(REPLY, "not-taken");
+    Publish { subject, reply: None, headers, payload: Refusal::from(error).encode().into() }
+}
+
 /// A reply to a bus.
 pub(super) fn reply(
     subject: String,
@@ -253,6 +277,10 @@ pub(super) fn read_answer(message: Message) -> Result<Answer, Malformed> {
     let from = Some(Origin::read(&there)?.ok_or(Malformed("there is no Whispeer-Origin"))?);
     let flags = match what.as_str() {
         "accepted" => return Ok(Answer { from, said: Said::Accepted }),
+        "not-taken" => {
+            let error = Refusal::decode(&payload).map_err(|_| Malformed("not-taken says no reason"))?;
+            return Ok(Answer { from, said: Said::NotTaken(error.into_error()) });
+        }
         "part" => Flags::MORE,
         "last" => Flags::NONE,
         "end" => Flags::END,
@@ -293,6 +321,11 @@ pub(super) fn release(subject: String, by: u64, topic: &Topic) -> Publish {
 pub(super) fn read_release(message: &Message) -> Option<Topic> {
     read_id(message.headers.as_ref()?.get(RELEASE)?.as_str())?;
     Topic::from_utf8(&message.payload).ok()
+}
+
+/// Whether these are the headers of what a bus is told of a request.
+pub(super) fn is_control(headers: &HeaderMap) -> bool {
+    headers.get(OF).is_some()
 }
 
 /// Reads what a bus is told of a request.

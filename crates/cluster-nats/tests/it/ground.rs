@@ -86,8 +86,9 @@ impl Node {
                 }
             };
             let name = format!("bus-{id}");
-            members::run(&heard, &subjects(), &name, &known, connected, end).await.unwrap();
+            members::run(&heard, &subjects(), &name, &known, connected, (pending(), end)).await.unwrap();
         });
+        let (_, moves) = watch::channel(0);
         let carried = Requests {
             bus: bus.view(),
             nats,
@@ -95,6 +96,7 @@ impl Node {
             members: members.clone(),
             connection,
             leases,
+            moves,
         };
         let requests = tasks.spawn(async move { requests::run(carried).await.unwrap() });
         let client = Client::new_memory(&bus.connector()).unwrap();

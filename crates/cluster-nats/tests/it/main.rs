@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed, as it should")]
 
 mod cut_off;
+mod drained;
 mod exclusive;
 mod faults;
 mod ground;

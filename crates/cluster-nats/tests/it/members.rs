@@ -47,7 +47,14 @@ async fn a_bus_that_was_cut_off_says_so_when_it_is_back() {
     let (told, connection) = watch::channel(Some(1));
     let mut events = node.members.events();
     let subjects = subjects();
-    let run = members::run(&nats, &subjects, "two", &other, connection, std::future::pending());
+    let run = members::run(
+        &nats,
+        &subjects,
+        "two",
+        &other,
+        connection,
+        (std::future::pending(), std::future::pending()),
+    );
     let look = async {
         assert_eq!(next(&mut events).await, MemberEvent::Joined { id: 2 });
         told.send_replace(None);
