@@ -34,6 +34,8 @@ mod quic;
 mod registry;
 mod reload;
 mod requests;
+#[cfg(all(feature = "nats", feature = "sqlite"))]
+mod rolling;
 #[cfg(all(feature = "compression", feature = "encryption"))]
 mod sealed;
 #[cfg(all(feature = "compression", feature = "encryption"))]

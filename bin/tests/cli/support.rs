@@ -215,6 +215,11 @@ impl Running {
         Ended { status, output, errors }
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn has_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let until = Instant::now() + LIMIT;
         loop {

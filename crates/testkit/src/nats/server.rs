@@ -122,6 +122,21 @@ impl NatsServer {
         self.locked().signal(Signal::USR2);
     }
 
+    /// Ends it as an operator does who has others: it is a lame duck, waits until its clients have gone elsewhere, for a part of
+    /// its `lame_duck_duration` each, and ends. Returns when it is gone.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub async fn retire(&self) {
+        let server = self.clone();
+        blocking(move || {
+            let mut node = server.locked();
+            node.signal(Signal::USR2);
+            node.ended();
+        })
+        .await;
+    }
+
     /// Lets it stand still, as one does that is out of memory or behind a cut link: its connections stay open and
     /// nothing comes from it.
     ///
