@@ -17,6 +17,7 @@ mod nodes;
 mod plain_requests;
 mod requests;
 mod requests_gone;
+mod sealed;
 mod settings;
 mod streamed_requests;
 mod written;
