@@ -17,16 +17,13 @@ use super::underway::Waiting;
 use crate::auth::{Action, Principal};
 use crate::error::BusError;
 use crate::limits;
-use crate::proto::fields::{Field, Options, Quality, iterate, well_formed};
+use crate::proto::fields::{Options, Quality};
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
 use crate::topic::{Shape, TopicPattern, validate_pattern_bytes};
 use crate::transport::{Arrived, EncodedRun, Form, Incoming, Part};
 
 /// Publishes that are routed together at most: what one read brings of small messages.
 const RUN: usize = 1024;
-
-/// Bytes of their fields at most, if they have any: those of a bus's id and of a time.
-const RUN_FIELDS: usize = 18;
 
 impl SessionTask {
     /// Takes a publish in. An error ends the session.
@@ -98,8 +95,8 @@ impl SessionTask {
         self.deferred.push_back(Deferred { header: *header, content: content.shared(), until, _waiting });
     }
 
-    /// Takes publishes in that came one after the other, have the same topic and ask for nothing more, or are from one other
-    /// bus and say so: each destination is locked once for all of them. `first` is taken already. Returns `false` if it
+    /// Takes publishes in that came one after the other, have the same topic and ask for nothing more:
+    /// each destination is locked once for all of them. `first` is taken already. Returns `false` if it
     /// has to go its way alone. An error ends the session.
     pub(super) fn publish_run(
         &mut self,
@@ -110,41 +107,9 @@ impl SessionTask {
         if !is_plain(&first.header) || self.session.budget().is_spent() || !self.shared.takes_runs() {
             return Ok(false);
         }
-        match incoming.content(first).fields.is_empty() {
-            true => self.publish_alike(first, incoming, run, &[], Asked::default()),
-            false => self.publish_relayed(first, incoming, run),
-        }
-    }
-
-    /// [`publish_run`](Self::publish_run) for what may come from another bus. By itself, so that others do not pay for it.
-    #[inline(never)]
-    fn publish_relayed(
-        &mut self,
-        first: &Arrived,
-        incoming: &mut Incoming,
-        run: &mut Vec<Arrived>,
-    ) -> Result<bool, BusError> {
-        let mut kept = [0; RUN_FIELDS];
-        let given = incoming.content(first).fields;
-        let (Some(asked), Some(fields)) = (asked_by_relay(given), kept.get_mut(..given.len())) else {
-            return Ok(false);
-        };
-        fields.copy_from_slice(given);
-        self.publish_alike(first, incoming, run, fields, asked)
-    }
-
-    /// Takes those in that have these fields, which ask for this, and the topic of the first.
-    #[inline(always)]
-    fn publish_alike(
-        &mut self,
-        first: &Arrived,
-        incoming: &mut Incoming,
-        run: &mut Vec<Arrived>,
-        fields: &[u8],
-        asked: Asked,
-    ) -> Result<bool, BusError> {
         let route = {
-            let route = self.cache.cached(incoming.content(first).topic);
+            let content = incoming.content(first);
+            let route = if content.fields.is_empty() { self.cache.cached(content.topic) } else { None };
             let Some(route) = route.filter(|route| route.stream.is_none()) else { return Ok(false) };
             route
         };
@@ -154,8 +119,7 @@ impl SessionTask {
         let most = (matches / route.targets.len().max(1)).clamp(1, RUN);
         let topic = self.cache.last_topic();
         incoming.take_run(run, most, |next| {
-            let is_alike = next.fields.len() == fields.len() && (fields.is_empty() || next.fields == fields);
-            is_plain(&next.header) && is_alike && next.topic == topic
+            is_plain(&next.header) && next.fields.is_empty() && next.topic == topic
         });
         let mut result = Ok(true);
         for (index, publish) in run.iter().enumerate() {
@@ -168,8 +132,8 @@ impl SessionTask {
         let bytes = run.iter().map(|publish| publish.size).sum();
         let matches = match &run[..] {
             [] => 0,
-            [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, asked),
-            several => self.fan_out(&route.targets, &contents_of(several, incoming), bytes, asked),
+            [one] => self.fan_out(&route.targets, &[incoming.content(one)], bytes, Asked::default()),
+            several => self.fan_out(&route.targets, &contents_of(several, incoming), bytes, Asked::default()),
         };
         self.frames.0 += run.len() as u64;
         self.matches += matches + run.len() as u64;
@@ -391,21 +355,6 @@ impl SessionTask {
 #[inline(never)]
 fn contents_of<'a>(run: &[Arrived], incoming: &'a Incoming) -> Vec<ContentRef<'a>> {
     run.iter().map(|publish| incoming.content(publish)).collect()
-}
-
-/// What publishes of these fields ask for, if that is the same for all of them: they say which bus they come from, and how long
-/// they may wait.
-fn asked_by_relay(fields: &[u8]) -> Option<Asked> {
-    let mut asked = Asked::default();
-    for field in iterate(fields) {
-        match field {
-            Field::Origin(_) => {}
-            Field::BlockLimit(limit) => asked.block_limit = Some(limit),
-            _ => return None,
-        }
-    }
-    // What is cut off is told by whoever reads it alone.
-    well_formed(fields).then_some(asked)
 }
 
 /// Whether a frame is a publish of which nobody wants to know how it went.
