@@ -367,6 +367,32 @@ async fn whoever_has_nothing_but_nats_sees_who_serves_what_and_can_end_a_lease()
 }
 
 #[tokio::test]
+async fn a_bucket_that_is_deleted_is_made_anew_and_topics_are_taken_again() {
+    for server in servers().await {
+        let (one, two) = pair_of(&server, LEASE).await;
+        let first = serve(&one, "one").await.unwrap();
+        let nats = async_nats::connect(server.url()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(nats);
+        jetstream.delete_stream("KV_whispeer-leases").await.unwrap();
+        soon("another bucket, with the topic", async {
+            loop {
+                if let Ok(bucket) = jetstream.get_key_value("whispeer-leases").await
+                    && let Ok(Some(_)) = bucket.entry("topic/clock").await
+                {
+                    return;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let refused = serve(&two, "two").await.unwrap_err();
+        assert!(is_served(&refused), "{refused:?}");
+        finds(&two, "one").await;
+        assert!(!first.is_finished());
+    }
+}
+
+#[tokio::test]
 async fn where_nats_has_no_jetstream_each_bus_decides_by_itself() {
     if !nats::available() {
         return;

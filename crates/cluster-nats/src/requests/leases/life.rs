@@ -51,6 +51,11 @@ impl Leases {
     }
 
     pub(super) fn opened(&mut self, opened: Result<Arc<Bucket>, NoBucket>, now: Instant) {
+        // Where there was a bucket, others may still have it: this bus does not go on as if it were alone.
+        let opened = opened.map_err(|error| match self.had_bucket && error == NoBucket::NoJetStream {
+            true => NoBucket::Failed("there is no JetStream any more".to_owned()),
+            false => error,
+        });
         match (opened, &mut self.state) {
             (_, State::Ended | State::Open(_)) => {}
             (Ok(bucket), before) => {
@@ -60,7 +65,7 @@ impl Leases {
                     );
                 }
                 self.state = State::Open(bucket);
-                self.told = None;
+                (self.told, self.had_bucket) = (None, true);
                 self.renew(now);
             }
             (Err(NoBucket::NoJetStream), before) => {
@@ -76,7 +81,7 @@ impl Leases {
             }
             (Err(NoBucket::Failed(reason)), State::Unknown { is_opening } | State::Alone { is_opening }) => {
                 *is_opening = false;
-                self.open_at = Some(now + self.settings.lasts);
+                self.open_at = Some(now + self.settings.lasts / 10);
                 if self.told.as_ref() != Some(&reason) {
                     tracing::warn!(
                         reason,
@@ -114,7 +119,21 @@ impl Leases {
                 self.renew_at = Some(now);
             }
             Renewed::Ended => self.lose(now),
-            Renewed::Unknown => self.renew_at = Some(now + self.settings.lasts / 20),
+            Renewed::Unknown => {
+                let soon = now + self.settings.lasts / 20;
+                self.renew_at = Some(soon);
+                if is_first {
+                    self.look_for_bucket(soon);
+                }
+            }
+        }
+    }
+
+    /// It may be gone; it is made anew then.
+    fn look_for_bucket(&mut self, at: Instant) {
+        if matches!(self.state, State::Open(_)) {
+            self.state = State::Unknown { is_opening: false };
+            self.open_at = Some(at);
         }
     }
 
@@ -130,5 +149,6 @@ impl Leases {
         }
         // An answer of one that was on its way says nothing of the next one.
         (self.renewing, self.renew_at) = (None, Some(now));
+        self.look_for_bucket(now);
     }
 }

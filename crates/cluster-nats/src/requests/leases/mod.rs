@@ -135,6 +135,8 @@ pub(super) struct Leases {
     open_at: Option<Instant>,
     renew_at: Option<Instant>,
     rewrite_at: Option<Instant>,
+    /// There was a bucket.
+    had_bucket: bool,
     /// Why there is no bucket, as it was told last.
     told: Option<String>,
     news: VecDeque<LeaseNews>,
@@ -195,6 +197,7 @@ impl Leases {
             open_at: None,
             renew_at: None,
             rewrite_at: None,
+            had_bucket: false,
             told: None,
             news: VecDeque::new(),
         }
@@ -262,6 +265,9 @@ impl Leases {
         self.is_connected = is_connected;
         // What was under way may be lost.
         self.renewing = None;
+        if let State::Unknown { is_opening } | State::Alone { is_opening } = &mut self.state {
+            *is_opening = false;
+        }
         if is_connected {
             (self.open_at, self.renew_at) = (Some(now), Some(now));
         }
@@ -316,7 +322,7 @@ impl Leases {
             let what = format!("{} topics with a single server at this bus", limits::SERVED_TOPICS);
             return claim.refuse(BusError::LimitReached { what });
         };
-        (wish.looked, wish.retry_at) = (false, None);
+        (wish.looked, wish.refused, wish.retry_at) = (false, false, None);
         wish.claims.push((claim, now + limits::LEASE_CLAIM));
         self.waiting += 1;
         self.wake(now + limits::LEASE_CLAIM, topic.clone());

@@ -79,7 +79,7 @@ impl Leases {
     /// Begins what can be done now.
     pub(super) fn begin(&mut self, now: Instant) {
         let State::Open(bucket) = &self.state else { return };
-        if self.life.is_none() && self.renewing.is_none() && !self.topics.is_empty() && self.is_connected {
+        if self.life.is_none() && self.renew_at.is_none_or(|at| at <= now) {
             return self.renew(now);
         }
         let Some(lease) = self.life.as_ref().map(|life| life.lease).filter(|_| self.is_connected) else {
