@@ -22,6 +22,7 @@
 //! | `presence` | who is subscribed to a topic |
 //! | `will` | what is published when the client is gone |
 //! | `request`, `stream`, `serving`, `request_id`, `handling` | requests, from both sides |
+//! | `leaving` | what is held back while the client goes from a bus that drains to another one |
 //! | `reconnect` | coming back after the connection broke |
 //! | `codec`, `options`, `event`, `protocol`, `builder` | values, settings, and the way in |
 //!
@@ -48,6 +49,7 @@ mod held_back;
 mod history;
 mod inbox;
 mod keeping;
+mod leaving;
 mod options;
 mod presence;
 mod protocol;

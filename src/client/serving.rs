@@ -19,7 +19,7 @@ use super::options::{Headers, ServeOptions};
 use super::protocol::RequestProtocol;
 use super::request_id::RequestId;
 use super::sealing::{AskSeal, Opener, topic_of};
-use super::shared::{Connection, Ending, Registration, Shared, State, wake};
+use super::shared::{Connection, Ending, Registration, Shared, wake};
 use crate::engine::{MessageKind, Opened, is_sealed};
 use crate::error::{BriefResult, BusError, BusResult, ErrorReply};
 use crate::proto::{ContentRef, Flags, Header, Kind, Lane};
@@ -464,21 +464,6 @@ impl Shared {
         drop(state);
         self.write(step);
         true
-    }
-
-    /// Lets the bus, which drains, hand nothing more to servings that go on at another one.
-    pub(super) fn move_servings(&self) {
-        let mut state = self.lock();
-        let State { servings, lanes, .. } = &mut *state;
-        for (id, serving) in &mut servings.entries {
-            if serving.ending == Ending::No {
-                serving.ending = Ending::Moving;
-                lanes.data(&Header::new(Kind::Unserve, *id, 0), &ContentRef::empty());
-            }
-        }
-        let step = state.lanes.begin();
-        drop(state);
-        self.write(step);
     }
 
     /// Lets every serving end.

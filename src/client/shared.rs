@@ -129,8 +129,8 @@ pub(super) struct Shared {
     pub(super) driver: AtomicWaker,
     /// The handshake is done, or the connection has ended.
     changed: Notify,
-    /// The lanes have room again.
-    drained: Notify,
+    /// The lanes have room again, or there is a new session.
+    pub(super) drained: Notify,
     room_wanted: AtomicBool,
     events: broadcast::Sender<ClientEvent>,
 }
@@ -437,36 +437,6 @@ impl Shared {
         }
     }
 
-    /// Waits while the client is about to go to another bus: its own takes nothing new.
-    pub(super) async fn settled(&self) -> BusResult<()> {
-        loop {
-            let mut drained = pin!(self.drained.notified());
-            drained.as_mut().enable();
-            {
-                let state = self.lock();
-                if let Some(error) = &state.ended {
-                    return Err(error.clone());
-                }
-                if !state.leaving {
-                    return Ok(());
-                }
-            }
-            drained.await;
-        }
-    }
-
-    /// The bus drains. Whether the client goes to another one.
-    pub(super) fn leave(&self) -> bool {
-        let mut state = self.lock();
-        let leaves = state.has_others && state.ended.is_none();
-        if leaves && !state.leaving {
-            state.leave();
-            drop(state);
-            self.driver.wake();
-        }
-        leaves
-    }
-
     fn has_room(&self) -> BusResult<bool> {
         let state = self.lock();
         match &state.ended {
@@ -732,12 +702,6 @@ impl State {
             return Err(self.ended.clone().unwrap_or_else(closed).into());
         }
         Ok(())
-    }
-
-    /// Holds back what is new until there is a session at another bus.
-    pub(super) fn leave(&mut self) {
-        self.leaving = true;
-        self.publishing.hold();
     }
 
     /// The link still takes frames, be it for the last time.

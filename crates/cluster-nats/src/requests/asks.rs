@@ -263,7 +263,7 @@ impl Asks {
         };
         self.by_number.insert(number, ask);
         if self.is_held {
-            self.to_ask.push_back((now, number));
+            self.ask_at(now, number);
             return Ok(());
         }
         let sent = self.send(number, false, now, out);
@@ -357,7 +357,7 @@ impl Asks {
         } else {
             // It may have been told a moment ago.
             (ask.was_unserved, ask.sent) = (true, None);
-            self.to_ask.push_back((now + limits::NEWS, number));
+            self.ask_at(now + limits::NEWS, number);
         }
     }
 
@@ -378,7 +378,15 @@ impl Asks {
             return self.fail(number, error, out);
         }
         (ask.server, ask.sent, ask.doubted) = (None, None, false);
-        self.to_ask.push_back((again, number));
+        self.ask_at(again, number);
+    }
+
+    fn ask_at(&mut self, at: Instant, number: u64) {
+        // Those that were cancelled meanwhile are in the row until their time has come.
+        if self.to_ask.len() >= 2 * limits::REQUESTS_OUT {
+            self.to_ask.retain(|(_, number)| self.by_number.contains_key(number));
+        }
+        self.to_ask.push_back((at, number));
     }
 
     fn fail_unserved(&mut self, number: u64, out: &mut Outputs) {
