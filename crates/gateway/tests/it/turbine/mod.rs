@@ -2,6 +2,7 @@
 
 mod ends;
 mod messages;
+mod nodes;
 mod rights;
 mod tokens;
 mod transcripts;
