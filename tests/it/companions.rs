@@ -53,6 +53,35 @@ async fn a_companion_is_a_client_of_its_bus() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_companion_is_told_when_a_bus_that_drains_has_finished_with_its_clients() {
+    let (tell, mut told) = mpsc::channel(2);
+    let bus = Bus::builder()
+        .companion(move |view| async move {
+            view.draining().await;
+            tell.send("draining").await.unwrap();
+            view.drained().await;
+            tell.send("drained").await.unwrap();
+        })
+        .start()
+        .unwrap();
+    let client = Client::new_memory(&bus.connector()).unwrap();
+    let mut serving = client.serve_bytes("slow").await.unwrap();
+    let work = async {
+        let (_, request, _) = soon("the request", serving.recv()).await.unwrap();
+        let finishing = async {
+            assert_eq!(soon("the news", told.recv()).await, Some("draining"));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(told.try_recv().is_err(), "a request is under way");
+            client.respond_bytes(request, "done".into()).await.unwrap();
+        };
+        tokio::join!(bus.drain(Duration::from_secs(60)), finishing);
+    };
+    let (answer, ()) = tokio::join!(client.request_bytes("slow", "".into()), work);
+    assert_eq!(answer.unwrap(), "done");
+    assert_eq!(told.recv().await, Some("drained"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_a_companion_while_the_bus_serves_it() {
     let (tell, mut told) = mpsc::channel(1);
     let bus = Bus::builder()

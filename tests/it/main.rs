@@ -57,6 +57,7 @@ mod limits;
 #[cfg(all(feature = "metrics", feature = "sqlite"))]
 mod metrics;
 mod model;
+mod moving;
 mod neighbours;
 mod opened_consumers;
 mod orders;
