@@ -15,6 +15,7 @@ mod members;
 mod messages;
 mod nodes;
 mod plain_requests;
+mod presence;
 mod requests;
 mod requests_gone;
 mod sealed;
