@@ -292,10 +292,10 @@ impl Ground {
         while let Some(ended) = timeout(LIMIT, self.others.join_next()).await.unwrap() {
             ended.unwrap();
         }
-        let (asked, failed) = (self.asked.load(Ordering::Relaxed), self.failed.lock().unwrap());
+        let asked = self.asked.load(Ordering::Relaxed);
+        let failed = std::mem::take(&mut *self.failed.lock().unwrap());
         assert!(failed.is_empty(), "of {asked} requests {} failed: {failed:?}", failed.len());
         assert_eq!(self.served.lock().unwrap().len() as u64, asked, "each is served once");
-        drop(failed);
         for (bus, had) in self.had.iter().enumerate() {
             let had = had.lock().unwrap();
             for (topic, last) in &*self.published.lock().unwrap() {
