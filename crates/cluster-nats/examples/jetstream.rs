@@ -86,7 +86,9 @@ impl Server {
 
 async fn opened(url: &str, prefix: &str) -> Outcome<JetStreamStore> {
     let client = async_nats::connect(url).await?;
-    Ok(JetStreamStore::new(client, JetStreamOptions::new(prefix)?)?)
+    // Who opens a store reads all of its journal first.
+    let options = JetStreamOptions::new(prefix)?.answer(Duration::from_secs(60));
+    Ok(JetStreamStore::new(client, options)?)
 }
 
 impl Drop for Server {
