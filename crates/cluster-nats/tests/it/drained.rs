@@ -246,8 +246,9 @@ async fn buses_leave_a_server_of_nats_that_is_about_to_end_without_a_failed_requ
     let cluster = NatsBuilder::newest().config(grace).start_cluster(2).await;
     let urls = cluster.urls();
     let (asker, asked) = (Joined::new(&urls[0]).await, Joined::new(&urls[1]).await);
+    let stays = Joined::new(&urls[0]).await;
     let mut load = Load::new();
-    let _handling = load.serve(&asked.client).await;
+    let _handlings = [load.serve(&asked.client).await, load.serve(&stays.client).await];
     load.start(&asker.client).await;
     let node =
         |joined: &Joined| joined.connection.state().borrow().server().map(|server| server.name.clone());
