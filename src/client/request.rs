@@ -249,7 +249,7 @@ impl Client {
                 mark = outgoing.as_ref().map(Outgoing::mark);
                 match answer {
                     // Nobody was asked. The next bus is.
-                    Err(BusError::Draining { .. }) if shared.leave() => {}
+                    Err(BusError::Draining { .. }) if shared.leave() => shared.settled().await?,
                     answer => return answer,
                 }
             }
@@ -293,7 +293,9 @@ impl Client {
             let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
             let asked = self.ask(topic, &fields, flags, (encode, outgoing.as_ref()), value, patience, call);
             match within(patience, topic, asked).await {
-                Err(BusError::Draining { .. }) if self.connection.shared.leave() => {}
+                Err(BusError::Draining { .. }) if self.connection.shared.leave() => {
+                    within(patience, topic, self.connection.shared.settled()).await?;
+                }
                 asked => break (outgoing, asked?),
             }
         };
@@ -325,7 +327,6 @@ impl Client {
         }
         let shared = &self.connection.shared;
         shared.opened().await?;
-        shared.settled().await?;
         shared.room().await?;
         let beside = fields.len() + topic.len();
         with_encoded(shared, &encode, value, beside, outgoing, |body: &Body<'_>| {
