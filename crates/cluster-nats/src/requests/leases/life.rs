@@ -70,7 +70,7 @@ impl Leases {
             }
             (Err(NoBucket::NoJetStream), before) => {
                 if matches!(before, State::Unknown { .. }) {
-                    tracing::warn!(
+                    tracing::info!(
                         "the servers of NATS have no JetStream: a topic may have a single server at each bus, and not one among all"
                     );
                     self.news.push_back(LeaseNews::Alone);
