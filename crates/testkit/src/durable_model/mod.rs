@@ -6,7 +6,7 @@
 //! (`seen`) has to be what the reference says: what each application got, in which order and with which marks, what waits,
 //! what is kept, what is dead.
 //!
-//! Time is paused. Each step has [`SLOT`] milliseconds of its own in every second, and all times are whole seconds, so that
+//! Time is paused. Each step has `SLOT` milliseconds of its own in every second, and all times are whole seconds, so that
 //! nothing falls due at the moment in which something else is done. A store with threads or a network of its own works in real
 //! time ([`RealTime`]), and the bus's time stands still until it has answered.
 //!
