@@ -8,9 +8,10 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use whispeer::client::Handling;
+use whispeer::client::ServeOptions;
 use whispeer::limits::COMPANION_GRACE;
 use whispeer::prelude::*;
 use whispeer::proto::Refusal;
@@ -67,15 +68,27 @@ impl Load {
         }
     }
 
-    /// Serves, and notes what was served.
-    async fn serve(&self, client: &Client) -> Handling {
-        let served = Arc::clone(&self.served);
-        let work = move |payload: Bytes| {
-            let is_new = payload == PROBE || served.lock().unwrap().insert(payload.clone());
-            assert!(is_new, "served twice: {payload:?}");
-            async move { Ok(payload) }
-        };
-        client.handle_bytes("work", work).await.unwrap()
+    /// Serves as one of a group, as several buses may do, and notes what was served.
+    async fn serve(&self, client: &Client) -> Server {
+        let (served, client) = (Arc::clone(&self.served), client.clone());
+        let group = ServeOptions::default().group("workers");
+        let mut serving = client.serve_bytes_with("work", group).await.unwrap();
+        let ends = Arc::new(Notify::new());
+        let mut server = Server { ends: Arc::clone(&ends), task: JoinSet::new() };
+        server.task.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = ends.notified() => serving.drain().await.unwrap(),
+                    request = serving.recv() => {
+                        let Some((_, id, payload)) = request else { return };
+                        let is_new = payload == PROBE || served.lock().unwrap().insert(payload.clone());
+                        assert!(is_new, "served twice: {payload:?}");
+                        client.respond_bytes(id, payload).await.unwrap();
+                    }
+                }
+            }
+        });
+        server
     }
 
     /// Waits until more has been answered.
@@ -98,6 +111,20 @@ impl Load {
             failed[0]
         );
         assert_eq!(self.served.lock().unwrap().len() as u64, answered);
+    }
+}
+
+/// One of those who answer, until it is dropped.
+struct Server {
+    ends: Arc<Notify>,
+    task: JoinSet<()>,
+}
+
+impl Server {
+    /// Takes nothing new, and answers what it was asked.
+    async fn drain(mut self) {
+        self.ends.notify_one();
+        soon("the last answer", self.task.join_next()).await.unwrap().unwrap();
     }
 }
 
