@@ -2,15 +2,15 @@
 //! memory.
 //!
 //! ```text
-//! cargo run --release -p whispeer-cluster-nats --example jetstream [SERVER]
+//! cargo run --release -p whispeer-cluster-nats --example jetstream
 //! ```
 //!
-//! `SERVER` is a `nats-server`; otherwise the one on the `PATH` is started, with JetStream in files. Each figure is the median of several
+//! It starts a `nats-server` with JetStream in files: the last one that `NATS_SERVERS` names, or else the one on the `PATH`. Each figure is the median of several
 //! rounds in which the two take turns; what they store are the same payloads.
 
 #![expect(clippy::print_stdout, reason = "it prints what it has measured")]
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use futures_util::stream::{self, StreamExt as _};
 use whispeer::store::{Change, Name, NewMessage, Outcome as Stored, Store as _, StreamSettings};
 use whispeer::topic::TopicPattern;
 use whispeer_cluster_nats::jetstream::{JetStreamOptions, JetStreamStore};
+use whispeer_testkit::nats::NatsServer;
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -40,48 +41,11 @@ fn main() -> Outcome {
     {
         return runtime.block_on(read(url, prefix));
     }
-    let server = Server::start(arguments.first().map_or("nats-server", String::as_str))?;
     runtime.block_on(async {
-        throughput(&server).await?;
-        memory(&server).await
+        let server = NatsServer::builder().jetstream().start().await;
+        throughput(&server.url()).await?;
+        memory(&server.url()).await
     })
-}
-
-/// A server of NATS that ends with this.
-struct Server {
-    child: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(program: &str) -> Outcome<Self> {
-        let folder = tempfile::tempdir()?;
-        let child = Command::new(program)
-            .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
-            .arg(folder.path().join("store"))
-            .arg("--ports_file_dir")
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut server = Self { child, url: String::new(), _folder: folder };
-        let began = Instant::now();
-        while server.url.is_empty() {
-            let files = std::fs::read_dir(server._folder.path())?.filter_map(Result::ok);
-            let told = files
-                .filter_map(|file| std::fs::read_to_string(file.path()).ok())
-                .find(|text| text.contains("nats://"));
-            if let Some(ports) = told {
-                let ports: serde_json::Value = serde_json::from_str(&ports)?;
-                server.url = ports["nats"][0].as_str().ok_or("it tells no address")?.to_owned();
-            } else if began.elapsed() > Duration::from_secs(10) {
-                return Err("the server of NATS does not start".into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(server)
-    }
 }
 
 async fn opened(url: &str, prefix: &str) -> Outcome<JetStreamStore> {
@@ -89,14 +53,6 @@ async fn opened(url: &str, prefix: &str) -> Outcome<JetStreamStore> {
     // Who opens a store reads all of its journal first.
     let options = JetStreamOptions::new(prefix)?.answer(Duration::from_secs(60));
     Ok(JetStreamStore::new(client, options)?)
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn orders() -> Outcome<(Name, StreamSettings)> {
@@ -128,11 +84,11 @@ async fn rate<F: Future<Output = Outcome>>(under_way: usize, work: impl Fn() -> 
     Ok(f64::from(done) / began.elapsed().as_secs_f64())
 }
 
-async fn throughput(server: &Server) -> Outcome {
-    let store = opened(&server.url, "whispeer").await?;
+async fn throughput(url: &str) -> Outcome {
+    let store = opened(url, "whispeer").await?;
     let (name, settings) = orders()?;
     store.open(settings).await?;
-    let jetstream = async_nats::jetstream::new(async_nats::connect(&server.url).await?);
+    let jetstream = async_nats::jetstream::new(async_nats::connect(url).await?);
     let config = async_nats::jetstream::stream::Config {
         name: "plain".into(),
         subjects: vec!["plain.>".into()],
@@ -176,13 +132,13 @@ fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 /// What the replica of another process takes, which reads what this one has stored.
-async fn memory(server: &Server) -> Outcome {
+async fn memory(url: &str) -> Outcome {
     let (name, settings) = orders()?;
     let payload = Bytes::from_static(b"an order");
     println!("\n{KEPT} messages, of each the memory of a store that has read the journal:");
     for (what, topics) in [("in one topic", 1), ("each in a topic of its own", KEPT)] {
         let prefix = format!("memory{topics}");
-        let writer = opened(&server.url, &prefix).await?;
+        let writer = opened(url, &prefix).await?;
         writer.open(settings.clone()).await?;
         for first in (0..KEPT).step_by(TOGETHER) {
             let changes = (first..first + TOGETHER).map(|at| {
@@ -192,7 +148,7 @@ async fn memory(server: &Server) -> Outcome {
             writer.commit(name.clone(), changes.collect::<Outcome<_>>()?).await?;
         }
         writer.close().await?;
-        let reader = Command::new(std::env::current_exe()?).args([READER, &server.url, &prefix]).output()?;
+        let reader = Command::new(std::env::current_exe()?).args([READER, url, &prefix]).output()?;
         let told = String::from_utf8(reader.stdout)?;
         let taken: usize =
             told.trim().parse().map_err(|_| String::from_utf8_lossy(&reader.stderr).into_owned())?;

@@ -1,15 +1,14 @@
 //! Measures messages from one bus over NATS to another one, beside a publisher and a subscriber of NATS without whispeer.
 //!
 //! ```text
-//! cargo run --release -p whispeer-cluster-nats --example over_nats [SERVER]
+//! cargo run --release -p whispeer-cluster-nats --example over_nats
 //! ```
 //!
-//! `SERVER` is a `nats-server`; otherwise the one on the `PATH` is started. Each figure is the median of several rounds in which the two
+//! It starts a `nats-server`: the last one that `NATS_SERVERS` names, or else the one on the `PATH`. Each figure is the median of several rounds in which the two
 //! take turns. Latency is half of what a message takes there and back again, with nothing else under way.
 
 #![expect(clippy::print_stdout, reason = "it prints what it has measured")]
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use whispeer::client::{Publisher, SubscribeOptions, Subscription};
 use whispeer::prelude::*;
 use whispeer_cluster_nats::{LinkState, NatsCluster, NatsSettings};
+use whispeer_testkit::nats::NatsServer;
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -38,53 +38,8 @@ const EXCHANGES: usize = 2_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> Outcome {
-    let program = std::env::args().nth(1).unwrap_or_else(|| "nats-server".into());
-    let server = Server::start(&program)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(measure(&server))
-}
-
-/// A server of NATS that ends with this.
-struct Server {
-    child: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(program: &str) -> Outcome<Self> {
-        let folder = tempfile::tempdir()?;
-        let child = Command::new(program)
-            .args(["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir"])
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let began = Instant::now();
-        loop {
-            let files = std::fs::read_dir(folder.path())?.filter_map(Result::ok);
-            let told = files
-                .filter_map(|file| std::fs::read_to_string(file.path()).ok())
-                .find(|text| text.contains("nats://"));
-            if let Some(ports) = told {
-                let ports: serde_json::Value = serde_json::from_str(&ports)?;
-                let url = ports["nats"][0].as_str().ok_or("it tells no address")?.to_owned();
-                return Ok(Self { child, url, _folder: folder });
-            }
-            if began.elapsed() > Duration::from_secs(10) {
-                return Err("the server of NATS does not start".into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    runtime.block_on(measure())
 }
 
 /// A bus with a client, joined over NATS.
@@ -107,9 +62,11 @@ impl Joined {
     }
 }
 
-async fn measure(server: &Server) -> Outcome {
-    let (from, to) = (Joined::new(&server.url).await?, Joined::new(&server.url).await?);
-    let plain = [async_nats::connect(&server.url).await?, async_nats::connect(&server.url).await?];
+async fn measure() -> Outcome {
+    let server = NatsServer::start().await;
+    let url = server.url();
+    let (from, to) = (Joined::new(&url).await?, Joined::new(&url).await?);
+    let plain = [async_nats::connect(&url).await?, async_nats::connect(&url).await?];
     for size in [16, 1_024] {
         let payload = Bytes::from(vec![b'x'; size]);
         let (mut own, mut theirs) = (Vec::new(), Vec::new());
