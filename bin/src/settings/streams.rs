@@ -44,7 +44,8 @@ pub(super) const EXAMPLE: &str = "
 # The topics. Always to be given.
 #patterns = [\"orders/**\"]
 # Where messages are kept: \"sqlite\", a file in store.folder; \"jetstream\", at the servers of nats.url, where
-# all buses with the same nats.prefix share the stream; or \"memory\", which ends with the bus. Default: \"sqlite\".
+# all buses with the same nats.prefix share the stream; or \"memory\", which ends with the bus.
+# Default: \"sqlite\".
 #storage = \"sqlite\"
 # How long they are kept, how many, and how many bytes of them. Default: no bound.
 #max_age = \"720h\"
