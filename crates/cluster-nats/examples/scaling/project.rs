@@ -117,7 +117,7 @@ fn row(buses: usize, traffic: Traffic, rate: f64, costs: &Costs) -> String {
     let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let mean = outcome.buses.iter().sum::<f64>() / buses as f64;
     // What piles up waits for longer and longer.
-    let is_carried = (outcome.on_its_way as f64) < rate;
+    let is_carried = (outcome.on_its_way as f64) < outcome.deliveries.max(rate);
     let latency = |quantile| {
         let milliseconds = outcome.latency.value_at_quantile(quantile) as f64 / 1e6;
         if is_carried { format!("{milliseconds:.2}") } else { "piles up".to_owned() }
