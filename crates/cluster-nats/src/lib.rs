@@ -15,6 +15,7 @@
 //! | `numbering` | the numbers of what this bus sends |
 //! | `seen` | the numbers of what came from others |
 //! | `overview` | how all buses are, asked at one of them |
+//! | `survey` | one question to all other buses |
 //! | `members/` | which buses there are |
 //! | `requests/` | requests that are served at another bus |
 //! | `jetstream` | durable topics that JetStream keeps |
@@ -38,6 +39,7 @@ pub mod settings;
 mod stamp;
 pub mod state;
 pub mod subject;
+mod survey;
 
 pub use cluster::{NatsCluster, NatsCounter, NatsCounts};
 pub use connection::Connection;

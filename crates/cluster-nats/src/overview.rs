@@ -3,7 +3,6 @@
 //! `$bus/cluster` is served at each bus by its link. That asks all buses at `{prefix}.info`, which answer with their state in JSON, and tells what
 //! has come within a second.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_nats::{Client as Nats, Subscriber};
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use whispeer::bus::{BusView, ClusterBus, ClusterStats};
 use whispeer::client::{Client, RequestId};
 use whispeer::{BusError, BusResult, ErrorReply};
@@ -19,6 +18,7 @@ use whispeer::{BusError, BusResult, ErrorReply};
 use crate::limits;
 use crate::members::Members;
 use crate::subject::Subjects;
+use crate::survey::{Survey, Surveyed};
 
 /// Where a bus is asked for all of them.
 const CLUSTER: &str = "$bus/cluster";
@@ -102,29 +102,16 @@ impl Overview {
 
     /// All buses that answer in time.
     async fn all(&self) -> BusResult<ClusterStats> {
-        let until = Instant::now() + limits::OVERVIEW;
-        let inbox = self.nats.new_inbox();
-        let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|_| closed())?;
+        let survey = Survey::new(self.nats.clone(), self.subjects.own(INFO), self.members.clone());
+        let read = |answer: &[u8]| {
+            let bus = serde_json::from_slice::<ClusterBus>(answer).ok()?;
+            Some((bus.id, bus))
+        };
+        let Surveyed { answers: mut buses, silent } =
+            survey.ask(Bytes::new(), limits::OVERVIEW, read).await?;
         let own = self.own()?;
-        let mut silent: BTreeMap<u64, ()> =
-            self.members.list().iter().map(|member| (member.id, ())).collect();
-        let mut buses = BTreeMap::from([(own.id, own)]);
-        if !silent.is_empty() {
-            self.nats
-                .publish_with_reply(self.subjects.own(INFO), inbox, Bytes::new())
-                .await
-                .map_err(|_| closed())?;
-        }
-        while !silent.is_empty()
-            && let Ok(Some(answer)) = timeout_at(until, answers.next()).await
-        {
-            let Ok(bus) = serde_json::from_slice::<ClusterBus>(&answer.payload) else { continue };
-            // Only those that are known to be there, so that nobody fills it.
-            if silent.remove(&bus.id).is_some() {
-                buses.insert(bus.id, bus);
-            }
-        }
-        Ok(ClusterStats { buses: buses.into_values().collect(), silent: silent.into_keys().collect() })
+        buses.insert(own.id, own);
+        Ok(ClusterStats { buses: buses.into_values().collect(), silent: silent.into_iter().collect() })
     }
 }
 
