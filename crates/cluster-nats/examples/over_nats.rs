@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p whispeer-cluster-nats --example over_nats
+//! cargo run --release -p whispeer-cluster-nats --example over_nats -- ours 16    # one side alone, for a profiler
 //! ```
 //!
 //! It starts a `nats-server`: the last one that `NATS_SERVERS` names, or else the one on the `PATH`. Each figure is the median of several rounds in which the two
@@ -67,6 +68,11 @@ async fn measure() -> Outcome {
     let url = server.url();
     let (from, to) = (Joined::new(&url).await?, Joined::new(&url).await?);
     let plain = [async_nats::connect(&url).await?, async_nats::connect(&url).await?];
+    let mut arguments = std::env::args().skip(1);
+    if let Some(side) = arguments.next() {
+        let size = arguments.next().as_deref().unwrap_or("16").parse()?;
+        return one_side(&side, &Bytes::from(vec![b'x'; size]), (&from, &to), &plain).await;
+    }
     for size in [16, 1_024] {
         let payload = Bytes::from(vec![b'x'; size]);
         let (mut own, mut theirs) = (Vec::new(), Vec::new());
@@ -81,6 +87,24 @@ async fn measure() -> Outcome {
             theirs.push(plain_latency(&plain, &payload).await?);
         }
         report(&format!("{size:>5} B, microseconds"), own, theirs);
+    }
+    Ok(())
+}
+
+/// The messages a second of one of the two, round by round.
+async fn one_side(
+    side: &str,
+    payload: &Bytes,
+    (from, to): (&Joined, &Joined),
+    plain: &[async_nats::Client; 2],
+) -> Outcome {
+    for _ in 0..2 * ROUNDS {
+        let rate = match side {
+            "ours" => ours(from, to, payload).await?,
+            "plain" => plainly(plain, payload).await?,
+            _ => return Err(format!("\"{side}\" is neither \"ours\" nor \"plain\"").into()),
+        };
+        println!("{rate:.0}");
     }
     Ok(())
 }
@@ -110,12 +134,29 @@ async fn subscribed(client: &Client, topic: &str, from: &Publisher<Bytes>) -> Ou
     // With room for all that is under way: how those who are slow are waited for is not what is measured.
     let options = SubscribeOptions::default().window(2 * UNDER_WAY as u32, 64 * 1024 * 1024);
     let mut subscription = client.subscribe_bytes_with(topic, options).await?;
-    loop {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
         from.send(&Bytes::new()).await?;
         if timeout(Duration::from_millis(20), subscription.recv()).await.is_ok() {
             return Ok(subscription);
         }
     }
+    Err(format!("nothing that is published to \"{topic}\" at the other bus comes here").into())
+}
+
+/// Waits until the server has all that this client has told it by now. A flush waits only until that is sent.
+async fn settled(client: &async_nats::Client) -> Outcome {
+    match client.request("plain.nobody", Bytes::new()).await {
+        Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Err("somebody answers where nobody is subscribed".into()),
+    }
+}
+
+/// The next message of a subscriber at NATS itself.
+async fn next_plain(subscriber: &mut async_nats::Subscriber) -> Outcome<async_nats::Message> {
+    let next = timeout(PATIENCE, subscriber.next()).await;
+    Ok(next.map_err(|_| "messages of NATS alone are missing")?.ok_or("the connection has ended")?)
 }
 
 /// The next message, those left out that only showed that there is a way.
@@ -123,7 +164,7 @@ async fn next(subscription: &mut Subscription<Bytes>) -> Outcome<Bytes> {
     loop {
         let next = timeout(PATIENCE, subscription.recv()).await;
         let (_, payload) =
-            next.map_err(|_| "messages are missing: see the counts of gaps")?.ok_or("the bus has ended")?;
+            next.map_err(|_| "messages of the other bus are missing")?.ok_or("the bus has ended")?;
         if !payload.is_empty() {
             return Ok(payload);
         }
@@ -159,7 +200,7 @@ async fn ours(from: &Joined, to: &Joined, payload: &Bytes) -> Outcome<f64> {
 
 async fn plainly(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outcome<f64> {
     let mut subscriber = plain[1].subscribe("plain.there").await?;
-    plain[1].flush().await?;
+    settled(&plain[1]).await?;
     let (from, payload) = (plain[0].clone(), payload.clone());
     let began = Instant::now();
     let room = Arc::new(Semaphore::new(UNDER_WAY));
@@ -175,7 +216,7 @@ async fn plainly(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outcome<f6
     });
     for _ in 0..MESSAGES / STEP {
         for _ in 0..STEP {
-            subscriber.next().await.ok_or("the connection has ended")?;
+            next_plain(&mut subscriber).await?;
         }
         room.add_permits(STEP);
     }
@@ -215,8 +256,8 @@ async fn our_latency(from: &Joined, to: &Joined, payload: &Bytes) -> Outcome<f64
 async fn plain_latency(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outcome<f64> {
     let (mut there, mut back) =
         (plain[1].subscribe("plain.ask").await?, plain[0].subscribe("plain.answer").await?);
-    plain[1].flush().await?;
-    plain[0].flush().await?;
+    settled(&plain[1]).await?;
+    settled(&plain[0]).await?;
     let to = plain[1].clone();
     let answers = tokio::spawn(async move {
         while let Some(message) = there.next().await {
@@ -227,7 +268,7 @@ async fn plain_latency(plain: &[async_nats::Client; 2], payload: &Bytes) -> Outc
     let began = Instant::now();
     for _ in 0..EXCHANGES {
         plain[0].publish("plain.ask", payload.clone()).await?;
-        back.next().await.ok_or("the connection has ended")?;
+        next_plain(&mut back).await?;
     }
     let latency = half(began);
     answers.abort();
