@@ -210,7 +210,10 @@ impl<T> Topic<T> {
         }
         let began = now.checked_sub(stamp.age);
         let should_have_come = began.is_some_and(|began| began >= since + settling);
-        next.max(if should_have_come { stamp.number - stamp.run } else { fresh })
+        let expected = next.max(if should_have_come { stamp.number - stamp.run } else { fresh });
+        // Nor is it for what comes after this.
+        self.last = self.last.max(expected.saturating_sub(1));
+        expected
     }
 }
 
@@ -338,6 +341,25 @@ mod tests {
             Verdict::Missing(1),
             "since then it is"
         );
+    }
+
+    #[test]
+    fn what_came_while_nobody_had_subscribed_is_not_missing_for_what_comes_behind_a_mark_either() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.message("a", &Bench::stamp(10, 9, 9, 20)), Verdict::Take);
+        bench.now += Duration::from_secs(60);
+        bench.since = bench.now;
+        bench.now += Duration::from_millis(100);
+        assert_eq!(bench.mark("a", &Bench::stamp(50, 49, 39, 30)), 0);
+        assert_eq!(bench.message("a", &Bench::stamp(51, 50, 40, 31)), Verdict::Take);
+        // What should have come, and has not, is counted from the same place whenever it is looked at.
+        bench.now += Duration::from_secs(60);
+        bench.since = bench.now;
+        bench.now += Duration::from_secs(5);
+        let late = Bench::stamp(90, 89, 2, 3);
+        assert_eq!(bench.message("a", &late), Verdict::Missing(2));
+        assert_eq!(bench.message("a", &late), Verdict::Missing(2));
+        assert_eq!(bench.message("a", &Bench::stamp(88, 87, 0, 3)), Verdict::Take);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
 use futures_util::task::noop_waker_ref;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::task::unconstrained;
-use whispeer::topic::EntryId;
+use whispeer::topic::{EntryId, TopicPattern};
 
 use super::Source;
 use crate::limits;
@@ -28,7 +28,7 @@ type Run = (Arc<Source>, Vec<Message>);
 pub(super) enum Item {
     Messages(Arc<Source>, Vec<Message>),
     /// Nothing more comes of these subscriptions.
-    Ended(Vec<EntryId>),
+    Ended(Vec<(TopicPattern, EntryId)>),
 }
 
 /// What subscriptions have brought.
@@ -97,7 +97,7 @@ impl Intake {
     }
 
     /// Reads all that has come, and shows behind it that nothing more comes of these subscriptions, which are aborted by now or soon.
-    pub(super) fn end(&mut self, ended: Vec<EntryId>) {
+    pub(super) fn end(&mut self, ended: Vec<(TopicPattern, EntryId)>) {
         self.read_now();
         self.queue.push_back(Item::Ended(ended));
     }

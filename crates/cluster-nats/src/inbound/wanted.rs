@@ -1,7 +1,8 @@
 //! What is subscribed to at NATS: what somebody has subscribed to at this bus.
 //!
 //! A subscription that ends is read on until NATS has answered what was sent to it behind the one that takes its place: what it brings until then may not come by
-//! any other one.
+//! any other one. Who wants its pattern again meanwhile gets it back, and where it has just ended, the new one counts as old as that: no message falls between the
+//! two untold.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,9 +49,18 @@ struct Subscribed {
 struct Ending {
     flush: u64,
     until: Instant,
-    subscribed: Vec<Subscribed>,
-    /// Patterns of them that are not wanted any more.
-    unwanted: usize,
+    patterns: Vec<TopicPattern>,
+}
+
+/// The subscriptions for a pattern that end, or have, and of which something may still be looked at.
+#[derive(Debug)]
+struct Ended {
+    flush: u64,
+    subscribed: Subscribed,
+    /// The pattern is still wanted: all topics are subscribed to instead.
+    is_wanted: bool,
+    /// Nothing more comes of them.
+    is_over: bool,
 }
 
 /// What is subscribed to, and what was.
@@ -71,6 +81,10 @@ pub(super) struct Wanted {
     living: Trie<u64>,
     scratch: Scratch,
     ending: VecDeque<Ending>,
+    /// By their patterns. Each has subscriptions here once at the most, as they are taken from here when it is subscribed to again.
+    ended: HashMap<TopicPattern, Ended, RandomState>,
+    /// Patterns of them that are subscribed to and not wanted any more.
+    unwanted: usize,
     last_source: u64,
     last_flush: u64,
 }
@@ -98,6 +112,8 @@ impl Wanted {
             living: Trie::new(),
             scratch: Scratch::new(),
             ending: VecDeque::new(),
+            ended: HashMap::default(),
+            unwanted: 0,
             last_source: 0,
             last_flush: 0,
         }
@@ -141,22 +157,33 @@ impl Wanted {
             self.before = Since::default();
         }
         let (begun, gone): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, is_wanted)| *is_wanted);
-        let gone = gone.into_iter().filter_map(|(pattern, _)| self.patterns.remove(&pattern));
-        let mut ended: Vec<_> = gone.filter_map(|own| own.subscribed).collect();
-        let unwanted = ended.len();
+        let mut ended = Vec::new();
+        for (pattern, _) in gone {
+            if let Some(subscribed) = self.patterns.remove(&pattern).and_then(|own| own.subscribed) {
+                ended.push(self.note_end(pattern, subscribed, false));
+            }
+        }
         if self.everything.is_none() && self.patterns.len() + begun.len() > self.most {
             let since = self.before.everything.unwrap_or_else(Instant::now);
             self.everything = Some(self.subscribe_both(&TopicPattern::everything(), since, intake).await?);
-            ended.extend(self.patterns.values_mut().filter_map(|own| own.subscribed.take()));
+            let instead = self.patterns.iter_mut().filter_map(|(pattern, own)| {
+                let subscribed = own.subscribed.take()?;
+                Some((pattern.clone(), subscribed))
+            });
+            for (pattern, subscribed) in instead.collect::<Vec<_>>() {
+                ended.push(self.note_end(pattern, subscribed, true));
+            }
         }
         for (pattern, _) in begun {
+            if self.patterns.contains_key(&pattern) {
+                continue;
+            }
             let since = self.before.patterns.remove(&pattern).unwrap_or_else(Instant::now);
             let subscribed = match self.everything.is_some() {
                 true => None,
                 false => Some(self.subscribe_both(&pattern, since, intake).await?),
             };
-            let before = self.patterns.insert(pattern, Own { since, subscribed });
-            ended.extend(before.and_then(|own| own.subscribed));
+            self.patterns.insert(pattern, Own { since, subscribed });
         }
         if self.everything.is_some() && self.patterns.len() <= self.most / 2 {
             let patterns: Vec<_> =
@@ -165,12 +192,14 @@ impl Wanted {
                 let subscribed = Some(self.subscribe_both(&pattern, since, intake).await?);
                 self.patterns.insert(pattern, Own { since, subscribed });
             }
-            ended.extend(self.everything.take());
+            if let Some(everything) = self.everything.take() {
+                ended.push(self.note_end(TopicPattern::everything(), everything, true));
+            }
         }
         // The first changes are all that is wanted.
         self.before = Since::default();
         if !ended.is_empty() {
-            self.end(ended, unwanted, intake).await;
+            self.flush(ended, intake).await;
         }
         self.count();
         Ok(())
@@ -210,40 +239,73 @@ impl Wanted {
     }
 
     /// All that has come of these subscriptions was looked at.
-    pub(super) fn forget(&mut self, ended: Vec<EntryId>) {
-        for entry in ended {
+    pub(super) fn forget(&mut self, ended: Vec<(TopicPattern, EntryId)>) {
+        for (pattern, entry) in ended {
             self.living.remove(entry);
+            if self.ended.get(&pattern).is_some_and(|ended| ended.subscribed.entry == entry) {
+                self.ended.remove(&pattern);
+            }
         }
     }
 
-    /// Ends subscriptions as soon as NATS has answered.
-    async fn end(&mut self, subscribed: Vec<Subscribed>, unwanted: usize, intake: &mut Intake) {
+    /// Notes what is to end with the next flush.
+    fn note_end(&mut self, pattern: TopicPattern, subscribed: Subscribed, is_wanted: bool) -> TopicPattern {
+        self.unwanted += usize::from(!is_wanted);
+        let flush = self.last_flush + 1;
+        self.ended.insert(pattern.clone(), Ended { flush, subscribed, is_wanted, is_over: false });
+        pattern
+    }
+
+    /// Ends what was noted of these patterns as soon as NATS has answered.
+    async fn flush(&mut self, patterns: Vec<TopicPattern>, intake: &mut Intake) {
         self.last_flush += 1;
         let flush = self.last_flush;
-        self.ending.push_back(Ending { flush, until: Instant::now() + limits::ENDING, subscribed, unwanted });
+        self.ending.push_back(Ending { flush, until: Instant::now() + limits::ENDING, patterns });
         let reply = format!("{}{flush}", self.flushed);
         // Without an answer they end in time.
         let _ = self.nats.publish_with_reply(self.subjects.own(FLUSH), reply, Bytes::new()).await;
-        let mut count: usize = self.ending.iter().map(|ending| ending.subscribed.len()).sum();
+        let mut count: usize = self.ending.iter().map(|ending| ending.patterns.len()).sum();
         while count > self.most + 1
             && let Some(first) = self.ending.front()
         {
-            count -= first.subscribed.len();
+            count -= first.patterns.len();
             self.end_first(intake);
         }
     }
 
     fn end_first(&mut self, intake: &mut Intake) {
         let Some(ending) = self.ending.pop_front() else { return };
-        intake.end(ending.subscribed.iter().map(|own| own.entry).collect());
-        ending.subscribed.iter().flat_map(|own| &own.handles).for_each(AbortHandle::abort);
+        let (mut entries, mut handles) = (Vec::new(), Vec::new());
+        for pattern in ending.patterns {
+            // What has been wanted again is not here, or ends later.
+            if let Some(ended) = self.ended.get_mut(&pattern).filter(|ended| ended.flush == ending.flush) {
+                ended.is_over = true;
+                self.unwanted -= usize::from(!ended.is_wanted);
+                handles.append(&mut ended.subscribed.handles);
+                entries.push((pattern, ended.subscribed.entry));
+            }
+        }
+        if entries.is_empty() {
+            return;
+        }
+        intake.end(entries);
+        handles.iter().for_each(AbortHandle::abort);
         // With this NATS is told.
         intake.read_now();
     }
 
     fn count(&self) {
-        let ending: usize = self.ending.iter().map(|ending| ending.unwanted).sum();
-        self.counts.patterns.store((self.patterns.len() + ending) as u64, Ordering::Relaxed);
+        self.counts.patterns.store((self.patterns.len() + self.unwanted) as u64, Ordering::Relaxed);
+    }
+
+    /// The subscriptions for a pattern that were to end and go on; or since when there were some, where they have just ended.
+    fn take_back(&mut self, pattern: &TopicPattern) -> Result<Subscribed, Option<Instant>> {
+        let ended = self.ended.remove(pattern).ok_or(None)?;
+        if ended.is_over {
+            return Err(Some(ended.subscribed.since));
+        }
+        self.unwanted -= usize::from(!ended.is_wanted);
+        Ok(ended.subscribed)
     }
 
     /// Subscribes to the messages of a pattern and to their marks.
@@ -253,6 +315,10 @@ impl Wanted {
         since: Instant,
         intake: &mut Intake,
     ) -> BusResult<Subscribed> {
+        let since = match self.take_back(pattern) {
+            Ok(subscribed) => return Ok(subscribed),
+            Err(before) => before.map_or(since, |before| before.min(since)),
+        };
         // Marks first, so that nothing is between the two that neither of them shows.
         let marks = self.subjects.interest(Kind::Marks, pattern).subjects;
         let (_, mut handles) = self.subscribe(Taken::Marks, since, marks, intake).await?;

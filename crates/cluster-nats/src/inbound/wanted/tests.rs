@@ -159,16 +159,58 @@ async fn a_subscription_ends_also_where_nats_does_not_answer() {
 #[tokio::test]
 async fn no_more_patterns_end_at_a_time_than_there_may_be() {
     let Some(mut bench) = Bench::new(2).await else { return };
-    bench.follow(&[("a", true)]).await;
-    for round in 1..10 {
-        bench.follow(&[("a", false)]).await;
-        bench.follow(&[("a", true)]).await;
-        assert_eq!(bench.wanted.ending.len(), round.min(3));
+    let names: Vec<_> = (0..10).map(|number| format!("a/{number}")).collect();
+    for (round, name) in names.iter().enumerate() {
+        bench.follow(&[(name, true)]).await;
+        bench.follow(&[(name, false)]).await;
+        assert_eq!(bench.wanted.ending.len(), (round + 1).min(3));
+        assert!(bench.patterns() <= 3, "{}", bench.patterns());
     }
-    let mut entries = bench.wanted.living.len();
-    while entries > 1 {
+    while bench.wanted.living.len() > 0 {
         bench.take_until_end().await;
-        entries = bench.wanted.living.len();
     }
-    assert_eq!((bench.patterns(), bench.wanted.ending.len()), (1, 0));
+    assert_eq!((bench.patterns(), bench.wanted.ending.len(), bench.wanted.ended.len()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_wanted_again_goes_on_where_it_was_to_end() {
+    let Some(mut bench) = Bench::new(10).await else { return };
+    bench.follow(&[("a", true)]).await;
+    bench.send("a", 0..10).await;
+    bench.follow(&[("a", false)]).await;
+    bench.follow(&[("a", true)]).await;
+    assert_eq!((bench.patterns(), bench.wanted.living.len()), (1, 1), "there are no two subscriptions");
+    // NATS has answered by then.
+    bench.send("a", 10..20).await;
+    bench.follow(&[("b", true)]).await;
+    bench.follow(&[("b", false)]).await;
+    assert_eq!(bench.take_until_end().await, numbers(0..20));
+    bench.send("a", 20..30).await;
+    bench.follow(&[("a", false)]).await;
+    assert_eq!(bench.take_until_end().await, numbers(20..30));
+    assert_eq!((bench.patterns(), bench.wanted.living.len(), bench.wanted.ended.len()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_wanted_again_when_it_has_just_ended_counts_as_old_as_it_was() {
+    let Some(mut bench) = Bench::new(10).await else { return };
+    bench.follow(&[("a", true)]).await;
+    let began = bench.wanted.patterns[&pattern("a")].subscribed.as_ref().unwrap().since;
+    bench.follow(&[("a", false)]).await;
+    bench.wanted.end_due(Instant::now() + Duration::from_secs(60), &mut bench.intake);
+    assert_eq!(bench.patterns(), 0);
+    bench.follow(&[("a", true)]).await;
+    let own = bench.wanted.patterns[&pattern("a")].subscribed.as_ref().unwrap();
+    assert_eq!(
+        (own.since, bench.wanted.living.len()),
+        (began, 2),
+        "the one before was not looked at to its end"
+    );
+    bench.send("a", 0..5).await;
+    assert_eq!(bench.take_until_end().await, numbers(0..5));
+    bench.follow(&[("a", false)]).await;
+    bench.take_until_end().await;
+    bench.follow(&[("a", true)]).await;
+    let own = bench.wanted.patterns[&pattern("a")].subscribed.as_ref().unwrap();
+    assert!(own.since > began, "it was not wanted in between");
 }
