@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 use super::log::Log;
 use super::probe::Probe;
 use super::{NatsBuilder, blocking};
+use crate::wait::PATIENCE;
 
 /// How often a start is tried whose port somebody else has: between the choice of a port and its use, and while a
 /// server is away, another connection of this machine may be given it.
@@ -138,12 +140,21 @@ impl NatsServer {
     }
 
     /// Lets it stand still, as one does that is out of memory or behind a cut link: its connections stay open and
-    /// nothing comes from it.
+    /// nothing comes from it. Returns when it does, where the system tells.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When it does not run, or does not stand still within [`PATIENCE`].
     pub fn pause(&self) {
-        self.locked().signal(Signal::STOP);
+        let process = {
+            let running = self.locked();
+            running.signal(Signal::STOP);
+            running.running.as_ref().map(|running| running.process.id())
+        };
+        let begun = Instant::now();
+        while process.is_some_and(|process| !stands_still(process)) {
+            assert!(begun.elapsed() < PATIENCE, "nats-server does not stand still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets it go on.
@@ -308,4 +319,14 @@ impl Drop for Node {
             eprintln!("--- nats-server {} said last:\n{}", self.settings.name, self.log.tail());
         }
     }
+}
+
+/// Whether all threads of a process are stopped. A signal says only that they are to be.
+fn stands_still(process: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        // The state follows the name, which is in brackets. A thread that is gone does nothing.
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'Z', 'X']))
+    })
 }
