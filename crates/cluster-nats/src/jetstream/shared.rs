@@ -64,6 +64,7 @@ pub(super) struct State {
     /// When the last entry was stored by the clock of NATS (milliseconds since 1970, UTC), and when it was read here.
     clock: Option<(u64, Instant)>,
     cache: Cache,
+    /// What calls have come to that were told that the store is busy, for those who may ask for the same again.
     late: VecDeque<(Call, Result<Answer, StoreError>)>,
     pub(super) watched: Watched,
     is_imaging: bool,
@@ -84,6 +85,7 @@ pub(super) struct Pending {
     /// Who waits. Where nobody does, he was told that the store is busy.
     pub(super) waiter: Option<Waiter>,
     pub(super) deadline: Instant,
+    /// What it does, where asking for the same again is to come to the same.
     call: Option<Call>,
 }
 
@@ -141,7 +143,7 @@ impl Shared {
     }
 
     /// Gives a call to the store, behind all before it. Who asks for the same again that he was told the store is too busy for, and that may be
-    /// done nevertheless, gets what that comes to.
+    /// done nevertheless, gets what that comes to, if it [is one of a kind](is_unique).
     pub(super) fn submit(
         &self,
         call: Option<Call>,
@@ -164,6 +166,7 @@ impl Shared {
             return Err(StoreError::Busy { what });
         }
         state.bytes += bytes;
+        let call = call.filter(|(_, changes)| is_unique(changes));
         let pending = Pending { number: None, encoded, bytes, waiter: Some(waiter), deadline, call };
         state.queue.push_back(pending);
         drop(state);
@@ -183,7 +186,7 @@ impl Shared {
 impl State {
     /// Takes the place of who has asked for the same before. Returns who waits, if there is none.
     fn join(&mut self, call: Option<&Call>, waiter: Waiter, deadline: Instant) -> Option<Waiter> {
-        let Some(call) = call else { return Some(waiter) };
+        let Some(call) = call.filter(|(_, changes)| is_unique(changes)) else { return Some(waiter) };
         let is_same = |other: &Call| is_same(other, call);
         if let Some(at) = self.late.iter().position(|(other, _)| is_same(other)) {
             if let Some((_, answer)) = self.late.remove(at) {
@@ -452,6 +455,17 @@ pub(super) fn drawn() -> Result<u64, StoreError> {
     getrandom::u64().map_err(|error| StoreError::Failed {
         place: "the system's random generator".to_owned(),
         reason: error.to_string(),
+    })
+}
+
+/// Whether this is asked for twice only by who does not know what has become of it: messages with an id, and those that a consumer puts among its dead
+/// letters together with being done with theirs. A message without an id may be meant to come again, behind others; what is done to consumers
+/// may be done again, as it comes to the same.
+fn is_unique(changes: &[Change]) -> bool {
+    changes.iter().any(|change| match change {
+        Change::Append(message) | Change::Delay { message, .. } => message.id.is_some(),
+        Change::AppendTo { .. } => true,
+        _ => false,
     })
 }
 

@@ -1,9 +1,10 @@
 //! Servers that are killed, and are away.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use whispeer::store::{Change, Outcome, Reading, Store, StoreError};
+use whispeer::store::{Change, MessageId, NewMessage, Outcome, Reading, Store, StoreError};
 use whispeer_cluster_nats::jetstream::{JetStreamOptions, JetStreamStore, Replicas};
 use whispeer_testkit::nats::{self, NatsServer};
 use whispeer_testkit::store_contract::{append, message, name, payloads, read_all, settings};
@@ -12,6 +13,14 @@ use super::{opened, opened_with};
 
 const PUBLISHERS: u64 = 8;
 const EACH: u64 = 200;
+
+/// A message that is known by its number when it is sent again.
+fn numbered(publisher: u64, number: u64, payload: &str) -> Change {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&publisher.to_be_bytes());
+    let id = Some(MessageId { publisher: id, number: number + 1 });
+    Change::Append(NewMessage { id, ..message("a", payload, number) })
+}
 
 /// Publishers that store so many messages each, and store again what was not taken. Each gives its sequences and payloads.
 fn publishing(store: &JetStreamStore) -> Vec<JoinHandle<Vec<(u64, String)>>> {
@@ -22,10 +31,9 @@ fn publishing(store: &JetStreamStore) -> Vec<JoinHandle<Vec<(u64, String)>>> {
             for number in 0..EACH {
                 let payload = format!("{publisher} {number}");
                 let sequence = loop {
-                    match store.commit(name("s"), vec![Change::Append(message("a", &payload, number))]).await
-                    {
+                    match store.commit(name("s"), vec![numbered(publisher, number, &payload)]).await {
                         Ok(outcomes) => match outcomes[..] {
-                            [Outcome::Appended { sequence }] => break sequence,
+                            [Outcome::Appended { sequence } | Outcome::Known { sequence }] => break sequence,
                             ref other => panic!("{other:?}"),
                         },
                         Err(StoreError::Busy { .. }) => {}
@@ -120,7 +128,9 @@ async fn calls_are_told_that_it_is_busy_while_the_server_is_away_and_go_on_when_
     append(&store, "s", message("a", "first", 1)).await;
     // It takes calls, and does not answer.
     server.pause();
-    let send = |payload: &str| store.commit(name("s"), vec![Change::Append(message("a", payload, 1))]);
+    let ids: HashMap<_, _> =
+        ["asked for again", "given up", "unsent", "after"].into_iter().zip(1_u64..).collect();
+    let send = |payload: &'static str| store.commit(name("s"), vec![numbered(1, ids[payload], payload)]);
     for payload in ["asked for again", "given up"] {
         let busy = send(payload).await;
         assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
@@ -148,4 +158,41 @@ async fn calls_are_told_that_it_is_busy_while_the_server_is_away_and_go_on_when_
         next = send("after").await;
     }
     assert_eq!(next.unwrap(), [Outcome::Appended { sequence: count + 1 }]);
+}
+
+#[tokio::test]
+async fn what_has_no_id_is_stored_again_behind_what_came_since() {
+    if !nats::available() {
+        return;
+    }
+    let server = NatsServer::builder().jetstream().start().await;
+    let options = JetStreamOptions::new("whispeer").unwrap().answer(Duration::from_millis(500));
+    let store = opened_with(&server, options).await;
+    store.open(settings("lamps", &["**"])).await.unwrap();
+    let switch = |to: &str| store.commit(name("lamps"), vec![Change::Append(message("lamp", to, 1))]);
+    server.pause();
+    let busy = switch("on").await;
+    assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
+    server.resume();
+    // It is stored nevertheless.
+    store.appended(&name("lamps")).unwrap().wait_for(|end| *end == 2).await.unwrap();
+    assert_eq!(switch("off").await.unwrap(), [Outcome::Appended { sequence: 2 }]);
+    assert_eq!(switch("on").await.unwrap(), [Outcome::Appended { sequence: 3 }]);
+    let read = payloads(&read_all(&store, "lamps", Reading::from(0, 0), false).await);
+    assert_eq!(read, ["on", "off", "on"]);
+    // Nor does what is done to a consumer count as done by what was done to it before.
+    let change = |change: Change| store.commit(name("lamps"), vec![change]);
+    let make = || Change::Consumer { name: name("c"), pattern: None, from: 1, owner: "".into() };
+    change(make()).await.unwrap();
+    server.pause();
+    let busy = change(Change::RemoveConsumer(name("c"))).await;
+    assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
+    server.resume();
+    while store.consumer(name("lamps"), name("c")).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    change(make()).await.unwrap();
+    change(Change::RemoveConsumer(name("c"))).await.unwrap();
+    let gone = store.consumer(name("lamps"), name("c")).await;
+    assert!(matches!(gone, Err(StoreError::NoConsumer { .. })), "{gone:?}");
 }
