@@ -84,7 +84,9 @@ pub(super) async fn acquire(bucket: &Bucket, own: Lease, topic: &Topic, held: Op
             None => 0,
             Some(entry) => {
                 match Lease::read(&entry.value) {
-                    Some(lease) if lease == own => return Acquired::Held(entry.revision),
+                    // It may be about to be taken out, as this bus has asked for before without having had an answer. What is
+                    // written now stays.
+                    Some(lease) if lease == own => {}
                     // This bus knows itself that an earlier one has ended. What is no lease belongs to nobody.
                     Some(lease) if lease.bus != own.bus => match bucket.get(&lease.key()).await {
                         Ok(Some(life)) if life.value == ENDED => {}
@@ -143,10 +145,9 @@ pub(super) async fn end_own(bucket: &Bucket, own: Lease, mut revision: u64) {
 }
 
 /// Takes out the entry of a topic if this lease has it. Returns whether that is so.
-pub(super) async fn release(bucket: &Bucket, own: Lease, topic: &Topic, held: Option<u64>) -> bool {
-    if let Some(revision) = held {
-        return bucket.remove(revision).await.is_ok();
-    }
+///
+/// It is looked at first in any case: a bucket that was lost and made anew has other entries with the same revisions.
+pub(super) async fn release(bucket: &Bucket, own: Lease, topic: &Topic) -> bool {
     match bucket.get(&key_of(topic)).await {
         Ok(Some(entry)) if Lease::read(&entry.value) == Some(own) => {
             bucket.remove(entry.revision).await.is_ok()
@@ -175,7 +176,39 @@ fn key_of(topic: &Topic) -> String {
 
 #[cfg(test)]
 mod tests {
+    use whispeer_testkit::nats::{self, NatsServer};
+
+    use super::super::LeaseSettings;
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_had_again_outlives_a_release_that_comes_late() {
+        if !nats::available() {
+            return;
+        }
+        for version in nats::versions() {
+            let server: NatsServer = version.jetstream().start().await;
+            let context = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
+            let bucket = Bucket::open(context, "leases".into(), &LeaseSettings::default()).await.unwrap();
+            let (own, other) = (Lease { bus: 1, number: 1 }, Lease { bus: 2, number: 1 });
+            let topic = Topic::new("clock").unwrap();
+            let has = async |lease| acquire(&bucket, lease, &topic, None).await;
+            let Acquired::Held(first) = has(own).await else { panic!("it is free") };
+            let Acquired::Held(again) = has(own).await else { panic!("it is its own") };
+            // As it may be done by a cluster that had lost its majority when it was asked for.
+            bucket.remove(first).await.unwrap();
+            let found = has(other).await;
+            assert!(
+                matches!(found, Acquired::Other { lease, .. } if lease == own),
+                "{first} {again} {found:?}"
+            );
+            // What is another one's stays, whatever revision it has.
+            assert!(release(&bucket, other, &topic).await);
+            assert_eq!(bucket.get(&key_of(&topic)).await.unwrap().map(|entry| entry.revision), Some(again));
+            assert!(release(&bucket, own, &topic).await);
+            assert!(matches!(has(other).await, Acquired::Held(_)));
+        }
+    }
 
     #[test]
     fn each_topic_has_a_key_that_others_can_read() {

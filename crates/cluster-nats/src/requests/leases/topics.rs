@@ -93,9 +93,10 @@ impl Leases {
                 continue;
             }
             wish.is_busy = true;
-            // The revision may be another one where something was written without that being known here.
-            let (bucket, held) = (Arc::clone(bucket), wish.held.filter(|_| !wish.is_uncertain));
+            let bucket = Arc::clone(bucket);
             let step = if wish.is_wanted(now) {
+                // The revision may be another one where something was written without that being known here.
+                let held = wish.held.filter(|_| !wish.is_uncertain);
                 let acquire = async move {
                     let acquired = steps::acquire(&bucket, lease, &topic, held).await;
                     Done::Acquired { topic, lease, begun: now, acquired }
@@ -105,7 +106,7 @@ impl Leases {
                 wish.held = None;
                 wish.is_uncertain = true;
                 let release = async move {
-                    let done = steps::release(&bucket, lease, &topic, held).await;
+                    let done = steps::release(&bucket, lease, &topic).await;
                     Done::Released { topic, lease, done }
                 };
                 release.boxed()
