@@ -202,7 +202,7 @@ impl Inbound {
                     self.taking.outcomes.finish().await;
                     return Ok(());
                 }
-                refused = self.taking.outcomes.refused() => self.taking.tell(refused).await?,
+                () = self.taking.outcomes.changed() => self.taking.tell().await?,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.do_due().await?,
             }
         }
@@ -218,7 +218,8 @@ impl Inbound {
                 "messages of other buses were on their way to this one when it cut off their link, and count as lost"
             );
         }
-        self.taking.tell(unsettled).await?;
+        unsettled.into_iter().for_each(|loss| self.taking.outcomes.note_loss(loss));
+        self.taking.tell().await?;
         self.wanted.begin(self.before.take().unwrap_or_default(), &mut self.intake).await
     }
 

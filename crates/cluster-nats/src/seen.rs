@@ -101,10 +101,11 @@ impl<T> Seen<T> {
         behind.saturating_sub(self.expected(topic, stamp, behind, (since, now), keep)).min(MOST)
     }
 
-    /// What comes before the message, or up to the mark, will not come any more.
-    pub(crate) fn pass(&mut self, topic: &[u8], stamp: &Stamp) {
+    /// What comes before the message, or up to the mark, will not come any more. The message is the next one by then.
+    pub(crate) fn pass(&mut self, topic: &[u8], stamp: &Stamp, is_mark: bool) {
+        let last = if is_mark { stamp.number } else { stamp.number.saturating_sub(1) };
         if let Some(own) = self.topic(stamp.origin, topic) {
-            own.last = own.last.max(stamp.number);
+            own.last = own.last.max(last);
             own.first = stamp.number - stamp.known;
         }
     }
@@ -276,7 +277,8 @@ mod tests {
         assert_eq!(bench.message("a", &late), Verdict::Missing(2));
         assert_eq!(bench.message("a", &Bench::stamp(2, 1, 1, 0)), Verdict::Take, "it was late only");
         assert_eq!(bench.message("a", &late), Verdict::Missing(1));
-        bench.seen.pass(b"a", &late);
+        bench.seen.pass(b"a", &late, false);
+        assert_eq!(bench.message("a", &late), Verdict::Take);
         assert_eq!(bench.message("a", &late), Verdict::Known);
         assert_eq!(bench.message("a", &Bench::stamp(5, 4, 4, 0)), Verdict::Take);
     }
@@ -288,7 +290,7 @@ mod tests {
         assert_eq!(bench.mark("a", &Bench::stamp(1, 0, 0, 1)), 0);
         let mark = Bench::stamp(3, 2, 1, 1);
         assert_eq!(bench.mark("a", &mark), 2);
-        bench.seen.pass(b"a", &mark);
+        bench.seen.pass(b"a", &mark, true);
         assert_eq!(bench.mark("a", &mark), 0);
     }
 

@@ -53,8 +53,8 @@ pub(super) struct Outcomes {
     answer: Option<BoxFuture<'static, BusResult<()>>>,
     /// Messages that the bus answers one by one, in the order in which they were sent.
     waiting: VecDeque<(TopicPattern, Acknowledgement)>,
-    /// What was refused and is not told yet.
-    refused: Vec<Loss>,
+    /// What was refused, or is missing, and is not told yet.
+    untold: VecDeque<Loss>,
     has_warned: bool,
 }
 
@@ -69,7 +69,7 @@ impl Outcomes {
             asked: Vec::new(),
             answer: None,
             waiting: VecDeque::new(),
-            refused: Vec::new(),
+            untold: VecDeque::new(),
             has_warned: false,
         }
     }
@@ -116,10 +116,25 @@ impl Outcomes {
                 "this bus does not take a message of another one, and its subscribers are told a gap. Later ones are counted only"
             );
         }
-        match self.refused.last_mut() {
+        self.note_loss((topic, count));
+    }
+
+    /// Notes what is to be told.
+    pub(super) fn note_loss(&mut self, (topic, count): Loss) {
+        match self.untold.back_mut() {
             Some((last, lost)) if *last == topic => *lost += count,
-            _ => self.refused.push((topic, count)),
+            _ => self.untold.push_back((topic, count)),
         }
+    }
+
+    /// What is to be told next. It stays here until it has been [told](Self::told).
+    pub(super) fn untold(&self) -> Option<Loss> {
+        self.untold.front().cloned()
+    }
+
+    /// The first of them has been told.
+    pub(super) fn told(&mut self) {
+        self.untold.pop_front();
     }
 
     /// Waits until it is known what has become of all that was sent, or the link to the bus has ended.
@@ -143,7 +158,7 @@ impl Outcomes {
 
     /// What is not known to have been published, as nobody will tell it any more, and what was refused and is not told.
     pub(super) fn unsettled(&mut self) -> Vec<Loss> {
-        let mut losses = std::mem::take(&mut self.refused);
+        let mut losses: Vec<_> = std::mem::take(&mut self.untold).into();
         let told = losses.len();
         let listed = std::mem::take(&mut self.listed).into_iter().map(|sender| {
             let sent = sender.sent.swap(0, Ordering::Relaxed);
@@ -157,20 +172,20 @@ impl Outcomes {
         losses
     }
 
-    /// When [`refused`](Self::refused) has something to do, if nothing else comes.
+    /// When [`changed`](Self::changed) has something to do, if nothing else comes.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due.filter(|_| self.answer.is_none())
     }
 
-    /// Waits until messages are known to have been refused, and tells which; or none, when the bus has answered and is to be asked again.
+    /// Waits until something is [to be told](Self::untold), or the bus has answered and is to be asked again.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn refused(&mut self) -> Vec<Loss> {
-        poll_fn(|context| self.poll_refused(context)).await
+    pub(super) async fn changed(&mut self) {
+        poll_fn(|context| self.poll_changed(context)).await;
     }
 
-    fn poll_refused(&mut self, context: &mut Context<'_>) -> Poll<Vec<Loss>> {
+    fn poll_changed(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.take_answers(context);
         if self.answer.is_none() && self.due.is_some_and(|due| due <= Instant::now()) {
             self.ask();
@@ -180,11 +195,11 @@ impl Outcomes {
         {
             self.answer = None;
             self.settle(answer.is_ok());
-            return Poll::Ready(std::mem::take(&mut self.refused));
+            return Poll::Ready(());
         }
-        match self.refused.is_empty() {
+        match self.untold.is_empty() {
             true => Poll::Pending,
-            false => Poll::Ready(std::mem::take(&mut self.refused)),
+            false => Poll::Ready(()),
         }
     }
 

@@ -129,18 +129,16 @@ impl Taking {
 
     /// Takes what waits of one topic, up to where something is missing.
     async fn settle_to_loss(&mut self, topic: &mut Settling) -> BusResult<Option<Loss>> {
-        if let Some(arrived) = topic.due.take() {
-            self.give(&arrived, None).await?;
-        }
-        for arrived in topic.rest.by_ref() {
+        for arrived in topic.due.take().into_iter().chain(topic.rest.by_ref()) {
             match self.look(&arrived) {
                 Look::Nothing => {}
                 Look::Take(sender) => self.give(&arrived, sender).await?,
                 Look::Missing(missing) => {
                     let Some(place) = self.place(&arrived.source, &arrived.message.subject) else { continue };
-                    self.seen.pass(place.as_bytes(), &arrived.stamp);
+                    let is_of_marks = arrived.source.kind.is_of_marks();
+                    self.seen.pass(place.as_bytes(), &arrived.stamp, is_of_marks);
                     let loss = self.loss(place, missing);
-                    topic.due = Some(arrived).filter(|arrived| !arrived.source.kind.is_of_marks());
+                    topic.due = Some(arrived).filter(|_| !is_of_marks);
                     return Ok(loss);
                 }
             }
@@ -152,30 +150,35 @@ impl Taking {
     ///
     /// # Errors
     /// Why the bus has ended.
-    pub(super) async fn lose(&mut self, losses: Vec<Loss>) -> BusResult<()> {
+    ///
+    /// # Cancel safety
+    /// What is not told by then is among what the link that begins in place of this one tells.
+    async fn lose(&mut self, losses: Vec<Loss>) -> BusResult<()> {
         if losses.is_empty() {
             return Ok(());
         }
+        losses.into_iter().for_each(|loss| self.outcomes.note_loss(loss));
         // What came before is there by then.
         self.client.flush().await?;
-        self.tell(losses).await
+        self.tell().await
     }
 
     /// Tells those who would have had messages that these do not come.
     ///
     /// # Errors
     /// That the bus has stopped.
-    pub(super) fn tell(&self, losses: Vec<Loss>) -> impl Future<Output = BusResult<()>> + Send + use<> {
-        let bus = self.bus.clone();
-        async move {
-            for (topic, count) in losses {
-                if let Err(closed @ BusError::Closed { .. }) = bus.lost(&topic, count, GapReason::Link).await
-                {
-                    return Err(closed);
-                }
+    ///
+    /// # Cancel safety
+    /// As that of [`lose`](Self::lose); the one that it is about may be told twice.
+    pub(super) async fn tell(&mut self) -> BusResult<()> {
+        while let Some((topic, count)) = self.outcomes.untold() {
+            if let Err(closed @ BusError::Closed { .. }) = self.bus.lost(&topic, count, GapReason::Link).await
+            {
+                return Err(closed);
             }
-            Ok(())
+            self.outcomes.told();
         }
+        Ok(())
     }
 
     /// Takes what no bus has sent. It has no number, so that of several subscriptions that bring it the oldest one counts.
