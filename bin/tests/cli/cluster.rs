@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "a test that fails shows what it went through")]
 
+mod kept;
 mod net;
 
 use std::collections::HashMap;
@@ -31,6 +32,9 @@ const LATER: Duration = Duration::from_secs(2);
 /// How long it may take until all is well again by itself.
 const REPAIR: Duration = Duration::from_secs(25);
 
+/// How long something is broken.
+const BROKEN: Duration = Duration::from_secs(3);
+
 /// What may happen to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -48,6 +52,8 @@ enum Fault {
 struct Cluster {
     place: Place,
     program: std::path::PathBuf,
+    /// JetStream is at all nodes, and buses have a stream in it.
+    has_streams: bool,
     nodes: Vec<Child>,
     buses: Vec<Running>,
     // Dropped behind what runs there.
@@ -56,9 +62,22 @@ struct Cluster {
 
 impl Cluster {
     fn start(program: &std::path::Path) -> Self {
+        Self::new(program, false)
+    }
+
+    /// With a stream that lies at all nodes.
+    fn with_streams(program: &std::path::Path) -> Self {
+        Self::new(program, true)
+    }
+
+    fn new(program: &std::path::Path, has_streams: bool) -> Self {
         let (net, place) = (Net::new(HOSTS), Place::new());
         let (nodes, buses) = (Vec::new(), Vec::new());
-        let mut cluster = Self { place, program: program.to_owned(), nodes, buses, net };
+        if has_streams {
+            let streams = "[streams.kept]\npatterns = [\"kept/*\", \"opened\"]\nstorage = \"jetstream\"\n";
+            place.write("whispeer.toml", streams);
+        }
+        let mut cluster = Self { place, program: program.to_owned(), has_streams, nodes, buses, net };
         cluster.nodes = (0..HOSTS).map(|host| cluster.node(host)).collect();
         cluster.buses = (0..HOSTS).map(|host| cluster.bus(host)).collect();
         cluster
@@ -75,6 +94,9 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        if self.has_streams {
+            command.arg("-js").arg("-sd").arg(self.place.path(&format!("node{host}")));
+        }
         command.spawn().unwrap()
     }
 
@@ -82,6 +104,11 @@ impl Cluster {
         let command = self.net.command(host, env!("CARGO_BIN_EXE_whispeer"));
         let (address, nats) = (self.address(host), format!("nats://{}", self.net.address(host)));
         let mut command = self.place.furnish(command, &["serve", &address, "--nats", &nats]);
+        if self.has_streams {
+            let replicas = HOSTS.to_string();
+            command.args(["--config", "whispeer.toml", "--nats-replicas", &replicas]);
+            command.args(["--nats-lease-replicas", &replicas]);
+        }
         let mut bus = Running::new(command.spawn().unwrap());
         bus.wait_for("ready on");
         bus
@@ -96,8 +123,7 @@ impl Cluster {
     }
 
     /// Lets something fail for a while, and repairs it.
-    async fn fail(&mut self, fault: Fault, host: usize) {
-        let while_broken = Duration::from_secs(3);
+    async fn fail(&mut self, fault: Fault, host: usize, while_broken: Duration) {
         match fault {
             Fault::Node => {
                 self.nodes[host].kill().unwrap();
@@ -317,7 +343,7 @@ async fn endure(program: &std::path::Path, faults: &[Fault], is_exact: bool) {
         for fault in faults {
             let host = drawn.next(HOSTS);
             println!("{fault:?} of host {host}");
-            cluster.fail(*fault, host).await;
+            cluster.fail(*fault, host, BROKEN).await;
             for host in 0..HOSTS {
                 well(&cluster, host).await;
             }
@@ -351,21 +377,29 @@ async fn endure(program: &std::path::Path, faults: &[Fault], is_exact: bool) {
     }
 }
 
-fn run(faults: &[Fault], is_exact: bool) {
+/// Runs this with a program of NATS, where there is all that it takes.
+fn run<T: Future<Output = ()>>(test: impl FnOnce(std::path::PathBuf) -> T) {
     if !net::available() || !nats::available() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let version = nats::NatsBuilder::newest();
-    runtime.block_on(endure(version.program(), faults, is_exact));
+    runtime.block_on(test(nats::NatsBuilder::newest().program().to_owned()));
 }
 
 #[test]
 fn whatever_happens_to_nats_and_the_network_each_message_comes_or_is_told_to_be_missing() {
-    run(&[Fault::Slow, Fault::Node, Fault::Cut], true);
+    run(|nats| async move { endure(&nats, &[Fault::Slow, Fault::Node, Fault::Cut], true).await });
 }
 
 #[test]
 fn buses_that_are_killed_leave_the_others_in_order_and_come_back() {
-    run(&[Fault::Bus, Fault::Node, Fault::Bus], false);
+    run(|nats| async move { endure(&nats, &[Fault::Bus, Fault::Node, Fault::Bus], false).await });
+}
+
+#[test]
+fn what_three_nodes_keep_outlives_each_of_them_and_a_topic_has_one_server() {
+    // Longer than a lease, so that another host has it by then.
+    let long = Duration::from_secs(14);
+    let faults = [(Fault::Node, BROKEN), (Fault::Cut, long), (Fault::Bus, BROKEN), (Fault::Slow, BROKEN)];
+    run(|nats| async move { kept::endure(&nats, &faults).await });
 }
