@@ -45,7 +45,7 @@ mod turns;
 pub(crate) use address_block::AddressBlock;
 pub(crate) use author::Author;
 pub(crate) use granted::GrantedRoles;
-pub use member::{Member, PresenceEvent};
+pub use member::{BusPresence, ClusterPresence, Member, PresenceEvent};
 pub(crate) use owner::Owner;
 pub use password::{PasswordHash, Passwords, hash_password};
 pub use permissions::{Action, Denied, Permissions, Rule};

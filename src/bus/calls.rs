@@ -236,7 +236,7 @@ impl SessionTask {
                 noted: Noted::default(),
                 reads: None,
                 present: None,
-                _watching: Watching::of(&pattern, &self.shared.presence),
+                _watching: Watching::of(&pattern, self.session.peer.part, &self.shared.presence),
             })
         };
         if let Some((stream, how)) = stream {
@@ -305,7 +305,7 @@ impl SessionTask {
 
     fn may_request(&self, content: &ContentRef<'_>) -> BusResult<()> {
         let topic = content.topic;
-        if topic == introspect::PRESENCE.as_bytes() {
+        if topic == introspect::PRESENCE.as_bytes() || topic == introspect::PRESENCE_OF_ALL.as_bytes() {
             // Who may watch it may ask for it.
             let asked = str::from_utf8(content.payload()).ok().and_then(presence::place_of);
             let what = "a request for presence needs a topic or pattern as its payload";

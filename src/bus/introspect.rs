@@ -64,6 +64,9 @@ const ADMINISTERED: [&str; 2] = [STOP, CHANGE];
 /// Where it tells who is subscribed to a topic, which is the payload.
 pub(super) const PRESENCE: &str = "$bus/presence";
 
+/// Where that is told of all buses that are joined, by who joins them.
+pub(super) const PRESENCE_OF_ALL: &str = "$bus/cluster/presence";
+
 /// Where the bus is asked to stop.
 pub(super) const STOP: &str = "$bus/stop";
 
@@ -253,7 +256,7 @@ fn internal(error: rmp_serde::encode::Error) -> BusError {
 }
 
 /// Bytes that a reply may have.
-fn reply_limit(shared: &Shared) -> usize {
+pub(super) fn reply_limit(shared: &Shared) -> usize {
     shared.settings.frame_limit - limits::FRAME_SLACK
 }
 

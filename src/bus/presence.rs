@@ -10,14 +10,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use super::introspect::reply_limit;
 use super::session::Session;
-use super::{Rows, Shared};
+use super::{BusView, Rows, Shared};
 use crate::auth::{Member, PresenceEvent, Principal};
+use crate::error::BusResult;
 use crate::limits;
 use crate::proto::Content;
 use crate::topic::TopicPattern;
+use crate::transport::Part;
 
 /// The first fragment of the topics where it is told.
 pub(super) const PRESENCE: &str = "$presence";
@@ -26,6 +29,8 @@ pub(super) const PRESENCE: &str = "$presence";
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     watchers: AtomicUsize,
+    /// Those of them that are no relays.
+    own_watchers: watch::Sender<usize>,
     news: Mutex<News>,
     /// Wakes the deputy.
     changed: Arc<Notify>,
@@ -44,6 +49,11 @@ impl Presence {
 
     fn news(&self) -> MutexGuard<'_, News> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many subscriptions that are no relays' want to hear of it, as that changes.
+    pub(super) fn own_watchers(&self) -> watch::Receiver<usize> {
+        self.own_watchers.subscribe()
     }
 
     fn is_watched(&self) -> bool {
@@ -80,7 +90,10 @@ impl Presence {
             };
             let topic = match &event {
                 PresenceEvent::Join(member) | PresenceEvent::Leave(member) => place_of(&member.pattern),
-                PresenceEvent::Missed(_) => TopicPattern::new(format!("{PRESENCE}/**")).ok(),
+                PresenceEvent::Missed(_)
+                | PresenceEvent::BusJoin { .. }
+                | PresenceEvent::BusMissed { .. }
+                | PresenceEvent::BusLeave { .. } => TopicPattern::new(format!("{PRESENCE}/**")).ok(),
             };
             let payload = rmp_serde::to_vec_named(&event);
             if let (Some(topic), Ok(payload)) = (topic, payload) {
@@ -102,21 +115,32 @@ pub(super) fn place_of(pattern: &str) -> Option<TopicPattern> {
 
 /// Somebody wants to hear of it, as long as this is there.
 #[derive(Debug)]
-pub(crate) struct Watching(Arc<Presence>);
+pub(crate) struct Watching {
+    presence: Arc<Presence>,
+    /// It is no relay's.
+    is_own: bool,
+}
 
 impl Watching {
-    /// A subscription to this wants to.
-    pub(super) fn of(pattern: &TopicPattern, presence: &Arc<Presence>) -> Option<Self> {
+    /// A subscription of such a session to this wants to.
+    pub(super) fn of(pattern: &TopicPattern, part: Part, presence: &Arc<Presence>) -> Option<Self> {
         (pattern.fragments().next() == Some(PRESENCE)).then(|| {
             presence.watchers.fetch_add(1, Ordering::Relaxed);
-            Self(Arc::clone(presence))
+            let is_own = part != Part::Relay;
+            if is_own {
+                presence.own_watchers.send_modify(|count| *count += 1);
+            }
+            Self { presence: Arc::clone(presence), is_own }
         })
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.0.watchers.fetch_sub(1, Ordering::Relaxed);
+        self.presence.watchers.fetch_sub(1, Ordering::Relaxed);
+        if self.is_own {
+            self.presence.own_watchers.send_modify(|count| *count = count.saturating_sub(1));
+        }
     }
 }
 
@@ -171,6 +195,99 @@ impl Drop for Present {
 impl fmt::Debug for Present {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Present").field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
+impl BusView {
+    /// Who is subscribed now to topics that the pattern meets, in the order in which their sessions began: at most
+    /// [`limits::INTROSPECTION_ROWS`], and how many there are beside. What the bus's own process subscribes to for nobody
+    /// is not among them.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    /// use whispeer::topic::TopicPattern;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let alice = Client::builder().name("alice").connect_memory(&bus.connector())?;
+    /// let _lobby = alice.subscribe_bytes("chat/lobby").await?;
+    /// let members = bus.view().presence(&TopicPattern::new("chat/**")?)?;
+    /// assert_eq!((members.rows[0].name.as_str(), members.left_out), ("alice", 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn presence(&self, pattern: &TopicPattern) -> BusResult<Rows<Member>> {
+        Ok(self.shared()?.members(pattern, limits::INTROSPECTION_ROWS))
+    }
+
+    /// How many subscriptions to topics under `$presence` there are, as that changes: as long as there are any, somebody
+    /// [watches](crate::Client::watch_presence) who comes and goes. What a [relay](Peer::relay) subscribes to does not count. It is for whoever tells
+    /// them of other buses.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let watchers = bus.view().presence_watchers()?;
+    /// assert_eq!(*watchers.borrow(), 0);
+    /// let _watch = client.watch_presence("chat/**").await?;
+    /// assert_eq!(*watchers.borrow(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn presence_watchers(&self) -> BusResult<watch::Receiver<usize>> {
+        Ok(self.shared()?.presence.own_watchers())
+    }
+
+    /// Tells those who [watch](crate::Client::watch_presence) at this bus of who comes and goes at others, behind what this one is about to tell. Nobody
+    /// waits: beyond [`limits::PRESENCE_EVENTS`] it is counted and told as missed. Where nobody watches it does nothing. It is for whoever joins
+    /// buses, and believed.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`](crate::BusError::Closed) when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::client::PresenceEvent;
+    /// use whispeer::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let mut watch = client.watch_presence("chat/**").await?;
+    /// let joined = PresenceEvent::BusJoin { bus: 7, name: "shop-2".into() };
+    /// bus.view().tell_presence(joined.clone())?;
+    /// assert_eq!(watch.recv().await, Some(joined));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tell_presence(&self, event: PresenceEvent) -> BusResult<()> {
+        let shared = self.shared()?;
+        if shared.presence.is_watched() {
+            shared.presence.tell(event);
+        }
+        Ok(())
+    }
+
+    /// Bytes that the payload of a reply may have at this bus; a larger one fails as [`BusError::FrameTooLarge`].
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    pub fn reply_limit(&self) -> BusResult<usize> {
+        Ok(reply_limit(&*self.shared()?))
     }
 }
 

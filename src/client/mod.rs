@@ -75,7 +75,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use crate::auth::{Member, PresenceEvent};
+pub use crate::auth::{BusPresence, ClusterPresence, Member, PresenceEvent};
 pub use crate::proto::fields::{Attempt, Epoch, GapReason, Policy, Position, Quality, Start};
 pub use attached::Attached;
 pub use builder::ClientBuilder;

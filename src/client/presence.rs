@@ -2,18 +2,22 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Client;
 use super::event::Event;
 use super::options::SubscribeOptions;
 use super::subscription::Subscription;
-use crate::auth::{Member, PresenceEvent};
+use crate::auth::{ClusterPresence, Member, PresenceEvent};
 use crate::error::{BusError, BusResult};
 use crate::proto::fields::Policy;
 use crate::topic::TopicPattern;
 
 /// Where the bus answers who is there.
 const MEMBERS: &str = "$bus/presence";
+
+/// Where a bus that is joined with others answers for all of them.
+const OF_ALL: &str = "$bus/cluster/presence";
 
 /// The answer: members, and how many there are beside.
 #[derive(Deserialize)]
@@ -57,7 +61,8 @@ impl PresenceWatch {
 impl Client {
     /// Who is subscribed now to the topic, or to topics that the pattern meets, in the order in which their sessions
     /// began: at most [`limits::INTROSPECTION_ROWS`](crate::limits::INTROSPECTION_ROWS), and no more than fit a frame. A subscription to
-    /// a pattern is there for all topics that it meets. A session whose connection is gone is there until it ends.
+    /// a pattern is there for all topics that it meets. A session whose connection is gone is there until it ends. It is of the bus
+    /// of this client alone; [`presence_of_all`](Self::presence_of_all) is of those that it is joined with as well.
     ///
     /// It needs the right to subscribe to `$presence/` and the topic. On a bus without a policy, that has its own process
     /// and user.
@@ -85,18 +90,70 @@ impl Client {
     /// # }
     /// ```
     pub async fn presence(&self, topic: &str) -> BusResult<Vec<Member>> {
-        let topic = TopicPattern::new(topic)?;
-        let answer = self.request_bytes(MEMBERS, Bytes::copy_from_slice(topic.as_str().as_bytes())).await?;
-        let members: Members = rmp_serde::from_slice(&answer).map_err(|error| BusError::Decode {
-            what: "Members",
-            size: answer.len(),
-            reason: error.to_string(),
-            topic: MEMBERS.into(),
-        })?;
+        let members: Members = self.ask_who(MEMBERS, "Members", topic).await?;
         Ok(members.rows)
     }
 
+    /// Who is subscribed now to the topic, or to topics that the pattern meets, at each of the buses that the one of this client is
+    /// joined with, itself included. Those that have not answered within a second are
+    /// [`silent`](ClusterPresence::silent); what does not fit a frame is [left out](ClusterPresence::left_out) and counted.
+    ///
+    /// It needs the same right as [`presence`](Self::presence), at the bus of this client alone: the others trust it.
+    ///
+    /// # Errors
+    /// [`BusError::NoServer`] where the bus is not joined with others, [`BusError::InvalidTopic`], [`BusError::Denied`], and those of a
+    /// [request](Self::request).
+    ///
+    /// # Cancel safety
+    /// Nothing is changed when the future is dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    ///
+    /// # async fn example(client: Client) -> BusResult<()> {
+    /// let lobby = client.presence_of_all("chat/lobby").await?;
+    /// for member in lobby.members() {
+    ///     println!("{} at {:x?}", member.name, member.bus);
+    /// }
+    /// if !lobby.silent.is_empty() || lobby.left_out() > 0 {
+    ///     println!("and others");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// # let (_bus, connector) = listen_and_serve_memory()?;
+    /// # let alone = example(Client::new_memory(&connector)?).await;
+    /// # assert!(matches!(alone, Err(BusError::NoServer { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn presence_of_all(&self, topic: &str) -> BusResult<ClusterPresence> {
+        self.ask_who(OF_ALL, "ClusterPresence", topic).await
+    }
+
+    async fn ask_who<T: DeserializeOwned>(
+        &self,
+        place: &'static str,
+        what: &'static str,
+        topic: &str,
+    ) -> BusResult<T> {
+        let topic = TopicPattern::new(topic)?;
+        let answer = self.request_bytes(place, Bytes::copy_from_slice(topic.as_str().as_bytes())).await?;
+        rmp_serde::from_slice(&answer).map_err(|error| BusError::Decode {
+            what,
+            size: answer.len(),
+            reason: error.to_string(),
+            topic: place.into(),
+        })
+    }
+
     /// Tells from now on who subscribes to topics of this pattern, and whose subscriptions end.
+    ///
+    /// Where the bus is joined with others it tells of their clients as well ([`Member::bus`]): of each bus from
+    /// [`PresenceEvent::BusJoin`] on, which comes once for all who watch at this bus; who begins to watch later hears of all at once. Ask
+    /// [`presence_of_all`](Self::presence_of_all) after this, and after each of these.
     ///
     /// It needs the right to subscribe to `$presence/` and the pattern; see [`presence`](Self::presence). Ask that after this to
     /// know who is there already. The bus tells it as well as it can: what comes too fast for it, or for this client, is

@@ -133,6 +133,51 @@ async fn nothing_is_told_while_nobody_watches() {
 }
 
 #[tokio::test]
+async fn who_joins_buses_knows_whether_somebody_watches_and_tells_of_others() {
+    let ground = Ground::new(Bus::builder());
+    let client = ground.client();
+    let view = ground.bus.view();
+    let watchers = view.presence_watchers().unwrap();
+    let link = view.connect(Peer::new(Principal::Bus, "other buses").relay()).unwrap();
+    let relay = Client::builder().no_reconnect().connect_link(link).unwrap();
+    let mut relayed = relay.subscribe_bytes("$presence/**").await.unwrap();
+    assert_eq!(*watchers.borrow(), 0, "what takes it elsewhere does not watch");
+    let mut chat = client.watch_presence("chat/**").await.unwrap();
+    let mut news = client.watch_presence("news").await.unwrap();
+    assert_eq!(*watchers.borrow(), 2);
+
+    let _lobby = client.subscribe_bytes("chat/lobby").await.unwrap();
+    let own = soon("an event", chat.recv()).await.unwrap();
+    let PresenceEvent::Join(member) = own else { panic!("{own:?}") };
+    assert_eq!(member.bus, None);
+    let elsewhere = member.at(7);
+    view.tell_presence(PresenceEvent::Leave(elsewhere.clone())).unwrap();
+    view.tell_presence(PresenceEvent::BusMissed { bus: 7, count: 3 }).unwrap();
+    assert_eq!(soon("an event", chat.recv()).await, Some(PresenceEvent::Leave(elsewhere)));
+    for watch in [&mut chat, &mut news] {
+        let missed = soon("an event", watch.recv()).await;
+        assert_eq!(missed, Some(PresenceEvent::BusMissed { bus: 7, count: 3 }), "all who watch hear that");
+    }
+    for expected in ["$presence/chat/lobby", "$presence/chat/lobby", "$presence/**"] {
+        assert_eq!(soon("a message", relayed.recv()).await.unwrap().0.as_str(), expected);
+    }
+    drop((chat, news));
+    client.flush().await.unwrap();
+    assert_eq!(*watchers.borrow(), 0);
+}
+
+#[tokio::test]
+async fn what_is_shown_of_one_bus_is_written_as_it_was_before_there_were_several() {
+    let ground = Ground::new(Bus::builder());
+    let client = ground.client();
+    let _lobby = client.subscribe_bytes("chat/lobby").await.unwrap();
+    let members = client.presence("chat/lobby").await.unwrap();
+    let written = serde_json::to_value(&members[0]).unwrap();
+    let fields: Vec<_> = written.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["name", "pattern", "principal", "session", "since"]);
+}
+
+#[tokio::test]
 async fn a_storm_of_joins_is_counted_and_does_not_grow() {
     let ground = Ground::new(Bus::builder());
     let mut watch = ground.client().watch_presence("**").await.unwrap();
