@@ -22,6 +22,7 @@ use crate::limits;
 use crate::members::{self, Members};
 use crate::outbound::{Outbound, OutboundCounts};
 use crate::overview::Overview;
+use crate::presence;
 use crate::requests::{self, LeaseSettings, Requests};
 use crate::settings::NatsSettings;
 use crate::subject::Subjects;
@@ -233,6 +234,15 @@ impl NatsCluster {
             members: members.clone(),
         };
         others.spawn(overview.run());
+        let shown = presence::Presence {
+            bus: bus.clone(),
+            client: client.clone(),
+            nats: nats.clone(),
+            subjects: subjects.clone(),
+            name: name.clone(),
+            members: members.clone(),
+        };
+        others.spawn(shown.run());
         others.spawn(tell_epochs(connection.clone(), epochs));
         others.spawn(tell_moves(connection.clone(), moves));
         let inbound = Inbound::new(

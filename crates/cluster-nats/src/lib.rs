@@ -17,6 +17,7 @@
 //! | `overview` | how all buses are, asked at one of them |
 //! | `survey` | one question to all other buses |
 //! | `members/` | which buses there are |
+//! | `presence/` | who is subscribed to what at all of them, and who comes and goes |
 //! | `requests/` | requests that are served at another bus |
 //! | `jetstream` | durable topics that JetStream keeps |
 //! | `limits` | every bound |
@@ -33,6 +34,7 @@ pub mod members;
 mod numbering;
 mod outbound;
 mod overview;
+mod presence;
 pub mod requests;
 mod seen;
 pub mod settings;

@@ -273,8 +273,11 @@ pub const OVERVIEW: Duration = Duration::from_secs(1);
 /// Between two times that a bus says how it is: all who ask meanwhile get the same.
 pub const OVERVIEW_AGAIN: Duration = Duration::from_millis(100);
 
-/// Questions of this kind that are under way at a bus. One more waits.
+/// Questions of this kind that are under way at a bus, and as many of who is there. One more waits.
 pub const OVERVIEWS: usize = 4;
+
+/// Bytes in which another bus tells that somebody comes or goes. What is larger is no bus's, as names and patterns have bounds, and counts as missed.
+pub const PRESENCE_EVENT_BYTES: usize = 16 * 1024;
 
 /// How long a call to a store in JetStream waits for NATS unless it is told otherwise; then it is refused as busy, and the bus asks again. Longer
 /// than a server takes to start again, or a cluster to elect a leader.

@@ -37,7 +37,7 @@ pub async fn run(
     let mut next = Instant::now();
     let (mut drains, mut end) = (std::pin::pin!(drains), std::pin::pin!(end));
     let mut connected = *connection.borrow_and_update();
-    let mut moves = members.moves();
+    let (mut moves, mut watches) = (members.moves(), members.watches());
     loop {
         let timer = match (connected, members.next_expiry()) {
             (None, _) => None,
@@ -63,6 +63,7 @@ pub async fn run(
                 }
             }
             Ok(()) = moves.changed() => next = Instant::now(),
+            Ok(()) = watches.changed() => next = Instant::now(),
             message = heard.next() => {
                 let Some(message) = message else { return Err("the client of NATS has ended".into()) };
                 let now = Instant::now();

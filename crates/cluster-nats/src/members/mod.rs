@@ -3,12 +3,12 @@
 //! A heartbeat is a JSON object on `{prefix}.bus.{id}`:
 //!
 //! ```text
-//! {"id":"00c0ffee00c0ffee","name":"shop-1","epoch":1,"number":17,"interval_ms":1000,"draining":false,"leaving":false}
+//! {"id":"00c0ffee00c0ffee","name":"shop-1","epoch":1,"number":17,"interval_ms":1000,"draining":false,"leaving":false,"watches":false}
 //! ```
 //!
 //! `id` is drawn at random when the bus begins its link, `epoch` counts its connections to NATS from 1, and `number` its heartbeats. So
 //! the others see what they have missed, that it has lost its connection (what it was doing for them then is lost), that it
-//! drains, and that it leaves, which it says with its last one.
+//! drains, and that it leaves, which it says with its last one. `watches` tells that somebody there wants to hear who comes and goes elsewhere.
 //!
 //! How often: every second with up to [`MEMBERS_AT_FULL_RATE`](limits::MEMBERS_AT_FULL_RATE) buses, otherwise every `buses / 128`
 //! seconds, rounded up. Whoever sees a new bus says soon that it is there itself, so that the new one knows all within a

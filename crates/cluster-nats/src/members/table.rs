@@ -25,6 +25,9 @@ pub(super) struct Beat {
     pub(super) draining: bool,
     #[serde(default)]
     pub(super) leaving: bool,
+    /// Somebody there wants to hear who comes and goes at other buses.
+    #[serde(default)]
+    pub(super) watches: bool,
 }
 
 /// Another bus.
@@ -43,6 +46,8 @@ pub struct Member {
     pub heard: Instant,
     /// It is about to leave, and its clients go to other buses, or goes to another server of NATS: it takes no new requests from others.
     pub draining: bool,
+    /// Somebody there wants to hear who comes and goes at other buses.
+    pub watches: bool,
     /// The number of its last heartbeat.
     number: u64,
 }
@@ -95,6 +100,9 @@ pub struct Members {
     /// Whether this bus is about to go to another server of NATS, and whether the others have been told so last.
     moves: watch::Sender<bool>,
     told: watch::Sender<bool>,
+    /// Whether somebody at this bus wants to hear who comes and goes at others, and at how many others somebody does.
+    watches: watch::Sender<bool>,
+    watching: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -112,7 +120,8 @@ impl Members {
     pub fn new(own: u64) -> Self {
         let events = broadcast::Sender::new(limits::MEMBER_EVENTS);
         let (moves, told) = (watch::Sender::new(false), watch::Sender::new(false));
-        Self { own, table: Arc::default(), events, moves, told }
+        let (watches, watching) = (watch::Sender::new(false), watch::Sender::new(0));
+        Self { own, table: Arc::default(), events, moves, told, watches, watching }
     }
 
     /// The id of this bus.
@@ -146,6 +155,11 @@ impl Members {
         self.lock().members.get(&id).map(|member| member.epoch)
     }
 
+    /// What it is called; empty until it has said so, or where it is not there.
+    pub(crate) fn name(&self, id: u64) -> String {
+        self.lock().members.get(&id).map(|member| member.name.clone()).unwrap_or_default()
+    }
+
     /// Whether there are no other buses.
     pub(crate) fn is_alone(&self) -> bool {
         self.lock().members.is_empty()
@@ -176,6 +190,27 @@ impl Members {
         self.told.send_replace(moves);
     }
 
+    /// Has the others told whether somebody at this bus wants to hear who comes and goes at them.
+    pub(crate) fn watch(&self, watches: bool) {
+        self.watches.send_replace(watches);
+    }
+
+    /// Whether they are to be told that, as it changes.
+    pub(super) fn watches(&self) -> watch::Receiver<bool> {
+        self.watches.subscribe()
+    }
+
+    /// At how many other buses somebody wants to hear who comes and goes at this one.
+    pub(crate) fn watching(&self) -> watch::Receiver<usize> {
+        self.watching.subscribe()
+    }
+
+    /// Counts them, where one of them may have changed. Nothing is told where their number stays.
+    fn count_watching(&self, table: &Table) {
+        let count = table.members.values().filter(|member| member.watches).count();
+        self.watching.send_if_modified(|before| std::mem::replace(before, count) != count);
+    }
+
     /// How often a bus says that it is there, with as many others as there are.
     #[must_use]
     pub fn interval(&self) -> Duration {
@@ -196,7 +231,8 @@ impl Members {
             return true;
         }
         let name = String::new();
-        let member = Member { id, name, epoch: 0, interval, heard: now, draining: false, number: 0 };
+        let (draining, watches) = (false, false);
+        let member = Member { id, name, epoch: 0, interval, heard: now, draining, watches, number: 0 };
         let added = table.add(member);
         drop(table);
         if added {
@@ -213,9 +249,12 @@ impl Members {
             table.parted = Some(now);
         }
         if beat.leaving {
-            let left = table.members.remove(&id).is_some();
+            let left = table.members.remove(&id);
+            if left.as_ref().is_some_and(|left| left.watches) {
+                self.count_watching(&table);
+            }
             drop(table);
-            if left {
+            if left.is_some() {
                 self.tell(MemberEvent::Left { id });
             }
             return false;
@@ -225,8 +264,12 @@ impl Members {
         let Some(member) = table.members.get_mut(&id) else {
             let name = cut(&beat.name);
             let (epoch, number) = (beat.epoch, beat.number);
-            let draining = beat.draining;
-            let added = table.add(Member { id, name, epoch, interval, heard: now, draining, number });
+            let (draining, watches) = (beat.draining, beat.watches);
+            let member = Member { id, name, epoch, interval, heard: now, draining, watches, number };
+            let added = table.add(member);
+            if watches {
+                self.count_watching(&table);
+            }
             drop(table);
             if added {
                 self.tell(MemberEvent::Joined { id });
@@ -244,6 +287,9 @@ impl Members {
         if member.name.is_empty() {
             member.name = cut(&beat.name);
         }
+        if std::mem::replace(&mut member.watches, beat.watches) != beat.watches {
+            self.count_watching(&table);
+        }
         drop(table);
         // What it has not said itself is not compared.
         if epoch > 0 && beat.epoch != epoch {
@@ -257,13 +303,18 @@ impl Members {
     /// Takes out those that have not been heard for too long.
     pub(super) fn expire(&self, now: Instant) {
         let mut gone = Vec::new();
-        self.lock().members.retain(|_, member| {
+        let mut table = self.lock();
+        table.members.retain(|_, member| {
             let stays = now < member.gone_at();
             if !stays {
                 gone.push((member.id, member.heard));
             }
             stays
         });
+        if !gone.is_empty() {
+            self.count_watching(&table);
+        }
+        drop(table);
         for (id, heard) in gone {
             self.tell(MemberEvent::Gone { id, heard });
         }
@@ -295,7 +346,8 @@ impl Members {
         (draining, leaving): (bool, bool),
     ) -> Beat {
         let interval_ms = u64::try_from(self.interval().as_millis()).unwrap_or(u64::MAX);
-        Beat { id: written(self.own), name: cut(name), epoch, number, interval_ms, draining, leaving }
+        let (id, name, watches) = (written(self.own), cut(name), *self.watches.borrow());
+        Beat { id, name, epoch, number, interval_ms, draining, leaving, watches }
     }
 }
 
@@ -359,8 +411,9 @@ mod tests {
     }
 
     fn beat(id: u64, epoch: u64, number: u64) -> Beat {
-        let (draining, leaving) = (false, false);
-        Beat { id: written(id), name: "other".into(), epoch, number, interval_ms: 1_000, draining, leaving }
+        let (id, name) = (written(id), "other".into());
+        let (draining, leaving, watches) = (false, false, false);
+        Beat { id, name, epoch, number, interval_ms: 1_000, draining, leaving, watches }
     }
 
     #[test]
@@ -420,6 +473,40 @@ mod tests {
         assert!(ground.members.servers_move(last - Duration::from_millis(1)));
         assert!(!ground.members.servers_move(last));
         assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Left { id: 7 }]);
+    }
+
+    #[test]
+    fn it_is_known_at_how_many_buses_somebody_watches() {
+        let ground = ground();
+        let mut watching = ground.members.watching();
+        let start = ground.start;
+        let watches = |id, number| Beat { watches: true, ..beat(id, 1, number) };
+        ground.hear(6, 1, 1, start);
+        assert!(!watching.has_changed().unwrap());
+        ground.members.heard(&watches(7, 1), start);
+        ground.members.heard(&watches(8, 1), start + SECOND);
+        assert_eq!(*watching.borrow_and_update(), 2);
+        ground.hear(8, 1, 2, start + SECOND);
+        assert_eq!(*watching.borrow_and_update(), 1);
+        ground.members.heard(&watches(6, 2), start + SECOND);
+        ground.members.heard(&Beat { leaving: true, ..watches(6, 3) }, start + SECOND);
+        assert_eq!(*watching.borrow_and_update(), 1);
+        ground.members.expire(start + 3 * SECOND);
+        assert_eq!(*watching.borrow_and_update(), 0, "one that is gone does not");
+    }
+
+    #[test]
+    fn a_bus_says_whether_somebody_there_watches() {
+        let ground = ground();
+        let says = || ground.members.beat("own", (1, 1), (false, false)).watches;
+        assert!(!says());
+        ground.members.watch(true);
+        assert!(says());
+        let old = r#"{"id":"0000000000000007","epoch":1,"number":1,"interval_ms":1000}"#;
+        assert!(
+            !serde_json::from_str::<Beat>(old).unwrap().watches,
+            "one of an earlier version does not say so"
+        );
     }
 
     #[test]

@@ -47,6 +47,16 @@ impl Joined {
         Self { bus, client, counter, connection }
     }
 
+    /// Its id among the buses.
+    pub(crate) fn id(&self) -> u64 {
+        self.counter.members().own()
+    }
+
+    /// Waits until it knows so many others.
+    pub(crate) async fn knows(&self, others: usize) {
+        eventually("the other buses are known", || self.counter.members().list().len() == others).await;
+    }
+
     /// Waits until so many patterns are subscribed to at NATS, and its servers know.
     pub(crate) async fn wants(&self, patterns: u64, nats: &async_nats::Client) {
         eventually("the interest", || self.counter.counts().patterns == patterns).await;
