@@ -167,6 +167,71 @@ mod plugged {
     for_each_case!(instantiate);
 }
 
+mod kept {
+    //! All topics in a stream: what the suite promises holds for durable topics as well.
+
+    use std::sync::Arc;
+
+    use whispeer::bus::Streams;
+    use whispeer::store::{MemoryStore, Store};
+    use whispeer_testkit::store_contract::settings;
+    use whispeer_testkit::{Transport, for_each_case, run_with_streams};
+
+    /// The one case of what no stream keeps: messages to several topics at once.
+    const SEVERAL_TOPICS: &str = "publish_many_reaches_each_subscription_once";
+
+    fn holds<S: Store>(case: &str, transport: Transport, open: impl FnOnce() -> S) {
+        let verdict = run_with_streams(case, transport, async || {
+            Streams::open(Arc::new(open()), [settings("all", &["**"])]).await.unwrap()
+        });
+        match verdict {
+            Err(why) if case == SEVERAL_TOPICS => {
+                assert!(why.contains("is kept in a stream; publish to it by itself"), "{why}");
+            }
+            Err(why) => panic!("{case} over {transport:?}: {why}"),
+            Ok(()) => assert_ne!(case, SEVERAL_TOPICS, "a stream takes what it does not keep"),
+        }
+    }
+
+    fn holds_in_memory(case: &str) {
+        holds(case, Transport::Memory, MemoryStore::new);
+    }
+
+    #[cfg(feature = "sqlite")]
+    fn holds_in_a_file(case: &str) {
+        use whispeer::store::{SqliteOptions, SqliteStore};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        holds(case, Transport::Unix, || SqliteStore::open(&path, SqliteOptions::new()).unwrap());
+    }
+
+    macro_rules! instantiate {
+        ($($case:ident),* $(,)?) => {
+            mod in_memory {
+                $(
+                    #[test]
+                    fn $case() {
+                        super::holds_in_memory(stringify!($case));
+                    }
+                )*
+            }
+
+            #[cfg(feature = "sqlite")]
+            mod in_a_file {
+                $(
+                    #[test]
+                    fn $case() {
+                        super::holds_in_a_file(stringify!($case));
+                    }
+                )*
+            }
+        };
+    }
+
+    for_each_case!(instantiate);
+}
+
 /// A fault makes the case fail that the promise belongs to, and the relay alone does not.
 fn is_noticed(fault: Fault, case: &str) {
     let verdict = run(case, Transport::Memory, fault);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use whispeer::bus::{Bus, BusBuilder, BusHandle, Settings};
+use whispeer::bus::{Bus, BusBuilder, BusHandle, Settings, Streams};
 use whispeer::client::ClientBuilder;
 use whispeer::engine::Engines;
 use whispeer::transport::{ClientTls, ConnectOptions, Link, LinkSender, ServerTls, connect_with};
@@ -151,6 +151,8 @@ pub struct Kit {
     sealing: Sealing,
     /// What else the bus is given.
     furnish: Furnish,
+    /// The streams that the bus keeps topics in.
+    streams: Option<Streams>,
     directory: TempDir,
     bus: OnceLock<BusHandle>,
     clients: AtomicUsize,
@@ -170,6 +172,7 @@ impl Kit {
             fault,
             sealing,
             furnish,
+            streams: None,
             directory: tempfile::tempdir()?,
             bus: OnceLock::new(),
             clients: AtomicUsize::new(0),
@@ -177,6 +180,12 @@ impl Kit {
             relays: Mutex::default(),
             certificates: LazyLock::new(Certificates::new),
         })
+    }
+
+    /// The same, with a bus that keeps topics in these streams.
+    #[must_use]
+    pub fn with_streams(self, streams: Streams) -> Self {
+        Self { streams: Some(streams), ..self }
     }
 
     /// Where the bus's socket is.
@@ -195,6 +204,9 @@ impl Kit {
         let mut settings = Settings::default();
         change(&mut settings);
         let mut builder = (self.furnish)(Bus::builder().settings(settings));
+        if let Some(streams) = &self.streams {
+            builder = builder.streams(streams.clone());
+        }
         if self.transport == Transport::UnixWorkers {
             builder = builder.workers(2);
         }
@@ -339,7 +351,7 @@ pub fn run(name: &str, transport: Transport, fault: Fault) -> Result<(), String>
 /// # Errors
 /// As [`run`].
 pub fn run_sealed(name: &str, transport: Transport, fault: Fault, sealing: Sealing) -> Result<(), String> {
-    run_with(name, transport, fault, sealing, |builder| builder)
+    run_with(name, transport, async || Kit::new(transport, fault, sealing, |builder| builder))
 }
 
 /// [`run`], on a bus that is given something more.
@@ -347,23 +359,36 @@ pub fn run_sealed(name: &str, transport: Transport, fault: Fault, sealing: Seali
 /// # Errors
 /// As [`run`].
 pub fn run_furnished(name: &str, transport: Transport, furnish: Furnish) -> Result<(), String> {
-    run_with(name, transport, Fault::None, OPEN, furnish)
+    run_with(name, transport, async || Kit::new(transport, Fault::None, OPEN, furnish))
+}
+
+/// [`run`], on a bus that keeps topics in streams.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_streams(
+    name: &str,
+    transport: Transport,
+    open: impl AsyncFnOnce() -> Streams,
+) -> Result<(), String> {
+    run_with(name, transport, async || {
+        let kit = Kit::new(transport, Fault::None, OPEN, |builder| builder)?;
+        Ok(kit.with_streams(open().await))
+    })
 }
 
 fn run_with(
     name: &str,
     transport: Transport,
-    fault: Fault,
-    sealing: Sealing,
-    furnish: Furnish,
+    kit: impl AsyncFnOnce() -> io::Result<Kit>,
 ) -> Result<(), String> {
     let case = CASES.iter().find(|case| case.name == name);
     let case = case.ok_or_else(|| format!("there is no case {name}"))?;
     let run = case.run;
     let runtime = transport.runtime().map_err(|error| error.to_string())?;
     runtime.block_on(async move {
+        let kit = kit().await.expect("there is room for a socket");
         let task = tokio::spawn(async move {
-            let kit = Kit::new(transport, fault, sealing, furnish).expect("there is room for a socket");
             let live = run(&kit).await;
             kit.check(live).await;
         });

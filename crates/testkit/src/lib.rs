@@ -3,7 +3,7 @@
 //! A [`Case`] is one promise. [`run`] gives it a [`Kit`]: a bus on the wanted [`Transport`] and clients
 //! to it. [`for_each_case!`] makes a test of each. Where everything is in memory, time is paused, so
 //! that limits of a second cost none. [`run_sealed`] does the same with clients that compress and encrypt,
-//! [`run_furnished`] on a bus with plugins.
+//! [`run_furnished`] on a bus with plugins, [`run_with_streams`] on one that keeps topics in streams.
 //!
 //! After every case the books are checked ([`ledger`]): each live subscription's matches are taken,
 //! dropped with a reason, or pending, at the bus and at its client alike; nobody was cut off who was
@@ -99,5 +99,5 @@ pub mod tools;
 pub mod wait;
 
 pub use fault::Fault;
-pub use kit::{Case, Furnish, Kit, Sealing, Transport, run, run_furnished, run_sealed};
+pub use kit::{Case, Furnish, Kit, Sealing, Transport, run, run_furnished, run_sealed, run_with_streams};
 pub use ledger::Live;

@@ -1,6 +1,7 @@
 //! Durable topics in JetStream.
 
 mod buses;
+mod conformance;
 mod consumers;
 mod contract;
 mod delayed;
