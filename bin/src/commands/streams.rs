@@ -9,7 +9,7 @@ use whispeer::store::{Change, Name, Store, StoreError, StreamState};
 use crate::failure::{FAILED, Failure};
 use crate::output::{self, Align, Table};
 use crate::quantity::{human_count, human_size};
-use crate::settings::{Effective, Environment, Given};
+use crate::settings::{Configuration, Effective, Environment, Given, Storage};
 use crate::storage;
 
 const EXAMPLES: &str = "\
@@ -18,10 +18,11 @@ Examples:
   whispeer streams rm old-orders --store-folder /var/lib/whispeer
   whispeer streams renew --store-folder /var/lib/whispeer   # after an older copy was put in place
 
-The store is that of `whispeer serve` with the same file and variables, and no bus may have it meanwhile.
-`whispeer info` shows the streams of a bus that runs.";
+The store is the file of SQLite of `whispeer serve` with the same file and variables, and no bus may have it meanwhile.
+`whispeer info` shows all streams of a bus that runs, those in JetStream (storage = \"jetstream\") too: this command does not
+reach those.";
 
-/// List, remove or renew streams of a store that no bus has
+/// List, remove or renew streams of a store in SQLite that no bus has
 #[derive(Debug, Args)]
 #[command(name = "streams", after_help = EXAMPLES)]
 pub(crate) struct Streams {
@@ -56,6 +57,7 @@ impl Streams {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let given = Given::of_file(self.config).or("store.folder", "--store-folder", self.store_folder);
         let settings = Effective::load(&given, &Environment::of_process())?;
+        tell_of_jetstream(&settings.configuration);
         let store = storage::existing(&settings.configuration.store)?;
         let done = match &self.what {
             What::Ls => list(&store).await,
@@ -64,6 +66,18 @@ impl Streams {
         };
         let closed = store.close().await.map_err(|error| Failure::new(FAILED, error.to_string()).into());
         done.and(closed)
+    }
+}
+
+/// Says which streams of the configuration are not in this store. One of that name may be there from before.
+fn tell_of_jetstream(configuration: &Configuration) {
+    let all = configuration.streams.iter().filter(|stream| stream.storage == Storage::JetStream);
+    let names: Vec<&str> = all.map(|stream| stream.settings.name.as_str()).collect();
+    if !names.is_empty() {
+        output::notice(format_args!(
+            "kept in JetStream, and not in this store: {}; `whispeer info` shows them while a bus runs",
+            names.join(", ")
+        ));
     }
 }
 

@@ -166,6 +166,28 @@ fn a_stream_that_nobody_names_any_more_can_be_removed_while_no_bus_has_the_store
     assert!(!place.path("elsewhere").exists());
 }
 
+#[cfg(feature = "nats")]
+#[test]
+fn streams_in_jetstream_are_named_and_said_not_to_be_in_the_store() {
+    let place = Place::new();
+    drop(start(&place, ORDERS));
+    let file = "[streams.audit]\npatterns = [\"audit/**\"]\nstorage = \"jetstream\"\n[nats]\nurl = \"nats://localhost:1\"\n";
+    place.write("whispeer.toml", &format!("{ORDERS}{file}"));
+    let listed = place.run(&["streams", "ls", "--config", "whispeer.toml"]);
+    assert_eq!(
+        listed.errors,
+        "whispeer: kept in JetStream, and not in this store: audit; `whispeer info` shows them while a bus runs\n"
+    );
+    assert!(listed.success().lines().nth(1).unwrap().starts_with("orders  "));
+    let refused = place.run(&["streams", "rm", "audit", "--config", "whispeer.toml"]);
+    assert_eq!(refused.code(), 1);
+    assert!(refused.errors.contains("not in this store: audit"), "{refused:?}");
+    assert!(refused.errors.contains("there is no stream \"audit\" in the store"), "{refused:?}");
+    place.run(&["streams", "rm", "orders", "--config", "whispeer.toml"]).success();
+    let help = place.run(&["streams", "--help"]).success();
+    assert!(help.contains("those in JetStream"), "{help}");
+}
+
 #[test]
 fn a_store_that_was_put_back_can_be_given_new_epochs_while_no_bus_has_it() {
     let place = Place::new();
