@@ -459,7 +459,8 @@ pub const REQUEST_GRACE: Duration = Duration::from_millis(250);
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Servers that one scattered request reaches at most; the rest of the matches are left out and the
-/// number asked is told with the end of the replies.
+/// number asked is told with the end of the replies. Those at other buses count as well; that more of these are
+/// known is one of the replies.
 pub const SCATTER_LIMIT: usize = 4_096;
 
 /// Steps that it may take to find them: some milliseconds. A pattern that leads to more places among

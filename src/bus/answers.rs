@@ -16,6 +16,7 @@ use super::Shared;
 use super::clock::Clock;
 use super::request_times::RequestEnd;
 use super::requests::{Asked, Pending, Replies, claim};
+use super::scatter::Told;
 use super::service::{Service, Waiting};
 use super::session::{Session, State};
 use crate::error::BusError;
@@ -23,7 +24,7 @@ use crate::limits;
 use crate::proto::{ContentRef, Flags, Header, Kind, Refusal};
 
 impl Shared {
-    /// A reply of the server `session`.
+    /// A reply of the server `session`. What takes longer than a single one is counted in `work`, in matches of a turn.
     pub(crate) fn reply(
         &self,
         session: &Arc<Session>,
@@ -31,6 +32,7 @@ impl Shared {
         content: &ContentRef<'_>,
         clock: &Clock,
         touched: &mut Vec<Arc<Session>>,
+        work: &mut u64,
     ) -> Result<(), BusError> {
         let more = header.flags.contains(Flags::MORE);
         let (requester, request, service) = {
@@ -54,6 +56,12 @@ impl Shared {
         let mut given_up = None;
         match state.requests.get(&request).map(|pending| pending.replies) {
             None => {}
+            Some(Replies::Scatter { .. }) if service.tells_topics() => {
+                drop(state);
+                let told = Told { service: &service, flags: header.flags, payload: content.payload() };
+                self.scatter_elsewhere(&requester, request, &told, clock, touched, work);
+                return Ok(());
+            }
             Some(Replies::Scatter { .. }) => {
                 match &refusal {
                     Some(refusal) => {
@@ -104,8 +112,8 @@ impl Shared {
         touched: &mut Vec<Arc<Session>>,
     ) {
         for waiting in waiting {
-            let unserved = |topic| self.unserved(topic);
-            self.fail_request(&waiting.requester, waiting.request, service, unserved, touched);
+            let (unserved, about) = (|topic| self.unserved(topic), waiting.about(service));
+            self.fail_request(&waiting.requester, waiting.request, about, unserved, touched);
         }
     }
 
@@ -119,8 +127,9 @@ impl Shared {
         touched: &mut Vec<Arc<Session>>,
     ) {
         let (mut state, _) = requester.lock_to_answer();
-        if let Some(Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request) {
-            let content = refusal_content(&error(service.topic.to_string()));
+        if let Some(pending @ Pending { replies: Replies::Scatter { .. }, .. }) = state.requests.get(&request)
+        {
+            let content = refusal_content(&error(service.named(pending.asked().as_bytes())));
             state.scattered_reply(request, service, Flags::ERROR, &content.borrowed());
             let ended = state.end_scatter(request);
             self.note_end(ended.as_ref(), RequestEnd::Answered, Instant::now);
@@ -174,16 +183,11 @@ impl State {
         flags: Flags,
         content: &ContentRef<'_>,
     ) {
-        let Some(Pending { replies: Replies::Scatter { outstanding, .. }, size, .. }) =
-            self.requests.get_mut(&id)
-        else {
-            return;
-        };
-        if *outstanding > 0 {
-            *outstanding -= 1;
-            self.request_bytes = self.request_bytes.saturating_sub(*size);
-        }
-        let topic = service.topic.as_str().as_bytes();
+        let Some(pending) = self.requests.get(&id) else { return };
+        // Who tells of topics elsewhere is none of those that the requester has asked.
+        let asked = service.tells_topics().then(|| pending.asked());
+        let topic = asked.as_deref().unwrap_or(service.topic.as_str()).as_bytes();
+        self.end_one(id);
         let payload = content.shared_payload();
         let answer = match &payload {
             Some(payload) => ContentRef::with_payload(content.fields, topic, payload),

@@ -9,7 +9,7 @@
 //! 4. `subscription` spends credit and queues the frame, or leaves it to the policy (`backlog`);
 //! 5. `session` writes what is queued, once per turn and destination.
 //!
-//! `calls` is everything else that a session asks for, `requests`, `service` and `answers` are
+//! `calls` is everything else that a session asks for, `requests`, `service`, `answers` and `scatter` are
 //! request/response,
 //! `group` shares messages, `request_times` counts how long they take, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
@@ -53,6 +53,7 @@ mod request_times;
 mod requests;
 mod rights;
 mod router;
+mod scatter;
 mod served;
 mod service;
 mod session;

@@ -11,7 +11,7 @@
 //! requester cancels       requests -= id, then asked -= token, CANCEL
 //! ```
 //!
-//! What goes back stands in `answers`.
+//! What goes back stands in `answers`, and requests to many servers in `scatter`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use super::Shared;
 use super::answers::{refusal_content, unread};
 use super::clock::Clock;
 use super::request_times::RequestEnd;
+use super::scatter::Elsewhere;
 use super::service::{Choice, Chosen, Service, Waiting};
 use super::session::{Session, State};
 use crate::auth::Principal;
@@ -50,11 +51,13 @@ pub(crate) struct Pending {
     deadline: Instant,
     timeout: Duration,
     pub(super) replies: Replies,
+    /// What other buses are asked when it is known what they serve, where several servers are asked.
+    pub(super) elsewhere: Option<Box<Elsewhere>>,
     servers: Vec<(Arc<Session>, u64)>,
 }
 
 #[derive(Debug)]
-enum About {
+pub(super) enum About {
     Service(Arc<Service>),
     /// A pattern, or a topic that nobody serves here.
     Text(Box<str>),
@@ -170,18 +173,18 @@ impl Shared {
         if request.is_scatter() {
             return self.scatter(requester, request, &TopicPattern::new(text)?, touched, work);
         }
-        if !shape.concrete {
-            return Err(BusError::InvalidSettings(format!(
-                "a request goes to one topic, and \"{text}\" has wildcards; use `request_many` to ask several servers"
-            )));
-        }
-        let (service, about) = match self.services.find(text) {
-            Some(service) => (Arc::clone(&service), About::Service(service)),
-            None => (self.uplink_for(requester, text, shape.reserved)?, About::Text(text.into())),
+        let (service, about) = if shape.concrete {
+            match self.services.find(text) {
+                Some(service) => (Arc::clone(&service), About::Service(service)),
+                None => (self.uplink_for(requester, text, shape.reserved)?, About::Text(text.into())),
+            }
+        } else {
+            let service = self.named_service(requester, request, text)?;
+            (Arc::clone(&service), About::Service(service))
         };
         let replies = if request.is_stream() { Replies::Stream } else { Replies::One };
         self.note(requester, request, about, replies)?;
-        let asked = self.hand_over(requester, request, &service, touched);
+        let asked = self.hand_over(requester, request, &service, None, touched);
         if asked.is_err() {
             let ended = requester.lock().take_request(request.id);
             self.note_end(ended.as_ref(), RequestEnd::Failed, || request.clock.now());
@@ -191,7 +194,12 @@ impl Shared {
 
     /// Who is asked about a topic that nobody serves here. What sessions of the bus's own ask stays here: it came from elsewhere
     /// already, and would go round.
-    fn uplink_for(&self, requester: &Session, topic: &str, reserved: bool) -> Result<Arc<Service>, BusError> {
+    pub(super) fn uplink_for(
+        &self,
+        requester: &Session,
+        topic: &str,
+        reserved: bool,
+    ) -> Result<Arc<Service>, BusError> {
         let uplink = match reserved || requester.peer.principal == Principal::Bus {
             true => None,
             false => self.services.uplink(),
@@ -199,46 +207,8 @@ impl Shared {
         uplink.ok_or_else(|| BusError::NoServer { topic: topic.to_owned() })
     }
 
-    /// Asks one server of each topic that the pattern meets.
-    fn scatter(
-        &self,
-        requester: &Arc<Session>,
-        request: &Request<'_>,
-        pattern: &TopicPattern,
-        touched: &mut Vec<Arc<Session>>,
-        work: &mut u64,
-    ) -> Result<(), BusError> {
-        let (services, steps) = self.services.meeting(pattern)?;
-        *work += (steps * limits::MATCHES_PER_STEP + services.len()) as u64;
-        let about = About::Text(pattern.as_str().into());
-        let asked = services.len() as u64;
-        self.note(
-            requester,
-            request,
-            about,
-            Replies::Scatter { asked, outstanding: asked, complete: false },
-        )?;
-        for service in &services {
-            if let Err(error) = self.hand_over(requester, request, service, touched) {
-                let (mut state, _) = requester.lock_to_answer();
-                let refusal = refusal_content(&error);
-                state.scattered_reply(request.id, service, Flags::ERROR, &refusal.borrowed());
-            }
-        }
-        let mut state = requester.lock();
-        if let Some(Pending { replies: Replies::Scatter { complete, .. }, .. }) =
-            state.requests.get_mut(&request.id)
-        {
-            *complete = true;
-        }
-        let ended = state.end_scatter(request.id);
-        self.note_end(ended.as_ref(), RequestEnd::Answered, || request.clock.now());
-        claim(requester, &mut state, touched);
-        Ok(())
-    }
-
     /// Notes the request at its requester, within the limits.
-    fn note(
+    pub(super) fn note(
         &self,
         requester: &Arc<Session>,
         request: &Request<'_>,
@@ -272,19 +242,22 @@ impl Shared {
             return Err(BusError::LimitReached { what });
         }
         state.request_bytes += bytes;
-        let pending = Pending { about, size, deadline, timeout, replies, servers: Vec::new() };
+        let (elsewhere, servers) = (None, Vec::new());
+        let pending = Pending { about, size, deadline, timeout, replies, elsewhere, servers };
         state.expect(pending.given_up_at());
         state.request_times.add(pending.given_up_at(), request.id);
         state.requests.insert(request.id, pending);
         Ok(())
     }
 
-    /// Gives the request to a server of the service, or leaves it waiting there.
-    fn hand_over(
+    /// Gives the request to a server of the service, or leaves it waiting there. The uplink may be asked for one topic of many, that
+    /// `elsewhere` stands for.
+    pub(super) fn hand_over(
         &self,
         requester: &Arc<Session>,
         request: &Request<'_>,
         service: &Arc<Service>,
+        elsewhere: Option<&Arc<Service>>,
         touched: &mut Vec<Arc<Session>>,
     ) -> Result<(), BusError> {
         let content = request.content;
@@ -296,13 +269,15 @@ impl Shared {
             request: request.id,
             content: content.shared(),
             flags: request.flags,
+            elsewhere: elsewhere.cloned(),
             deadline,
             size,
         };
         for _ in 0..LEAVING_SERVERS {
             match service.choose(content.topic, size, wait)? {
                 Choice::Server(chosen) => {
-                    let ask = Ask { requester, request: request.id, flags: request.flags, content, deadline };
+                    let (request_id, flags) = (request.id, request.flags);
+                    let ask = Ask { requester, request: request_id, flags, content, elsewhere, deadline };
                     if self.ask(&ask, service, &chosen, request.clock.now(), touched)? {
                         return Ok(());
                     }
@@ -315,7 +290,7 @@ impl Shared {
                 }
             }
         }
-        Err(self.unserved(service.named(content.topic)))
+        Err(self.unserved(elsewhere.unwrap_or(service).named(content.topic)))
     }
 
     /// The error of a request that no server was given, as there is none, or those that were chosen have left meanwhile.
@@ -368,7 +343,7 @@ impl Shared {
                 Asked {
                     requester: Arc::clone(ask.requester),
                     request: ask.request,
-                    service: Arc::clone(service),
+                    service: Arc::clone(ask.elsewhere.unwrap_or(service)),
                     stream,
                     window,
                     credit: Credit::new(window),
@@ -414,16 +389,18 @@ impl Shared {
                 request: waiting.request,
                 flags: waiting.flags,
                 content: &content,
+                elsewhere: waiting.elsewhere.as_ref(),
                 deadline: waiting.deadline,
             };
             match self.ask(&ask, service, &chosen, now, touched) {
                 Ok(true) => {}
                 Ok(false) => {
-                    let unserved = |topic| self.unserved(topic);
-                    self.fail_request(&waiting.requester, waiting.request, service, unserved, touched);
+                    let (unserved, about) = (|topic| self.unserved(topic), waiting.about(service));
+                    self.fail_request(&waiting.requester, waiting.request, about, unserved, touched);
                 }
                 Err(error) => {
-                    self.fail_request(&waiting.requester, waiting.request, service, |_| error, touched);
+                    let about = waiting.about(service);
+                    self.fail_request(&waiting.requester, waiting.request, about, |_| error, touched);
                 }
             }
         }
@@ -505,6 +482,8 @@ struct Ask<'a> {
     request: u32,
     flags: Flags,
     content: &'a ContentRef<'a>,
+    /// What stands for the topic that is asked for, where that is not the service's.
+    elsewhere: Option<&'a Arc<Service>>,
     deadline: Instant,
 }
 

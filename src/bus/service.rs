@@ -1,7 +1,8 @@
 //! Served topics: who serves what, and requests that wait for a server with credit and room on its link.
 //!
 //! The *uplink* is a service beside them: it gets the requests to topics that nobody serves here, as a session that joins this bus to
-//! others wants them. It is in no table, so that neither requests to it nor patterns find it.
+//! others wants them. Another one tells what is served there. They are in no table, so that neither requests to them nor patterns find
+//! them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -31,7 +32,10 @@ pub(crate) struct Service {
 /// What a session of the bus's own serves to become the uplink.
 pub(crate) const UPLINK: &str = "$bus/uplink";
 
-#[derive(Debug)]
+/// What a session of the bus's own serves to be asked which topics are served elsewhere.
+pub(crate) const UPLINK_TOPICS: &str = "$bus/uplink/topics";
+
+#[derive(Debug, Default)]
 struct ServiceState {
     group: Option<String>,
     /// How its first server, or the one that replaced those before, has come.
@@ -74,9 +78,18 @@ pub(crate) struct Waiting {
     pub(crate) request: u32,
     pub(crate) content: Arc<Content>,
     pub(crate) flags: Flags,
+    /// What stands for the topic that is asked for, where that is not the service's.
+    pub(crate) elsewhere: Option<Arc<Service>>,
     pub(crate) deadline: Instant,
     /// Bytes of the frame that a server will get.
     pub(crate) size: usize,
+}
+
+impl Waiting {
+    /// What stands for the topic that is asked for.
+    pub(super) fn about<'a>(&'a self, service: &'a Service) -> &'a Service {
+        self.elsewhere.as_deref().unwrap_or(service)
+    }
 }
 
 /// The server that a request goes to.
@@ -106,6 +119,11 @@ pub(crate) struct Candidate<'a> {
 }
 
 impl Service {
+    /// What stands for a topic of another bus that the uplink is asked for: nobody joins it, and no table has it.
+    pub(super) fn elsewhere(topic: Topic, budget: Arc<Budget>) -> Self {
+        Self { topic, budget, state: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, ServiceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,9 +132,14 @@ impl Service {
         self.topic.as_str() == UPLINK
     }
 
+    /// Whether it is asked which topics are served elsewhere.
+    pub(super) fn tells_topics(&self) -> bool {
+        self.topic.as_str() == UPLINK_TOPICS
+    }
+
     /// The topic to name in errors of a request to `asked`, which may be a pattern.
     pub(crate) fn named(&self, asked: &[u8]) -> String {
-        match self.is_uplink() {
+        match self.is_uplink() || self.tells_topics() {
             true => String::from_utf8_lossy(asked).into_owned(),
             false => self.topic.to_string(),
         }
@@ -327,21 +350,32 @@ struct Table {
     by_topic: HashMap<Topic, (Arc<Service>, EntryId), RandomState>,
     trie: Trie<Arc<Service>>,
     uplink: Option<Arc<Service>>,
+    uplink_topics: Option<Arc<Service>>,
     /// How often a topic has got a first server, or another in place of all.
     last_number: u64,
 }
 
 impl Table {
     fn find(&self, topic: &Topic) -> Option<&Arc<Service>> {
-        match topic.as_str() == UPLINK {
-            true => self.uplink.as_ref(),
-            false => self.by_topic.get(topic).map(|(service, _)| service),
+        match topic.as_str() {
+            UPLINK => self.uplink.as_ref(),
+            UPLINK_TOPICS => self.uplink_topics.as_ref(),
+            _ => self.by_topic.get(topic).map(|(service, _)| service),
+        }
+    }
+
+    /// The place of a service that is not found by its topic.
+    fn place_beside(&mut self, topic: &Topic) -> Option<&mut Option<Arc<Service>>> {
+        match topic.as_str() {
+            UPLINK => Some(&mut self.uplink),
+            UPLINK_TOPICS => Some(&mut self.uplink_topics),
+            _ => None,
         }
     }
 
     fn insert(&mut self, service: &Arc<Service>) -> BusResult<()> {
-        if service.is_uplink() {
-            self.uplink = Some(Arc::clone(service));
+        if let Some(place) = self.place_beside(&service.topic) {
+            *place = Some(Arc::clone(service));
             return Ok(());
         }
         let topic = service.topic.clone();
@@ -358,8 +392,8 @@ impl Table {
         if !self.find(&service.topic).is_some_and(|current| Arc::ptr_eq(current, service)) {
             return;
         }
-        if service.is_uplink() {
-            self.uplink = None;
+        if let Some(place) = self.place_beside(&service.topic) {
+            *place = None;
         } else if let Some((_, entry)) = self.by_topic.remove(&service.topic) {
             self.trie.remove(entry);
         }
@@ -385,6 +419,11 @@ impl Services {
         self.read().uplink.clone()
     }
 
+    /// Who is asked which topics are served elsewhere.
+    pub(super) fn uplink_topics(&self) -> Option<Arc<Service>> {
+        self.read().uplink_topics.clone()
+    }
+
     /// How a topic is served; `None` where it is not.
     pub(super) fn served(&self, topic: &Topic) -> Option<Served> {
         self.find(topic.as_str()).map(|service| service.served())
@@ -397,15 +436,19 @@ impl Services {
         served.map(|(topic, (service, _))| (topic.clone(), service.served())).collect()
     }
 
-    /// The services whose topic the pattern meets, up to a limit, and the steps that it took to find them.
+    /// The services whose topic the pattern meets, as many as `most` at the most, and the steps that it took to find them.
     /// The look-up goes in pieces, between which the lock is free.
-    pub(crate) fn meeting(&self, pattern: &TopicPattern) -> BusResult<(Vec<Arc<Service>>, usize)> {
+    pub(crate) fn meeting(
+        &self,
+        pattern: &TopicPattern,
+        most: usize,
+    ) -> BusResult<(Vec<Arc<Service>>, usize)> {
         let pattern = pattern.as_str();
         let mut services = Vec::new();
         let mut scratch = Scratch::new();
         let mut steps = 0;
         self.read().trie.begin(pattern, &mut scratch);
-        while services.len() < limits::SCATTER_LIMIT {
+        while services.len() < most {
             let found = |service: &Arc<Service>| services.push(Arc::clone(service));
             let piece = self.read().trie.proceed(pattern, &mut scratch, limits::LOOKUP_HOLD, found);
             let progress = piece.map_err(|wide| BusError::LimitReached { what: wide.to_string() })?;
@@ -422,7 +465,7 @@ impl Services {
                 return Err(BusError::LimitReached { what });
             }
         }
-        services.truncate(limits::SCATTER_LIMIT);
+        services.truncate(most);
         Ok((services, steps))
     }
 
@@ -524,7 +567,12 @@ impl Services {
     /// Requests that wait for a server that can take them.
     pub(crate) fn waiting(&self) -> usize {
         let table = self.read();
-        let services = table.by_topic.values().map(|(service, _)| service).chain(&table.uplink);
+        let services = table
+            .by_topic
+            .values()
+            .map(|(service, _)| service)
+            .chain(&table.uplink)
+            .chain(&table.uplink_topics);
         services.map(|service| service.lock().waiting.len()).sum()
     }
 
@@ -570,7 +618,8 @@ mod tests {
         let (session, _peer) = Session::alone(1);
         let candidate = candidate(&session, ServeMode::Join);
         let serve = |topic: String| services.join(&Topic::new(topic).unwrap(), &candidate).unwrap();
-        let meeting = |pattern: &str| services.meeting(&TopicPattern::new(pattern).unwrap());
+        let meeting =
+            |pattern: &str| services.meeting(&TopicPattern::new(pattern).unwrap(), limits::SCATTER_LIMIT);
         for number in 0..limits::SCATTER_LIMIT * 2 {
             serve(format!("{number}/part"));
         }

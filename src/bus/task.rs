@@ -422,7 +422,10 @@ impl SessionTask {
             Kind::Publish => self.publish(header, content),
             Kind::Credit => self.credit(header, content),
             Kind::Request => self.request(header, content),
-            Kind::Reply => self.shared.reply(&self.session, header, content, &self.clock, &mut self.touched),
+            Kind::Reply => {
+                let Self { shared, session, clock, touched, matches, .. } = self;
+                shared.reply(session, header, content, clock, touched, matches)
+            }
             Kind::Cancel => {
                 self.shared.cancel(&self.session, header.id);
                 Ok(())

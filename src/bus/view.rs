@@ -298,6 +298,35 @@ impl BusView {
         Ok(self.shared()?.served_stats(usize::MAX).rows)
     }
 
+    /// The topics that are served now and meet the pattern, as many as `most` at the most: those that a request to it would be sent to.
+    ///
+    /// It costs what it finds, and not what is served.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] for a pattern that leads through too much of what is served, as for
+    /// [requests](crate::Client::request_many) to it, and [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// ```
+    /// use whispeer::prelude::*;
+    /// use whispeer::topic::{Topic, TopicPattern};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let bus = Bus::builder().start()?;
+    /// let client = Client::new_memory(&bus.connector())?;
+    /// let _sensor = client.serve_bytes("sensor/1").await?;
+    /// let _clock = client.serve_bytes("clock").await?;
+    /// let found = bus.view().served_topics(&TopicPattern::new("sensor/*")?, 100)?;
+    /// assert_eq!(found, [Topic::new("sensor/1")?]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn served_topics(&self, pattern: &TopicPattern, most: usize) -> BusResult<Vec<Topic>> {
+        let (services, _) = self.shared()?.services.meeting(pattern, most)?;
+        Ok(services.iter().map(|service| service.topic.clone()).collect())
+    }
+
     /// Tells what is served at this bus, as it changes. The first news are all that is served now.
     ///
     /// It is for whoever tells others: topics that change several times before they are asked about are told once, as they are

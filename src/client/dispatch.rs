@@ -17,6 +17,7 @@ use crate::limits;
 use crate::proto::fields::{Options, decode_gap, next_of};
 use crate::proto::{
     Capabilities, ContentRef, Flags, Header, Kind, Lane, MalformedFrame, Payload, Refusal, VERSION, Welcome,
+    topic_of_request,
 };
 use crate::transport::{Arrived, Incoming};
 
@@ -339,7 +340,8 @@ impl Driver {
         let inbox = Arc::clone(&serving.inbox);
         // An uplink is asked about the topics of others; everybody else about his own, also where a pattern was asked.
         let topic = match *serving.topic == *UPLINK {
-            true => str::from_utf8(content.topic).map_or_else(|_| Arc::clone(&serving.topic), Arc::from),
+            true => topic_of_request(content)
+                .map_or_else(|| Arc::clone(&serving.topic), |topic| topic.as_str().into()),
             false => Arc::clone(&serving.topic),
         };
         let ask = Ask::new(header.sequence, topic, options.deadline, stream.then_some(window));

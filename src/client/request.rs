@@ -153,11 +153,13 @@ impl Client {
     /// answered, the wanted number has, or the deadline passes. What came until then is returned, in
     /// the order of arrival, each with the topic that was served.
     ///
-    /// Nobody serving such a topic is no error: the result is then empty.
+    /// Nobody serving such a topic is no error: the result is then empty. Where the bus is joined to others, their servers are
+    /// asked as well, each topic once and at this bus first.
     ///
     /// # Errors
     /// As [`request`](Self::request) for what concerns the whole; what concerns one server stands in
-    /// its place among the answers.
+    /// its place among the answers, and so does what concerns all of those at other buses, such as
+    /// [`BusError::LimitReached`] where there are more topics than one request reaches.
     ///
     /// # Cancel safety
     /// Dropping the future cancels what is not answered; answers gathered so far are lost.

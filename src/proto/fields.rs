@@ -282,6 +282,14 @@ impl FieldsBuilder {
         self.append_without(&[DELIVER_AT], fields)
     }
 
+    /// The fields of a well-formed section, after those that are here, but for topics.
+    ///
+    /// # Errors
+    /// [`BusError::HeadersTooLarge`] when the section would exceed [`limits::FIELDS_LIMIT`].
+    pub(crate) fn append_without_topics(&mut self, fields: &[u8]) -> BusResult<()> {
+        self.append_without(&[TOPIC], fields)
+    }
+
     fn append_without(&mut self, without: &[u8], fields: &[u8]) -> BusResult<()> {
         let mut rest = fields;
         while let Some((tag, _, after)) = split(rest) {

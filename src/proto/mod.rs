@@ -13,6 +13,7 @@
 mod content;
 mod credit;
 pub(crate) mod dead_letter;
+mod elsewhere;
 mod encodings;
 pub mod fields;
 mod handshake;
@@ -23,6 +24,7 @@ mod wire;
 
 pub use content::{Content, ContentRef, Frame};
 pub(crate) use credit::{Credit, Owed};
+pub use elsewhere::{ServedElsewhere, topic_of_request};
 pub use encodings::{Encoding, EncodingOwner};
 pub use handshake::{Capabilities, Hello, Resume, ResumeToken, Shown, VERSION, Welcome};
 pub(crate) use header::Layout;

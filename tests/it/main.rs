@@ -79,6 +79,7 @@ mod requests;
 mod restored;
 #[cfg(feature = "auth")]
 mod rights;
+mod scattered;
 mod settled_dead_letters;
 mod shared_consumers;
 mod slow_handlers;
