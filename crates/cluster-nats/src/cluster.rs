@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::Client as Nats;
@@ -24,6 +24,7 @@ use crate::outbound::{Outbound, OutboundCounts};
 use crate::overview::Overview;
 use crate::presence;
 use crate::requests::{self, LeaseSettings, Requests};
+use crate::scattered::Scattered;
 use crate::settings::NatsSettings;
 use crate::subject::Subjects;
 
@@ -54,6 +55,8 @@ pub struct NatsCounts {
     pub patterns: u64,
     /// Other buses that are there.
     pub buses: u64,
+    /// How often a bus has not said in time what is served there, when it was asked for requests to many servers: those there were not asked.
+    pub unheard: u64,
 }
 
 /// Makes a bus one of several that have the same servers of NATS and the same prefix: what is published at one of them reaches subscribers
@@ -87,6 +90,7 @@ pub struct NatsCluster {
 pub struct NatsCounter {
     outbound: Arc<OutboundCounts>,
     inbound: Arc<InboundCounts>,
+    unheard: Arc<AtomicU64>,
     members: watch::Sender<Members>,
 }
 
@@ -106,6 +110,7 @@ impl NatsCounter {
             overrun: inside.overrun.load(Ordering::Relaxed),
             patterns: inside.patterns.load(Ordering::Relaxed),
             buses: self.members().list().len() as u64,
+            unheard: self.unheard.load(Ordering::Relaxed),
         }
     }
 
@@ -133,6 +138,7 @@ impl NatsCluster {
             counter: NatsCounter {
                 outbound: Arc::default(),
                 inbound: Arc::default(),
+                unheard: Arc::default(),
                 members: watch::Sender::new(Members::new(0)),
             },
         })
@@ -204,6 +210,17 @@ impl NatsCluster {
         // Requests and replies. It ends when the bus has drained, and what it was asked before is answered.
         let (epochs, epoch) = watch::channel(None);
         let (moves, moved) = watch::channel(0);
+        let scattered = Scattered {
+            bus: bus.clone(),
+            client: client.clone(),
+            nats: nats.clone(),
+            subjects: subjects.clone(),
+            members: members.clone(),
+            connection: epoch.clone(),
+            silent: Arc::clone(&counter.unheard),
+        };
+        // Before the others hear of this bus.
+        let questions = scattered.listen().await?;
         let carried = Requests {
             bus: bus.clone(),
             nats: nats.clone(),
@@ -243,6 +260,7 @@ impl NatsCluster {
             members: members.clone(),
         };
         others.spawn(shown.run());
+        others.spawn(scattered.run(questions));
         others.spawn(tell_epochs(connection.clone(), epochs));
         others.spawn(tell_moves(connection.clone(), moves));
         let inbound = Inbound::new(
@@ -344,6 +362,7 @@ fn report(connection: &Connection, counter: &NatsCounter) -> LinkStats {
         ("missing_messages", carried.missing),
         ("refused_messages", carried.refused),
         ("overrun_messages", carried.overrun),
+        ("unheard_buses", carried.unheard),
     ];
     LinkStats {
         name: NAME.to_owned(),

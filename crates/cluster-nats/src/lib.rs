@@ -19,6 +19,7 @@
 //! | `members/` | which buses there are |
 //! | `presence/` | who is subscribed to what at all of them, and who comes and goes |
 //! | `requests/` | requests that are served at another bus |
+//! | `scattered` | what is served at which bus, for requests to many |
 //! | `jetstream` | durable topics that JetStream keeps |
 //! | `limits` | every bound |
 
@@ -36,6 +37,7 @@ mod outbound;
 mod overview;
 mod presence;
 pub mod requests;
+mod scattered;
 mod seen;
 pub mod settings;
 mod stamp;

@@ -279,6 +279,16 @@ pub const OVERVIEWS: usize = 4;
 /// Bytes in which another bus tells that somebody comes or goes. What is larger is no bus's, as names and patterns have bounds, and counts as missed.
 pub const PRESENCE_EVENT_BYTES: usize = 16 * 1024;
 
+/// How long other buses may take to say which topics they serve that meet a pattern. Those there that take longer are not asked, which is
+/// counted: a bus that was killed is waited for so long until it is missed.
+pub const SERVING_TOLD: Duration = Duration::from_secs(1);
+
+/// Questions of this kind that a bus asks at once. One more waits.
+pub const SERVING_SURVEYS: usize = 64;
+
+/// Bytes of such an answer beside its topics.
+pub const SERVING_ANSWER_BYTES: usize = 256;
+
 /// How long a call to a store in JetStream waits for NATS unless it is told otherwise; then it is refused as busy, and the bus asks again. Longer
 /// than a server takes to start again, or a cluster to elect a leader.
 pub const JETSTREAM_ANSWER: Duration = Duration::from_secs(5);

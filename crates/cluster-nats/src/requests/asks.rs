@@ -20,11 +20,11 @@ use tokio::time::Instant;
 use whispeer::BusError;
 use whispeer::limits::{REQUEST_TIMEOUT, STREAM_WINDOW, WINDOW_BYTES};
 use whispeer::proto::fields::Options;
-use whispeer::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal};
-use whispeer::topic::Topic;
+use whispeer::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal, topic_of_request};
+use whispeer::topic::{Topic, TopicPattern};
 
 use super::outputs::Outputs;
-use super::wire::{self, Answer, Control, Origin, Said};
+use super::wire::{self, Answer, Asked, Control, Origin, Said};
 use crate::limits;
 use crate::members::Members;
 use crate::subject::Subjects;
@@ -67,13 +67,6 @@ struct Ask {
     replies: u64,
     /// Where several are taken.
     stream: Option<Stream>,
-}
-
-/// What is asked.
-struct Asked {
-    window: Option<(u32, u64)>,
-    fields: Bytes,
-    payload: Bytes,
 }
 
 /// The replies of a stream.
@@ -186,9 +179,7 @@ impl Asks {
             format!("{}.{number}", self.subjects.of_replies(self.own.bus)),
             self.own,
             ask.until.saturating_duration_since(now),
-            asked.window,
-            &asked.fields,
-            asked.payload.clone(),
+            asked,
         );
         ask.sent = Some(now);
         if is_here {
@@ -220,7 +211,7 @@ impl Asks {
         now: Instant,
         out: &mut Outputs,
     ) -> Result<(), BusError> {
-        let topic = Topic::from_utf8(content.topic)?;
+        let topic = topic_of_request(content).ok_or_else(|| protocol("a request that names no topic"))?;
         let options = Options::read(content.fields).map_err(Refusal::into_error)?;
         let size = content.frame_size();
         if self.by_number.len() >= limits::REQUESTS_OUT || self.bytes + size > limits::REQUEST_BYTES_OUT {
@@ -234,7 +225,10 @@ impl Asks {
             .then(|| options.window.unwrap_or((STREAM_WINDOW, WINDOW_BYTES)));
         let fields = Bytes::copy_from_slice(content.fields);
         let payload = Bytes::copy_from_slice(content.payload());
-        let asked = Some(Asked { window, fields, payload });
+        // Where it is one of those that a pattern meets, its server is told the pattern.
+        let pattern = TopicPattern::from_utf8(content.topic)?;
+        let pattern = (pattern.as_str() != topic.as_str()).then_some(pattern);
+        let asked = Some(Asked { window, pattern, fields, payload });
         self.last += 1;
         let number = self.last;
         self.bytes += size;

@@ -13,7 +13,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 use whispeer::BusError;
 use whispeer::bus::{BusView, ServedNews};
-use whispeer::proto::{ContentRef, Flags, Header, Kind, Lane, Refusal};
+use whispeer::proto::{ContentRef, Flags, Header, Kind, Lane, Refusal, topic_of_request};
 use whispeer::topic::Topic;
 
 use super::asks::Asks;
@@ -575,6 +575,7 @@ fn poll_work(
 /// There is nobody else while there is no connection.
 fn refuse_unconnected(header: &Header, content: &ContentRef<'_>, out: &mut Outputs) {
     out.grant(Lane::Serving, u64::from(header.id), 1, content.frame_size() as u64);
-    let topic = String::from_utf8_lossy(content.topic).into_owned();
+    let named = topic_of_request(content).map(|topic| topic.to_string());
+    let topic = named.unwrap_or_else(|| String::from_utf8_lossy(content.topic).into_owned());
     out.refuse(header.sequence, Flags::NONE, &BusError::NoServer { topic });
 }

@@ -84,7 +84,7 @@ impl Serves {
     ) {
         // Nobody could be answered.
         let Some(reply) = message.reply.as_ref().map(ToString::to_string) else { return };
-        let request = match wire::read_request(&message) {
+        let request = match wire::read_request(topic, &message) {
             Ok(request) => request,
             Err(Malformed(what)) => {
                 let error = BusError::Protocol { what: format!("a request over NATS: {what}") };
@@ -107,7 +107,7 @@ impl Serves {
     /// Somebody asks for what only one bus may serve, which this one is not, or not any more.
     pub(super) fn turned_away(&self, topic: &Topic, message: &async_nats::Message, out: &mut Outputs) {
         let Some(reply) = message.reply.as_ref().map(ToString::to_string) else { return };
-        let from = wire::read_request(message).ok().and_then(|request| request.from);
+        let from = wire::read_request(topic, message).ok().and_then(|request| request.from);
         self.refuse(reply, from, &BusError::NoServer { topic: topic.to_string() }, out);
     }
 
@@ -127,8 +127,14 @@ impl Serves {
         if let Some((messages, bytes)) = request.window {
             fields.window(messages, bytes)?;
         }
+        // What was asked may be a pattern; then it is said which topic is meant.
+        let mut sent_to = topic.as_str();
+        if let Some(pattern) = &request.pattern {
+            fields.topic(sent_to)?;
+            sent_to = pattern.as_str();
+        }
         fields.append(&request.fields)?;
-        let size = HEADER_LEN + fields.as_bytes().len() + topic.as_str().len() + payload.len();
+        let size = HEADER_LEN + fields.as_bytes().len() + sent_to.len() + payload.len();
         if size > out.frame_limit {
             return Err(BusError::FrameTooLarge { size, limit: out.frame_limit });
         }
@@ -141,7 +147,7 @@ impl Serves {
         let left = request.left.map_or(0, |left| left.max(Duration::from_micros(1)).as_micros());
         let header = Header::new(Kind::Request, id, u64::try_from(left).unwrap_or(u64::MAX))
             .flagged(if stream { Flags::STREAM } else { Flags::NONE });
-        out.frame(&header, fields.as_bytes(), topic.as_str(), &payload);
+        out.frame(&header, fields.as_bytes(), sent_to, &payload);
         self.bytes += size;
         if let Some((origin, number)) = request.from {
             self.by_origin.insert((origin.bus, number), id);

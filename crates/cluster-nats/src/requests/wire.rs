@@ -8,7 +8,7 @@ use whispeer::BusError;
 use whispeer::ErrorReply;
 use whispeer::limits::{STREAM_WINDOW, WINDOW_BYTES};
 use whispeer::proto::{Flags, Refusal};
-use whispeer::topic::Topic;
+use whispeer::topic::{Topic, TopicPattern};
 
 use crate::headers::{self, Malformed};
 use crate::limits;
@@ -22,6 +22,8 @@ const DEADLINE: &str = "Whispeer-Deadline";
 const STREAM: &str = "Whispeer-Stream";
 /// What a reply is.
 const REPLY: &str = "Whispeer-Reply";
+/// The pattern that was asked, where that is not the topic.
+const TOPIC: &str = "Whispeer-Topic";
 /// Replies of the stream before this one.
 const NUMBER: &str = "Whispeer-Number";
 /// The bus that a request is of that another one is told about.
@@ -38,8 +40,8 @@ const RELEASE: &str = "Whispeer-Release";
 const SERVICE_ERROR: &str = "Nats-Service-Error";
 const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 
-/// The tags of fields that buses write anew: the origin, the window and the deadline.
-const REWRITTEN: [u8; 3] = [2, 3, 7];
+/// The tags of fields that buses write anew: the origin, the window, the deadline and the topic that is meant by a pattern.
+const REWRITTEN: [u8; 4] = [2, 3, 7, 8];
 
 /// A bus, and which of its connections to NATS it has. What it had with an earlier one is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +106,8 @@ pub(super) struct Request {
     /// `None` where nothing is said of it.
     pub(super) left: Option<Duration>,
     pub(super) window: Option<(u32, u64)>,
+    /// The pattern that was asked, where that is not the topic.
+    pub(super) pattern: Option<TopicPattern>,
     pub(super) fields: Vec<u8>,
 }
 
@@ -136,28 +140,40 @@ pub(super) enum Control {
     Credit { from: u64, number: u64, messages: u32 },
 }
 
-/// A request for the servers at other buses. `fields` are those of the `ASK`.
+/// What is asked of a server at another bus.
+pub(super) struct Asked {
+    /// The window, where several replies are taken.
+    pub(super) window: Option<(u32, u64)>,
+    /// The pattern that was asked, where that is not the topic.
+    pub(super) pattern: Option<TopicPattern>,
+    /// Those of the `ASK`.
+    pub(super) fields: Bytes,
+    pub(super) payload: Bytes,
+}
+
+/// A request for the servers at other buses.
 pub(super) fn request(
     subject: String,
     reply: String,
     origin: Origin,
     left: Duration,
-    window: Option<(u32, u64)>,
-    fields: &[u8],
-    payload: Bytes,
+    asked: &Asked,
 ) -> Publish {
     let mut headers = HeaderMap::new();
     headers.insert(ORIGIN, origin.written());
     headers.insert(DEADLINE, left.as_micros().to_string());
-    if let Some((messages, bytes)) = window {
+    if let Some((messages, bytes)) = asked.window {
         headers.insert(STREAM, format!("{messages},{bytes}"));
     }
-    headers::write(&without_rewritten(fields), &mut headers);
-    Publish { subject, reply: Some(reply), headers, payload }
+    if let Some(pattern) = &asked.pattern {
+        headers.insert(TOPIC, pattern.as_str());
+    }
+    headers::write(&without_rewritten(&asked.fields), &mut headers);
+    Publish { subject, reply: Some(reply), headers, payload: asked.payload.clone() }
 }
 
-/// Reads a request. A message without [`ORIGIN`] is one of somebody who has nothing but NATS.
-pub(super) fn read_request(message: &Message) -> Result<Request, Malformed> {
+/// Reads a request to this topic. A message without [`ORIGIN`] is one of somebody who has nothing but NATS.
+pub(super) fn read_request(topic: &Topic, message: &Message) -> Result<Request, Malformed> {
     let none = HeaderMap::new();
     let there = message.headers.as_ref().unwrap_or(&none);
     let fields = without_rewritten(&headers::read(there)?);
@@ -169,13 +185,21 @@ pub(super) fn read_request(message: &Message) -> Result<Request, Malformed> {
         }
         None => None,
     };
+    let pattern = match there.get(TOPIC) {
+        Some(text) => {
+            let pattern = TopicPattern::new(text.as_str());
+            let pattern = pattern.map_err(|_| Malformed("Whispeer-Topic is no pattern"))?;
+            Some(pattern).filter(|pattern| pattern.meets(&topic.clone().into()))
+        }
+        None => None,
+    };
     let Some(origin) = Origin::read(there)? else {
-        return Ok(Request { from: None, left, window: None, fields });
+        return Ok(Request { from: None, left, window: None, pattern, fields });
     };
     let number = message.reply.as_ref().and_then(|reply| number_of(reply));
     let number = number.ok_or(Malformed("its reply subject does not end with a number"))?;
     let window = there.get(STREAM).map(|window| read_window(window.as_str())).transpose()?;
-    Ok(Request { from: Some((origin, number)), left, window, fields })
+    Ok(Request { from: Some((origin, number)), left, window, pattern, fields })
 }
 
 fn read_window(text: &str) -> Result<(u32, u64), Malformed> {

@@ -18,6 +18,7 @@ mod plain_requests;
 mod presence;
 mod requests;
 mod requests_gone;
+mod scattered;
 mod sealed;
 mod settings;
 mod streamed_requests;
