@@ -216,6 +216,14 @@ async fn reaches_slowly(asker: &Client, asked: &Client, serving: &mut whispeer::
     }
 }
 
+/// What a bus says of a request that none of its servers has had, as it drains.
+fn not_taken() -> (HeaderMap, Bytes) {
+    let mut headers = HeaderMap::new();
+    headers.insert("Whispeer-Origin", "00000000000000aa 1");
+    headers.insert("Whispeer-Reply", "not-taken");
+    (headers, Refusal::from(&BusError::Draining { what: "the bus".into() }).encode().into())
+}
+
 #[tokio::test]
 async fn what_another_bus_has_not_taken_is_asked_here_where_it_is_served_by_now() {
     let Some(server) = server().await else { return };
@@ -226,11 +234,8 @@ async fn what_another_bus_has_not_taken_is_asked_here_where_it_is_served_by_now(
     let refuse = async {
         let request = soon("the request", asked.next()).await.unwrap();
         let handling = node.client.handle_bytes("work", |payload| async move { Ok(payload) }).await.unwrap();
-        let mut headers = HeaderMap::new();
-        headers.insert("Whispeer-Origin", "00000000000000aa 1");
-        headers.insert("Whispeer-Reply", "not-taken");
-        let why = Refusal::from(&BusError::Draining { what: "the bus".into() }).encode();
-        plain.publish_with_headers(request.reply.unwrap(), headers, why.into()).await.unwrap();
+        let (headers, why) = not_taken();
+        plain.publish_with_headers(request.reply.unwrap(), headers, why).await.unwrap();
         handling
     };
     let (answer, _handling) = tokio::join!(node.client.request_bytes("work", "moved".into()), refuse);
@@ -250,11 +255,8 @@ async fn what_no_bus_takes_fails_with_the_reason_after_a_while() {
         while let Some(request) = asked.next().await {
             let reply = request.reply.unwrap();
             assert!(numbers.insert(reply.to_string()), "each time by another number");
-            let mut headers = HeaderMap::new();
-            headers.insert("Whispeer-Origin", "00000000000000aa 1");
-            headers.insert("Whispeer-Reply", "not-taken");
-            let why = Refusal::from(&BusError::Draining { what: "the bus".into() }).encode();
-            plain.publish_with_headers(reply, headers, why.into()).await.unwrap();
+            let (headers, why) = not_taken();
+            plain.publish_with_headers(reply, headers, why).await.unwrap();
         }
     };
     let answer = tokio::select! {
