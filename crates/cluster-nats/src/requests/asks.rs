@@ -7,9 +7,8 @@
 //! ```
 //!
 //! What the server's bus has given to nobody, as it drains or its server has gone meanwhile, is asked again elsewhere, by another number.
-//!
-//! A reply of a stream comes as its requester has room: what the server's bus has counted otherwise waits here, no more than the
-//! window has messages.
+
+mod replies;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -20,9 +19,10 @@ use tokio::time::Instant;
 use whispeer::BusError;
 use whispeer::limits::{REQUEST_TIMEOUT, STREAM_WINDOW, WINDOW_BYTES};
 use whispeer::proto::fields::Options;
-use whispeer::proto::{ContentRef, Flags, HEADER_LEN, Header, Kind, Lane, Refusal, topic_of_request};
+use whispeer::proto::{ContentRef, Flags, Header, Lane, Refusal, topic_of_request};
 use whispeer::topic::{Topic, TopicPattern};
 
+use self::replies::{Reply, Stream};
 use super::outputs::Outputs;
 use super::wire::{self, Answer, Asked, Control, Origin, Said};
 use crate::limits;
@@ -67,28 +67,6 @@ struct Ask {
     replies: u64,
     /// Where several are taken.
     stream: Option<Stream>,
-}
-
-/// The replies of a stream.
-struct Stream {
-    /// What its requester takes: messages and bytes.
-    room: (i64, i64),
-    /// How many replies its server may send in all, as it has been told.
-    allowed: u64,
-    /// Replies that wait for that.
-    waiting: VecDeque<Reply>,
-}
-
-struct Reply {
-    flags: Flags,
-    fields: Vec<u8>,
-    payload: Bytes,
-}
-
-impl Reply {
-    fn size(&self) -> usize {
-        HEADER_LEN + self.fields.len() + self.payload.len()
-    }
 }
 
 impl Asks {
@@ -267,21 +245,6 @@ impl Asks {
         sent
     }
 
-    /// The requester has room for more replies.
-    pub(super) fn credited(&mut self, token: u64, messages: u32, bytes: u64, out: &mut Outputs) {
-        let Some(&number) = self.by_token.get(&token) else { return };
-        let Some(ask) = self.by_number.get_mut(&number) else { return };
-        let Some(stream) = &mut ask.stream else { return };
-        stream.allowed = stream.allowed.saturating_add(u64::from(messages));
-        stream.room.0 = stream.room.0.saturating_add(i64::from(messages));
-        stream.room.1 = stream.room.1.saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX));
-        if let Some(server) = ask.server {
-            let credit = Control::Credit { from: self.own.bus, number, messages };
-            out.tell(wire::control(self.subjects.of_cancels(server.bus), credit));
-        }
-        self.hand_on(number, out);
-    }
-
     /// The requester does not wait any more.
     pub(super) fn cancelled(&mut self, token: u64, out: &mut Outputs) {
         let Some(&number) = self.by_token.get(&token) else { return };
@@ -389,66 +352,6 @@ impl Asks {
         self.fail(number, &error, out);
     }
 
-    fn replied(&mut self, number: u64, reply: Reply, out: &mut Outputs) {
-        let Some(ask) = self.by_number.get_mut(&number) else { return };
-        let size = reply.size();
-        if size > out.frame_limit {
-            return self.fail(number, &BusError::FrameTooLarge { size, limit: out.frame_limit }, out);
-        }
-        let more = reply.flags.contains(Flags::MORE);
-        match &mut ask.stream {
-            None if more => self.fail(number, &protocol("several replies to a request that takes one"), out),
-            // What belongs to a stream alone is not for a request that takes one.
-            None if reply.flags.contains(Flags::END) => {
-                self.fail(number, &protocol("the end of a stream as the answer to a plain request"), out);
-            }
-            None => {
-                let token = ask.token;
-                self.end(number);
-                pass(token, &reply, out);
-            }
-            Some(stream) => {
-                if more {
-                    ask.replies += 1;
-                    if ask.replies > stream.allowed {
-                        return self.fail(number, &protocol("more replies than their window has"), out);
-                    }
-                }
-                if self.bytes + size > limits::REQUEST_BYTES_OUT {
-                    let what = format!("{} bytes of requests to other buses and replies to them", self.bytes);
-                    return self.fail(number, &BusError::Overloaded { what }, out);
-                }
-                self.bytes += size;
-                ask.size += size;
-                stream.waiting.push_back(reply);
-                self.hand_on(number, out);
-            }
-        }
-    }
-
-    /// Gives the bus the replies that their requester has room for.
-    fn hand_on(&mut self, number: u64, out: &mut Outputs) {
-        let Some(ask) = self.by_number.get_mut(&number) else { return };
-        let Some(stream) = &mut ask.stream else { return };
-        while let Some(reply) = stream.waiting.front() {
-            let (size, more) = (reply.size(), reply.flags.contains(Flags::MORE));
-            // The last one needs no room.
-            if more && (stream.room.0 <= 0 || stream.room.1 <= 0) {
-                return;
-            }
-            let Some(reply) = stream.waiting.pop_front() else { return };
-            pass(ask.token, &reply, out);
-            if !more {
-                self.end(number);
-                return;
-            }
-            stream.room.0 -= 1;
-            stream.room.1 = stream.room.1.saturating_sub_unsigned(size as u64);
-            ask.size -= size;
-            self.bytes -= size;
-        }
-    }
-
     /// A bus is gone, or has lost what it had with connections before `epoch`. It was last heard at that time, if it has not said
     /// that it leaves.
     pub(super) fn gone(
@@ -527,11 +430,6 @@ impl Asks {
         self.bytes = self.bytes.saturating_sub(ask.size);
         Some(ask)
     }
-}
-
-fn pass(token: u64, reply: &Reply, out: &mut Outputs) {
-    let header = Header::new(Kind::Reply, 0, token).flagged(reply.flags);
-    out.frame(&header, &reply.fields, "", &reply.payload);
 }
 
 fn protocol(what: &str) -> BusError {
