@@ -250,6 +250,13 @@ pub const LINK_MOVE: Duration = Duration::from_secs(4);
 /// How long requests to others wait then for the connection to another server. After that they fail as where there is none.
 pub const LINK_MOVE_GAP: Duration = Duration::from_secs(5);
 
+/// How long a bus that is about to end subscriptions waits until the others send no requests. Whoever takes longer sends on, and what is on its way
+/// from him at that moment may be lost.
+pub const PAUSE_ANSWER: Duration = Duration::from_millis(250);
+
+/// How long requests to others wait for a bus that ends subscriptions. It needs two round trips, and [`UNSUBSCRIBING`] where NATS does not say that they have ended.
+pub const PAUSE: Duration = Duration::from_millis(500);
+
 /// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
 pub const HEADER_OVERHEAD: usize = 16;
 

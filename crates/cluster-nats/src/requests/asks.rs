@@ -7,6 +7,8 @@
 //! ```
 //!
 //! What the server's bus has given to nobody, as it drains or its server has gone meanwhile, is asked again elsewhere, by another number.
+//!
+//! While another bus ends subscriptions nothing is sent, as it asks for: see `run/moving`.
 
 mod replies;
 
@@ -42,6 +44,8 @@ pub(super) struct Asks {
     to_ask: VecDeque<(Instant, u64)>,
     /// Nothing is asked for a while.
     is_held: bool,
+    /// Buses that end subscriptions, and until when nothing is asked for that at the most.
+    pauses: HashMap<u64, Instant, RandomState>,
     last: u64,
     bytes: usize,
 }
@@ -80,6 +84,7 @@ impl Asks {
             by_token: HashMap::default(),
             to_ask: VecDeque::new(),
             is_held: false,
+            pauses: HashMap::default(),
             last: 0,
             bytes: 0,
         }
@@ -108,6 +113,24 @@ impl Asks {
         self.is_held
     }
 
+    /// Another bus ends subscriptions: nothing is sent until it has, or until then.
+    pub(super) fn pause(&mut self, by: u64, until: Instant) {
+        if self.pauses.len() < limits::MEMBERS || self.pauses.contains_key(&by) {
+            self.pauses.insert(by, until);
+        }
+    }
+
+    /// It has ended them.
+    pub(super) fn go_on(&mut self, by: u64) {
+        self.pauses.remove(&by);
+    }
+
+    /// Whether nothing is sent for the sake of other buses.
+    fn is_paused(&mut self, now: Instant) -> bool {
+        self.pauses.retain(|_, until| *until > now);
+        !self.pauses.is_empty()
+    }
+
     /// Lets what was held be sent, or fail where there is nobody.
     pub(super) fn release(&mut self, is_connected: bool, out: &mut Outputs) {
         self.is_held = false;
@@ -121,11 +144,14 @@ impl Asks {
     /// When something is to be sent again.
     pub(super) fn next_to_ask(&self) -> Option<Instant> {
         let (at, _) = self.to_ask.front().filter(|_| !self.is_held)?;
-        Some(*at)
+        Some(self.pauses.values().copied().fold(*at, Instant::max))
     }
 
     /// Asks what has waited for long enough: this bus itself, if it serves it by now, as NATS does not bring back what it sends.
     pub(super) fn ask_waiting(&mut self, now: Instant, is_here: impl Fn(&Topic) -> bool, out: &mut Outputs) {
+        if self.is_paused(now) {
+            return;
+        }
         while let Some((_, before)) = self.to_ask.pop_front_if(|(at, _)| *at <= now) {
             if self
                 .by_number
@@ -234,7 +260,7 @@ impl Asks {
             stream,
         };
         self.by_number.insert(number, ask);
-        if self.is_held {
+        if self.is_held || self.is_paused(now) {
             self.ask_at(now, number);
             return Ok(());
         }

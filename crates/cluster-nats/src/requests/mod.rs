@@ -19,7 +19,7 @@
 //! |---|---|
 //! | `wire` | what buses tell each other, as messages of NATS |
 //! | `asks`, `serves` | what this bus asks, and what it is asked: tables without a clock or a socket |
-//! | `link` | the session at the bus |
+//! | `run`, `link` | what carries them, and the session at the bus |
 //! | `leases/` | which topics with a single server are this bus's, among all buses |
 //! | `served` | what is served here, as subscriptions at NATS |
 //! | `outputs`, `outbox` | what is to be sent, and how NATS is given it |

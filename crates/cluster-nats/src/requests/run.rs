@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use async_nats::{Client, Message, Subscriber};
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
@@ -80,6 +81,7 @@ pub async fn run(requests: Requests) -> Result<(), RunError> {
     let replies = requests.nats.subscribe(format!("{}.*", requests.subjects.of_replies(own)));
     let replies = replies.await.map_err(|_| NatsEnded)?;
     let controls = requests.nats.subscribe(requests.subjects.of_cancels(own)).await.map_err(|_| NatsEnded)?;
+    let pauses = requests.nats.subscribe(requests.subjects.own(PAUSE)).await.map_err(|_| NatsEnded)?;
     let link = match BusLink::join(&requests.bus).await {
         Err(BusError::Closed { .. } | BusError::Draining { .. }) => return Ok(()),
         joined => joined?,
@@ -101,11 +103,14 @@ pub async fn run(requests: Requests) -> Result<(), RunError> {
         served: ServedTopics::new(requests.nats.clone(), &requests.subjects, own),
         leases,
         moving: Moving::No,
+        pausing: None,
+        has_paused: false,
         events: requests.members.events(),
         connected: None,
         link,
         replies,
         controls,
+        pauses,
         requests,
     };
     running.connected();
@@ -121,6 +126,8 @@ struct Running {
     link: BusLink,
     replies: Subscriber,
     controls: Subscriber,
+    /// Other buses are about to end subscriptions, or have.
+    pauses: Subscriber,
     events: broadcast::Receiver<MemberEvent>,
     served: ServedTopics,
     leases: Option<Leases>,
@@ -130,6 +137,10 @@ struct Running {
     outbox: Outbox,
     connected: Option<u64>,
     moving: Moving,
+    /// The others are asked to send nothing, before all subscriptions end.
+    pausing: Option<BoxFuture<'static, ()>>,
+    /// They are to be told that these have ended.
+    has_paused: bool,
 }
 
 /// Whether it goes on.
@@ -137,6 +148,9 @@ enum Next {
     Go,
     Ended,
 }
+
+/// The token of the subject where buses are asked to send no requests for a moment.
+const PAUSE: &str = "pause";
 
 impl Running {
     async fn run(&mut self) -> Result<(), RunError> {
@@ -146,6 +160,7 @@ impl Running {
         let (mut drains, mut is_drained) = (false, false);
         loop {
             self.talk_to_itself();
+            self.tell_end_of_pause();
             self.go_on_moving();
             if is_drained && self.has_nothing_left() {
                 return Ok(());
@@ -161,6 +176,7 @@ impl Running {
                 link,
                 replies,
                 controls,
+                pauses,
                 events,
                 served,
                 leases,
@@ -170,6 +186,7 @@ impl Running {
                 requests,
                 connected,
                 moving,
+                pausing,
                 ..
             } = self;
             tokio::select! {
@@ -184,6 +201,7 @@ impl Running {
                 },
                 reply = replies.next() => self.replies(reply.ok_or(NatsEnded)?),
                 control = controls.next() => self.controls(&control.ok_or(NatsEnded)?),
+                pause = pauses.next() => self.paused(&pause.ok_or(NatsEnded)?),
                 asked = served.next(), if !served.is_empty() && out.frames.size() < limits::OUTBOX_BYTES => {
                     let Some((topic, message)) = asked else { continue };
                     let now = Instant::now();
@@ -222,10 +240,9 @@ impl Running {
                 },
                 () = &mut draining, if !drains => {
                     drains = true;
-                    served.end();
-                    leases.iter_mut().for_each(Leases::drain);
-                    outbox.forget_subscriptions();
+                    self.begin_to_end();
                 }
+                () = moving::done(pausing) => self.end_serving(),
                 () = &mut drained, if !is_drained => is_drained = true,
             }
         }
@@ -235,6 +252,7 @@ impl Running {
     fn has_nothing_left(&self) -> bool {
         let is_said = self.out.messages.is_empty() && self.outbox.is_idle() && self.served.is_empty();
         (is_said || self.connected.is_none())
+            && self.pausing.is_none()
             && self.serves.is_empty()
             && self.asks.is_empty()
             && self.out.frames.is_empty()

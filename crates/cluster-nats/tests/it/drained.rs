@@ -288,3 +288,27 @@ async fn buses_leave_a_server_of_nats_that_is_about_to_end_without_a_failed_requ
     load.goes_on().await;
     load.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_bus_alone_serves_is_answered_also_while_that_leaves_its_server_of_nats() {
+    if !nats::available() {
+        return;
+    }
+    for version in nats::versions() {
+        let grace = "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"5s\"";
+        let cluster = version.config(grace).start_cluster(2).await;
+        let urls = cluster.urls();
+        let (asker, asked) = (Joined::new(&urls[0]).await, Joined::new(&urls[1]).await);
+        eventually("the other", || asked.counter.members().list().len() == 1).await;
+        let mut load = Load::new();
+        let _handling = load.serve(&asked.client).await;
+        load.start(&asker.client).await;
+        let node =
+            |joined: &Joined| joined.connection.state().borrow().server().map(|server| server.name.clone());
+        load.goes_on().await;
+        cluster[1].lame_duck();
+        eventually("the move", || node(&asked).as_deref() == Some("n1")).await;
+        load.goes_on().await;
+        load.end().await;
+    }
+}

@@ -14,6 +14,7 @@ mod links;
 mod members;
 mod messages;
 mod nodes;
+mod paused;
 mod plain_requests;
 mod presence;
 mod requests;
