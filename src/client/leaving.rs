@@ -1,6 +1,7 @@
 //! Leaving a bus that drains for another one: what holds calls back meanwhile. The driver does the rest.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 
 use super::shared::{Ending, Shared, State};
 use crate::error::BusResult;
@@ -25,11 +26,22 @@ impl Shared {
         }
     }
 
-    /// The bus drains. Whether the client goes to another one.
-    pub(super) fn leave(&self) -> bool {
+    /// The number of the session that there is, or was last, from 0.
+    pub(super) fn session_number(&self) -> u64 {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// The bus of the session that there is drains.
+    pub(super) fn leave(&self) {
+        self.leave_session(self.session_number());
+    }
+
+    /// The bus drains that was asked in the session of this number or later. Whether the client goes to another one, or has gone there by now: who had the
+    /// answer may see it late.
+    pub(super) fn leave_session(&self, number: u64) -> bool {
         let mut state = self.lock();
         let leaves = state.has_others && state.ended.is_none();
-        if leaves && !state.leaving {
+        if leaves && !state.leaving && self.session_number() == number {
             // What is new waits until there is a session at another bus.
             state.leaving = true;
             state.publishing.hold();

@@ -539,12 +539,13 @@ impl Client {
         value: &T,
     ) -> BusResult<usize> {
         loop {
+            let session = self.connection.shared.session_number();
             let (sender, receiver) = oneshot::channel();
             let origin = Origin::Acknowledged(Some(sender));
             self.send_raw(topic, fields, encode, value, origin).await?;
             match self.acknowledgement(receiver).await {
                 // It waits for its turn at the next bus.
-                Err(BusError::Draining { .. }) if self.connection.shared.leave() => {}
+                Err(BusError::Draining { .. }) if self.connection.shared.leave_session(session) => {}
                 told => return told,
             }
         }

@@ -239,6 +239,7 @@ impl Client {
         let mut mark = None;
         let answer = async {
             loop {
+                let session = shared.session_number();
                 let (sender, receiver) = oneshot::channel();
                 let call = Call::Single(sender);
                 let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
@@ -251,7 +252,7 @@ impl Client {
                 mark = outgoing.as_ref().map(Outgoing::mark);
                 match answer {
                     // Nobody was asked. The next bus is.
-                    Err(BusError::Draining { .. }) if shared.leave() => shared.settled().await?,
+                    Err(BusError::Draining { .. }) if shared.leave_session(session) => shared.settled().await?,
                     answer => return answer,
                 }
             }
@@ -291,11 +292,12 @@ impl Client {
         let inbox = Inbox::new((u32::MAX, u64::MAX));
         let seal = self.connection.seal_request(topic, encode.given(value))?;
         let (outgoing, pending) = loop {
+            let session = self.connection.shared.session_number();
             let call = Call::Many(Many { inbox: Arc::clone(&inbox), credit: Credit::new(window) });
             let outgoing = seal.as_ref().map(|seal| seal.outgoing(MessageKind::Request, &fields));
             let asked = self.ask(topic, &fields, flags, (encode, outgoing.as_ref()), value, patience, call);
             match within(patience, topic, asked).await {
-                Err(BusError::Draining { .. }) if self.connection.shared.leave() => {
+                Err(BusError::Draining { .. }) if self.connection.shared.leave_session(session) => {
                     within(patience, topic, self.connection.shared.settled()).await?;
                 }
                 asked => break (outgoing, asked?),

@@ -132,6 +132,8 @@ pub(super) struct Shared {
     /// The lanes have room again, or there is a new session.
     pub(super) drained: Notify,
     room_wanted: AtomicBool,
+    /// How often a session has followed another one.
+    pub(super) sessions: AtomicU64,
     events: broadcast::Sender<ClientEvent>,
 }
 
@@ -350,6 +352,7 @@ impl Shared {
             changed: Notify::new(),
             drained: Notify::new(),
             room_wanted: AtomicBool::new(false),
+            sessions: AtomicU64::new(0),
             events: broadcast::channel(limits::CLIENT_EVENTS).0,
         })
     }
@@ -504,6 +507,7 @@ impl Shared {
             let call = state.calls.entries.remove(&id);
             ended.extend(call.map(|call| (call, unknown("the request was acted upon"))));
         }
+        self.sessions.fetch_add(1, Ordering::Relaxed);
         state.leaving = false;
         let will_changes = std::mem::take(&mut state.will_changes.entries);
         let asks = std::mem::take(&mut state.asks);

@@ -240,3 +240,18 @@ async fn draining_ends_subscriptions_and_servings_and_flushes() {
     assert!(subscription.recv().await.is_none());
     assert!(serving.recv().await.is_none());
 }
+
+#[tokio::test]
+async fn who_sees_late_that_the_bus_before_has_drained_does_not_leave_the_one_after_it() {
+    let (client, peer) = connected().await;
+    let shared = &client.connection.shared;
+    assert!(!shared.leave_session(0), "there is no other bus");
+    shared.lock().has_others = true;
+    // Nothing else runs meanwhile.
+    assert!(shared.leave_session(0) && shared.lock().leaving);
+    shared.restart(&peer.welcome);
+    assert_eq!((shared.session_number(), shared.lock().leaving), (1, false));
+    assert!(shared.leave_session(0), "what was asked there is for the next one");
+    assert!(!shared.lock().leaving);
+    assert!(shared.leave_session(1) && shared.lock().leaving);
+}
