@@ -168,8 +168,10 @@ impl Members {
     /// Whether a bus drains, or has left a moment ago: its servers may be on their way to others.
     #[must_use]
     pub fn servers_move(&self, now: Instant) -> bool {
+        // One that drains says so in intervals.
+        let lasting = limits::SERVERS_MOVE.max(self.interval() + limits::HEARTBEAT);
         let parted = self.lock().parted;
-        parted.is_some_and(|parted| now < parted + limits::SERVERS_MOVE)
+        parted.is_some_and(|parted| now < parted + lasting)
     }
 
     /// Has the others told that this bus does not serve for a moment, as it goes to another server of NATS, or that it does again. The future is
@@ -473,6 +475,20 @@ mod tests {
         assert!(ground.members.servers_move(last - Duration::from_millis(1)));
         assert!(!ground.members.servers_move(last));
         assert_eq!(ground.told(), [MemberEvent::Joined { id: 7 }, MemberEvent::Left { id: 7 }]);
+    }
+
+    #[test]
+    fn servers_move_from_one_heartbeat_to_the_next_also_where_these_are_rare() {
+        let ground = ground();
+        let buses = 3 * limits::MEMBERS_AT_FULL_RATE as u64;
+        for id in 2..=buses {
+            ground.hear(id, 1, 1, ground.start);
+        }
+        let interval = ground.members.interval();
+        assert!(interval > limits::SERVERS_MOVE, "{interval:?}");
+        ground.members.heard(&Beat { draining: true, ..beat(7, 1, 2) }, ground.start);
+        assert!(ground.members.servers_move(ground.start + interval));
+        assert!(!ground.members.servers_move(ground.start + 2 * interval));
     }
 
     #[test]
