@@ -71,7 +71,7 @@ pub(crate) fn settings(chosen: &NatsChoice) -> anyhow::Result<Option<NatsSetting
             return Err(failure.help("give --nats-lease-replicas 1, 3 or 5, or 0 for no leases").into());
         }
     };
-    Ok(Some(settings.leases(leases)))
+    Ok(Some(settings.leases(leases).batches(chosen.batch)))
 }
 
 pub(crate) fn explain(error: &NatsError) -> Failure {

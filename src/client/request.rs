@@ -252,7 +252,9 @@ impl Client {
                 mark = outgoing.as_ref().map(Outgoing::mark);
                 match answer {
                     // Nobody was asked. The next bus is.
-                    Err(BusError::Draining { .. }) if shared.leave_session(session) => shared.settled().await?,
+                    Err(BusError::Draining { .. }) if shared.leave_session(session) => {
+                        shared.settled().await?
+                    }
                     answer => return answer,
                 }
             }

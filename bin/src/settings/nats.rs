@@ -17,6 +17,8 @@ pub(crate) struct NatsChoice {
     pub(crate) replicas: usize,
     /// Copies of the bucket of leases; 0 for no leases.
     pub(crate) lease_replicas: usize,
+    /// Messages that follow each other go as one.
+    pub(crate) batch: bool,
 }
 
 impl Default for NatsChoice {
@@ -31,6 +33,7 @@ impl Default for NatsChoice {
             key: None,
             replicas: 1,
             lease_replicas: 1,
+            batch: false,
         }
     }
 }

@@ -405,6 +405,15 @@ pub(crate) static SETTINGS: &[Setting] = &[
     Setting::new("nats.key", "Private key of that certificate, in PEM", Kind::Path(|all| &mut all.nats.key))
         .example(r#""/etc/whispeer/nats-client.key""#, "none"),
     Setting::new(
+        "nats.batch",
+        "Send messages of one topic that follow each other closely to NATS as one",
+        Kind::Switch(|all| &mut all.nats.batch),
+    )
+    .more(&[
+        "Small messages take a fraction of the time then. Each bus reads them; programs that know nothing but",
+        "NATS do not. Nothing waits for it.",
+    ]),
+    Setting::new(
         "nats.replicas",
         "On how many servers of NATS streams lie with storage = \"jetstream\": 1, 3 or 5",
         Kind::Count(|all| &mut all.nats.replicas),

@@ -50,8 +50,11 @@ struct Joined {
 }
 
 impl Joined {
-    async fn new(url: &str) -> Outcome<Self> {
-        let cluster = NatsCluster::open(&NatsSettings::new(url)?).await?;
+    async fn new(url: &str, batches: bool) -> Outcome<Self> {
+        // Those that send batches and those that do not are two clusters here, so that neither hears the other.
+        let prefix = if batches { "batches" } else { "single" };
+        let settings = NatsSettings::new(url)?.prefix(prefix)?.batches(batches);
+        let cluster = NatsCluster::open(&settings).await?;
         let mut state = cluster.connection().state();
         let bus = Bus::builder().companion(|bus| cluster.run(bus)).start()?;
         let client = Client::new_memory(&bus.connector())?;
@@ -66,21 +69,25 @@ impl Joined {
 async fn measure() -> Outcome {
     let server = NatsServer::start().await;
     let url = server.url();
-    let (from, to) = (Joined::new(&url).await?, Joined::new(&url).await?);
+    let (from, to) = (Joined::new(&url, false).await?, Joined::new(&url, false).await?);
+    let batched = (Joined::new(&url, true).await?, Joined::new(&url, true).await?);
     let plain = [async_nats::connect(&url).await?, async_nats::connect(&url).await?];
     let mut arguments = std::env::args().skip(1);
     if let Some(side) = arguments.next() {
         let size = arguments.next().as_deref().unwrap_or("16").parse()?;
-        return one_side(&side, &Bytes::from(vec![b'x'; size]), (&from, &to), &plain).await;
+        let (from, to) = if side == "batches" { (&batched.0, &batched.1) } else { (&from, &to) };
+        return one_side(&side, &Bytes::from(vec![b'x'; size]), (from, to), &plain).await;
     }
     for size in [16, 1_024] {
         let payload = Bytes::from(vec![b'x'; size]);
-        let (mut own, mut theirs) = (Vec::new(), Vec::new());
+        let (mut own, mut packed, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             own.push(ours(&from, &to, &payload).await?);
             theirs.push(plainly(&plain, &payload).await?);
+            packed.push(ours(&batched.0, &batched.1, &payload).await?);
         }
-        report(&format!("{size:>5} B, messages/s"), own, theirs);
+        report(&format!("{size:>5} B, messages/s"), own, theirs.clone());
+        report(&format!("{size:>5} B, messages/s in batches"), packed, theirs);
         let (mut own, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             own.push(our_latency(&from, &to, &payload).await?);
@@ -100,9 +107,9 @@ async fn one_side(
 ) -> Outcome {
     for _ in 0..2 * ROUNDS {
         let rate = match side {
-            "ours" => ours(from, to, payload).await?,
+            "ours" | "batches" => ours(from, to, payload).await?,
             "plain" => plainly(plain, payload).await?,
-            _ => return Err(format!("\"{side}\" is neither \"ours\" nor \"plain\"").into()),
+            _ => return Err(format!("\"{side}\" is none of \"ours\", \"batches\" and \"plain\"").into()),
         };
         println!("{rate:.0}");
     }

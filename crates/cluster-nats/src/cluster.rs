@@ -82,6 +82,7 @@ pub struct NatsCluster {
     subjects: Subjects,
     name: String,
     leases: Option<LeaseSettings>,
+    batches: bool,
     counter: NatsCounter,
 }
 
@@ -135,6 +136,7 @@ impl NatsCluster {
             subjects: settings.subjects().clone(),
             name: settings.shown_name().to_owned(),
             leases: settings.lease_settings().cloned(),
+            batches: settings.sends_batches(),
             counter: NatsCounter {
                 outbound: Arc::default(),
                 inbound: Arc::default(),
@@ -182,7 +184,7 @@ impl NatsCluster {
     }
 
     async fn run_once(&self, bus: &BusView, left: &mut Left) -> BusResult<()> {
-        let Self { connection, subjects, name, leases, counter } = self;
+        let Self { connection, subjects, name, leases, batches, counter } = self;
         let nats = connection.client();
         let own = drawn()?;
         let members = Members::new(own);
@@ -200,6 +202,7 @@ impl NatsCluster {
         let (all_sent, mut has_sent) = oneshot::channel::<()>();
         let mut sending = JoinSet::new();
         let outbound = Outbound::new(nats.clone(), subjects.clone(), own, Arc::clone(&counter.outbound))
+            .in_batches(*batches)
             .having_missed(missed);
         let drained = bus.drained();
         sending.spawn(async move {

@@ -11,6 +11,7 @@
 //! | `subject` | topics and patterns as subjects of NATS, and back |
 //! | `headers` | fields of frames as headers of NATS, and back |
 //! | `envelope` | what goes with a message at NATS |
+//! | `batch` | several messages as one of NATS |
 //! | `stamp` | where a message comes from, and its number there |
 //! | `numbering` | the numbers of what this bus sends |
 //! | `seen` | the numbers of what came from others |
@@ -23,6 +24,7 @@
 //! | `jetstream` | durable topics that JetStream keeps |
 //! | `limits` | every bound |
 
+mod batch;
 mod cluster;
 pub mod connection;
 mod envelope;

@@ -257,6 +257,15 @@ pub const PAUSE_ANSWER: Duration = Duration::from_millis(250);
 /// How long requests to others wait for a bus that ends subscriptions. It needs two round trips, and [`UNSUBSCRIBING`] where NATS does not say that they have ended.
 pub const PAUSE: Duration = Duration::from_millis(500);
 
+/// Messages that are sent to NATS as one, at the most: as many as are taken from the bus in a row.
+pub const BATCH_MESSAGES: usize = 256;
+
+/// Bytes of them all: what a message costs by itself is small beside these.
+pub const BATCH_BYTES: usize = 64 * 1024;
+
+/// Bytes of one of them. A larger one goes by itself: copying it takes longer than is won.
+pub const BATCHED_MESSAGE: usize = 4 * 1024;
+
 /// Bytes that a header takes in a message beside its name and value, and all of them together; NATS counts them towards `max_payload`.
 pub const HEADER_OVERHEAD: usize = 16;
 

@@ -54,6 +54,7 @@ impl Topic {
             known: self.last - self.first,
             run: self.last - self.run_first,
             age: now.saturating_duration_since(self.run_began),
+            count: 1,
         }
     }
 }

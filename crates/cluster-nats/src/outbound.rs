@@ -14,7 +14,9 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use whispeer::client::{Event, Message, Subscription};
 use whispeer::proto::Content;
+use whispeer::topic::Topic;
 
+use crate::batch::Batch;
 use crate::envelope;
 use crate::limits;
 use crate::numbering::Numbering;
@@ -43,12 +45,23 @@ pub(crate) struct OutboundCounts {
     pub(crate) forgotten: AtomicU64,
 }
 
+/// A message that has its number.
+struct Outgoing {
+    subject: Subject,
+    stamp: Stamp,
+    headers: Option<async_nats::HeaderMap>,
+    payload: Bytes,
+}
+
 /// Takes what is published at this bus to NATS.
 pub(crate) struct Outbound {
     nats: async_nats::Client,
     subjects: Subjects,
     stamps: String,
     numbering: Numbering,
+    /// What is to be sent as one message, where that is wanted, and its place and numbers, where there is something.
+    batch: Option<Batch>,
+    first: Option<(Subject, Stamp)>,
     counts: Arc<OutboundCounts>,
     /// Since when NATS has been away.
     away_since: Option<Instant>,
@@ -80,6 +93,8 @@ impl Outbound {
                 (limits::NUMBERED_TOPICS, limits::NUMBERED_BYTES),
                 limits::QUIET,
             ),
+            batch: None,
+            first: None,
             counts,
             away_since: None,
             seen_at: Instant::now(),
@@ -88,6 +103,11 @@ impl Outbound {
             has_warned: false,
             missed: 0,
         }
+    }
+
+    /// Sends messages of one topic that follow each other as one, if so.
+    pub(crate) fn in_batches(self, batches: bool) -> Self {
+        Self { batch: batches.then(Batch::default), ..self }
     }
 
     /// Tells others that so many messages are missing that were published here before it was there.
@@ -122,13 +142,14 @@ impl Outbound {
                 event = published.next_event() => {
                     let Some(event) = event else { return };
                     self.take(event).await;
-                    for _ in 1..RUN {
-                        match published.next_event().now_or_never() {
-                            Some(Some(event)) => self.take(event).await,
-                            Some(None) => return,
-                            None => break,
-                        }
+                    let mut left = RUN - 1;
+                    while left > 0
+                        && let Some(Some(event)) = published.next_event().now_or_never()
+                    {
+                        self.take(event).await;
+                        left -= 1;
                     }
+                    self.send_batch().await;
                     continue;
                 }
                 Some(request) = asked.next() => {
@@ -197,7 +218,10 @@ impl Outbound {
     async fn take(&mut self, event: Event<Arc<Content>>) {
         match event {
             Event::Message(message) => self.publish(message).await,
-            Event::Gap { count, reason } => self.miss(count, reason.name()),
+            Event::Gap { count, reason } => {
+                self.send_batch().await;
+                self.miss(count, reason.name());
+            }
             _ => {}
         }
     }
@@ -219,22 +243,68 @@ impl Outbound {
     }
 
     async fn publish(&mut self, message: Message<Arc<Content>>) {
-        let now = Instant::now();
-        let Self { subjects, numbering, .. } = &mut *self;
         let text = message.topic.as_str();
         let concrete = message.topic.as_topic();
+        let (fields, payload) = (message.value.fields(), message.value.payload_bytes());
+        let mut before = None;
+        if let Some(batch) = &self.batch {
+            let max_payload = self.nats.max_payload();
+            let topic = concrete.as_ref().filter(|_| fields.is_empty());
+            let topic = topic.filter(|_| Batch::takes(payload.len(), max_payload));
+            if topic.is_none() || !batch.has_room(text.as_bytes(), payload.len(), max_payload) {
+                // What was published before goes before it.
+                before = self.take_batch();
+            }
+            if let Some(topic) = topic {
+                self.add_to_batch(topic, payload);
+                return self.hand_over(before).await;
+            }
+        }
+        let now = Instant::now();
+        let Self { subjects, numbering, .. } = &mut *self;
         let (subject, stamp) = match &concrete {
-            Some(topic) => numbering.next(text.as_bytes(), now, || {
-                (Subject::from(subjects.of_topic(topic)), Subject::from(subjects.of_marks(topic)))
-            }),
+            Some(topic) => numbering.next(text.as_bytes(), now, || subjects_of(subjects, topic)),
             None => self.number_wildcard(now),
         };
-        let headers = envelope::write(message.value.fields(), concrete.is_none().then_some(text));
+        let headers = envelope::write(fields, concrete.is_none().then_some(text));
+        self.hand_over(before).await;
+        self.hand_over(Some(Outgoing { subject, stamp, headers, payload })).await;
+    }
+
+    /// Numbers a message that goes with others.
+    fn add_to_batch(&mut self, topic: &Topic, payload: Bytes) {
+        let Self { subjects, numbering, batch: Some(batch), first, .. } = self else { return };
+        let name = topic.as_str().as_bytes();
+        match first {
+            Some((_, stamp)) => {
+                numbering.skip(name, 1);
+                stamp.count += 1;
+            }
+            None => *first = Some(numbering.next(name, Instant::now(), || subjects_of(subjects, topic))),
+        }
+        batch.push(name, payload);
+    }
+
+    /// What waits to be sent as one message.
+    fn take_batch(&mut self) -> Option<Outgoing> {
+        let (subject, stamp) = self.first.take()?;
+        let payload = self.batch.as_mut()?.take();
+        Some(Outgoing { subject, stamp, headers: None, payload })
+    }
+
+    async fn send_batch(&mut self) {
+        let batch = self.take_batch();
+        self.hand_over(batch).await;
+    }
+
+    /// Hands over what has its numbers, where NATS is there.
+    async fn hand_over(&mut self, outgoing: Option<Outgoing>) {
+        let Some(Outgoing { subject, stamp, headers, payload }) = outgoing else { return };
         if self.nats.connection_state() != State::Connected {
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(stamp.count, Ordering::Relaxed);
             return;
         }
-        let _ = self.send(subject, &stamp, headers, message.value.payload_bytes()).await;
+        let _ = self.send(subject, &stamp, headers, payload).await;
     }
 
     fn number_wildcard(&mut self, now: Instant) -> (Subject, Stamp) {
@@ -260,7 +330,7 @@ impl Outbound {
             }
         };
         match sent {
-            Ok(Ok(())) => self.counts.sent.fetch_add(1, Ordering::Relaxed),
+            Ok(Ok(())) => self.counts.sent.fetch_add(stamp.count, Ordering::Relaxed),
             Ok(Err(error)) => {
                 if !std::mem::replace(&mut self.has_warned, true) {
                     tracing::warn!(
@@ -269,15 +339,20 @@ impl Outbound {
                          NATS takes, raise its `max_payload`. Later ones are counted only"
                     );
                 }
-                self.counts.too_large.fetch_add(1, Ordering::Relaxed)
+                self.counts.too_large.fetch_add(stamp.count, Ordering::Relaxed)
             }
             Err(_) => {
-                self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+                self.counts.dropped.fetch_add(stamp.count, Ordering::Relaxed);
                 return false;
             }
         };
         true
     }
+}
+
+/// The subjects of a topic's messages and of its marks.
+fn subjects_of(subjects: &Subjects, topic: &Topic) -> (Subject, Subject) {
+    (Subject::from(subjects.of_topic(topic)), Subject::from(subjects.of_marks(topic)))
 }
 
 /// Waits for NATS to take a message, for as long as it may. Most are taken at once; the subscription they come from sees to it that others get their turn.

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::stamp::Stamp;
 
 /// Messages that are missing at once, at the most: what is beyond no bus has sent.
-const MOST: u64 = u32::MAX as u64;
+pub(crate) const MOST: u64 = u32::MAX as u64;
 
 /// What to do with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl<T> Topic<T> {
         match stamp.number.checked_sub(expected) {
             None => Verdict::Known,
             Some(0) => {
-                (self.last, self.first) = (stamp.number, stamp.number - stamp.known);
+                (self.last, self.first) = (stamp.last(), stamp.number - stamp.known);
                 Verdict::Take
             }
             Some(missing) => Verdict::Missing(missing.min(MOST)),
@@ -243,7 +243,7 @@ mod tests {
         }
 
         fn stamp(number: u64, known: u64, run: u64, age: u64) -> Stamp {
-            Stamp { origin: 1, number, known, run, age: Duration::from_secs(age) }
+            Stamp { origin: 1, number, known, run, age: Duration::from_secs(age), count: 1 }
         }
 
         fn message(&mut self, subject: &'static str, stamp: &Stamp) -> Verdict {
@@ -281,6 +281,20 @@ mod tests {
         assert_eq!(bench.message("a", &late), Verdict::Take);
         assert_eq!(bench.message("a", &late), Verdict::Known);
         assert_eq!(bench.message("a", &Bench::stamp(5, 4, 4, 0)), Verdict::Take);
+    }
+
+    #[test]
+    fn a_batch_counts_as_all_its_messages() {
+        let mut bench = Bench::new();
+        let batch = |number: u64, count| Stamp { count, ..Bench::stamp(number, number - 1, number - 1, 0) };
+        assert_eq!(bench.message("a", &batch(1, 10)), Verdict::Take);
+        assert_eq!(bench.message("a", &batch(1, 10)), Verdict::Known);
+        let late = batch(14, 5);
+        assert_eq!(bench.message("a", &late), Verdict::Missing(3));
+        bench.seen.pass(b"a", &late, false);
+        assert_eq!(bench.message("a", &late), Verdict::Take);
+        assert_eq!(bench.message("a", &batch(19, 1)), Verdict::Take);
+        assert_eq!(bench.mark("a", &Bench::stamp(21, 20, 20, 1)), 2);
     }
 
     #[test]

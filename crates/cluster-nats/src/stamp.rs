@@ -15,6 +15,8 @@
 //! | run | how many of these came before it without a second's rest |
 //! | age | milliseconds since the first of these |
 //!
+//! A [batch](crate::batch) has one more, its count: the messages in it have the number and those that follow it.
+//!
 //! A number that follows another one is the next message; a greater one shows how many are missing. Who has seen none of a topic yet knows by
 //! the run whether there were messages that he should have had.
 
@@ -36,12 +38,14 @@ pub(crate) struct Stamp {
     pub(crate) run: u64,
     /// How long ago the first of these came.
     pub(crate) age: Duration,
+    /// How many messages it is for, of which the first has the number.
+    pub(crate) count: u64,
 }
 
 impl Stamp {
     /// As a subject to reply to, behind a prefix that ends with the token and a dot.
     pub(crate) fn write(&self, prefix: &str) -> String {
-        let Self { origin, number, known, run, age } = self;
+        let Self { origin, number, known, run, age, count } = self;
         let mut subject = String::with_capacity(prefix.len() + 64);
         subject.push_str(prefix);
         push_hex(&mut subject, *origin);
@@ -49,6 +53,10 @@ impl Stamp {
         for part in [*number, *known, *run, age] {
             subject.push('.');
             push_decimal(&mut subject, part);
+        }
+        if *count != 1 {
+            subject.push('.');
+            push_decimal(&mut subject, *count);
         }
         subject
     }
@@ -60,8 +68,15 @@ impl Stamp {
         let origin = u64::from_str_radix(origin, 16).ok()?;
         let mut next = || tokens.next()?.parse::<u64>().ok();
         let (number, known, run, age) = (next()?, next()?, next()?, next()?);
-        let is_sound = tokens.next().is_none() && number > known && known >= run;
-        is_sound.then_some(Self { origin, number, known, run, age: Duration::from_millis(age) })
+        let count = tokens.next().map_or(Some(1), |count| count.parse().ok().filter(|count| *count > 1))?;
+        let is_sound =
+            tokens.next().is_none() && number > known && known >= run && number.checked_add(count).is_some();
+        is_sound.then_some(Self { origin, number, known, run, age: Duration::from_millis(age), count })
+    }
+
+    /// The number of the last message that it is for.
+    pub(crate) fn last(&self) -> u64 {
+        self.number.saturating_add(self.count.saturating_sub(1))
     }
 }
 
@@ -96,12 +111,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(origin: u64, mut parts: [u64; 3], age: u32) {
+        fn what_is_written_is_read(origin: u64, mut parts: [u64; 3], age: u32, count in 1_u64..1_000) {
             parts.sort_unstable();
             let [run, known, before] = parts;
             let age = Duration::from_millis(age.into());
-            let stamp = Stamp { origin, number: (before | 1).max(known.saturating_add(1)), known: known.min(u64::MAX - 1), run: run.min(u64::MAX - 1), age };
-            prop_assume!(stamp.number > stamp.known);
+            let stamp = Stamp { origin, number: (before | 1).max(known.saturating_add(1)), known: known.min(u64::MAX - 1), run: run.min(u64::MAX - 1), age, count };
+            prop_assume!(stamp.number > stamp.known && stamp.number < u64::MAX - 1_000);
             let subject = stamp.write("shop.o.");
             prop_assert_eq!(Stamp::read(&subject, "shop.o."), Some(stamp));
             prop_assert_eq!(Stamp::read(&subject, "other.o."), None);
@@ -115,9 +130,18 @@ mod tests {
 
     #[test]
     fn it_is_written_in_sixteen_hexadecimal_digits_and_in_decimal_numbers() {
-        let stamp =
-            Stamp { origin: 0xff, number: u64::MAX, known: 10, run: 0, age: Duration::from_millis(907) };
+        let stamp = Stamp {
+            origin: 0xff,
+            number: u64::MAX,
+            known: 10,
+            run: 0,
+            age: Duration::from_millis(907),
+            count: 1,
+        };
         assert_eq!(stamp.write("w.o."), "w.o.00000000000000ff.18446744073709551615.10.0.907");
+        let batch = Stamp { number: 11, count: 30, ..stamp };
+        assert_eq!(batch.write("w.o."), "w.o.00000000000000ff.11.10.0.907.30");
+        assert_eq!(batch.last(), 40);
     }
 
     #[test]
@@ -128,7 +152,10 @@ mod tests {
             "_INBOX.abc",
             "w.o.ff.3.2.1.20",
             "w.o.00000000000000ff.3.2.1",
-            "w.o.00000000000000ff.3.2.1.20.5",
+            "w.o.00000000000000ff.3.2.1.20.5.5",
+            "w.o.00000000000000ff.3.2.1.20.0",
+            "w.o.00000000000000ff.3.2.1.20.1",
+            "w.o.00000000000000ff.3.2.1.20.18446744073709551615",
             "w.o.00000000000000ff.3.3.1.20",
             "w.o.00000000000000ff.3.1.2.20",
             "w.o.00000000000000ff.0.0.0.0",

@@ -15,9 +15,10 @@ use super::held::Held;
 use super::outcomes::{Loss, Outcomes, Sender};
 use super::wanted::Wanted;
 use super::{InboundCounts, Source, Taken};
+use crate::batch;
 use crate::envelope;
 use crate::limits;
-use crate::seen::{Seen, Verdict};
+use crate::seen::{self, Seen, Verdict};
 use crate::stamp::{self, Stamp};
 use crate::subject::{Kind, Subjects};
 
@@ -245,14 +246,41 @@ impl Taking {
     /// Gives a message of another bus to this one.
     async fn give(&mut self, arrived: &Arrived, sender: Option<Arc<Sender>>) -> BusResult<()> {
         let Arrived { source, stamp, message } = arrived;
+        let payloads = match stamp.count {
+            1 => None,
+            count => {
+                match batch::read(message.payload.clone(), count).filter(|_| message.headers.is_none()) {
+                    Some(payloads) => Some(payloads),
+                    None => return Ok(self.refuse_batch(source, message, count)),
+                }
+            }
+        };
         if source.kind == Taken::Messages && message.headers.is_none() {
             let sender = sender.or_else(|| self.sender(source, message, stamp.origin));
             if let Some(sender) = sender {
-                return self.outcomes.send(&sender, &message.payload).await;
+                let Some(payloads) = payloads else {
+                    return self.outcomes.send(&sender, &message.payload).await;
+                };
+                for payload in &payloads {
+                    self.outcomes.send(&sender, payload).await?;
+                }
+                return Ok(());
             }
         }
         let Some(target) = self.target(source, message) else { return Ok(()) };
         self.publish(target, message, Some(stamp.origin)).await
+    }
+
+    /// Notes that what came as several messages is none.
+    fn refuse_batch(&mut self, source: &Source, message: &Message, count: u64) {
+        let topic = match self.target(source, message) {
+            Some(Target::Topic(topic)) => topic.into(),
+            Some(Target::Pattern(pattern)) => pattern,
+            None => return,
+        };
+        let what =
+            format!("a message of NATS is no batch of {count} messages, as its subject to reply to says");
+        self.outcomes.refuse(topic, count.min(seen::MOST), &BusError::Protocol { what });
     }
 
     /// Who publishes to a topic of another bus, which is made once.

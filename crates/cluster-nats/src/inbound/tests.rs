@@ -92,8 +92,12 @@ impl Bench {
 }
 
 fn stamp(number: u64) -> String {
-    let stamp = Stamp { origin: 9, number, known: number - 1, run: number - 1, age: Duration::from_secs(2) };
-    stamp.write("w.o.")
+    stamp_of(number, 1)
+}
+
+fn stamp_of(number: u64, count: u64) -> String {
+    let (known, age) = (number - 1, Duration::from_secs(2));
+    Stamp { origin: 9, number, known, run: known, age, count }.write("w.o.")
 }
 
 async fn settled(nats: &async_nats::Client) {
@@ -207,6 +211,9 @@ async fn what_is_found_missing_when_the_bus_cuts_the_link_off_is_told_by_the_nex
     let link = bench.link();
     let sender = Arc::clone(&link.sender);
     let mut inbound = bench.inbound(link);
+    inbound.begin().await.unwrap();
+    let wanted = vec![(TopicPattern::new("news/*").unwrap(), true)];
+    inbound.wanted.follow(wanted, &mut inbound.intake).await.unwrap();
     let source = Arc::new(Source { number: 1, kind: Taken::Messages, since: Instant::now() });
     let mut came = bench.own.subscribe("w.t.news.*").await.unwrap();
     settled(&bench.own).await;
@@ -230,6 +237,42 @@ async fn what_is_found_missing_when_the_bus_cuts_the_link_off_is_told_by_the_nex
     bench.send("news.a", 5).await;
     assert_eq!(text(&mut news).await, Err(1), "the one that waited");
     assert_eq!(text(&mut news).await, Ok("5".into()));
+}
+
+#[tokio::test]
+async fn the_messages_of_a_batch_come_one_by_one_and_one_that_is_none_is_a_gap() {
+    let Some(bench) = Bench::new().await else { return };
+    let mut news = bench.client.subscribe_bytes("news/*").await.unwrap();
+    let _link = bench.begin(None).await;
+    let send = async |number, count, payload: Vec<u8>| {
+        let subject = "w.t.news.a";
+        bench.other.publish_with_reply(subject, stamp_of(number, count), payload.into()).await.unwrap();
+    };
+    let batch = |texts: &[&str]| {
+        let mut payload = Vec::new();
+        for text in texts {
+            payload.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            payload.extend_from_slice(text.as_bytes());
+        }
+        payload
+    };
+    send(1, 3, batch(&["one", "", "three"])).await;
+    for expected in ["one", "", "three"] {
+        assert_eq!(text(&mut news).await, Ok(expected.into()));
+    }
+    send(4, 2, batch(&["four"])).await;
+    send(6, 2, batch(&["six", "seven", "eight"])).await;
+    send(8, 2, b"\x01\x00\x00\x00a\xff\xff\xff\xff".to_vec()).await;
+    send(10, 1_000_000, Vec::new()).await;
+    send(1_000_010, 2, batch(&["nine", "ten"])).await;
+    let (mut missing, mut came) = (0, Vec::new());
+    while came.len() < 2 {
+        match text(&mut news).await {
+            Ok(text) => came.push(text),
+            Err(count) => missing += count,
+        }
+    }
+    assert_eq!((came, missing), (vec!["nine".to_owned(), "ten".to_owned()], 1_000_006));
 }
 
 #[tokio::test]

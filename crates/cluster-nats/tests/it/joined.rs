@@ -35,10 +35,22 @@ impl Joined {
         joined
     }
 
+    /// One that sends batches.
+    pub(crate) async fn batching(url: &str) -> Self {
+        let settings = NatsSettings::new(url).unwrap().prefix(PREFIX).unwrap().batches(true);
+        let joined = Self::with(&settings, Bus::builder()).await;
+        let mut state = joined.connection.state();
+        soon("the connection", state.wait_for(LinkState::is_connected)).await.unwrap();
+        joined
+    }
+
     /// One that need not find NATS.
     pub(crate) async fn begun(url: &str, bus: BusBuilder) -> Self {
-        let settings = NatsSettings::new(url).unwrap().prefix(PREFIX).unwrap();
-        let cluster = NatsCluster::open(&settings).await.unwrap();
+        Self::with(&NatsSettings::new(url).unwrap().prefix(PREFIX).unwrap(), bus).await
+    }
+
+    async fn with(settings: &NatsSettings, bus: BusBuilder) -> Self {
+        let cluster = NatsCluster::open(settings).await.unwrap();
         let (counter, connection) = (cluster.counter(), cluster.connection().clone());
         let bus = bus.companion(|bus| cluster.run(bus)).start().unwrap();
         let client = Client::new_memory(&bus.connector()).unwrap();
