@@ -7,7 +7,6 @@ use async_nats::Message;
 use foldhash::fast::RandomState;
 use futures_util::StreamExt as _;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
 use whispeer::BusResult;
 use whispeer::client::PresenceEvent;
 
@@ -71,10 +70,12 @@ impl Hearer {
         }
     }
 
-    /// What another bus has told, if it is one.
+    /// What another bus has told, if it counts as there: what one that has left sent before may come behind its goodbye, and what one that is not known yet
+    /// tells is told again with its next mark.
     fn read(&self, message: &Message) -> Option<(u64, Told)> {
-        let id = read_id(message.subject.rsplit('.').next()?).filter(|id| *id != self.0.members.own())?;
-        if message.payload.len() > limits::PRESENCE_EVENT_BYTES || !self.0.members.note(id, Instant::now()) {
+        let id = read_id(message.subject.rsplit('.').next()?)?;
+        self.0.members.epoch(id)?;
+        if message.payload.len() > limits::PRESENCE_EVENT_BYTES {
             return None;
         }
         Some((id, serde_json::from_slice(&message.payload).ok()?))

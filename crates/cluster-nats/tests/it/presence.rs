@@ -219,6 +219,32 @@ async fn a_bus_that_is_gone_is_told_with_all_its_members_at_once() {
 }
 
 #[tokio::test]
+async fn who_is_no_bus_that_is_there_tells_nothing() {
+    if !nats::available() {
+        return;
+    }
+    let server = nats::NatsBuilder::newest().start().await;
+    let nats = async_nats::connect(server.url()).await.unwrap();
+    let [a, b] = buses(&server).await;
+    let mut watch = watching(&a, "**", 1).await;
+    let nobody = format!("{PREFIX}.presence.00000000000000aa");
+    let forged = r#"{"number":1,"event":{"join":{"session":1,"principal":"Local","name":"","pattern":"chat","since":1}}}"#;
+    for (subject, payload) in [
+        (nobody.clone(), forged.to_owned()),
+        (nobody, r#"{"number":1}"#.to_owned()),
+        (format!("{PREFIX}.presence.{:016x}", a.id()), forged.to_owned()),
+        (format!("{PREFIX}.presence.{:016x}", b.id()), "neither".to_owned()),
+        (format!("{PREFIX}.presence.{:016x}", b.id()), forged.replace("chat", &"x".repeat(20_000))),
+    ] {
+        nats.publish(subject, payload.into()).await.unwrap();
+    }
+    settled(&nats).await;
+    let _lobby = subscribed(&b, "chat/lobby").await;
+    assert_eq!(told(&mut watch).await, format!("join chat/lobby at {:x}", b.id()));
+    assert_eq!(a.counter.members().list().len(), 1);
+}
+
+#[tokio::test]
 async fn what_is_lost_between_buses_is_told_as_missed() {
     if !nats::available() {
         return;
