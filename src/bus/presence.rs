@@ -204,7 +204,7 @@ impl BusView {
     /// is not among them.
     ///
     /// # Errors
-    /// [`BusError::Closed`] when the bus has stopped.
+    /// [`BusError::Closed`](crate::BusError::Closed) when the bus has stopped.
     ///
     /// # Examples
     /// ```
@@ -226,11 +226,11 @@ impl BusView {
     }
 
     /// How many subscriptions to topics under `$presence` there are, as that changes: as long as there are any, somebody
-    /// [watches](crate::Client::watch_presence) who comes and goes. What a [relay](Peer::relay) subscribes to does not count. It is for whoever tells
+    /// [watches](crate::Client::watch_presence) who comes and goes. What a [relay](crate::transport::Peer::relay) subscribes to does not count. It is for whoever tells
     /// them of other buses.
     ///
     /// # Errors
-    /// [`BusError::Closed`] when the bus has stopped.
+    /// [`BusError::Closed`](crate::BusError::Closed) when the bus has stopped.
     ///
     /// # Examples
     /// ```
@@ -282,10 +282,10 @@ impl BusView {
         Ok(())
     }
 
-    /// Bytes that the payload of a reply may have at this bus; a larger one fails as [`BusError::FrameTooLarge`].
+    /// Bytes that the payload of a reply may have at this bus; a larger one fails as [`BusError::FrameTooLarge`](crate::BusError::FrameTooLarge).
     ///
     /// # Errors
-    /// [`BusError::Closed`] when the bus has stopped.
+    /// [`BusError::Closed`](crate::BusError::Closed) when the bus has stopped.
     pub fn reply_limit(&self) -> BusResult<usize> {
         Ok(reply_limit(&*self.shared()?))
     }
