@@ -506,6 +506,7 @@ impl BusBuilder {
             stop_asked: watch::Sender::new(None),
             reported: super::links::Links::default(),
             deciding: super::claims::Deciding::default(),
+            wishing: Arc::default(),
             companions: watch::Sender::new(0),
         });
         let (attach, attached) = mpsc::channel(ATTACH_BACKLOG);

@@ -17,7 +17,7 @@ use super::requests::{Asked, Request, claim};
 use super::router::Target;
 use super::service::Candidate;
 use super::session::{Session, State};
-use super::streams::{Answer, Cursor, Membership, Place, Reads, Stream, StreamChange, Wanted, join};
+use super::streams::{Answer, Cursor, Drained, Membership, Place, Reads, Stream, StreamChange, Wanted, join};
 use super::subscription::{Noted, Slot, Subscription};
 use super::task::SessionTask;
 use crate::auth::{Action, Principal};
@@ -104,7 +104,8 @@ impl SessionTask {
                 Reads::Cursor(Cursor::start(&self.runtime, place, stream, pattern, from, plugins))
             }
             How::Acknowledged(wanted) => {
-                match join(stream, *wanted, place, &self.runtime, (plugins, &self.shared.presence)) {
+                let Shared { presence, wishing, .. } = &*self.shared;
+                match join(stream, *wanted, place, &self.runtime, (plugins, presence, wishing)) {
                     Ok(membership) => Reads::Member(membership),
                     Err(error) => {
                         self.session.lock().subscriptions.remove(id);
@@ -204,6 +205,12 @@ impl SessionTask {
             let what =
                 "the policy Disconnect is not for queue groups: a group is not one consumer".to_owned();
             return Err(BusError::InvalidSettings(what));
+        }
+        if self.session.peer.part == Part::Sharing
+            && (options.quality == Quality::AtMostOnce || options.group.is_none())
+        {
+            let what = "another bus takes part in groups that acknowledge, and in nothing else".to_owned();
+            return Err(BusError::Denied { what });
         }
         let window = options.window.unwrap_or((limits::WINDOW_MESSAGES, limits::WINDOW_BYTES));
         let stream = self.stream_to_read(&pattern, &options)?;
@@ -568,7 +575,7 @@ impl SessionTask {
             subscription.credit.grant_within(messages, bytes, subscription.window);
             if let Some(reads) = &subscription.reads {
                 if let Some(membership) = reads.membership() {
-                    membership.taken(messages);
+                    membership.taken(messages, bytes);
                 }
                 reads.go_on();
             }
@@ -689,15 +696,22 @@ impl State {
         if subscription.drained {
             return true;
         }
-        if !subscription.reads.as_ref().and_then(Reads::membership).is_some_and(Membership::drain) {
-            return false;
+        match subscription.reads.as_ref().and_then(Reads::membership).map(Membership::drain) {
+            None | Some(Drained::NothingLeft) => return false,
+            Some(Drained::SomeLeft) => self.end_drained(slot),
+            Some(Drained::SomeToCome) => {}
         }
+        true
+    }
+
+    /// Tells the client that a drained subscription has ended, which is there for acknowledgements alone from here on.
+    pub(super) fn end_drained(&mut self, slot: Slot) {
+        let Some(subscription) = self.subscriptions.at(slot).filter(|own| !own.drained) else { return };
         subscription.drained = true;
         let header = Header::answering(Kind::Ended, Kind::Subscribe, subscription.id, subscription.sequence);
         let present = subscription.present.take();
         self.data(&header, &ContentRef::empty());
         drop(present);
-        true
     }
 
     /// Ends a subscription for this reason, which its client is told.

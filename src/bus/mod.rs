@@ -14,7 +14,7 @@
 //! `group` shares messages, `request_times` counts how long they take, `deadlines` keeps the times of a session and `sweeper` those outside of
 //! any. `drain` ends a bus in good order, `certificates` looks again at what clients have shown,
 //! `plugged` is where plugins have their say, `deputy` publishes what is due later, `will` what a session leaves,
-//! `presence` who comes and goes, `claims` asks those who join buses who may serve a topic alone, `view` is what others in the process have of a bus, `companion` those that run beside it, `links` what they report, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
+//! `presence` who comes and goes, `claims` asks those who join buses who may serve a topic alone, `wishes` asks them for links to buses that have shared consumers, `view` is what others in the process have of a bus, `companion` those that run beside it, `links` what they report, `own_certificate` tells of the end of the bus's own, and `introspect` is a session of the bus's own that answers
 //! questions about it. `metrics` shows all of it to Prometheus.
 //!
 //! Locks, in the order in which they may be nested: the counts of sessions that have ended, the routing
@@ -68,6 +68,7 @@ mod task;
 mod underway;
 mod view;
 mod will;
+mod wishes;
 mod workers;
 
 use std::collections::HashMap;
@@ -92,6 +93,7 @@ pub use stats::{
     SubscriptionStats,
 };
 pub use view::BusView;
+pub use wishes::{LinkWish, LinkWishes};
 
 use self::budget::Budget;
 use self::certificates::Inspection;
@@ -165,6 +167,8 @@ pub(crate) struct Shared {
     reported: links::Links,
     /// Whoever decides with other buses who is the only server of a topic.
     deciding: claims::Deciding,
+    /// Whoever brings links to buses that have consumers of shared stores.
+    wishing: Arc<wishes::Wishing>,
     /// How many companions run.
     companions: watch::Sender<usize>,
 }

@@ -29,7 +29,7 @@ use super::underway::{Underway, Waiting};
 use crate::error::BusError;
 use crate::limits;
 use crate::proto::{Capabilities, Content, ContentRef, Credit, Flags, Header, Kind, Lane, Owed, Welcome};
-use crate::transport::{InPlace, Incoming, LinkReceiver, ResumableLink, Timer, Turn};
+use crate::transport::{InPlace, Incoming, LinkReceiver, Part, ResumableLink, Timer, Turn};
 
 /// How often publishes that wait for the byte budget are tried again.
 const RETRY: Duration = Duration::from_millis(5);
@@ -419,6 +419,10 @@ impl SessionTask {
 
     fn handle(&mut self, header: &Header, content: &ContentRef<'_>) -> Result<(), BusError> {
         match header.kind {
+            kind if self.session.peer.part == Part::Sharing && !is_for_sharing(kind) => {
+                let what = format!("{kind:?} of a bus that is here for consumers alone");
+                Err(BusError::Protocol { what })
+            }
             Kind::Publish => self.publish(header, content),
             Kind::Credit => self.credit(header, content),
             Kind::Request => self.request(header, content),
@@ -710,4 +714,18 @@ impl Drop for SessionTask {
 
 fn closed_by_peer() -> BusError {
     BusError::Disconnected { reason: "the peer closed the connection".into() }
+}
+
+/// Whether a bus that is here for consumers alone may send this.
+fn is_for_sharing(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Subscribe
+            | Kind::Unsubscribe
+            | Kind::Credit
+            | Kind::Ack
+            | Kind::Ping
+            | Kind::Pong
+            | Kind::Goodbye
+    )
 }

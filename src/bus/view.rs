@@ -15,11 +15,12 @@ use super::router::{RouteCache, Target};
 use super::served::{Served, ServedWatch};
 use super::session::State;
 use super::supervisor::Phase;
+use super::wishes::LinkWishes;
 use super::{BusStats, ServedStats, SessionStats, Shared, SubscriptionStats};
 use crate::auth::Principal;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::GapReason;
+use crate::proto::fields::{Epoch, GapReason};
 use crate::topic::{Topic, TopicPattern};
 use crate::transport::{Accepted, Link, Part, Peer, memory_pair};
 
@@ -391,6 +392,52 @@ impl BusView {
     /// ```
     pub fn serve_claims(&self) -> BusResult<ServeClaims> {
         self.shared()?.deciding.begin(self.phase.clone())
+    }
+
+    /// The wishes for links to buses that have consumers whose members are at this bus, too, from here on. A stream of a store that
+    /// several buses share has its consumers at one of them each; with such a link, members at the others share their messages.
+    ///
+    /// It is for whoever joins buses. There is one at a time.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] where there is one already, and [`BusError::Closed`] when the bus has stopped.
+    ///
+    /// # Examples
+    /// Two buses of one process:
+    /// ```
+    /// use whispeer::auth::Principal;
+    /// use whispeer::bus::{BusView, LinkWishes};
+    /// use whispeer::prelude::*;
+    /// use whispeer::transport::Peer;
+    ///
+    /// async fn bring(mut wishes: LinkWishes, other: BusView) -> BusResult<()> {
+    ///     while let Some(wish) = wishes.next().await {
+    ///         if other.has_consumer(wish.stream(), wish.epoch(), wish.consumer())? {
+    ///             wish.grant(other.connect(Peer::new(Principal::Bus, "memory").sharing())?);
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> BusResult<()> {
+    /// let (one, other) = (Bus::builder().start()?, Bus::builder().start()?);
+    /// let bringing = tokio::spawn(bring(one.view().link_wishes()?, other.view()));
+    /// one.stop().await;
+    /// bringing.await.expect("it does not panic")
+    /// # }
+    /// ```
+    pub fn link_wishes(&self) -> BusResult<LinkWishes> {
+        self.shared()?.wishing.begin(self.phase.clone())
+    }
+
+    /// Whether this bus has a consumer that is shared, of a stream with this epoch: it hands out its messages, and takes in
+    /// [peers that share it](Peer::sharing).
+    ///
+    /// # Errors
+    /// [`BusError::Closed`] when the bus has stopped.
+    pub fn has_consumer(&self, stream: &str, epoch: Epoch, consumer: &str) -> BusResult<bool> {
+        Ok(self.shared()?.streams.has_consumer(stream, epoch, consumer))
     }
 
     /// Ends all servings of a topic with this error, if it is still served like `served`, which a [watch](Self::watch_served) has told.

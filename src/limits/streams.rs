@@ -116,6 +116,23 @@ pub const DELAYED_ELSEWHERE: Duration = Duration::from_secs(2);
 /// gives it up; a store knows without asking anybody that it has not.
 pub const CONSUMER_HAND_OVER: Duration = Duration::from_millis(250);
 
+/// Wishes for links to buses that have shared consumers, which whoever brings them has not looked at. One more is made again after
+/// [`CONSUMER_HAND_OVER`].
+pub const LINK_WISHES: usize = 1024;
+
+/// How long a bus that has a shared consumer may take to let another one in. Then that one looks for it again.
+pub const CONSUMER_LINK_OPENS: Duration = Duration::from_secs(5);
+
+/// Bytes of what members of a consumer that another bus has say of their messages, which wait for the link to that bus: 65,536
+/// acknowledgements. What is said beyond is refused with [`BusError::LimitReached`](crate::BusError::LimitReached), or the message comes again.
+pub const CONSUMER_OUTGOING_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes that such an acknowledgement counts as, beside further tokens.
+pub const CONSUMER_OUTGOING_FRAME: usize = 64;
+
+/// Bytes that are given to such a link at once.
+pub const CONSUMER_LINK_BATCH: usize = 64 * 1024;
+
 /// How long a reader of a stream waits before it asks a store again that was busy; it doubles each time. Shorter than a person
 /// notices, and longer than a few writes take.
 pub const STORE_RETRY: Duration = Duration::from_millis(10);

@@ -186,6 +186,8 @@ pub(crate) enum Part {
     Uncounted,
     /// Others elsewhere, who have subscribed there.
     Relay,
+    /// Another bus, whose members share consumers that this one has.
+    Sharing,
 }
 
 impl Peer {
@@ -271,6 +273,17 @@ impl Peer {
     #[must_use]
     pub fn relay(self) -> Self {
         Self { part: Part::Relay, ..self }
+    }
+
+    /// The same, which is another bus with the same store: its members take part in shared consumers that this bus has, and in nothing else.
+    ///
+    /// Where this bus does not have the consumer, or not any more, the subscription is refused, or ends, with
+    /// [`BusError::Closed`](crate::BusError::Closed): whoever asks looks for it again. Who may take part has been checked at the other bus, so
+    /// that the principal is to be [`Principal::Bus`]. Publishers, presence and [interest](crate::bus::BusView::interest) do not count it; what it
+    /// asks for beside subscriptions that acknowledge in a group ends the session.
+    #[must_use]
+    pub fn sharing(self) -> Self {
+        Self { part: Part::Sharing, ..self }
     }
 
     /// [`granted`](Self::granted) up to a moment, as by a token that ends: the session ends then, on a bus without

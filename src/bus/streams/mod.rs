@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use self::changes::{StreamChange, StreamChanged};
-pub(crate) use self::consumer::{Answer, Claim, Membership, Wanted, join};
+pub(crate) use self::consumer::{Answer, Claim, Drained, Membership, Wanted, join};
 pub(crate) use self::cursor::{Cursor, Place};
 pub(crate) use self::publishing::Storing;
 use crate::error::{BusError, BusResult};
@@ -202,6 +202,13 @@ impl Streams {
     pub(crate) fn kept_here(&self) -> impl Iterator<Item = &TopicPattern> {
         let own = self.0.iter().filter(|stream| !stream.has_dead_letters() && !stream.is_shared());
         own.flat_map(|stream| &stream.patterns)
+    }
+
+    /// Whether this bus hands out the messages of a shared consumer of a stream of this name and epoch.
+    pub(crate) fn has_consumer(&self, stream: &str, epoch: Epoch, consumer: &str) -> bool {
+        let found = self.0.iter().find(|own| own.name.as_str() == stream);
+        let same = found.filter(|own| own.is_shared() && own.epoch.get() == Some(&epoch));
+        same.is_some_and(|own| own.consumers.hands_out(consumer))
     }
 
     /// Whether there are topics of dead letters in this pattern.

@@ -1,17 +1,22 @@
 //! Consumers of a store that several buses have: each is one bus's at a time, whose members get its messages.
 //!
-//! Members at another bus take part and wait: they are handed nothing until that bus has given the consumer up, which it does when its last
+//! Members at another bus take part and wait: their bus has nothing to hand them until that bus has given the consumer up, which it does when its last
 //! member goes, or is gone itself for as long as the store leaves it its own. Then theirs goes on where it was. So a consumer with
 //! members at several buses always has somebody who takes its messages, and one ledger. A bus that was cut off for so long finds the consumer
 //! another one's, and has its members wait.
+//!
+//! Where whoever joins the buses brings a link to that bus, the members of a group are fed by it meanwhile ([`across`](super::across)), and share its messages with
+//! its own. As long as that lasts the store is not asked for the consumer.
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::Consumer;
+use super::across::Across;
 use crate::bus::streams::patience::Patience;
 use crate::error::BusError;
 use crate::limits;
 use crate::store::{Change, Name, StoreError};
+use crate::transport::Part;
 
 /// What asking for a consumer has come to.
 pub(super) enum Asked {
@@ -36,6 +41,7 @@ impl Consumer {
         failed: impl Fn(StoreError) -> BusError,
     ) -> Result<Asked, BusError> {
         let mut patience = Patience::with(&self.stream);
+        let mut across = Across::default();
         loop {
             match self.stream.commit(vec![make.clone()]).await {
                 Ok(_) => {
@@ -48,7 +54,7 @@ impl Consumer {
                 }
                 Err(StoreError::InUse { .. }) if self.stream.is_shared() => {
                     patience.answered();
-                    if !self.wait_for_its_turn(name, live_from, &failed).await? {
+                    if !self.wait_for_its_turn(name, live_from, &mut across, &failed).await? {
                         return Ok(Asked::Over);
                     }
                 }
@@ -57,11 +63,12 @@ impl Consumer {
         }
     }
 
-    /// Waits a while for a consumer that another bus has; whether somebody is there who does.
+    /// Waits a while for a consumer that another bus has, and for as long as that feeds the members; whether somebody is there.
     async fn wait_for_its_turn(
         &self,
         name: &Name,
         live_from: u64,
+        across: &mut Across,
         failed: &impl Fn(StoreError) -> BusError,
     ) -> Result<bool, BusError> {
         let is_first = !std::mem::replace(&mut self.lock().is_elsewhere, true);
@@ -76,15 +83,20 @@ impl Consumer {
             }
         }
         let again = Instant::now() + limits::CONSUMER_HAND_OVER;
+        across.ask(self, name);
         loop {
             self.accept(live_from);
             self.let_go();
-            if self.end_if_empty() {
+            // What the last one has said of messages is to get to the other bus.
+            if !across.has_more_to_send(self) && self.end_if_empty() {
                 return Ok(false);
             }
-            // Somebody may have come or gone.
-            if timeout_at(again, self.changed.notified()).await.is_err() {
-                return Ok(true);
+            let is_waiting = !across.is_open();
+            tokio::select! {
+                // Somebody may have come or gone, or said something.
+                () = self.changed.notified() => {}
+                () = across.step(self) => {}
+                () = sleep_until(again), if is_waiting => return Ok(true),
             }
         }
     }
@@ -92,11 +104,14 @@ impl Consumer {
     /// Whether another bus has it by now, as this one was not heard of for too long, and this error says so. Then its members wait as those of
     /// any other bus: what they have comes again there, and who acknowledges is told so.
     pub(super) fn is_lost(&self, error: &BusError) -> bool {
-        let waiting = {
+        let (waiting, others) = {
             let mut state = self.lock();
             if !state.is_elsewhere || state.ledger.take().is_none() {
                 return false;
             }
+            // Other buses are to ask the one that has it now.
+            let others = state.members.extract_if(.., |member| member.session.peer.part == Part::Sharing);
+            let others: Vec<_> = others.collect();
             let mut waiting = std::mem::take(&mut state.confirmations);
             waiting.extend(std::mem::take(&mut state.when_done).into_values().flatten());
             state.acknowledged.clear();
@@ -105,7 +120,7 @@ impl Consumer {
             for member in &mut state.members {
                 member.remembered.nothing();
             }
-            waiting
+            (waiting, others)
         };
         let consumer = self.label();
         tracing::warn!(
@@ -113,6 +128,12 @@ impl Consumer {
             "another bus has it, as this one was cut off for too long: its members wait"
         );
         self.tell(waiting, &Err(error.clone()));
+        for member in others {
+            let mut state = member.session.lock();
+            state.end_with(member.subscription, &BusError::Closed { what: self.label() });
+            drop(state);
+            member.session.flush();
+        }
         true
     }
 

@@ -4,12 +4,15 @@
 //! keeps its position in the store, and goes on there whoever comes next. What is to be done when is the ledger's to say
 //! (`ledger`); the consumer's task does it (`task`): it reads the log (`reading`), hands messages to members that have credit (`handing`) as far
 //! as plugins let them have these (`judging`), writes what is done, and puts away what has failed too often (`dead`). How much may be known of what is not done is `remembered`'s to say. What members' clients say comes by `told`. The
-//! task ends with the last member. Where buses share a store, a consumer is one bus's at a time, and its members at others wait (`elsewhere`).
+//! task ends with the last member. Where buses share a store, a consumer is one bus's at a time; its members at others wait (`elsewhere`), and are fed by that
+//! bus meanwhile where there is a link to it (`across`, `fed`).
 //!
 //! Locks are taken in this order: the registry of a stream, a session, a consumer.
 
+mod across;
 mod dead;
 mod elsewhere;
+mod fed;
 mod handing;
 mod judging;
 mod ledger;
@@ -29,6 +32,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::fed::{Fed, Outgoing};
 use self::ledger::{Ledger, MemberId};
 use self::registry::Reserved;
 pub(crate) use self::registry::{Claim, Consumers, Held};
@@ -39,6 +43,7 @@ use super::Stream;
 use crate::bus::presence::Presence;
 use crate::bus::session::Session;
 use crate::bus::subscription::Slot;
+use crate::bus::wishes::Wishing;
 use crate::error::{BusError, BusResult};
 use crate::limits;
 use crate::plugin::{self, Acknowledged, Hooks, Plugins};
@@ -46,6 +51,7 @@ use crate::proto::Kind;
 use crate::proto::fields::{DeliveryRules, Epoch, Start};
 use crate::store::Name;
 use crate::topic::TopicPattern;
+use crate::transport::Part;
 
 /// What a subscription asks for that acknowledges.
 #[derive(Debug, Clone)]
@@ -85,6 +91,8 @@ pub(crate) struct Consumer {
     changed: Notify,
     plugins: Option<Arc<Plugins>>,
     presence: Arc<Presence>,
+    /// Brings links to other buses.
+    wishing: Arc<Wishing>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +118,8 @@ struct State {
     noted_next: u64,
     /// Another bus has it.
     is_elsewhere: bool,
+    /// What members have to say to that bus.
+    outgoing: Outgoing,
     /// It takes nobody any more.
     is_over: bool,
     /// What the registry has of it that the store may not have yet.
@@ -141,6 +151,8 @@ struct Member {
     acknowledged: u64,
     /// How many of its messages its application has taken, as its client says where it ends the subscription.
     told_at_end: Option<u64>,
+    /// What is known of it where another bus has the consumer and feeds it.
+    fed: Option<Fed>,
 }
 
 impl Member {
@@ -151,6 +163,17 @@ impl Member {
         let is_taken = self.told_at_end.is_none_or(|taken| taken >= behind);
         self.taken.max(if is_taken { behind } else { self.acknowledged })
     }
+}
+
+/// What draining a member comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// It has no message, and ends as any subscription.
+    NothingLeft,
+    /// It stays until its messages are acknowledged, refused or somebody else's.
+    SomeLeft,
+    /// The same, and some may be on their way from another bus: it is ended behind these.
+    SomeToCome,
 }
 
 /// A subscription whose session is lost, and that session.
@@ -193,10 +216,13 @@ impl Membership {
         self.consumer.changed.notify_one();
     }
 
-    /// The application has taken so many more.
-    pub(crate) fn taken(&self, messages: u32) {
+    /// The application has taken so many more, of so many bytes.
+    pub(crate) fn taken(&self, messages: u32, bytes: u64) {
         if let Some(member) = self.consumer.lock().member(self.id) {
             member.taken = member.handed.min(member.taken.saturating_add(u64::from(messages)));
+            if let Some(fed) = &mut member.fed {
+                fed.grant(messages, bytes);
+            }
         }
     }
 
@@ -207,12 +233,20 @@ impl Membership {
         }
     }
 
-    /// Hands it nothing more. Whether it stays until the messages that it has are acknowledged, refused or somebody else's.
-    pub(crate) fn drain(&self) -> bool {
+    /// Hands it nothing more.
+    pub(crate) fn drain(&self) -> Drained {
         let mut state = self.consumer.lock();
+        if state.drain_fed(self.id) {
+            drop(state);
+            self.consumer.changed.notify_one();
+            return Drained::SomeToCome;
+        }
         let has_some = state.ledger.as_ref().is_some_and(|ledger| ledger.has_any(self.id));
-        let member = state.member(self.id).filter(|member| member.is_accepted && has_some);
-        member.map(|member| member.is_drained = true).is_some()
+        let Some(member) = state.member(self.id).filter(|member| member.is_accepted && has_some) else {
+            return Drained::NothingLeft;
+        };
+        member.is_drained = true;
+        Drained::SomeLeft
     }
 
     /// The durable consumer, if it is one.
@@ -236,17 +270,18 @@ impl Drop for Membership {
 ///
 /// # Errors
 /// [`BusError::Denied`] for a consumer of somebody else, [`BusError::ConsumerBusy`], [`BusError::LimitReached`],
-/// [`BusError::NotStored`] for a stream that is not open, and [`BusError::InvalidSettings`] for a consumer that is another than is
-/// asked for.
+/// [`BusError::NotStored`] for a stream that is not open, [`BusError::InvalidSettings`] for a consumer that is another than is
+/// asked for, and [`BusError::Closed`] where another bus asks for one that this bus does not have.
 pub(crate) fn join(
     stream: &Arc<Stream>,
     wanted: Wanted,
     (session, slot, subscription): (&Arc<Session>, Slot, u32),
     runtime: &Handle,
-    (plugins, presence): (Option<Arc<Plugins>>, &Arc<Presence>),
+    (plugins, presence, wishing): (Option<Arc<Plugins>>, &Arc<Presence>, &Arc<Wishing>),
 ) -> BusResult<Membership> {
     let own_epoch = stream.epoch()?;
     let knows_another = wanted.epoch.is_some_and(|epoch| epoch != own_epoch);
+    let is_of_bus = session.peer.part == Part::Sharing;
     let first = First {
         // All of a stream that nobody has read yet is new.
         start: if knows_another { Start::All } else { wanted.start },
@@ -265,9 +300,10 @@ pub(crate) fn join(
         taken: 0,
         acknowledged: 0,
         told_at_end: None,
+        fed: None,
     };
     let Some(name) = wanted.name.clone() else {
-        let consumer = Consumer::new(stream, &wanted, plugins, presence);
+        let consumer = Consumer::new(stream, &wanted, plugins, presence, wishing);
         let id = consumer.lock().admit(member);
         consumer.begin(first, runtime);
         return Ok(Membership { consumer, id, owner: wanted.claim.owner() });
@@ -276,6 +312,9 @@ pub(crate) fn join(
     let mut registry = stream.consumers.lock();
     // First of all: whose it is not learns nothing else of it, and is in nobody's way.
     registry.check(&stream.name, &name, &wanted.claim)?;
+    if is_of_bus && (knows_another || !stream.is_shared() || !registry.hands_out(name.as_str())) {
+        return Err(BusError::Closed { what: format!("the consumer \"{name}\" at this bus") });
+    }
     if let Some(consumer) = registry.busy.get(&name) {
         let joined = consumer.take_in(member, &wanted);
         let consumer = Arc::clone(consumer);
@@ -291,7 +330,7 @@ pub(crate) fn join(
         return Ok(Membership { consumer, id, owner });
     }
     let reserved = registry.reserve(&name, &wanted.claim)?;
-    let consumer = Consumer::new(stream, &wanted, plugins, presence);
+    let consumer = Consumer::new(stream, &wanted, plugins, presence, wishing);
     let id = {
         let mut state = consumer.lock();
         state.reserved = reserved;
@@ -309,6 +348,7 @@ impl Consumer {
         wanted: &Wanted,
         plugins: Option<Arc<Plugins>>,
         presence: &Arc<Presence>,
+        wishing: &Arc<Wishing>,
     ) -> Arc<Self> {
         Arc::new(Self {
             name: wanted.name.clone(),
@@ -320,6 +360,7 @@ impl Consumer {
             changed: Notify::new(),
             plugins,
             presence: Arc::clone(presence),
+            wishing: Arc::clone(wishing),
         })
     }
 
@@ -385,8 +426,9 @@ impl Consumer {
     fn leave(&self, id: MemberId) {
         let mut state = self.lock();
         if let Some(index) = state.members.iter().position(|member| member.id == id) {
-            let member = state.members.remove(index);
+            let mut member = state.members.remove(index);
             state.forget_waiting(id);
+            state.end_fed(&mut member);
             if let Some(ledger) = &mut state.ledger {
                 ledger.leave(id, member.begun(), Instant::now());
             }
@@ -452,7 +494,7 @@ impl State {
     /// What the next message of a stream that ends here waits for.
     fn waits_for(&self, end: u64, is_shared: bool) -> Option<&'static str> {
         if self.is_elsewhere {
-            return Some("bus");
+            return self.members.iter().all(|member| member.fed.is_none()).then_some("bus");
         }
         let (ledger, sharers) = (self.ledger.as_ref()?, self.sharers(is_shared));
         let is_held_up = |member: &Member| ledger.room_for(member.id, sharers) == 0;
@@ -477,6 +519,9 @@ impl State {
     }
 
     fn is_done_with(&self, member: &Member) -> bool {
+        if let Some(fed) = &member.fed {
+            return member.is_drained && fed.has_nothing_left();
+        }
         member.is_drained && self.ledger.as_ref().is_none_or(|ledger| !ledger.has_any(member.id))
     }
 

@@ -125,6 +125,11 @@ impl Consumers {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the messages of the shared consumer of this name are handed out here.
+    pub(crate) fn hands_out(&self, name: &str) -> bool {
+        self.lock().hands_out(name)
+    }
+
     /// One begins to work.
     pub(super) fn begin(&self) -> Arc<Working> {
         Arc::clone(&self.working)
@@ -173,6 +178,15 @@ impl Consumers {
 }
 
 impl Registry {
+    /// See [`Consumers::hands_out`].
+    pub(super) fn hands_out(&self, name: &str) -> bool {
+        let own = Name::new(name).ok().and_then(|name| self.busy.get(&name));
+        own.is_some_and(|own| {
+            let state = own.lock();
+            own.is_shared && state.ledger.is_some() && !state.is_elsewhere && !state.is_over
+        })
+    }
+
     /// Whether somebody may have the consumer of this name, whether or not there is one.
     ///
     /// # Errors

@@ -188,6 +188,7 @@ mod tests {
             taken: 0,
             acknowledged: 0,
             told_at_end: None,
+            fed: None,
         }
     }
 

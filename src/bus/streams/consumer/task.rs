@@ -24,6 +24,7 @@ use crate::plugin::Acknowledged;
 use crate::proto::fields::{GapReason, Start};
 use crate::proto::{ContentRef, Header, Kind};
 use crate::store::{self, Change, ConsumerState, Message, Name, Operation, Outcome, StoreError};
+use crate::transport::Part;
 
 /// A consumer at work.
 pub(super) struct Work {
@@ -212,7 +213,9 @@ impl Consumer {
             state.control(&header, &ContentRef::of_payload(&stream.epoch().unwrap_or_default()));
             let SessionState { subscriptions, lanes, totals, .. } = &mut *state;
             if let Some(own) = subscriptions.at(slot) {
-                own.present = Present::begin(&session, presence, &own.pattern);
+                if session.peer.part != Part::Sharing {
+                    own.present = Present::begin(&session, presence, &own.pattern);
+                }
                 if knows_another {
                     own.miss(0, GapReason::Recreated, lanes, totals);
                 }

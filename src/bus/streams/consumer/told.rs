@@ -31,6 +31,15 @@ pub(crate) enum Answer {
     Later,
 }
 
+/// That what follows the first token are no more than somebody can have been handed.
+fn check_tokens(payload: &[u8]) -> BusResult<()> {
+    if !payload.len().is_multiple_of(8) || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
+        let what = format!("an ACK with {} bytes of further tokens", payload.len());
+        return Err(BusError::Protocol { what });
+    }
+    Ok(())
+}
+
 /// How many answers a consumer owes.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
@@ -56,6 +65,11 @@ impl Told {
         let confirmation =
             Confirmation { member, session: Arc::clone(session), subscription, sequence: token };
         let mut state = self.consumer.lock();
+        if let Some(passed) = Self::pass_on(&mut state, header, content.payload(), &confirmation) {
+            drop(state);
+            self.consumer.changed.notify_one();
+            return passed.map(|()| Answer::Later);
+        }
         let told = if flags.contains(Flags::WHEN_DONE) {
             state.wait_until_done(token, confirmation)
         } else if flags.contains(Flags::PROGRESS) {
@@ -77,12 +91,30 @@ impl Told {
         told
     }
 
+    /// Passes it on where another bus feeds the member: that one has the ledger, and answers.
+    fn pass_on(
+        state: &mut State,
+        header: &Header,
+        payload: &[u8],
+        confirmation: &Confirmation,
+    ) -> Option<BusResult<()>> {
+        if state.member(confirmation.member).is_none_or(|member| member.fed.is_none()) {
+            return None;
+        }
+        let Flags(flags) = header.flags;
+        let is_done = flags & !Flags::ACKNOWLEDGE.0 == 0;
+        let payload = match is_done.then(|| check_tokens(payload)) {
+            Some(Err(error)) => return Some(Err(error)),
+            Some(Ok(())) => payload,
+            // A delay, if it has any.
+            None => payload.get(..4).unwrap_or_default(),
+        };
+        state.pass_on(header, payload, confirmation)
+    }
+
     /// These messages are dealt with; the payload has the tokens behind the first.
     fn finish(&self, state: &mut State, token: u64, payload: &[u8], session: &Session) -> BusResult<()> {
-        if !payload.len().is_multiple_of(8) || payload.len() / 8 > limits::CONSUMER_PENDING_MAX as usize {
-            let what = format!("an ACK with {} bytes of further tokens", payload.len());
-            return Err(BusError::Protocol { what });
-        }
+        check_tokens(payload)?;
         let (further, _) = payload.as_chunks();
         let further = further.iter().map(|token| u64::from_le_bytes(*token));
         let mut is_stale = false;
@@ -188,7 +220,7 @@ impl State {
 
 impl Answers {
     /// One more is owed, which is noted in the byte budget.
-    fn are_owed(&mut self, confirmation: &Confirmation) -> BusResult<()> {
+    pub(super) fn are_owed(&mut self, confirmation: &Confirmation) -> BusResult<()> {
         let own = self.of_members.entry(confirmation.member).or_default();
         if *own >= limits::CONSUMER_WAITING {
             let what =

@@ -1,0 +1,271 @@
+//! What is known of a member that another bus feeds, as that one has the consumer.
+//!
+//! It has a subscription of its own there, whose id is the member's. What comes of that waits here as long as the member has no credit or no
+//! room, which is within its window. What its client says of messages goes there in its order, and is answered by what comes back.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Confirmation, Member, MemberId, State};
+use crate::bus::budget::{Budget, Share};
+use crate::bus::session::Session;
+use crate::error::{BusError, BusResult};
+use crate::limits;
+use crate::proto::fields::{GapReason, attempt_of};
+use crate::proto::{Content, Credit, Flags, Header, Kind};
+
+/// `UNSUBSCRIBE`: deliver what waits before the end.
+const DRAIN: Flags = Flags(1);
+
+/// A member as the bus that feeds it knows it.
+#[derive(Debug)]
+pub(super) struct Fed {
+    budget: Arc<Budget>,
+    share: Share,
+    /// Messages that it had been handed before.
+    handed_before: u64,
+    /// What its client has to take of these before the other bus is granted anew: that one believes the window to be whole.
+    ahead: (u32, u64),
+    /// What is to be granted to the other bus.
+    grant: (u32, u64),
+    /// What has come and waits for credit or room.
+    waiting: VecDeque<Came>,
+    waiting_bytes: usize,
+    /// Who waits for an answer to what was said, by what that has said. One that is asked for twice is answered in that order.
+    confirmations: BTreeMap<u64, VecDeque<Confirmation>>,
+    /// The tokens of what it was handed and has said nothing of; no more than somebody may have unacknowledged, as nobody tells here whose time
+    /// is over.
+    open: BTreeSet<u64>,
+    /// Nothing more comes.
+    has_ended: bool,
+}
+
+/// What has come for a member.
+#[derive(Debug)]
+pub(super) enum Came {
+    Message(Arc<Content>),
+    Gap(u64, GapReason),
+    /// It is drained, and nothing more comes.
+    End,
+}
+
+impl Fed {
+    /// A member with so much of its window left.
+    pub(super) fn new(session: &Arc<Session>, window: (u32, u64), credit: Credit, handed: u64) -> Self {
+        let whole = Credit::new(window);
+        let messages = whole.messages.saturating_sub(credit.messages).max(0);
+        let bytes = whole.bytes.saturating_sub(credit.bytes).max(0);
+        Self {
+            budget: session.shared_budget(),
+            share: Share::default(),
+            handed_before: handed,
+            ahead: (u32::try_from(messages).unwrap_or(u32::MAX), bytes.unsigned_abs()),
+            grant: (0, 0),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            confirmations: BTreeMap::new(),
+            open: BTreeSet::new(),
+            has_ended: false,
+        }
+    }
+
+    /// Its client has given back so much of the window.
+    pub(super) fn grant(&mut self, messages: u32, bytes: u64) {
+        let (before, bytes_before) = (self.ahead.0.min(messages), self.ahead.1.min(bytes));
+        self.ahead = (self.ahead.0 - before, self.ahead.1 - bytes_before);
+        self.grant.0 = self.grant.0.saturating_add(messages - before);
+        self.grant.1 = self.grant.1.saturating_add(bytes - bytes_before);
+    }
+
+    /// What is to be granted to the other bus by now.
+    pub(super) fn take_grant(&mut self) -> Option<(u32, u64)> {
+        Some(std::mem::take(&mut self.grant)).filter(|grant| *grant != (0, 0))
+    }
+
+    /// Something has come.
+    pub(super) fn push(&mut self, came: Came) {
+        self.waiting_bytes += came.size();
+        self.waiting.push_back(came);
+        self.share.follow(self.waiting_bytes, &self.budget);
+    }
+
+    /// What the member gets next, if its client has credit for it.
+    pub(super) fn next(&mut self, has_credit: bool) -> Option<Came> {
+        if !has_credit && matches!(self.waiting.front(), Some(Came::Message(_))) {
+            return None;
+        }
+        let came = self.waiting.pop_front()?;
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(came.size());
+        self.share.follow(self.waiting_bytes, &self.budget);
+        match &came {
+            Came::Message(content) => {
+                self.open.extend(attempt_of(content.fields()).map(|(_, attempt)| attempt.token));
+                if self.open.len() > limits::CONSUMER_PENDING_MAX as usize {
+                    self.open.pop_first();
+                }
+            }
+            Came::Gap(..) => {}
+            Came::End => self.has_ended = true,
+        }
+        Some(came)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether it is drained, has said of each message what became of it, and knows what came of that.
+    pub(super) fn has_nothing_left(&self) -> bool {
+        self.has_ended && self.open.is_empty() && self.confirmations.is_empty()
+    }
+
+    /// Who waits for the answer to what was said of this.
+    pub(super) fn answered(&mut self, sequence: u64) -> Option<Confirmation> {
+        let waiting = self.confirmations.get_mut(&sequence)?;
+        let first = waiting.pop_front();
+        if waiting.is_empty() {
+            self.confirmations.remove(&sequence);
+        }
+        first
+    }
+
+    /// All who wait for an answer.
+    pub(super) fn take_confirmations(&mut self) -> Vec<Confirmation> {
+        std::mem::take(&mut self.confirmations).into_values().flatten().collect()
+    }
+}
+
+impl Drop for Fed {
+    fn drop(&mut self) {
+        self.share.follow(0, &self.budget);
+    }
+}
+
+impl Came {
+    fn size(&self) -> usize {
+        match self {
+            Self::Message(content) => content.frame_size(),
+            Self::Gap(..) | Self::End => 0,
+        }
+    }
+}
+
+/// What members have to say to the bus that feeds them, in its order. It is bounded in bytes
+/// ([`CONSUMER_OUTGOING_BYTES`](limits::CONSUMER_OUTGOING_BYTES)), but for the ends of subscriptions: of these there is one a member.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    frames: VecDeque<(Header, Bytes)>,
+    bytes: usize,
+}
+
+impl Outgoing {
+    fn push(&mut self, header: Header, payload: Bytes) {
+        self.bytes += limits::CONSUMER_OUTGOING_FRAME + payload.len();
+        self.frames.push_back((header, payload));
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(Header, Bytes)> {
+        let (header, payload) = self.frames.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(limits::CONSUMER_OUTGOING_FRAME + payload.len());
+        Some((header, payload))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl State {
+    /// The member whose subscription at the other bus has this id.
+    pub(super) fn fed(&mut self, id: u32) -> Option<&mut Member> {
+        // They are in the order of their ids.
+        let place = self.members.binary_search_by_key(&MemberId::from(id), |member| member.id).ok()?;
+        self.members.get_mut(place).filter(|member| member.fed.is_some())
+    }
+
+    /// Passes on what a member's client says of its messages; `None` where no other bus feeds it.
+    ///
+    /// # Errors
+    /// [`BusError::LimitReached`] where too much waits to be passed on, or for its answer.
+    pub(super) fn pass_on(
+        &mut self,
+        header: &Header,
+        payload: &[u8],
+        confirmation: &Confirmation,
+    ) -> Option<BusResult<()>> {
+        let id = confirmation.member;
+        let fed_as = self.member(id).filter(|member| member.fed.is_some())?.fed_as()?;
+        if self.outgoing.bytes >= limits::CONSUMER_OUTGOING_BYTES {
+            let what = "what is said of messages waits for the bus that has the consumer".to_owned();
+            return Some(Err(BusError::LimitReached { what }));
+        }
+        let is_answered =
+            header.flags.contains(Flags::ACKNOWLEDGE) || header.flags.contains(Flags::WHEN_DONE);
+        if is_answered && let Err(error) = self.answers.are_owed(confirmation) {
+            return Some(Err(error));
+        }
+        let fed = self.member(id).and_then(|member| member.fed.as_mut())?;
+        if is_answered {
+            let owed = Confirmation { session: Arc::clone(&confirmation.session), ..*confirmation };
+            fed.confirmations.entry(header.sequence).or_default().push_back(owed);
+        }
+        if !header.flags.contains(Flags::PROGRESS) && !header.flags.contains(Flags::WHEN_DONE) {
+            fed.open.remove(&header.sequence);
+            if !header.flags.contains(Flags::REFUSE) {
+                let (further, _) = payload.as_chunks();
+                further.iter().for_each(|token| _ = fed.open.remove(&u64::from_le_bytes(*token)));
+            }
+        }
+        let passed = Header { id: fed_as, ..*header };
+        self.outgoing.push(passed, Bytes::copy_from_slice(payload));
+        Some(Ok(()))
+    }
+
+    /// Has the other bus hand a member nothing more; whether one feeds it.
+    pub(super) fn drain_fed(&mut self, id: MemberId) -> bool {
+        let Some(member) = self.member(id).filter(|member| member.fed.is_some()) else { return false };
+        let fed_as = member.fed_as();
+        if let Some(fed_as) = fed_as.filter(|_| !std::mem::replace(&mut member.is_drained, true)) {
+            self.outgoing.push(Header::new(Kind::Unsubscribe, fed_as, 0).flagged(DRAIN), Bytes::new());
+        }
+        true
+    }
+
+    /// A member has gone: the other bus is told, with how many of its messages the application has taken, where the client has said so.
+    pub(super) fn end_fed(&mut self, member: &mut Member) {
+        let fed_as = member.fed_as();
+        let (Some(mut fed), Some(fed_as)) = (member.fed.take(), fed_as) else { return };
+        self.answers.are_given(&fed.take_confirmations());
+        let taken = member.told_at_end.map_or(u64::MAX, |taken| taken.saturating_sub(fed.handed_before));
+        self.outgoing.push(Header::new(Kind::Unsubscribe, fed_as, taken), Bytes::new());
+    }
+
+    /// No other bus feeds anybody any more. Returns who waits for an answer, and those that are drained and whose clients have not been told.
+    pub(super) fn unfeed(
+        &mut self,
+    ) -> (Vec<Confirmation>, Vec<(Arc<Session>, crate::bus::subscription::Slot)>) {
+        self.outgoing.clear();
+        let (mut waiting, mut drained) = (Vec::new(), Vec::new());
+        for member in &mut self.members {
+            let Some(mut fed) = member.fed.take() else { continue };
+            waiting.extend(fed.take_confirmations());
+            if member.is_drained && !fed.has_ended {
+                drained.push((Arc::clone(&member.session), member.slot));
+            }
+        }
+        (waiting, drained)
+    }
+}
+
+impl Member {
+    /// The id of its subscription at another bus. There is none for one that came behind four billion others.
+    pub(super) fn fed_as(&self) -> Option<u32> {
+        u32::try_from(self.id).ok()
+    }
+}

@@ -1,0 +1,363 @@
+//! Groups that acknowledge, with members at several buses that have links to each other: all share the messages, by the ledger of the bus that
+//! has the consumer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use whispeer::auth::Principal;
+use whispeer::bus::{BusView, ConsumerStats, LinkWishes, Rows, Streams};
+use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::prelude::*;
+use whispeer::store::{Name, StreamSettings};
+use whispeer::transport::Peer;
+
+use crate::joint_store::JointStore;
+
+/// Long enough for whatever is on its way to come. Time is paused.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Two buses that have one store.
+struct Buses {
+    stores: Vec<JointStore>,
+    buses: Vec<BusHandle>,
+    clients: Vec<Client>,
+    /// Whether there are links between them.
+    joined: Arc<AtomicBool>,
+    _bringing: JoinSet<()>,
+}
+
+/// Brings links to whichever of the buses has the consumer.
+async fn bring(mut wishes: LinkWishes, buses: Vec<BusView>, joined: Arc<AtomicBool>) {
+    while let Some(wish) = wishes.next().await {
+        let has = |bus: &&BusView| {
+            bus.has_consumer(wish.stream(), wish.epoch(), wish.consumer()).unwrap_or_default()
+        };
+        if let Some(bus) = buses.iter().find(has).filter(|_| joined.load(Ordering::Relaxed)) {
+            wish.grant(bus.connect(Peer::new(Principal::Bus, "memory").sharing()).unwrap());
+        }
+    }
+}
+
+impl Buses {
+    async fn start() -> Self {
+        let stores = JointStore::new(2);
+        let (mut buses, mut clients) = (Vec::new(), Vec::new());
+        for store in &stores {
+            let (name, pattern) = (Name::new("orders").unwrap(), TopicPattern::new("orders/**").unwrap());
+            let settings = StreamSettings::new(name, vec![pattern]);
+            let streams = Streams::open(Arc::new(store.clone()), [settings]).await.unwrap();
+            let bus = Bus::builder().streams(streams).start().unwrap();
+            clients.push(Client::new_memory(&bus.connector()).unwrap());
+            buses.push(bus);
+        }
+        let joined = Arc::new(AtomicBool::new(true));
+        let mut bringing = JoinSet::new();
+        for bus in &buses {
+            let views = buses.iter().map(BusHandle::view).collect();
+            bringing.spawn(bring(bus.view().link_wishes().unwrap(), views, Arc::clone(&joined)));
+        }
+        Self { stores, buses, clients, joined, _bringing: bringing }
+    }
+
+    async fn publish(&self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            let kept = PublishOptions::default().quality(Quality::AtLeastOnce);
+            self.clients[0].publish_bytes_with("orders/7", number.to_string(), kept).await.unwrap();
+        }
+    }
+
+    /// A member of the group at one of the buses.
+    async fn member(&self, at: usize, options: SubscribeOptions) -> Consumer<Bytes> {
+        self.clients[at].consume_bytes("orders/**", options).await.unwrap()
+    }
+
+    /// A member at each bus, the first of which has the consumer.
+    async fn members(&self, options: &SubscribeOptions) -> (Consumer<Bytes>, Consumer<Bytes>) {
+        let first = self.member(0, options.clone()).await;
+        let second = self.member(1, options.clone()).await;
+        self.shared_by(2).await;
+        assert_eq!(self.stores[0].holder("printers"), Some(0));
+        (first, second)
+    }
+
+    /// Waits until so many members share the consumer at the bus that has it.
+    async fn shared_by(&self, members: u64) {
+        let shared = async {
+            loop {
+                let holder = self.stores[0].holder("printers");
+                let rows = match holder {
+                    Some(holder) => consumers(&self.clients[holder]).await,
+                    None => Vec::new(),
+                };
+                if rows.iter().any(|row| row.subscriptions as u64 == members) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(LONG, shared).await.expect("they share it");
+    }
+
+    async fn stop(self) {
+        for bus in self.buses {
+            bus.stop().await;
+        }
+    }
+}
+
+async fn consumers(client: &Client) -> Vec<ConsumerStats> {
+    let rows = client.request_bytes("$bus/consumers", "".into()).await.unwrap();
+    rmp_serde::from_slice::<Rows<ConsumerStats>>(&rows).unwrap().rows
+}
+
+fn printers() -> SubscribeOptions {
+    SubscribeOptions::default().start(Start::All).quality(Quality::AtLeastOnce).group("printers")
+}
+
+/// With whose members a message is for another one as long as the first has one that it has not taken.
+fn one_by_one() -> SubscribeOptions {
+    printers().window(1, 1 << 20)
+}
+
+async fn next(consumer: &mut Consumer<Bytes>) -> Delivery<Bytes> {
+    timeout(LONG, consumer.recv()).await.expect("a message comes").expect("it goes on")
+}
+
+fn number(delivery: &Delivery<Bytes>) -> u64 {
+    std::str::from_utf8(&delivery.value).unwrap().parse().unwrap()
+}
+
+/// Takes all that comes until nothing does for a while, and returns what was confirmed of it.
+async fn take_all(consumer: &mut Consumer<Bytes>) -> Vec<u64> {
+    let mut taken = Vec::new();
+    while let Ok(Some(delivery)) = timeout(Duration::from_secs(5), consumer.recv()).await {
+        let number = number(&delivery);
+        match timeout(LONG, delivery.ack()).await.expect("it is answered") {
+            Ok(()) => taken.push(number),
+            // It comes again.
+            Err(BusError::StaleAck { .. } | BusError::NotStored { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    taken
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_at_both_buses_share_the_messages_and_each_is_acknowledged_once() {
+    let buses = Buses::start().await;
+    let (mut first, mut second) = buses.members(&printers()).await;
+    let (_, one, other) = tokio::join!(buses.publish(1..=1_000), take_all(&mut first), take_all(&mut second));
+    assert!(one.len() >= 200 && other.len() >= 200, "{} and {}", one.len(), other.len());
+    let mut all = [one, other].concat();
+    all.sort_unstable();
+    assert_eq!(all, (1..=1_000).collect::<Vec<_>>(), "each went to one of them");
+    let rows = consumers(&buses.clients[0]).await;
+    assert_eq!((rows[0].floor, rows[0].pending), (1_001, 0), "all is done");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_member_at_another_bus_had_comes_again_when_it_ends() {
+    let buses = Buses::start().await;
+    let (mut first, mut second) = buses.members(&one_by_one()).await;
+    buses.publish(1..=2).await;
+    let held = [next(&mut first).await, next(&mut second).await];
+    let [own, others] = held;
+    let lost = number(&others);
+    own.ack().await.unwrap();
+    // Without a word: its client is gone.
+    std::mem::forget(others.receipt);
+    drop(second);
+    let again = next(&mut first).await;
+    assert_eq!((number(&again), again.attempt.unwrap().redelivered), (lost, true));
+    again.ack().await.unwrap();
+    assert!(take_all(&mut first).await.is_empty());
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_member_at_another_bus_refuses_or_leaves_comes_again_and_is_a_dead_letter_in_the_end() {
+    let buses = Buses::start().await;
+    let options = printers().max_deliver(3).ack_wait(Duration::from_secs(2));
+    let (first, mut second) = buses.members(&options).await;
+    // The second one alone, so that all goes there.
+    drop(first);
+    buses.shared_by(1).await;
+    assert_eq!(buses.stores[0].holder("printers"), Some(0), "its members are elsewhere alone");
+    let mut dead = buses.clients[1]
+        .subscribe_bytes_with("$dead/orders/printers", SubscribeOptions::default().start(Start::All))
+        .await
+        .unwrap();
+    buses.publish([7]).await;
+    let attempt = next(&mut second).await;
+    assert_eq!(attempt.attempt.unwrap().number, 1);
+    attempt.nack(Duration::ZERO);
+    let attempt = next(&mut second).await;
+    assert_eq!(attempt.attempt.unwrap().number, 2);
+    // Its time begins anew with each of these.
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        attempt.in_progress();
+    }
+    assert!(timeout(Duration::from_secs(1), second.recv()).await.is_err());
+    attempt.nack(Duration::ZERO);
+    let attempt = next(&mut second).await;
+    assert_eq!(attempt.attempt.unwrap().number, 3);
+    attempt.nack(Duration::ZERO);
+    let (topic, payload) = timeout(LONG, dead.recv()).await.unwrap().unwrap();
+    assert_eq!((topic.as_str(), &payload[..]), ("$dead/orders/printers", &b"7"[..]));
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_acknowledged_in_time_goes_to_a_member_at_another_bus() {
+    let buses = Buses::start().await;
+    let (mut first, mut second) = buses.members(&one_by_one().ack_wait(Duration::from_secs(2))).await;
+    buses.publish(1..=2).await;
+    let (stuck, taken) = (next(&mut second).await, next(&mut first).await);
+    taken.ack().await.unwrap();
+    let again = next(&mut first).await;
+    assert_eq!(number(&again), number(&stuck));
+    assert!(again.attempt.unwrap().redelivered);
+    again.ack().await.unwrap();
+    let late = timeout(LONG, stuck.ack()).await.expect("it is answered");
+    assert!(matches!(late, Ok(()) | Err(BusError::StaleAck { .. })), "{late:?}");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_go_on_at_their_own_bus_when_the_one_that_had_the_consumer_stops() {
+    let mut buses = Buses::start().await;
+    let (mut first, mut second) = buses.members(&printers().window(2, 1 << 20)).await;
+    buses.publish(1..=4).await;
+    let confirmed = next(&mut second).await;
+    let done = number(&confirmed);
+    confirmed.ack().await.unwrap();
+    let held = next(&mut second).await;
+    let _first = next(&mut first).await;
+    buses.buses.remove(0).stop().await;
+    let told = timeout(LONG, held.ack()).await.expect("it is answered");
+    // It was to be known again at this bus, or it comes again.
+    let mut rest = take_all(&mut second).await;
+    rest.sort_unstable();
+    assert!(!rest.contains(&done), "it was confirmed: {rest:?}");
+    assert!(rest.len() >= 2, "{rest:?}, {told:?}");
+    assert_eq!(buses.stores[1].holder("printers"), Some(1));
+    let rows = consumers(&buses.clients[1]).await;
+    assert_eq!((rows[0].floor, rows[0].pending), (5, 0), "all is done");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_finds_the_consumer_anothers_sends_members_of_others_there() {
+    let buses = Buses::start().await;
+    let (mut first, mut second) = buses.members(&printers()).await;
+    buses.publish([1]).await;
+    // It was cut off for so long that another bus has taken it.
+    buses.stores[1].seize("printers");
+    let held = timeout(Duration::from_secs(1), async {
+        tokio::select! { held = first.recv() => held, held = second.recv() => held }
+    });
+    let held = held.await.expect("it was handed out before").unwrap();
+    let told = timeout(LONG, held.ack()).await.expect("it is answered");
+    // It could not be written by the bus that had handed it out, and both share it again. Where it comes to the same client, that says by itself that it is done.
+    let (one, other) = tokio::join!(take_all(&mut first), take_all(&mut second));
+    assert_eq!([one, other].concat(), if told.is_ok() { vec![] } else { vec![1] });
+    let rows = consumers(&buses.clients[1]).await;
+    assert_eq!((rows[0].floor, rows[0].pending), (2, 0), "it is done");
+    assert_eq!(buses.stores[0].holder("printers"), Some(1));
+    buses.shared_by(2).await;
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_member_at_another_bus_finishes_what_it_has_and_gets_nothing_more() {
+    let buses = Buses::start().await;
+    let (first, mut second) = buses.members(&printers()).await;
+    drop(first);
+    buses.shared_by(1).await;
+    buses.publish(1..=3).await;
+    let begun = next(&mut second).await;
+    second.drain().await.unwrap();
+    buses.publish(4..=6).await;
+    let mut taken = vec![number(&begun)];
+    while let Some(waiting) = timeout(LONG, second.recv()).await.expect("it ends") {
+        taken.push(number(&waiting));
+        waiting.ack().await.unwrap();
+    }
+    timeout(LONG, begun.ack()).await.expect("it is answered").unwrap();
+    let mut successor = buses.member(0, printers()).await;
+    taken.extend(take_all(&mut successor).await);
+    taken.sort_unstable();
+    assert_eq!(taken, [1, 2, 3, 4, 5, 6], "each once");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_at_another_bus_is_handed_no_more_than_its_window() {
+    let buses = Buses::start().await;
+    let (first, mut second) = buses.members(&printers().window(2, 1 << 20)).await;
+    drop(first);
+    buses.shared_by(1).await;
+    buses.publish(1..=50).await;
+    assert_eq!(consumers(&buses.clients[0]).await[0].pending, 2, "its client has taken none");
+    assert_eq!(take_all(&mut second).await, (1..=50).collect::<Vec<_>>(), "in their order");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_out_before_a_consumer_moved_counts_in_the_window() {
+    let buses = Buses::start().await;
+    buses.joined.store(false, Ordering::Relaxed);
+    let narrow = printers().window(4, 1 << 20);
+    let mut second = buses.member(1, narrow.clone()).await;
+    buses.publish(1..=4).await;
+    let mut first = buses.member(0, narrow).await;
+    // The client of the second has four messages that its application has not taken.
+    let one = next(&mut second).await;
+    buses.stores[0].seize("printers");
+    buses.joined.store(true, Ordering::Relaxed);
+    // Where it comes again to the same client, that says by itself that it is done.
+    let told = timeout(LONG, one.ack()).await.expect("it is answered");
+    buses.publish(5..=40).await;
+    let (mut all, other) = tokio::join!(take_all(&mut first), take_all(&mut second));
+    all.extend(other);
+    all.extend(told.is_ok().then_some(1));
+    all.sort_unstable();
+    assert_eq!(all, (1..=40).collect::<Vec<_>>());
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_other_times_than_members_at_another_bus_is_refused() {
+    let buses = Buses::start().await;
+    let _first = buses.member(0, printers()).await;
+    let mut second = buses.member(1, printers().ack_wait(Duration::from_secs(7))).await;
+    assert!(timeout(LONG, second.recv()).await.expect("it ends").is_none());
+    let reason = second.close_reason();
+    assert!(matches!(reason, Some(BusError::InvalidSettings(_))), "{reason:?}");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_is_here_for_consumers_may_do_nothing_else_and_finds_no_consumer_that_is_not_here() {
+    let buses = Buses::start().await;
+    let other = || {
+        let link = buses.buses[0].view().connect(Peer::new(Principal::Bus, "memory").sharing()).unwrap();
+        Client::builder().no_reconnect().connect_link(link).unwrap()
+    };
+    let gone = other().consume_bytes("orders/**", printers()).await;
+    assert!(matches!(gone, Err(BusError::Closed { .. })), "{:?}", gone.map(drop));
+    assert_eq!(buses.stores[0].holder("printers"), None);
+    let denied = other().subscribe_bytes("news/*").await;
+    assert!(matches!(denied, Err(BusError::Denied { .. })), "{:?}", denied.map(drop));
+    let ended = other().publish_bytes("news/local", "x").await;
+    assert!(ended.is_err());
+    let asked = other().request_bytes("$bus/info", "".into()).await;
+    assert!(asked.is_err());
+    buses.stop().await;
+}
