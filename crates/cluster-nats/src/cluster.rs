@@ -27,6 +27,7 @@ use crate::requests::{self, LeaseSettings, Requests};
 use crate::scattered::Scattered;
 use crate::settings::NatsSettings;
 use crate::subject::Subjects;
+use crate::tunnels::Tunnels;
 
 /// What the link is called where the state of links is shown.
 const NAME: &str = "nats";
@@ -242,7 +243,7 @@ impl NatsCluster {
         present.spawn(say_that_it_is_there(
             (nats.clone(), subjects.clone(), name.clone()),
             members.clone(),
-            epoch,
+            epoch.clone(),
             (bus.draining(), leaving),
         ));
         let overview = Overview {
@@ -264,6 +265,14 @@ impl NatsCluster {
         };
         others.spawn(shown.run());
         others.spawn(scattered.run(questions));
+        let tunnels = Tunnels {
+            bus: bus.clone(),
+            nats: nats.clone(),
+            subjects: subjects.clone(),
+            members: members.clone(),
+            connection: epoch,
+        };
+        others.spawn(tunnels.run());
         others.spawn(tell_epochs(connection.clone(), epochs));
         others.spawn(tell_moves(connection.clone(), moves));
         let inbound = Inbound::new(

@@ -21,6 +21,7 @@
 //! | `presence/` | who is subscribed to what at all of them, and who comes and goes |
 //! | `requests/` | requests that are served at another bus |
 //! | `scattered` | what is served at which bus, for requests to many |
+//! | `tunnels/` | sessions at another bus, for members of a consumer that it has |
 //! | `jetstream` | durable topics that JetStream keeps |
 //! | `limits` | every bound |
 
@@ -46,6 +47,7 @@ mod stamp;
 pub mod state;
 pub mod subject;
 mod survey;
+mod tunnels;
 
 pub use cluster::{NatsCluster, NatsCounter, NatsCounts};
 pub use connection::Connection;

@@ -372,3 +372,25 @@ pub const JETSTREAM_IDLE: Duration = Duration::from_secs(5);
 
 /// Between two times that a bus marks its topics again for those who ask: a mark for each topic that was published to lately.
 pub const MARK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Tunnels to other buses and from them, of one bus: one for each consumer whose members are at both. Beyond these, members wait until their bus has the
+/// consumer itself.
+pub const TUNNELS: usize = 1_024;
+
+/// Messages with data that are under way in a tunnel, in each direction. The next ones wait until the other end has read half of these.
+pub const TUNNEL_WINDOW: u64 = 64;
+
+/// Bytes of data in such a message, at the most; where NATS takes less, less. So no more than 4 MiB are under way.
+pub const TUNNEL_CHUNK: usize = 64 * 1024;
+
+/// Bytes that wait to be sent by a tunnel. Whoever has more waits.
+pub const TUNNEL_OUTGOING_BYTES: usize = 256 * 1024;
+
+/// How long it is waited for the bus that has a consumer to say so. It is asked again a quarter of a second later.
+pub const TUNNEL_OPENS: Duration = Duration::from_secs(1);
+
+/// How often an end of a tunnel says how far it is, where it has nothing else to say: so soon a lost message is noticed that none has followed.
+pub const TUNNEL_BEAT: Duration = Duration::from_secs(1);
+
+/// How long an end may be silent, as long as a connection to NATS that hangs: then it is gone.
+pub const TUNNEL_SILENT: Duration = Duration::from_secs(6);

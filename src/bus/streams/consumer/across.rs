@@ -26,7 +26,7 @@ use crate::bus::session::{Session, State as SessionState};
 use crate::bus::subscription::Slot;
 use crate::error::{BusError, BusResult};
 use crate::limits;
-use crate::proto::fields::{FieldsBuilder, Policy, Quality, Start, decode_gap};
+use crate::proto::fields::{DeliveryRules, FieldsBuilder, Policy, Quality, Start, decode_gap};
 use crate::proto::{Capabilities, ContentRef, Flags, Header, Hello, Kind, Lane, Refusal, Welcome};
 use crate::store::Name;
 use crate::transport::{Batch, Incoming, Link, Sent};
@@ -221,6 +221,9 @@ impl Joined {
                     if !content.payload().is_empty() {
                         return Err(Refusal::decode(content.payload())?.into_error());
                     }
+                    if !consumer.is_drained(header.id) {
+                        return Err(BusError::Closed { what: consumer.label() });
+                    }
                     consumer.came(header.id, Came::End);
                     touched.insert(header.id);
                 }
@@ -265,8 +268,9 @@ impl Consumer {
             let rules = state.rules;
             for member in &mut state.members {
                 let Some(fed_as) = member.fed_as() else { continue };
+                let takes_part = member.is_accepted && !member.is_drained && !member.is_left_out();
                 match &mut member.fed {
-                    None if member.is_accepted && !member.is_drained => {
+                    None if takes_part => {
                         new.push((member.id, fed_as, Arc::clone(&member.session), member.slot, rules));
                     }
                     None => {}
@@ -285,21 +289,9 @@ impl Consumer {
         }
         for (id, fed_as, session, slot, rules) in new {
             let Some(window) = self.begin_to_feed(id, &session, slot) else { continue };
-            let mut fields = FieldsBuilder::new();
-            let described = || -> BusResult<()> {
-                fields.group(self.name.as_ref().map_or("", Name::as_str))?;
-                fields.quality(Quality::AtLeastOnce)?;
-                // Nothing waits at that bus that is not in its stream.
-                fields.policy(Policy::DropNewest)?;
-                fields.start(Start::New)?;
-                fields.epoch(self.stream.epoch()?)?;
-                fields.delivery(rules)?;
-                fields.window(window.0, window.1)
-            };
-            let mut described = described;
             // It fits, and the stream is open, or nobody would take part.
-            if described().is_ok() {
-                let content = ContentRef::lent(fields.as_bytes(), self.pattern.as_str().as_bytes(), &[]);
+            if let Ok(fields) = self.described(rules, window) {
+                let content = ContentRef::lent(&fields, self.pattern.as_str().as_bytes(), &[]);
                 batch.push(&Header::new(Kind::Subscribe, fed_as, 0), &content);
             }
         }
@@ -314,6 +306,20 @@ impl Consumer {
         }
     }
 
+    /// What is asked for a member with this window.
+    fn described(&self, rules: DeliveryRules, window: (u32, u64)) -> BusResult<Vec<u8>> {
+        let mut fields = FieldsBuilder::new();
+        fields.group(self.name.as_ref().map_or("", Name::as_str))?;
+        fields.quality(Quality::AtLeastOnce)?;
+        // Nothing waits at that bus that is not in its stream.
+        fields.policy(Policy::DropNewest)?;
+        fields.start(Start::New)?;
+        fields.epoch(self.stream.epoch()?)?;
+        fields.delivery(rules)?;
+        fields.window(window.0, window.1)?;
+        Ok(fields.finish())
+    }
+
     /// Notes that a member is fed from here on. Returns its window; `None` where it has gone.
     fn begin_to_feed(&self, id: MemberId, session: &Arc<Session>, slot: Slot) -> Option<(u32, u64)> {
         let mut own = session.lock();
@@ -324,6 +330,11 @@ impl Consumer {
         let member = state.member(id)?;
         member.fed = Some(Fed::new(session, window, credit, member.handed));
         Some(window)
+    }
+
+    /// Whether the end of a member's subscription there is its own doing, or nobody's any more.
+    fn is_drained(&self, id: u32) -> bool {
+        self.lock().fed(id).is_none_or(|member| member.is_drained)
     }
 
     /// Something has come for a member, unless that has gone.
@@ -383,27 +394,36 @@ impl Consumer {
     /// The other bus does not let a member take part.
     ///
     /// # Errors
-    /// Why nobody goes on there.
+    /// That it does not have the consumer.
     fn refused(&self, id: u32, error: BusError) -> BusResult<()> {
-        // As where both are at one bus.
-        if !matches!(error, BusError::InvalidSettings(_)) {
+        if matches!(error, BusError::Closed { .. }) {
             return Err(error);
         }
-        let member = self.lock().fed(id).map(|member| (Arc::clone(&member.session), member.subscription));
-        if let Some((session, subscription)) = member {
-            session.lock().end_with(subscription, &error);
-            session.flush();
+        let refused = self.lock().fed(id).map(|member| {
+            (member.fed, member.left_out) = (None, Some(Instant::now()));
+            (Arc::clone(&member.session), member.subscription)
+        });
+        match (refused, &error) {
+            // As where both are at one bus.
+            (Some((session, subscription)), BusError::InvalidSettings(_)) => {
+                session.lock().end_with(subscription, &error);
+                session.flush();
+            }
+            // It is tried again.
+            _ => {
+                tracing::debug!(consumer = self.label(), %error, "a member is not fed by the bus that has it")
+            }
         }
         Ok(())
     }
 
-    /// The other bus feeds nobody any more. What it has not confirmed comes again, and who waits for that is told so.
+    /// The other bus feeds nobody any more. What it has not written comes again. Who waits to hear of that is told that nobody here knows.
     fn unfeed(&self, reason: &BusError) {
         let (waiting, drained) = self.lock().unfeed();
         let consumer = self.label();
         tracing::debug!(consumer, %reason, "the bus that has it feeds its members here no more");
         let told = format!(
-            "{consumer} is looked for anew, as the bus that had it is gone ({reason}): what it has not confirmed comes again"
+            "the bus that had {consumer} is gone ({reason}), and has not said so: the message comes again unless it was"
         );
         self.tell(waiting, &Err(BusError::NotStored { reason: told }));
         for (session, slot) in drained {

@@ -264,8 +264,77 @@ impl State {
 }
 
 impl Member {
+    /// Whether another bus has refused it a moment ago.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.left_out.is_some_and(|refused| refused.elapsed() < limits::CONSUMER_LINK_OPENS)
+    }
+
     /// The id of its subscription at another bus. There is none for one that came behind four billion others.
     pub(super) fn fed_as(&self) -> Option<u32> {
         u32::try_from(self.id).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::fields::{Attempt, FieldsBuilder};
+
+    const WINDOW: (u32, u64) = (10, 1_000);
+
+    fn message(token: u64) -> Came {
+        let mut fields = FieldsBuilder::new();
+        fields.attempt(Attempt { token, number: 1, redelivered: false }).unwrap();
+        Came::Message(Arc::new(Content::new(fields.finish().into(), "a".into(), Bytes::from_static(b"x"))))
+    }
+
+    #[test]
+    fn what_its_client_had_before_is_taken_off_what_is_granted_on() {
+        let (session, _peer) = Session::alone(1);
+        let mut fed = Fed::new(&session, WINDOW, Credit { messages: 7, bytes: 600 }, 3);
+        assert_eq!(fed.take_grant(), None);
+        fed.grant(2, 300);
+        assert_eq!(fed.take_grant(), None, "the other bus believes it to have that");
+        fed.grant(5, 500);
+        assert_eq!(fed.take_grant(), Some((4, 400)));
+        fed.grant(5, 500);
+        assert_eq!(fed.take_grant(), Some((5, 500)));
+        // Bytes may be overdrawn by one message.
+        let mut fed = Fed::new(&session, WINDOW, Credit { messages: 9, bytes: -200 }, 1);
+        fed.grant(1, 1_200);
+        assert_eq!(fed.take_grant(), None);
+    }
+
+    #[test]
+    fn what_waits_counts_in_the_budget_and_messages_wait_for_credit() {
+        let (session, _peer) = Session::alone(1);
+        let mut fed = Fed::new(&session, WINDOW, Credit::new(WINDOW), 0);
+        for token in 1..=3 {
+            fed.push(message(token));
+        }
+        fed.push(Came::End);
+        assert!(session.budget().used() > 0);
+        assert!(fed.next(false).is_none());
+        for token in 1..=3 {
+            assert!(matches!(fed.next(true), Some(Came::Message(_))));
+            assert!(fed.open.contains(&token));
+        }
+        assert!(matches!(fed.next(false), Some(Came::End)), "that needs none");
+        assert!(!fed.has_nothing_left(), "three are open");
+        fed.push(message(4));
+        drop(fed);
+        assert_eq!(session.budget().used(), 0);
+    }
+
+    #[test]
+    fn what_is_said_is_bounded_and_goes_out_in_its_order() {
+        let mut outgoing = Outgoing::default();
+        for token in 0..3 {
+            outgoing.push(Header::new(Kind::Ack, 1, token), Bytes::from_static(b"12345678"));
+        }
+        assert_eq!(outgoing.bytes, 3 * (limits::CONSUMER_OUTGOING_FRAME + 8));
+        let sent: Vec<_> = std::iter::from_fn(|| outgoing.pop()).map(|(header, _)| header.sequence).collect();
+        assert_eq!((sent, outgoing.bytes), (vec![0, 1, 2], 0));
+        assert!(outgoing.is_empty());
     }
 }

@@ -153,6 +153,8 @@ struct Member {
     told_at_end: Option<u64>,
     /// What is known of it where another bus has the consumer and feeds it.
     fed: Option<Fed>,
+    /// When that bus has refused to, which it is asked again a while later.
+    left_out: Option<Instant>,
 }
 
 impl Member {
@@ -301,6 +303,7 @@ pub(crate) fn join(
         acknowledged: 0,
         told_at_end: None,
         fed: None,
+        left_out: None,
     };
     let Some(name) = wanted.name.clone() else {
         let consumer = Consumer::new(stream, &wanted, plugins, presence, wishing);

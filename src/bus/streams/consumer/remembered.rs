@@ -189,6 +189,7 @@ mod tests {
             acknowledged: 0,
             told_at_end: None,
             fed: None,
+            left_out: None,
         }
     }
 

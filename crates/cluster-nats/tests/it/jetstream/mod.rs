@@ -5,6 +5,7 @@ mod conformance;
 mod consumers;
 mod contract;
 mod delayed;
+mod groups;
 mod killed;
 mod large;
 mod model;
