@@ -1,8 +1,8 @@
 //! Groups that acknowledge, with members at several buses that have links to each other: all share the messages, by the ledger of the bus that
 //! has the consumer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +13,15 @@ use whispeer::bus::{BusView, ConsumerStats, LinkWishes, Rows, Streams};
 use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::store::{Name, StreamSettings};
-use whispeer::transport::Peer;
+use whispeer::transport::{Link, Peer, memory_pair};
 
 use crate::joint_store::JointStore;
 
 /// Long enough for whatever is on its way to come. Time is paused.
 const LONG: Duration = Duration::from_secs(60);
+
+/// The links that were brought and at which nobody answers, where only such are.
+type Silent = Arc<Mutex<Option<Vec<Link>>>>;
 
 /// Two buses that have one store.
 struct Buses {
@@ -27,16 +30,23 @@ struct Buses {
     clients: Vec<Client>,
     /// Whether there are links between them.
     joined: Arc<AtomicBool>,
+    silent: Silent,
     _bringing: JoinSet<()>,
 }
 
 /// Brings links to whichever of the buses has the consumer.
-async fn bring(mut wishes: LinkWishes, buses: Vec<BusView>, joined: Arc<AtomicBool>) {
+async fn bring(mut wishes: LinkWishes, buses: Vec<BusView>, joined: Arc<AtomicBool>, silent: Silent) {
     while let Some(wish) = wishes.next().await {
         let has = |bus: &&BusView| {
             bus.has_consumer(wish.stream(), wish.epoch(), wish.consumer()).unwrap_or_default()
         };
-        if let Some(bus) = buses.iter().find(has).filter(|_| joined.load(Ordering::Relaxed)) {
+        if let Some(silent) = &mut *silent.lock().unwrap() {
+            let (own, other) = memory_pair();
+            silent.push(other);
+            wish.grant(own);
+        } else if joined.load(Ordering::Relaxed)
+            && let Some(bus) = buses.iter().find(has)
+        {
             wish.grant(bus.connect(Peer::new(Principal::Bus, "memory").sharing()).unwrap());
         }
     }
@@ -54,13 +64,14 @@ impl Buses {
             clients.push(Client::new_memory(&bus.connector()).unwrap());
             buses.push(bus);
         }
-        let joined = Arc::new(AtomicBool::new(true));
+        let (joined, silent) = (Arc::new(AtomicBool::new(true)), Silent::default());
         let mut bringing = JoinSet::new();
         for bus in &buses {
             let views = buses.iter().map(BusHandle::view).collect();
-            bringing.spawn(bring(bus.view().link_wishes().unwrap(), views, Arc::clone(&joined)));
+            let wishes = bus.view().link_wishes().unwrap();
+            bringing.spawn(bring(wishes, views, Arc::clone(&joined), Arc::clone(&silent)));
         }
-        Self { stores, buses, clients, joined, _bringing: bringing }
+        Self { stores, buses, clients, joined, silent, _bringing: bringing }
     }
 
     async fn publish(&self, numbers: impl IntoIterator<Item = u64>) {
@@ -359,5 +370,42 @@ async fn a_bus_that_is_here_for_consumers_may_do_nothing_else_and_finds_no_consu
     assert!(ended.is_err());
     let asked = other().request_bytes("$bus/info", "".into()).await;
     assert!(asked.is_err());
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_last_member_says_before_it_goes_reaches_the_bus_that_has_the_consumer() {
+    let buses = Buses::start().await;
+    let (first, mut second) = buses.members(&printers()).await;
+    drop(first);
+    buses.shared_by(1).await;
+    buses.publish(1..=20).await;
+    for _ in 0..20 {
+        // Nobody waits for the answer.
+        drop(next(&mut second).await.ack());
+    }
+    drop(second);
+    let mut successor = buses.member(1, printers()).await;
+    assert!(timeout(LONG, successor.recv()).await.is_err(), "all is done");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_that_are_given_a_link_where_nobody_answers_ask_for_another_one() {
+    let buses = Buses::start().await;
+    *buses.silent.lock().unwrap() = Some(Vec::new());
+    let mut second = {
+        let _first = buses.member(0, printers()).await;
+        buses.publish([1]).await;
+        let second = buses.member(1, printers()).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let asked = buses.silent.lock().unwrap().as_ref().unwrap().len();
+        assert!((3..=7).contains(&asked), "each was given five seconds: {asked}");
+        second
+    };
+    // Those of the first bus have gone by now.
+    let delivery = next(&mut second).await;
+    assert_eq!(number(&delivery), 1);
+    timeout(LONG, delivery.ack()).await.expect("it is answered").unwrap();
     buses.stop().await;
 }

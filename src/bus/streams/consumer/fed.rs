@@ -278,12 +278,13 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::fields::{Attempt, FieldsBuilder};
+    use crate::proto::fields::{Attempt, FieldsBuilder, Position};
 
     const WINDOW: (u32, u64) = (10, 1_000);
 
     fn message(token: u64) -> Came {
         let mut fields = FieldsBuilder::new();
+        fields.position(Position::new(token, 1, false)).unwrap();
         fields.attempt(Attempt { token, number: 1, redelivered: false }).unwrap();
         Came::Message(Arc::new(Content::new(fields.finish().into(), "a".into(), Bytes::from_static(b"x"))))
     }
