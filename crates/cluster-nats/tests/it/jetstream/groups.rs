@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use whispeer::bus::{ConsumerStats, Rows, Streams};
@@ -91,7 +92,7 @@ fn number(delivery: &Delivery<Bytes>) -> u64 {
 /// Members that take and acknowledge all that comes, and tell what came of that, by who it is.
 struct Workers {
     tasks: JoinSet<()>,
-    told: tokio::sync::mpsc::UnboundedReceiver<(usize, u64, bool)>,
+    told: mpsc::Receiver<(usize, u64, bool)>,
     confirmed: BTreeMap<usize, Vec<u64>>,
     /// What was acknowledged when the bus that had handed it out was gone: it is done, or comes again, to the same client without a word of that.
     in_doubt: BTreeSet<u64>,
@@ -99,7 +100,7 @@ struct Workers {
 
 impl Workers {
     fn new(members: Vec<Consumer<Bytes>>) -> Self {
-        let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+        let (tell, told) = mpsc::channel(1024);
         let mut tasks = JoinSet::new();
         for (at, mut member) in members.into_iter().enumerate() {
             let tell = tell.clone();
@@ -107,7 +108,7 @@ impl Workers {
                 while let Some(delivery) = member.recv().await {
                     let number = number(&delivery);
                     let is_confirmed = delivery.ack().await.is_ok();
-                    let _ = tell.send((at, number, is_confirmed));
+                    let _ = tell.send((at, number, is_confirmed)).await;
                 }
             });
         }
