@@ -45,14 +45,12 @@ const LEAVING_SERVERS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// What it was sent to, for error messages.
-    about: About,
+    pub(super) about: About,
     /// Bytes of its frame.
     pub(super) size: usize,
     deadline: Instant,
     timeout: Duration,
     pub(super) replies: Replies,
-    /// What other buses are asked when it is known what they serve, where several servers are asked.
-    pub(super) elsewhere: Option<Box<Elsewhere>>,
     servers: Vec<(Arc<Session>, u64)>,
 }
 
@@ -61,6 +59,8 @@ pub(super) enum About {
     Service(Arc<Service>),
     /// A pattern, or a topic that nobody serves here.
     Text(Box<str>),
+    /// A pattern of which other buses are asked when it is known what they serve.
+    Elsewhere(Box<Elsewhere>),
 }
 
 impl About {
@@ -68,6 +68,7 @@ impl About {
         match self {
             Self::Service(service) => service.topic.to_string(),
             Self::Text(text) => text.to_string(),
+            Self::Elsewhere(elsewhere) => elsewhere.pattern(),
         }
     }
 }
@@ -242,8 +243,7 @@ impl Shared {
             return Err(BusError::LimitReached { what });
         }
         state.request_bytes += bytes;
-        let (elsewhere, servers) = (None, Vec::new());
-        let pending = Pending { about, size, deadline, timeout, replies, elsewhere, servers };
+        let pending = Pending { about, size, deadline, timeout, replies, servers: Vec::new() };
         state.expect(pending.given_up_at());
         state.request_times.add(pending.given_up_at(), request.id);
         state.requests.insert(request.id, pending);

@@ -37,6 +37,31 @@ pub(super) struct Elsewhere {
     asked: HashSet<Topic, RandomState>,
 }
 
+impl Elsewhere {
+    fn new(request: &Request<'_>, here: &[Arc<Service>]) -> Self {
+        let asked = here.iter().map(|service| service.topic.clone()).collect();
+        Self { content: request.content.shared(), asked }
+    }
+
+    /// What was asked.
+    pub(super) fn pattern(&self) -> String {
+        String::from_utf8_lossy(self.content.topic()).into_owned()
+    }
+}
+
+impl Pending {
+    fn take_elsewhere(&mut self) -> Option<Box<Elsewhere>> {
+        let text = About::Text(self.asked().into());
+        match std::mem::replace(&mut self.about, text) {
+            About::Elsewhere(elsewhere) => Some(elsewhere),
+            other => {
+                self.about = other;
+                None
+            }
+        }
+    }
+}
+
 /// What the uplink has answered to the question which topics there are.
 pub(super) struct Told<'a> {
     pub(super) service: &'a Service,
@@ -65,13 +90,16 @@ impl Shared {
     ) -> Result<(), BusError> {
         let (services, steps) = self.services.meeting(pattern, limits::SCATTER_LIMIT)?;
         *work += (steps * limits::MATCHES_PER_STEP + services.len()) as u64;
-        let about = About::Text(pattern.as_str().into());
-        let asked = services.len() as u64;
         let others = self.others_for(requester, pattern).filter(|_| services.len() < limits::SCATTER_LIMIT);
+        let asked = services.len() as u64;
         let outstanding = asked + u64::from(others.is_some());
+        let about = match &others {
+            Some(_) => About::Elsewhere(Box::new(Elsewhere::new(request, &services))),
+            None => About::Text(pattern.as_str().into()),
+        };
         self.note(requester, request, about, Replies::Scatter { asked, outstanding, complete: false })?;
         if let Some(others) = &others {
-            self.ask_for_topics(requester, request, others, &services, touched);
+            self.ask_for_topics(requester, request, others, touched);
         }
         for service in &services {
             if let Err(error) = self.hand_over(requester, request, service, None, touched) {
@@ -95,19 +123,14 @@ impl Shared {
         if is_own { None } else { self.services.uplink_topics() }
     }
 
-    /// Asks the uplink which topics are served elsewhere, and notes what is needed to go on.
+    /// Asks the uplink which topics are served elsewhere.
     fn ask_for_topics(
         &self,
         requester: &Arc<Session>,
         request: &Request<'_>,
         others: &Arc<Service>,
-        services: &[Arc<Service>],
         touched: &mut Vec<Arc<Session>>,
     ) {
-        if let Some(pending) = requester.lock().requests.get_mut(&request.id) {
-            let asked = services.iter().map(|service| service.topic.clone()).collect();
-            pending.elsewhere = Some(Box::new(Elsewhere { content: request.content.shared(), asked }));
-        }
         let question = ContentRef::lent(&[], request.content.topic, &[]);
         let question = Request { content: &question, flags: Flags::NONE, ..*request };
         if let Err(error) = self.hand_over(requester, &question, others, None, touched) {
@@ -125,7 +148,7 @@ impl Shared {
         touched: &mut Vec<Arc<Session>>,
         work: &mut u64,
     ) {
-        let elsewhere = requester.lock().requests.get_mut(&id).and_then(|pending| pending.elsewhere.take());
+        let elsewhere = requester.lock().requests.get_mut(&id).and_then(Pending::take_elsewhere);
         let Some(elsewhere) = elsewhere else { return };
         let Elsewhere { content, mut asked } = *elsewhere;
         let content = content.borrowed();
