@@ -324,9 +324,9 @@ async fn what_fits_neither_a_message_of_nats_nor_a_frame_is_left_out_and_counted
     let pattern = |number: usize| format!("chat/{number}/{}", "x".repeat(1_000));
     for max_payload in [100_000, 1_000_000] {
         let server = nats::NatsBuilder::newest().config(format!("max_payload: {max_payload}")).start().await;
+        let [b, c] = buses(&server).await;
         let a =
             Joined::built(&server.url(), Bus::builder().frame_limit(whispeer::limits::FRAME_LIMIT_MIN)).await;
-        let [b, c] = buses(&server).await;
         a.knows(2).await;
         let mut kept = Vec::new();
         for number in 0..SUBSCRIPTIONS {
