@@ -246,15 +246,14 @@ impl Taking {
     /// Gives a message of another bus to this one.
     async fn give(&mut self, arrived: &Arrived, sender: Option<Arc<Sender>>) -> BusResult<()> {
         let Arrived { source, stamp, message } = arrived;
-        let payloads = match stamp.count {
-            1 => None,
-            count => {
-                match batch::read(message.payload.clone(), count).filter(|_| message.headers.is_none()) {
-                    Some(payloads) => Some(payloads),
-                    None => return Ok(self.refuse_batch(source, message, count)),
-                }
+        let mut payloads = None;
+        if stamp.count != 1 {
+            payloads = batch::read(message.payload.clone(), stamp.count);
+            if payloads.is_none() || message.headers.is_some() {
+                self.refuse_batch(source, message, stamp.count);
+                return Ok(());
             }
-        };
+        }
         if source.kind == Taken::Messages && message.headers.is_none() {
             let sender = sender.or_else(|| self.sender(source, message, stamp.origin));
             if let Some(sender) = sender {

@@ -166,7 +166,7 @@ async fn no_more_patterns_end_at_a_time_than_there_may_be() {
         assert_eq!(bench.wanted.ending.len(), (round + 1).min(3));
         assert!(bench.patterns() <= 3, "{}", bench.patterns());
     }
-    while bench.wanted.living.len() != 0 {
+    while !bench.wanted.living.is_empty() {
         bench.take_until_end().await;
     }
     assert_eq!((bench.patterns(), bench.wanted.ending.len(), bench.wanted.ended.len()), (0, 0, 0));
