@@ -587,6 +587,10 @@ pub const ROUTES_TARGETS: usize = 1_048_576;
 /// the reply.
 pub const INTROSPECTION_ROWS: usize = 10_000;
 
+/// How long a bus that drains waits for clients to answer that they know: what they have sent before comes before that. Who takes longer, as he hangs, is not
+/// waited for; what he sends later may or may not be acted upon.
+pub const DRAIN_ANSWER: Duration = Duration::from_secs(1);
+
 /// How long `BusHandle::stop` waits for sessions to write what they have queued.
 pub const STOP_GRACE: Duration = Duration::from_secs(2);
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::session::Session;
+use crate::limits;
 use crate::proto::{Header, Kind};
 
 /// How often a draining bus looks whether everything is finished, if that takes no time.
@@ -23,6 +24,9 @@ const PAUSE_FOR_WORK: u32 = 19;
 
 /// Sessions that are told something, or looked at, before others get their turn: some ten to some hundred microseconds.
 const PIECE: usize = 256;
+
+/// The sequence of the `PING` behind `DRAINING`, which no other one comes to.
+pub(super) const DRAIN_PING: u64 = u64::MAX;
 
 /// How far a drain is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +48,8 @@ impl Shared {
             self.drains.send_replace(Drain::Begun);
             self.tell_draining().await;
         }
-        let mut watch = Watch::default();
+        let answers_until = Some(Instant::now() + limits::DRAIN_ANSWER);
+        let mut watch = Watch { answers_until, ..Watch::default() };
         while Instant::now() < until && !watch.finds_quiet(self).await {
             sleep(watch.pause().min(until.saturating_duration_since(Instant::now()))).await;
         }
@@ -71,7 +76,7 @@ impl Shared {
     async fn tell_draining(&self) {
         for piece in self.clients_in_any_order().chunks(PIECE) {
             for session in piece {
-                session.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
+                session.tell_draining();
             }
             yield_now().await;
         }
@@ -85,14 +90,19 @@ struct Watch {
     busy: Option<Arc<Session>>,
     /// How long the last look took, without what others did meanwhile.
     work: Duration,
+    /// Until when clients are waited for that have not answered that they know.
+    answers_until: Option<Instant>,
 }
 
 impl Watch {
     /// Whether nothing is in flight for any client.
     async fn finds_quiet(&mut self, shared: &Shared) -> bool {
         self.work = Duration::ZERO;
+        self.answers_until = self.answers_until.filter(|until| Instant::now() < *until);
+        let waits = self.answers_until.is_some();
+        let is_busy = |session: &Session| session.is_busy() || waits && session.is_to_answer();
         let known = self.busy.take();
-        self.busy = self.timed(|| known.filter(|session| session.is_busy()));
+        self.busy = self.timed(|| known.filter(|session| is_busy(session)));
         if self.busy.is_some() {
             return false;
         }
@@ -106,7 +116,7 @@ impl Watch {
         });
         let Some(clients) = clients else { return false };
         for piece in clients.chunks(PIECE) {
-            self.busy = self.timed(|| piece.iter().find(|session| session.is_busy()).cloned());
+            self.busy = self.timed(|| piece.iter().find(|session| is_busy(session)).cloned());
             if self.busy.is_some() {
                 return false;
             }
@@ -129,6 +139,18 @@ impl Watch {
 }
 
 impl Session {
+    /// Tells its client that the bus drains. What that sends until it knows is in flight as well, and its answer comes behind that.
+    pub(super) fn tell_draining(&self) {
+        self.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
+        self.send_control(&Header::new(Kind::Ping, 0, DRAIN_PING), &[]);
+    }
+
+    /// Whether its client is there and has not answered that it knows of the drain.
+    fn is_to_answer(&self) -> bool {
+        let is_lost = self.sender().resumable().is_some_and(|link| link.is_lost());
+        !is_lost && !self.knows_drain.load(Ordering::Relaxed) && !self.lock().closed
+    }
+
     /// Whether something is in flight for its client.
     fn is_busy(&self) -> bool {
         // What a broken connection has not brought over waits for its client to come back.
@@ -196,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_bus_looks_more_rarely_the_longer_a_look_takes() {
-        let pause = |work| Watch { busy: None, work }.pause();
+        let pause = |work| Watch { work, ..Watch::default() }.pause();
         assert_eq!(pause(Duration::ZERO), POLL);
         assert_eq!(pause(Duration::from_millis(10)), Duration::from_millis(190));
         assert_eq!(pause(Duration::MAX), SLOWEST_POLL);

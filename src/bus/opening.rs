@@ -138,7 +138,7 @@ async fn open_session(
     }
     if plugged.is_some() && shared.is_draining() {
         // It has begun to, while plugins were asked.
-        session.send_control(&Header::new(Kind::Draining, 0, 0), &[]);
+        session.tell_draining();
     }
     let mut task = SessionTask::new(Arc::clone(&shared), session, receiver, incoming, keep_alive, rights);
     task.plugged = plugged;

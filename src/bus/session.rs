@@ -46,6 +46,8 @@ pub(crate) struct Session {
     has_returned: AtomicBool,
     /// The link has room again for what waits at groups and services, which is for the task to see to.
     room_again: AtomicBool,
+    /// The client has answered behind all that it had sent before it knew that the bus drains.
+    pub(super) knows_drain: AtomicBool,
     budget: Arc<Budget>,
     /// Bytes that readers of its subscriptions have of streams.
     pub(super) read_bytes: AtomicUsize,
@@ -182,6 +184,7 @@ impl Session {
             returned_bytes: AtomicU64::new(0),
             has_returned: AtomicBool::new(false),
             room_again: AtomicBool::new(false),
+            knows_drain: AtomicBool::new(false),
             budget,
             read_bytes: AtomicUsize::new(0),
             remembered_bytes: AtomicUsize::new(0),

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +17,7 @@ use super::Shared;
 use super::budget::Share;
 use super::claims::Claiming;
 use super::clock::{Clock, SystemDeadline};
+use super::drain::DRAIN_PING;
 use super::hold::Holds;
 use super::opening::welcome;
 use super::plugged::Plugged;
@@ -455,7 +457,12 @@ impl SessionTask {
                 });
                 Ok(())
             }
-            Kind::Pong => Ok(()),
+            Kind::Pong => {
+                if header.sequence == DRAIN_PING {
+                    self.session.knows_drain.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            }
             Kind::Confirm => match self.session.sender().resumable() {
                 Some(link) => link.confirm(header.sequence),
                 None => {
