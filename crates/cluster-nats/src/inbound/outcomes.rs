@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::task::noop_waker_ref;
 use tokio::time::Instant;
-use whispeer::client::{Acknowledgement, Client, Publisher};
+use whispeer::client::{Acknowledgement, Client, PublishOptions, Publisher};
 use whispeer::topic::{Topic, TopicPattern};
 use whispeer::{BusError, BusResult};
 
@@ -51,6 +51,8 @@ pub(super) struct Outcomes {
     /// Those who are asked about, with how much they have sent, and what ends when the bus has looked at all of that.
     asked: Vec<(Arc<Sender>, u64)>,
     answer: Option<BoxFuture<'static, BusResult<()>>>,
+    /// What a message is published to that is being sent by itself.
+    sending: Option<TopicPattern>,
     /// Messages that the bus answers one by one, in the order in which they were sent.
     waiting: VecDeque<(TopicPattern, Acknowledgement)>,
     /// What was refused, or is missing, and is not told yet.
@@ -68,43 +70,72 @@ impl Outcomes {
             due: None,
             asked: Vec::new(),
             answer: None,
+            sending: None,
             waiting: VecDeque::new(),
             untold: VecDeque::new(),
             has_warned: false,
         }
     }
 
-    /// Sends a message to the bus as soon as that takes it.
+    /// Sends messages of one topic to the bus as soon as that takes them.
+    ///
+    /// # Errors
+    /// Why the link to the bus has ended.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, or fails, all of them count as sent.
+    pub(super) async fn send(&mut self, sender: &Arc<Sender>, payloads: &[Bytes]) -> BusResult<()> {
+        let count = payloads.len() as u64;
+        let before = sender.sent.load(Ordering::Relaxed);
+        sender.sent.store(before + count, Ordering::Relaxed);
+        if before == 0 {
+            self.listed.push(Arc::clone(sender));
+            self.due.get_or_insert_with(|| Instant::now() + limits::OUTCOMES_AFTER);
+        }
+        let sent = self.sent;
+        self.sent += count;
+        if sent < limits::OUTCOMES && self.sent >= limits::OUTCOMES {
+            self.due = Some(Instant::now());
+        }
+        for payload in payloads {
+            let Err(error) = sender.publisher.send(payload).await else { continue };
+            if self.client.close_reason().is_some() {
+                return Err(error);
+            }
+            // It is no matter of the bus's any more.
+            sender.sent.fetch_sub(1, Ordering::Relaxed);
+            self.refuse(sender.topic.clone().into(), 1, &error);
+        }
+        Ok(())
+    }
+
+    /// Sends a message by itself, and has it answered.
     ///
     /// # Errors
     /// Why the link to the bus has ended.
     ///
     /// # Cancel safety
     /// When the future is dropped it counts as sent.
-    pub(super) async fn send(&mut self, sender: &Arc<Sender>, payload: &Bytes) -> BusResult<()> {
-        let before = sender.sent.load(Ordering::Relaxed);
-        sender.sent.store(before + 1, Ordering::Relaxed);
-        if before == 0 {
-            self.listed.push(Arc::clone(sender));
-            self.due.get_or_insert_with(|| Instant::now() + limits::OUTCOMES_AFTER);
+    pub(super) async fn send_alone(
+        &mut self,
+        topic: TopicPattern,
+        payload: Bytes,
+        options: PublishOptions,
+    ) -> BusResult<()> {
+        let client = self.client.clone();
+        let sending = self.sending.insert(topic);
+        let sent = client.send_bytes_with(sending.as_str(), payload, options).await;
+        let Some(topic) = self.sending.take() else { return Ok(()) };
+        match sent {
+            Ok(answer) => self.waiting.push_back((topic, answer)),
+            Err(error) => {
+                self.refuse(topic, 1, &error);
+                if self.client.close_reason().is_some() {
+                    return Err(error);
+                }
+            }
         }
-        self.sent += 1;
-        if self.sent == limits::OUTCOMES {
-            self.due = Some(Instant::now());
-        }
-        let Err(error) = sender.publisher.send(payload).await else { return Ok(()) };
-        if self.client.close_reason().is_none() {
-            // It is no matter of the bus's any more.
-            sender.sent.fetch_sub(1, Ordering::Relaxed);
-            self.refuse(sender.topic.clone().into(), 1, &error);
-            return Ok(());
-        }
-        Err(error)
-    }
-
-    /// Has a message answered that was sent by itself.
-    pub(super) fn wait_for(&mut self, topic: TopicPattern, answer: Acknowledgement) {
-        self.waiting.push_back((topic, answer));
+        Ok(())
     }
 
     /// Notes that messages were not published.
@@ -167,6 +198,7 @@ impl Outcomes {
         let sent = std::mem::take(&mut self.asked).into_iter().chain(listed);
         losses.extend(sent.map(|(sender, sent)| (sender.topic.clone().into(), sent)));
         losses.extend(std::mem::take(&mut self.waiting).into_iter().map(|(topic, _)| (topic, 1)));
+        losses.extend(self.sending.take().map(|topic| (topic, 1)));
         let unknown: u64 = losses.iter().skip(told).map(|(_, count)| count).sum();
         self.counts.missing.fetch_add(unknown, Ordering::Relaxed);
         losses

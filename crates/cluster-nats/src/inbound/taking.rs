@@ -118,18 +118,17 @@ impl Taking {
         let mut topics: Vec<_> = topics.collect();
         // Each round is up to the next loss of each topic, so that there is one flush for all of them.
         while !topics.is_empty() {
-            let mut losses = Vec::new();
             for topic in &mut topics {
-                losses.extend(self.settle_to_loss(topic).await?);
+                self.settle_to_loss(topic).await?;
             }
             topics.retain(|topic| topic.due.is_some() || topic.rest.len() > 0);
-            self.lose(losses).await?;
+            self.tell_behind_all().await?;
         }
         Ok(())
     }
 
     /// Takes what waits of one topic, up to where something is missing.
-    async fn settle_to_loss(&mut self, topic: &mut Settling) -> BusResult<Option<Loss>> {
+    async fn settle_to_loss(&mut self, topic: &mut Settling) -> BusResult<()> {
         for arrived in topic.due.take().into_iter().chain(topic.rest.by_ref()) {
             match self.look(&arrived) {
                 Look::Nothing => {}
@@ -138,13 +137,16 @@ impl Taking {
                     let Some(place) = self.place(&arrived.source, &arrived.message.subject) else { continue };
                     let is_of_marks = arrived.source.kind.is_of_marks();
                     self.seen.pass(place.as_bytes(), &arrived.stamp, is_of_marks);
-                    let loss = self.loss(place, missing);
+                    // From here on it is told whatever becomes of the link.
+                    if let Some(loss) = self.loss(place, missing) {
+                        self.outcomes.note_loss(loss);
+                    }
                     topic.due = Some(arrived).filter(|_| !is_of_marks);
-                    return Ok(loss);
+                    return Ok(());
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Tells what is missing behind what came before.
@@ -154,11 +156,10 @@ impl Taking {
     ///
     /// # Cancel safety
     /// What is not told by then is among what the link that begins in place of this one tells.
-    async fn lose(&mut self, losses: Vec<Loss>) -> BusResult<()> {
-        if losses.is_empty() {
+    async fn tell_behind_all(&mut self) -> BusResult<()> {
+        if self.outcomes.untold().is_none() {
             return Ok(());
         }
-        losses.into_iter().for_each(|loss| self.outcomes.note_loss(loss));
         // What came before is there by then.
         self.client.flush().await?;
         self.tell().await
@@ -170,7 +171,7 @@ impl Taking {
     /// That the bus has stopped.
     ///
     /// # Cancel safety
-    /// As that of [`lose`](Self::lose); the one that it is about may be told twice.
+    /// As that of [`tell_behind_all`](Self::tell_behind_all); the one that it is about may be told twice.
     pub(super) async fn tell(&mut self) -> BusResult<()> {
         while let Some((topic, count)) = self.outcomes.untold() {
             if let Err(closed @ BusError::Closed { .. }) = self.bus.lost(&topic, count, GapReason::Link).await
@@ -257,13 +258,8 @@ impl Taking {
         if source.kind == Taken::Messages && message.headers.is_none() {
             let sender = sender.or_else(|| self.sender(source, message, stamp.origin));
             if let Some(sender) = sender {
-                let Some(payloads) = payloads else {
-                    return self.outcomes.send(&sender, &message.payload).await;
-                };
-                for payload in &payloads {
-                    self.outcomes.send(&sender, payload).await?;
-                }
-                return Ok(());
+                let payloads = payloads.as_deref().unwrap_or(std::slice::from_ref(&message.payload));
+                return self.outcomes.send(&sender, payloads).await;
             }
         }
         let Some(target) = self.target(source, message) else { return Ok(()) };
@@ -311,16 +307,7 @@ impl Taking {
         if let Some(left) = expires {
             options = options.ttl(left);
         }
-        match self.client.send_bytes_with(topic.as_str(), message.payload.clone(), options).await {
-            Ok(answer) => self.outcomes.wait_for(topic, answer),
-            Err(error) => {
-                self.outcomes.refuse(topic, 1, &error);
-                if self.client.close_reason().is_some() {
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
+        self.outcomes.send_alone(topic, message.payload.clone(), options).await
     }
 
     /// What tells a topic from others in the subject of its messages and of its marks.

@@ -164,7 +164,11 @@ impl Running {
         let Some(Wanted { epoch, stream, consumer }) = Wanted::decode(&data) else { return };
         let tunnels = &self.tunnels;
         let has_it = || tunnels.bus.has_consumer(&stream, epoch, &consumer).unwrap_or_default();
-        if from.bus == tunnels.members.own() || tunnels.bus.is_draining() || !has_it() {
+        if from.bus == tunnels.members.own() || tunnels.bus.is_draining() {
+            return;
+        }
+        // Whoever is no bus that is there by now is let in when he is one, as he asks again: nobody would say that he is gone.
+        if tunnels.members.epoch(from.bus).is_none() || !has_it() {
             return;
         }
         let bus = tunnels.bus.clone();
