@@ -572,7 +572,7 @@ impl SessionTask {
             let mut state = self.session.lock();
             let State { subscriptions, lanes, totals, parked_bytes, .. } = &mut *state;
             let Some(subscription) = subscriptions.by_id(id) else { return };
-            subscription.credit.grant_within(messages, bytes, subscription.window);
+            let (messages, bytes) = subscription.credit.grant_within(messages, bytes, subscription.window);
             if let Some(reads) = &subscription.reads {
                 if let Some(membership) = reads.membership() {
                     membership.taken(messages, bytes);

@@ -38,13 +38,16 @@ impl Credit {
     }
 
     /// Adds a grant of the peer to a window that it chose; more than the whole window is its mistake
-    /// and is cut, so that no grant can add up without a bound.
+    /// and is cut, so that no grant can add up without a bound. Returns what has been added.
     #[inline]
-    pub(crate) fn grant_within(&mut self, messages: u32, bytes: u64, window: (u32, u64)) {
-        let whole = Self::new(window);
+    pub(crate) fn grant_within(&mut self, messages: u32, bytes: u64, window: (u32, u64)) -> (u32, u64) {
+        let (whole, before) = (Self::new(window), *self);
         self.grant(messages, bytes);
         self.messages = self.messages.min(whole.messages);
         self.bytes = self.bytes.min(whole.bytes);
+        let added = self.messages.saturating_sub(before.messages).max(0);
+        let added_bytes = self.bytes.saturating_sub(before.bytes).max(0);
+        (u32::try_from(added).unwrap_or(u32::MAX), added_bytes.unsigned_abs())
     }
 }
 

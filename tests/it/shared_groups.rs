@@ -12,8 +12,11 @@ use whispeer::auth::Principal;
 use whispeer::bus::{BusView, ConsumerStats, LinkWishes, Rows, Streams};
 use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
+use whispeer::proto::fields::FieldsBuilder;
+use whispeer::proto::{Flags, Header, Kind, Lane};
 use whispeer::store::{Name, StreamSettings};
 use whispeer::transport::{Link, Peer, memory_pair};
+use whispeer_testkit::raw::RawPeer;
 
 use crate::joint_store::JointStore;
 
@@ -317,6 +320,38 @@ async fn a_member_at_another_bus_is_handed_no_more_than_its_window() {
     buses.publish(1..=50).await;
     assert_eq!(consumers(&buses.clients[0]).await[0].pending, 2, "its client has taken none");
     assert_eq!(take_all(&mut second).await, (1..=50).collect::<Vec<_>>(), "in their order");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_grants_more_than_it_was_handed_gets_no_more_than_its_window_from_another_bus() {
+    let buses = Buses::start().await;
+    let first = buses.member(0, printers().window(2, 1 << 20)).await;
+    let mut peer = RawPeer::welcomed(buses.buses[1].connector().connect().unwrap()).await.unwrap().0;
+    let mut fields = FieldsBuilder::new();
+    fields.group("printers").unwrap();
+    fields.quality(Quality::AtLeastOnce).unwrap();
+    fields.start(Start::All).unwrap();
+    fields.window(2, 1 << 20).unwrap();
+    peer.push_with(&Header::new(Kind::Subscribe, 7, 1), &fields.finish(), b"orders/**", &[]);
+    peer.flush().await.unwrap();
+    buses.shared_by(2).await;
+    drop(first);
+    buses.shared_by(1).await;
+    buses.publish(1..=50).await;
+    let mut delivered = 0;
+    while delivered < 2 {
+        let frame = timeout(LONG, peer.receive()).await.expect("it comes").unwrap().expect("it goes on");
+        delivered += u64::from(frame.header.kind == Kind::Deliver);
+    }
+    for _ in 0..20 {
+        let credit = Header::new(Kind::Credit, 2, 7).flagged(Flags(Lane::Subscription as u8));
+        peer.push(&credit, "", &(1_u64 << 20).to_le_bytes());
+    }
+    peer.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let rows = consumers(&buses.clients[0]).await;
+    assert_eq!(rows[0].pending, 4, "two that it has taken, and a window");
     buses.stop().await;
 }
 

@@ -71,7 +71,7 @@ impl Fed {
         }
     }
 
-    /// Its client has given back so much of the window.
+    /// Its client has given back so much of the window, which is no more than it had been handed.
     pub(super) fn grant(&mut self, messages: u32, bytes: u64) {
         let (before, bytes_before) = (self.ahead.0.min(messages), self.ahead.1.min(bytes));
         self.ahead = (self.ahead.0 - before, self.ahead.1 - bytes_before);
@@ -89,6 +89,37 @@ impl Fed {
         self.waiting_bytes += came.size();
         self.waiting.push_back(came);
         self.share.follow(self.waiting_bytes, &self.budget);
+    }
+
+    /// What is to be passed on of what its client says: that of messages which it has. Whether that is all of it.
+    fn say(&mut self, header: &Header, payload: &[u8]) -> (Option<(Header, Bytes)>, bool) {
+        let flags = header.flags;
+        let is_known = match flags {
+            // That is about a place in the stream.
+            _ if flags.contains(Flags::WHEN_DONE) => true,
+            _ if flags.contains(Flags::PROGRESS) => self.open.contains(&header.sequence),
+            _ => self.open.remove(&header.sequence),
+        };
+        let is_done = ![Flags::WHEN_DONE, Flags::PROGRESS, Flags::REFUSE]
+            .into_iter()
+            .any(|other| flags.contains(other));
+        if !is_done {
+            return (is_known.then(|| (*header, Bytes::copy_from_slice(payload))), is_known);
+        }
+        let (further, _) = payload.as_chunks();
+        let further = further.iter().map(|token| u64::from_le_bytes(*token));
+        let mut open: Vec<u64> = further.clone().filter(|token| self.open.remove(token)).collect();
+        if is_known && open.len() == further.len() {
+            return (Some((*header, Bytes::copy_from_slice(payload))), true);
+        }
+        // The others are done all the same. Nobody waits for that: who has asked is told that not all of them are.
+        let first = if is_known { Some(header.sequence) } else { open.pop() };
+        let said = first.map(|sequence| {
+            let rest: Vec<u8> = open.iter().flat_map(|token| token.to_le_bytes()).collect();
+            let flags = Flags(flags.0 & !Flags::ACKNOWLEDGE.0);
+            (Header { sequence, flags, ..*header }, Bytes::from(rest))
+        });
+        (said, false)
     }
 
     /// What the member gets next, if its client has credit for it.
@@ -191,13 +222,16 @@ impl State {
 
     /// Passes on what a member's client says of its messages; `None` where no other bus feeds it.
     ///
+    /// Only tokens of messages that it has been handed and has said nothing of are passed on: others wait here, unread, or are somebody else's.
+    ///
     /// # Errors
-    /// [`BusError::LimitReached`] where too much waits to be passed on, or for its answer.
+    /// [`BusError::LimitReached`] where too much waits to be passed on, or for its answer, and `stale` where it has not all of the messages.
     pub(super) fn pass_on(
         &mut self,
         header: &Header,
         payload: &[u8],
         confirmation: &Confirmation,
+        stale: impl FnOnce() -> BusError,
     ) -> Option<BusResult<()>> {
         let id = confirmation.member;
         let fed_as = self.member(id).filter(|member| member.fed.is_some())?.fed_as()?;
@@ -211,20 +245,18 @@ impl State {
             return Some(Err(error));
         }
         let fed = self.member(id).and_then(|member| member.fed.as_mut())?;
-        if is_answered {
+        let (said, is_whole) = fed.say(header, payload);
+        if is_answered && is_whole {
             let owed = Confirmation { session: Arc::clone(&confirmation.session), ..*confirmation };
             fed.confirmations.entry(header.sequence).or_default().push_back(owed);
+        } else if is_answered {
+            // It is answered at once.
+            self.answers.are_given(std::slice::from_ref(confirmation));
         }
-        if !header.flags.contains(Flags::PROGRESS) && !header.flags.contains(Flags::WHEN_DONE) {
-            fed.open.remove(&header.sequence);
-            if !header.flags.contains(Flags::REFUSE) {
-                let (further, _) = payload.as_chunks();
-                further.iter().for_each(|token| _ = fed.open.remove(&u64::from_le_bytes(*token)));
-            }
+        if let Some((passed, payload)) = said {
+            self.outgoing.push(Header { id: fed_as, ..passed }, payload);
         }
-        let passed = Header { id: fed_as, ..*header };
-        self.outgoing.push(passed, Bytes::copy_from_slice(payload));
-        Some(Ok(()))
+        Some(if is_whole { Ok(()) } else { Err(stale()) })
     }
 
     /// Has the other bus hand a member nothing more; whether one feeds it.
@@ -325,6 +357,37 @@ mod tests {
         fed.push(message(4));
         drop(fed);
         assert_eq!(session.budget().used(), 0);
+    }
+
+    fn tokens(tokens: &[u64]) -> Vec<u8> {
+        tokens.iter().flat_map(|token| token.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn nothing_is_passed_on_of_messages_that_a_member_does_not_have() {
+        let (session, _peer) = Session::alone(1);
+        let mut fed = Fed::new(&session, WINDOW, Credit::new(WINDOW), 0);
+        (1..=6).for_each(|token| fed.push(message(token)));
+        (1..=4).for_each(|_| _ = fed.next(true));
+        let ack = |token, flags| Header::new(Kind::Ack, 7, token).flagged(flags);
+        let asks = Flags::ACKNOWLEDGE;
+        // It has been handed four, and two wait.
+        assert_eq!(fed.say(&ack(5, asks), &[]), (None, false));
+        assert_eq!(fed.say(&ack(6, Flags::REFUSE), &[]), (None, false));
+        assert_eq!(fed.say(&ack(6, Flags::PROGRESS), &[]), (None, false));
+        let (said, is_whole) = fed.say(&ack(5, asks), &tokens(&[1, 6, 2]));
+        assert_eq!(
+            said,
+            Some((ack(2, Flags::NONE), Bytes::from(tokens(&[1])))),
+            "those that it has are done"
+        );
+        assert!(!is_whole);
+        let three = ack(3, asks);
+        assert_eq!(fed.say(&three, &tokens(&[4])), (Some((three, Bytes::from(tokens(&[4])))), true));
+        assert_eq!(fed.say(&three, &[]), (None, false), "that was said");
+        let done = ack(6, Flags::WHEN_DONE);
+        assert_eq!(fed.say(&done, &[]), (Some((done, Bytes::new())), true), "that is a place in the stream");
+        assert!(fed.open.is_empty());
     }
 
     #[test]

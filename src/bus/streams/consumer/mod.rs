@@ -218,7 +218,7 @@ impl Membership {
         self.consumer.changed.notify_one();
     }
 
-    /// The application has taken so many more, of so many bytes.
+    /// The application has taken so many more, of so many bytes: no more than its credit was short of, as another bus that feeds it is granted that.
     pub(crate) fn taken(&self, messages: u32, bytes: u64) {
         if let Some(member) = self.consumer.lock().member(self.id) {
             member.taken = member.handed.min(member.taken.saturating_add(u64::from(messages)));

@@ -65,7 +65,7 @@ impl Told {
         let confirmation =
             Confirmation { member, session: Arc::clone(session), subscription, sequence: token };
         let mut state = self.consumer.lock();
-        if let Some(passed) = Self::pass_on(&mut state, header, content.payload(), &confirmation) {
+        if let Some(passed) = self.pass_on(&mut state, header, content.payload(), &confirmation) {
             drop(state);
             self.consumer.changed.notify_one();
             return passed.map(|()| Answer::Later);
@@ -93,6 +93,7 @@ impl Told {
 
     /// Passes it on where another bus feeds the member: that one has the ledger, and answers.
     fn pass_on(
+        &self,
         state: &mut State,
         header: &Header,
         payload: &[u8],
@@ -109,7 +110,7 @@ impl Told {
             // A delay, if it has any.
             None => payload.get(..4).unwrap_or_default(),
         };
-        state.pass_on(header, payload, confirmation)
+        state.pass_on(header, payload, confirmation, || self.stale())
     }
 
     /// These messages are dealt with; the payload has the tokens behind the first.
