@@ -13,7 +13,7 @@ use whispeer::bus::{BusView, ConsumerStats, LinkWishes, Rows, Streams};
 use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::proto::fields::FieldsBuilder;
-use whispeer::proto::{Flags, Header, Kind, Lane};
+use whispeer::proto::{Capabilities, Flags, Header, Kind, Lane, Refusal, ResumeToken, Welcome};
 use whispeer::store::{Name, StreamSettings};
 use whispeer::transport::{Link, Peer, memory_pair};
 use whispeer_testkit::raw::RawPeer;
@@ -422,6 +422,68 @@ async fn what_the_last_member_says_before_it_goes_reaches_the_bus_that_has_the_c
     drop(second);
     let mut successor = buses.member(1, printers()).await;
     assert!(timeout(LONG, successor.recv()).await.is_err(), "all is done");
+    buses.stop().await;
+}
+
+/// A member at the second bus, which has asked over a link at whose other end the test speaks for the bus that has the consumer, and what it has asked.
+async fn asked_by_hand(buses: &Buses) -> (Consumer<Bytes>, RawPeer, Header) {
+    *buses.silent.lock().unwrap() = Some(Vec::new());
+    let member = buses.member(1, printers()).await;
+    let link = timeout(LONG, async {
+        loop {
+            if let Some(link) = buses.silent.lock().unwrap().as_mut().and_then(Vec::pop) {
+                return link;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut holder = RawPeer::new(link.await.expect("a link is asked for"));
+    let hello = said(&mut holder, Kind::Hello).await;
+    assert_eq!(hello.id, 0);
+    let welcome = Welcome {
+        version: 1,
+        capabilities: Capabilities::NONE,
+        bus: 1,
+        session: 1,
+        resume_token: ResumeToken::new([0; 32]),
+        resumed: false,
+        frame_limit: 1 << 20,
+        keep_alive: Duration::from_secs(5),
+        block_limit: Duration::from_secs(1),
+        publish_window: (1, 1),
+        max_subscriptions: 1,
+        max_requests: 1,
+        received: 0,
+    };
+    holder.send(&Header::new(Kind::Welcome, 0, 0), "", &welcome.encode()).await.unwrap();
+    let asked = said(&mut holder, Kind::Subscribe).await;
+    (member, holder, asked)
+}
+
+/// The next frame of this kind.
+async fn said(peer: &mut RawPeer, kind: Kind) -> Header {
+    loop {
+        let frame = timeout(LONG, peer.receive()).await.expect("it comes").unwrap().expect("it goes on");
+        if frame.header.kind == kind {
+            return frame.header;
+        }
+    }
+}
+
+async fn refuse(holder: &mut RawPeer, asked: &Header, error: &BusError) {
+    let failed = Header::answering(Kind::Failed, Kind::Subscribe, asked.id, asked.sequence);
+    holder.send(&failed, "", &Refusal::from(error).encode()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_member_that_the_bus_with_the_consumer_refuses_ends() {
+    let buses = Buses::start().await;
+    let _first = buses.member(0, printers()).await;
+    let (mut second, mut holder, asked) = asked_by_hand(&buses).await;
+    second.drain().await.unwrap();
+    assert_eq!(said(&mut holder, Kind::Unsubscribe).await.id, asked.id);
+    refuse(&mut holder, &asked, &BusError::LimitReached { what: "subscriptions".into() }).await;
+    assert!(timeout(LONG, second.recv()).await.expect("it ends").is_none());
     buses.stop().await;
 }
 

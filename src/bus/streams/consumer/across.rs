@@ -399,20 +399,27 @@ impl Consumer {
         if matches!(error, BusError::Closed { .. }) {
             return Err(error);
         }
-        let refused = self.lock().fed(id).map(|member| {
-            (member.fed, member.left_out) = (None, Some(Instant::now()));
-            (Arc::clone(&member.session), member.subscription)
+        let refused = self.lock().fed(id).and_then(|member| {
+            let mut fed = member.fed.take()?;
+            member.left_out = Some(Instant::now());
+            let place = (Arc::clone(&member.session), member.slot, member.subscription);
+            Some((place, fed.take_confirmations(), member.is_drained))
         });
-        match (refused, &error) {
-            // As where both are at one bus.
-            (Some((session, subscription)), BusError::InvalidSettings(_)) => {
-                session.lock().end_with(subscription, &error);
-                session.flush();
-            }
-            // It is tried again.
-            _ => {
-                tracing::debug!(consumer = self.label(), %error, "a member is not fed by the bus that has it")
-            }
+        let Some(((session, slot, subscription), waiting, is_drained)) = refused else { return Ok(()) };
+        let consumer = self.label();
+        tracing::debug!(consumer, %error, "a member is not fed by the bus that has it");
+        let told = format!(
+            "the bus that has {consumer} has not let its member take part ({error}), and has not said so"
+        );
+        self.tell(waiting, &Err(BusError::NotStored { reason: told }));
+        // As where both are at one bus.
+        if matches!(error, BusError::InvalidSettings(_)) {
+            session.lock().end_with(subscription, &error);
+            session.flush();
+        } else if is_drained {
+            // Nothing comes any more. Any other one is tried again.
+            session.lock().end_drained(slot);
+            session.flush();
         }
         Ok(())
     }
