@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use whispeer::auth::Principal;
-use whispeer::bus::{BusView, ConsumerStats, LinkWishes, Rows, Streams};
+use whispeer::auth::{Policy, Principal};
+use whispeer::bus::{BusBuilder, BusView, ConsumerStats, LinkWishes, Rows, Streams};
 use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
 use whispeer::prelude::*;
 use whispeer::proto::fields::FieldsBuilder;
 use whispeer::proto::{Capabilities, Flags, Header, Kind, Lane, Refusal, ResumeToken, Welcome};
-use whispeer::store::{Name, StreamSettings};
+use whispeer::store::{Change, Name, Store, StreamSettings};
 use whispeer::transport::{Link, Peer, memory_pair};
 use whispeer_testkit::raw::RawPeer;
 
@@ -57,13 +57,20 @@ async fn bring(mut wishes: LinkWishes, buses: Vec<BusView>, joined: Arc<AtomicBo
 
 impl Buses {
     async fn start() -> Self {
+        Self::start_with(|builder| builder).await
+    }
+
+    /// The second of which is built with something more.
+    async fn start_with(second: impl Fn(BusBuilder) -> BusBuilder) -> Self {
         let stores = JointStore::new(2);
         let (mut buses, mut clients) = (Vec::new(), Vec::new());
         for store in &stores {
             let (name, pattern) = (Name::new("orders").unwrap(), TopicPattern::new("orders/**").unwrap());
             let settings = StreamSettings::new(name, vec![pattern]);
             let streams = Streams::open(Arc::new(store.clone()), [settings]).await.unwrap();
-            let bus = Bus::builder().streams(streams).start().unwrap();
+            let builder = Bus::builder().streams(streams);
+            let builder = if buses.is_empty() { builder } else { second(builder) };
+            let bus = builder.start().unwrap();
             clients.push(Client::new_memory(&bus.connector()).unwrap());
             buses.push(bus);
         }
@@ -484,6 +491,29 @@ async fn a_drained_member_that_the_bus_with_the_consumer_refuses_ends() {
     assert_eq!(said(&mut holder, Kind::Unsubscribe).await.id, asked.id);
     refuse(&mut holder, &asked, &BusError::LimitReached { what: "subscriptions".into() }).await;
     assert!(timeout(LONG, second.recv()).await.expect("it ends").is_none());
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_a_consumer_that_was_made_anew_by_somebody_else_are_not_fed_its_messages() {
+    let reader = "[auth.roles.reader]\nsubscribe.allow = [\"orders/**\"]\n[[auth.certificates]]\nname = \"billing\"\nroles = [\"reader\"]\n";
+    let buses = Buses::start_with(|builder| builder.policy(Policy::from_toml(reader).unwrap())).await;
+    buses.joined.store(false, Ordering::Relaxed);
+    let _first = buses.member(0, printers()).await;
+    let as_billing = Principal::Certificate { name: "billing".into() };
+    let link = buses.buses[1].connector().connect_as(as_billing).unwrap();
+    let billing = Client::builder().connect_link(link).unwrap();
+    let mut second = billing.consume_bytes("orders/**", printers()).await.unwrap();
+    // It waits, and the consumer becomes another one's meanwhile.
+    let (name, stream) = (Name::new("printers").unwrap(), Name::new("orders").unwrap());
+    let pattern = Some(TopicPattern::new("orders/**").unwrap());
+    let made = Change::Consumer { name: name.clone(), from: 1, pattern, owner: "somebody else".into() };
+    buses.stores[0].commit(stream, vec![Change::RemoveConsumer(name), made]).await.unwrap();
+    buses.joined.store(true, Ordering::Relaxed);
+    buses.publish(1..=10).await;
+    assert!(timeout(LONG, second.recv()).await.expect("it ends").is_none(), "it was handed another's");
+    let reason = second.close_reason();
+    assert!(matches!(reason, Some(BusError::Denied { .. })), "{reason:?}");
     buses.stop().await;
 }
 

@@ -41,6 +41,8 @@ pub(super) enum Across {
     Idle,
     /// A link is being looked for.
     Asked(oneshot::Receiver<Link>),
+    /// It has come, and waits for the store to say whose the consumer is by now.
+    Granted(Link),
     Open(Box<Joined>),
 }
 
@@ -70,6 +72,21 @@ impl Across {
         *self = granted.map_or(Self::Idle, Self::Asked);
     }
 
+    /// A link that has come and is not used yet.
+    pub(super) fn take_granted(&mut self) -> Option<Link> {
+        match std::mem::take(self) {
+            Self::Granted(link) => Some(link),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    pub(super) fn open(&mut self, link: Link) {
+        *self = Self::Open(Box::new(Joined::begin(link)));
+    }
+
     pub(super) fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }
@@ -91,9 +108,9 @@ impl Across {
     /// Nothing is lost when the future is dropped.
     pub(super) async fn step(&mut self, consumer: &Consumer) {
         match self {
-            Self::Idle => pending().await,
+            Self::Idle | Self::Granted(_) => pending().await,
             Self::Asked(granted) => match granted.await {
-                Ok(link) => *self = Self::Open(Box::new(Joined::begin(link))),
+                Ok(link) => *self = Self::Granted(link),
                 Err(_) => *self = Self::Idle,
             },
             Self::Open(joined) => {

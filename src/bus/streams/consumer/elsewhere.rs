@@ -91,12 +91,38 @@ impl Consumer {
             if !across.has_more_to_send(self) && self.end_if_empty() {
                 return Ok(false);
             }
+            if let Some(link) = across.take_granted() {
+                // The bus at its other end takes this one for one of its own, whoever waits here.
+                match self.may_still_have(name).await {
+                    Ok(true) => across.open(link),
+                    Ok(false) => link.sender.close(),
+                    Err(error) => {
+                        link.sender.close();
+                        return Err(error);
+                    }
+                }
+            }
             let is_waiting = !across.is_open();
             tokio::select! {
                 // Somebody may have come or gone, or said something.
                 () = self.changed.notified() => {}
                 () = across.step(self) => {}
                 () = sleep_until(again), if is_waiting => return Ok(true),
+            }
+        }
+    }
+
+    /// Whether the consumer is one that its members may have: it may have been removed and made anew since they came. `false` where the store does
+    /// not say, and it is asked again.
+    ///
+    /// # Errors
+    /// That it is somebody else's, or of another pattern.
+    async fn may_still_have(&self, name: &Name) -> Result<bool, BusError> {
+        match self.stream.store.consumer(self.stream.name.clone(), name.clone()).await {
+            Ok(state) => self.check(&state).map(|()| true),
+            Err(error) => {
+                tracing::debug!(consumer = self.label(), %error, "its store does not say whose it is");
+                Ok(false)
             }
         }
     }
