@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use whispeer::auth::{Policy, Principal};
 use whispeer::bus::{BusBuilder, BusView, ConsumerStats, LinkWishes, Rows, Streams};
 use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
+use whispeer::plugin::{self, HookResult, Hooks, Plugin, Refused};
 use whispeer::prelude::*;
 use whispeer::proto::fields::FieldsBuilder;
 use whispeer::proto::{Capabilities, Flags, Header, Kind, Lane, Refusal, ResumeToken, Welcome};
@@ -514,6 +515,42 @@ async fn members_of_a_consumer_that_was_made_anew_by_somebody_else_are_not_fed_i
     assert!(timeout(LONG, second.recv()).await.expect("it ends").is_none(), "it was handed another's");
     let reason = second.close_reason();
     assert!(matches!(reason, Some(BusError::Denied { .. })), "{reason:?}");
+    buses.stop().await;
+}
+
+/// Keeps orders from everybody.
+struct Keeper;
+
+impl Plugin for Keeper {
+    fn name(&self) -> &str {
+        "keeper"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::DELIVER
+    }
+
+    fn on_deliver(&self, delivery: &plugin::Delivery<'_>) -> HookResult {
+        match delivery.topic().starts_with("orders/") {
+            true => Err(Refused::new("not for you")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_whose_bus_has_plugins_that_keep_messages_back_wait_for_their_turn() {
+    let buses = Buses::start_with(|builder| builder.plugin(Keeper)).await;
+    let mut first = buses.member(0, printers()).await;
+    let mut second = buses.member(1, printers()).await;
+    buses.publish(1..=20).await;
+    let (one, other) = tokio::join!(take_all(&mut first), take_all(&mut second));
+    assert_eq!((one, other), ((1..=20).collect(), vec![]), "all may go to the one whose bus has no plugin");
+    drop(first);
+    buses.shared_by(1).await;
+    assert_eq!(buses.stores[0].holder("printers"), Some(1), "it is the other one's turn");
+    buses.publish([21]).await;
+    assert!(take_all(&mut second).await.is_empty(), "it is kept back");
     buses.stop().await;
 }
 

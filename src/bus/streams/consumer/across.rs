@@ -26,6 +26,7 @@ use crate::bus::session::{Session, State as SessionState};
 use crate::bus::subscription::Slot;
 use crate::error::{BusError, BusResult};
 use crate::limits;
+use crate::plugin::Hooks;
 use crate::proto::fields::{DeliveryRules, FieldsBuilder, Policy, Quality, Start, decode_gap};
 use crate::proto::{Capabilities, ContentRef, Flags, Header, Hello, Kind, Lane, Refusal, Welcome};
 use crate::store::Name;
@@ -61,12 +62,16 @@ pub(super) struct Joined {
 }
 
 impl Across {
-    /// Asks for a link, unless there is one, or nobody else may share the consumer.
+    /// Asks for a link, unless there is one, or nobody else may share the consumer, or plugins of this bus are to be asked who may have a message:
+    /// the other bus does not know for whom it hands them over, and has no plugins of this one.
     pub(super) fn ask(&mut self, consumer: &Consumer, name: &Name) {
         if !matches!(self, Self::Idle) || !consumer.is_shared {
             return;
         }
-        let Consumer { stream, wishing, .. } = consumer;
+        let Consumer { stream, wishing, plugins, .. } = consumer;
+        if plugins.as_ref().is_some_and(|plugins| plugins.want(Hooks::DELIVER)) {
+            return;
+        }
         let Ok(epoch) = stream.epoch() else { return };
         let granted = wishing.ask(stream.name.clone(), epoch, name.clone());
         *self = granted.map_or(Self::Idle, Self::Asked);
