@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use whispeer::auth::{Policy, Principal};
 use whispeer::bus::{BusBuilder, BusView, ConsumerStats, LinkWishes, Rows, Streams};
 use whispeer::client::{Consumer, Delivery, PublishOptions, Quality, Start, SubscribeOptions};
@@ -551,6 +551,20 @@ async fn members_whose_bus_has_plugins_that_keep_messages_back_wait_for_their_tu
     assert_eq!(buses.stores[0].holder("printers"), Some(1), "it is the other one's turn");
     buses.publish([21]).await;
     assert!(take_all(&mut second).await.is_empty(), "it is kept back");
+    buses.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_that_a_draining_bus_refuses_go_on_at_once_with_the_one_that_has_the_consumer_then() {
+    let buses = Buses::start().await;
+    let _first = buses.member(0, printers()).await;
+    let (_second, mut holder, asked) = asked_by_hand(&buses).await;
+    *buses.silent.lock().unwrap() = None;
+    let refused = Instant::now();
+    refuse(&mut holder, &asked, &BusError::Draining { what: "the bus".into() }).await;
+    said(&mut holder, Kind::Goodbye).await;
+    buses.shared_by(2).await;
+    assert!(refused.elapsed() < Duration::from_secs(1), "{:?}", refused.elapsed());
     buses.stop().await;
 }
 

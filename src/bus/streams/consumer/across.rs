@@ -416,9 +416,15 @@ impl Consumer {
     /// The other bus does not let a member take part.
     ///
     /// # Errors
-    /// That it does not have the consumer.
+    /// That it does not have the consumer, or drains and feeds nobody else here.
     fn refused(&self, id: u32, error: BusError) -> BusResult<()> {
-        if matches!(error, BusError::Closed { .. }) {
+        let is_over = match error {
+            BusError::Closed { .. } => true,
+            // Those that it feeds are to finish there what they have.
+            BusError::Draining { .. } => self.lock().feeds_nobody_but(MemberId::from(id)),
+            _ => false,
+        };
+        if is_over {
             return Err(error);
         }
         let refused = self.lock().fed(id).and_then(|member| {

@@ -220,6 +220,11 @@ impl State {
         self.members.get_mut(place).filter(|member| member.fed.is_some())
     }
 
+    /// Whether another bus feeds no member but this one.
+    pub(super) fn feeds_nobody_but(&self, id: MemberId) -> bool {
+        self.members.iter().all(|member| member.id == id || member.fed.is_none())
+    }
+
     /// Passes on what a member's client says of its messages; `None` where no other bus feeds it.
     ///
     /// Only tokens of messages that it has been handed and has said nothing of are passed on: others wait here, unread, or are somebody else's.
@@ -285,6 +290,8 @@ impl State {
         self.outgoing.clear();
         let (mut waiting, mut drained) = (Vec::new(), Vec::new());
         for member in &mut self.members {
+            // Another bus may have the consumer by now, which has not refused it.
+            member.left_out = None;
             let Some(mut fed) = member.fed.take() else { continue };
             waiting.extend(fed.take_confirmations());
             if member.is_drained && !fed.has_ended {
