@@ -43,7 +43,12 @@ struct Had {
     /// Messages that are told to be missing, and how often it was told without a number.
     missing: u64,
     unknown: u64,
+    /// Messages that came twice.
+    repeated: u64,
 }
+
+/// Messages that may come twice to a subscriber who goes to another bus as often as here: some of those that are on their way at that moment.
+const REPEATED: u64 = 20;
 
 /// Three buses of their own processes, and what flows.
 struct Ground {
@@ -300,6 +305,7 @@ impl Ground {
             let had = had.lock().unwrap();
             for (topic, last) in &*self.published.lock().unwrap() {
                 let seen = had.topics.get(topic).map_or(0, BTreeSet::len) as u64;
+                assert!(had.repeated <= REPEATED, "{} came twice at {bus}", had.repeated);
                 let missing = last - seen;
                 println!(
                     "{missing} of {last} of {topic} missing at {bus}; told {} and {} times more",
@@ -338,7 +344,8 @@ async fn take(mut numbers: Subscription<Bytes>, had: Arc<Mutex<Had>>, ends: Arc<
             Event::Message(message) => {
                 let number = str::from_utf8(&message.value).unwrap().parse().unwrap();
                 let is_new = had.topics.entry(message.topic.to_string()).or_default().insert(number);
-                assert!(is_new, "{} came twice on {}", number, message.topic);
+                // What is under way when he goes to another bus may reach that behind him.
+                had.repeated += u64::from(!is_new);
             }
             Event::Gap { count: 0, .. } => had.unknown += 1,
             Event::Gap { count, .. } => had.missing += count,
