@@ -18,6 +18,7 @@ mod nodes;
 mod paused;
 mod plain_requests;
 mod presence;
+mod python;
 mod requests;
 mod requests_gone;
 mod scattered;
