@@ -16,7 +16,16 @@ const MOST_REPLICAS: usize = 5;
 /// What is wrong with its settings, and what to do about it.
 pub(crate) async fn open(configuration: &Configuration) -> anyhow::Result<Option<NatsLink>> {
     let Some(settings) = settings(&configuration.nats)? else { return Ok(None) };
+    let host = rustix::system::uname();
+    let settings = settings.name(name(&configuration.listen, &host.nodename().to_string_lossy()));
     Ok(Some(NatsLink::open(&settings).await.map_err(|error| explain(&error))?))
+}
+
+/// What a bus is called among others, that listens there at this host: `my_bus@host`.
+fn name(listen: &[String], host: &str) -> String {
+    let Some(first) = listen.first() else { return host.to_owned() };
+    let bus = first.rsplit('/').find(|part| !part.is_empty()).unwrap_or(first);
+    format!("{}@{host}", bus.strip_prefix("unix:").unwrap_or(bus))
 }
 
 /// The settings that a configuration asks for; `None` without a server.
@@ -82,6 +91,16 @@ pub(crate) fn explain(error: &NatsError) -> Failure {
 mod tests {
     use super::*;
     use crate::settings::Servers;
+
+    #[test]
+    fn a_bus_is_called_by_where_it_listens_and_its_host() {
+        let called = |address: &str| name(&[address.to_owned()], "shop-1");
+        assert_eq!(called("my_bus"), "my_bus@shop-1");
+        assert_eq!(called("unix:my_bus"), "my_bus@shop-1");
+        assert_eq!(called("unix:/run/whispeer/orders"), "orders@shop-1");
+        assert_eq!(called("tls://0.0.0.0:7000/"), "0.0.0.0:7000@shop-1");
+        assert_eq!(name(&[], "shop-1"), "shop-1");
+    }
 
     fn refused(chosen: &NatsChoice) -> String {
         settings(chosen).unwrap_err().to_string()
