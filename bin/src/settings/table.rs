@@ -410,8 +410,8 @@ pub(crate) static SETTINGS: &[Setting] = &[
         Kind::Switch(|all| &mut all.nats.batch),
     )
     .more(&[
-        "Small messages take a fraction of the time then. Each bus reads them; programs that know nothing but",
-        "NATS do not. Nothing waits for it.",
+        "Small messages take a fraction of the time then. Each bus reads them; programs that know",
+        "nothing but NATS do not. Nothing waits for it.",
     ]),
     Setting::new(
         "nats.replicas",
