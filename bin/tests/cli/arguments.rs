@@ -143,7 +143,7 @@ fn the_help_lists_what_there_is() {
   info         Show sessions, subscriptions, served topics, streams, queues and drops of a bus
   top          Watch rates, sessions, subscriptions and drops of a bus
   stop         Ask a bus to stop: it takes nothing new, and lets what is in flight finish
-  streams      List, remove or renew streams of a store that no bus has
+  streams      List, remove or renew streams of a store in SQLite that no bus has
   consumers    Show how far durable consumers are, or remove one
   dlq          List, put back or drop messages that no consumer could deal with
   bench        Measure latency and throughput
