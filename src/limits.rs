@@ -93,6 +93,10 @@ pub const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 /// The longest time between two such attempts: a bus that has been restarted is found again that soon.
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 
+/// How soon a client asks a bus again for what that has refused for now, whatever it is told to wait between attempts to connect: one that asks at
+/// the speed of its link would do nothing else.
+pub const ASK_AGAIN_LEAST: Duration = Duration::from_millis(10);
+
 /// How long a client tries to come back before it ends.
 pub const RECONNECT_PATIENCE: Duration = Duration::from_secs(120);
 

@@ -251,11 +251,21 @@ impl Driver {
                 self.shared.will_changed(header.id, Err(error));
                 return Ok(());
             }
-            Some(Kind::Subscribe) => refused(state.subscriptions.entries.remove(&header.id), &error),
-            Some(Kind::Serve) => refused(state.servings.entries.remove(&header.id), &error),
+            Some(Kind::Subscribe) => {
+                drop(state);
+                if self.keeps_for_later(header.id, &error) {
+                    return Ok(());
+                }
+                let gone = self.shared.lock().subscriptions.entries.remove(&header.id);
+                refused(gone, &error)
+            }
+            Some(Kind::Serve) => {
+                let gone = state.servings.entries.remove(&header.id);
+                drop(state);
+                refused(gone, &error)
+            }
             _ => return Err(violation("FAILED for something that cannot fail so")),
         };
-        drop(state);
         self.wakers.extend(waker);
         if let Some(sender) = waiting {
             let _ = sender.send(Err(error));
@@ -415,7 +425,7 @@ fn single_answer(flags: Flags, content: &ContentRef<'_>) -> BusResult<(Flags, Pa
 }
 
 /// Who waits for what the bus has refused; where nobody does, since it was accepted by an earlier session, it
-/// ends.
+/// ends, and that for this reason unless it was to.
 fn refused<S>(
     gone: Option<Registration<S>>,
     error: &BusError,
@@ -424,7 +434,7 @@ fn refused<S>(
     gone.end_deliveries(error);
     match take_accepted(&mut gone) {
         Some(waiting) => (Some(waiting), None),
-        None => (None, gone.inbox.end(Some(error.clone()), None)),
+        None => (None, gone.inbox.end(gone.ending.goes_on().then(|| error.clone()), None)),
     }
 }
 

@@ -10,6 +10,7 @@ use foldhash::{HashMap, HashMapExt};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::again::Again;
 use super::inbox::Inbox;
 use super::reconnect::{ClientEvent, Fresh, Return};
 use super::shared::{Ending, Shared, lost};
@@ -50,6 +51,8 @@ pub(super) struct Driver {
     pub(super) wakers: Vec<Waker>,
     /// How to come back when the connection breaks.
     pub(super) coming_back: Option<Box<Return>>,
+    /// What the session has refused for now.
+    pub(super) again: Again,
     /// Nobody wants anything any more; when this is reached, the link is closed whatever is left.
     closing: Option<Instant>,
     /// `GOODBYE` is queued, behind all else.
@@ -119,6 +122,7 @@ impl Driver {
             inboxes: HashMap::new(),
             wakers: Vec::new(),
             coming_back,
+            again: Again::new(),
             closing: None,
             is_parting: false,
             leaving: Leaving::No,
@@ -253,12 +257,14 @@ impl Driver {
                 self.incoming = Incoming::new(shared.form(), limit);
                 self.inboxes.clear();
                 shared.restart(&welcome);
+                self.again = Again::new();
                 self.leaving = Leaving::No;
                 shared.send_will();
             }
             coming_back.note(&welcome);
             coming_back.done();
             self.keep_alive.begin(welcome.keep_alive);
+            self.look_again();
             tracing::info!(resumed, "connected to the bus again");
             shared.tell(ClientEvent::Reconnected { resumed });
             break;
@@ -449,24 +455,26 @@ impl Driver {
             }
             return Err(reason.into());
         }
+        self.ask_again(now);
+        let until = self.again.at.map_or(silent_until, |at| silent_until.min(at));
         let mut state = self.shared.lock();
         if let Some(since) = state.lanes.stuck_since() {
             let stalled_at = since + limits::STALL_LIMIT;
             if now >= stalled_at {
                 return Err(BusError::Stalled { after: limits::STALL_LIMIT }.into());
             }
-            return Ok(silent_until.min(stalled_at));
+            return Ok(until.min(stalled_at));
         }
         let speak_at = self.keep_alive.spoke + interval;
         if now < speak_at {
-            return Ok(silent_until.min(speak_at));
+            return Ok(until.min(speak_at));
         }
         let sequence = state.next_ping();
         drop(state);
         self.keep_alive.spoke = now;
         self.rest();
         self.shared.control(&Header::new(Kind::Ping, 0, sequence), &[]);
-        Ok(silent_until.min(now + interval))
+        Ok(until.min(now + interval))
     }
 }
 
@@ -483,6 +491,11 @@ impl Turn for Driver {
 }
 
 impl KeepAlive {
+    /// Looks at the clock by then.
+    pub(super) fn look_by(&mut self, at: Instant) {
+        self.timer.bring_forward(at);
+    }
+
     /// The handshake is done; an interval of zero means that nothing is due any more.
     fn begin(&mut self, interval: Duration) {
         let interval = if interval.is_zero() { limits::REQUEST_TIMEOUT_MAX } else { interval };

@@ -34,6 +34,7 @@
 //! what is queued and closes the link. When the connection ends for another reason, every call that
 //! waits gets that reason, and what was received can still be taken.
 
+mod again;
 mod attached;
 mod builder;
 mod burst;

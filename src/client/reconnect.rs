@@ -52,7 +52,8 @@ pub struct Reconnect {
     /// The longest time between two attempts. Default 5 s.
     pub max_delay: Duration,
     /// How long the client tries before it ends with why the last attempt failed; `None` for as long as it
-    /// lives. Default 2 minutes.
+    /// lives. Default 2 minutes. So long it also asks again at a bus that is back for what it read there, where that has not
+    /// got its store yet.
     pub give_up_after: Option<Duration>,
 }
 
@@ -336,8 +337,7 @@ impl Return {
                     }
                     Poll::Ready(Err(error)) => {
                         tracing::debug!(%error, attempts = self.failed + 1, "not connected again yet");
-                        let spent =
-                            self.policy.give_up_after.is_some_and(|after| self.since.elapsed() >= after);
+                        let spent = self.is_spent(self.since);
                         // What one bus says for good another may not.
                         self.final_answers = if is_final(&error) { self.final_answers + 1 } else { 0 };
                         if spent || self.final_answers >= self.places.addresses.len() {
@@ -349,6 +349,16 @@ impl Return {
                 },
             }
         }
+    }
+
+    /// How long to wait for what has been tried so often in vain at a bus that is there.
+    pub(super) fn delay(&self, failed: u32) -> Duration {
+        self.policy.delay(failed)
+    }
+
+    /// Whether what was begun then has been tried for as long as the client tries.
+    pub(super) fn is_spent(&self, since: Instant) -> bool {
+        self.policy.give_up_after.is_some_and(|after| since.elapsed() >= after)
     }
 
     /// Waits for the next attempt, longer after each round through all addresses.

@@ -191,6 +191,8 @@ pub(super) struct Registration<S> {
 pub(super) enum Ending {
     /// Nobody wants it to end.
     No,
+    /// Nor here; but the bus has refused it for now, and is to be asked again.
+    Refused,
     /// The bus has been asked to hand over nothing new.
     Draining,
     /// The bus hands over nothing any more, and takes acknowledgements of what it has handed over.
@@ -205,8 +207,8 @@ pub(super) enum Ending {
 
 impl Ending {
     /// Whether it is wanted at the next session.
-    fn goes_on(self) -> bool {
-        matches!(self, Self::No | Self::Moving | Self::Moved)
+    pub(super) fn goes_on(self) -> bool {
+        matches!(self, Self::No | Self::Refused | Self::Moving | Self::Moved)
     }
 }
 

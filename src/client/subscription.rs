@@ -22,7 +22,7 @@ use super::inbox::{Inbox, Raw, Reader, Taken};
 use super::options::{Headers, SubscribeOptions};
 use super::protocol::PublishProtocol;
 use super::sealing::{Opener, topic_of};
-use super::shared::{Connection, Ending, Registration, Shared};
+use super::shared::{Connection, Ending, Registration, Shared, wake};
 use crate::engine::{MessageKind, Opened};
 use crate::error::{BriefResult, BusError, BusResult};
 use crate::proto::fields::{Attempt, Epoch, GapReason, Quality, Start, attempt_of, position_of};
@@ -706,8 +706,10 @@ impl Shared {
         let mut gone = None;
         match (registration.ending, flags.contains(DRAIN)) {
             (Ending::Drained, true) => return false,
-            // It has ended but for its acknowledgements, and the bus says nothing more of it.
-            (Ending::Drained, false) => gone = state.subscriptions.entries.remove(&id),
+            // It has ended but for its acknowledgements, or has not begun, and the bus says nothing more of it.
+            (Ending::Drained, false) | (Ending::Refused, _) => {
+                gone = state.subscriptions.entries.remove(&id);
+            }
             (Ending::Asked, true) => {}
             (_, true) => registration.ending = Ending::Draining,
             (_, false) => registration.ending = Ending::Asked,
@@ -719,6 +721,7 @@ impl Shared {
         self.write(step);
         if let Some(gone) = gone {
             gone.end_deliveries(&BusError::Closed { what: "the subscription".into() });
+            wake(gone.inbox.end(None, None));
         }
         true
     }

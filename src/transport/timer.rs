@@ -29,6 +29,14 @@ impl Timer {
         }
     }
 
+    /// Sets the timer to `at` if that is earlier.
+    #[inline]
+    pub(crate) fn bring_forward(&mut self, at: Instant) {
+        if at < self.sleep.deadline() {
+            self.set(at);
+        }
+    }
+
     /// Ready once the time has come.
     #[inline]
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
