@@ -336,6 +336,37 @@ pub const JETSTREAM_REWIND: Duration = Duration::from_millis(250);
 /// How long a reader of the journal waits for an answer about it. One that a leader was asked for who is gone does not come; then it asks again.
 pub const JETSTREAM_ASK: Duration = Duration::from_secs(2);
 
+/// How often a consumer that has no entry to send says that it is there.
+pub const JETSTREAM_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long one may be silent until another is made in its place: the server that had it may be gone. Two heartbeats, and what they may be late.
+pub const JETSTREAM_SILENCE: Duration = Duration::from_millis(2_500);
+
+/// How long an entry that is stored may take to come, at the most: at first it is [`JETSTREAM_SILENCE`], and twice as long each time where nothing has
+/// come, as a server that has just been started, or is behind, may take its time for the first.
+pub const JETSTREAM_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often the leader is asked where the journal ends while nothing comes of it. The server that pushes it may be behind and not know that: one that was cut off
+/// may take minutes to catch up.
+pub const JETSTREAM_LOOK: Duration = Duration::from_secs(5);
+
+/// How long servers may tell less of the journal than was read of it until that counts as lost. One that has led, and was cut off, tells what it knew
+/// until it notices, which takes up to ten seconds; and one that is elected in its place, for which it takes up to nine, may have
+/// to catch up at first (the intervals `lostQuorumInterval` and `maxElectionTimeout` of nats-server).
+pub const JETSTREAM_DOUBT: Duration = Duration::from_secs(30);
+
+/// How long an entry is waited for that any of the servers may answer with. One that is cut off does not.
+pub const JETSTREAM_DIRECT: Duration = Duration::from_millis(500);
+
+/// How long the leader alone is asked for entries where another server has not answered.
+pub const JETSTREAM_INDIRECT: Duration = Duration::from_secs(5);
+
+/// How soon an entry is asked for again that should be there and is not yet; it doubles each time.
+pub const JETSTREAM_MISSING: Duration = Duration::from_millis(50);
+
+/// Entries that should be there and are not, of which it is remembered since when. Of more that is forgotten, so that they are waited for longer.
+pub const JETSTREAM_MISSED: usize = 1024;
+
 /// How often it is looked which calls have waited too long.
 pub const JETSTREAM_TICK: Duration = Duration::from_millis(100);
 

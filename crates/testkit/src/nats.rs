@@ -57,7 +57,13 @@ pub fn available() -> bool {
 pub fn versions() -> Vec<NatsBuilder> {
     programs()
         .into_iter()
-        .map(|program| NatsBuilder { program, name: "n1".into(), jetstream: false, config: String::new() })
+        .map(|program| NatsBuilder {
+            program,
+            name: "n1".into(),
+            jetstream: false,
+            domain: None,
+            config: String::new(),
+        })
         .collect()
 }
 
@@ -70,6 +76,7 @@ pub struct NatsBuilder {
     program: PathBuf,
     name: String,
     jetstream: bool,
+    domain: Option<String>,
     config: String,
 }
 
@@ -83,6 +90,13 @@ impl NatsBuilder {
     pub fn jetstream(mut self) -> Self {
         self.jetstream = true;
         self
+    }
+
+    /// With JetStream, which is asked by the subjects of this domain, too: where those without one are
+    /// mapped to something else, it still is.
+    pub fn jetstream_in(mut self, domain: &str) -> Self {
+        self.domain = Some(domain.to_owned());
+        self.jetstream()
     }
 
     /// Adds lines to the server's configuration file: users, TLS, limits.

@@ -1,10 +1,10 @@
 //! The journal and the images at JetStream.
 
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::push::{Ordered, OrderedConfig};
-use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{Config, DirectGetErrorKind, Info, RawMessageErrorKind, Stream};
@@ -12,19 +12,23 @@ use async_nats::jetstream::{Context, ContextBuilder, ErrorCode};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::json;
+use tokio::time::{Instant, timeout};
 use whispeer::store::StoreError;
 
 use super::address::Addresses;
+use super::entries::Entries;
 use super::options::JetStreamOptions;
 use super::record::Image;
 use crate::limits;
 
 /// Where a store lies at NATS.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Journal {
     context: Context,
     pub(super) addresses: Addresses,
     options: JetStreamOptions,
+    /// Until when entries are had from the leader alone, as one of the others has not answered.
+    leader_until: Mutex<Option<Instant>>,
 }
 
 /// The journal as it is.
@@ -47,11 +51,16 @@ impl Journal {
     pub(super) fn new(client: async_nats::Client, options: JetStreamOptions) -> Self {
         let builder = ContextBuilder::new().timeout(options.answer).ack_timeout(options.answer);
         let addresses = Addresses::new(options.subjects.clone());
-        Self { context: builder.build(client), addresses, options }
+        Self { context: builder.build(client), addresses, options, leader_until: Mutex::default() }
     }
 
     pub(super) fn client(&self) -> async_nats::Client {
         self.context.client()
+    }
+
+    /// How often NATS has been connected to.
+    pub(super) fn connects(&self) -> u64 {
+        self.client().statistics().connects.load(Ordering::Relaxed)
     }
 
     /// That NATS is not there, or not now.
@@ -108,17 +117,8 @@ impl Journal {
     }
 
     /// All entries from this one on, without payloads, and those that come.
-    pub(super) async fn follow(&self, from: u64) -> Result<Ordered, StoreError> {
-        let config = OrderedConfig {
-            deliver_subject: self.client().new_inbox(),
-            headers_only: true,
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
-            replay_policy: ReplayPolicy::Instant,
-            ..OrderedConfig::default()
-        };
-        let consumer = self.context.create_consumer_on_stream(config, self.addresses.journal()).await;
-        let consumer = consumer.map_err(|error| self.away(error))?;
-        consumer.messages().await.map_err(|error| self.away(error))
+    pub(super) async fn follow(&self, from: u64) -> Result<Entries, StoreError> {
+        Entries::begin(&self.context, self.addresses.journal(), from).await
     }
 
     async fn stream(&self) -> Result<Stream<()>, StoreError> {
@@ -126,22 +126,50 @@ impl Journal {
         stream.map_err(|error| self.away(error))
     }
 
-    /// One entry; `None` where it is there no more.
+    /// The journal as its leader says that it is; `None` where there is none.
+    pub(super) async fn extent(&self) -> Result<Option<Extent>, StoreError> {
+        match self.context.get_stream(self.addresses.journal()).await {
+            Ok(stream) => Ok(Some(extent(stream.cached_info()))),
+            Err(error) if is_no_stream(&error.kind()) => Ok(None),
+            Err(error) => Err(self.away(error)),
+        }
+    }
+
+    /// One entry; `None` where a server says that there is none. That need not be so: one that is cut off, or has just been elected, knows less than
+    /// the others.
     pub(super) async fn entry(&self, at: u64) -> Result<Option<Fetched>, StoreError> {
         let stream = self.stream().await?;
-        match stream.direct_get(at).await {
-            Ok(found) => return Ok(Some(Fetched { headers: found.headers, payload: found.payload })),
-            // Any of the servers has answered, and it may be behind.
-            Err(error) if matches!(error.kind(), DirectGetErrorKind::NotFound) => {}
-            Err(error) => return Err(self.away(error)),
+        if self.may_ask_any() {
+            match timeout(limits::JETSTREAM_DIRECT, stream.direct_get(at)).await {
+                Ok(Ok(found)) => {
+                    return Ok(Some(Fetched { headers: found.headers, payload: found.payload }));
+                }
+                // Any of the servers has answered, and it may be behind.
+                Ok(Err(error)) if matches!(error.kind(), DirectGetErrorKind::NotFound) => {}
+                Ok(Err(_)) | Err(_) => self.ask_the_leader(true),
+            }
         }
         match stream.get_raw_message(at).await {
             Ok(found) => Ok(Some(Fetched { headers: found.headers, payload: found.payload })),
             Err(error) => match error.kind() {
                 RawMessageErrorKind::NoMessageFound => Ok(None),
-                _ => Err(self.away(error)),
+                _ => {
+                    // It may be the one that is gone.
+                    self.ask_the_leader(false);
+                    Err(self.away(error))
+                }
             },
         }
+    }
+
+    fn may_ask_any(&self) -> bool {
+        let until = self.leader_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    fn ask_the_leader(&self, alone: bool) {
+        let mut until = self.leader_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = alone.then(|| Instant::now() + limits::JETSTREAM_INDIRECT);
     }
 
     /// Deletes entries: all before `needed`, and these.
@@ -248,6 +276,11 @@ impl Journal {
     /// After how many entries an image is written at the earliest.
     pub(super) fn image_entries(&self) -> u64 {
         self.options.image_entries
+    }
+
+    /// How long servers may tell less than was read.
+    pub(super) fn doubt(&self) -> Duration {
+        self.options.doubt
     }
 
     /// How long a call waits.

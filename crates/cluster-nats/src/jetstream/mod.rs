@@ -58,6 +58,7 @@
 //! | `pages` | what is read, with its contents |
 
 mod address;
+mod entries;
 mod follower;
 mod imager;
 mod journal;

@@ -66,6 +66,7 @@ pub struct JetStreamOptions {
     pub(super) storage: Storage,
     pub(super) answer: Duration,
     pub(super) image_entries: u64,
+    pub(super) doubt: Duration,
 }
 
 impl JetStreamOptions {
@@ -80,6 +81,7 @@ impl JetStreamOptions {
             storage: Storage::default(),
             answer: limits::JETSTREAM_ANSWER,
             image_entries: limits::JETSTREAM_IMAGE_ENTRIES,
+            doubt: limits::JETSTREAM_DOUBT,
         })
     }
 
@@ -110,6 +112,14 @@ impl JetStreamOptions {
     #[must_use]
     pub fn image_entries(mut self, entries: u64) -> Self {
         self.image_entries = entries.max(1);
+        self
+    }
+
+    /// How long servers may tell less of the journal than was read of it, by default [`limits::JETSTREAM_DOUBT`]: after elections some do for a while. If
+    /// they still do then, it counts as lost, and the store fails.
+    #[must_use]
+    pub fn doubt(mut self, doubt: Duration) -> Self {
+        self.doubt = doubt;
         self
     }
 }

@@ -1,6 +1,6 @@
 //! What the calls to a store and its tasks have in common.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,12 @@ pub(super) struct State {
     is_closed: bool,
     /// When the last entry was stored by the clock of NATS (milliseconds since 1970, UTC), and when it was read here.
     clock: Option<(u64, Instant)>,
+    /// The last entry that was read, and when it was stored: nanoseconds since 1970 (UTC).
+    pub(super) last: Option<(u64, i128)>,
+    /// Entries that should be there and that no server has, and since when.
+    pub(super) missed: BTreeMap<u64, Instant>,
+    /// The last entry that JetStream has told to be stored.
+    pub(super) told: u64,
     cache: Cache,
     /// What calls have come to that were told that the store is busy, for those who may ask for the same again.
     late: VecDeque<(Call, Result<Answer, StoreError>)>,
@@ -106,6 +112,9 @@ impl Shared {
             answer: journal.answer(),
             is_closed: false,
             clock: None,
+            last: None,
+            missed: BTreeMap::new(),
+            told: 0,
             cache: Cache::default(),
             late: VecDeque::new(),
             watched: Watched::default(),
@@ -214,6 +223,19 @@ impl State {
         self.clock = Some((stored, Instant::now()));
     }
 
+    /// An entry is not there. How long that has been so.
+    pub(super) fn miss(&mut self, at: u64) -> Duration {
+        if self.missed.len() >= limits::JETSTREAM_MISSED && !self.missed.contains_key(&at) {
+            self.missed.clear();
+        }
+        self.missed.entry(at).or_insert_with(Instant::now).elapsed()
+    }
+
+    /// The last entry that was read, and the last that JetStream has told to be stored.
+    pub(super) fn read_and_told(&self) -> (u64, u64) {
+        (self.replica.applied, self.told)
+    }
+
     /// Takes what an entry has done: who waits for it is told, and who reads.
     pub(super) fn take(&mut self, effect: Effect) {
         if effect.heard == Some(self.writer) {
@@ -236,10 +258,11 @@ impl State {
             self.watched.follow(&self.replica.index, &stream);
         }
         match effect.broken {
-            // All that is under way behind what is missing says the same.
+            // All that is under way behind what is missing says the same. What is stored already comes by itself, and what is missing may be there.
             Some(writer)
                 if writer == self.writer
                     && self.successor.is_none()
+                    && self.told <= self.replica.applied
                     && self.rewound.elapsed() >= limits::JETSTREAM_REWIND =>
             {
                 self.send_again();

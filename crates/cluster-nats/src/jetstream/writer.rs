@@ -23,7 +23,10 @@ pub(super) struct Writer {
     inbox: String,
     /// What NATS has refused last, for those who have waited too long.
     refused: Option<StoreError>,
-    was_connected: bool,
+    /// When it was said last that another writer takes the place of this one.
+    succeeded: Option<Instant>,
+    /// How often NATS has been connected to, as of the last look.
+    connects: u64,
     /// When it was heard of last that nothing is to be stored.
     idle: Instant,
 }
@@ -32,6 +35,9 @@ pub(super) struct Writer {
 #[derive(Deserialize)]
 struct Acknowledged {
     error: Option<Refused>,
+    /// The entry that it is.
+    #[serde(default)]
+    seq: u64,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +54,8 @@ const NO_ROOM: [u64; 5] = [10_002, 10_023, 10_028, 10_047, 10_077];
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let inbox = shared.journal.client().new_inbox();
-        Self { shared, inbox, refused: None, was_connected: false, idle: Instant::now() }
+        let connects = shared.journal.connects();
+        Self { shared, inbox, refused: None, succeeded: None, connects, idle: Instant::now() }
     }
 
     /// Goes on until it is dropped.
@@ -71,12 +78,11 @@ impl Writer {
 
     /// Looks what has waited too long.
     fn look(&mut self) {
-        let is_connected = self.is_connected();
-        if is_connected && !self.was_connected {
+        let connects = self.shared.journal.connects();
+        if std::mem::replace(&mut self.connects, connects) != connects {
             // What is there now may not be what was there before.
             self.shared.follow.notify_one();
         }
-        self.was_connected = is_connected;
         let now = Instant::now();
         let answer = self.shared.journal.answer();
         let mut state = self.shared.lock();
@@ -84,10 +90,10 @@ impl Writer {
         let error = error.unwrap_or_else(|| self.shared.journal.away(format!("not within {answer:?}")));
         state.expire(now, &error);
         let is_stalled = now.duration_since(state.heard) >= limits::JETSTREAM_RESEND;
-        if is_stalled && state.is_sending() {
+        let (read, told) = state.read_and_told();
+        // What is stored comes by itself to who reads.
+        if is_stalled && state.is_sending() && told <= read {
             state.send_again();
-            drop(state);
-            self.shared.follow.notify_one();
         }
     }
 
@@ -98,9 +104,11 @@ impl Writer {
     /// What JetStream says to something that was sent.
     fn told(&mut self, answer: &Message) {
         // That it is stored is seen in the journal. Nobody answers where there is no journal.
-        let Ok(Acknowledged { error }) = serde_json::from_slice(&answer.payload) else { return };
+        let Ok(Acknowledged { error, seq }) = serde_json::from_slice(&answer.payload) else { return };
         let Some(Refused { err_code, description }) = error else {
             self.refused = None;
+            let mut state = self.shared.lock();
+            state.told = state.told.max(seq);
             return;
         };
         let number = answer.subject.rsplit('.').next().and_then(|number| number.parse().ok());
@@ -122,10 +130,15 @@ impl Writer {
             return;
         }
         if let Some((writer, wire)) = self.succession() {
-            let stamp = Stamp { writer, number: 0, part: 0, parts: 1 };
-            self.publish(wire.signed(stamp), None).await;
+            // Once a second, and not with each answer, of which that would make another one.
+            if self.succeeded.is_none_or(|last| last.elapsed() >= limits::JETSTREAM_RESEND) {
+                self.succeeded = Some(Instant::now());
+                let stamp = Stamp { writer, number: 0, part: 0, parts: 1 };
+                self.publish(wire.signed(stamp), None).await;
+            }
             return;
         }
+        self.succeeded = None;
         self.stay_heard_of();
         loop {
             let next = self.shared.lock().next_part();
@@ -143,7 +156,7 @@ impl Writer {
         if state.successor.is_none() && !state.has_left() {
             return None;
         }
-        // It is sent again with each tick until it is heard of, which it is soon, as NATS is there.
+        // It is sent again until it is heard of, which it is soon, as NATS is there.
         let successor = match state.successor {
             Some(successor) => successor,
             None => drawn().ok()?,

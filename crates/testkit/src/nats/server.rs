@@ -272,7 +272,9 @@ impl Node {
             format!("host: \"127.0.0.1\"\nport: {port}\nserver_name: \"{}\"\n", self.settings.name);
         if self.settings.jetstream {
             let store = self.folder.path().join("store");
-            lines.push_str(&format!("jetstream {{ store_dir: \"{}\" }}\n", store.display()));
+            let domain = self.settings.domain.as_deref();
+            let domain = domain.map(|domain| format!(", domain: \"{domain}\"")).unwrap_or_default();
+            lines.push_str(&format!("jetstream {{ store_dir: \"{}\"{domain} }}\n", store.display()));
         }
         if let Some(Routes { own, all }) = &self.routes {
             let all: Vec<String> = all.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();

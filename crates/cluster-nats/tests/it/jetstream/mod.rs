@@ -1,5 +1,6 @@
 //! Durable topics in JetStream.
 
+mod behind;
 mod buses;
 mod conformance;
 mod consumers;
