@@ -75,6 +75,8 @@ async fn read(client: Client, host: usize, flow: Arc<Flow>) {
         );
         *last = number;
     }
+    let ended = !flow.stops.load(Ordering::Relaxed);
+    assert!(!ended, "host {host} reads no more: {:?}", subscription.close_reason());
 }
 
 /// Wants to be the one that serves, whenever it is not.
