@@ -196,7 +196,7 @@ impl SqliteStore {
         self.0.writer.send(Task::Panic).unwrap();
     }
 
-    /// Has the thread that writes take until what is returned is dropped.
+    /// Has the thread that writes take until what is returned is dropped. What is sent there is received once it has begun to.
     #[cfg(test)]
     pub(super) fn take_long(&self) -> std::sync::mpsc::SyncSender<()> {
         let (end, until) = std::sync::mpsc::sync_channel(0);

@@ -306,7 +306,10 @@ impl Reached {
             #[cfg(test)]
             Task::Panic => panic!("a test has asked for it"),
             #[cfg(test)]
-            Task::Take(until) => Self::Nothing(until.recv().map_err(|_| StoreError::Closed)),
+            Task::Take(until) => {
+                while until.recv().is_ok() {}
+                Self::Nothing(Err(StoreError::Closed))
+            }
         })
     }
 
