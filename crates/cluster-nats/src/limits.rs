@@ -364,6 +364,9 @@ pub const JETSTREAM_INDIRECT: Duration = Duration::from_secs(5);
 /// How soon an entry is asked for again that should be there and is not yet; it doubles each time.
 pub const JETSTREAM_MISSING: Duration = Duration::from_millis(50);
 
+/// How long it is remembered that an entry was not there. Who wants it asks again sooner.
+pub const JETSTREAM_MISSED_FOR: Duration = Duration::from_secs(10);
+
 /// Entries that should be there and are not, of which it is remembered since when. Of more that is forgotten, so that they are waited for longer.
 pub const JETSTREAM_MISSED: usize = 1024;
 

@@ -120,16 +120,14 @@ async fn content(
 ) -> Result<Option<Content>, StoreError> {
     let (began, mut delay) = (Instant::now(), limits::JETSTREAM_MISSING);
     loop {
-        // It is not waited for where nothing goes on.
-        shared.ready().await?;
         if let Some(content) = find(shared, place).await? {
-            shared.lock().missed.remove(&place.at);
             return Ok(Some(content));
         }
+        // It is not waited for where nothing goes on.
+        shared.ready().await?;
         let missed = {
             let mut state = shared.lock();
             if !is_there(&state.replica.index) {
-                state.missed.remove(&place.at);
                 return Ok(None);
             }
             state.miss(place.at)

@@ -65,8 +65,8 @@ pub(super) struct State {
     clock: Option<(u64, Instant)>,
     /// The last entry that was read, and when it was stored: nanoseconds since 1970 (UTC).
     pub(super) last: Option<(u64, i128)>,
-    /// Entries that should be there and that no server has, and since when.
-    pub(super) missed: BTreeMap<u64, Instant>,
+    /// Entries that should be there and that no server has: since when, and when one has said so last.
+    missed: BTreeMap<u64, (Instant, Instant)>,
     /// The last entry that JetStream has told to be stored.
     pub(super) told: u64,
     cache: Cache,
@@ -223,12 +223,16 @@ impl State {
         self.clock = Some((stored, Instant::now()));
     }
 
-    /// An entry is not there. How long that has been so.
+    /// An entry is not there. How long that has been so whenever it was asked for.
     pub(super) fn miss(&mut self, at: u64) -> Duration {
+        let now = Instant::now();
+        self.missed.retain(|_, (_, last)| now.duration_since(*last) < limits::JETSTREAM_MISSED_FOR);
         if self.missed.len() >= limits::JETSTREAM_MISSED && !self.missed.contains_key(&at) {
             self.missed.clear();
         }
-        self.missed.entry(at).or_insert_with(Instant::now).elapsed()
+        let (since, last) = self.missed.entry(at).or_insert((now, now));
+        *last = now;
+        now.duration_since(*since)
     }
 
     /// The last entry that was read, and the last that JetStream has told to be stored.
