@@ -161,6 +161,10 @@ async fn a_bus_starts_without_nats_and_refuses_what_jetstream_is_to_keep_until_i
     publish(&client, "bills/1", "of its own").await.unwrap();
     let info = bus.info();
     assert!(info.contains("not open yet"), "{info}");
+    // The link begins when the bus is ready, and may be slow to find out.
+    if !bus.running.has_said("NATS cannot be joined") {
+        bus.running.wait_for("NATS cannot be joined");
+    }
 
     server.restart().await;
     bus.running.wait_for("a stream is open");
