@@ -135,6 +135,13 @@ async fn store(server: &NatsServer, doubt: Duration) -> (async_nats::Client, Jet
     (client, store)
 }
 
+/// Appends "1", "2" and "3", which are the first messages of the stream.
+async fn append_three(store: &JetStreamStore) {
+    for number in 1..=3 {
+        assert_eq!(append(store, "s", message("a", &number.to_string(), number)).await, number);
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_tells_of_an_earlier_end_is_asked_again() {
     if !nats::available() {
@@ -143,9 +150,7 @@ async fn a_server_that_tells_of_an_earlier_end_is_asked_again() {
     for version in nats::versions() {
         let mut answering = Answering::start(version).await;
         let (client, store) = store(&answering.server, LONG).await;
-        for number in 1..=3 {
-            assert_eq!(append(&store, "s", message("a", "x", number)).await, number);
-        }
+        append_three(&store).await;
         answering.is_behind_with(Behind::Answers);
         client.force_reconnect().await.unwrap();
         answering.asked_again(4).await;
@@ -223,9 +228,7 @@ async fn a_message_that_a_server_does_not_have_yet_is_waited_for_and_not_passed_
     for version in nats::versions() {
         let mut answering = Answering::start(version).await;
         let (_client, writing) = store(&answering.server, LONG).await;
-        for number in 1..=3 {
-            append(&writing, "s", message("a", &number.to_string(), number)).await;
-        }
+        append_three(&writing).await;
         // It has none of them from itself.
         let (_client, reading) = store(&answering.server, LONG).await;
         answering.is_behind_with(Behind::Answers);
@@ -252,9 +255,7 @@ async fn a_message_that_is_gone_without_a_word_is_an_error_and_no_hole() {
     let server = NatsServer::builder().jetstream().start().await;
     let writing = opened(&server).await;
     writing.open(settings("s", &["**"])).await.unwrap();
-    for number in 1..=3 {
-        append(&writing, "s", message("a", &number.to_string(), number)).await;
-    }
+    append_three(&writing).await;
     let options = JetStreamOptions::new("whispeer").unwrap().doubt(Duration::from_millis(100));
     let reading = opened_with(&server, options).await;
     reading.open(settings("s", &["**"])).await.unwrap();
@@ -337,9 +338,7 @@ async fn who_is_told_of_nothing_by_a_server_that_is_behind_has_another_one_tell(
     for version in nats::versions() {
         let mut answering = Answering::start(version).await;
         let (_client, writing) = store(&answering.server, LONG).await;
-        for number in 1..=3 {
-            append(&writing, "s", message("a", &number.to_string(), number)).await;
-        }
+        append_three(&writing).await;
         answering.is_behind_with(Behind::Consumers);
         let reading = opened(&answering.server).await;
         answering.asked_again(2).await;
